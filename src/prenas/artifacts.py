@@ -1,0 +1,113 @@
+"""Names, schema versions and safe writing of every file in a run folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+RECIPE = "recipe.json"
+INITIAL = "initial.safetensors"
+PREFERRED = "preferred.json"
+CHECKPOINTS = "checkpoints"
+METRICS = "metrics.jsonl"
+SUPERNET = "supernet.safetensors"
+EVALUATION = "evaluation.json"
+EVALUATION_CSV = "evaluation.csv"
+PLOT = "accuracy.png"
+SUBNETS = "subnets"
+MODEL = "model.safetensors"
+MODEL_ARCH = "arch.json"
+
+SCHEMA_VERSIONS = {RECIPE: 1, PREFERRED: 1, EVALUATION: 1, MODEL_ARCH: 1}
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a whole file or nothing: to a temporary neighbour, synced, then renamed."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a JSON file with its schema version first."""
+    document = {"schema_version": SCHEMA_VERSIONS[path.name], **content}
+    write_bytes(path, (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON file of this package.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        ValueError: it is cut short, foreign, or of a newer version.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged or no JSON ({error}): restore or remove it") from None
+    expected = SCHEMA_VERSIONS[path.name]
+    if not isinstance(document, dict) or "schema_version" not in document:
+        raise ValueError(f"{path} was not written by prenas: it has no schema_version")
+    version = document.pop("schema_version")
+    if version != expected:
+        raise ValueError(
+            f"{path} has schema version {version!r}, this prenas reads {expected}: "
+            "use the prenas version that wrote it"
+        )
+    return document
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Writes tensors as safetensors, whole or not at all."""
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_bytes(path, save(contiguous))
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Reads a safetensors file; no code in a file is ever run.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        ValueError: it is cut short, or in another format such as a pickle.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    try:
+        return load_file(path)
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(
+            f"{path} is no readable safetensors file ({error}): it is cut short, or in another "
+            "format such as a pickle, which prenas never opens because it can carry code"
+        ) from None
+
+
+def require_writable(folder: Path) -> None:
+    """Makes the folder and proves that files can be written there, before anything is spent.
+
+    Raises:
+        ValueError: the path is a file, or may not be written.
+    """
+    probe = folder / f".writable.{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(
+            f"cannot write to {folder} ({error.strerror}): choose another --out folder, or "
+            "change its permissions"
+        ) from None

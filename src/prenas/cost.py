@@ -1,0 +1,28 @@
+"""What an architecture costs, counted on the plain network without weights."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from prenas.families import build_structure, family_of
+from prenas.families.base import Arch, Cost, Settings
+
+
+def count(arch: Arch, settings: Settings | None = None, **changes: Any) -> Cost:
+    """Parameters and multiply-accumulates of one image through `arch`.
+
+    Without settings the family's defaults hold (ViT: 224 px, patch 16, 3 channels, 1,000 classes,
+    head_dim 64); keywords change single fields, e.g. `count(arch, num_classes=10)`.
+
+    Raises:
+        ValueError: a keyword that the family's settings do not have, or a value they refuse.
+    """
+    base = settings or family_of(arch).settings_type()
+    return _count(arch, type(base).model_validate({**base.model_dump(), **changes}))
+
+
+@lru_cache(maxsize=4096)
+def _count(arch: Arch, settings: Settings) -> Cost:
+    params = sum(p.numel() for p in build_structure(arch, settings).parameters())
+    return Cost(params, *family_of(arch).macs(arch, settings))

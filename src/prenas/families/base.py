@@ -1,0 +1,220 @@
+"""The contract of a search-space family: everything the other rooms know about networks.
+
+A family gives named spaces, a plain network for exactly one architecture, the cost of an
+architecture, and the role of each tensor. Which part of the supernet's tensors a subnet owns
+follows from the shapes of its plain network (`leading_boxes`), so it is written down once, here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+
+from prenas.values import Value
+
+Box = tuple[slice, ...]
+"""The part of a tensor that a subnet owns, as an index: `tensor[box]` is a view."""
+
+Shape = tuple[int, ...]
+
+
+class Arch(Value):
+    """One architecture of a family: a value, never the state of a module."""
+
+    @property
+    def id(self) -> str:
+        """Ten characters that are the same for equal architectures only, for files and logs."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:10]
+
+
+class Settings(Value):
+    """What all networks of one space have in common: the input and the number of classes."""
+
+    image_size: tuple[int, int] = (224, 224)
+    in_chans: int = Field(3, ge=1)
+    num_classes: int = Field(1000, ge=1)
+
+    @field_validator("image_size", mode="before")
+    @classmethod
+    def _square_from_one_number(cls, value: object) -> object:
+        return (value, value) if isinstance(value, int) else value
+
+    @field_validator("image_size")
+    @classmethod
+    def _positive(cls, value: tuple[int, int]) -> tuple[int, int]:
+        if min(value) < 1:
+            raise ValueError(f"image size {value} must be positive in both directions")
+        return value
+
+
+class Cost(NamedTuple):
+    """What a subnet costs; budgets name these fields.
+
+    `macs` counts matrix products (attention, patch convolution and head included) without
+    relative positions; `relative_macs` is what relative positions add in the form that is run.
+    """
+
+    params: int
+    macs: int
+    relative_macs: int = 0
+
+
+COST_AXES = ("params", "macs")
+"""The costs a budget may bound, in the order in which they break ties between equal scores."""
+
+
+class LayerAxis(NamedTuple):
+    """A choice made in every layer, its options from small to large."""
+
+    name: str
+    options: tuple[float, ...]
+
+
+class Skeleton(Value):
+    """The choices made once per network; what is left to choose is one option per layer axis."""
+
+    @property
+    def num_layers(self) -> int:
+        """Layers that take part in the per-layer choices."""
+        raise NotImplementedError
+
+
+class SearchSpace(Value):
+    """The architectures of one family that a search considers, and their common settings."""
+
+    family: str
+    name: str
+    settings: Settings
+
+    @property
+    def layer_axes(self) -> tuple[LayerAxis, ...]:
+        """The per-layer choices, each with its options in rising order."""
+        raise NotImplementedError
+
+    @property
+    def skeletons(self) -> tuple[Skeleton, ...]:
+        """Every combination of the per-network choices, the smallest first, the largest last.
+
+        This order breaks ties between equal scores.
+        """
+        raise NotImplementedError
+
+    def compose(self, skeleton: Skeleton, choices: Sequence[Sequence[int]]) -> Arch:
+        """The architecture with option `choices[axis][layer]` (an index) on `skeleton`."""
+        raise NotImplementedError
+
+    @property
+    def supernet(self) -> Arch:
+        """The network that is initialised and scored: it contains every architecture."""
+        raise NotImplementedError
+
+    @property
+    def smallest(self) -> Arch:
+        """The smallest option everywhere."""
+        return self._extreme(0)
+
+    @property
+    def largest(self) -> Arch:
+        """The largest option everywhere: the subnet whose gradient scores all others."""
+        return self._extreme(-1)
+
+    def _extreme(self, end: int) -> Arch:
+        skeleton = self.skeletons[end]
+        choices = [
+            [range(len(axis.options))[end]] * skeleton.num_layers for axis in self.layer_axes
+        ]
+        return self.compose(skeleton, choices)
+
+    @property
+    def num_archs(self) -> int:
+        """How many different architectures the space holds."""
+        per_layer = 1
+        for axis in self.layer_axes:
+            per_layer *= len(axis.options)
+        return sum(per_layer**skeleton.num_layers for skeleton in self.skeletons)
+
+    def with_settings(self, **changes: Any) -> SearchSpace:
+        """The same space for another input or number of classes."""
+        settings = type(self.settings).model_validate({**self.settings.model_dump(), **changes})
+        return self.model_copy(update={"settings": settings})
+
+
+class TensorRole(NamedTuple):
+    """Where a parameter stands: its layer and the layer axis that sizes it, if any."""
+
+    layer: int | None
+    axis: str | None
+
+
+@dataclass(frozen=True)
+class Family:
+    """Everything the rooms outside `families/` need to know about one kind of network."""
+
+    name: str
+    arch_type: type[Arch]
+    space_type: type[SearchSpace]
+    settings_type: type[Settings]
+    spaces: Mapping[str, SearchSpace]
+    build: Callable[[Any, Any, Sequence[float]], nn.Module]
+    """(arch, settings, stochastic-depth rate of each layer) -> plain network, uninitialised."""
+    initialize: Callable[[nn.Module, torch.Generator], None]
+    """Fills a network that `build` made, every draw from the generator."""
+    macs: Callable[[Any, Any], tuple[int, int]]
+    """(arch, settings) -> (MACs without relative positions, what relative positions add)."""
+    role: Callable[[str], TensorRole]
+    """Parameter name -> layer and axis."""
+    is_scored: Callable[[str], bool]
+    """Whether the score S sums over this parameter."""
+    unit_tensors: Mapping[str, tuple[tuple[str, int], ...]]
+    """Layer axis -> (name inside the layer, dimension) of the matrices whose units it adds."""
+    layer_prefix: Callable[[int], str]
+    """Layer number -> what its parameter names begin with."""
+    num_layers: Callable[[Any], int]
+    """Layers of an architecture, each with a stochastic-depth rate of its own."""
+    num_branches: Callable[[Any], int]
+    """Residual branches of an architecture: the width of the stochastic-depth noise."""
+    balancing_group: Callable[[Any], tuple[int, ...]]
+    """The group of an architecture: training draws a group, then a member (paper, section 3.3)."""
+    envelope: Callable[[Sequence[Any]], Arch]
+    """The smallest architecture that contains all the given ones."""
+    check_contains: Callable[[Any, Any], None]
+    """(largest, arch): raises ValueError, with both sizes, unless arch fits inside largest."""
+    arch_scores: Mapping[str, Callable[[Any, Any], float]] = field(default_factory=dict)
+    """Scores that need no weights: name -> function of (arch, settings), additive over layers."""
+
+
+def leading_boxes(
+    shapes: Mapping[str, Shape], full_shapes: Mapping[str, Shape]
+) -> dict[str, Box]:
+    """The box of every tensor that a subnet owns inside the supernet: its leading part.
+
+    Weights are shared "entangled" (method section 1): the first channels, heads, hidden units and
+    layers belong to every subnet that is large enough. Tensors missing from `shapes` (layers that
+    the subnet does not have) are not owned at all.
+
+    Raises:
+        ValueError: a tensor of the subnet is absent from the supernet or larger than there.
+    """
+    boxes: dict[str, Box] = {}
+    for name, shape in shapes.items():
+        full = full_shapes.get(name)
+        if full is None or len(full) != len(shape) or any(map(int.__gt__, shape, full)):
+            raise ValueError(f"{name} of shape {shape} does not fit into the supernet's {full}")
+        boxes[name] = tuple(slice(0, size) for size in shape)
+    return boxes
+
+
+def tensor_shapes(network: nn.Module) -> dict[str, Shape]:
+    """Name -> shape of every parameter and buffer, non-persistent buffers included."""
+    return {name: tuple(tensor.shape) for name, tensor in named_tensors(network).items()}
+
+
+def named_tensors(network: nn.Module) -> dict[str, Tensor]:
+    """Name -> every parameter and buffer of a network, non-persistent buffers included."""
+    return {**dict(network.named_parameters()), **dict(network.named_buffers())}

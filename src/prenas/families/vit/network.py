@@ -1,0 +1,186 @@
+"""The plain Vision Transformer of exactly one architecture, made of timm layers where they fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from timm.layers import DropPath, Mlp, PatchEmbed
+from torch import Tensor, nn
+
+from prenas.families.vit.attention import (
+    GridIndex,
+    RelativeAttention,
+    grid_index,
+    padded_width,
+)
+from prenas.families.vit.space import VitArch, VitSettings
+
+_NORM_EPS = 1e-5
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block with stochastic depth on both residual branches."""
+
+    def __init__(
+        self, embed_dim: int, num_heads: int, hidden_dim: int, settings: VitSettings, rate: float
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(embed_dim, eps=_NORM_EPS)
+        self.attn = RelativeAttention(
+            embed_dim, num_heads, settings.head_dim, settings.max_distance
+        )
+        self.norm2 = nn.LayerNorm(embed_dim, eps=_NORM_EPS)
+        self.mlp = Mlp(embed_dim, hidden_dim, act_layer=nn.GELU)
+        self.drop_path = DropPath(rate)
+
+    def forward(self, tokens: Tensor, grid: GridIndex, noise: Tensor | None) -> Tensor:
+        """[B, N, D] -> [B, N, D]; `noise` [B, 2] in [0, 1) decides which branches to drop."""
+        first, second = (None, None) if noise is None else noise.unbind(1)
+        tokens = tokens + self._drop(self.attn(self.norm1(tokens), grid), first)
+        return tokens + self._drop(self.mlp(self.norm2(tokens)), second)
+
+    def _drop(self, branch: Tensor, noise: Tensor | None) -> Tensor:
+        rate = self.drop_path.drop_prob
+        if noise is None or not self.training or not rate:
+            return self.drop_path(branch)  # type: ignore[no-any-return]
+        kept = (noise >= rate).to(branch.dtype) / (1.0 - rate)
+        return branch * kept[:, None, None]
+
+
+class VisionTransformer(nn.Module):
+    """Vision Transformer with one width, and heads and MLP ratio of its own in every layer.
+
+    Patch convolution, class token, absolute and relative positions, pre-norm blocks, LayerNorm,
+    mean over the patch tokens, linear head (method section 1). Built without initialisation:
+    `initialize` fills it.
+    """
+
+    row_index: Tensor
+    column_index: Tensor
+    key_features: Tensor
+
+    def __init__(
+        self, arch: VitArch, settings: VitSettings, drop_path_rates: Sequence[float] = ()
+    ) -> None:
+        super().__init__()
+        self.arch = arch
+        self.settings = settings
+        self.num_classes = settings.num_classes
+        self.num_features = self.head_hidden_size = arch.embed_dim
+        rates = tuple(drop_path_rates) or (0.0,) * arch.depth
+        if len(rates) < arch.depth:
+            raise ValueError(f"{len(rates)} drop-path rates for {arch.depth} layers")
+
+        self.patch_embed = PatchEmbed(
+            settings.image_size,
+            settings.patch_size,
+            settings.in_chans,
+            arch.embed_dim,
+            strict_img_size=False,
+        )
+        rows, columns = settings.grid
+        self.cls_token = nn.Parameter(torch.empty(1, 1, arch.embed_dim))
+        self.pos_embed = nn.Parameter(torch.empty(1, rows * columns + 1, arch.embed_dim))
+        self.blocks = nn.ModuleList(
+            Block(arch.embed_dim, heads, hidden, settings, rate)
+            for heads, hidden, rate in zip(
+                arch.num_heads, arch.hidden_dims, rates[: arch.depth], strict=True
+            )
+        )
+        self.norm = nn.LayerNorm(arch.embed_dim, eps=_NORM_EPS)
+        self.head = self._make_head(settings.num_classes)
+        grid = grid_index(rows, columns, settings.head_dim, settings.max_distance)
+        self.register_buffer("row_index", grid.rows, persistent=False)
+        self.register_buffer("column_index", grid.columns, persistent=False)
+        self.register_buffer("key_features", grid.features, persistent=False)
+
+    def forward_features(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
+        """[B, in_chans, height, width] -> normalised tokens [B, N, D], the class token first."""
+        expected = (self.settings.in_chans, *self.settings.image_size)
+        if images.ndim != 4 or tuple(images.shape[1:]) != expected:
+            raise ValueError(
+                f"images have shape {tuple(images.shape)}, but this network takes "
+                f"(batch, {expected[0]} channels, {expected[1]}, {expected[2]}): resize the "
+                "images, or build the network with another image_size or in_chans"
+            )
+        tokens = self.patch_embed(images)
+        cls_token = self.cls_token.expand(tokens.shape[0], -1, -1)
+        tokens = torch.cat([cls_token, tokens], dim=1) + self.pos_embed  # [B, N, D]
+        grid = GridIndex(self.row_index, self.column_index, self.key_features)
+        for layer, block in enumerate(self.blocks):
+            branches = None if noise is None else noise[:, 2 * layer : 2 * layer + 2]
+            tokens = block(tokens, grid, branches)
+        return self.norm(tokens)  # type: ignore[no-any-return]
+
+    def forward_head(self, tokens: Tensor, pre_logits: bool = False) -> Tensor:
+        """Tokens [B, N, D] -> logits [B, num_classes], or the pooled features [B, D]."""
+        pooled = tokens[:, 1:].mean(dim=1)
+        return pooled if pre_logits else self.head(pooled)
+
+    def forward(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
+        """[B, in_chans, height, width] -> logits [B, num_classes].
+
+        `noise` [B, 2 * depth or more], uniform in [0, 1), decides which residual branches are
+        dropped in training; without it timm's stochastic depth draws from the global generator.
+        """
+        return self.forward_head(self.forward_features(images, noise))
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that timm's optimiser factory must not decay, beside biases and norms."""
+        return {"cls_token", "pos_embed"}
+
+    def get_classifier(self) -> nn.Module:
+        """The linear head."""
+        return self.head
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replaces the head by a fresh one of `num_classes` outputs; 0 gives pooled features."""
+        self.settings = self.settings.model_copy(update={"num_classes": num_classes})
+        self.num_classes = num_classes
+        reference = self.cls_token
+        self.head = self._make_head(num_classes).to(reference.device, reference.dtype)
+        if isinstance(self.head, nn.Linear):
+            nn.init.trunc_normal_(self.head.weight, std=0.02)
+            nn.init.zeros_(self.head.bias)
+
+    def _make_head(self, num_classes: int) -> nn.Module:
+        return nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+
+
+def initialize(network: nn.Module, generator: torch.Generator) -> None:
+    """Truncated normal (std 0.02) weights, tables, positions and class token; zero biases.
+
+    The patch convolution keeps PyTorch's default, uniform within 1/sqrt(fan_in) (method section 1).
+    """
+    assert isinstance(network, VisionTransformer), f"not a Vision Transformer: {type(network)}"
+    for name, parameter in network.named_parameters():
+        if name.startswith("patch_embed."):
+            settings = network.settings
+            bound = (settings.in_chans * settings.patch_size**2) ** -0.5
+            nn.init.uniform_(parameter, -bound, bound, generator=generator)
+        elif name.endswith(("norm.weight", "norm1.weight", "norm2.weight")):
+            nn.init.ones_(parameter)
+        elif name.endswith(".bias"):
+            nn.init.zeros_(parameter)
+        else:
+            nn.init.trunc_normal_(parameter, std=0.02, generator=generator)
+
+
+def macs(arch: VitArch, settings: VitSettings) -> tuple[int, int]:
+    """Multiply-accumulates of one image: (all matrix products, what relative positions add)."""
+    rows, columns = settings.grid
+    patches = rows * columns
+    tokens = patches + 1
+    width, head_dim = arch.embed_dim, settings.head_dim
+    total = patches * settings.in_chans * settings.patch_size**2 * width
+    total += width * settings.num_classes
+    features = padded_width(head_dim, rows, columns) - head_dim
+    relative = 0
+    for heads, hidden in zip(arch.num_heads, arch.hidden_dims, strict=True):
+        projections = tokens * width * heads * head_dim * 4
+        attention = 2 * heads * tokens**2 * head_dim
+        total += projections + attention + 2 * tokens * width * hidden
+        relative += 2 * heads * tokens**2 * features
+        relative += 2 * heads * patches * (rows + 1 + columns) * head_dim
+    return total, relative

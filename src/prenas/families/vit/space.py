@@ -1,0 +1,221 @@
+"""Vision Transformer architectures, their settings and search spaces (method section 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from prenas.families.base import Arch, LayerAxis, SearchSpace, Settings, Skeleton
+
+Positive = Annotated[int, Field(ge=1)]
+Ratio = Annotated[float, Field(gt=0)]
+
+
+class VitArch(Arch):
+    """One Vision Transformer: its width, and per layer the heads and the MLP ratio.
+
+    The depth is the length of the two tuples. Example:
+        VitArch(embed_dim=192, num_heads=(3, 4, 3), mlp_ratio=(4.0, 3.5, 4.0))
+    """
+
+    embed_dim: Positive
+    num_heads: tuple[Positive, ...]
+    mlp_ratio: tuple[Ratio, ...]
+
+    @model_validator(mode="after")
+    def _one_entry_per_layer(self) -> VitArch:
+        heads, ratios = len(self.num_heads), len(self.mlp_ratio)
+        if heads != ratios or heads == 0:
+            raise ValueError(
+                f"num_heads has {heads} entries and mlp_ratio has {ratios}: "
+                "both need one per layer, and at least one layer"
+            )
+        return self
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return len(self.num_heads)
+
+    @property
+    def hidden_dims(self) -> tuple[int, ...]:
+        """Hidden units of each block's MLP: `int(embed_dim * mlp_ratio)`."""
+        return tuple(int(self.embed_dim * ratio) for ratio in self.mlp_ratio)
+
+
+class VitSettings(Settings):
+    """What all Vision Transformers of a space share besides the input."""
+
+    patch_size: Positive = 16
+    head_dim: Positive = 64
+    max_distance: Positive = 14
+    """Relative positions are clipped to this many rows and columns."""
+
+    @model_validator(mode="after")
+    def _whole_patches(self) -> VitSettings:
+        if any(side % self.patch_size for side in self.image_size):
+            raise ValueError(
+                f"image size {self.image_size} is not a multiple of patch size {self.patch_size}"
+            )
+        return self
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches per column and per row of the image: (rows, columns)."""
+        height, width = self.image_size
+        return height // self.patch_size, width // self.patch_size
+
+
+class VitSkeleton(Skeleton):
+    """The two choices made once per Vision Transformer."""
+
+    embed_dim: Positive
+    depth: Positive
+
+    @property
+    def num_layers(self) -> int:
+        return self.depth
+
+
+class VitSpace(SearchSpace):
+    """A space of Vision Transformers: the options of each axis, in rising order."""
+
+    family: Literal["vit"] = "vit"
+    name: str
+    embed_dim: tuple[Positive, ...]
+    depth: tuple[Positive, ...]
+    num_heads: tuple[Positive, ...]
+    mlp_ratio: tuple[Ratio, ...]
+    supernet_embed_dim: Positive | None = None
+    """Width of the network that is initialised and scored; None means the widest option."""
+    settings: VitSettings = VitSettings()
+
+    @field_validator("embed_dim", "depth", "num_heads", "mlp_ratio")
+    @classmethod
+    def _rising(cls, options: tuple[float, ...]) -> tuple[float, ...]:
+        if not options or list(options) != sorted(set(options)):
+            raise ValueError(
+                f"options {list(options)} must be at least one, all different, in rising order"
+            )
+        return options
+
+    @model_validator(mode="after")
+    def _supernet_contains_all(self) -> VitSpace:
+        if self.supernet_embed_dim is not None and self.supernet_embed_dim < self.embed_dim[-1]:
+            raise ValueError(
+                f"supernet_embed_dim {self.supernet_embed_dim} is below the widest option "
+                f"{self.embed_dim[-1]}"
+            )
+        return self
+
+    @property
+    def layer_axes(self) -> tuple[LayerAxis, ...]:
+        return (LayerAxis("num_heads", self.num_heads), LayerAxis("mlp_ratio", self.mlp_ratio))
+
+    @property
+    def skeletons(self) -> tuple[VitSkeleton, ...]:
+        return tuple(
+            VitSkeleton(embed_dim=width, depth=depth)
+            for width, depth in product(self.embed_dim, self.depth)
+        )
+
+    def compose(self, skeleton: Skeleton, choices: Sequence[Sequence[int]]) -> VitArch:
+        assert isinstance(skeleton, VitSkeleton), f"not a ViT skeleton: {skeleton!r}"
+        heads, ratios = choices
+        return VitArch(
+            embed_dim=skeleton.embed_dim,
+            num_heads=tuple(self.num_heads[option] for option in heads),
+            mlp_ratio=tuple(self.mlp_ratio[option] for option in ratios),
+        )
+
+    @property
+    def supernet(self) -> VitArch:
+        depth = self.depth[-1]
+        return VitArch(
+            embed_dim=self.supernet_embed_dim or self.embed_dim[-1],
+            num_heads=(self.num_heads[-1],) * depth,
+            mlp_ratio=(self.mlp_ratio[-1],) * depth,
+        )
+
+
+def balancing_group(arch: VitArch) -> tuple[int, ...]:
+    """Subnets of equal width and depth form one group of the balanced sampling."""
+    return arch.embed_dim, arch.depth
+
+
+def envelope(archs: Sequence[VitArch]) -> VitArch:
+    """Largest width and depth, and per layer the most heads and the largest ratio."""
+    depth = max(arch.depth for arch in archs)
+    layers = [[arch for arch in archs if arch.depth > layer] for layer in range(depth)]
+    return VitArch(
+        embed_dim=max(arch.embed_dim for arch in archs),
+        num_heads=tuple(max(a.num_heads[i] for a in layer) for i, layer in enumerate(layers)),
+        mlp_ratio=tuple(max(a.mlp_ratio[i] for a in layer) for i, layer in enumerate(layers)),
+    )
+
+
+def check_contains(largest: VitArch, arch: VitArch) -> None:
+    """Raises ValueError unless every part of `arch` exists in `largest`."""
+    problems = []
+    if arch.embed_dim > largest.embed_dim:
+        problems.append(f"embed_dim {arch.embed_dim} > {largest.embed_dim}")
+    if arch.depth > largest.depth:
+        problems.append(f"depth {arch.depth} > {largest.depth}")
+    per_layer = zip(arch.num_heads, largest.num_heads, strict=False)
+    for layer, (heads, most) in enumerate(per_layer):
+        if heads > most:
+            problems.append(f"num_heads {heads} > {most} in layer {layer}")
+    for layer, (hidden, most) in enumerate(
+        zip(arch.hidden_dims, largest.hidden_dims, strict=False)
+    ):
+        if hidden > most:
+            problems.append(f"{hidden} hidden units > {most} in layer {layer}")
+    if problems:
+        raise ValueError(
+            f"this architecture does not fit into the supernet: {'; '.join(problems)}. "
+            "Choose one inside the supernet, or train a larger supernet"
+        )
+
+
+_PUBLISHED = {
+    "tiny": VitSpace(
+        name="tiny",
+        embed_dim=(192, 216, 240),
+        num_heads=(3, 4),
+        depth=(12, 13, 14),
+        mlp_ratio=(3.5, 4.0),
+        supernet_embed_dim=256,
+    ),
+    "small": VitSpace(
+        name="small",
+        embed_dim=(320, 384, 448),
+        num_heads=(5, 6, 7),
+        depth=(13, 14),
+        mlp_ratio=(3.0, 3.5, 4.0),
+        supernet_embed_dim=448,
+    ),
+    "base": VitSpace(
+        name="base",
+        embed_dim=(528, 576, 624),
+        num_heads=(9, 10),
+        depth=(14, 15, 16),
+        mlp_ratio=(3.0, 3.5, 4.0),
+        supernet_embed_dim=640,
+    ),
+}
+
+_DIGITS = VitSpace(
+    name="digits",
+    embed_dim=(32, 48, 64),
+    num_heads=(2, 3, 4),
+    depth=(3, 4, 5),
+    mlp_ratio=(2.0, 3.0, 4.0),
+    settings=VitSettings(
+        image_size=(8, 8), in_chans=1, num_classes=10, patch_size=2, head_dim=16, max_distance=3
+    ),
+)
+
+SPACES: dict[str, VitSpace] = {**_PUBLISHED, _DIGITS.name: _DIGITS}

@@ -1,0 +1,1 @@
+"""Zero-cost proxy: what every weight is worth at initialisation, before any training."""

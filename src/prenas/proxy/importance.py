@@ -1,0 +1,106 @@
+"""One backward pass at initialisation: the gradient of every weight (method section 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from prenas.families.base import Arch
+from prenas.randomness import torch_generator
+from prenas.supernet import Supernet
+
+
+class Importance(NamedTuple):
+    """Full-size weights w of the scored supernet and the gradients g at the largest subnet."""
+
+    weights: dict[str, Tensor]
+    gradients: dict[str, Tensor]
+
+
+def noise_images(
+    num_images: int,
+    in_chans: int,
+    image_size: tuple[int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    seed: int,
+) -> Tensor:
+    """Data-free images [B, C, H, W]: independent normals with the data's mean and deviation.
+
+    They are fed to the network as they are, without further normalisation.
+    """
+    generator = torch_generator(seed, "importance images")
+    images = torch.randn(num_images, in_chans, *image_size, generator=generator)
+    return images * torch.tensor(std).view(1, -1, 1, 1) + torch.tensor(mean).view(1, -1, 1, 1)
+
+
+def measure_importance(
+    supernet: Supernet,
+    largest: Arch,
+    images: Tensor,
+    labels: Tensor | None = None,
+    *,
+    batch_size: int = 8,
+) -> Importance:
+    """Gradient of one scalar at the subnet `largest`, for all weights of the supernet.
+
+    The scalar is the sum of all logits of all images, or, with labels, the mean cross-entropy.
+    Evaluation mode, so the result is deterministic (the original leaves stochastic depth on);
+    images pass in small batches, whose gradients add up, to bound the memory.
+
+    Raises:
+        ValueError: a layer of the largest subnet that S sums over has no gradient at all, so that
+            its importance would be meaningless.
+    """
+    was_training = supernet.training
+    supernet.eval()
+    parameters = dict(supernet.network.named_parameters())
+    try:
+        total: list[Tensor] | None = None
+        for start in range(0, len(images), batch_size):
+            batch = slice(start, start + batch_size)
+            logits = supernet(images[batch], largest)
+            scalar = (
+                logits.sum()
+                if labels is None
+                else cross_entropy(logits, labels[batch], reduction="sum") / len(images)
+            )
+            gradients = torch.autograd.grad(
+                scalar, list(parameters.values()), materialize_grads=True
+            )
+            if total is None:
+                total = list(gradients)
+            else:
+                for sum_so_far, gradient in zip(total, gradients, strict=True):
+                    sum_so_far += gradient
+    finally:
+        supernet.train(was_training)
+    if total is None:
+        raise ValueError("no images: importance needs at least one")
+    importance = Importance(
+        {name: parameter.detach().cpu() for name, parameter in parameters.items()},
+        {name: gradient.cpu() for name, gradient in zip(parameters, total, strict=True)},
+    )
+    _check(importance, supernet, largest)
+    return importance
+
+
+def _check(importance: Importance, supernet: Supernet, largest: Arch) -> None:
+    """Refuses gradients that are not finite, or all zero where the score sums."""
+    owned = supernet.owned(largest)
+    for name, gradient in importance.gradients.items():
+        if not torch.isfinite(gradient).all():
+            raise ValueError(
+                f"the gradient of {name} is not finite at initialisation: check the images "
+                "(finite, scaled by mean and deviation) or choose another seed"
+            )
+        is_matrix = gradient.ndim > 1 and supernet.family.is_scored(name)
+        if is_matrix and name in owned and not gradient.any():
+            raise ValueError(
+                f"the gradient of {name} is zero everywhere at initialisation, so its importance "
+                "says nothing: check the initialisation of the network"
+            )

@@ -1,0 +1,253 @@
+"""Recipes: everything that decides a run, as one frozen, checked value.
+
+A recipe is made by a function in `prenas.recipes`, changed by `with_overrides`, saved as
+`recipe.json` in the run folder and compared field by field when a run is continued.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal
+
+from pydantic import (
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
+
+from prenas.families import get_family, get_space, unknown_name
+from prenas.families.base import SearchSpace
+from prenas.proxy.scores import DEFAULT_SCORE, check_score_name
+from prenas.selection.budgets import parse_budgets
+from prenas.selection.isomers import Enumeration, IsomerRule
+from prenas.values import Value
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Preprocessing(Value):
+    """How a picture becomes the network's input; evaluation, and every handed-over model, use it.
+
+    Resize so that the shorter side is `image_size / crop_pct`, centre crop, scale to [0, 1],
+    subtract `mean`, divide by `std` (one number per channel).
+    """
+
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    crop_pct: float = Field(0.875, gt=0, le=1)
+    interpolation: Literal["bicubic", "bilinear", "nearest"] = "bicubic"
+
+    @field_validator("std")
+    @classmethod
+    def _positive(cls, std: tuple[float, ...]) -> tuple[float, ...]:
+        if min(std, default=0) <= 0:
+            raise ValueError(f"deviations {list(std)} must be positive")
+        return std
+
+
+class AffineAugmentation(Value):
+    """Random affine changes of small pictures, uniform within these limits; 0 switches one off."""
+
+    shift_pixels: float = Field(0.0, ge=0)
+    rotation_degrees: float = Field(0.0, ge=0, lt=180)
+    scale: float = Field(0.0, ge=0, lt=1)
+
+
+class DataRecipe(Value):
+    """Which images, and how they are prepared."""
+
+    name: str
+    preprocessing: Preprocessing = Preprocessing()
+    augmentation: AffineAugmentation = AffineAugmentation()
+
+
+class SearchRecipe(Value):
+    """Zero-cost search: how subnets are scored and which budgets each get the best ones."""
+
+    budgets: tuple[str, ...]
+    """For example `params=5M:12M:1M`; see `prenas.selection.budgets.parse_budgets`."""
+    k: int = Field(1, ge=1)
+    """Subnets kept per budget."""
+    keep_partial: bool = False
+    """Keep a grid's last interval when the step does not divide the range."""
+    score: str = DEFAULT_SCORE
+    isomers: IsomerRule = "normalised"
+    enumeration: Enumeration = "all"
+    images: Literal["noise", "data"] = "noise"
+    """`noise`: normals with the data's mean and deviation; `data`: training images and labels."""
+    num_images: int = Field(64, ge=1)
+    batch_size: int = Field(8, ge=1)
+    further_seeds: int = Field(0, ge=0)
+    """Initialisations beyond the recipe's seed, scored only to report how far they agree."""
+
+    @field_validator("budgets")
+    @classmethod
+    def _readable(cls, budgets: tuple[str, ...]) -> tuple[str, ...]:
+        parse_budgets(budgets, keep_partial=True)
+        return budgets
+
+
+class TrainingRecipe(Value):
+    """Preferred one-shot training: one preferred subnet per step."""
+
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(64, ge=1)
+    lr_per_512_images: float = Field(5e-4, gt=0)
+    """Peak learning rate is this times batch_size / 512."""
+    min_lr: float = Field(1e-5, ge=0)
+    warmup_epochs: float = Field(0, ge=0)
+    warmup_lr: float = Field(1e-6, ge=0)
+    weight_decay: float = Field(0.05, ge=0)
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    drop_path: float = Field(0.0, ge=0, lt=1)
+    clip_grad_norm: float | None = Field(None, gt=0)
+    """Largest L2 norm of a step's gradient; none switches clipping off."""
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> TrainingRecipe:
+        if self.warmup_epochs >= self.epochs and self.warmup_epochs:
+            raise ValueError(
+                f"warmup_epochs {self.warmup_epochs:g} must be below epochs {self.epochs}"
+            )
+        return self
+
+    @property
+    def peak_lr(self) -> float:
+        """Learning rate after warm-up."""
+        return self.lr_per_512_images * self.batch_size / 512
+
+
+class Recipe(Value):
+    """One run: a space, budgets, data, and how the supernet is trained."""
+
+    name: str
+    seed: int = Field(0, ge=0)
+    space: SerializeAsAny[SearchSpace]
+    search: SearchRecipe
+    data: DataRecipe | None = None
+    training: TrainingRecipe | None = None
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _space_of_its_family(cls, space: object) -> object:
+        if isinstance(space, str):
+            return get_space(space)
+        if isinstance(space, Mapping):
+            return get_family(space.get("family", "vit")).space_type.model_validate(space)
+        return space
+
+    @field_serializer("space")
+    def _whole_space(self, space: SearchSpace) -> dict[str, Any]:
+        return space.model_dump(mode="json")
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Recipe:
+        check_score_name(self.search.score, self.space.family)
+        in_chans = self.space.settings.in_chans
+        for name in ("mean", "std"):
+            values = getattr(self.preprocessing, name)
+            if len(values) != in_chans:
+                raise ValueError(
+                    f"data.preprocessing.{name} has {len(values)} numbers for images of "
+                    f"{in_chans} channels: give one per channel"
+                )
+        if self.search.images == "data" and self.data is None:
+            raise ValueError(
+                "search.images is 'data' but the recipe has no data: choose 'noise' or add data"
+            )
+        return self
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The data's preprocessing; ImageNet's where the recipe has no data."""
+        return self.data.preprocessing if self.data else Preprocessing()
+
+
+def recipe_from_dict(fields: Mapping[str, Any]) -> Recipe:
+    """A recipe from plain fields.
+
+    Raises:
+        ValueError: every wrong field by name, what was given, and what is allowed.
+    """
+    try:
+        return Recipe.model_validate(fields)
+    except ValidationError as error:
+        raise ValueError(explain(error)) from None
+
+
+def explain(error: ValidationError) -> str:
+    """A pydantic error in one line per field: name, what is wrong, what was given."""
+    lines = []
+    for problem in error.errors():
+        where = ".".join(map(str, problem["loc"]))
+        message = problem["msg"].removeprefix("Value error, ")
+        given = problem["input"]
+        plain = isinstance(given, (str, int, float, bool, list, tuple)) or given is None
+        suffix = f" (given: {given!r})" if plain and problem["type"] != "value_error" else ""
+        lines.append(f"{where}: {message}{suffix}" if where else f"{message}{suffix}")
+    return "\n".join(lines)
+
+
+def with_overrides(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
+    """The recipe with fields changed by `path=value` texts, e.g. `training.epochs=3`.
+
+    Values are JSON, or plain text where JSON does not read.
+
+    Raises:
+        ValueError: an unknown field (nearest names offered), or a value of the wrong type.
+    """
+    fields = recipe.model_dump(mode="json")
+    for override in overrides:
+        path, separator, text = override.partition("=")
+        if not separator:
+            raise ValueError(
+                f"cannot read the override {override!r}: write FIELD=VALUE, "
+                "e.g. training.epochs=3"
+            )
+        *parents, last = path.strip().split(".")
+        target: Any = fields
+        for depth, key in enumerate([*parents, last]):
+            if not isinstance(target, dict):
+                raise ValueError(
+                    f"recipe {recipe.name!r} has no {'.'.join(parents[:depth])!r} to change "
+                    f"(in override {override!r})"
+                )
+            if key not in target:
+                raise _unknown_field(path.strip(), fields)
+            if depth < len(parents):
+                target = target[key]
+        try:
+            target[last] = json.loads(text)
+        except json.JSONDecodeError:
+            target[last] = text
+    return recipe_from_dict(fields)
+
+
+def _unknown_field(path: str, fields: Mapping[str, Any]) -> ValueError:
+    return unknown_name("recipe field", path, [name for name, _ in _leaves(fields)])
+
+
+def _leaves(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of every field that holds no further fields."""
+    for key, value in fields.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def differences(ours: Recipe, theirs: Recipe) -> list[str]:
+    """One line per field in which two recipes differ: `field: ours -> theirs`."""
+    left, right = (dict(_leaves(recipe.model_dump(mode="json"))) for recipe in (ours, theirs))
+    missing = object()
+    return [
+        f"{name}: {json.dumps(left.get(name))} -> {json.dumps(right.get(name))}"
+        for name in dict.fromkeys([*left, *right])
+        if left.get(name, missing) != right.get(name, missing)
+    ]

@@ -1,0 +1,136 @@
+"""Budgets: what a subnet may cost, in parameters, multiply-accumulates, or both at once."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from prenas.families import unknown_name
+from prenas.families.base import COST_AXES
+
+_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
+_NO_LIMIT = 2**62
+_SHAPE = (
+    "write AXIS=LIMIT, AXIS=LO:HI or AXIS=LO:HI:STEP, joined by commas, "
+    "e.g. params=6M or params=5M:12M:1M,macs=1.4G"
+)
+
+
+class Budget(NamedTuple):
+    """An interval [lo, hi) of every cost axis; a subnet fits if all of its costs lie inside."""
+
+    intervals: dict[str, tuple[int, int]]
+
+    def __str__(self) -> str:
+        return ", ".join(
+            f"{axis} in [{format_amount(lo)}, {format_amount(hi)})"
+            if lo
+            else f"{axis} <= {format_amount(hi - 1)}"
+            for axis, (lo, hi) in self.intervals.items()
+        )
+
+    @property
+    def bounds(self) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+        """[cost axes, 2] lower and upper ends, open where the budget does not bound an axis."""
+        return np.array(
+            [self.intervals.get(axis, (0, _NO_LIMIT)) for axis in COST_AXES], dtype=np.int64
+        )
+
+
+class Budgets(NamedTuple):
+    """Parsed budgets, and the intervals that a grid left out because they are not whole."""
+
+    kept: tuple[Budget, ...]
+    partial: tuple[Budget, ...]
+
+
+def format_amount(value: int) -> str:
+    """The shortest exact form with a unit: 6M, 1.25G, 54321."""
+    for unit, scale in reversed(_UNITS.items()):
+        if value >= scale and (value * 1000) % scale == 0:
+            return f"{value / scale:g}{unit}" if scale > 1 else str(value)
+    return str(value)
+
+
+def parse_amount(text: str) -> int:
+    """A whole number from text such as 6M, 1.4G, 250k or 6000000.
+
+    Raises:
+        ValueError: not a positive amount in these units.
+    """
+    match = re.fullmatch(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?|\.[0-9]+)\s*([kKmMgGbB]?)\s*", text)
+    if match is None:
+        raise ValueError(
+            f"cannot read the amount {text!r}: write a number with k, M or G, such as 250k, 6M, 1.4G"
+        )
+    unit = {"K": "k", "m": "M", "g": "G", "b": "G", "B": "G"}.get(match[2], match[2])
+    value = float(match[1]) * _UNITS[unit]
+    if value != math.floor(value) or value <= 0:
+        raise ValueError(f"the amount {text!r} is not a whole positive number")
+    return int(value)
+
+
+def parse_budgets(texts: Iterable[str], *, keep_partial: bool = False) -> Budgets:
+    """Budgets from their text form, in order.
+
+    One text is one budget, or a grid of them: `params=6M` (at most 6,000,000), `params=5M:6M`
+    (5M <= params < 6M), `params=5M:12M:1M` (seven intervals of 1M), `params=6M,macs=1.4G` (both).
+    A grid's last interval, where the step does not divide the range, is left out (as in the
+    original, which never searched 66 to 70 M of `base`) unless `keep_partial`.
+
+    Raises:
+        ValueError: names the text, what is wrong and how to write it.
+    """
+    kept: list[Budget] = []
+    partial: list[Budget] = []
+    for text in texts:
+        boxes: list[tuple[dict[str, tuple[int, int]], bool]] = [({}, True)]
+        grids = 0
+        for part in text.split(","):
+            axis, _, amounts = (piece.strip() for piece in part.partition("="))
+            if not amounts:
+                raise ValueError(f"cannot read the budget {text!r}: {_SHAPE}")
+            if axis not in COST_AXES:
+                raise unknown_name("budget axis", axis, COST_AXES)
+            if axis in boxes[0][0]:
+                raise ValueError(f"the budget {text!r} bounds {axis} twice: give one bound each")
+            intervals = _intervals(text, amounts)
+            grids += len(intervals) > 1
+            boxes = [
+                ({**box, axis: interval}, whole and is_whole)
+                for box, whole in boxes
+                for interval, is_whole in intervals
+            ]
+        if grids > 1:
+            raise ValueError(f"the budget {text!r} has two grids: only one axis may have a step")
+        for box, is_whole in boxes:
+            (kept if is_whole or keep_partial else partial).append(Budget(box))
+    if not kept:
+        raise ValueError(f"no budget given: {_SHAPE}")
+    return Budgets(tuple(kept), tuple(partial))
+
+
+def _intervals(text: str, amounts: str) -> list[tuple[tuple[int, int], bool]]:
+    """((lo, hi), whether it is a whole step) for one axis of a budget."""
+    values = [parse_amount(amount) for amount in amounts.split(":")]
+    if len(values) == 1:
+        return [((0, values[0] + 1), True)]  # costs are whole numbers: at most the limit
+    if len(values) > 3:
+        raise ValueError(f"cannot read the budget {text!r}: {_SHAPE}")
+    lo, hi = values[:2]
+    if lo >= hi:
+        raise ValueError(f"the budget {text!r} is empty: the lower end must be below the upper")
+    if len(values) == 2:
+        return [((lo, hi), True)]
+    step = values[2]
+    if step > hi - lo:
+        raise ValueError(
+            f"the budget {text!r} holds no whole step of {format_amount(step)}: "
+            "make the step smaller or the range wider"
+        )
+    starts = range(lo, hi, step)
+    return [((start, min(start + step, hi)), start + step <= hi) for start in starts]

@@ -1,0 +1,109 @@
+"""The preferred set: which subnets were chosen, why, and everything needed to choose them again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import ConfigDict, SerializeAsAny, model_validator
+
+from prenas.families import family_of, get_family
+from prenas.families.base import Arch
+from prenas.recipe import Recipe, recipe_from_dict
+from prenas.values import Value
+
+
+class PreferredSubnet(Value):
+    """One subnet worth having: its architecture, costs and score."""
+
+    arch: SerializeAsAny[Arch]
+    params: int
+    macs: int
+    relative_macs: int
+    """What relative positions add to `macs` in the form that is run."""
+    score: float
+
+
+class Choice(Value):
+    """That a subnet is the best, or one of the k best, of a budget."""
+
+    budget: int
+    rank: int
+    """0 for the best of the budget."""
+    subnet: int
+    margin: float | None
+    """Lead in score over the best subnet of the budget that was not chosen, relative; None if
+    there was no other."""
+
+
+class SeedAgreement(Value):
+    """How far another initialisation agrees with the one that was used (Kendall's tau, -1..1)."""
+
+    seed: int
+    score_tau: float
+    """Over all classes of the space: stable, near 1."""
+    block_score_tau: dict[str, float]
+    """Per axis, over layers and options: at random initialisation near 0 (method section 2)."""
+    same_class: tuple[bool, ...]
+    """Per budget: same width, depth and counts of options."""
+    changed_options: tuple[int | None, ...]
+    """Per budget: per-layer options that differ; None where the skeletons differ."""
+    scores: tuple[float | None, ...]
+    """Per budget: score of this seed's best subnet; None where the budget is empty."""
+
+
+class PreferredSet(Value):
+    """The result of a search; written as `preferred.json`."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    recipe: Recipe
+    subnets: tuple[PreferredSubnet, ...]
+    """Without repetition, from the cheapest on."""
+    choices: tuple[Choice, ...]
+    budgets: tuple[str, ...]
+    empty_budgets: tuple[int, ...]
+    """Budgets, by number, that hold no subnet."""
+    partial_budgets: tuple[str, ...]
+    """Intervals that a grid left out because they are no whole step."""
+    reachable: str
+    num_archs: int
+    num_classes_of_isomers: int
+    block_scores: dict[str, tuple[tuple[float, ...], ...]]
+    """Per axis the gains [layers, options] by which the isomer rule ranked layers."""
+    agreement: tuple[SeedAgreement, ...]
+    num_threads: int
+    versions: dict[str, str]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _archs_of_the_family(cls, fields: Any) -> Any:
+        """Reads plain JSON: the recipe says of which family the architectures are."""
+        if not isinstance(fields, dict) or not isinstance(fields.get("recipe"), dict):
+            return fields
+        recipe = recipe_from_dict(fields["recipe"])
+        arch_type = get_family(recipe.space.family).arch_type
+        subnets = [
+            {**subnet, "arch": arch_type.model_validate(subnet["arch"])}
+            for subnet in fields["subnets"]
+        ]
+        return {**fields, "recipe": recipe, "subnets": subnets}
+
+    @property
+    def archs(self) -> tuple[Arch, ...]:
+        """The preferred architectures, from the cheapest on."""
+        return tuple(subnet.arch for subnet in self.subnets)
+
+    @property
+    def envelope(self) -> Arch:
+        """The smallest network that contains all preferred subnets: the supernet to train."""
+        return envelope(self.archs)
+
+    def budgets_of(self, subnet: int) -> list[str]:
+        """The budgets that chose a subnet."""
+        return [self.budgets[choice.budget] for choice in self.choices if choice.subnet == subnet]
+
+
+def envelope(archs: Sequence[Arch]) -> Arch:
+    """The smallest architecture that contains all the given ones."""
+    return family_of(archs[0]).envelope(archs)

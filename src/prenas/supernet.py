@@ -1,0 +1,112 @@
+"""The supernet: one full-size plain network, of which every subnet is a view.
+
+A subnet *is* the plain network of its architecture, run on views of the shared weights. The
+supernet therefore remembers no architecture: `supernet(images, arch)` is a function of its
+arguments and its weights. Gradients of a subnet arrive, through the views, in the full-size
+gradients of the shared weights, and are zero outside the part that the subnet owns.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from timm.layers import calculate_drop_path_rates
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from prenas.families import build, build_structure, family_of
+from prenas.families.base import Arch, Box, Settings, leading_boxes, named_tensors, tensor_shapes
+
+
+@lru_cache(maxsize=256)
+def _structure(
+    arch: Arch, settings: Settings, drop_path_rates: tuple[float, ...], training: bool
+) -> nn.Module:
+    """The layers of a subnet without weights; one per mode, so that a call changes nothing."""
+    return build_structure(arch, settings, drop_path_rates).train(training)
+
+
+@lru_cache(maxsize=256)
+def owned_boxes(arch: Arch, largest: Arch, settings: Settings) -> dict[str, Box]:
+    """Which part of every tensor of the `largest` network the subnet `arch` owns."""
+    return leading_boxes(
+        tensor_shapes(_structure(arch, settings, (), False)),
+        tensor_shapes(_structure(largest, settings, (), False)),
+    )
+
+
+class Supernet(nn.Module):
+    """Weight-sharing network over all architectures that fit inside `arch`.
+
+    Args:
+        arch: the largest network, whose weights all subnets share.
+        settings: input and classes, the same for all subnets.
+        drop_path: stochastic-depth rate of the last layer, rising linearly from 0 over the depth
+            of the supernet; a layer keeps its rate in every subnet.
+    """
+
+    def __init__(self, arch: Arch, settings: Settings, *, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.family = family_of(arch)
+        self.arch = arch
+        self.settings = settings
+        # One rate per layer of the deepest network, so layer i has the same rate in all of them.
+        num_layers = max(1, self.family.num_layers(arch))
+        self.drop_path_rates: tuple[float, ...] = tuple(
+            calculate_drop_path_rates(drop_path, num_layers)
+        )
+        self.network = build(arch, settings, self.drop_path_rates)
+
+    def initialize(self, generator: torch.Generator) -> Supernet:
+        """Fills the weights with the family's initialisation; returns self."""
+        with torch.no_grad():
+            self.family.initialize(self.network, generator)
+        return self
+
+    def forward(self, images: Tensor, arch: Arch, noise: Tensor | None = None) -> Tensor:
+        """Logits [B, num_classes] of the subnet `arch` for images [B, in_chans, height, width].
+
+        Args:
+            noise: uniform numbers in [0, 1) of shape [B, branches of the supernet], one row per
+                sample, that decide in training which residual branches stochastic depth drops.
+
+        Raises:
+            ValueError: the architecture does not fit, or the images have another shape.
+        """
+        structure = _structure(arch, self.settings, self._rates(arch), self.training)
+        return functional_call(structure, self.views(arch), (images, noise), strict=True)  # type: ignore[no-any-return]
+
+    def views(self, arch: Arch) -> dict[str, Tensor]:
+        """The subnet's tensors (parameters and buffers) as views of the shared ones."""
+        shared = named_tensors(self.network)
+        return {name: shared[name][box] for name, box in self.owned(arch).items()}
+
+    def owned(self, arch: Arch) -> dict[str, Box]:
+        """Which part of every shared tensor the subnet owns; absent names are not owned.
+
+        Raises:
+            ValueError: the architecture does not fit into this supernet.
+        """
+        self.family.check_contains(self.arch, arch)
+        return owned_boxes(arch, self.arch, self.settings)
+
+    def cut(self, arch: Arch) -> nn.Module:
+        """The plain network of `arch` with a copy of its weights, in the supernet's mode."""
+        structure = build_structure(arch, self.settings, self._rates(arch))
+        views = self.views(arch)
+        device = next(iter(views.values())).device
+        network = structure.to_empty(device=device).train(self.training)
+        with torch.no_grad():
+            for name, tensor in named_tensors(network).items():
+                tensor.copy_(views[name])
+        return network
+
+    def trimmed(self, arch: Arch, *, drop_path: float = 0.0) -> Supernet:
+        """A smaller supernet whose largest network is `arch`, with a copy of these weights."""
+        supernet = Supernet(arch, self.settings, drop_path=drop_path)
+        supernet.network.load_state_dict(self.cut(arch).state_dict())
+        return supernet
+
+    def _rates(self, arch: Arch) -> tuple[float, ...]:
+        return self.drop_path_rates[: self.family.num_layers(arch)]
