@@ -1,0 +1,117 @@
+"""PreNAS: preferred one-shot neural architecture search, for the budgets you have.
+
+Public names load on first use, so that `import prenas` and `prenas --help` stay fast.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version as _version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prenas.cost import count
+    from prenas.data import ImageData
+    from prenas.evaluation import Evaluation, Metrics
+    from prenas.export import Model, load
+    from prenas.families import get_space
+    from prenas.families.base import Arch, Cost, SearchSpace
+    from prenas.families.vit.space import VitArch, VitSettings, VitSpace
+    from prenas.pipeline import (
+        evaluate,
+        read_preferred,
+        read_supernet,
+        run,
+        search,
+        specialize,
+        train,
+    )
+    from prenas.recipe import (
+        AffineAugmentation,
+        DataRecipe,
+        Preprocessing,
+        Recipe,
+        SearchRecipe,
+        TrainingRecipe,
+        with_overrides,
+    )
+    from prenas.recipes import get_recipe
+    from prenas.selection.preferred import PreferredSet
+    from prenas.supernet import Supernet
+
+__version__ = _version("prenas")
+
+_HOMES = {
+    "prenas.cost": ("count",),
+    "prenas.data": ("ImageData",),
+    "prenas.evaluation": ("Evaluation", "Metrics"),
+    "prenas.export": ("Model", "load"),
+    "prenas.families": ("get_space",),
+    "prenas.families.base": ("Arch", "Cost", "SearchSpace"),
+    "prenas.families.vit.space": ("VitArch", "VitSettings", "VitSpace"),
+    "prenas.pipeline": (
+        "evaluate",
+        "read_preferred",
+        "read_supernet",
+        "run",
+        "search",
+        "specialize",
+        "train",
+    ),
+    "prenas.recipe": (
+        "AffineAugmentation",
+        "DataRecipe",
+        "Preprocessing",
+        "Recipe",
+        "SearchRecipe",
+        "TrainingRecipe",
+        "with_overrides",
+    ),
+    "prenas.recipes": ("get_recipe",),
+    "prenas.selection.preferred": ("PreferredSet",),
+    "prenas.supernet": ("Supernet",),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "AffineAugmentation",
+    "Arch",
+    "Cost",
+    "DataRecipe",
+    "Evaluation",
+    "ImageData",
+    "Metrics",
+    "Model",
+    "PreferredSet",
+    "Preprocessing",
+    "Recipe",
+    "SearchRecipe",
+    "SearchSpace",
+    "Supernet",
+    "TrainingRecipe",
+    "VitArch",
+    "VitSettings",
+    "VitSpace",
+    "count",
+    "evaluate",
+    "get_recipe",
+    "get_space",
+    "load",
+    "read_preferred",
+    "read_supernet",
+    "run",
+    "search",
+    "specialize",
+    "train",
+    "with_overrides",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'prenas' has no attribute {name!r}")
+    return getattr(import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

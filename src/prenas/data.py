@@ -7,7 +7,7 @@ how many workers or processes make it, or on what ran before.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -109,10 +109,7 @@ def training_batches(
         generator = torch_generator(seed, "shuffle", epoch)
         order = torch.randperm(num_samples(source), generator=generator).tolist()
         chunks = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-        loader: DataLoader[Any] = DataLoader(
-            _SeededDataset(source, seed, epoch), batch_sampler=chunks
-        )
-        indexed = zip(chunks, loader, strict=True)
+        indexed = zip(chunks, _read(source, chunks, seed, epoch), strict=True)
     for indices, (images, labels) in indexed:
         labels = torch.as_tensor(labels)
         check_batch(images, labels, settings)
@@ -120,6 +117,15 @@ def training_batches(
         if data.augmentation is not None:
             images = data.augmentation(images, generators)
         yield Batch(images, labels, generators)
+
+
+def _read(
+    dataset: Dataset[Any], chunks: Sequence[list[int]], seed: int, epoch: int
+) -> Iterable[Any]:
+    """Batches (images, labels) of the given indices."""
+    if isinstance(dataset, TensorDataset):  # no transforms: whole batches at once
+        return (dataset[chunk] for chunk in chunks)
+    return DataLoader(_SeededDataset(dataset, seed, epoch), batch_sampler=chunks)
 
 
 def _numbered(batches: Iterator[Any], first: int) -> Iterator[tuple[Sequence[int], Any]]:
@@ -136,7 +142,7 @@ def evaluation_batches(
     loader = (
         source
         if isinstance(source, DataLoader)
-        else DataLoader(_SeededDataset(source, 0, 0), batch_sampler=_in_order(source, batch_size))
+        else _read(source, _in_order(source, batch_size), seed=0, epoch=0)
     )
     for images, labels in loader:
         labels = torch.as_tensor(labels)
@@ -171,9 +177,11 @@ def labelled_sample(
     return next(evaluation_batches(subset, settings, num_images))
 
 
-def _in_order(source: Dataset[Any], batch_size: int) -> list[range]:
+def _in_order(source: Dataset[Any], batch_size: int) -> list[list[int]]:
     total = num_samples(source)
-    return [range(start, min(start + batch_size, total)) for start in range(0, total, batch_size)]
+    return [
+        list(range(start, min(start + batch_size, total))) for start in range(0, total, batch_size)
+    ]
 
 
 def check_batch(images: Tensor, labels: Tensor, settings: Settings) -> None:
@@ -194,7 +202,8 @@ def check_batch(images: Tensor, labels: Tensor, settings: Settings) -> None:
         bad = int(labels.max() if labels.max() >= settings.num_classes else labels.min())
         raise ValueError(
             f"label {bad} is outside the head's {settings.num_classes} classes "
-            f"(0 to {settings.num_classes - 1}): raise space.settings.num_classes or mend the labels"
+            f"(0 to {settings.num_classes - 1}): raise space.settings.num_classes, "
+            "or mend the labels"
         )
 
 

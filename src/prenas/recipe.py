@@ -206,8 +206,7 @@ def with_overrides(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
         path, separator, text = override.partition("=")
         if not separator:
             raise ValueError(
-                f"cannot read the override {override!r}: write FIELD=VALUE, "
-                "e.g. training.epochs=3"
+                f"cannot read the override {override!r}: write FIELD=VALUE, e.g. training.epochs=3"
             )
         *parents, last = path.strip().split(".")
         target: Any = fields
@@ -229,22 +228,23 @@ def with_overrides(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
 
 
 def _unknown_field(path: str, fields: Mapping[str, Any]) -> ValueError:
-    return unknown_name("recipe field", path, [name for name, _ in _leaves(fields)])
+    return unknown_name("recipe field", path, [name for name, _ in flat_fields(fields)])
 
 
-def _leaves(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted name, value) of every field that holds no further fields."""
-    for key, value in fields.items():
+def flat_fields(value: Value | Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, plain value) of every field that holds no further fields."""
+    fields = value.model_dump(mode="json") if isinstance(value, Value) else value
+    for key, field in fields.items():
         name = f"{prefix}{key}"
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{name}.")
+        if isinstance(field, dict):
+            yield from flat_fields(field, f"{name}.")
         else:
-            yield name, value
+            yield name, field
 
 
 def differences(ours: Recipe, theirs: Recipe) -> list[str]:
     """One line per field in which two recipes differ: `field: ours -> theirs`."""
-    left, right = (dict(_leaves(recipe.model_dump(mode="json"))) for recipe in (ours, theirs))
+    left, right = (dict(flat_fields(recipe)) for recipe in (ours, theirs))
     missing = object()
     return [
         f"{name}: {json.dumps(left.get(name))} -> {json.dumps(right.get(name))}"

@@ -11,7 +11,6 @@ from __future__ import annotations
 from functools import lru_cache
 
 import torch
-from timm.layers import calculate_drop_path_rates
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -54,7 +53,7 @@ class Supernet(nn.Module):
         # One rate per layer of the deepest network, so layer i has the same rate in all of them.
         num_layers = max(1, self.family.num_layers(arch))
         self.drop_path_rates: tuple[float, ...] = tuple(
-            calculate_drop_path_rates(drop_path, num_layers)
+            torch.linspace(0.0, drop_path, num_layers).tolist()
         )
         self.network = build(arch, settings, self.drop_path_rates)
 

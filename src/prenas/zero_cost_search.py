@@ -136,9 +136,7 @@ def _preferred_set(
     ordered = sorted(candidates.items(), key=lambda item: tuple(item[1].cost.values()))
     number_of = {arch: number for number, (arch, _) in enumerate(ordered)}
     subnets = tuple(
-        PreferredSubnet(
-            arch=arch, score=candidate.score, **count(arch, space.settings)._asdict()
-        )
+        PreferredSubnet(arch=arch, score=candidate.score, **count(arch, space.settings)._asdict())
         for arch, candidate in ordered
     )
     choices = tuple(

@@ -32,6 +32,11 @@ class Arch(Value):
         """Ten characters that are the same for equal architectures only, for files and logs."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:10]
 
+    @property
+    def summary(self) -> str:
+        """A few words for tables, e.g. "192 x 12, heads 3-4, ratio 3.5-4" (width x depth)."""
+        raise NotImplementedError
+
 
 class Settings(Value):
     """What all networks of one space have in common: the input and the number of classes."""
@@ -189,9 +194,7 @@ class Family:
     """Scores that need no weights: name -> function of (arch, settings), additive over layers."""
 
 
-def leading_boxes(
-    shapes: Mapping[str, Shape], full_shapes: Mapping[str, Shape]
-) -> dict[str, Box]:
+def leading_boxes(shapes: Mapping[str, Shape], full_shapes: Mapping[str, Shape]) -> dict[str, Box]:
     """The box of every tensor that a subnet owns inside the supernet: its leading part.
 
     Weights are shared "entangled" (method section 1): the first channels, heads, hidden units and

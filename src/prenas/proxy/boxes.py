@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ class BoxSums:
             pieces = torch.stack(
                 [
                     pieces.narrow(dim, start, stop - start).sum(dim, dtype=torch.float64)
-                    for start, stop in zip(edges, edges[1:], strict=False)
+                    for start, stop in pairwise(edges)
                 ],
                 dim=dim,
             )

@@ -76,10 +76,6 @@ def _probes(space: SearchSpace, skeleton: Skeleton) -> Iterator[tuple[int | None
             yield number, option, space.compose(skeleton, choices)
 
 
-def _budget_cost(cost: Cost) -> Integers:
-    return np.array([getattr(cost, axis) for axis in COST_AXES], dtype=np.int64)
-
-
 def _tensor_sums(
     space: SearchSpace, importance: Importance, score: str
 ) -> Iterator[tuple[str, BoxSums]]:

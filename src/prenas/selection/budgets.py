@@ -65,7 +65,7 @@ def parse_amount(text: str) -> int:
     match = re.fullmatch(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?|\.[0-9]+)\s*([kKmMgGbB]?)\s*", text)
     if match is None:
         raise ValueError(
-            f"cannot read the amount {text!r}: write a number with k, M or G, such as 250k, 6M, 1.4G"
+            f"cannot read the amount {text!r}: write a number with k, M or G, such as 250k or 6M"
         )
     unit = {"K": "k", "m": "M", "g": "G", "b": "G", "B": "G"}.get(match[2], match[2])
     value = float(match[1]) * _UNITS[unit]

@@ -6,7 +6,7 @@ the layers that gain most from it among those still free.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 from typing import Literal, get_args
 
@@ -40,7 +40,9 @@ def isomer_gains(
         return tuple(scores.raw for scores in block_scores)
     if rule == "front":
         return tuple(
-            np.repeat(-np.arange(len(scores.raw), dtype=np.float64)[:, None], scores.raw.shape[1], 1)
+            np.repeat(
+                -np.arange(len(scores.raw), dtype=np.float64)[:, None], scores.raw.shape[1], 1
+            )
             for scores in block_scores
         )
     if rule == "random":
@@ -57,6 +59,7 @@ def count_vectors(num_layers: int, num_options: int, enumeration: Enumeration) -
     The order, that of the original: by the cut points `0 <= c1 <= c2 ... <= num_layers` between
     the largest option (the first c1 layers), the next one, and so on down.
     """
+    cuts: Iterable[tuple[int, ...]]
     if enumeration == "published":
         cuts = combinations(range(num_layers + 1), num_options - 1)
     else:  # combinations with repetition, in the same order

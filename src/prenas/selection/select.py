@@ -103,13 +103,16 @@ class Candidates:
     def ranking(self) -> Integers:
         """Candidates from best to worst: score, then lower costs, then enumeration order."""
         keys = [self.costs[:, axis] for axis in reversed(range(self.costs.shape[1]))]
-        return np.lexsort((*keys, -self.scores))  # stable, so the order breaks what is left
+        # The sort is stable, so enumeration order breaks what is left.
+        ranking: Integers = np.lexsort((*keys, -self.scores))
+        return ranking
 
     def best(self, budget: Budget, num: int) -> Integers:
         """Indices of the `num` best candidates inside the budget, best first."""
         lower, upper = budget.bounds.T
         inside = ((self.costs >= lower) & (self.costs < upper)).all(axis=1)
-        return self.ranking[inside[self.ranking]][:num]
+        best: Integers = self.ranking[inside[self.ranking]][:num]
+        return best
 
     def reachable(self) -> str:
         """The range of each cost, in words."""

@@ -22,7 +22,7 @@ _WIDTH_MULTIPLE = 8  # fused kernels want head widths in multiples of 8; the res
 
 
 def padded_width(head_dim: int, rows: int, columns: int) -> int:
-    """Head width of the fused call: head_dim, one feature per key row, class and column, padding."""
+    """Head width of the fused call: head_dim, a feature per key row, class and column, padding."""
     width = head_dim + rows + 1 + columns
     return width + -width % _WIDTH_MULTIPLE
 
@@ -77,7 +77,7 @@ class RelativeAttention(nn.Module):
 
     def forward(self, tokens: Tensor, grid: GridIndex) -> Tensor:
         """[B, N, D] -> [B, N, D]."""
-        qkv = self.qkv(tokens).unflatten(-1, (self.num_heads, 3, self.head_dim))
+        qkv = self.qkv(tokens).reshape(*tokens.shape[:2], self.num_heads, 3, self.head_dim)
         q, k, v = qkv.permute(3, 0, 2, 1, 4).unbind(0)  # each [B, H, N, d]
         out = fused_relative_attention(
             q,
@@ -122,10 +122,11 @@ def fused_relative_attention(
     """Attention with contextual 2-D relative positions; q, k, v and the result are [B, H, N, d]."""
     batch, heads, _, head_dim = q.shape
     rows, columns = key_table.rows.shape[0], key_table.columns.shape[0]
+    grid_shape = (batch, heads, rows, columns, -1)
     num_used = rows + 1 + columns
     features = features.to(q.dtype).expand(batch, heads, -1, -1)  # [B, H, N, F]
 
-    patches = q[:, :, 1:].unflatten(2, (rows, columns))  # [B, H, R, C, d]
+    patches = q[:, :, 1:].reshape(grid_shape)  # [B, H, R, C, d]
     by_row = torch.einsum("bhrcd,rsd->bhrcs", patches, key_table.rows.to(q.dtype))
     by_column = torch.einsum("bhrcd,csd->bhrcs", patches, key_table.columns.to(q.dtype))
     # A class query adds the same number to all its logits, which softmax does not see: zeros do.
@@ -140,7 +141,7 @@ def fused_relative_attention(
         torch.cat([v, features], dim=-1),
         scale=scale,
     )
-    values, mass = out[..., :head_dim], out[:, :, 1:, head_dim:].unflatten(2, (rows, columns))
+    values, mass = out[..., :head_dim], out[:, :, 1:, head_dim:].reshape(grid_shape)
     relative = torch.einsum(
         "bhrcs,rsd->bhrcd", mass[..., : rows + 1], value_table.rows.to(q.dtype)
     ) + torch.einsum(

@@ -41,6 +41,14 @@ class VitArch(Arch):
         return len(self.num_heads)
 
     @property
+    def summary(self) -> str:
+        parts = [f"{self.embed_dim} x {self.depth}"]
+        for word, options in (("heads", self.num_heads), ("ratio", self.mlp_ratio)):
+            lo, hi = min(options), max(options)
+            parts.append(f"{word} {lo:g}" if lo == hi else f"{word} {lo:g}-{hi:g}")
+        return ", ".join(parts)
+
+    @property
     def hidden_dims(self) -> tuple[int, ...]:
         """Hidden units of each block's MLP: `int(embed_dim * mlp_ratio)`."""
         return tuple(int(self.embed_dim * ratio) for ratio in self.mlp_ratio)

@@ -1,0 +1,455 @@
+"""The `prenas` command: parsing, progress and tables only; everything heavy is imported late."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from prenas.evaluation import Evaluation
+    from prenas.families.base import Arch, SearchSpace
+    from prenas.recipe import Recipe
+    from prenas.selection.preferred import PreferredSet
+    from prenas.training.loop import Progress
+
+app = typer.Typer(
+    help="PreNAS: pick the few subnets worth having, train one supernet on them, take them home.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+_out = Console(highlight=False)
+_errors = Console(stderr=True, highlight=False)
+
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="See `prenas info`.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
+Out = Annotated[Path, typer.Option(help="Folder of the run; made if missing.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="FIELD=VALUE", help="Change a recipe field; repeatable."),
+]
+BudgetTexts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--budget",
+        metavar="AXIS=AMOUNT",
+        help="params=6M | macs=1.4G | params=5M:6M | params=5M:12M:1M | params=6M,macs=1.4G; "
+        "repeatable, replaces the recipe's.",
+    ),
+]
+Seeds = Annotated[
+    int | None,
+    typer.Option("--further-seeds", help="Initialisations scored beside, to report agreement."),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all cores.")]
+ArchTexts = Annotated[
+    list[str] | None,
+    typer.Option("--arch", metavar="JSON|FILE", help="Evaluate these instead; repeatable."),
+]
+
+
+@app.command("run")
+def run_command(
+    recipe: RecipeName,
+    out: Out,
+    overrides: Overrides = None,
+    budget: BudgetTexts = None,
+    further_seeds: Seeds = None,
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """The whole method: search, train, evaluate, hand over every preferred subnet."""
+    from prenas import artifacts, pipeline
+
+    _set_threads(threads)
+    chosen = _recipe(recipe, overrides, budget, further_seeds)
+    _search(chosen, out, device)
+    _train(out, device)
+    rows = pipeline.evaluate(out, device=device)
+    _print_evaluations(rows, f"{chosen.name}: preferred subnets, trained together")
+    for number in range(len(rows)):
+        pipeline.specialize(out, number, device=device)
+    _out.print(
+        f"\nPlot      {out / artifacts.PLOT}\nTable     {out / artifacts.EVALUATION_CSV}\n"
+        f"Models    {out / artifacts.SUBNETS}/00 ... {len(rows) - 1:02d}, "
+        "each ready for prenas.load(folder)",
+        soft_wrap=True,
+    )
+
+
+@app.command("search")
+def search_command(
+    recipe: RecipeName,
+    out: Out,
+    overrides: Overrides = None,
+    budget: BudgetTexts = None,
+    further_seeds: Seeds = None,
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Zero-cost search only: which subnets are worth having, before any training."""
+    _set_threads(threads)
+    _search(_recipe(recipe, overrides, budget, further_seeds), out, device)
+
+
+@app.command("train")
+def train_command(run: RunFolder, device: Device = "auto", threads: Threads = None) -> None:
+    """Train the supernet of a searched run, or continue where it was interrupted."""
+    _set_threads(threads)
+    _train(run, device)
+
+
+@app.command("evaluate")
+def evaluate_command(
+    run: RunFolder,
+    arch: ArchTexts = None,
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Accuracy of every preferred subnet of a trained run, or of given architectures."""
+    from prenas import pipeline
+
+    _set_threads(threads)
+    family = pipeline.read_preferred(run).recipe.space.family
+    archs = [_read_arch(text, family) for text in arch] if arch else None
+    rows = pipeline.evaluate(run, archs, device=device)
+    _print_evaluations(rows, f"{run}: " + ("given architectures" if archs else "preferred subnets"))
+
+
+@app.command("specialize")
+def specialize_command(
+    run: RunFolder,
+    index: Annotated[int | None, typer.Option(help="Number of the subnet in the table.")] = None,
+    max_params: Annotated[str | None, typer.Option(help="Best within, e.g. 100k, 6M.")] = None,
+    max_macs: Annotated[str | None, typer.Option(help="Best within, e.g. 1.4G.")] = None,
+    to: Annotated[Path | None, typer.Option(help="Empty folder; default: in the run.")] = None,
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Cut one subnet out, check that it equals the supernet's, write model and description."""
+    from prenas import artifacts, pipeline
+
+    _set_threads(threads)
+    folder = pipeline.specialize(
+        run, index, max_params=max_params, max_macs=max_macs, to=to, device=device
+    )
+    provenance = artifacts.read_json(folder / artifacts.MODEL_ARCH)["provenance"]
+    results = ", ".join(
+        f"{split} top-1 {100 * metrics['top1']:.2f} %"
+        for split, metrics in provenance["evaluation"].items()
+    )
+    _out.print(
+        f"Subnet {provenance['subnet']}: {provenance['params']:,} parameters, "
+        f"{provenance['macs']:,} MACs, {results}\n"
+        f"Model     {folder}\nUse       network, transform = prenas.load({str(folder)!r})",
+        soft_wrap=True,
+    )
+
+
+@app.command("info")
+def info_command(
+    name: Annotated[str | None, typer.Argument(help="A recipe, a space or a run folder.")] = None,
+) -> None:
+    """List recipes and spaces, or describe one of them, or a run folder."""
+    from prenas.families import all_spaces, unknown_name
+    from prenas.recipe import flat_fields
+    from prenas.recipes import RECIPES, get_recipe
+
+    spaces = all_spaces()
+    if name is None:
+        _print_lists()
+    elif name in RECIPES:
+        recipe = get_recipe(name)
+        _print_space(recipe.space)
+        _print_table(
+            f"Recipe {name}: the fields, as --set FIELD=VALUE takes them",
+            ["field", "value"],
+            [
+                (field, json.dumps(value))
+                for field, value in flat_fields(recipe)
+                if not field.startswith("space.")
+            ],
+        )
+    elif name in spaces:
+        _print_space(spaces[name])
+    elif Path(name).is_dir():
+        from prenas import pipeline
+
+        preferred = pipeline.read_preferred(name)
+        _print_space(preferred.recipe.space)
+        _print_preferred(preferred)
+    else:
+        raise unknown_name("recipe, space or run folder", name, {*RECIPES, *spaces})
+
+
+def main() -> None:
+    """Runs the command line; mistakes of the user end in one readable message and status 2."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        _errors.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        _errors.print("stopped: give the same command again to continue")
+        sys.exit(130)
+
+
+def _set_threads(threads: int | None) -> None:
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def _recipe(
+    name: str,
+    overrides: Sequence[str] | None,
+    budgets: Sequence[str] | None,
+    further_seeds: int | None,
+) -> Recipe:
+    from prenas.recipe import with_overrides
+    from prenas.recipes import get_recipe
+
+    changes = list(overrides or ())
+    if budgets:
+        changes.append(f"search.budgets={json.dumps(list(budgets))}")
+    if further_seeds is not None:
+        changes.append(f"search.further_seeds={further_seeds}")
+    return with_overrides(get_recipe(name), changes)
+
+
+def _search(recipe: Recipe, out: Path, device: str) -> None:
+    from prenas import artifacts, pipeline
+
+    was_done = (out / artifacts.PREFERRED).exists()
+    started = time.perf_counter()
+    with _out.status("Scoring every subnet at initialisation ..."):
+        preferred = pipeline.search(recipe, out, device=device)
+    seconds = time.perf_counter() - started
+    _print_preferred(preferred)
+    done = "found done" if was_done else f"done in {seconds:.1f} s"
+    _out.print(f"Search {done}: {out / artifacts.PREFERRED}", soft_wrap=True)
+
+
+def _train(out: Path, device: str) -> None:
+    from prenas import artifacts, pipeline
+
+    was_done = (out / artifacts.SUPERNET).exists()
+    started = time.perf_counter()
+    with _progress() as watch:
+        pipeline.train(out, device=device, watch=watch)
+    seconds = time.perf_counter() - started
+    done = "found done" if was_done else f"done in {seconds:.0f} s"
+    _out.print(f"Training {done}: {out / artifacts.SUPERNET}", soft_wrap=True)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[Progress], None]]:
+    """A bar on a terminal; elsewhere a line for every tenth of the training."""
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    bar = Bar(
+        TextColumn("Training"),
+        BarColumn(),
+        TextColumn("epoch {task.fields[epoch]}"),
+        TextColumn("loss {task.fields[loss]:.3f}"),
+        TextColumn("lr {task.fields[lr]:.2e}"),
+        TextColumn("{task.fields[rate]:.0f} images/s"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=_out,
+        disable=not _out.is_terminal,
+    )
+    task = bar.add_task("", total=None, epoch=0, loss=0.0, lr=0.0, rate=0.0)
+    mean_loss, num_images, started, next_tenth = 0.0, 0, time.perf_counter(), 0
+
+    def watch(progress: Progress) -> None:
+        nonlocal mean_loss, num_images, next_tenth
+        mean_loss = 0.95 * mean_loss + 0.05 * progress.loss if num_images else progress.loss
+        num_images += progress.num_images
+        seconds = time.perf_counter() - started
+        rate = num_images / seconds
+        bar.update(
+            task,
+            total=progress.num_steps,
+            completed=progress.step,
+            epoch=progress.epoch + 1,
+            loss=mean_loss,
+            lr=progress.lr,
+            rate=rate,
+        )
+        tenth = 10 * progress.step // progress.num_steps
+        if not _out.is_terminal and tenth > next_tenth:
+            next_tenth = tenth
+            _out.print(
+                f"Training {10 * tenth} %: epoch {progress.epoch + 1}, loss {mean_loss:.3f}, "
+                f"lr {progress.lr:.2e}, {rate:.0f} images/s"
+            )
+
+    with bar:
+        yield watch
+
+
+def _read_arch(text: str, family: str) -> Arch:
+    """An architecture from JSON text, or from a file that holds it (an `arch.json` included)."""
+    from pydantic import ValidationError
+
+    from prenas.families import get_family
+    from prenas.recipe import explain
+
+    path = Path(text)
+    content = text if text.lstrip().startswith("{") else path.read_text(encoding="utf-8")
+    try:
+        fields = json.loads(content)
+        return get_family(family).arch_type.model_validate(fields.get("arch", fields))
+    except ValidationError as error:
+        raise ValueError(f"{text} is no {family} architecture: {explain(error)}") from None
+    except (json.JSONDecodeError, AttributeError) as error:
+        raise ValueError(f"{text} is no JSON object of an architecture: {error}") from None
+
+
+def _print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Numbers to the right, words to the left, every row on one line however wide."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(
+        title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False
+    )
+    for number, name in enumerate(columns):
+        is_text = any(any(c.isalpha() for c in str(row[number])) for row in rows)
+        table.add_column(name, justify="left" if is_text else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(str, row))
+    unlimited = Console(width=10_000)
+    width = unlimited.measure(table).maximum
+    Console(width=max(width, len(title)), highlight=False, markup=False).print(table)
+
+
+def _print_preferred(preferred: PreferredSet) -> None:
+    leads = {
+        choice.subnet: "-" if choice.margin is None else f"{100 * choice.margin:.2g} %"
+        for choice in reversed(preferred.choices)
+    }
+    _print_table(
+        f"{preferred.recipe.name}: {len(preferred.subnets)} preferred subnets of "
+        f"{preferred.num_archs:.3g} ({preferred.num_classes_of_isomers:,} isomer classes scored)",
+        ["#", "params", "MACs, M", "architecture", "score", "lead", "best of"],
+        [
+            (
+                number,
+                f"{subnet.params:,}",
+                _millions(subnet.macs),
+                subnet.arch.summary,
+                f"{subnet.score:.5g}",
+                leads[number],
+                "; ".join(preferred.budgets_of(number)),
+            )
+            for number, subnet in enumerate(preferred.subnets)
+        ],
+    )
+    for number in preferred.empty_budgets:
+        _out.print(f"No subnet in budget {preferred.budgets[number]}", markup=False)
+    for budget in preferred.partial_budgets:
+        _out.print(
+            f"Left out, no whole step: {budget} (search.keep_partial=true keeps it)", markup=False
+        )
+    for seed in preferred.agreement:
+        changed = ", ".join("-" if n is None else str(n) for n in seed.changed_options)
+        taus = ", ".join(f"{axis} {tau:.2f}" for axis, tau in seed.block_score_tau.items())
+        _out.print(
+            f"Seed {seed.seed}: tau of scores {seed.score_tau:.3f}, of block scores {taus}; "
+            f"same class in {sum(seed.same_class)} of {len(seed.same_class)} budgets; "
+            f"per-layer options changed: {changed}"
+        )
+
+
+def _millions(macs: int) -> str:
+    return f"{macs / 1e6:.4g}"
+
+
+def _print_evaluations(rows: Sequence[Evaluation], title: str) -> None:
+    splits = list(rows[0].splits)
+    with_top5 = rows[0].splits[splits[0]].top5 is not None
+    columns = ["#", "params", "MACs, M", "architecture"]
+    for split in splits:
+        heads = ["top-1", *(["top-5"] if with_top5 else []), "loss"]
+        columns += [f"{split[:4].removesuffix('i')}\n{head}" for head in heads]
+    table = []
+    for number, row in enumerate(rows):
+        cells = [number, f"{row.params:,}", _millions(row.macs), row.arch.summary]
+        for metrics in row.splits.values():
+            cells.append(f"{100 * metrics.top1:.2f}")
+            if metrics.top5 is not None:
+                cells.append(f"{100 * metrics.top5:.2f}")
+            cells.append(f"{metrics.loss:.3f}")
+        table.append(cells)
+    _print_table(title, columns, table)
+    sizes = ", ".join(f"{split} {m.num_images} images" for split, m in rows[0].splits.items())
+    _out.print(f"Top-1 and top-5 in %, over {sizes}. Choose by validation; test is for the report.")
+
+
+def _print_space(space: SearchSpace) -> None:
+    from prenas.cost import count
+    from prenas.recipe import flat_fields
+
+    ends = [
+        (word, arch, count(arch, space.settings))
+        for word, arch in (("smallest", space.smallest), ("largest", space.largest))
+    ]
+    _print_table(
+        f"Space {space.name} ({space.family}): {space.num_archs:.4g} architectures",
+        ["what", "value"],
+        [
+            *((name, json.dumps(value)) for name, value in flat_fields(space) if value is not None),
+            *(
+                (word, f"{arch.summary}: {cost.params:,} params, {_millions(cost.macs)} M MACs")
+                for word, arch, cost in ends
+            ),
+        ],
+    )
+
+
+def _print_lists() -> None:
+    from prenas.families import all_spaces
+    from prenas.recipes import RECIPES, get_recipe
+
+    recipes = [(name, get_recipe(name)) for name in RECIPES]
+    _print_table(
+        "Recipes",
+        ["name", "what"],
+        [
+            (
+                name,
+                f"space {recipe.space.name}; {', '.join(recipe.search.budgets)}; "
+                + (
+                    f"trains {recipe.training.epochs} epochs on {recipe.data.name}"
+                    if recipe.training and recipe.data
+                    else "searches only"
+                ),
+            )
+            for name, recipe in recipes
+        ],
+    )
+    _print_table(
+        "Spaces",
+        ["name", "what"],
+        [
+            (name, f"{space.family}, {space.num_archs:.3g} architectures")
+            for name, space in all_spaces().items()
+        ],
+    )

@@ -1,0 +1,127 @@
+"""Handed-over models: a folder with weights and everything needed to use them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL.Image import Image
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from prenas import artifacts
+from prenas.families import build, get_family
+from prenas.families.base import Arch, Settings
+from prenas.recipe import Preprocessing, explain
+
+Transform = Callable[[Image], Tensor]
+
+
+class Model(NamedTuple):
+    """A specialised model and the transform from a picture to its input."""
+
+    network: nn.Module
+    """In evaluation mode: images [B, in_chans, height, width] -> logits [B, num_classes]."""
+    transform: Transform
+    """PIL image of any size and mode -> tensor [in_chans, height, width]."""
+
+
+def write_model(
+    folder: Path,
+    network: nn.Module,
+    arch: Arch,
+    settings: Settings,
+    *,
+    family: str,
+    class_names: tuple[str, ...],
+    preprocessing: Preprocessing,
+    provenance: dict[str, Any],
+) -> None:
+    """Writes `model.safetensors` and `arch.json`; the latter last, so it marks a whole folder."""
+    artifacts.require_writable(folder)
+    artifacts.write_tensors(folder / artifacts.MODEL, network.state_dict())
+    artifacts.write_json(
+        folder / artifacts.MODEL_ARCH,
+        {
+            "family": family,
+            "arch": arch.model_dump(mode="json"),
+            "settings": settings.model_dump(mode="json"),
+            "class_names": class_names,
+            "preprocessing": preprocessing.model_dump(mode="json"),
+            "provenance": provenance,
+        },
+    )
+
+
+def load(folder: str | Path) -> Model:
+    """Loads a model that `prenas specialize` wrote: the network and its transform.
+
+    Example:
+        network, transform = prenas.load("runs/digits/subnets/00")
+        logits = network(transform(Image.open("three.png"))[None])
+
+    Raises:
+        FileNotFoundError: the folder or one of its files is missing.
+        ValueError: a file is damaged, foreign, or does not match the architecture.
+    """
+    folder = Path(folder)
+    path = folder / artifacts.MODEL_ARCH
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} does not exist: give a folder that `prenas specialize` wrote"
+        )
+    description = artifacts.read_json(path)
+    try:
+        family = get_family(description["family"])
+        arch = family.arch_type.model_validate(description["arch"])
+        settings = family.settings_type.model_validate(description["settings"])
+        preprocessing = Preprocessing.model_validate(description["preprocessing"])
+    except KeyError as error:
+        raise ValueError(f"{path} lacks the field {error}: it is damaged or foreign") from None
+    except ValidationError as error:
+        raise ValueError(f"{path} is damaged or foreign: {explain(error)}") from None
+    weights = artifacts.read_tensors(folder / artifacts.MODEL)
+    network = build(arch, settings)
+    load_weights(network, weights, folder / artifacts.MODEL)
+    return Model(network.eval(), make_transform(settings, preprocessing))
+
+
+def load_weights(network: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
+    """Fills a network; ValueError names the file if names or shapes are not the network's."""
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path} does not hold the weights of this architecture: {error}"
+        ) from None
+
+
+def make_transform(settings: Settings, preprocessing: Preprocessing) -> Transform:
+    """Evaluation transform for pictures of any size and mode: timm's, after setting the channels.
+
+    Raises:
+        ValueError: a number of channels that pictures do not have (1 and 3 exist).
+    """
+    from timm.data import create_transform
+
+    modes = {1: "L", 3: "RGB"}
+    if settings.in_chans not in modes:
+        raise ValueError(
+            f"pictures have 1 or 3 channels, this model takes {settings.in_chans}: "
+            "feed it tensors instead"
+        )
+    mode = modes[settings.in_chans]
+    resize_and_normalise = create_transform(
+        input_size=(settings.in_chans, *settings.image_size),
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+        interpolation=preprocessing.interpolation,
+        crop_pct=preprocessing.crop_pct,
+    )
+
+    def transform(image: Image) -> Tensor:
+        result: Tensor = resize_and_normalise(image.convert(mode))
+        return result
+
+    return transform

@@ -1,0 +1,377 @@
+"""The whole method on one page: search, train, evaluate, specialise, each from file to file.
+
+Every step reads what the step before wrote in the run folder, and writes its own result last and
+whole. A finished step is not redone, an unfinished one is continued, and a folder of another
+recipe is refused.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prenas import artifacts, report
+from prenas.data import OWN_DATA, ImageData, evaluation_batches, load_data
+from prenas.evaluation import Evaluation, Metrics, evaluate_arch
+from prenas.export import load, load_weights, write_model
+from prenas.families import get_family
+from prenas.families.base import Arch
+from prenas.recipe import Recipe, differences, recipe_from_dict
+from prenas.selection.budgets import parse_amount
+from prenas.selection.preferred import PreferredSet
+from prenas.specialization import pick, require_equal_logits, verified_cut
+from prenas.supernet import Supernet
+from prenas.training.loop import Watcher, train_supernet
+from prenas.zero_cost_search import new_supernet, zero_cost_search
+
+_NUM_PROOF_IMAGES = 32
+
+
+def search(
+    recipe: Recipe, out: str | Path, *, data: ImageData | None = None, device: str = "auto"
+) -> PreferredSet:
+    """Zero-cost search: chooses the preferred subnets and keeps the weights that were scored.
+
+    Writes `recipe.json`, `initial.safetensors` and `preferred.json` into `out`.
+
+    Args:
+        data: splits from Python, for a recipe whose data is None or named "own".
+
+    Raises:
+        ValueError: a folder of another recipe or with other files, no right to write, budgets that
+            no subnet fits, data that do not suit the space.
+    """
+    out, where = Path(out), resolve_device(device)
+    with _locked(out, recipe):
+        if not (out / artifacts.PREFERRED).exists():
+            images = _data(recipe, data) if recipe.search.images == "data" else None
+            found = zero_cost_search(recipe, images, where)
+            artifacts.write_tensors(out / artifacts.INITIAL, found.supernet.network.state_dict())
+            artifacts.write_json(out / artifacts.PREFERRED, found.preferred.model_dump(mode="json"))
+    return read_preferred(out)
+
+
+def train(
+    out: str | Path,
+    *,
+    data: ImageData | None = None,
+    device: str = "auto",
+    watch: Watcher | None = None,
+) -> Supernet:
+    """Trains the envelope of the preferred set, from the weights that were scored.
+
+    Writes `checkpoints/`, `metrics.jsonl` and, at the end, `supernet.safetensors`.
+
+    Args:
+        watch: called after every training step.
+
+    Raises:
+        ValueError: the search is not done, the recipe has no data or training, or they do not fit.
+    """
+    out, where = Path(out), resolve_device(device)
+    preferred = read_preferred(out)
+    recipe = preferred.recipe
+    if (out / artifacts.SUPERNET).exists():
+        return read_supernet(out, device=device)
+    if recipe.training is None:
+        raise ValueError(
+            f"recipe {recipe.name!r} only searches: it has no training. Choose a recipe that "
+            "trains (prenas info lists them), or make one in Python with training=TrainingRecipe"
+        )
+    splits = _data(recipe, data)
+    with _locked(out, recipe):
+        scored = new_supernet(recipe, recipe.seed)
+        path = out / artifacts.INITIAL
+        load_weights(scored.network, artifacts.read_tensors(path), path)
+        supernet = scored.trimmed(preferred.envelope, drop_path=recipe.training.drop_path)
+        del scored
+        train_supernet(
+            supernet.to(where),
+            preferred.archs,
+            splits,
+            recipe.training,
+            seed=recipe.seed,
+            folder=out,
+            watch=watch,
+        )
+        artifacts.write_tensors(out / artifacts.SUPERNET, supernet.network.state_dict())
+    return supernet
+
+
+def evaluate(
+    out: str | Path,
+    archs: Sequence[Arch] | None = None,
+    *,
+    data: ImageData | None = None,
+    device: str = "auto",
+) -> list[Evaluation]:
+    """Evaluates every preferred subnet, or the given architectures, on validation and test.
+
+    Writes `evaluation.json`, `evaluation.csv` and `accuracy.png` for the preferred subnets; results
+    for given architectures are only returned.
+
+    Raises:
+        ValueError: the training is not finished, an architecture does not fit into the supernet.
+    """
+    out, path = Path(out), Path(out) / artifacts.EVALUATION
+    if archs is None and path.exists():
+        return _read_evaluations(path)
+    supernet, preferred = read_supernet(out, device=device), read_preferred(out)
+    splits = _data(preferred.recipe, data).splits
+    if archs is not None:
+        return [evaluate_arch(supernet, arch, splits) for arch in archs]
+    rows = [evaluate_arch(supernet, arch, splits) for arch in preferred.archs]
+    with _locked(out, preferred.recipe):
+        title = f"{preferred.recipe.name}: preferred subnets"
+        report.write_csv(rows, out / artifacts.EVALUATION_CSV)
+        report.draw(rows, out / artifacts.PLOT, title=title)
+        subnets = [row.model_dump(mode="json") for row in rows]
+        artifacts.write_json(path, {"family": preferred.recipe.space.family, "subnets": subnets})
+    return rows
+
+
+def specialize(
+    out: str | Path,
+    index: int | None = None,
+    *,
+    max_params: int | str | None = None,
+    max_macs: int | str | None = None,
+    to: str | Path | None = None,
+    data: ImageData | None = None,
+    device: str = "auto",
+) -> Path:
+    """Hands over one preferred subnet, with its weights, as a folder that `prenas.load` reads.
+
+    Cuts the plain network, checks that its logits equal the supernet's on validation images, and
+    writes it to `OUT/subnets/NN`, or to the empty folder `to`.
+
+    Args:
+        index: number of the subnet in the evaluation; or give limits:
+        max_params: the best by validation top-1 with at most so many parameters ("100k", 100_000).
+        max_macs: the same for multiply-accumulates.
+
+    Raises:
+        ValueError: no such subnet, none within the limits, or logits that differ.
+    """
+    out, rows = Path(out), evaluate(out, data=data, device=device)
+    limits = {
+        axis: parse_amount(str(limit))
+        for axis, limit in (("params", max_params), ("macs", max_macs))
+        if limit is not None
+    }
+    if (index is None) == (not limits):
+        raise ValueError("say which subnet: either its index, or max_params and/or max_macs")
+    number = pick(rows, limits) if index is None else index
+    if not 0 <= number < len(rows):
+        raise ValueError(f"there is no subnet {number}: this run has 0 to {len(rows) - 1}")
+    folder = Path(to) if to is not None else out / artifacts.SUBNETS / f"{number:02d}"
+    if (folder / artifacts.MODEL_ARCH).exists() and to is None:
+        return folder
+    if to is not None and folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty: choose another folder, nothing was written")
+    _hand_over(out, number, rows[number], folder, data, device)
+    return folder
+
+
+def run(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    data: ImageData | None = None,
+    device: str = "auto",
+    watch: Watcher | None = None,
+) -> list[Evaluation]:
+    """Search, training, evaluation, and every preferred subnet handed over."""
+    search(recipe, out, data=data, device=device)
+    train(out, data=data, device=device, watch=watch)
+    rows = evaluate(out, data=data, device=device)
+    for number in range(len(rows)):
+        specialize(out, number, data=data, device=device)
+    return rows
+
+
+def read_preferred(out: str | Path) -> PreferredSet:
+    """The preferred set of a run folder; ValueError if the search is not done or it is damaged."""
+    path = Path(out) / artifacts.PREFERRED
+    if not path.exists():
+        raise ValueError(
+            f"{out} holds no finished search ({path.name} is missing): "
+            "run `prenas search RECIPE --out ...` first"
+        )
+    return PreferredSet.model_validate(artifacts.read_json(path))
+
+
+def read_supernet(out: str | Path, *, device: str = "auto") -> Supernet:
+    """The trained supernet of a run folder, in evaluation mode; ValueError if it is not there."""
+    preferred, path = read_preferred(out), Path(out) / artifacts.SUPERNET
+    if not path.exists():
+        raise ValueError(
+            f"{out} holds no trained supernet ({path.name} is missing): "
+            f"run `prenas train {out}` first"
+        )
+    supernet = Supernet(preferred.envelope, preferred.recipe.space.settings)
+    load_weights(supernet.network, artifacts.read_tensors(path), path)
+    return supernet.to(resolve_device(device)).eval()
+
+
+def resolve_device(name: str) -> torch.device:
+    """A device by name; `auto` takes an accelerator if there is one.
+
+    Raises:
+        ValueError: unknown, or not on this machine; names those that are.
+    """
+    accelerator = (
+        torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    )
+    available = ["cpu", *([accelerator.type] if accelerator else [])]
+    if name == "auto":
+        return torch.device(available[-1])
+    try:
+        device = torch.device(name)
+        if device.type in available:
+            torch.empty(0, device=device)
+            return device
+    except RuntimeError:
+        pass
+    raise ValueError(
+        f"device {name!r} is not on this machine: choose auto, {' or '.join(available)}"
+    )
+
+
+def _hand_over(
+    out: Path,
+    number: int,
+    row: Evaluation,
+    folder: Path,
+    data: ImageData | None,
+    device: str,
+) -> None:
+    supernet, recipe = read_supernet(out, device=device), read_preferred(out).recipe
+    splits = _data(recipe, data)
+    settings = recipe.space.settings
+    images, _ = next(evaluation_batches(splits.validation, settings, _NUM_PROOF_IMAGES))
+    where = next(supernet.parameters()).device
+    network = verified_cut(supernet, row.arch, images.to(where))
+    with _locked(out, recipe):
+        write_model(
+            folder,
+            network,
+            row.arch,
+            settings,
+            family=recipe.space.family,
+            class_names=splits.class_names,
+            preprocessing=recipe.preprocessing,
+            provenance=_provenance(out, number, row, recipe),
+        )
+    _prove_written(folder, network, images, where)
+
+
+def _prove_written(
+    folder: Path, network: torch.nn.Module, images: Tensor, where: torch.device
+) -> None:
+    """Reads the folder back; a model that does not give the same logits is taken away again."""
+    try:
+        with torch.inference_mode():
+            logits = load(folder).network.to(where)(images.to(where))
+            require_equal_logits(logits, network(images.to(where)), "the written model")
+    except ValueError:
+        (folder / artifacts.MODEL_ARCH).unlink()
+        (folder / artifacts.MODEL).unlink()
+        raise
+
+
+def _provenance(out: Path, number: int, row: Evaluation, recipe: Recipe) -> dict[str, Any]:
+    """Where a handed-over model comes from, and what it was measured to cost and achieve."""
+    digest = hashlib.sha256((out / artifacts.SUPERNET).read_bytes()).hexdigest()
+    return {
+        "recipe": recipe.name,
+        "seed": recipe.seed,
+        "subnet": number,
+        "params": row.params,
+        "macs": row.macs,
+        "evaluation": {name: split.model_dump() for name, split in row.splits.items()},
+        "supernet_sha256": digest,
+        "versions": {name: version(name) for name in ("prenas", "torch", "timm")},
+    }
+
+
+def _data(recipe: Recipe, data: ImageData | None) -> ImageData:
+    """The recipe's data, or those passed from Python; ValueError if they do not fit together."""
+    if data is None:
+        if recipe.data is None:
+            raise ValueError(
+                f"recipe {recipe.name!r} names no data: choose one that does (prenas info lists "
+                "them), or pass data=prenas.ImageData(...) from Python"
+            )
+        data = load_data(recipe.data)
+    elif recipe.data is not None and recipe.data.name != OWN_DATA:
+        raise ValueError(
+            f"recipe {recipe.name!r} loads {recipe.data.name!r} by itself, yet data were passed: "
+            f"set its data to None or to DataRecipe(name={OWN_DATA!r}), or pass none"
+        )
+    num_classes = recipe.space.settings.num_classes
+    if len(data.class_names) > num_classes:
+        raise ValueError(
+            f"the data have {len(data.class_names)} classes, the head only {num_classes}: "
+            f"set space.settings.num_classes={len(data.class_names)}"
+        )
+    return data
+
+
+def _read_evaluations(path: Path) -> list[Evaluation]:
+    document = artifacts.read_json(path)
+    arch_type = get_family(document["family"]).arch_type
+    return [
+        Evaluation(
+            arch=arch_type.model_validate(row["arch"]),
+            params=row["params"],
+            macs=row["macs"],
+            splits={name: Metrics.model_validate(split) for name, split in row["splits"].items()},
+        )
+        for row in document["subnets"]
+    ]
+
+
+@contextmanager
+def _locked(out: Path, recipe: Recipe) -> Iterator[None]:
+    """Opens a run folder for writing, for this recipe and this process alone.
+
+    Raises:
+        ValueError: no right to write, other files there, another recipe, or another process.
+    """
+    path = out / artifacts.RECIPE
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file: give a folder")
+    is_new = not path.exists()
+    if out.exists() and is_new and any(not p.name.startswith(".") for p in out.iterdir()):
+        raise ValueError(
+            f"{out} is not empty and no run folder of prenas: choose an empty or a new folder"
+        )
+    if not is_new:
+        theirs = recipe_from_dict(artifacts.read_json(path)["recipe"])
+        changed = differences(theirs, recipe)
+        if changed:
+            raise ValueError(
+                f"{out} belongs to another recipe (there -> asked for):\n  "
+                + "\n  ".join(changed)
+                + "\nChoose another --out folder, or the recipe of this one. Nothing was changed"
+            )
+    artifacts.require_writable(out)
+    with (out / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"another process is working in {out}: wait for it, or choose another folder"
+            ) from None
+        if is_new:
+            artifacts.write_json(path, {"recipe": recipe.model_dump(mode="json")})
+        yield

@@ -1,0 +1,72 @@
+"""Specialisation: pick a preferred subnet by budget, cut it, prove it, write it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from prenas.evaluation import Evaluation
+from prenas.families.base import Arch
+from prenas.selection.budgets import format_amount
+from prenas.supernet import Supernet
+
+_TOLERANCE = 1e-5  # of the largest logit: the two differ in the order of float32 sums at most
+
+
+def pick(evaluations: Sequence[Evaluation], limits: Mapping[str, int]) -> int:
+    """Number of the best subnet whose costs stay within the limits.
+
+    Best by validation top-1, then by fewer parameters. The test split plays no part.
+
+    Args:
+        limits: "params" or "macs" -> the most it may cost, inclusive.
+
+    Raises:
+        ValueError: no subnet is within the limits; names the cheapest.
+    """
+    fitting = [
+        number
+        for number, row in enumerate(evaluations)
+        if all(getattr(row, axis) <= limit for axis, limit in limits.items())
+    ]
+    if not fitting:
+        wanted = " and ".join(f"{axis} <= {format_amount(n)}" for axis, n in limits.items())
+        smallest = ", ".join(
+            f"{axis} {format_amount(min(getattr(row, axis) for row in evaluations))}"
+            for axis in limits
+        )
+        raise ValueError(
+            f"no preferred subnet has {wanted}: the smallest there are have {smallest}. "
+            "Raise the limit, or search with a smaller budget"
+        )
+    return max(
+        fitting,
+        key=lambda i: (evaluations[i].splits["validation"].top1, -evaluations[i].params),
+    )
+
+
+@torch.inference_mode()
+def verified_cut(supernet: Supernet, arch: Arch, images: Tensor) -> nn.Module:
+    """The plain network of `arch`, after checking on real images that it equals the supernet.
+
+    Raises:
+        ValueError: their logits differ by more than 1e-5 of the largest.
+    """
+    supernet.eval()
+    network = supernet.cut(arch)
+    require_equal_logits(network(images), supernet(images, arch), "the cut network")
+    return network
+
+
+def require_equal_logits(found: Tensor, expected: Tensor, what: str) -> None:
+    """Raises ValueError if logits differ by more than 1e-5 of the largest, or are not finite."""
+    difference = float((found - expected).abs().max())
+    scale = float(expected.abs().max())
+    if not difference <= _TOLERANCE * scale:
+        raise ValueError(
+            f"{what} does not give the supernet's logits (difference {difference:.3g}, largest "
+            f"logit {scale:.3g}): nothing was written. This is a fault of prenas or of the "
+            "weights (not finite?); please report it with the run folder"
+        )

@@ -1,0 +1,1 @@
+"""Preferred one-shot training: the supernet learns on its preferred subnets only."""

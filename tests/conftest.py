@@ -1,0 +1,25 @@
+"""What all tests share: how hypothesis draws, and which machines the marks ask for."""
+
+import os
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# `repeatable` draws the same examples in every run; HYPOTHESIS_PROFILE=explore draws new ones.
+_COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("repeatable", derandomize=True, max_examples=25, **_COMMON)
+settings.register_profile("explore", max_examples=200, **_COMMON)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+
+
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """Skips what is marked `gpu` where there is none, and says so."""
+    on_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if not on_gpu:
+        return
+    import torch
+
+    if not torch.accelerator.is_available():
+        for item in on_gpu:
+            item.add_marker(pytest.mark.skip(reason="needs an accelerator; this machine has none"))

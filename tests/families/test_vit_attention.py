@@ -1,0 +1,262 @@
+"""Relative attention in one fused call equals the direct form, written literally in reference."""
+
+from typing import NamedTuple
+
+import pytest
+import torch
+from families.drawing import TEST_SPACES, archs, assert_equal, images_for, new_supernet
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference.vit import LiteralVit, literal_attention
+from torch import Tensor
+
+from prenas.families.base import SearchSpace
+from prenas.families.vit.attention import (
+    fused_relative_attention,
+    grid_index,
+    lay_out,
+    padded_width,
+)
+from prenas.families.vit.network import VisionTransformer
+from prenas.families.vit.space import VitArch, VitSettings
+
+
+class Case(NamedTuple):
+    """Sizes of one attention call."""
+
+    rows: int
+    columns: int
+    max_distance: int
+    heads: int
+    head_dim: int
+    batch: int
+
+
+cases = st.builds(
+    Case,
+    rows=st.integers(1, 7),
+    columns=st.integers(1, 7),
+    max_distance=st.integers(1, 4),
+    heads=st.integers(1, 3),
+    head_dim=st.integers(1, 10),
+    batch=st.integers(1, 2),
+)
+
+
+def draw_inputs(case: Case, seed: int = 0, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    """q, k, v and the four tables; large enough that attention is far from uniform."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens = (case.batch, case.heads, case.rows * case.columns + 1, case.head_dim)
+    table = (2 * case.max_distance + 2, case.head_dim)
+    return [
+        torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+        for shape in [tokens] * 3 + [table] * 4
+    ]
+
+
+def fused(inputs: list[Tensor], case: Case, scale: float) -> Tensor:
+    q, k, v, *tables = inputs
+    grid = grid_index(case.rows, case.columns, case.head_dim, case.max_distance)
+    laid = lay_out(tables[0], tables[1], grid), lay_out(tables[2], tables[3], grid)
+    return fused_relative_attention(q, k, v, *laid, grid.features, scale)
+
+
+def literal(inputs: list[Tensor], case: Case, scale: float) -> Tensor:
+    return literal_attention(*inputs, case.rows, case.columns, case.max_distance, scale)
+
+
+def output_and_gradients(out: Tensor, inputs: list[Tensor]) -> list[Tensor]:
+    """The output, and what a random cotangent sends back to every input."""
+    cotangent = torch.randn(
+        out.shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64
+    )
+    return [out, *torch.autograd.grad(out, inputs, cotangent.to(out.dtype))]
+
+
+@settings(max_examples=80)
+@given(case=cases, scale=st.sampled_from([None, 0.2, 1.0]))
+def test_fused_equals_literal(case: Case, scale: float | None) -> None:
+    """Output and all gradients; grids beyond the maximum distance clip, 1 x n grids as well."""
+    scale = scale or case.head_dim**-0.5
+    inputs = draw_inputs(case)
+    actual = output_and_gradients(fused(inputs, case, scale), inputs)
+    expected = output_and_gradients(literal(inputs, case, scale), inputs)
+    for ours, theirs in zip(actual, expected, strict=True):
+        assert_equal(ours, theirs, 1e-12)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(14, 14, 14, 3, 64, 1),
+        Case(17, 3, 14, 2, 64, 1),
+        Case(1, 20, 14, 2, 16, 2),
+        Case(16, 16, 14, 1, 64, 1),
+    ],
+    ids=str,
+)
+def test_fused_equals_literal_at_full_size(case: Case) -> None:
+    """The published grid, and grids that go beyond distance 14."""
+    inputs = draw_inputs(case)
+    actual = output_and_gradients(fused(inputs, case, 0.125), inputs)
+    expected = output_and_gradients(literal(inputs, case, 0.125), inputs)
+    for ours, theirs in zip(actual, expected, strict=True):
+        assert_equal(ours, theirs, 1e-12)
+
+
+def test_distances_beyond_the_maximum_share_a_row() -> None:
+    """Only the first and last rows serve what is farther; rows no grid needs have no gradient."""
+    case = Case(6, 2, 3, 1, 4, 1)
+    inputs = draw_inputs(case)
+    _, *gradients = output_and_gradients(fused(inputs, case, 0.5), inputs)
+    key_vertical, key_horizontal, value_vertical, value_horizontal = (
+        gradient.abs().sum(1) > 0 for gradient in gradients[3:]
+    )
+    assert key_vertical.tolist() == value_vertical.tolist() == [True] * 8
+    near = [True, False, False, True, True, True, False, False]  # class, -3..3: two columns
+    assert key_horizontal.tolist() == value_horizontal.tolist() == near
+
+
+@pytest.mark.parametrize("tables_in_float32", [True, False])
+def test_bfloat16_is_no_worse_than_the_literal_form(tables_in_float32: bool) -> None:
+    """Error against float64 at most twice that of the direct form, root mean square and largest.
+
+    Tables stay in float32 under autocast and meet q, k and v in bfloat16.
+    """
+    case = Case(14, 14, 14, 3, 64, 2)
+    for seed in range(3):
+        rounded = [x.detach().bfloat16() for x in draw_inputs(case, seed)]
+        truth = literal([x.double() for x in rounded], case, 0.125)
+        reference = literal(rounded, case, 0.125)
+        given = rounded[:3] + [x.float() if tables_in_float32 else x for x in rounded[3:]]
+        ours = fused(given, case, 0.125)
+        assert ours.dtype == torch.bfloat16
+        errors = [(x.double() - truth).abs() for x in (ours, reference)]
+        assert errors[0].square().mean().sqrt() <= 2 * errors[1].square().mean().sqrt()
+        assert errors[0].max() <= 2 * errors[1].max()
+        assert errors[0].max() <= 2**-5 * truth.abs().max()
+
+
+@given(st.integers(1, 128), st.integers(1, 40), st.integers(1, 40))
+def test_padded_width(head_dim: int, rows: int, columns: int) -> None:
+    """The smallest multiple of 8 that holds the head, a row, the class and a column feature."""
+    width = padded_width(head_dim, rows, columns)
+    needed = head_dim + rows + 1 + columns
+    assert width % 8 == 0
+    assert needed <= width < needed + 8
+
+
+def test_padded_width_of_the_published_networks() -> None:
+    assert padded_width(64, 14, 14) == 96
+
+
+@given(st.integers(1, 6), st.integers(1, 6))
+def test_key_features_are_one_hot(rows: int, columns: int) -> None:
+    """The class key has its own feature only; every patch its row and its column."""
+    features = grid_index(rows, columns, 8, 2).features
+    assert features.shape == (rows * columns + 1, padded_width(8, rows, columns) - 8)
+    expected = torch.zeros_like(features)
+    expected[0, rows] = 1
+    for row in range(rows):
+        for column in range(columns):
+            expected[1 + row * columns + column, [row, rows + 1 + column]] = 1
+    assert torch.equal(features, expected)
+
+
+# --- the whole network ---------------------------------------------------------------------------
+
+
+def literal_network(network: VisionTransformer) -> LiteralVit:
+    """The direct form with the very same state dict."""
+    arch, settings_ = network.arch, network.settings
+    with torch.device("meta"):
+        result = LiteralVit(
+            embed_dim=arch.embed_dim,
+            num_heads=arch.num_heads,
+            mlp_ratio=arch.mlp_ratio,
+            image_size=settings_.image_size,
+            patch_size=settings_.patch_size,
+            in_chans=settings_.in_chans,
+            num_classes=settings_.num_classes,
+            head_dim=settings_.head_dim,
+            max_distance=settings_.max_distance,
+        )
+    result.load_state_dict(network.state_dict(), strict=True, assign=True)
+    return result
+
+
+@pytest.mark.parametrize("space", TEST_SPACES["vit"], ids=lambda space: space.name)
+@settings(max_examples=10)
+@given(data=st.data())
+def test_network_equals_the_literal_one(space: SearchSpace, data: st.DataObject) -> None:
+    """Logits and the gradient of every parameter, in float64."""
+    network = new_supernet(space, arch=data.draw(archs(space))).network.double()
+    images = images_for(space).double()
+    other = literal_network(network)
+    cotangent = torch.linspace(-1, 1, space.settings.num_classes, dtype=torch.float64)
+    actual, expected = network(images), other(images)
+    assert_equal(actual, expected, 1e-12)
+    names, parameters = zip(*network.named_parameters(), strict=True)
+    gradients = torch.autograd.grad((actual * cotangent).sum(), parameters)
+    references = dict(other.named_parameters())
+    others = torch.autograd.grad(
+        (expected * cotangent).sum(), [references[name] for name in names]
+    )
+    largest = max(gradient.abs().max().item() for gradient in others)
+    for name, ours, theirs in zip(names, gradients, others, strict=True):
+        bound = 1e-11 * max(theirs.abs().max().item(), 1e-3 * largest)
+        assert (ours - theirs).abs().max().item() <= bound, name
+
+
+SMALL = VitSettings(
+    image_size=(8, 12), in_chans=2, num_classes=6, patch_size=2, head_dim=8, max_distance=3
+)
+
+
+def small_network() -> VisionTransformer:
+    """Two unequal layers; weights by hand so that it needs no supernet."""
+    arch = VitArch(embed_dim=20, num_heads=(1, 3), mlp_ratio=(2.5, 3.33))
+    network = VisionTransformer(arch, SMALL)
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
+    return network.eval()
+
+
+def small_images(batch: int) -> Tensor:
+    return torch.randn(batch, 2, 8, 12, generator=torch.Generator().manual_seed(batch))
+
+
+def test_traces_as_one_graph() -> None:
+    """No graph break; outputs and gradients through the traced graphs."""
+    network, images = small_network(), small_images(3)
+    parameters = list(network.parameters())
+    expected = network(images)
+    gradients = torch.autograd.grad(expected.square().sum(), parameters)
+    actual = torch.compile(network, fullgraph=True, backend="aot_eager")(images)
+    assert_equal(actual, expected, 1e-5)
+    traced = torch.autograd.grad(actual.square().sum(), parameters)
+    for ours, theirs in zip(traced, gradients, strict=True):
+        assert_equal(ours, theirs, 1e-4)
+
+
+@pytest.mark.slow
+def test_compiles_as_one_graph() -> None:
+    """The default compiler's code gives the same output."""
+    network, images = small_network(), small_images(3)
+    with torch.no_grad():
+        assert_equal(torch.compile(network, fullgraph=True)(images), network(images), 1e-5)
+
+
+def test_exports_whole() -> None:
+    """One graph for any batch size."""
+    network = small_network()
+    exported = torch.export.export(
+        network,
+        (small_images(3),),
+        dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}},
+    )
+    for batch in (1, 3, 5):
+        images = small_images(batch)
+        assert_equal(exported.module()(images), network(images), 1e-5)
