@@ -101,20 +101,13 @@ class TrainingRecipe(Value):
     """Peak learning rate is this times batch_size / 512."""
     min_lr: float = Field(1e-5, ge=0)
     warmup_epochs: float = Field(0, ge=0)
+    """Linear rise from `warmup_lr`; a training shorter than this ends on the way up."""
     warmup_lr: float = Field(1e-6, ge=0)
     weight_decay: float = Field(0.05, ge=0)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     drop_path: float = Field(0.0, ge=0, lt=1)
     clip_grad_norm: float | None = Field(None, gt=0)
     """Largest L2 norm of a step's gradient; none switches clipping off."""
-
-    @model_validator(mode="after")
-    def _warmup_ends(self) -> TrainingRecipe:
-        if self.warmup_epochs >= self.epochs and self.warmup_epochs:
-            raise ValueError(
-                f"warmup_epochs {self.warmup_epochs:g} must be below epochs {self.epochs}"
-            )
-        return self
 
     @property
     def peak_lr(self) -> float:

@@ -185,7 +185,7 @@ class Family:
     num_branches: Callable[[Any], int]
     """Residual branches of an architecture: the width of the stochastic-depth noise."""
     balancing_group: Callable[[Any], tuple[int, ...]]
-    """The group of an architecture: training draws a group, then a member (paper, section 3.3)."""
+    """The group of an architecture: training draws a group, then a member (method.md, section 4)."""
     envelope: Callable[[Sequence[Any]], Arch]
     """The smallest architecture that contains all the given ones."""
     check_contains: Callable[[Any, Any], None]
@@ -197,8 +197,8 @@ class Family:
 def leading_boxes(shapes: Mapping[str, Shape], full_shapes: Mapping[str, Shape]) -> dict[str, Box]:
     """The box of every tensor that a subnet owns inside the supernet: its leading part.
 
-    Weights are shared "entangled" (method section 1): the first channels, heads, hidden units and
-    layers belong to every subnet that is large enough. Tensors missing from `shapes` (layers that
+    Weights are shared "entangled" (method.md, section 1): the first channels, heads, hidden units
+    and layers belong to every subnet that is large enough. Tensors missing from `shapes` (layers that
     the subnet does not have) are not owned at all.
 
     Raises:

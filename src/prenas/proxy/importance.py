@@ -1,4 +1,4 @@
-"""One backward pass at initialisation: the gradient of every weight (method section 2)."""
+"""One backward pass at initialisation: the gradient of every weight (method.md, section 2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Named scores of a subnet: sums over the weights that it owns (method section 2).
+"""Named scores of a subnet: sums over the weights that it owns (method.md, section 2).
 
 S, the score that PreNAS ranks by, is `sum_abs_weight_times_gradient`. The others are the
 original code's alternatives, under names that say their formula. All are additive over weights,

@@ -174,7 +174,7 @@ def _arch_scores(
 
 
 def block_scores(space: SearchSpace, importance: Importance) -> tuple[BlockScores, ...]:
-    """Per axis, the gain of every option over the one below, in every layer (method section 2).
+    """Per axis, the gain of every option over the one below, in every layer (method.md, section 2).
 
     Taken at the largest skeleton. The matrices are those whose units the axis adds; both norms
     run over the matrix of the scored supernet, cut to the largest width of the space but with all

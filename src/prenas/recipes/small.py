@@ -33,7 +33,7 @@ def digits() -> Recipe:
             epochs=120,
             batch_size=64,
             lr_per_512_images=1.6e-2,
-            warmup_epochs=5,
+            warmup_epochs=2,
             drop_path=0.05,
             clip_grad_norm=1.0,
         ),

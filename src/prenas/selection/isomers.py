@@ -1,4 +1,4 @@
-"""Isomers: subnets that differ only in which layer has which option (paper, section 3.2).
+"""Isomers: subnets that differ only in which layer has which option (method.md, section 3).
 
 They cost the same. Of every class one is kept: from the largest option down, an option goes to
 the layers that gain most from it among those still free.
@@ -18,7 +18,7 @@ from prenas.proxy.tables import BlockScores, Integers
 from prenas.randomness import numpy_generator
 
 IsomerRule = Literal["normalised", "raw", "front", "random"]
-"""How layers are ranked for the larger options: `normalised` (paper) and `raw` block scores,
+"""How layers are ranked for the larger options: `normalised` (the method) and `raw` block scores,
 `front` (the first layers), `random` (the control that any claim must beat)."""
 
 Enumeration = Literal["all", "published"]

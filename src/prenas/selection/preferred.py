@@ -43,7 +43,7 @@ class SeedAgreement(Value):
     score_tau: float
     """Over all classes of the space: stable, near 1."""
     block_score_tau: dict[str, float]
-    """Per axis, over layers and options: at random initialisation near 0 (method section 2)."""
+    """Per axis, over layers and options: at random initialisation near 0 (method.md, section 2)."""
     same_class: tuple[bool, ...]
     """Per budget: same width, depth and counts of options."""
     changed_options: tuple[int | None, ...]

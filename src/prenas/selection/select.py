@@ -1,4 +1,4 @@
-"""The selector: best subnets of every budget, from tables alone (method section 2).
+"""The selector: best subnets of every budget, from tables alone (method.md, section 2).
 
 It knows numbers only: skeletons, layers, options, costs, scores, gains. Over all skeletons and
 all count vectors of options (isomer classes), it scores every class's representative as one array

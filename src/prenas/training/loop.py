@@ -1,4 +1,4 @@
-"""The training loop: one preferred subnet per step (paper, section 3.3)."""
+"""The training loop: one preferred subnet per step (method.md, section 4)."""
 
 from __future__ import annotations
 

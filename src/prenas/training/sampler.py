@@ -10,7 +10,7 @@ from prenas.randomness import numpy_generator
 
 
 class BalancedSampler:
-    """Performance balancing (paper, section 3.3): draw a group uniformly, then a member.
+    """Performance balancing (method.md, section 4): draw a group uniformly, then a member.
 
     The family names the group of a subnet (ViT: width and depth), so that a width or depth with
     many preferred subnets does not take most of the steps. Every process that asks for the same

@@ -1,7 +1,7 @@
 """Self-attention with contextual 2-D relative positions, as one fused attention call.
 
 The direct form, `logit = scale * q.(k + Kv[iv] + Kh[ih])` and `out = sum p * (v + Vv[iv] + Vh[ih])`
-(paper, section 4; iRPE), needs an (N, N, head_dim) tensor. Here the query carries its products
+(method.md, section 5), needs an (N, N, head_dim) tensor. Here the query carries its products
 with the key tables, one entry per key row and per key column, and each key and value carries a
 one-hot feature of its row and column. One `scaled_dot_product_attention` of a slightly larger
 width then gives the exact logits, and beside `sum p*v` the attention mass per key row and column,

@@ -52,7 +52,7 @@ class VisionTransformer(nn.Module):
     """Vision Transformer with one width, and heads and MLP ratio of its own in every layer.
 
     Patch convolution, class token, absolute and relative positions, pre-norm blocks, LayerNorm,
-    mean over the patch tokens, linear head (method section 1). Built without initialisation:
+    mean over the patch tokens, linear head (method.md, section 1). Built without initialisation:
     `initialize` fills it.
     """
 
@@ -151,7 +151,7 @@ class VisionTransformer(nn.Module):
 def initialize(network: nn.Module, generator: torch.Generator) -> None:
     """Truncated normal (std 0.02) weights, tables, positions and class token; zero biases.
 
-    The patch convolution keeps PyTorch's default, uniform within 1/sqrt(fan_in) (method section 1).
+    The patch convolution keeps PyTorch's default, within 1/sqrt(fan_in) (method.md, section 1).
     """
     assert isinstance(network, VisionTransformer), f"not a Vision Transformer: {type(network)}"
     for name, parameter in network.named_parameters():

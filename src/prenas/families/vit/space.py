@@ -1,4 +1,4 @@
-"""Vision Transformer architectures, their settings and search spaces (method section 1)."""
+"""Vision Transformer architectures, their settings and search spaces (method.md, section 1)."""
 
 from __future__ import annotations
 

@@ -1,0 +1,37 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+# Everything lives in .venv; PYTHON chooses the interpreter (3.11 or newer).
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+RUN    ?= runs/digits
+
+.PHONY: demo test check install bench clean
+
+demo: install  ## the whole method on scikit-learn's digits: table, plot, models
+	$(BIN)/prenas run digits --out $(RUN)
+	$(BIN)/prenas specialize $(RUN) --max-params 120k
+
+test: install  ## lint, types, every test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest --durations=10
+
+check: install  ## the quick form for every day: lint, types, fast tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest -q -m "not slow"
+
+bench: install  ## ratios measured side by side, printed and saved under results/
+	$(BIN)/python benchmarks/search.py
+
+install: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
