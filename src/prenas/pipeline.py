@@ -372,6 +372,8 @@ def _locked(out: Path, recipe: Recipe) -> Iterator[None]:
             raise ValueError(
                 f"another process is working in {out}: wait for it, or choose another folder"
             ) from None
+        for leftover in out.glob(".*.tmp"):  # of a process that was killed while writing
+            leftover.unlink()
         if is_new:
             artifacts.write_json(path, {"recipe": recipe.model_dump(mode="json")})
         yield

@@ -185,7 +185,7 @@ class Family:
     num_branches: Callable[[Any], int]
     """Residual branches of an architecture: the width of the stochastic-depth noise."""
     balancing_group: Callable[[Any], tuple[int, ...]]
-    """The group of an architecture: training draws a group, then a member (method.md, section 4)."""
+    """The group of an architecture: training draws a group, then one of it (method.md, section 4)."""
     envelope: Callable[[Sequence[Any]], Arch]
     """The smallest architecture that contains all the given ones."""
     check_contains: Callable[[Any, Any], None]
@@ -198,8 +198,8 @@ def leading_boxes(shapes: Mapping[str, Shape], full_shapes: Mapping[str, Shape])
     """The box of every tensor that a subnet owns inside the supernet: its leading part.
 
     Weights are shared "entangled" (method.md, section 1): the first channels, heads, hidden units
-    and layers belong to every subnet that is large enough. Tensors missing from `shapes` (layers that
-    the subnet does not have) are not owned at all.
+    and layers belong to every subnet that is large enough. Tensors missing from `shapes` (of layers
+    that the subnet does not have) are not owned at all.
 
     Raises:
         ValueError: a tensor of the subnet is absent from the supernet or larger than there.

@@ -30,8 +30,9 @@ def save_checkpoint(
         epoch: epochs finished.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.glob(".epoch-*.tmp"):  # of a process that was killed while writing
+        shutil.rmtree(leftover)
     temporary = folder / f".epoch-{epoch:05d}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     artifacts.write_tensors(temporary / artifacts.SUPERNET, network.state_dict())
     content = BytesIO()

@@ -1,0 +1,375 @@
+"""Recipes: checked when made, changed by name, saved whole, and read to the last field."""
+
+import inspect
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+import pytest
+from pydantic import ValidationError
+from training.runs import MINI, mini_recipe
+from typer.testing import CliRunner
+
+import prenas
+from prenas import pipeline
+from prenas.cli import app
+from prenas.families import get_space
+from prenas.families.base import SearchSpace, Settings
+from prenas.families.vit.space import VitSettings
+from prenas.recipe import (
+    DataRecipe,
+    Preprocessing,
+    Recipe,
+    SearchRecipe,
+    TrainingRecipe,
+    differences,
+    flat_fields,
+    recipe_from_dict,
+    with_overrides,
+)
+from prenas.recipes import RECIPES, get_recipe
+from prenas.values import Value
+
+each_recipe = pytest.mark.parametrize("recipe", [get_recipe(name) for name in RECIPES], ids=RECIPES)
+
+
+# --- every field means something -----------------------------------------------------------------
+
+
+def parts(value: Value) -> Iterator[Value]:
+    """A recipe and all the values it is made of."""
+    yield value
+    for name in type(value).model_fields:
+        field = getattr(value, name)
+        if isinstance(field, Value):
+            yield from parts(field)
+
+
+def _is_property(owner: type, name: str) -> bool:
+    return isinstance(inspect.getattr_static(owner, name), property)
+
+
+def reader(frame: FrameType, owner: type) -> str | None:
+    """The file of the package that reads a field for use; None where a check or a dump reads it.
+
+    A property of the value itself only passes the field on, so its caller counts.
+    """
+    home = Path(prenas.__file__).parent
+    is_passed_on = {"spy", *(name for name in dir(owner) if _is_property(owner, name))}
+    while frame.f_code.co_name in is_passed_on:
+        assert frame.f_back is not None
+        frame = frame.f_back
+    path = Path(frame.f_code.co_filename)
+    is_validator = frame.f_back is not None and "pydantic" in frame.f_back.f_code.co_filename
+    if is_validator or not path.is_relative_to(home):
+        return None
+    name = str(path.relative_to(home))
+    return None if name == "recipe.py" or name.startswith("recipes") else name
+
+
+def test_every_field_is_read_by_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A field that nothing outside recipe.py reads promises what it does not keep."""
+    # Settings unlike any other test's, so that nothing that reads them is cached yet.
+    space = MINI.with_settings(head_dim=3, max_distance=1)
+    recipe = mini_recipe(space=space, training={"epochs": 1})
+    reads: dict[tuple[str, str], set[str]] = {}
+
+    def spy(self: Value, name: str) -> object:
+        if name in type(self).model_fields and (by := reader(sys._getframe(1), type(self))):
+            reads.setdefault((type(self).__name__, name), set()).add(by)
+        return object.__getattribute__(self, name)
+
+    monkeypatch.setattr(Value, "__getattribute__", spy, raising=False)
+    pipeline.run(recipe, tmp_path / "run")
+    assert CliRunner().invoke(app, ["info", str(tmp_path / "run")]).exit_code == 0
+    monkeypatch.undo()
+
+    promised = {
+        (type(part).__name__, name)
+        for whole in (recipe, *(get_recipe(name) for name in RECIPES))
+        for part in parts(whole)
+        for name in type(part).model_fields
+    }
+    assert len(promised) > 40
+    assert sorted(promised - reads.keys()) == []
+
+
+# --- overrides -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "read"),
+    [
+        ("training.epochs=7", lambda r: r.training.epochs == 7),
+        ("training.clip_grad_norm=null", lambda r: r.training.clip_grad_norm is None),
+        ("search.keep_partial=true", lambda r: r.search.keep_partial is True),
+        ("search.images=data", lambda r: r.search.images == "data"),
+        ('search.images="data"', lambda r: r.search.images == "data"),
+        ('search.budgets=["params=60k", "macs=1M"]', lambda r: len(r.search.budgets) == 2),
+        ("data.preprocessing.mean=[0.25]", lambda r: r.data.preprocessing.mean == (0.25,)),
+        ("data.augmentation.shift_pixels=2.5", lambda r: r.data.augmentation.shift_pixels == 2.5),
+        ("space.embed_dim=[8, 16]", lambda r: r.space.embed_dim == (8, 16)),
+        ("space.settings.num_classes=12", lambda r: r.space.settings.num_classes == 12),
+        ("space=tiny", None),  # three channels, one mean: refused below, by name
+        ("seed=3", lambda r: r.seed == 3),
+        (" training.epochs =7", lambda r: r.training.epochs == 7),
+    ],
+)
+def test_an_override_changes_its_field_only(override: str, read) -> None:
+    recipe = get_recipe("digits")
+    if read is None:
+        with pytest.raises(ValueError, match=r"data\.preprocessing\.mean has 1 numbers.* 3 chan"):
+            with_overrides(recipe, [override])
+        return
+    changed = with_overrides(recipe, [override])
+    assert read(changed)
+    assert not read(recipe)
+    field = override.partition("=")[0].strip()
+    assert [line.partition(":")[0] for line in differences(recipe, changed)] == [field]
+
+
+def test_overrides_apply_in_order_and_together() -> None:
+    recipe = get_recipe("digits")
+    assert with_overrides(recipe, []) == recipe
+    changed = with_overrides(recipe, ["seed=1", "training.epochs=9", "seed=2"])
+    assert (changed.seed, changed.training and changed.training.epochs) == (2, 9)
+
+
+@pytest.mark.parametrize(
+    ("override", "field", "given"),
+    [
+        ("training.epochs=three", "training.epochs", "three"),
+        ("training.epochs=2.5", "training.epochs", "2.5"),
+        ("training.epochs=0", "training.epochs", "0"),
+        ("training.epochs=null", "training.epochs", "None"),
+        ("training.epochs=[1, 2]", "training.epochs", "[1, 2]"),
+        ("training.label_smoothing=NaN", "training.label_smoothing", "nan"),
+        ("training.drop_path=1", "training.drop_path", "1"),
+        ("training.lr_per_512_images=-1e-3", "training.lr_per_512_images", "-0.001"),
+        ("training.clip_grad_norm=0", "training.clip_grad_norm", "0"),
+        ("seed=-1", "seed", "-1"),
+        ("search.k=0", "search.k", "0"),
+        ("search.num_images=0", "search.num_images", "0"),
+        ("search.isomers=fancy", "search.isomers", "fancy"),
+        ("search.images=photos", "search.images", "photos"),
+        ("search.budgets=params=40k", "search.budgets", "params=40k"),
+        ("search.keep_partial=perhaps", "search.keep_partial", "perhaps"),
+        ("data.preprocessing.crop_pct=0", "data.preprocessing.crop_pct", "0"),
+        ("data.preprocessing.interpolation=cubic", "data.preprocessing.interpolation", "cubic"),
+        ("data.preprocessing.mean=0.5", "data.preprocessing.mean", "0.5"),
+        ("data.preprocessing.std=[0.0]", "data.preprocessing.std", "0.0"),
+        ("data.augmentation.scale=1", "data.augmentation.scale", "1"),
+        ("space.embed_dim=[16, 8]", "embed_dim", "[16, 8]"),
+        ("space.settings.patch_size=3", "settings", "patch size 3"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name(override: str, field: str, given: str) -> None:
+    """The message names the field and repeats what was given."""
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        with_overrides(get_recipe("digits"), [override])
+    assert not isinstance(caught.value, ValidationError)
+    message = str(caught.value)
+    assert field in message
+    assert given in message
+    assert "validation error" not in message
+    assert len(message) < 300
+
+
+def test_all_wrong_fields_are_named_at_once() -> None:
+    with pytest.raises(ValueError, match="training.epochs") as caught:
+        with_overrides(get_recipe("digits"), ["training.epochs=0", "search.k=0"])
+    assert "search.k" in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "nearest"),
+    [
+        ("training.epoch=3", "training.epochs"),
+        ("epochs=3", "training.epochs"),
+        ("serach.k=2", "search.k"),
+        ("data.preprocessing.means=[0]", "data.preprocessing.mean"),
+        ("training.epochs.more=3", "training.epochs"),
+        ("sead=3", "seed"),
+    ],
+)
+def test_an_unknown_field_offers_the_nearest(override: str, nearest: str) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        with_overrides(get_recipe("digits"), [override])
+    message = str(caught.value)
+    assert override.partition("=")[0].rpartition(".")[0] in message
+    hint = message.partition("available:")[0]
+    # A path below a plain value names that value; any other unknown name offers its neighbours.
+    assert repr(nearest) in hint
+
+
+@pytest.mark.parametrize("override", ["training.epochs=3", "data.preprocessing.mean=[0.5]"])
+def test_a_path_into_a_missing_section_says_so(override: str) -> None:
+    section = override.partition(".")[0]
+    with pytest.raises(ValueError, match=f"'tiny' has no '{section}'"):
+        with_overrides(get_recipe("tiny"), [override])
+
+
+def test_a_missing_section_can_be_given_whole() -> None:
+    changed = with_overrides(get_recipe("tiny"), ['training={"epochs": 3}', 'data={"name": "own"}'])
+    assert changed.training == TrainingRecipe(epochs=3)
+    assert changed.data == DataRecipe(name="own")
+
+
+def test_an_override_without_a_value_says_how_to_write_one() -> None:
+    with pytest.raises(ValueError, match=r"'training.epochs'.*FIELD=VALUE"):
+        with_overrides(get_recipe("digits"), ["training.epochs"])
+
+
+# --- as a value ----------------------------------------------------------------------------------
+
+
+@each_recipe
+def test_a_recipe_survives_json(recipe: Recipe) -> None:
+    again = recipe_from_dict(json.loads(json.dumps(recipe.model_dump(mode="json"))))
+    assert again == recipe
+    assert hash(again) == hash(recipe)
+    assert type(again.space) is type(recipe.space)
+
+
+def test_the_mini_recipe_survives_json_with_its_space() -> None:
+    recipe = mini_recipe()
+    again = recipe_from_dict(json.loads(json.dumps(recipe.model_dump(mode="json"))))
+    assert again == recipe
+    assert again.space.num_archs == recipe.space.num_archs == 40
+
+
+@each_recipe
+def test_recipes_are_frozen_and_hashable(recipe: Recipe) -> None:
+    for part in parts(recipe):
+        name = next(iter(type(part).model_fields))
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(part, name, getattr(part, name))
+    same, other = get_recipe(recipe.name), recipe.model_copy(update={"seed": 1})
+    assert len({recipe, same, other}) == 2
+
+
+def test_recipes_from_fields_are_checked_too() -> None:
+    fields = get_recipe("digits").model_dump(mode="json")
+    with pytest.raises(ValueError, match="colour: Extra inputs"):
+        recipe_from_dict({**fields, "colour": "red"})
+    with pytest.raises(ValueError, match="search: Field required"):
+        recipe_from_dict({key: value for key, value in fields.items() if key != "search"})
+    with pytest.raises(ValueError, match="unknown space 'tinny': did you mean 'tiny'"):
+        recipe_from_dict({**fields, "space": "tinny"})
+    with pytest.raises(ValueError, match="unknown family 'vitt'.*available: "):
+        recipe_from_dict({**fields, "space": {**fields["space"], "family": "vitt"}})
+    assert recipe_from_dict({**fields, "space": "digits"}) == get_recipe("digits")
+
+
+def test_differences_are_one_line_per_field() -> None:
+    digits, tiny = get_recipe("digits"), get_recipe("tiny")
+    assert differences(digits, get_recipe("digits")) == []
+    changed = with_overrides(digits, ["training.epochs=3", 'search.budgets=["params=60k"]'])
+    assert differences(digits, changed) == [
+        'search.budgets: ["params=40k:250k:35k"] -> ["params=60k"]',
+        "training.epochs: 120 -> 3",
+    ]
+    assert differences(changed, digits)[1] == "training.epochs: 3 -> 120"
+    with_data = with_overrides(tiny, ['data={"name": "own"}'])
+    assert 'data.name: null -> "own"' in differences(tiny, with_data)
+    assert 'data.name: "own" -> null' in differences(with_data, tiny)
+
+
+def test_flat_fields_are_what_overrides_take() -> None:
+    """Every name that is listed can be set, to the value it has."""
+    recipe = get_recipe("digits")
+    names = [f"{name}={json.dumps(value)}" for name, value in flat_fields(recipe)]
+    assert len(names) > 30
+    assert with_overrides(recipe, names) == recipe
+
+
+# --- fields that must agree ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["mean", "std"])
+@pytest.mark.parametrize("numbers", [(0.5, 0.5, 0.5), ()])
+def test_one_mean_and_deviation_per_channel(name: str, numbers: tuple[float, ...]) -> None:
+    values = {"mean": (0.5,), "std": (0.5,), name: numbers}
+    with pytest.raises(ValueError, match=f"{name}|deviations"):
+        mini_recipe(data=DataRecipe(name="digits", preprocessing=Preprocessing(**values)))
+
+
+def test_without_data_the_channels_must_be_imagenets() -> None:
+    with pytest.raises(ValueError, match=r"data\.preprocessing\.mean has 3 numbers.* 1 channels"):
+        mini_recipe(data=None)
+
+
+@pytest.mark.parametrize(
+    ("budgets", "words"),
+    [
+        ((), "no budget given"),
+        (("params",), "'params'"),
+        (("parms=6M",), "did you mean 'params'"),
+        (("params=6X",), "'6X'"),
+        (("params=6M:5M",), "'params=6M:5M' is empty"),
+        (("params=1M:2M:3M",), "no whole step"),
+        (("params=1M:2M,params=3M",), "bounds params twice"),
+        (("params=1M:9M:1M,macs=1G:9G:1G",), "two grids"),
+    ],
+)
+def test_bad_budgets_are_refused_with_the_recipe(budgets: tuple[str, ...], words: str) -> None:
+    """Not an hour later, when the search gets to them."""
+    with pytest.raises(ValidationError, match=words):
+        SearchRecipe(budgets=budgets)
+
+
+def test_an_unknown_score_offers_the_nearest() -> None:
+    with pytest.raises(ValueError, match="unknown score 'sum_abs_weights'.*'sum_abs_weight'"):
+        mini_recipe(search={"score": "sum_abs_weights"})
+    assert mini_recipe(search={"score": "entropy"}).search.score == "entropy"
+
+
+def test_a_search_on_data_needs_data() -> None:
+    with pytest.raises(ValueError, match="search.images is 'data' but the recipe has no data"):
+        Recipe(
+            name="no data",
+            space=get_space("tiny"),
+            search=SearchRecipe(budgets=("params=6M",), images="data"),
+        )
+
+
+def test_peak_learning_rate_grows_with_the_batch() -> None:
+    """The published rule: 5e-4 * total batch / 512."""
+    published = TrainingRecipe(epochs=500, batch_size=1024)
+    assert published.peak_lr == pytest.approx(1e-3)
+    assert TrainingRecipe(epochs=500, batch_size=64).peak_lr == pytest.approx(6.25e-5)
+
+
+# --- the table of recipes ------------------------------------------------------------------------
+
+
+def test_the_papers_recipes_search_the_papers_spaces() -> None:
+    """Method section 1, the table of spaces."""
+    budgets = {
+        "tiny": "params=5M:12M:1M",
+        "small": "params=13M:33M:5M",
+        "base": "params=30M:70M:12M",
+    }
+    for name, budget in budgets.items():
+        recipe = get_recipe(name)
+        assert recipe.space == get_space(name)
+        assert recipe.search.budgets == (budget,)
+        assert recipe.search == SearchRecipe(budgets=(budget,))  # all else as published
+        assert (recipe.search.k, recipe.search.num_images) == (1, 64)
+
+
+@each_recipe
+def test_a_recipe_stands_under_its_name(recipe: Recipe) -> None:
+    assert RECIPES[recipe.name]() == recipe
+    assert isinstance(recipe.space, SearchSpace)
+    assert isinstance(recipe.space.settings, (Settings, VitSettings))
+
+
+def test_an_unknown_recipe_offers_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"unknown recipe 'digit': did you mean 'digits'\?"):
+        get_recipe("digit")
+    with pytest.raises(ValueError, match="available: base, digits, small, tiny"):
+        get_recipe("zzz")

@@ -1,0 +1,216 @@
+"""A tiny space and recipe, runs of it that several test files share, and comparisons of runs.
+
+A test file that wants the fixtures says `pytest_plugins = "training.runs"`.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.utils.data import Dataset, TensorDataset
+
+from prenas import pipeline
+from prenas.data import ImageData
+from prenas.evaluation import Evaluation
+from prenas.families.vit.space import VitArch, VitSettings, VitSpace
+from prenas.recipe import DataRecipe, Preprocessing, Recipe, SearchRecipe, TrainingRecipe
+from prenas.recipes import get_recipe
+from prenas.training.loop import Progress
+
+MINI = VitSpace(
+    name="mini",
+    embed_dim=(8, 16),
+    depth=(1, 2),
+    num_heads=(1, 2),
+    mlp_ratio=(1.0, 2.0),
+    supernet_embed_dim=20,
+    settings=VitSettings(
+        image_size=(8, 8), in_chans=1, num_classes=10, patch_size=4, head_dim=4, max_distance=2
+    ),
+)
+"""40 architectures of 710 to 4,138 parameters, for 8 x 8 digits; its supernet is wider yet."""
+
+WHOLE = VitArch(embed_dim=16, num_heads=(2, 2), mlp_ratio=(2.0, 2.0))
+SMALLEST = VitArch(embed_dim=8, num_heads=(1,), mlp_ratio=(1.0,))
+
+
+def mini_recipe(
+    *, search: dict[str, Any] | None = None, training: dict[str, Any] | None = None, **fields: Any
+) -> Recipe:
+    """A run of a second on the digits, with everything random in training switched on.
+
+    Its budgets: three that hold subnets, one left out as no whole step, one that is empty; the
+    envelope of the three is smaller than the largest subnet.
+    """
+    searching = {
+        "budgets": ("params=1k:4500:1k", "params=10k:11k"),
+        "num_images": 8,
+        **(search or {}),
+    }
+    learning = {
+        "epochs": 3,
+        "batch_size": 128,
+        "lr_per_512_images": 2e-2,
+        "warmup_epochs": 0.5,
+        "drop_path": 0.2,
+        "clip_grad_norm": 1.0,
+        **(training or {}),
+    }
+    return Recipe(
+        **{
+            "name": "mini",
+            "space": MINI,
+            "search": SearchRecipe(**searching),
+            "data": get_recipe("digits").data,
+            "training": TrainingRecipe(**learning),
+            **fields,
+        }
+    )
+
+
+def own_recipe(num_classes: int = 10, in_chans: int = 1, **fields: Any) -> Recipe:
+    """The mini recipe for data that come from Python."""
+    preprocessing = Preprocessing(mean=(0.5,) * in_chans, std=(0.25,) * in_chans, crop_pct=1.0)
+    return mini_recipe(
+        **{
+            "space": MINI.with_settings(num_classes=num_classes, in_chans=in_chans),
+            "data": DataRecipe(name="own", preprocessing=preprocessing),
+            **fields,
+        }
+    )
+
+
+def own_data(num_classes: int = 10, in_chans: int = 1, num_images: int = 40) -> ImageData:
+    """Normal noise with labels, the same at every call."""
+    generator = torch.Generator().manual_seed(1)
+
+    def split(number: int) -> Dataset[Any]:
+        images = torch.randn(number, in_chans, 8, 8, generator=generator)
+        return TensorDataset(images, torch.arange(number) % num_classes)
+
+    names = tuple(f"class {number}" for number in range(num_classes))
+    return ImageData(split(num_images), split(num_images // 2), split(num_images // 2), names)
+
+
+class Stopped(Exception):
+    """Stands for whatever interrupts a training."""
+
+
+def stop_at(step: int) -> Callable[[Progress], None]:
+    """A watcher that interrupts after that many steps."""
+
+    def watch(progress: Progress) -> None:
+        if progress.step == step:
+            raise Stopped
+
+    return watch
+
+
+def never(*args: object, **kwargs: object) -> NoReturn:
+    """Replaces work that must not be done again."""
+    raise AssertionError("this was done again")
+
+
+@pytest.fixture(scope="session")
+def searched_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The search of `mini_recipe()`, done. Copy it, do not change it."""
+    out = tmp_path_factory.mktemp("searched") / "run"
+    pipeline.search(mini_recipe(), out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def finished_run(searched_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All steps of `mini_recipe()`, done. Copy it, do not change it."""
+    out = shutil.copytree(searched_run, tmp_path_factory.mktemp("finished") / "run")
+    pipeline.run(mini_recipe(), out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def finished_rows(finished_run: Path) -> list[Evaluation]:
+    """What the finished run's evaluation says."""
+    return pipeline.evaluate(finished_run)
+
+
+@pytest.fixture
+def searched(searched_run: Path, tmp_path: Path) -> Path:
+    """A copy of the searched run, to train."""
+    return shutil.copytree(searched_run, tmp_path / "searched")
+
+
+@pytest.fixture
+def finished(finished_run: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run, to change."""
+    return shutil.copytree(finished_run, tmp_path / "finished")
+
+
+def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """Relative name -> (content, time of change) of every file below a folder."""
+    return {
+        str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def assert_same_tensors(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
+    """To the bit."""
+    assert left.keys() == right.keys()
+    for name in left:
+        assert torch.equal(left[name], right[name]), name
+
+
+def assert_same_training(left: Path, right: Path) -> None:
+    """Two trained run folders agree to the bit in everything but the speed."""
+    for name in ("initial.safetensors", "supernet.safetensors"):
+        assert_same_tensors(load_file(left / name), load_file(right / name))
+    assert metrics_of(left) == metrics_of(right)
+    checkpoints = sorted(path.name for path in (left / "checkpoints").iterdir())
+    assert checkpoints == sorted(path.name for path in (right / "checkpoints").iterdir())
+    for checkpoint in checkpoints:
+        states = [
+            torch.load(run / "checkpoints" / checkpoint / "optimizer.pt", weights_only=True)
+            for run in (left, right)
+        ]
+        assert states[0]["param_groups"] == states[1]["param_groups"]
+        assert states[0]["state"].keys() == states[1]["state"].keys() != set()
+        for parameter, ours in states[0]["state"].items():
+            assert_same_tensors(ours, states[1]["state"][parameter])
+
+
+def metrics_of(run: Path) -> list[dict[str, float]]:
+    """The lines of metrics.jsonl, without the speed."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        assert line.pop("images_per_second") > 0
+    return lines
+
+
+def global_states() -> list[Any]:
+    """The global generators on the CPU, comparable."""
+    _, keys, *rest = np.random.get_state()
+    return [torch.get_rng_state().tolist(), keys.tolist(), rest, random.getstate()]
+
+
+@contextmanager
+def global_state_untouched() -> Iterator[None]:
+    """Fails if the block advances or reseeds a global generator."""
+    before = global_states()
+    yield
+    names = ("torch", "numpy", "numpy (position)", "random")
+    changed = [
+        name for name, old, new in zip(names, before, global_states(), strict=True) if old != new
+    ]
+    assert not changed, f"global generators were touched: {changed}"
