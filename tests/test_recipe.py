@@ -9,7 +9,6 @@ from types import FrameType
 
 import pytest
 from pydantic import ValidationError
-from training.runs import MINI, mini_recipe
 from typer.testing import CliRunner
 
 import prenas
@@ -31,6 +30,7 @@ from prenas.recipe import (
 )
 from prenas.recipes import RECIPES, get_recipe
 from prenas.values import Value
+from training.runs import MINI, mini_recipe
 
 each_recipe = pytest.mark.parametrize("recipe", [get_recipe(name) for name in RECIPES], ids=RECIPES)
 
@@ -178,7 +178,7 @@ def test_a_wrong_value_is_refused_by_name(override: str, field: str, given: str)
 
 
 def test_all_wrong_fields_are_named_at_once() -> None:
-    with pytest.raises(ValueError, match="training.epochs") as caught:
+    with pytest.raises(ValueError, match=r"training\.epochs") as caught:
         with_overrides(get_recipe("digits"), ["training.epochs=0", "search.k=0"])
     assert "search.k" in str(caught.value)
     assert len(str(caught.value).splitlines()) == 2
@@ -259,7 +259,7 @@ def test_recipes_from_fields_are_checked_too() -> None:
         recipe_from_dict({key: value for key, value in fields.items() if key != "search"})
     with pytest.raises(ValueError, match="unknown space 'tinny': did you mean 'tiny'"):
         recipe_from_dict({**fields, "space": "tinny"})
-    with pytest.raises(ValueError, match="unknown family 'vitt'.*available: "):
+    with pytest.raises(ValueError, match=r"unknown family 'vitt'.*available: "):
         recipe_from_dict({**fields, "space": {**fields["space"], "family": "vitt"}})
     assert recipe_from_dict({**fields, "space": "digits"}) == get_recipe("digits")
 
@@ -322,13 +322,13 @@ def test_bad_budgets_are_refused_with_the_recipe(budgets: tuple[str, ...], words
 
 
 def test_an_unknown_score_offers_the_nearest() -> None:
-    with pytest.raises(ValueError, match="unknown score 'sum_abs_weights'.*'sum_abs_weight'"):
+    with pytest.raises(ValueError, match=r"unknown score 'sum_abs_weights'.*'sum_abs_weight'"):
         mini_recipe(search={"score": "sum_abs_weights"})
     assert mini_recipe(search={"score": "entropy"}).search.score == "entropy"
 
 
 def test_a_search_on_data_needs_data() -> None:
-    with pytest.raises(ValueError, match="search.images is 'data' but the recipe has no data"):
+    with pytest.raises(ValueError, match=r"search\.images is 'data' but the recipe has no data"):
         Recipe(
             name="no data",
             space=get_space("tiny"),

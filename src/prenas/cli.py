@@ -400,7 +400,10 @@ def _print_evaluations(rows: Sequence[Evaluation], title: str) -> None:
         table.append(cells)
     _print_table(title, columns, table)
     sizes = ", ".join(f"{split} {m.num_images} images" for split, m in rows[0].splits.items())
-    _out.print(f"Top-1 and top-5 in %, over {sizes}. Choose by validation; test is for the report.")
+    _out.print(
+        f"Accuracies in %, over {sizes}. Choose by validation; test is for the report.",
+        soft_wrap=True,
+    )
 
 
 def _print_space(space: SearchSpace) -> None:

@@ -54,7 +54,7 @@ def mini_recipe(
     envelope of the three is smaller than the largest subnet.
     """
     searching = {
-        "budgets": ("params=1k:4500:1k", "params=10k:11k"),
+        "budgets": ("params=1200:3400:700", "params=10k:11k"),
         "num_images": 8,
         **(search or {}),
     }
@@ -103,7 +103,7 @@ def own_data(num_classes: int = 10, in_chans: int = 1, num_images: int = 40) -> 
     return ImageData(split(num_images), split(num_images // 2), split(num_images // 2), names)
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """Stands for whatever interrupts a training."""
 
 
@@ -112,9 +112,18 @@ def stop_at(step: int) -> Callable[[Progress], None]:
 
     def watch(progress: Progress) -> None:
         if progress.step == step:
-            raise Stopped
+            raise StoppedError
 
     return watch
+
+
+def value_error_of(action: Callable[[], object]) -> str | None:
+    """The words of the ValueError that an action raises; None if it succeeds."""
+    try:
+        action()
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def never(*args: object, **kwargs: object) -> NoReturn:

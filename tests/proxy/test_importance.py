@@ -1,0 +1,204 @@
+"""One backward pass at initialisation gives the gradient of every weight."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from families.drawing import ALL_SPACES, TEST_SPACES, images_for, new_supernet
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from prenas.families.base import SearchSpace
+from prenas.proxy.importance import Importance, measure_importance, noise_images
+from prenas.supernet import Supernet
+
+each_space = pytest.mark.parametrize("space", ALL_SPACES)
+SPACE = TEST_SPACES["vit"][1]
+
+
+def labels_for(space: SearchSpace, batch: int) -> Tensor:
+    generator = torch.Generator().manual_seed(3)
+    return torch.randint(space.settings.num_classes, (batch,), generator=generator)
+
+
+def assert_gradients_close(
+    actual: dict[str, Tensor], expected: dict[str, Tensor], relative: float = 1e-4
+) -> None:
+    """Relative to each tensor's largest, but at least to rounding of the largest of all."""
+    assert actual.keys() == expected.keys()
+    overall = max(gradient.abs().max().item() for gradient in expected.values())
+    for name, gradient in expected.items():
+        bound = relative * max(gradient.abs().max().item(), 1e-3 * overall)
+        torch.testing.assert_close(actual[name], gradient, rtol=0, atol=bound, msg=name)
+
+
+def embedded(supernet: Supernet, network: torch.nn.Module) -> dict[str, Tensor]:
+    """Gradients of a cut network in the supernet's full size, zero elsewhere."""
+    boxes = supernet.owned(network.arch)
+    gradients = dict(network.named_parameters())
+    full = {}
+    for name, parameter in supernet.network.named_parameters():
+        full[name] = torch.zeros_like(parameter)
+        if name in gradients and gradients[name].grad is not None:
+            full[name][boxes[name]] = gradients[name].grad
+    return full
+
+
+@each_space
+@pytest.mark.parametrize("labelled", [False, True])
+def test_equals_plain_autograd_on_the_cut_network(space: SearchSpace, labelled: bool) -> None:
+    """Sum of all logits, or mean cross-entropy; full size, exactly zero where nothing is owned."""
+    supernet, images = new_supernet(space).eval(), images_for(space, batch=5)
+    labels = labels_for(space, 5) if labelled else None
+    importance = measure_importance(supernet, space.largest, images, labels, batch_size=2)
+    network = supernet.cut(space.largest)
+    logits = network(images)
+    scalar = logits.sum() if labels is None else cross_entropy(logits, labels)
+    scalar.backward()
+    expected = embedded(supernet, network)
+    assert_gradients_close(importance.gradients, expected)
+    for name, gradient in importance.gradients.items():
+        outside = torch.ones_like(gradient, dtype=torch.bool)
+        if name in supernet.owned(space.largest):
+            outside[supernet.owned(space.largest)[name]] = False
+        assert not gradient[outside].any()
+
+
+@each_space
+def test_weights_are_the_supernets(space: SearchSpace) -> None:
+    """Every parameter, full size, on the CPU, outside any graph."""
+    supernet = new_supernet(space).eval()
+    importance = measure_importance(supernet, space.largest, images_for(space))
+    parameters = dict(supernet.network.named_parameters())
+    assert importance.weights.keys() == importance.gradients.keys() == parameters.keys()
+    for name, parameter in parameters.items():
+        assert torch.equal(importance.weights[name], parameter)
+        assert importance.gradients[name].shape == parameter.shape
+    for tensor in [*importance.weights.values(), *importance.gradients.values()]:
+        assert not tensor.requires_grad
+        assert tensor.device.type == "cpu"
+
+
+@each_space
+@pytest.mark.parametrize("labelled", [False, True])
+@settings(max_examples=5)
+@given(num_images=st.integers(1, 7), batch_size=st.integers(1, 9))
+def test_batch_size_does_not_matter(
+    space: SearchSpace, labelled: bool, num_images: int, batch_size: int
+) -> None:
+    """Gradients of small batches add up to those of all images at once."""
+    supernet, images = new_supernet(space).eval(), images_for(space, batch=num_images)
+    labels = labels_for(space, num_images) if labelled else None
+
+    def measured(size: int) -> Importance:
+        return measure_importance(supernet, space.largest, images, labels, batch_size=size)
+
+    assert_gradients_close(measured(batch_size).gradients, measured(100).gradients)
+
+
+@each_space
+@pytest.mark.parametrize("training", [False, True])
+def test_is_deterministic_and_leaves_nothing_behind(space: SearchSpace, training: bool) -> None:
+    """Stochastic depth takes no part, whatever the mode; mode, weights and .grad stay."""
+    supernet, images = new_supernet(space, drop_path=0.5).train(training), images_for(space)
+    state = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
+    generator = torch.get_rng_state()
+    first = measure_importance(supernet, space.largest, images)
+    again = measure_importance(supernet, space.largest, images)
+    still = measure_importance(new_supernet(space, drop_path=0.0), space.largest, images)
+    for name, gradient in first.gradients.items():
+        assert torch.equal(gradient, again.gradients[name])
+        assert torch.equal(gradient, still.gradients[name])
+    assert all(module.training == training for module in supernet.modules())
+    assert all(parameter.grad is None for parameter in supernet.parameters())
+    assert all(torch.equal(tensor, state[n]) for n, tensor in supernet.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), generator)
+
+
+def spoil_image(supernet: Supernet, images: Tensor) -> None:
+    images[1, 0, 0, 0] = torch.inf
+
+
+def spoil_weight(supernet: Supernet, images: Tensor) -> None:
+    next(supernet.parameters()).data.fill_(torch.nan)
+
+
+@pytest.mark.parametrize("spoil", [spoil_image, spoil_weight])
+def test_gradients_that_are_not_finite_are_refused(
+    spoil: Callable[[Supernet, Tensor], None],
+) -> None:
+    """The message names a tensor and says what to check; the mode is put back."""
+    supernet, images = new_supernet(SPACE).train(), images_for(SPACE)
+    spoil(supernet, images)
+    with pytest.raises(ValueError, match="not finite.*check the images") as caught:
+        measure_importance(supernet, SPACE.largest, images)
+    names = [name for name, _ in supernet.network.named_parameters()]
+    assert any(name in str(caught.value) for name in names)
+    assert supernet.training
+
+
+def test_gradients_that_are_zero_everywhere_are_refused() -> None:
+    """A head without weights sends nothing back: no other weight would have an importance."""
+    supernet = new_supernet(SPACE).eval()
+    torch.nn.init.zeros_(supernet.network.get_submodule("head").weight)
+    with pytest.raises(ValueError, match=r"patch_embed.proj.weight is zero everywhere"):
+        measure_importance(supernet, SPACE.largest, images_for(SPACE))
+
+
+def test_one_layer_without_gradient_is_enough() -> None:
+    supernet = new_supernet(SPACE).eval()
+    torch.nn.init.zeros_(supernet.network.get_submodule("blocks.1.mlp.fc2").weight)
+    with pytest.raises(ValueError, match=r"blocks.1.mlp.fc1.weight is zero everywhere"):
+        measure_importance(supernet, SPACE.largest, images_for(SPACE))
+
+
+def test_layers_that_the_largest_subnet_lacks_may_have_none() -> None:
+    """Measured at a smaller network, what it does not own is zero and no error."""
+    supernet = new_supernet(SPACE).eval()
+    importance = measure_importance(supernet, SPACE.smallest, images_for(SPACE))
+    assert not importance.gradients["blocks.2.mlp.fc1.weight"].any()
+    assert importance.gradients["blocks.0.mlp.fc1.weight"].any()
+
+
+def test_no_images_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        measure_importance(new_supernet(SPACE), SPACE.largest, images_for(SPACE, batch=0))
+
+
+# --- images without data -------------------------------------------------------------------------
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.1)
+
+
+def test_noise_images_have_the_datas_mean_and_deviation() -> None:
+    """Per channel, to four standard errors; all pixels independent."""
+    images = noise_images(64, 3, (24, 40), MEAN, STD, seed=0)
+    assert images.shape == (64, 3, 24, 40)
+    assert images.dtype == torch.float32
+    num = 64 * 24 * 40
+    for channel in range(3):
+        values = images[:, channel].double()
+        assert abs(values.mean().item() - MEAN[channel]) < 4 * STD[channel] / num**0.5
+        assert values.std().item() == pytest.approx(STD[channel], rel=4 / (2 * num) ** 0.5)
+    standard = (images - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+    for shifted in (standard.roll(1, 0), standard.roll(1, 1), standard.roll(1, 2)):
+        correlation = (standard * shifted).mean().item()
+        assert abs(correlation) < 4 / (3 * num) ** 0.5
+    assert standard.abs().max() > 4  # normal, not uniform or cut off
+
+
+def test_noise_images_follow_their_seed_alone() -> None:
+    draws = [noise_images(2, 3, (8, 8), MEAN, STD, seed) for seed in (0, 0, 1)]
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+    before = torch.get_rng_state()
+    noise_images(2, 1, (4, 6), (0.5,), (0.25,), 0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_noise_images_of_one_channel() -> None:
+    images = noise_images(200, 1, (8, 8), (2.0,), (0.01,), 5)
+    assert images.shape == (200, 1, 8, 8)
+    assert images.mean().item() == pytest.approx(2.0, abs=0.01)

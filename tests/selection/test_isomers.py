@@ -1,0 +1,177 @@
+"""Isomers: the classes, their order, and which member of a class is kept."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from reference import scores as literal
+
+from prenas.families import get_space
+from prenas.proxy.tables import BlockScores
+from prenas.selection.isomers import Enumeration, allocate, count_vectors, isomer_gains
+
+MODES: tuple[Enumeration, ...] = ("all", "published")
+
+
+@st.composite
+def gains_and_counts(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    """Gains [layers, options] with ties, and some count vectors [ways, options]."""
+    num_layers, num_options = draw(st.integers(1, 7)), draw(st.integers(1, 4))
+    row = st.lists(st.integers(-2, 2), min_size=num_options, max_size=num_options)
+    gains = draw(st.lists(row, min_size=num_layers, max_size=num_layers))
+    ways = st.lists(st.integers(0, num_options - 1), min_size=num_layers, max_size=num_layers)
+    counts = [
+        [options.count(option) for option in range(num_options)]
+        for options in draw(st.lists(ways, min_size=1, max_size=4))
+    ]
+    return np.array(gains, dtype=np.float64), np.array(counts)
+
+
+@given(gains_and_counts())
+def test_allocation_equals_the_literal_rule(case: tuple[np.ndarray, np.ndarray]) -> None:
+    """From the largest option down to the free layers of highest gain; ties: the earlier layer."""
+    gains, counts = case
+    found = allocate(gains, counts)
+    assert found.shape == (len(counts), len(gains))
+    for choice, way in zip(found.tolist(), counts.tolist(), strict=True):
+        assert choice == literal.allocate(gains.T[1:].tolist(), way)
+        assert [choice.count(option) for option in range(len(way))] == way
+
+
+@given(gains_and_counts())
+def test_allocation_sees_the_order_of_gains_alone(case: tuple[np.ndarray, np.ndarray]) -> None:
+    """Whatever grows with the gain allocates alike; the first column takes no part."""
+    gains, counts = case
+    expected = allocate(gains, counts).tolist()
+    assert allocate(np.exp(gains) + 7, counts).tolist() == expected
+    changed = gains.copy()
+    changed[:, 0] = np.arange(len(gains))
+    assert allocate(changed, counts).tolist() == expected
+
+
+def test_allocation_by_hand() -> None:
+    gains = np.array([[0, 1, 3], [0, 5, 2], [0, 4, 3], [0, 9, 9]], dtype=np.float64)
+    found = allocate(gains[:3], np.array([[1, 1, 1], [0, 1, 2], [3, 0, 0], [0, 0, 3]]))
+    assert found.tolist() == [[2, 1, 0], [2, 1, 2], [0, 0, 0], [2, 2, 2]]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("num_options", [1, 2, 3, 4])
+@pytest.mark.parametrize("num_layers", [1, 2, 3, 6])
+def test_count_vectors_equal_the_literal_enumeration(
+    num_layers: int, num_options: int, mode: Enumeration
+) -> None:
+    """The same cut points in the same order.
+
+    The reference reads the pieces from the smallest option up, we from the largest down (column 0
+    is the smallest option in both), so our rows are its rows read backwards.
+    """
+    found = count_vectors(num_layers, num_options, mode)
+    expected = literal.enumerate_counts(num_layers, num_options, published=mode == "published")
+    assert [tuple(row[::-1]) for row in found.tolist()] == list(expected)
+
+
+@given(st.integers(1, 8), st.integers(1, 4))
+def test_all_count_vectors_once_each(num_layers: int, num_options: int) -> None:
+    found = [tuple(row) for row in count_vectors(num_layers, num_options, "all").tolist()]
+    everything = {
+        tuple(np.bincount(picks, minlength=num_options).tolist())
+        for picks in np.ndindex(*[num_options] * num_layers)
+    } if num_options**num_layers <= 4096 else None
+    assert len(set(found)) == len(found)
+    assert all(sum(row) == num_layers and min(row) >= 0 for row in found)
+    if everything is not None:
+        assert set(found) == everything
+    published = [tuple(row) for row in count_vectors(num_layers, num_options, "published").tolist()]
+    # Strictly rising cut points: every middle option has a layer.
+    assert published == [row for row in found if all(row[1:-1])]
+
+
+def test_order_begins_at_the_smallest() -> None:
+    """Column 0 is the smallest option."""
+    assert count_vectors(2, 2, "all").tolist() == [[2, 0], [1, 1], [0, 2]]
+    assert count_vectors(2, 3, "published").tolist() == [[1, 1, 0], [0, 2, 0], [0, 1, 1]]
+    assert len(count_vectors(14, 3, "published")) == 105
+    assert len(count_vectors(14, 3, "all")) == 120
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "num_classes"),
+    [
+        ("tiny", "all", 1770),
+        ("small", "all", 76275),
+        ("base", "all", 19731),
+        ("tiny", "published", 1770),
+        ("small", "published", 57918),
+        ("base", "published", 17421),
+    ],
+)
+def test_classes_of_the_published_spaces(name: str, mode: Enumeration, num_classes: int) -> None:
+    """Per skeleton the product over the axes (method section 2)."""
+    space = get_space(name)
+    found = 0
+    for skeleton in space.skeletons:
+        ways = [
+            len(count_vectors(skeleton.num_layers, len(axis.options), mode))
+            for axis in space.layer_axes
+        ]
+        found += int(np.prod(ways))
+    assert found == num_classes
+
+
+# --- rules ---------------------------------------------------------------------------------------
+
+
+def block_scores() -> tuple[BlockScores, ...]:
+    """Two axes of 5 layers, with 3 and 2 options."""
+    generator = np.random.Generator(np.random.Philox(key=1))
+    return tuple(
+        BlockScores(generator.random((5, options)), generator.random((5, options)))
+        for options in (3, 2)
+    )
+
+
+def test_block_score_rules_take_the_block_scores() -> None:
+    scores = block_scores()
+    for found, expected in zip(isomer_gains("normalised", scores, 0), scores, strict=True):
+        assert np.array_equal(found, expected.normalised)
+    for found, expected in zip(isomer_gains("raw", scores, 0), scores, strict=True):
+        assert np.array_equal(found, expected.raw)
+
+
+def test_front_gives_larger_options_to_the_first_layers() -> None:
+    heads, ratios = isomer_gains("front", block_scores(), 0)
+    assert heads.shape == (5, 3)
+    assert ratios.shape == (5, 2)
+    assert allocate(heads, np.array([[2, 1, 2]])).tolist() == [[2, 2, 1, 0, 0]]
+    assert allocate(ratios, np.array([[3, 2]])).tolist() == [[1, 1, 0, 0, 0]]
+
+
+def test_random_follows_its_seed_and_the_axis() -> None:
+    scores = (*block_scores(), block_scores()[0])
+    first, again, other = (isomer_gains("random", scores, seed) for seed in (0, 0, 1))
+    for axis in range(3):
+        assert first[axis].shape == scores[axis].raw.shape
+        assert np.array_equal(first[axis], again[axis])
+        assert not np.array_equal(first[axis], other[axis])
+    assert not np.array_equal(first[0], first[2])
+
+
+def test_random_gives_every_layer_its_chance() -> None:
+    """One large option among five layers, 2,000 seeds: each layer within five deviations."""
+    scores = block_scores()[1:]
+    chosen = Counter(
+        allocate(isomer_gains("random", scores, seed)[0], np.array([[4, 1]]))[0].argmax()
+        for seed in range(2000)
+    )
+    deviation = (2000 * 0.2 * 0.8) ** 0.5
+    assert all(abs(chosen[layer] - 400) < 5 * deviation for layer in range(5))
+
+
+def test_unknown_rule_lists_the_choices() -> None:
+    with pytest.raises(ValueError, match="did you mean 'normalised'") as caught:
+        isomer_gains("normalized", block_scores(), 0)
+    for rule in ("front", "random", "raw", "normalised"):
+        assert rule in str(caught.value)

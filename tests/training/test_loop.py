@@ -1,0 +1,342 @@
+"""The training loop: learns, stays inside its subnets, says what it does, and stops in words."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from prenas.data import ImageData, load_data, training_batches
+from prenas.families.vit.space import VitArch
+from prenas.recipe import DataRecipe, TrainingRecipe
+from prenas.recipes import get_recipe
+from prenas.supernet import Supernet
+from prenas.training.loop import Progress, train_supernet
+from training.runs import (
+    MINI,
+    SMALLEST,
+    WHOLE,
+    assert_same_tensors,
+    global_state_untouched,
+    metrics_of,
+    own_data,
+    value_error_of,
+)
+
+INNER = VitArch(embed_dim=8, num_heads=(1, 2), mlp_ratio=(2.0, 1.0))
+FLAT = {"min_lr": 0.0, "weight_decay": 0.0, "label_smoothing": 0.0}
+
+
+def new_supernet(arch: VitArch = WHOLE, drop_path: float = 0.0) -> Supernet:
+    supernet = Supernet(arch, MINI.settings, drop_path=drop_path)
+    return supernet.initialize(torch.Generator().manual_seed(0))
+
+
+def trained(
+    recipe: TrainingRecipe,
+    data: ImageData | None = None,
+    archs: tuple[VitArch, ...] = (INNER, WHOLE),
+    **kwargs: Any,
+) -> tuple[Supernet, list[Progress]]:
+    supernet = new_supernet(drop_path=recipe.drop_path)
+    seen: list[Progress] = []
+    train_supernet(supernet, archs, data or own_data(), recipe, watch=seen.append, **kwargs)
+    return supernet, seen
+
+
+# --- learning ------------------------------------------------------------------------------------
+
+
+def test_training_lowers_the_loss_on_digits() -> None:
+    digits = load_data(get_recipe("digits").data or DataRecipe(name="missing"))
+    recipe = TrainingRecipe(
+        epochs=6, batch_size=64, lr_per_512_images=6e-2, warmup_epochs=1, clip_grad_norm=1.0
+    )
+    _, seen = trained(recipe, digits)
+    losses = np.array([progress.loss for progress in seen])
+    assert losses[0] == pytest.approx(math.log(10), abs=0.1)  # knows nothing
+    assert losses[-17:].mean() < losses[:17].mean() - 0.25
+
+
+def test_training_is_a_function_of_the_seed() -> None:
+    recipe = TrainingRecipe(epochs=2, batch_size=8, lr_per_512_images=0.1, drop_path=0.3)
+    first, seen = trained(recipe, seed=1)
+    torch.rand(3)
+    again, seen_again = trained(recipe, seed=1)
+    assert_same_tensors(first.state_dict(), again.state_dict())
+    assert seen == seen_again
+    other, _ = trained(recipe, seed=2)
+    assert not torch.equal(other.network.head.weight, first.network.head.weight)
+
+
+def test_training_leaves_global_generators_alone() -> None:
+    recipe = TrainingRecipe(epochs=1, batch_size=8, drop_path=0.3)
+    with global_state_untouched():
+        trained(recipe)
+
+
+def test_a_trained_supernet_is_in_evaluation_mode() -> None:
+    supernet, _ = trained(TrainingRecipe(epochs=1))
+    assert not any(module.training for module in supernet.modules())
+
+
+def test_only_weights_of_the_trained_subnets_change() -> None:
+    """Without decay, what no subnet owns keeps its initial bits; what they own learns."""
+    before = new_supernet().network.state_dict()
+    supernet, _ = trained(
+        TrainingRecipe(epochs=2, batch_size=8, lr_per_512_images=0.1, **FLAT),
+        archs=(SMALLEST, INNER),
+    )
+    owned = [supernet.owned(arch) for arch in (SMALLEST, INNER)]
+    kept = 0
+    for name, parameter in supernet.network.named_parameters():
+        inside = torch.zeros_like(parameter, dtype=torch.bool)
+        for boxes in owned:
+            if name in boxes:
+                inside[boxes[name]] = True
+        assert torch.equal(parameter[~inside], before[name][~inside]), name
+        kept += int((~inside).sum())
+        if inside.any():
+            assert not torch.equal(parameter[inside], before[name][inside]), name
+    assert kept > 1000
+
+
+def test_watched_steps_and_the_log_agree(tmp_path: Path) -> None:
+    recipe = TrainingRecipe(epochs=2, batch_size=16)
+    _, seen = trained(recipe, folder=tmp_path)
+    assert [progress.step for progress in seen] == [1, 2, 3, 4, 5, 6]
+    assert {progress.num_steps for progress in seen} == {6}
+    assert [progress.epoch for progress in seen] == [0, 0, 0, 1, 1, 1]
+    assert [progress.num_images for progress in seen] == [16, 16, 8] * 2
+    lines = metrics_of(tmp_path)
+    for epoch, line in enumerate(lines):
+        steps = seen[3 * epoch : 3 * epoch + 3]
+        assert line["loss"] == pytest.approx(sum(step.loss for step in steps) / 3)
+        assert line["lr"] == steps[-1].lr
+
+
+def test_label_smoothing_is_the_losses() -> None:
+    """A network that is sure of the label pays for being sure."""
+    losses = {}
+    source = TensorDataset(torch.zeros(8, 1, 8, 8), torch.zeros(8, dtype=torch.long))
+    data = ImageData(source, source, None, tuple("0123456789"))
+    for smoothing in (0.0, 0.2):
+        seen: list[Progress] = []
+        supernet = new_supernet()
+        with torch.no_grad():
+            supernet.network.head.bias.copy_(torch.tensor([9.0] + [0.0] * 9))
+        recipe = TrainingRecipe(epochs=1, label_smoothing=smoothing)
+        train_supernet(supernet, [WHOLE], data, recipe, watch=seen.append)
+        losses[smoothing] = seen[0].loss
+    assert losses[0.0] == pytest.approx(math.log(1 + 9 * math.exp(-9)), abs=0.05)
+    # 0.2 of the label's weight is spread over ten classes, nine of which are 9 away.
+    assert losses[0.2] - losses[0.0] == pytest.approx(0.2 * 0.9 * 9, abs=0.05)
+
+
+# --- learning rate -------------------------------------------------------------------------------
+
+
+def rates(recipe: TrainingRecipe) -> list[float]:
+    """The rate of every step, 5 per epoch."""
+    _, seen = trained(recipe, archs=(SMALLEST,))
+    return [progress.lr for progress in seen]
+
+
+def test_learning_rate_is_a_cosine_from_peak_to_min() -> None:
+    recipe = TrainingRecipe(epochs=4, batch_size=8, lr_per_512_images=0.64, min_lr=1e-3)
+    peak = 0.64 * 8 / 512
+    assert recipe.peak_lr == pytest.approx(peak)
+    found = rates(recipe)
+    assert len(found) == 20
+    for step in (0, 1, 10, 19):
+        cosine = 1e-3 + (peak - 1e-3) * (1 + math.cos(math.pi * step / 20)) / 2
+        assert found[step] == pytest.approx(cosine), step
+    assert found[0] == pytest.approx(peak)
+    assert found[10] == pytest.approx((peak + 1e-3) / 2)
+
+
+def test_learning_rate_warms_up_linearly_then_joins_the_cosine() -> None:
+    recipe = TrainingRecipe(
+        epochs=4,
+        batch_size=8,
+        lr_per_512_images=0.64,
+        min_lr=0.0,
+        warmup_epochs=2,
+        warmup_lr=1e-4,
+    )
+    found, peak = rates(recipe), 0.01
+    for step in range(10):
+        assert found[step] == pytest.approx(1e-4 + (peak - 1e-4) * step / 10), step
+    for step in range(10, 20):
+        assert found[step] == pytest.approx(peak * (1 + math.cos(math.pi * step / 20)) / 2), step
+
+
+def test_a_training_shorter_than_its_warm_up_ends_on_the_way_up() -> None:
+    recipe = TrainingRecipe(
+        epochs=1, batch_size=8, lr_per_512_images=0.64, warmup_epochs=2, warmup_lr=0.0
+    )
+    assert rates(recipe) == pytest.approx([0.0, 0.001, 0.002, 0.003, 0.004])
+
+
+def test_a_part_of_an_epoch_may_warm_up() -> None:
+    recipe = TrainingRecipe(
+        epochs=2, batch_size=8, lr_per_512_images=0.64, warmup_epochs=0.4, warmup_lr=0.0
+    )
+    assert rates(recipe)[:2] == pytest.approx([0.0, 0.005])
+    assert max(rates(recipe)[2:]) == pytest.approx(
+        1e-5 + (0.01 - 1e-5) * (1 + math.cos(math.pi * 2 / 10)) / 2
+    )
+
+
+def test_a_min_above_the_peak_does_not_raise_the_rate() -> None:
+    recipe = TrainingRecipe(epochs=2, batch_size=8, lr_per_512_images=0.064, min_lr=1.0)
+    assert rates(recipe) == pytest.approx([0.001] * 10)
+
+
+# --- stochastic depth ----------------------------------------------------------------------------
+
+
+def noise_by_label(batch_size: int, data: ImageData, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Label -> the noise that the loop gives to that sample's branches in the first epoch."""
+    found: dict[int, list[float]] = {}
+    forward = Supernet.forward
+
+    def spy(self: Supernet, images: Tensor, arch: VitArch, noise: Tensor | None = None) -> Tensor:
+        assert noise is not None
+        assert noise.shape == (len(images), 4)
+        for image, row in zip(images, noise, strict=True):
+            found[round(float(image[0, 0, 0]))] = row.tolist()
+        return forward(self, images, arch, noise)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Supernet, "forward", spy)
+        trained(TrainingRecipe(epochs=1, batch_size=batch_size, drop_path=0.5), data)
+    return found
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_a_samples_noise_does_not_depend_on_its_batch(
+    batch_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = torch.randn(20, 1, 8, 8)
+    images[:, 0, 0, 0] = torch.arange(20)
+    source = TensorDataset(images, torch.arange(20) % 10)
+    data = ImageData(source, source, None, tuple("0123456789"))
+    expected = noise_by_label(5, data, monkeypatch)
+    assert noise_by_label(batch_size, data, monkeypatch) == expected
+    numbers = [number for row in expected.values() for number in row]
+    assert len(numbers) == 80 == len(set(numbers))
+    assert 0 <= min(numbers) < max(numbers) < 1
+    assert np.mean(numbers) == pytest.approx(0.5, abs=0.15)
+
+
+def test_stochastic_depth_acts_on_each_sample_alone() -> None:
+    """In training mode a sample's logits are those of the sample alone with its noise."""
+    supernet = new_supernet(drop_path=0.5).train()
+    images, noise = torch.randn(6, 1, 8, 8), torch.rand(6, 4)
+    noise[:, 2:] = torch.tensor([[0.1, 0.9], [0.9, 0.1], [0.1, 0.1], [0.9, 0.9]] * 2)[:6]
+    together = supernet(images, WHOLE, noise)
+    for index in range(6):
+        alone = supernet(images[[index]], WHOLE, noise[[index]])
+        assert torch.allclose(alone[0], together[index], atol=1e-6)
+    kept = supernet(images[:1].expand(4, -1, -1, -1), WHOLE, noise[:4])
+    assert len({tuple(row.tolist()) for row in kept}) == 4
+
+
+# --- own loaders and kinds of numbers ------------------------------------------------------------
+
+
+def test_an_own_loader_trains_with_its_own_batches() -> None:
+    train = own_data().train
+    assert isinstance(train, Dataset)
+    loader = DataLoader(train, batch_size=3, drop_last=True)
+    data = ImageData(loader, loader, None, tuple("0123456789"))
+    _, seen = trained(TrainingRecipe(epochs=2, batch_size=999), data)
+    assert [progress.num_images for progress in seen] == [3] * 26
+    assert seen[-1].num_steps == 26
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [
+        pytest.param(torch.float64, torch.int64, id="images-of-numpy"),
+        pytest.param(torch.float16, torch.int64, id="half-images"),
+        pytest.param(torch.float32, torch.int32, id="int-labels"),
+        pytest.param(torch.float32, torch.uint8, id="byte-labels"),
+    ],
+)
+def test_other_kinds_of_numbers_are_taken_or_refused_in_words(
+    images: torch.dtype, labels: torch.dtype
+) -> None:
+    """NumPy gives double precision by default; PyTorch's own error names neither data nor way."""
+    source = TensorDataset(torch.randn(8, 1, 8, 8).to(images), torch.arange(8).to(labels))
+    data = ImageData(source, source, None, tuple("0123456789"))
+    message = value_error_of(lambda: trained(TrainingRecipe(epochs=2), data))
+    assert message is None or str(images if images != torch.float32 else labels) in message
+
+
+# --- mistakes ------------------------------------------------------------------------------------
+
+
+def test_an_empty_training_split_is_refused() -> None:
+    source = TensorDataset(torch.empty(0, 1, 8, 8), torch.empty(0, dtype=torch.long))
+    with pytest.raises(ValueError, match="training split is empty: give at least one image"):
+        trained(TrainingRecipe(epochs=1), ImageData(source, source, None, ("a",)))
+
+
+def test_a_loss_that_is_not_finite_stops_in_words(tmp_path: Path) -> None:
+    """It names the step and the subnet; the weights are not spoilt, the checkpoint stays."""
+    images = torch.randn(24, 1, 8, 8)
+    images[17] = math.nan
+    source = TensorDataset(images, torch.arange(24) % 10)
+    data = ImageData(source, source, None, tuple("0123456789"))
+    recipe, archs = TrainingRecipe(epochs=1, batch_size=4), (INNER,)
+    batches = list(training_batches(data, MINI.settings, 4, 0, 0))
+    step = next(i for i, batch in enumerate(batches) if batch.images.isnan().any())
+    supernet, seen = new_supernet(), []
+    with pytest.raises(ValueError, match=f"the loss is nan at step {step} ") as caught:
+        train_supernet(supernet, archs, data, recipe, folder=tmp_path, watch=seen.append)
+    assert INNER.id in str(caught.value)
+    assert "training.lr_per_512_images" in str(caught.value)
+    assert len(seen) == step
+    assert all(parameter.isfinite().all() for parameter in supernet.parameters())
+
+
+def test_a_diverging_training_stops_in_words() -> None:
+    recipe = TrainingRecipe(epochs=3, batch_size=8, lr_per_512_images=1e38)
+    with pytest.raises(ValueError, match=r"the loss is (nan|inf) at step \d+ \(subnet"):
+        trained(recipe)
+
+
+class Failing(Dataset[Any]):
+    """24 images; from one reading on they are not finite, until mended."""
+
+    def __init__(self, good_readings: int) -> None:
+        self.good_readings = good_readings
+        self.images = torch.randn(24, 1, 8, 8, generator=torch.Generator().manual_seed(2))
+
+    def __len__(self) -> int:
+        return 24
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        self.good_readings -= 1
+        image = self.images[index]
+        return (image if self.good_readings >= 0 else image * math.nan), index % 10
+
+
+def test_the_checkpoint_survives_a_loss_that_is_not_finite(tmp_path: Path) -> None:
+    """As the message promises: with mended data the training goes on from it, bit-exactly."""
+    recipe = TrainingRecipe(epochs=2, batch_size=8, drop_path=0.2)
+    source = Failing(good_readings=24 + 9)
+    data = ImageData(source, source, None, tuple("0123456789"))
+    with pytest.raises(ValueError, match=r"the loss is nan at step 4 .*the last checkpoint is kept"):
+        trained(recipe, data, folder=tmp_path)
+    source.good_readings = 10**6
+    continued, seen = trained(recipe, data, folder=tmp_path)
+    assert [progress.step for progress in seen] == [4, 5, 6]
+    unbroken, _ = trained(recipe, data)
+    assert_same_tensors(continued.state_dict(), unbroken.state_dict())

@@ -1,0 +1,273 @@
+"""An interrupted training ends with the same bits as one that was never interrupted."""
+
+import logging
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from prenas import pipeline
+from prenas.runlog import MetricsLog
+from training.runs import (
+    StoppedError,
+    assert_same_training,
+    metrics_of,
+    mini_recipe,
+    stop_at,
+    value_error_of,
+)
+
+pytest_plugins = "training.runs"
+
+STEPS = 9  # per epoch: 1,078 images in batches of 128; three epochs
+
+
+@pytest.fixture(scope="module")
+def two_epochs(searched_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Interrupted in the third epoch: two checkpoints are there."""
+    out = shutil.copytree(searched_run, tmp_path_factory.mktemp("two") / "run")
+    with pytest.raises(StoppedError):
+        pipeline.train(out, watch=stop_at(2 * STEPS + 3))
+    return out
+
+
+@pytest.fixture
+def unfinished(two_epochs: Path, tmp_path: Path) -> Path:
+    """A copy of it, to damage and continue."""
+    return shutil.copytree(two_epochs, tmp_path / "unfinished")
+
+
+def checkpoints(run: Path) -> list[str]:
+    return sorted(path.name for path in (run / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        pytest.param(1, id="first-step"),
+        pytest.param(4, id="first-epoch"),
+        pytest.param(STEPS, id="before-the-first-checkpoint"),
+        pytest.param(STEPS + 1, id="after-the-first-checkpoint"),
+        pytest.param(2 * STEPS + 5, id="last-epoch"),
+        pytest.param(3 * STEPS, id="last-step"),
+    ],
+)
+def test_an_interrupted_training_continues_bit_exactly(
+    step: int, searched: Path, finished_run: Path
+) -> None:
+    with pytest.raises(StoppedError):
+        pipeline.train(searched, watch=stop_at(step))
+    assert not (searched / "supernet.safetensors").exists()
+    seen = []
+    pipeline.train(searched, watch=lambda progress: seen.append(progress.step))
+    assert_same_training(searched, finished_run)
+    # Whole epochs are not trained again.
+    assert seen[0] == (step - 1) // STEPS * STEPS + 1
+    assert seen[-1] == 3 * STEPS
+
+
+def test_many_interruptions_change_nothing(searched: Path, finished_run: Path) -> None:
+    for step in (2, STEPS + 8, STEPS + 2, 2 * STEPS + 1):
+        with pytest.raises(StoppedError):
+            pipeline.train(searched, watch=stop_at(step))
+    pipeline.train(searched)
+    assert_same_training(searched, finished_run)
+
+
+def test_an_interruption_of_the_process_leaves_the_log_whole(
+    unfinished: Path, finished_run: Path
+) -> None:
+    """A line cut short, and lines of epochs whose checkpoint was never written, are dropped."""
+    with (unfinished / "metrics.jsonl").open("a") as file:
+        file.write(
+            '{"epoch": 2, "loss": 9.0, "lr": 9.0, "images_per_second": 9.0}\n{"epoch": 3, "lo'
+        )
+    pipeline.train(unfinished)
+    assert_same_training(unfinished, finished_run)
+
+
+def test_the_log_has_one_line_per_epoch(finished_run: Path) -> None:
+    lines = metrics_of(finished_run)
+    assert [line["epoch"] for line in lines] == [0, 1, 2]
+    assert all(line.keys() == {"epoch", "loss", "lr"} for line in lines)
+
+
+def test_a_log_without_a_path_keeps_nothing(tmp_path: Path) -> None:
+    MetricsLog(None, 0).append(epoch=0, loss=1.0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_the_last_two_checkpoints_are_kept(two_epochs: Path, finished_run: Path) -> None:
+    assert checkpoints(two_epochs) == ["epoch-00001", "epoch-00002"]
+    assert checkpoints(finished_run) == ["epoch-00002", "epoch-00003"]
+
+
+def test_a_finished_training_whose_result_is_lost_is_not_trained_again(
+    finished: Path, finished_run: Path
+) -> None:
+    """As after a crash between the last checkpoint and the supernet's file."""
+    (finished / "supernet.safetensors").unlink()
+    seen = []
+    pipeline.train(finished, watch=lambda progress: seen.append(progress.step))
+    assert seen == []
+    assert_same_training(finished, finished_run)
+
+
+# --- damage --------------------------------------------------------------------------------------
+
+
+class Bomb:
+    """Unpickling it would leave a mark."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (str(self.mark),)
+
+
+def damage(checkpoint: Path, how: str) -> Path:
+    """Damages a checkpoint; returns where a bomb would leave its mark."""
+    mark = checkpoint.parent.parent / "exploded"
+    weights, optimizer = checkpoint / "supernet.safetensors", checkpoint / "optimizer.pt"
+    if how == "weights cut short":
+        weights.write_bytes(weights.read_bytes()[:-50])
+    elif how == "weights empty":
+        weights.write_bytes(b"")
+    elif how == "weights missing":
+        weights.unlink()
+    elif how == "optimizer cut short":
+        optimizer.write_bytes(optimizer.read_bytes()[: optimizer.stat().st_size // 2])
+    elif how == "optimizer empty":
+        optimizer.write_bytes(b"")
+    elif how == "optimizer is text":
+        optimizer.write_text("not a checkpoint")
+    elif how == "optimizer missing":
+        optimizer.unlink()
+    elif how == "optimizer is a bomb":
+        torch.save({"state": Bomb(mark), "param_groups": []}, optimizer)
+    elif how == "optimizer is a bare bomb":
+        optimizer.write_bytes(pickle.dumps(Bomb(mark), protocol=2))
+    elif how == "everything missing":
+        weights.unlink()
+        optimizer.unlink()
+    else:
+        raise AssertionError(how)
+    return mark
+
+
+DAMAGES = [
+    "weights cut short",
+    "weights empty",
+    "weights missing",
+    "optimizer cut short",
+    "optimizer empty",
+    "optimizer is text",
+    "optimizer missing",
+    "optimizer is a bomb",
+    "optimizer is a bare bomb",
+    "everything missing",
+]
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    how: str, unfinished: Path, finished_run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mark = damage(unfinished / "checkpoints" / "epoch-00002", how)
+    seen = []
+    with caplog.at_level(logging.WARNING):
+        pipeline.train(unfinished, watch=lambda progress: seen.append(progress.step))
+    assert not mark.exists()
+    assert seen[0] == STEPS + 1
+    assert_same_training(unfinished, finished_run)
+    warnings = [record.getMessage() for record in caplog.records]
+    assert len(warnings) == 1
+    assert "epoch-00002 is damaged" in warnings[0]
+
+
+@pytest.mark.parametrize("how", ["weights cut short", "optimizer is a bomb"])
+def test_damage_everywhere_is_an_error_that_changes_nothing(how: str, unfinished: Path) -> None:
+    """Starting over by itself would throw away what someone may have a copy of."""
+    folder = unfinished / "checkpoints"
+    marks = [damage(path, how) for path in folder.iterdir()]
+    before = {path: path.read_bytes() for path in sorted(folder.rglob("*.*")) if path.is_file()}
+    with pytest.raises(ValueError, match=f"none of the 2 checkpoints in {folder}.*remove the"):
+        pipeline.train(unfinished)
+    assert not any(mark.exists() for mark in marks)
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert not (unfinished / "supernet.safetensors").exists()
+    shutil.rmtree(folder)  # what the message advises
+    pipeline.train(unfinished)
+
+
+def test_a_leftover_of_a_checkpoint_is_harmless(unfinished: Path, finished_run: Path) -> None:
+    """A process killed while writing leaves a temporary folder."""
+    for epoch in (2, 3):
+        leftover = unfinished / "checkpoints" / f".epoch-{epoch:05d}.tmp"
+        leftover.mkdir()
+        (leftover / "supernet.safetensors").write_bytes(b"half a fi")
+    pipeline.train(unfinished)
+    assert_same_training(unfinished, finished_run)  # which has no leftovers either
+
+
+def test_other_things_among_the_checkpoints_are_left_alone(
+    unfinished: Path, finished_run: Path
+) -> None:
+    (unfinished / "checkpoints" / "epoch-of-peace.txt").write_text("mine")
+    pipeline.train(unfinished)
+    (unfinished / "checkpoints" / "epoch-of-peace.txt").unlink()
+    assert_same_training(unfinished, finished_run)
+
+
+@pytest.mark.parametrize("how", ["foreign weights", "foreign optimizer"])
+def test_a_checkpoint_of_another_network_is_an_error_in_words(
+    how: str, unfinished: Path, tmp_path: Path
+) -> None:
+    """Readable files that do not belong here: named, and not a bare error of PyTorch."""
+    newest = unfinished / "checkpoints" / "epoch-00002"
+    other = tmp_path / "other"
+    recipe = mini_recipe(search={"budgets": ("params=1k:2k",)}, training={"epochs": 1})
+    pipeline.search(recipe, other)
+    pipeline.train(other)
+    name = "supernet.safetensors" if how == "foreign weights" else "optimizer.pt"
+    shutil.copy(other / "checkpoints" / "epoch-00001" / name, newest / name)
+    message = value_error_of(lambda: pipeline.train(unfinished))
+    assert message is None or "epoch-00002" in message  # the one before may be taken instead
+
+
+# --- a process that dies -------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_continued_bit_exactly(tmp_path: Path) -> None:
+    """SIGKILL in the middle of an epoch of `prenas train`, then the same from Python."""
+    recipe = mini_recipe(training={"epochs": 8, "batch_size": 32})
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    for out in (killed, whole):
+        pipeline.search(recipe, out)
+    command = [sys.executable, "-m", "prenas", "train", str(killed), "--device", "cpu"]
+    command += ["--threads", str(torch.get_num_threads())]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    limit = time.monotonic() + 120
+    while not (killed / "checkpoints" / "epoch-00002").exists():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < limit
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (killed / "supernet.safetensors").exists()
+    done = len((killed / "metrics.jsonl").read_text().splitlines())
+    assert 2 <= done < 8
+
+    pipeline.train(killed, device="cpu")
+    pipeline.train(whole, device="cpu")
+    assert_same_training(killed, whole)
