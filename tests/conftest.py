@@ -1,10 +1,13 @@
-"""What all tests share: how hypothesis draws, and which machines the marks ask for."""
+"""What all tests share: threads, how hypothesis draws, which machines the marks ask for."""
 
 import os
 from collections.abc import Sequence
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+# Tensors are small here: more threads gain nothing, and cost tenfold where others use the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch
 
 # `repeatable` draws the same examples in every run; HYPOTHESIS_PROFILE=explore draws new ones.
 _COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}

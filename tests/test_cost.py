@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from reference.vit import LiteralVit
 from torch.utils.flop_counter import FlopCounterMode
 
 from prenas.cost import count
 from prenas.families import build_structure
 from prenas.families.base import COST_AXES, Cost
 from prenas.families.vit.space import VitArch, VitSettings
+from reference.vit import LiteralVit
 
 
 @functools.cache
@@ -54,8 +54,12 @@ def test_published_parameter_counts(entry: dict[str, Any]) -> None:
     assert count(read_arch(entry)).params / 1e6 == entry["num_params"]
 
 
-# Method section 1: MACs in G without the relative tables, and of the direct form with them.
-MACS = [("tiny", "6.0", 1.320, 1.528), ("small", "23.0", 4.798, 5.191), ("base", "54.0", 11.077, 11.718)]
+# MACs of published networks in G without the relative tables, and of the direct form with them.
+MACS = [
+    ("tiny", "6.0", 1.320, 1.528),
+    ("small", "23.0", 4.798, 5.191),
+    ("base", "54.0", 11.077, 11.718),
+]
 
 
 @pytest.mark.parametrize(("size", "upper_edge", "plain", "direct"), MACS)

@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from proxy.reading import sum_from_tables
-from reference.original import fill, golden_input, native_name, to_native
 from torch import Tensor
 
 from prenas.cost import count
@@ -26,6 +24,8 @@ from prenas.selection.budgets import parse_budgets
 from prenas.selection.isomers import isomer_gains
 from prenas.selection.select import Candidates, select
 from prenas.supernet import Supernet
+from proxy.reading import sum_from_tables
+from reference.original import fill, golden_input, native_name, to_native
 
 NETWORKS = ("vit_micro", "vit_tiny_224")
 SCORES = {
@@ -110,7 +110,9 @@ def logits_and_norms(
     return logits.detach().double(), norms
 
 
-def wrong_norms(norms: dict[str, float], entry: dict[str, Any], relative: float) -> dict[str, float]:
+def wrong_norms(
+    norms: dict[str, float], entry: dict[str, Any], relative: float
+) -> dict[str, float]:
     """Relative deviation of every gradient norm that is further off than `relative`."""
     golden = {native_name(key): norm for key, norm in entry["grad_l2_of_sum_logits"].items()}
     assert norms.keys() == golden.keys()

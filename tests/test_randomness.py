@@ -123,13 +123,19 @@ def test_isolated_block_is_seeded_and_leaves_no_trace() -> None:
 @pytest.mark.usefixtures("_global_state_is_put_back")
 def test_isolated_block_restores_after_an_error_and_when_nested() -> None:
     before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
-    with pytest.raises(RuntimeError, match="inside"), isolated_global_state(0, "outer"):
-        outer = draw_globally()
-        with isolated_global_state(0, "inner"):
-            draw_globally()
-        next_outer = draw_globally()
-        raise RuntimeError("inside")
+    drawn = []
+
+    def fail_inside() -> None:
+        with isolated_global_state(0, "outer"):
+            drawn.append(draw_globally())
+            with isolated_global_state(0, "inner"):
+                draw_globally()
+            drawn.append(draw_globally())
+            raise RuntimeError("inside")
+
+    with pytest.raises(RuntimeError, match="inside"):
+        fail_inside()
     assert torch.equal(torch.get_rng_state(), before[0])
     assert (np.random.get_state()[1].tolist(), random.getstate()) == before[1:]
     with isolated_global_state(0, "outer"):
-        assert [draw_globally(), draw_globally()] == [outer, next_outer]
+        assert [draw_globally(), draw_globally()] == drawn

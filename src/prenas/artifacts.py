@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,11 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes a JSON file with its schema version first."""
     document = {"schema_version": SCHEMA_VERSIONS[path.name], **content}
-    write_bytes(path, (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())
+    text = json.dumps(document, indent=1, allow_nan=False)
+    # Lists of numbers, one per layer or option, read best on one line. A raw line break stands
+    # between values only, never inside a string.
+    text = re.sub(r'\[\n([^][{}"]*)\]', lambda found: f"[{' '.join(found[1].split())}]", text)
+    write_bytes(path, (text + "\n").encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -373,8 +373,10 @@ def _print_preferred(preferred: PreferredSet) -> None:
         taus = ", ".join(f"{axis} {tau:.2f}" for axis, tau in seed.block_score_tau.items())
         _out.print(
             f"Seed {seed.seed}: tau of scores {seed.score_tau:.3f}, of block scores {taus}; "
-            f"same class in {sum(seed.same_class)} of {len(seed.same_class)} budgets; "
-            f"per-layer options changed: {changed}"
+            f"same width, depth and option counts in {seed.same_class.count(True)} of "
+            f"{len(seed.same_class) - seed.same_class.count(None)} budgets; "
+            f"per-layer options changed: {changed}",
+            soft_wrap=True,
         )
 
 

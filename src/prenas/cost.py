@@ -19,7 +19,7 @@ def count(arch: Arch, settings: Settings | None = None, **changes: Any) -> Cost:
         ValueError: a keyword that the family's settings do not have, or a value they refuse.
     """
     base = settings or family_of(arch).settings_type()
-    return _count(arch, type(base).model_validate({**base.model_dump(), **changes}))
+    return _count(arch, base.changed(**changes))
 
 
 @lru_cache(maxsize=4096)

@@ -179,15 +179,14 @@ def _agreement(
     theirs: _Scored,
     budgets: Sequence[Budget],
 ) -> SeedAgreement:
-    same_class: list[bool] = []
+    same_class: list[bool | None] = []
     changed: list[int | None] = []
     scores: list[float | None] = []
     for budget in budgets:
         firsts = [scored.candidates.best(budget, 1) for scored in (ours, theirs)]
         if not all(len(first) for first in firsts):
-            same_class.append(True)  # classes cost the same under every seed: empty for both
-            changed.append(None)
-            scores.append(None)
+            for results in (same_class, changed, scores):
+                results.append(None)
             continue
         # Classes stand at the same index under every seed; only their representatives differ.
         left, right = ours.candidates[int(firsts[0][0])], theirs.candidates[int(firsts[1][0])]

@@ -63,9 +63,7 @@ def archs(draw: st.DrawFn, space: SearchSpace) -> Arch:
 
 
 @functools.cache
-def shared_supernet(
-    space: SearchSpace, drop_path: float = 0.0, training: bool = False
-) -> Supernet:
+def shared_supernet(space: SearchSpace, drop_path: float = 0.0, training: bool = False) -> Supernet:
     """A supernet that tests may share, since they leave it as they found it."""
     return new_supernet(space, drop_path).train(training)
 

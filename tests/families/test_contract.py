@@ -8,11 +8,17 @@ import random
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
 from families.drawing import (
     ALL_SPACES,
     TEST_SPACES,
@@ -24,12 +30,6 @@ from families.drawing import (
     noise_for,
     shared_supernet,
 )
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
-from pydantic import ValidationError
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
-
 from prenas.cost import count
 from prenas.families import FAMILIES, all_spaces, build, build_structure, family_of, get_space
 from prenas.families.base import Arch, SearchSpace, TensorRole, leading_boxes, tensor_shapes
@@ -184,7 +184,7 @@ def test_axes_rise(space: SearchSpace) -> None:
                 picked = copy.deepcopy(zeros)
                 picked[number][layer] = option
                 costs.append(count(space.compose(skeleton, picked), space.settings))
-            for smaller, larger in zip(costs, costs[1:], strict=False):
+            for smaller, larger in pairwise(costs):
                 assert smaller.params < larger.params
                 assert smaller.macs < larger.macs
 
@@ -368,9 +368,10 @@ def test_trimmed_supernet_gives_the_same_logits(space: SearchSpace, data: st.Dat
 @each_space
 def test_trimmed_supernet_has_its_own_stochastic_depth(space: SearchSpace) -> None:
     trimmed = shared_supernet(space).trimmed(space.smallest, drop_path=DROP_PATH)
-    assert trimmed.drop_path_rates == Supernet(
-        space.smallest, space.settings, drop_path=DROP_PATH
-    ).drop_path_rates
+    assert (
+        trimmed.drop_path_rates
+        == Supernet(space.smallest, space.settings, drop_path=DROP_PATH).drop_path_rates
+    )
     assert len(trimmed.drop_path_rates) == family_of(space).num_layers(space.smallest)
 
 

@@ -4,12 +4,11 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from families.drawing import TEST_SPACES, archs, assert_equal, images_for, new_supernet
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference.vit import LiteralVit, literal_attention
 from torch import Tensor
 
+from families.drawing import TEST_SPACES, archs, assert_equal, images_for, new_supernet
 from prenas.families.base import SearchSpace
 from prenas.families.vit.attention import (
     fused_relative_attention,
@@ -19,6 +18,7 @@ from prenas.families.vit.attention import (
 )
 from prenas.families.vit.network import VisionTransformer
 from prenas.families.vit.space import VitArch, VitSettings
+from reference.vit import LiteralVit, literal_attention
 
 
 class Case(NamedTuple):
@@ -199,9 +199,7 @@ def test_network_equals_the_literal_one(space: SearchSpace, data: st.DataObject)
     names, parameters = zip(*network.named_parameters(), strict=True)
     gradients = torch.autograd.grad((actual * cotangent).sum(), parameters)
     references = dict(other.named_parameters())
-    others = torch.autograd.grad(
-        (expected * cotangent).sum(), [references[name] for name in names]
-    )
+    others = torch.autograd.grad((expected * cotangent).sum(), [references[name] for name in names])
     largest = max(gradient.abs().max().item() for gradient in others)
     for name, ours, theirs in zip(names, gradients, others, strict=True):
         bound = 1e-11 * max(theirs.abs().max().item(), 1e-3 * largest)

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from families.drawing import new_supernet
 from pydantic import ValidationError
 from torch import Tensor
 
+from families.drawing import new_supernet
 from prenas.cost import count
 from prenas.families import build, build_structure, get_family, get_space
 from prenas.families.vit.attention import GridIndex
@@ -106,16 +106,14 @@ def test_supernet_is_at_least_as_wide_as_the_widest_option() -> None:
     fields = {"embed_dim": (8, 16), "depth": (1, 2), "num_heads": (1, 2), "mlp_ratio": (2, 4)}
     for width, expected in ((None, 16), (16, 16), (17, 17)):
         space = VitSpace(name="good", **fields, supernet_embed_dim=width)
-        assert space.supernet == VitArch(
-            embed_dim=expected, num_heads=(2, 2), mlp_ratio=(4.0, 4.0)
-        )
+        assert space.supernet == VitArch(embed_dim=expected, num_heads=(2, 2), mlp_ratio=(4.0, 4.0))
         assert space.largest == VitArch(embed_dim=16, num_heads=(2, 2), mlp_ratio=(4.0, 4.0))
         assert space.smallest == VitArch(embed_dim=8, num_heads=(1,), mlp_ratio=(2.0,))
     with pytest.raises(ValidationError, match=r"supernet_embed_dim 15 .* widest option 16"):
         VitSpace(name="bad", **fields, supernet_embed_dim=15)
 
 
-# --- published spaces (method section 1) ---------------------------------------------------------
+# --- published spaces (docs/method.md, section 1) ---------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -246,7 +244,7 @@ def test_entropy_by_hand() -> None:
     assert FAMILY.arch_scores["entropy"](arch, settings) == pytest.approx(math.log(product))
 
 
-# --- initialisation (method section 1) -----------------------------------------------------------
+# --- initialisation (docs/method.md, section 1) -----------------------------------------------------------
 
 
 def test_initialisation_is_the_published_one() -> None:

@@ -5,9 +5,7 @@ from collections.abc import Sequence
 from prenas.proxy.tables import SpaceTables
 
 
-def sum_from_tables(
-    tables: SpaceTables, skeleton: int, choices: Sequence[Sequence[int]]
-) -> float:
+def sum_from_tables(tables: SpaceTables, skeleton: int, choices: Sequence[Sequence[int]]) -> float:
     """Score before `finish`: the base, plus one entry per axis and layer."""
     table = tables.skeletons[skeleton]
     total = table.base_score

@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from families.drawing import ALL_SPACES, TEST_SPACES, images_for, new_supernet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from families.drawing import ALL_SPACES, TEST_SPACES, images_for, new_supernet
 from prenas.families.base import SearchSpace
 from prenas.proxy.importance import Importance, measure_importance, noise_images
 from prenas.supernet import Supernet
@@ -132,7 +132,7 @@ def test_gradients_that_are_not_finite_are_refused(
     """The message names a tensor and says what to check; the mode is put back."""
     supernet, images = new_supernet(SPACE).train(), images_for(SPACE)
     spoil(supernet, images)
-    with pytest.raises(ValueError, match="not finite.*check the images") as caught:
+    with pytest.raises(ValueError, match=r"not finite.*check the images") as caught:
         measure_importance(supernet, SPACE.largest, images)
     names = [name for name, _ in supernet.network.named_parameters()]
     assert any(name in str(caught.value) for name in names)

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reference import scores as literal
 
 from prenas.families import get_space
 from prenas.proxy.tables import BlockScores
 from prenas.selection.isomers import Enumeration, allocate, count_vectors, isomer_gains
+from reference import scores as literal
 
 MODES: tuple[Enumeration, ...] = ("all", "published")
 
@@ -76,10 +76,14 @@ def test_count_vectors_equal_the_literal_enumeration(
 @given(st.integers(1, 8), st.integers(1, 4))
 def test_all_count_vectors_once_each(num_layers: int, num_options: int) -> None:
     found = [tuple(row) for row in count_vectors(num_layers, num_options, "all").tolist()]
-    everything = {
-        tuple(np.bincount(picks, minlength=num_options).tolist())
-        for picks in np.ndindex(*[num_options] * num_layers)
-    } if num_options**num_layers <= 4096 else None
+    everything = (
+        {
+            tuple(np.bincount(picks, minlength=num_options).tolist())
+            for picks in np.ndindex(*[num_options] * num_layers)
+        }
+        if num_options**num_layers <= 4096
+        else None
+    )
     assert len(set(found)) == len(found)
     assert all(sum(row) == num_layers and min(row) >= 0 for row in found)
     if everything is not None:
@@ -109,7 +113,7 @@ def test_order_begins_at_the_smallest() -> None:
     ],
 )
 def test_classes_of_the_published_spaces(name: str, mode: Enumeration, num_classes: int) -> None:
-    """Per skeleton the product over the axes (method section 2)."""
+    """Per skeleton the product over the axes (docs/method.md, section 3)."""
     space = get_space(name)
     found = 0
     for skeleton in space.skeletons:

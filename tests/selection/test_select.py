@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import scores as literal
 
 from prenas.families.base import COST_AXES
 from prenas.proxy.tables import AxisTable, SkeletonTable, SpaceTables
 from prenas.selection.budgets import Budget, parse_budgets
 from prenas.selection.isomers import Enumeration
 from prenas.selection.select import Candidate, Candidates, select
+from reference import scores as literal
 
 Interval = tuple[int, int]
 
@@ -136,9 +136,7 @@ def test_selection_equals_brute_force(
 
 
 @given(tables(), st.sampled_from(["all", "published"]))
-def test_candidates_are_every_class_in_order(
-    space: SpaceTables, enumeration: Enumeration
-) -> None:
+def test_candidates_are_every_class_in_order(space: SpaceTables, enumeration: Enumeration) -> None:
     candidates = Candidates(space, enumeration)
     expected = list(every_candidate(space, enumeration))
     assert [candidates[index] for index in range(len(candidates))] == expected

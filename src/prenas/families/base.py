@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from pydantic import Field, field_validator
@@ -44,6 +44,10 @@ class Settings(Value):
     image_size: tuple[int, int] = (224, 224)
     in_chans: int = Field(3, ge=1)
     num_classes: int = Field(1000, ge=1)
+
+    def changed(self, **fields: Any) -> Self:
+        """A copy with other values of some fields, checked; ValueError for unknown fields."""
+        return type(self).model_validate({**self.model_dump(), **fields})
 
     @field_validator("image_size", mode="before")
     @classmethod
@@ -144,10 +148,9 @@ class SearchSpace(Value):
             per_layer *= len(axis.options)
         return sum(per_layer**skeleton.num_layers for skeleton in self.skeletons)
 
-    def with_settings(self, **changes: Any) -> SearchSpace:
+    def with_settings(self, **fields: Any) -> Self:
         """The same space for another input or number of classes."""
-        settings = type(self.settings).model_validate({**self.settings.model_dump(), **changes})
-        return self.model_copy(update={"settings": settings})
+        return self.model_copy(update={"settings": self.settings.changed(**fields)})
 
 
 class TensorRole(NamedTuple):
@@ -185,7 +188,7 @@ class Family:
     num_branches: Callable[[Any], int]
     """Residual branches of an architecture: the width of the stochastic-depth noise."""
     balancing_group: Callable[[Any], tuple[int, ...]]
-    """The group of an architecture: training draws a group, then one of it (method.md, section 4)."""
+    """The group of an architecture: draw a group, then a member (method.md, section 4)."""
     envelope: Callable[[Sequence[Any]], Arch]
     """The smallest architecture that contains all the given ones."""
     check_contains: Callable[[Any, Any], None]

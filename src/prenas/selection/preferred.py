@@ -44,8 +44,8 @@ class SeedAgreement(Value):
     """Over all classes of the space: stable, near 1."""
     block_score_tau: dict[str, float]
     """Per axis, over layers and options: at random initialisation near 0 (method.md, section 2)."""
-    same_class: tuple[bool, ...]
-    """Per budget: same width, depth and counts of options."""
+    same_class: tuple[bool | None, ...]
+    """Per budget: same width, depth and counts of options; None where the budget is empty."""
     changed_options: tuple[int | None, ...]
     """Per budget: per-layer options that differ; None where the skeletons differ."""
     scores: tuple[float | None, ...]

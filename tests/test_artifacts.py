@@ -1,0 +1,151 @@
+"""Files are written whole or not at all, and read with suspicion."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from prenas import artifacts
+
+
+def test_a_file_is_written_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever goes wrong, the old content stays and no temporary file does."""
+    path = tmp_path / "preferred.json"
+    artifacts.write_bytes(path, b"old")
+    for step in ("fsync", "replace"):
+
+        def fail(*args: object, step: str = step) -> None:
+            raise OSError(28, f"no space for {step}")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", fail) if step == "fsync" else patch.setattr(
+                Path, "replace", fail
+            )
+            with pytest.raises(OSError, match=f"no space for {step}"):
+                artifacts.write_bytes(path, b"new content")
+        assert path.read_bytes() == b"old"
+        assert [p.name for p in tmp_path.iterdir()] == ["preferred.json"]
+    artifacts.write_bytes(path, b"new")
+    assert path.read_bytes() == b"new"
+
+
+def test_an_interruption_is_cleaned_up_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        artifacts.write_bytes(tmp_path / "file", b"content")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_content_is_on_the_disk_before_the_name_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Synced, then renamed: a power cut never leaves an empty file under the right name."""
+    order: list[str] = []
+    sync, replace = os.fsync, Path.replace
+
+    def watch_sync(descriptor: int) -> None:
+        order.append(f"sync {os.fstat(descriptor).st_size}")
+        sync(descriptor)
+
+    def watch_replace(self: Path, target: Path) -> Path:
+        order.append(f"rename {self.stat().st_size}")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", watch_sync)
+    monkeypatch.setattr(Path, "replace", watch_replace)
+    artifacts.write_bytes(tmp_path / "file", b"12345")
+    assert order == ["sync 5", "rename 5"]
+
+
+@pytest.mark.parametrize("name", list(artifacts.SCHEMA_VERSIONS))
+def test_json_is_written_with_its_version_and_read_without(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    artifacts.write_json(path, {"b": [1, 2.5, None], "a": "ü"})
+    assert list(json.loads(path.read_text(encoding="utf-8"))) == ["schema_version", "b", "a"]
+    assert path.read_text().endswith("}\n")
+    assert artifacts.read_json(path) == {"b": [1, 2.5, None], "a": "ü"}
+
+
+def test_numbers_that_json_does_not_know_are_never_written(tmp_path: Path) -> None:
+    path = tmp_path / "evaluation.json"
+    for number in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            artifacts.write_json(path, {"loss": number})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is damaged or no JSON"),
+        (b'{"schema_version": 1, "rec', "is damaged or no JSON"),
+        (b"\xff\xfe", "is damaged or no JSON"),
+        (b"[]", "was not written by prenas"),
+        (b"3", "was not written by prenas"),
+        (b"{}", "was not written by prenas"),
+        (b'{"schema_version": 2}', "has schema version 2, this prenas reads 1"),
+        (b'{"schema_version": 0}', "has schema version 0, this prenas reads 1"),
+        (b'{"schema_version": "one"}', "has schema version 'one'"),
+        (b'{"schema_version": null}', "has schema version None"),
+    ],
+)
+def test_unreadable_json_is_refused_by_name(content: bytes, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=words) as caught:
+        artifacts.read_json(path)
+    assert str(path) in str(caught.value)
+
+
+def test_missing_files_are_missing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"recipe\.json"):
+        artifacts.read_json(tmp_path / "recipe.json")
+    with pytest.raises(FileNotFoundError, match=r"w\.safetensors does not exist"):
+        artifacts.read_tensors(tmp_path / "w.safetensors")
+
+
+def test_tensors_come_back_as_they_were(tmp_path: Path) -> None:
+    """Views, transposed ones and parameters too; no two share memory in the file."""
+    base = torch.randn(4, 6)
+    tensors = {
+        "view": base[:2, :3],
+        "transposed": base.T,
+        "parameter": torch.nn.Parameter(base),
+        "whole numbers": torch.arange(3),
+        "scalar": torch.tensor(1.5),
+        "empty": torch.empty(0, 2),
+    }
+    artifacts.write_tensors(tmp_path / "t.safetensors", tensors)
+    found = artifacts.read_tensors(tmp_path / "t.safetensors")
+    assert found.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert torch.equal(found[name], tensor), name
+        assert found[name].dtype == tensor.dtype
+
+
+def test_equal_tensors_are_equal_bytes(tmp_path: Path) -> None:
+    tensors = {"b": torch.ones(2), "a": torch.zeros(3)}
+    artifacts.write_tensors(tmp_path / "1", tensors)
+    artifacts.write_tensors(tmp_path / "2", {name: t.clone() for name, t in tensors.items()})
+    assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
+
+
+def test_a_folder_is_made_and_proven(tmp_path: Path) -> None:
+    artifacts.require_writable(tmp_path / "a" / "b")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+    artifacts.require_writable(tmp_path / "a" / "b")
+
+
+def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for folder in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(ValueError, match=f"cannot write to {folder}.*choose another"):
+            artifacts.require_writable(folder)
+    assert (tmp_path / "file").read_text() == "mine"

@@ -1,0 +1,157 @@
+"""The supernet as a module: what the contract suite of the families does not look at."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from families.drawing import (
+    ALL_SPACES,
+    archs,
+    assert_equal,
+    images_for,
+    new_supernet,
+    noise_for,
+    shared_supernet,
+)
+from prenas.families import family_of
+from prenas.families.base import SearchSpace
+from prenas.supernet import Supernet
+
+each_space = pytest.mark.parametrize("space", ALL_SPACES)
+
+
+@each_space
+def test_its_state_is_that_of_the_largest_network(space: SearchSpace) -> None:
+    """Under `network.`, nothing besides, and it goes from one supernet into another."""
+    supernet, other = new_supernet(space), Supernet(space.supernet, space.settings)
+    state = supernet.state_dict()
+    assert [f"network.{name}" for name in supernet.network.state_dict()] == list(state)
+    other.load_state_dict(state)
+    images = images_for(space)
+    for arch in (space.smallest, space.largest):
+        assert torch.equal(other.eval()(images, arch), supernet.eval()(images, arch))
+
+
+@each_space
+def test_its_own_network_is_the_subnet_of_its_arch(space: SearchSpace) -> None:
+    supernet, images = shared_supernet(space), images_for(space)
+    assert_equal(supernet(images, supernet.arch), supernet.network(images))
+    boxes = supernet.owned(supernet.arch)
+    for name, parameter in supernet.network.named_parameters():
+        assert boxes[name] == tuple(slice(0, size) for size in parameter.shape)
+        assert supernet.views(supernet.arch)[name].data_ptr() == parameter.data_ptr()
+
+
+@each_space
+def test_a_copy_is_another_supernet(space: SearchSpace) -> None:
+    """Structures are shared between calls, weights never."""
+    supernet, images = new_supernet(space).eval(), images_for(space)
+    twin = copy.deepcopy(supernet)
+    before = supernet(images, space.smallest)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.mul_(-1)
+    assert not torch.equal(twin(images, space.smallest), before)
+    assert torch.equal(supernet(images, space.smallest), before)
+
+
+@each_space
+@settings(max_examples=10)
+@given(data=st.data())
+def test_gradients_of_subnets_add_up(space: SearchSpace, data: st.DataObject) -> None:
+    """Several subnets in one step, together or one after the other, share their gradients."""
+    members = data.draw(st.lists(archs(space), min_size=2, max_size=3))
+    supernet, images = shared_supernet(space), images_for(space)
+    parameters = list(supernet.parameters())
+
+    def gradients(*chosen: int) -> list[torch.Tensor]:
+        loss = sum(supernet(images, members[i]).square().sum() for i in chosen)
+        return list(torch.autograd.grad(loss, parameters, materialize_grads=True))
+
+    together = gradients(*range(len(members)))
+    apart = zip(*(gradients(i) for i in range(len(members))), strict=True)
+    largest = max(gradient.abs().max().item() for gradient in together)
+    for ours, parts in zip(together, apart, strict=True):
+        bound = 2e-5 * max(ours.abs().max().item(), 1e-3 * largest)
+        torch.testing.assert_close(ours, sum(parts), rtol=0, atol=bound)
+
+
+@each_space
+def test_a_step_moves_what_the_subnet_owns_alone(space: SearchSpace) -> None:
+    """Plain gradient descent on one subnet leaves the rest of every tensor to the bit."""
+    supernet = new_supernet(space)
+    before = {name: p.detach().clone() for name, p in supernet.network.named_parameters()}
+    optimizer = torch.optim.SGD(supernet.parameters(), lr=0.01)
+    supernet(images_for(space), space.smallest).square().sum().backward()
+    optimizer.step()
+    boxes = supernet.owned(space.smallest)
+    moved = 0
+    for name, parameter in supernet.network.named_parameters():
+        changed = parameter.detach() != before[name]
+        moved += int(changed.sum())
+        if name in boxes:
+            changed[boxes[name]] = False
+        assert not changed.any()
+    assert moved > 0
+
+
+@each_space
+def test_a_failed_call_leaves_nothing_behind(space: SearchSpace) -> None:
+    """An error inside the network: the next call of that subnet is as if nothing had been."""
+    supernet, images = new_supernet(space).eval(), images_for(space)
+    expected = supernet(images, space.smallest)
+    with pytest.raises(ValueError, match="images"):
+        supernet(images[:, :, 1:], space.smallest)
+    assert torch.equal(supernet(images, space.smallest), expected)
+
+
+@each_space
+def test_same_arch_under_other_settings(space: SearchSpace) -> None:
+    """Two supernets of one architecture and different heads do not meet in a cache."""
+    other = space.with_settings(num_classes=space.settings.num_classes + 3)
+    images = images_for(space)
+    first, second = new_supernet(space).eval(), new_supernet(other).eval()
+    for _ in range(2):
+        assert first(images, space.smallest).shape == (3, space.settings.num_classes)
+        assert second(images, space.smallest).shape == (3, other.settings.num_classes)
+
+
+@each_space
+def test_rates_rise_from_zero(space: SearchSpace) -> None:
+    """One per layer of the largest network; none drops without `drop_path`."""
+    num_layers = family_of(space).num_layers(space.supernet)
+    rates = Supernet(space.supernet, space.settings, drop_path=0.2).drop_path_rates
+    assert len(rates) == num_layers
+    assert rates[0] == 0.0
+    assert rates[-1] == pytest.approx(0.2 if num_layers > 1 else 0.0)
+    assert list(rates) == sorted(rates)
+    assert not any(Supernet(space.supernet, space.settings).drop_path_rates)
+
+
+@each_space
+def test_noise_beyond_the_subnets_layers_is_not_read(space: SearchSpace) -> None:
+    """One row of noise serves any subnet: a shallow one reads the columns of its layers."""
+    supernet = shared_supernet(space, 0.5, training=True)
+    images, noise = images_for(space), noise_for(supernet)
+    arch = space.smallest
+    used = family_of(space).num_branches(arch)
+    changed = noise.clone()
+    changed[:, used:] = 1 - changed[:, used:]
+    assert torch.equal(supernet(images, arch, noise), supernet(images, arch, changed))
+    assert torch.equal(supernet(images, arch, noise), supernet(images, arch, noise[:, :used]))
+
+
+@each_space
+def test_mixed_precision_equals_the_cut_network(space: SearchSpace) -> None:
+    """Autocast meets views as it meets parameters."""
+    supernet, images = shared_supernet(space), images_for(space)
+    with torch.autocast("cpu", torch.bfloat16):
+        for arch in (space.smallest, space.largest):
+            ours, theirs = supernet(images, arch), supernet.cut(arch)(images)
+            assert ours.dtype == theirs.dtype == torch.bfloat16
+            assert_equal(ours, theirs, 2**-8)
+    exact = supernet(images, space.largest)
+    torch.testing.assert_close(ours.float(), exact, rtol=0, atol=0.1 * exact.abs().max().item())
