@@ -355,7 +355,7 @@ def _print_preferred(preferred: PreferredSet) -> None:
                 f"{subnet.params:,}",
                 _millions(subnet.macs),
                 subnet.arch.summary,
-                f"{subnet.score:.5g}",
+                f"{subnet.score:,.1f}",
                 leads[number],
                 "; ".join(preferred.budgets_of(number)),
             )
