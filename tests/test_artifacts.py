@@ -3,9 +3,13 @@
 import json
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from prenas import artifacts
 
@@ -71,6 +75,30 @@ def test_json_is_written_with_its_version_and_read_without(name: str, tmp_path: 
     assert list(json.loads(path.read_text(encoding="utf-8"))) == ["schema_version", "b", "a"]
     assert path.read_text().endswith("}\n")
     assert artifacts.read_json(path) == {"b": [1, 2.5, None], "a": "ü"}
+
+
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text() | st.text(alphabet='[]{}", \n\\'),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)  # fmt: skip
+
+
+@given(st.dictionaries(st.text().filter(lambda key: key != "schema_version"), _VALUES))
+def test_any_json_comes_back_as_it_was(content: dict[str, Any]) -> None:
+    """However it is laid out for readers."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "preferred.json"
+        artifacts.write_json(path, content)
+        assert artifacts.read_json(path) == content
+
+
+def test_lists_of_numbers_stand_on_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "preferred.json"
+    artifacts.write_json(path, {"heads": [3, 4, 3], "gains": [[0.5, 1.5], [2.5, 3.5]], "none": []})
+    assert '"heads": [3, 4, 3]' in path.read_text()
+    assert "[0.5, 1.5]" in path.read_text()
 
 
 def test_numbers_that_json_does_not_know_are_never_written(tmp_path: Path) -> None:

@@ -146,8 +146,9 @@ def test_limits_choose_by_the_evaluation(
     middle = finished_rows[1]
     fitting = [row for row in finished_rows if row.params <= middle.params]
     best = max(fitting, key=lambda row: (row.splits["validation"].top1, -row.params))
-    for limit in (middle.params, str(middle.params), f"{middle.params / 1000}k"):
-        folder = pipeline.specialize(finished, max_params=limit, to=tmp_path / f"model-{limit}")
+    limits = (middle.params, str(middle.params), f"{middle.params / 1000}k")
+    for number, limit in enumerate(limits):
+        folder = pipeline.specialize(finished, max_params=limit, to=tmp_path / str(number))
         provenance = json.loads((folder / "arch.json").read_text())["provenance"]
         assert provenance["params"] == best.params
     cheapest = min(row.macs for row in finished_rows)
@@ -413,9 +414,7 @@ def test_a_missing_file_is_named(name: str, model: Path) -> None:
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(
-        FileNotFoundError, match=r"nowhere.*a folder that `prenas specialize` wrote"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"nowhere.*folder that `prenas specialize` wrote"):
         load(tmp_path / "nowhere")
 
 

@@ -146,13 +146,7 @@ def test_logits_and_gradients(name: str, index: int) -> None:
 ROUNDED_IN_THE_GOLDEN = {("vit_tiny_224", 0): {"cls_token"}, ("vit_tiny_224", 3): {"cls_token"}}
 
 
-@pytest.mark.parametrize(
-    ("name", "index"),
-    [
-        pytest.param(name, index, marks=[pytest.mark.slow] if name == "vit_tiny_224" else [])
-        for name, index in golden_archs()
-    ],
-)
+@pytest.mark.parametrize(("name", "index"), golden_archs())
 def test_exact_gradients(name: str, index: int) -> None:
     """In float64 the norms agree as well, so float32's agreement is no accident of rounding."""
     entry = load_golden(name)["archs"][index]

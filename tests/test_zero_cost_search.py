@@ -90,7 +90,8 @@ def test_further_seeds_only_add_their_agreement(rule: str) -> None:
         assert seed["block_score_tau"].keys() == {axis.name for axis in MINI.layer_axes}
         assert all(-1 <= tau <= 1 for tau in seed["block_score_tau"].values())
         assert len(seed["same_class"]) == len(seed["changed_options"]) == len(plain["budgets"])
-        assert seed["scores"][-1] is None  # the empty budget
+        for results in (seed["same_class"], seed["changed_options"], seed["scores"]):
+            assert results[-1] is None  # the empty budget
         assert all(score > 0 for score in seed["scores"][:-1])
 
 

@@ -73,8 +73,9 @@ class Supernet(nn.Module):
         Raises:
             ValueError: the architecture does not fit, or the images have another shape.
         """
+        views = self.views(arch)
         structure = _structure(arch, self.settings, self._rates(arch), self.training)
-        return functional_call(structure, self.views(arch), (images, noise), strict=True)  # type: ignore[no-any-return]
+        return functional_call(structure, views, (images, noise), strict=True)  # type: ignore[no-any-return]
 
     def views(self, arch: Arch) -> dict[str, Tensor]:
         """The subnet's tensors (parameters and buffers) as views of the shared ones."""
@@ -92,10 +93,10 @@ class Supernet(nn.Module):
 
     def cut(self, arch: Arch) -> nn.Module:
         """The plain network of `arch` with a copy of its weights, in the supernet's mode."""
-        structure = build_structure(arch, self.settings, self._rates(arch))
         views = self.views(arch)
-        device = next(iter(views.values())).device
-        network = structure.to_empty(device=device).train(self.training)
+        like = next(self.network.parameters())
+        structure = build_structure(arch, self.settings, self._rates(arch)).to(like.dtype)
+        network = structure.to_empty(device=like.device).train(self.training)
         with torch.no_grad():
             for name, tensor in named_tensors(network).items():
                 tensor.copy_(views[name])
@@ -103,9 +104,9 @@ class Supernet(nn.Module):
 
     def trimmed(self, arch: Arch, *, drop_path: float = 0.0) -> Supernet:
         """A smaller supernet whose largest network is `arch`, with a copy of these weights."""
-        supernet = Supernet(arch, self.settings, drop_path=drop_path)
+        supernet = Supernet(arch, self.settings, drop_path=drop_path).to(next(self.parameters()))
         supernet.network.load_state_dict(self.cut(arch).state_dict())
-        return supernet
+        return supernet.train(self.training)
 
     def _rates(self, arch: Arch) -> tuple[float, ...]:
         return self.drop_path_rates[: self.family.num_layers(arch)]

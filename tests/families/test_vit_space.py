@@ -46,10 +46,10 @@ def test_arch_is_checked(fields: dict[str, Any], words: list[str]) -> None:
 
 
 def test_arch_counts_layers_and_hidden_units() -> None:
-    arch = VitArch(embed_dim=27, num_heads=(1, 2, 3), mlp_ratio=(3.5, 2.75, 4))
+    arch = VitArch(embed_dim=27, num_heads=(1, 2, 3), mlp_ratio=(3.5, 2.77, 4))
     assert arch.depth == 3
-    assert arch.hidden_dims == (94, 74, 108)  # int(94.5), int(74.25)
-    assert arch == VitArch(embed_dim=27, num_heads=[1, 2, 3], mlp_ratio=[3.5, 2.75, 4.0])
+    assert arch.hidden_dims == (94, 74, 108)  # int(94.5), int(74.79)
+    assert arch == VitArch(embed_dim=27, num_heads=[1, 2, 3], mlp_ratio=[3.5, 2.77, 4.0])
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_supernet_is_at_least_as_wide_as_the_widest_option() -> None:
         VitSpace(name="bad", **fields, supernet_embed_dim=15)
 
 
-# --- published spaces (docs/method.md, section 1) ---------------------------------------------------------
+# --- published spaces (docs/method.md, section 1) ------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ def test_entropy_by_hand() -> None:
     assert FAMILY.arch_scores["entropy"](arch, settings) == pytest.approx(math.log(product))
 
 
-# --- initialisation (docs/method.md, section 1) -----------------------------------------------------------
+# --- initialisation (docs/method.md, section 1) --------------------------------------------------
 
 
 def test_initialisation_is_the_published_one() -> None:
@@ -346,9 +346,9 @@ def test_without_noise_timm_draws_from_the_global_generator() -> None:
 
 
 def test_fractional_hidden_width_is_cut_down() -> None:
-    """int(15 * 2.75) = int(41.25) = 41 units, in the network and in its cost."""
+    """int(15 * 2.78) = int(41.7) = 41 units, in the network and in its cost."""
     settings = VitSettings(image_size=8, patch_size=4, head_dim=4, num_classes=3, in_chans=1)
-    arch = VitArch(embed_dim=15, num_heads=(1,), mlp_ratio=(2.75,))
+    arch = VitArch(embed_dim=15, num_heads=(1,), mlp_ratio=(2.78,))
     assert build_structure(arch, settings).blocks[0].mlp.fc1.weight.shape == (41, 15)
     same = VitArch(embed_dim=15, num_heads=(1,), mlp_ratio=(41 / 15,))
     assert same.hidden_dims == (41,)

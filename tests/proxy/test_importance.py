@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -85,6 +85,8 @@ def test_weights_are_the_supernets(space: SearchSpace) -> None:
 @pytest.mark.parametrize("labelled", [False, True])
 @settings(max_examples=5)
 @given(num_images=st.integers(1, 7), batch_size=st.integers(1, 9))
+@example(num_images=3, batch_size=1)
+@example(num_images=5, batch_size=4)
 def test_batch_size_does_not_matter(
     space: SearchSpace, labelled: bool, num_images: int, batch_size: int
 ) -> None:

@@ -333,7 +333,9 @@ def test_the_checkpoint_survives_a_loss_that_is_not_finite(tmp_path: Path) -> No
     recipe = TrainingRecipe(epochs=2, batch_size=8, drop_path=0.2)
     source = Failing(good_readings=24 + 9)
     data = ImageData(source, source, None, tuple("0123456789"))
-    with pytest.raises(ValueError, match=r"the loss is nan at step 4 .*the last checkpoint is kept"):
+    with pytest.raises(
+        ValueError, match=r"the loss is nan at step 4 .*the last checkpoint is kept"
+    ):
         trained(recipe, data, folder=tmp_path)
     source.good_readings = 10**6
     continued, seen = trained(recipe, data, folder=tmp_path)

@@ -93,6 +93,14 @@ def test_an_interruption_of_the_process_leaves_the_log_whole(
     assert_same_training(unfinished, finished_run)
 
 
+@pytest.mark.parametrize("line", ["hello", '{"loss": 2.0}', "[1]"])
+def test_a_damaged_log_is_mended_or_refused_by_name(line: str, unfinished: Path) -> None:
+    log = unfinished / "metrics.jsonl"
+    log.write_text(line + "\n" + log.read_text())
+    message = value_error_of(lambda: pipeline.train(unfinished))
+    assert message is None or str(log) in message
+
+
 def test_the_log_has_one_line_per_epoch(finished_run: Path) -> None:
     lines = metrics_of(finished_run)
     assert [line["epoch"] for line in lines] == [0, 1, 2]

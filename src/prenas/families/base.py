@@ -190,7 +190,7 @@ class Family:
     balancing_group: Callable[[Any], tuple[int, ...]]
     """The group of an architecture: draw a group, then a member (method.md, section 4)."""
     envelope: Callable[[Sequence[Any]], Arch]
-    """The smallest architecture that contains all the given ones."""
+    """The architecture that contains all the given ones, smallest on every axis."""
     check_contains: Callable[[Any, Any], None]
     """(largest, arch): raises ValueError, with both sizes, unless arch fits inside largest."""
     arch_scores: Mapping[str, Callable[[Any, Any], float]] = field(default_factory=dict)

@@ -39,7 +39,7 @@ class BoxSums:
         table = pieces.numpy()
         for dim in range(table.ndim):
             table = np.cumsum(table, axis=dim)
-        self._table = np.pad(table, [(1, 0)] * table.ndim)
+        self._table = np.pad(table, (1, 0)) if table.ndim else table
         self._position = [{edge: i for i, edge in enumerate(edges)} for edges in self._borders]
 
     def __call__(self, box: Box) -> float:

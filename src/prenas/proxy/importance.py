@@ -15,7 +15,8 @@ from prenas.supernet import Supernet
 
 
 class Importance(NamedTuple):
-    """Full-size weights w of the scored supernet and the gradients g at the largest subnet."""
+    """Full-size weights w of the scored supernet (its own tensors) and gradients g at the largest
+    subnet."""
 
     weights: dict[str, Tensor]
     gradients: dict[str, Tensor]
@@ -35,7 +36,8 @@ def noise_images(
     """
     generator = torch_generator(seed, "importance images")
     images = torch.randn(num_images, in_chans, *image_size, generator=generator)
-    return images * torch.tensor(std).view(1, -1, 1, 1) + torch.tensor(mean).view(1, -1, 1, 1)
+    per_channel = (1, in_chans, 1, 1)
+    return images * torch.tensor(std).view(per_channel) + torch.tensor(mean).view(per_channel)
 
 
 def measure_importance(
@@ -72,11 +74,15 @@ def measure_importance(
             gradients = torch.autograd.grad(
                 scalar, list(parameters.values()), materialize_grads=True
             )
-            if total is None:
-                total = list(gradients)
-            else:
-                for sum_so_far, gradient in zip(total, gradients, strict=True):
-                    sum_so_far += gradient
+            # Not in place: autograd may hand out gradients that share memory.
+            total = (
+                [
+                    sum_so_far + gradient
+                    for sum_so_far, gradient in zip(total, gradients, strict=True)
+                ]
+                if total
+                else list(gradients)
+            )
     finally:
         supernet.train(was_training)
     if total is None:

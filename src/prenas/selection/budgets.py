@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable
+from decimal import Decimal
 from typing import NamedTuple
 
 import numpy as np
@@ -50,10 +50,11 @@ class Budgets(NamedTuple):
 
 def format_amount(value: int) -> str:
     """The shortest exact form with a unit: 6M, 1.25G, 54321."""
-    for unit, scale in reversed(_UNITS.items()):
-        if value >= scale and (value * 1000) % scale == 0:
-            return f"{value / scale:g}{unit}" if scale > 1 else str(value)
-    return str(value)
+    forms = [
+        f"{(Decimal(value) / scale).normalize():f}{unit}"
+        for unit, scale in reversed(_UNITS.items())
+    ]
+    return min(forms, key=len)
 
 
 def parse_amount(text: str) -> int:
@@ -62,14 +63,14 @@ def parse_amount(text: str) -> int:
     Raises:
         ValueError: not a positive amount in these units.
     """
-    match = re.fullmatch(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?|\.[0-9]+)\s*([kKmMgGbB]?)\s*", text)
+    match = re.fullmatch(r"\s*([0-9]+(?:_[0-9]+)*(?:\.[0-9]+)?|\.[0-9]+)\s*([kKmMgGbB]?)\s*", text)
     if match is None:
         raise ValueError(
             f"cannot read the amount {text!r}: write a number with k, M or G, such as 250k or 6M"
         )
     unit = {"K": "k", "m": "M", "g": "G", "b": "G", "B": "G"}.get(match[2], match[2])
-    value = float(match[1]) * _UNITS[unit]
-    if value != math.floor(value) or value <= 0:
+    value = Decimal(match[1]) * _UNITS[unit]
+    if value != int(value) or value <= 0:
         raise ValueError(f"the amount {text!r} is not a whole positive number")
     return int(value)
 

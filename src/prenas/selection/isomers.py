@@ -56,8 +56,8 @@ def isomer_gains(
 def count_vectors(num_layers: int, num_options: int, enumeration: Enumeration) -> Integers:
     """All ways to give every layer an option, as counts [ways, options] that sum to num_layers.
 
-    The order, that of the original: by the cut points `0 <= c1 <= c2 ... <= num_layers` between
-    the largest option (the first c1 layers), the next one, and so on down.
+    In the order of the cut points `0 <= c1 <= c2 ... <= num_layers`: c1 layers get the largest
+    option, c2 - c1 the next one down, and so on.
     """
     cuts: Iterable[tuple[int, ...]]
     if enumeration == "published":
@@ -68,7 +68,7 @@ def count_vectors(num_layers: int, num_options: int, enumeration: Enumeration) -
             for strict in combinations(range(num_layers + num_options - 1), num_options - 1)
         )
     edges = np.array([(0, *cut, num_layers) for cut in cuts], dtype=np.int64)
-    return np.diff(edges, axis=1)[:, ::-1]
+    return np.diff(edges.reshape(-1, num_options + 1), axis=1)[:, ::-1]
 
 
 def allocate(gains: Floats, counts: Integers) -> Integers:

@@ -96,7 +96,7 @@ class PreferredSet(Value):
 
     @property
     def envelope(self) -> Arch:
-        """The smallest network that contains all preferred subnets: the supernet to train."""
+        """The network that contains all preferred subnets, smallest per axis: the one to train."""
         return envelope(self.archs)
 
     def budgets_of(self, subnet: int) -> list[str]:
@@ -105,5 +105,5 @@ class PreferredSet(Value):
 
 
 def envelope(archs: Sequence[Arch]) -> Arch:
-    """The smallest architecture that contains all the given ones."""
+    """The architecture that contains all the given ones, smallest on every axis."""
     return family_of(archs[0]).envelope(archs)

@@ -41,7 +41,7 @@ class Pick:
     rank: int
     """0 for the best of its budget."""
     margin: float | None
-    """Lead over the next best of the budget, relative to its score; None if there is none."""
+    """Lead over the best of the budget that was not chosen, relative; None if there is none."""
 
 
 @dataclass(frozen=True)

@@ -122,11 +122,11 @@ def fused_relative_attention(
     """Attention with contextual 2-D relative positions; q, k, v and the result are [B, H, N, d]."""
     batch, heads, _, head_dim = q.shape
     rows, columns = key_table.rows.shape[0], key_table.columns.shape[0]
-    grid_shape = (batch, heads, rows, columns, -1)
+    grid_shape = (batch, heads, rows, columns)
     num_used = rows + 1 + columns
     features = features.to(q.dtype).expand(batch, heads, -1, -1)  # [B, H, N, F]
 
-    patches = q[:, :, 1:].reshape(grid_shape)  # [B, H, R, C, d]
+    patches = q[:, :, 1:].reshape(*grid_shape, head_dim)  # [B, H, R, C, d]
     by_row = torch.einsum("bhrcd,rsd->bhrcs", patches, key_table.rows.to(q.dtype))
     by_column = torch.einsum("bhrcd,csd->bhrcs", patches, key_table.columns.to(q.dtype))
     # A class query adds the same number to all its logits, which softmax does not see: zeros do.
@@ -141,7 +141,8 @@ def fused_relative_attention(
         torch.cat([v, features], dim=-1),
         scale=scale,
     )
-    values, mass = out[..., :head_dim], out[:, :, 1:, head_dim:].reshape(grid_shape)
+    values = out[..., :head_dim]
+    mass = out[:, :, 1:, head_dim:].reshape(*grid_shape, features.shape[-1])
     relative = torch.einsum(
         "bhrcs,rsd->bhrcd", mass[..., : rows + 1], value_table.rows.to(q.dtype)
     ) + torch.einsum(

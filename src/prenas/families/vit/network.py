@@ -104,6 +104,13 @@ class VisionTransformer(nn.Module):
                 f"(batch, {expected[0]} channels, {expected[1]}, {expected[2]}): resize the "
                 "images, or build the network with another image_size or in_chans"
             )
+        if noise is not None and (
+            noise.ndim != 2 or len(noise) != len(images) or noise.shape[1] < 2 * len(self.blocks)
+        ):
+            raise ValueError(
+                f"noise has shape {tuple(noise.shape)}, but {len(images)} images through "
+                f"{len(self.blocks)} blocks need ({len(images)}, {2 * len(self.blocks)} or more)"
+            )
         tokens = self.patch_embed(images)
         cls_token = self.cls_token.expand(tokens.shape[0], -1, -1)
         tokens = torch.cat([cls_token, tokens], dim=1) + self.pos_embed  # [B, N, D]

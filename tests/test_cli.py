@@ -1,0 +1,511 @@
+"""The command line: everything the package does, and every mistake in one readable message."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from prenas import pipeline
+from prenas.cli import app, main
+from prenas.evaluation import Evaluation
+from prenas.export import load
+from prenas.families import all_spaces
+from prenas.recipes import RECIPES
+from training.runs import SMALLEST, StoppedError, contents, stop_at
+
+pytest_plugins = "training.runs"
+
+COMMANDS = ("run", "search", "train", "evaluate", "specialize", "info")
+SMALL = [
+    *("--set", "space.embed_dim=[8, 16]", "--set", "space.depth=[1, 2]"),
+    *("--set", "space.num_heads=[1, 2]", "--set", "space.mlp_ratio=[1, 2]"),
+    *("--set", "space.settings.patch_size=4", "--set", "space.settings.head_dim=4"),
+    *("--set", "search.num_images=8", "--set", "training.batch_size=256"),
+    *("--set", "training.epochs=1", "--budget", "params=1k:3k:1k"),
+]
+
+
+class Result(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def prenas(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Command]:
+    """Runs `prenas ARGUMENTS` in this process, as its entry point does."""
+    threads = torch.get_num_threads()
+
+    def command(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["prenas", *map(str, arguments)])
+        capsys.readouterr()
+        status = 0
+        try:
+            main()
+        except SystemExit as end:
+            status = int(end.code or 0)
+        captured = capsys.readouterr()
+        return Result(status, captured.out, captured.err)
+
+    yield command
+    torch.set_num_threads(threads)
+
+
+def refused(result: Result, *words: str) -> str:
+    """Checks for status 2 and one readable message; returns it."""
+    assert result.status == 2, result
+    assert "Traceback" not in result.err + result.out
+    assert "errors.pydantic.dev" not in result.err
+    assert result.err.strip()
+    assert len(result.err.strip().splitlines()) <= 4
+    for word in words:
+        assert word in result.err
+    return result.err
+
+
+# --- the whole method ----------------------------------------------------------------------------
+
+
+def test_run_goes_all_the_way(prenas: Command, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    result = prenas("run", "digits", "--out", out, *SMALL, "--device", "cpu", "--threads", "1")
+    assert (result.status, result.err) == (0, "")
+    rows = pipeline.evaluate(out)
+    assert len(rows) == 2
+    for row in rows:
+        assert f"{row.params:,}" in result.out
+    assert f"Training done in 0 s: {out / 'supernet.safetensors'}" in re.sub(
+        r"done in \d+ s", "done in 0 s", result.out
+    )
+    assert f"Models    {out / 'subnets'}/00 ... 01" in result.out
+    assert "Training 100 %: epoch 1, loss 2." in result.out
+    for number in range(2):
+        load(out / "subnets" / f"{number:02d}")
+
+    again = prenas("run", "digits", "--out", out, *SMALL)
+    assert again.status == 0
+    assert "Search found done" in again.out
+    assert "Training found done" in again.out
+    other = prenas("run", "digits", "--out", out, *SMALL, "--set", "seed=1")
+    refused(other, "belongs to another recipe", "seed: 0 -> 1", "Nothing was changed")
+
+
+def test_the_steps_one_by_one(prenas: Command, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    found = prenas("search", "digits", "--out", out, *SMALL, "--further-seeds", "1")
+    assert (found.status, found.err) == (0, "")
+    assert re.search(r"Seed 1: tau of scores 0\.\d+, of block scores num_heads", found.out)
+    assert pipeline.read_preferred(out).recipe.search.further_seeds == 1
+    trained = prenas("train", out)
+    assert (trained.status, trained.err) == (0, "")
+    evaluated = prenas("evaluate", out)
+    assert (evaluated.status, evaluated.err) == (0, "")
+    cut = prenas("specialize", out, "--index", "1")
+    assert (cut.status, cut.err) == (0, "")
+    assert f"prenas.load('{out / 'subnets' / '01'}')" in cut.out
+
+
+def test_budgets_replace_the_recipes(prenas: Command, tmp_path: Path) -> None:
+    result = prenas(
+        "search", "digits", "--out", tmp_path / "run", *SMALL,
+        "--budget", "params=10k:11k", "--budget", "params=1k:2500:1k", "--budget", "macs=9k",
+    )  # fmt: skip
+    assert result.status == 0
+    assert pipeline.read_preferred(tmp_path / "run").recipe.search.budgets == (
+        "params=1k:3k:1k",
+        "params=10k:11k",
+        "params=1k:2500:1k",
+        "macs=9k",
+    )
+    assert "No subnet in budget params in [10k, 11k)" in result.out
+    assert "Left out, no whole step: params in [2k, 2.5k)" in result.out
+    assert "macs <= 9k" in result.out
+
+
+def test_threads_are_set(prenas: Command, finished_run: Path) -> None:
+    torch.set_num_threads(1)
+    assert prenas("evaluate", finished_run, "--threads", "2").status == 0
+    assert torch.get_num_threads() == 2
+    assert prenas("evaluate", finished_run).status == 0
+    assert torch.get_num_threads() == 2
+
+
+def test_the_search_table_is_the_preferred_set(prenas: Command, searched: Path) -> None:
+    preferred = pipeline.read_preferred(searched)
+    result = prenas("info", searched)
+    assert result.status == 0
+    assert "3 preferred subnets of 40 (26 isomer classes scored)" in result.out
+    for number, subnet in enumerate(preferred.subnets):
+        (line,) = [line for line in result.out.splitlines() if f" {subnet.params:,} " in line]
+        assert line.split()[0] == str(number)
+        score = line.partition(subnet.arch.summary)[2].split()[0]
+        assert float(score.replace(",", "")) == pytest.approx(subnet.score, rel=0.01)
+        assert preferred.budgets_of(number)[0] in line
+    assert "No subnet in budget params in [10k, 11k)" in result.out
+    assert "Left out, no whole step: params in [3.3k, 3.4k)" in result.out
+
+
+# --- evaluate ------------------------------------------------------------------------------------
+
+
+def test_the_evaluation_table_is_evaluation_json(prenas: Command, finished_run: Path) -> None:
+    result = prenas("evaluate", finished_run)
+    assert (result.status, result.err) == (0, "")
+    rows = json.loads((finished_run / "evaluation.json").read_text())["subnets"]
+    assert len(rows) == 3
+    for number, row in enumerate(rows):
+        (line,) = [line for line in result.out.splitlines() if f" {row['params']:,} " in line]
+        cells = line.split()
+        assert cells[0] == str(number)
+        numbers = [
+            text
+            for split in ("validation", "test")
+            for text in (
+                f"{100 * row['splits'][split]['top1']:.2f}",
+                f"{row['splits'][split]['loss']:.3f}",
+            )
+        ]
+        assert cells[-4:] == numbers
+    assert "validation 360 images, test 360 images" in result.out
+
+
+def test_given_architectures_are_evaluated(
+    prenas: Command, finished: Path, finished_rows: list[Evaluation], tmp_path: Path
+) -> None:
+    """As JSON, as a file of JSON, and as the description of a handed-over model."""
+    before = contents(finished)
+    text = SMALLEST.model_dump_json()
+    (tmp_path / "arch.txt").write_text(text)
+    description = finished / "subnets" / "01" / "arch.json"
+    result = prenas(
+        "evaluate", finished, "--arch", text, "--arch", tmp_path / "arch.txt", "--arch", description
+    )
+    assert (result.status, result.err) == (0, "")
+    lines = [line for line in result.out.splitlines() if re.match(r"\s*[012]\s", line)]
+    assert len(lines) == 3
+    assert lines[0].split()[1:] == lines[1].split()[1:]
+    row = finished_rows[1]
+    assert f"{row.params:,}" in lines[2]
+    assert f"{100 * row.splits['test'].top1:.2f}" in lines[2]
+    assert contents(finished) == before
+
+
+def test_the_title_of_a_table_is_one_line(prenas: Command, finished: Path) -> None:
+    """A path that is cut in two cannot be copied."""
+    for arguments, title in (
+        ([], f"{finished}: preferred subnets"),
+        (["--arch", SMALLEST.model_dump_json()], f"{finished}: given architectures"),
+    ):
+        assert title in prenas("evaluate", finished, *arguments).out
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"embed_dim": 8', ["is no JSON object of an architecture"]),
+        ('{"embed_dim": 8}', ["is no vit architecture", "num_heads: Field required"]),
+        (
+            '{"embed_dim": 8, "num_heads": [1], "mlp_ratio": [1], "wings": 2}',
+            ["wings: Extra inputs are not permitted"],
+        ),
+        (
+            '{"embed_dim": 8, "num_heads": [1, 1], "mlp_ratio": [1]}',
+            ["num_heads has 2 entries and mlp_ratio has 1"],
+        ),
+        (
+            '{"embed_dim": 99, "num_heads": [1], "mlp_ratio": [1]}',
+            ["does not fit into the supernet", "embed_dim 99 > 16"],
+        ),
+        ("nowhere.json", ["nowhere.json"]),
+        ("[8]", ["[8]"]),
+    ],
+)
+def test_a_wrong_architecture_is_refused(
+    text: str, words: list[str], prenas: Command, finished_run: Path
+) -> None:
+    refused(prenas("evaluate", finished_run, "--arch", text), *words)
+
+
+def test_a_file_that_holds_no_architecture_is_refused(
+    prenas: Command, finished_run: Path, tmp_path: Path
+) -> None:
+    for content in ("[1, 2]", "hello", '{"arch": 3}', ""):
+        path = tmp_path / "arch.json"
+        path.write_text(content)
+        refused(prenas("evaluate", finished_run, "--arch", path), str(path))
+    refused(prenas("evaluate", finished_run, "--arch", finished_run), str(finished_run))
+
+
+# --- specialize ----------------------------------------------------------------------------------
+
+
+def test_a_limit_chooses_a_model(
+    prenas: Command, finished: Path, finished_rows: list[Evaluation], tmp_path: Path
+) -> None:
+    cheapest = finished_rows[0]
+    for option, limit in (("--max-params", cheapest.params), ("--max-macs", cheapest.macs)):
+        to = tmp_path / option
+        result = prenas("specialize", finished, option, limit, "--to", to)
+        assert (result.status, result.err) == (0, "")
+        assert f"Subnet 0: {cheapest.params:,} parameters, {cheapest.macs:,} MACs" in result.out
+        test = 100 * cheapest.splits["test"].top1
+        assert f"test top-1 {test:.2f} %" in result.out
+        assert f"Model     {to}" in result.out
+        load(to)
+    smallest = f"{cheapest.params / 1000:g}k"
+    refused(prenas("specialize", finished, "--max-params", "1k"), "params <= 1k", smallest)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], "say which subnet: either its index, or max_params"),
+        (["--index", 3], "there is no subnet 3: this run has 0 to 2"),
+        (["--index", "first"], "'--index'"),
+        (["--max-params", "lots"], "cannot read the amount 'lots'"),
+        (["--index", 0, "--max-macs", "1G"], "say which subnet"),
+    ],
+)
+def test_an_unclear_choice_is_refused(
+    options: list[object], words: str, prenas: Command, finished: Path
+) -> None:
+    refused(prenas("specialize", finished, *options), words)
+
+
+def test_a_full_folder_is_refused(prenas: Command, finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "text").write_text("mine")
+    result = prenas("specialize", finished, "--index", 0, "--to", tmp_path / "mine")
+    refused(result, f"{tmp_path / 'mine'} is not empty: choose another folder")
+
+
+# --- info and help -------------------------------------------------------------------------------
+
+
+def test_info_lists_everything(prenas: Command) -> None:
+    result = prenas("info")
+    assert (result.status, result.err) == (0, "")
+    for name in (*RECIPES, *all_spaces()):
+        assert re.search(rf"^\s*{name}\b", result.out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", [*RECIPES, *all_spaces()])
+def test_info_describes_each(name: str, prenas: Command) -> None:
+    result = prenas("info", name)
+    assert (result.status, result.err) == (0, "")
+    assert f"Space {name}" in result.out
+    assert "smallest" in result.out
+    assert "largest" in result.out
+
+
+def test_info_of_a_recipe_is_what_set_takes(prenas: Command, tmp_path: Path) -> None:
+    """Every field that is printed can be given back as it is printed."""
+    lines = prenas("info", "digits").out.partition("Recipe digits")[2].splitlines()[1:]
+    fields = [re.split(r"\s{2,}", line.strip(), maxsplit=1) for line in lines]
+    pairs = [f"{field[0]}={field[1]}" for field in fields if len(field) == 2 and "." in field[0]]
+    assert len(pairs) > 25
+    from prenas.recipe import with_overrides
+    from prenas.recipes import get_recipe
+
+    assert with_overrides(get_recipe("digits"), pairs) == get_recipe("digits")
+
+
+def test_info_of_something_unknown_offers_the_nearest(prenas: Command, tmp_path: Path) -> None:
+    refused(prenas("info", "digit"), "did you mean 'digits'?", "tiny")
+    refused(prenas("info", tmp_path), "preferred.json is missing", "prenas search")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str, prenas: Command) -> None:
+    result = prenas(command, "--help")
+    assert (result.status, result.err) == (0, "")
+    assert re.search(rf"^Usage: .*prenas {command} \[OPTIONS\]", result.out, re.MULTILINE)
+    options = {
+        name
+        for parameter in _command(command).params
+        for name in parameter.opts
+        if name.startswith("--")
+    }
+    for name in options:
+        assert name in result.out
+    # Every option says what it is for.
+    for parameter in _command(command).params:
+        assert getattr(parameter, "help", None), parameter.name
+
+
+def _command(name: str):
+    import typer.main
+
+    return typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
+
+
+def test_help_lists_the_commands(prenas: Command) -> None:
+    result = prenas("--help")
+    assert result.status == 0
+    for command in COMMANDS:
+        assert re.search(rf"^\s+{command}\s+\w", result.out, re.MULTILINE)
+    bare = prenas()
+    assert re.search(r"^Usage: .*prenas \[OPTIONS\] COMMAND", bare.out + bare.err, re.MULTILINE)
+
+
+# --- mistakes ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["search", "digit"], ["unknown recipe 'digit'", "did you mean 'digits'?", "tiny"]),
+        (["search", "digits", "--set", "training.epoch=3"], ["did you mean 'training.epochs'"]),
+        (["search", "digits", "--set", "training.epochs=x"], ["training.epochs", "'x'"]),
+        (["search", "digits", "--set", "training.epochs"], ["FIELD=VALUE"]),
+        (["search", "tiny", "--set", "training.epochs=3"], ["'tiny' has no 'training'"]),
+        (["search", "digits", "--budget", "parms=6M"], ["did you mean 'params'"]),
+        (["search", "digits", "--budget", "params=six"], ["'six'", "250k or 6M"]),
+        (
+            ["search", "digits", "--budget", "params=1", "--set", "search.num_images=1"],
+            ["no subnet fits", "params <= 1", "this space reaches params"],
+        ),
+        (["search", "digits", "--further-seeds", "-1"], ["further_seeds", "-1"]),
+        (["search", "digits", "--device", "quantum"], ["'quantum'", "choose auto, cpu"]),
+        (["search", "digits", "--device", "cuda:99"], ["'cuda:99' is not on this machine"]),
+        (["search", "digits", "--threads", "0"], ["'--threads'", "equal to 1"]),
+        (["search", "digits", "--threads", "all"], ["'--threads'", "integer"]),
+        (["search", "digits", "--buget", "params=6M"], ["--buget", "--budget"]),
+        (["search", "[red]digits[/red]"], ["'[red]digits[/red]'"]),
+        (["search"], ["RECIPE"]),
+    ],
+)
+def test_a_mistake_is_one_readable_message(
+    arguments: list[str], words: list[str], prenas: Command, tmp_path: Path
+) -> None:
+    out = ["--out", tmp_path / "run"] if len(arguments) > 1 else []
+    result = prenas(*arguments, *out)
+    refused(result, *words)
+    assert result.out == ""
+
+
+def test_an_unknown_command_is_refused(prenas: Command) -> None:
+    refused(prenas("serch", "digits"), "serch")
+
+
+def test_the_folder_is_asked_for(prenas: Command) -> None:
+    for command in ("run", "search"):
+        refused(prenas(command, "digits"), "--out")
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "specialize"])
+def test_a_missing_run_names_the_command(command: str, prenas: Command, tmp_path: Path) -> None:
+    options = ["--index", 0] if command == "specialize" else []
+    result = prenas(command, tmp_path / "nowhere", *options)
+    refused(result, "preferred.json is missing", "run `prenas search RECIPE --out ...` first")
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("command", ["evaluate", "specialize"])
+def test_an_untrained_run_names_the_command(command: str, prenas: Command, searched: Path) -> None:
+    options = ["--index", 0] if command == "specialize" else []
+    refused(prenas(command, searched, *options), f"run `prenas train {searched}` first")
+
+
+def test_a_failing_write_is_one_message(
+    prenas: Command, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device", "runs/x")
+
+    monkeypatch.setattr(pipeline, "evaluate", full)
+    refused(prenas("evaluate", finished), "No space left on device", "runs/x")
+
+
+def test_a_damaged_run_is_one_message(prenas: Command, finished: Path) -> None:
+    (finished / "preferred.json").write_text('{"schema_version": 1, "recipe": {}}')
+    refused(prenas("evaluate", finished), "preferred.json")
+
+
+def test_paths_with_brackets_are_printed_whole(prenas: Command, tmp_path: Path) -> None:
+    out = tmp_path / "[bold]run[/bold]"
+    result = prenas("search", "digits", "--out", out, *SMALL)
+    assert result.status == 0
+    assert str(out / "preferred.json") in result.out
+
+
+def test_an_interruption_says_how_to_continue(
+    prenas: Command, searched: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "train", interrupt)
+    result = prenas("train", searched)
+    assert result.status == 130
+    assert "Traceback" not in result.err
+    assert "give the same command again to continue" in result.err
+
+
+def test_an_interrupted_training_is_continued(
+    prenas: Command, searched: Path, finished_run: Path
+) -> None:
+    with pytest.raises(StoppedError):
+        pipeline.train(searched, watch=stop_at(14))
+    result = prenas("train", searched)
+    assert (result.status, result.err) == (0, "")
+    assert "epoch 3" in result.out
+    name = "supernet.safetensors"
+    assert (searched / name).read_bytes() == (finished_run / name).read_bytes()
+
+
+# --- as a process --------------------------------------------------------------------------------
+
+
+def start(*arguments: object) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "prenas", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "COLUMNS": "40"},
+    )
+
+
+def test_the_command_as_a_process(tmp_path: Path) -> None:
+    """Status 2, nothing on stdout, one unbroken line on stderr however narrow the terminal."""
+    process = start("search", "digits", "--set", "training.epoch=3", "--out", tmp_path / "run")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    assert err.startswith("error: unknown recipe field 'training.epoch': did you mean")
+
+
+@pytest.mark.slow
+def test_ctrl_c_as_a_process(tmp_path: Path) -> None:
+    """The signal itself, in the middle of a training."""
+    from training.runs import mini_recipe
+
+    out = tmp_path / "run"
+    pipeline.search(mini_recipe(training={"epochs": 500}), out)
+    process = start("train", out, "--device", "cpu", "--threads", "1")
+    limit = time.monotonic() + 120
+    while not (out / "checkpoints" / "epoch-00001").exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert "give the same command again to continue" in err

@@ -1,0 +1,575 @@
+"""Runs: each step once, continued where it stopped, and never over somebody else's files."""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import TensorDataset
+
+from prenas import pipeline
+from prenas.data import ImageData
+from prenas.evaluation import Evaluation
+from prenas.export import load
+from prenas.recipe import Recipe, with_overrides
+from training.runs import (
+    StoppedError,
+    assert_same_tensors,
+    assert_same_training,
+    contents,
+    mini_recipe,
+    never,
+    own_data,
+    own_recipe,
+    stop_at,
+)
+
+pytest_plugins = "training.runs"
+
+
+def files(run: Path) -> dict[str, tuple[bytes, int]]:
+    """Content and time of every file but the lock."""
+    return {name: value for name, value in contents(run).items() if name != ".lock"}
+
+
+def forbid_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes every step's work an error."""
+    for name in ("zero_cost_search", "train_supernet", "evaluate_arch", "verified_cut"):
+        monkeypatch.setattr(pipeline, name, never)
+
+
+# --- once ----------------------------------------------------------------------------------------
+
+
+def test_a_finished_run_holds_what_it_promises(finished_run: Path) -> None:
+    found = {name for name in files(finished_run) if not name.startswith("checkpoints")}
+    assert found == {
+        "recipe.json",
+        "initial.safetensors",
+        "preferred.json",
+        "metrics.jsonl",
+        "supernet.safetensors",
+        "evaluation.json",
+        "evaluation.csv",
+        "accuracy.png",
+        *(
+            f"subnets/{n:02d}/{name}"
+            for n in range(3)
+            for name in ("arch.json", "model.safetensors")
+        ),
+    }
+    for name in ("recipe.json", "preferred.json", "evaluation.json"):
+        assert json.loads((finished_run / name).read_text())["schema_version"] == 1
+
+
+def test_a_finished_run_is_not_redone(
+    finished: Path, finished_rows: list[Evaluation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither worked again nor written again; and the answers are the same."""
+    before = files(finished)
+    supernet = pipeline.read_supernet(finished)
+    forbid_work(monkeypatch)
+    assert pipeline.run(mini_recipe(), finished) == finished_rows
+    assert pipeline.search(mini_recipe(), finished) == pipeline.read_preferred(finished)
+    again = pipeline.train(finished)
+    assert_same_tensors(again.state_dict(), supernet.state_dict())
+    assert not again.training
+    assert pipeline.evaluate(finished) == finished_rows
+    assert pipeline.specialize(finished, 1) == finished / "subnets" / "01"
+    assert files(finished) == before
+
+
+def test_run_is_its_steps_in_order(searched: Path, finished_run: Path) -> None:
+    """Whether in one call or one by one."""
+    trained = pipeline.train(searched)
+    assert not any(module.training for module in trained.modules())
+    rows = pipeline.evaluate(searched)
+    for number in range(len(rows)):
+        pipeline.specialize(searched, number)
+    assert_same_training(searched, finished_run)
+    ours, theirs = files(searched), files(finished_run)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        if not name.endswith((".png", "metrics.jsonl", "optimizer.pt")):
+            assert ours[name][0] == theirs[name][0], name
+
+
+def test_a_whole_run_twice_from_scratch_is_the_same(tmp_path: Path, finished_run: Path) -> None:
+    """The same preferred set, weights, evaluation and models, byte for byte."""
+    torch.rand(7)
+    pipeline.run(mini_recipe(), tmp_path / "again")
+    assert_same_training(tmp_path / "again", finished_run)
+    ours, theirs = files(tmp_path / "again"), files(finished_run)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        if name.endswith((".json", ".csv", ".safetensors")):
+            assert ours[name][0] == theirs[name][0], name
+
+
+@pytest.mark.parametrize("step", [1, 13, 27])
+def test_an_unfinished_run_is_continued(
+    step: int, tmp_path: Path, finished_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(StoppedError):
+        pipeline.run(mini_recipe(), out, watch=stop_at(step))
+    assert (out / "preferred.json").exists()
+    assert not (out / "evaluation.json").exists()
+    monkeypatch.setattr(pipeline, "zero_cost_search", never)
+    pipeline.run(mini_recipe(), out)
+    assert_same_training(out, finished_run)
+    for name in ("evaluation.json", "subnets/02/model.safetensors"):
+        assert (out / name).read_bytes() == (finished_run / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("lost", "redone"),
+    [
+        (["evaluation.json"], "evaluate_arch"),
+        (["evaluation.json", "evaluation.csv", "accuracy.png"], "evaluate_arch"),
+        (["subnets/01/arch.json"], "verified_cut"),
+        (["subnets"], "verified_cut"),
+    ],
+)
+def test_only_what_is_missing_is_done(
+    lost: list[str],
+    redone: str,
+    finished: Path,
+    finished_run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As after an end between two files: each step's last file says that it is done."""
+    for name in lost:
+        path = finished / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    work = getattr(pipeline, redone)
+    forbid_work(monkeypatch)
+    monkeypatch.setattr(pipeline, redone, work)
+    pipeline.run(mini_recipe(), finished)
+    for name, (content, _) in files(finished).items():
+        if not name.endswith(".png"):
+            assert content == (finished_run / name).read_bytes(), name
+
+
+def test_a_search_cut_off_is_done_again(tmp_path: Path, searched_run: Path) -> None:
+    """Weights are written before the set, so a folder without the set is not searched yet."""
+    out = shutil.copytree(searched_run, tmp_path / "run")
+    (out / "preferred.json").unlink()
+    (out / "initial.safetensors").write_bytes(b"half a fi")
+    (out / ".preferred.json.77.tmp").write_bytes(b"half a fi")
+    pipeline.search(mini_recipe(), out)
+    for name in ("preferred.json", "initial.safetensors"):
+        assert (out / name).read_bytes() == (searched_run / name).read_bytes()
+    assert not list(out.glob(".*.tmp"))
+
+
+# --- somebody else's folder ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("training.epochs=4", "training.epochs: 3 -> 4"),
+        ("seed=1", "seed: 0 -> 1"),
+        ('search.budgets=["params=2k"]', 'search.budgets: ["params=1200:3400:700", "params=10k'),
+        ("training=null", "training.epochs: 3 -> null"),
+    ],
+)
+@pytest.mark.parametrize("step", [pipeline.search, pipeline.run])
+def test_a_folder_of_another_recipe_is_refused(
+    override: str, line: str, step: Callable[..., object], finished: Path
+) -> None:
+    """With the difference, and without touching anything."""
+    before = contents(finished)
+    with pytest.raises(ValueError, match="belongs to another recipe") as caught:
+        step(with_overrides(mini_recipe(), [override]), finished)
+    assert line in str(caught.value)
+    assert str(finished) in str(caught.value)
+    assert "Nothing was changed" in str(caught.value)
+    assert contents(finished) == before
+
+
+def test_a_folder_with_foreign_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "text.txt").write_text("years of work")
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match="is not empty and no run folder of prenas"):
+        pipeline.search(mini_recipe(), tmp_path)
+    assert contents(tmp_path) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis"]
+
+
+def test_an_empty_or_new_folder_is_taken(tmp_path: Path) -> None:
+    for out in (tmp_path / "new" / "deep", tmp_path / "empty"):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        assert pipeline.search(mini_recipe(), str(out)) == pipeline.read_preferred(out)
+
+
+def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match="file is a file: give a folder"):
+        pipeline.search(mini_recipe(), tmp_path / "file")
+    with pytest.raises(ValueError, match=r"cannot write to .*file/run"):
+        pipeline.search(mini_recipe(), tmp_path / "file" / "run")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_read_only_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may write everywhere: run as another user to check permissions")
+    monkeypatch.setattr(pipeline, "zero_cost_search", never)
+    out = tmp_path / "run"
+    out.mkdir(mode=0o500)
+    with pytest.raises(ValueError, match=f"cannot write to {out} .*ermission denied"):
+        pipeline.search(mini_recipe(), out)
+
+
+def test_a_folder_that_refuses_files_is_found_out_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same on a machine where root may write everywhere: the first file fails."""
+
+    def deny(self: Path, *args: object, **kwargs: object) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(pipeline, "zero_cost_search", never)
+    monkeypatch.setattr(Path, "touch", deny)
+    with pytest.raises(ValueError, match=r"cannot write to .*run \(Permission denied\): choose"):
+        pipeline.search(mini_recipe(), tmp_path / "run")
+
+
+@pytest.fixture
+def lock() -> Any:
+    """Holds the lock of a run folder, as another process would."""
+    held = []
+
+    def take(run: Path) -> None:
+        file = (run / ".lock").open("w")
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held.append(file)
+
+    yield take
+    for file in held:
+        file.close()
+
+
+def test_a_folder_in_use_is_refused(
+    searched: Path, finished: Path, lock: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (finished / "evaluation.json").unlink()
+    lock(searched)
+    lock(finished)
+    before = files(searched), files(finished)
+    for action in (
+        lambda: pipeline.search(mini_recipe(), searched),
+        lambda: pipeline.train(searched),
+        lambda: pipeline.run(mini_recipe(), searched),
+        lambda: pipeline.evaluate(finished),
+        lambda: pipeline.specialize(finished, 0, to=finished.parent / "model"),
+    ):
+        with pytest.raises(ValueError, match=r"another process is working in .*: wait for it"):
+            action()
+    assert (files(searched), files(finished)) == before
+
+
+def test_a_folder_is_free_again_afterwards(searched: Path, lock: Callable[[Path], None]) -> None:
+    """After success and after an interruption."""
+    with pytest.raises(StoppedError):
+        pipeline.train(searched, watch=stop_at(3))
+    pipeline.search(mini_recipe(), searched)
+    lock(searched)
+
+
+# --- steps out of order --------------------------------------------------------------------------
+
+STEPS: dict[str, Callable[[Path], object]] = {
+    "train": pipeline.train,
+    "evaluate": pipeline.evaluate,
+    "specialize": lambda out: pipeline.specialize(out, 0),
+    "read_preferred": pipeline.read_preferred,
+    "read_supernet": pipeline.read_supernet,
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("exists", [False, True])
+def test_before_the_search_the_command_is_named(step: str, exists: bool, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    if exists:
+        out.mkdir()
+    with pytest.raises(ValueError, match=r"preferred\.json is missing.*run `prenas search RECIPE"):
+        STEPS[step](out)
+    assert out.exists() is exists
+    assert list(tmp_path.rglob("*/*")) == []
+
+
+@pytest.mark.parametrize("step", ["evaluate", "specialize", "read_supernet"])
+def test_before_the_training_the_command_is_named(step: str, searched: Path) -> None:
+    before = files(searched)
+    with pytest.raises(
+        ValueError, match=f"no trained supernet.*run `prenas train {searched}` first"
+    ):
+        STEPS[step](searched)
+    assert files(searched) == before
+
+
+def test_a_recipe_that_only_searches_does_not_train(tmp_path: Path) -> None:
+    recipe = mini_recipe().model_copy(update={"training": None})
+    pipeline.search(recipe, tmp_path / "run")
+    before = files(tmp_path / "run")
+    with pytest.raises(ValueError, match=r"recipe 'mini' only searches.*prenas info"):
+        pipeline.train(tmp_path / "run")
+    assert files(tmp_path / "run") == before
+
+
+# --- own data ------------------------------------------------------------------------------------
+
+
+def test_own_data_go_all_the_way(tmp_path: Path) -> None:
+    recipe = own_recipe(num_classes=12, search={"images": "data"}, training={"epochs": 1})
+    data, out = own_data(num_classes=12), tmp_path / "run"
+    rows = pipeline.run(recipe, out, data=data)
+    assert pipeline.evaluate(out, data=data) == rows
+    description = json.loads((out / "subnets" / "00" / "arch.json").read_text())
+    assert description["class_names"] == [f"class {number}" for number in range(12)]
+    assert load(out / "subnets" / "00").network(torch.randn(1, 1, 8, 8)).shape == (1, 12)
+
+
+def test_without_a_test_split_a_run_goes_all_the_way(tmp_path: Path) -> None:
+    data = own_data()
+    without = ImageData(data.train, data.validation, None, data.class_names)
+    rows = pipeline.run(own_recipe(training={"epochs": 1}), tmp_path / "run", data=without)
+    assert [list(row.splits) for row in rows] == [["validation"]] * 3
+
+
+@pytest.mark.parametrize("step", ["train", "evaluate", "specialize"])
+def test_own_data_must_be_passed_to_every_step(step: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    pipeline.search(own_recipe(training={"epochs": 1}), out)
+    if step != "train":
+        pipeline.train(out, data=own_data())
+    if step == "specialize":
+        pipeline.evaluate(out, data=own_data())
+    before = files(out)
+    with pytest.raises(ValueError, match=r"data came from Python: pass data=prenas\.ImageData"):
+        STEPS[step](out)
+    assert files(out) == before
+
+
+def test_own_data_do_not_replace_a_recipes_own(searched: Path) -> None:
+    with pytest.raises(ValueError, match=r"recipe 'mini' loads 'digits' by itself, yet data"):
+        pipeline.train(searched, data=own_data())
+
+
+def test_more_classes_than_the_head_has_are_refused(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    pipeline.search(own_recipe(num_classes=10), out)
+    with pytest.raises(ValueError, match=r"12 classes, the head only 10.*num_classes=12"):
+        pipeline.train(out, data=own_data(num_classes=12))
+
+
+def test_a_recipe_without_data_says_so(tmp_path: Path) -> None:
+    recipe = own_recipe(in_chans=3).model_copy(update={"data": None})
+    out = tmp_path / "run"
+    pipeline.search(recipe, out)
+    with pytest.raises(ValueError, match=r"recipe 'mini' names no data.*pass data="):
+        pipeline.train(out)
+    pipeline.train(out, data=own_data(in_chans=3))
+
+
+def test_images_that_do_not_fit_are_found_at_once(tmp_path: Path) -> None:
+    """Before the first step, in words."""
+    out = tmp_path / "run"
+    pipeline.search(own_recipe(), out)
+    with pytest.raises(ValueError, match=r"\(40, 3, 8, 8\).* \(batch, 1, 8, 8\)"):
+        pipeline.train(out, data=own_data(in_chans=3), watch=never)
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_an_evaluation_split_that_is_no_use_is_found_before_training(
+    split: str, tmp_path: Path
+) -> None:
+    """An empty split after days of training would be a poor joke."""
+    data = own_data()
+    empty = TensorDataset(torch.empty(0, 1, 8, 8), torch.empty(0, dtype=torch.long))
+    splits = {"validation": data.validation, "test": data.test, split: empty}
+    broken = ImageData(data.train, splits["validation"], splits["test"], data.class_names)
+    out = tmp_path / "run"
+    with pytest.raises(ValueError, match="empty"):
+        pipeline.run(own_recipe(training={"epochs": 1}), out, data=broken)
+    assert not (out / "supernet.safetensors").exists()
+
+
+# --- damage --------------------------------------------------------------------------------------
+
+
+def drop(field: str) -> Callable[[Path], object]:
+    def apply(path: Path) -> None:
+        document = json.loads(path.read_text())
+        del document[field]
+        path.write_text(json.dumps(document))
+
+    return apply
+
+
+def halve(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def replace(text: bytes) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(text)
+
+
+def newer(path: Path) -> None:
+    path.write_text(path.read_text().replace('"schema_version": 1', '"schema_version": 2'))
+
+
+def read_run(run: Path) -> None:
+    """Everything that reads a finished run."""
+    pipeline.run(mini_recipe(), run)
+    pipeline.train(run)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        pytest.param(name, damage, id=f"{name}-{label}")
+        for name, fields in (
+            ("recipe.json", ["recipe"]),
+            ("preferred.json", ["recipe", "subnets", "choices", "budgets"]),
+            ("evaluation.json", ["family", "subnets"]),
+        )
+        for label, damage in (
+            ("cut-short", halve),
+            ("empty", replace(b"")),
+            ("foreign", replace(b'{"name": "my-package", "version": "1.0"}')),
+            ("newer", newer),
+            ("bare", replace(b'{"schema_version": 1}')),
+            *((f"without-{field}", drop(field)) for field in fields),
+        )
+    ],
+)
+def test_a_damaged_description_is_refused_by_name(
+    name: str, damage: Callable[[Path], object], finished: Path
+) -> None:
+    """One ValueError that names the file: no KeyError, no page of a library's own words."""
+    damage(finished / name)
+    before = files(finished)
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        read_run(finished)
+    assert str(finished / name) in str(caught.value)
+    assert files(finished) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        pytest.param(
+            "preferred.json",
+            lambda d: d["subnets"][0].pop("arch"),
+            id="preferred-subnet-without-arch",
+        ),
+        pytest.param(
+            "preferred.json",
+            lambda d: d["subnets"][0]["arch"].update(embed_dim=-1),
+            id="preferred-negative-width",
+        ),
+        pytest.param(
+            "preferred.json",
+            lambda d: d["choices"][0].update(subnet="first"),
+            id="preferred-choice-of-a-word",
+        ),
+        pytest.param(
+            "preferred.json",
+            lambda d: d["recipe"].update(colour="red"),
+            id="preferred-unknown-recipe-field",
+        ),
+        pytest.param("preferred.json", lambda d: d.update(subnets=[]), id="preferred-no-subnets"),
+        pytest.param(
+            "recipe.json", lambda d: d["recipe"].update(colour="red"), id="recipe-unknown-field"
+        ),
+        pytest.param("recipe.json", lambda d: d.update(recipe=[]), id="recipe-recipe-is-a-list"),
+        pytest.param(
+            "evaluation.json",
+            lambda d: d["subnets"][0].pop("splits"),
+            id="evaluation-row-without-splits",
+        ),
+        pytest.param(
+            "evaluation.json",
+            lambda d: d["subnets"][0]["arch"].update(embed_dim=-1),
+            id="evaluation-negative-width",
+        ),
+        pytest.param(
+            "evaluation.json", lambda d: d.update(family="mlp"), id="evaluation-unknown-family"
+        ),
+    ],
+)
+def test_a_wrong_field_is_refused_by_file_name(
+    name: str, change: Callable[[Any], object], finished: Path
+) -> None:
+    path = finished / name
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        read_run(finished)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", [halve, replace(b""), replace(b"hello" * 99)])
+def test_damaged_weights_are_refused_by_name(
+    damage: Callable[[Path], object], searched: Path, finished: Path
+) -> None:
+    damage(searched / "initial.safetensors")
+    with pytest.raises(
+        ValueError, match=r"searched/initial\.safetensors is no readable safetensors"
+    ):
+        pipeline.train(searched)
+    damage(finished / "supernet.safetensors")
+    with pytest.raises(ValueError, match=r"finished/supernet\.safetensors is no readable"):
+        pipeline.train(finished)
+
+
+def test_missing_or_foreign_weights_are_refused_by_name(searched: Path, finished: Path) -> None:
+    shutil.copy(finished / "subnets" / "00" / "model.safetensors", searched / "initial.safetensors")
+    with pytest.raises(ValueError, match=r"initial\.safetensors does not hold the weights of this"):
+        pipeline.train(searched)
+    (searched / "initial.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"initial\.safetensors does not exist"):
+        pipeline.train(searched)
+    shutil.copy(
+        finished / "subnets" / "00" / "model.safetensors", finished / "supernet.safetensors"
+    )
+    with pytest.raises(ValueError, match=r"supernet\.safetensors does not hold the weights"):
+        pipeline.read_supernet(finished)
+
+
+# --- devices -------------------------------------------------------------------------------------
+
+
+def test_auto_takes_what_is_there() -> None:
+    expected = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    assert pipeline.resolve_device("auto").type == (expected.type if expected else "cpu")
+    assert pipeline.resolve_device("cpu").type == "cpu"
+
+
+@pytest.mark.parametrize("name", ["quantum", "cuda:99", "", "gpu", "meta"])
+def test_an_unknown_device_is_refused_before_any_work(name: str, tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=f"device {name!r} is not on this machine: choose auto, cpu"
+    ):
+        pipeline.search(mini_recipe(), tmp_path / "run", device=name)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_recipe_is_kept_as_it_was_given(finished_run: Path) -> None:
+    from prenas.recipe import recipe_from_dict
+
+    kept = json.loads((finished_run / "recipe.json").read_text())["recipe"]
+    assert isinstance(recipe_from_dict(kept), Recipe)
+    assert recipe_from_dict(kept) == mini_recipe()
