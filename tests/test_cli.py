@@ -266,7 +266,7 @@ def test_a_limit_chooses_a_model(
         assert f"test top-1 {test:.2f} %" in result.out
         assert f"Model     {to}" in result.out
         load(to)
-    smallest = f"{cheapest.params / 1000:g}k"
+    smallest = f"0: params {cheapest.params:,}"
     refused(prenas("specialize", finished, "--max-params", "1k"), "params <= 1k", smallest)
 
 

@@ -18,7 +18,7 @@ from prenas.data import (
     BatchAffine,
     ImageData,
     ImageSource,
-    check_batch,
+    as_batch,
     evaluation_batches,
     labelled_sample,
     load_data,
@@ -325,7 +325,7 @@ LABELS = torch.tensor([0, 1, 2, 39])
 
 
 def test_good_batches_pass() -> None:
-    check_batch(GOOD, LABELS, SETTINGS)
+    as_batch(GOOD, LABELS, SETTINGS)
 
 
 @pytest.mark.parametrize(
@@ -352,7 +352,7 @@ def test_unsuitable_batches_are_refused(
     # A loader of whole batches, as a foreign collate function could make them.
     loader: DataLoader[Any] = DataLoader([(images, labels)], batch_size=None)  # type: ignore[arg-type]
     ways = {
-        "check": lambda: check_batch(images, labels, SETTINGS),
+        "check": lambda: as_batch(images, labels, SETTINGS),
         "train": lambda: list(training_batches(data_of(loader), SETTINGS, 4, 0, 0)),
         "evaluate": lambda: list(evaluation_batches(loader, SETTINGS, 4)),
         "sample": lambda: labelled_sample(loader, SETTINGS, 1, 0),

@@ -386,7 +386,7 @@ def test_images_that_do_not_fit_are_found_at_once(tmp_path: Path) -> None:
     """Before the first step, in words."""
     out = tmp_path / "run"
     pipeline.search(own_recipe(), out)
-    with pytest.raises(ValueError, match=r"\(40, 3, 8, 8\).* \(batch, 1, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"\(1, 3, 8, 8\).* \(batch, 1, 8, 8\)"):
         pipeline.train(out, data=own_data(in_chans=3), watch=never)
 
 

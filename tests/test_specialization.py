@@ -55,9 +55,9 @@ def test_best_by_validation_then_smallest(limits: dict[str, int], best: int) -> 
 @pytest.mark.parametrize(
     ("limits", "words"),
     [
-        ({"params": 99}, ["params <= 99", "smallest there are have params 100"]),
-        ({"macs": 3999}, ["macs <= 3.999k", "macs 4k"]),
-        ({"params": 150, "macs": 4500}, ["params <= 150 and macs <= 4.5k", "params 100, macs 4k"]),
+        ({"params": 99}, ["params <= 99", "0: params 100; 1: params 200"]),
+        ({"macs": 3999}, ["macs <= 3999", "1: macs 4,000"]),
+        ({"params": 150, "macs": 4500}, ["params <= 150 and macs <= 4.5k", "0: params 100, macs 5,000"]),
     ],
 )
 def test_when_nothing_fits_the_smallest_is_named(limits: dict[str, int], words: list[str]) -> None:
@@ -69,11 +69,11 @@ def test_when_nothing_fits_the_smallest_is_named(limits: dict[str, int], words: 
 
 
 def test_when_nothing_fits_both_limits_the_message_is_no_riddle() -> None:
-    """Each limit alone can be met here: naming the smallest of each would not say what is wrong."""
+    """Each limit alone can be met here: the costs of each subnet say what is wrong."""
     rows = [row(100, 9000, 0.6), row(900, 1000, 0.7)]
     with pytest.raises(ValueError, match="no preferred subnet has") as caught:
         pick(rows, {"params": 500, "macs": 5000})
-    assert "have params 100, macs 1k" not in str(caught.value)
+    assert "0: params 100, macs 9,000; 1: params 900, macs 1,000" in str(caught.value)
 
 
 def new_supernet() -> Supernet:

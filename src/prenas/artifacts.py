@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
+
+from prenas.values import explain
+
+T = TypeVar("T")
 
 RECIPE = "recipe.json"
 INITIAL = "initial.safetensors"
@@ -76,6 +81,25 @@ def read_json(path: Path) -> dict[str, Any]:
     return document
 
 
+def parse_json(path: Path, parse: Callable[[dict[str, Any]], T]) -> T:
+    """Reads a JSON file of this package and makes a value of it.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        ValueError: it is damaged, foreign or of a newer version; names the file and the field.
+    """
+    document = read_json(path)
+    try:
+        return parse(document)
+    except ValidationError as error:
+        problem = explain(error)
+    except KeyError as error:
+        problem = f"the field {error} is missing"
+    except (ValueError, TypeError, AttributeError) as error:
+        problem = str(error)
+    raise ValueError(f"{path} is damaged or foreign: {problem}")
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Writes tensors as safetensors, whole or not at all."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -97,6 +121,22 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise ValueError(
             f"{path} is no readable safetensors file ({error}): it is cut short, or in another "
             "format such as a pickle, which prenas never opens because it can carry code"
+        ) from None
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Fills a network from a safetensors file.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        ValueError: it is damaged or foreign, or its names or shapes are not the network's.
+    """
+    weights = read_tensors(path)
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path} does not hold the weights of this architecture: {error}"
         ) from None
 
 

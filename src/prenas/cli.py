@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,8 +29,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-_out = Console(highlight=False)
-_errors = Console(stderr=True, highlight=False)
+_out = Console(highlight=False, markup=False)
+_errors = Console(stderr=True, highlight=False, markup=False)
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="See `prenas info`.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
@@ -59,7 +60,22 @@ ArchTexts = Annotated[
 ]
 
 
+def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
+    """Ctrl-C ends a command with a word on how to go on."""
+
+    @wraps(command)
+    def wrapped(*args: Any, **options: Any) -> None:
+        try:
+            command(*args, **options)
+        except KeyboardInterrupt:
+            _errors.print("stopped: give the same command again to continue", soft_wrap=True)
+            raise typer.Exit(130) from None
+
+    return wrapped
+
+
 @app.command("run")
+@_interruptible
 def run_command(
     recipe: RecipeName,
     out: Out,
@@ -89,6 +105,7 @@ def run_command(
 
 
 @app.command("search")
+@_interruptible
 def search_command(
     recipe: RecipeName,
     out: Out,
@@ -104,6 +121,7 @@ def search_command(
 
 
 @app.command("train")
+@_interruptible
 def train_command(run: RunFolder, device: Device = "auto", threads: Threads = None) -> None:
     """Train the supernet of a searched run, or continue where it was interrupted."""
     _set_threads(threads)
@@ -111,6 +129,7 @@ def train_command(run: RunFolder, device: Device = "auto", threads: Threads = No
 
 
 @app.command("evaluate")
+@_interruptible
 def evaluate_command(
     run: RunFolder,
     arch: ArchTexts = None,
@@ -128,6 +147,7 @@ def evaluate_command(
 
 
 @app.command("specialize")
+@_interruptible
 def specialize_command(
     run: RunFolder,
     index: Annotated[int | None, typer.Option(help="Number of the subnet in the table.")] = None,
@@ -199,11 +219,8 @@ def main() -> None:
     try:
         app()
     except (ValueError, OSError) as error:
-        _errors.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        _errors.print(f"error: {error}", style="red", soft_wrap=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        _errors.print("stopped: give the same command again to continue")
-        sys.exit(130)
 
 
 def _set_threads(threads: int | None) -> None:
@@ -309,7 +326,7 @@ def _read_arch(text: str, family: str) -> Arch:
     from pydantic import ValidationError
 
     from prenas.families import get_family
-    from prenas.recipe import explain
+    from prenas.values import explain
 
     path = Path(text)
     content = text if text.lstrip().startswith("{") else path.read_text(encoding="utf-8")
@@ -327,17 +344,15 @@ def _print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any
     from rich import box
     from rich.table import Table
 
-    table = Table(
-        title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False
-    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for number, name in enumerate(columns):
         is_text = any(any(c.isalpha() for c in str(row[number])) for row in rows)
         table.add_column(name, justify="left" if is_text else "right", no_wrap=True)
     for row in rows:
         table.add_row(*map(str, row))
-    unlimited = Console(width=10_000)
-    width = unlimited.measure(table).maximum
-    Console(width=max(width, len(title)), highlight=False, markup=False).print(table)
+    _out.print(title, style="bold", soft_wrap=True)
+    width = Console(width=10_000).measure(table).maximum
+    Console(width=width, highlight=False, markup=False).print(table)
 
 
 def _print_preferred(preferred: PreferredSet) -> None:
@@ -363,11 +378,9 @@ def _print_preferred(preferred: PreferredSet) -> None:
         ],
     )
     for number in preferred.empty_budgets:
-        _out.print(f"No subnet in budget {preferred.budgets[number]}", markup=False)
+        _out.print(f"No subnet in budget {preferred.budgets[number]}")
     for budget in preferred.partial_budgets:
-        _out.print(
-            f"Left out, no whole step: {budget} (search.keep_partial=true keeps it)", markup=False
-        )
+        _out.print(f"Left out, no whole step: {budget} (search.keep_partial=true keeps it)")
     for seed in preferred.agreement:
         changed = ", ".join("-" if n is None else str(n) for n in seed.changed_options)
         taus = ", ".join(f"{axis} {tau:.2f}" for axis, tau in seed.block_score_tau.items())

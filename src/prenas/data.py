@@ -88,9 +88,8 @@ def num_samples(source: ImageSource) -> int:
 
 def num_batches(source: ImageSource, batch_size: int) -> int:
     """Batches of one epoch."""
-    if isinstance(source, DataLoader):
-        return len(source)
-    return math.ceil(num_samples(source) / batch_size)
+    total = num_samples(source)
+    return len(source) if isinstance(source, DataLoader) else math.ceil(total / batch_size)
 
 
 def training_batches(
@@ -111,8 +110,7 @@ def training_batches(
         chunks = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
         indexed = zip(chunks, _read(source, chunks, seed, epoch), strict=True)
     for indices, (images, labels) in indexed:
-        labels = torch.as_tensor(labels)
-        check_batch(images, labels, settings)
+        images, labels = as_batch(images, labels, settings)
         generators = [numpy_generator(seed, "sample", epoch, int(index)) for index in indices]
         if data.augmentation is not None:
             images = data.augmentation(images, generators)
@@ -125,7 +123,12 @@ def _read(
     """Batches (images, labels) of the given indices."""
     if isinstance(dataset, TensorDataset):  # no transforms: whole batches at once
         return (dataset[chunk] for chunk in chunks)
-    return DataLoader(_SeededDataset(dataset, seed, epoch), batch_sampler=chunks)
+    # A loader draws a base seed for its workers: from its own generator, not the global one.
+    return DataLoader(
+        _SeededDataset(dataset, seed, epoch),
+        batch_sampler=chunks,
+        generator=torch_generator(seed, "loader", epoch),
+    )
 
 
 def _numbered(batches: Iterator[Any], first: int) -> Iterator[tuple[Sequence[int], Any]]:
@@ -145,8 +148,7 @@ def evaluation_batches(
         else _read(source, _in_order(source, batch_size), seed=0, epoch=0)
     )
     for images, labels in loader:
-        labels = torch.as_tensor(labels)
-        check_batch(images, labels, settings)
+        images, labels = as_batch(images, labels, settings)
         yield images, labels
 
 
@@ -170,6 +172,11 @@ def labelled_sample(
             if sum(len(labels) for _, labels in batches) >= num_images:
                 break
         images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+        if len(labels) < num_images:
+            raise ValueError(
+                f"search.num_images is {num_images}, but the training loader gives "
+                f"{len(labels)} images: lower it"
+            )
         return images[:num_images], labels[:num_images]
     generator = torch_generator(seed, "importance images")
     chosen = torch.randperm(num_samples(source), generator=generator)[:num_images].tolist()
@@ -184,8 +191,13 @@ def _in_order(source: Dataset[Any], batch_size: int) -> list[list[int]]:
     ]
 
 
-def check_batch(images: Tensor, labels: Tensor, settings: Settings) -> None:
-    """Raises ValueError unless images and labels suit a network of these settings."""
+def as_batch(images: Tensor, labels: Any, settings: Settings) -> tuple[Tensor, Tensor]:
+    """Images as float32 [B, C, H, W] and labels as int64 [B].
+
+    Raises:
+        ValueError: they do not suit a network of these settings.
+    """
+    labels = torch.as_tensor(labels)
     expected = (settings.in_chans, *settings.image_size)
     if images.ndim != 4 or tuple(images.shape[1:]) != expected or not images.is_floating_point():
         raise ValueError(
@@ -205,6 +217,19 @@ def check_batch(images: Tensor, labels: Tensor, settings: Settings) -> None:
             f"(0 to {settings.num_classes - 1}): raise space.settings.num_classes, "
             "or mend the labels"
         )
+    return images.float(), labels.long()
+
+
+def check_splits(data: ImageData, settings: Settings) -> None:
+    """Looks at the first batch of every evaluated split, before anything is spent.
+
+    Raises:
+        ValueError: a split is empty or does not suit a network of these settings.
+    """
+    for name, source in data.splits.items():
+        if num_samples(source) == 0:
+            raise ValueError(f"the {name} split is empty: give at least one image")
+        next(evaluation_batches(source, settings, 1))
 
 
 class BatchAffine:

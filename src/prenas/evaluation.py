@@ -64,6 +64,11 @@ def evaluate_network(
         num_images += len(labels)
     if num_images == 0:
         raise ValueError("the split is empty: there is nothing to evaluate on")
+    if not torch.isfinite(totals).all():
+        raise ValueError(
+            "the loss is not finite: the weights or the images are not. Train again with a lower "
+            "training.lr_per_512_images, or mend the data"
+        )
     top1, top5, loss = (totals / num_images).tolist()
     return Metrics(top1=top1, top5=top5 if with_top5 else None, loss=loss, num_images=num_images)
 

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from PIL.Image import Image
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from prenas import artifacts
 from prenas.families import build, get_family
 from prenas.families.base import Arch, Settings
-from prenas.recipe import Preprocessing, explain
+from prenas.recipe import Preprocessing
 
 Transform = Callable[[Image], Tensor]
 
@@ -71,47 +70,28 @@ def load(folder: str | Path) -> Model:
         raise FileNotFoundError(
             f"{path} does not exist: give a folder that `prenas specialize` wrote"
         )
-    description = artifacts.read_json(path)
-    try:
-        family = get_family(description["family"])
-        arch = family.arch_type.model_validate(description["arch"])
-        settings = family.settings_type.model_validate(description["settings"])
-        preprocessing = Preprocessing.model_validate(description["preprocessing"])
-    except KeyError as error:
-        raise ValueError(f"{path} lacks the field {error}: it is damaged or foreign") from None
-    except ValidationError as error:
-        raise ValueError(f"{path} is damaged or foreign: {explain(error)}") from None
-    weights = artifacts.read_tensors(folder / artifacts.MODEL)
+    arch, settings, preprocessing = artifacts.parse_json(path, _parse_description)
     network = build(arch, settings)
-    load_weights(network, weights, folder / artifacts.MODEL)
+    artifacts.load_weights(network, folder / artifacts.MODEL)
     return Model(network.eval(), make_transform(settings, preprocessing))
 
 
-def load_weights(network: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
-    """Fills a network; ValueError names the file if names or shapes are not the network's."""
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(
-            f"{path} does not hold the weights of this architecture: {error}"
-        ) from None
+def _parse_description(document: dict[str, Any]) -> tuple[Arch, Settings, Preprocessing]:
+    family = get_family(document["family"])
+    settings = family.settings_type.model_validate(document["settings"])
+    preprocessing = Preprocessing.model_validate(document["preprocessing"])
+    preprocessing.check_channels(settings.in_chans)
+    return family.arch_type.model_validate(document["arch"]), settings, preprocessing
 
 
 def make_transform(settings: Settings, preprocessing: Preprocessing) -> Transform:
     """Evaluation transform for pictures of any size and mode: timm's, after setting the channels.
 
-    Raises:
-        ValueError: a number of channels that pictures do not have (1 and 3 exist).
+    Its call raises ValueError for a model of other than 1 or 3 channels, which pictures have.
     """
     from timm.data import create_transform
 
-    modes = {1: "L", 3: "RGB"}
-    if settings.in_chans not in modes:
-        raise ValueError(
-            f"pictures have 1 or 3 channels, this model takes {settings.in_chans}: "
-            "feed it tensors instead"
-        )
-    mode = modes[settings.in_chans]
+    mode = {1: "L", 3: "RGB"}.get(settings.in_chans)
     resize_and_normalise = create_transform(
         input_size=(settings.in_chans, *settings.image_size),
         mean=preprocessing.mean,
@@ -121,6 +101,11 @@ def make_transform(settings: Settings, preprocessing: Preprocessing) -> Transfor
     )
 
     def transform(image: Image) -> Tensor:
+        if mode is None:
+            raise ValueError(
+                f"pictures have 1 or 3 channels, this model takes {settings.in_chans}: "
+                "feed it tensors instead"
+            )
         result: Tensor = resize_and_normalise(image.convert(mode))
         return result
 

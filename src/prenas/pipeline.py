@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from prenas import artifacts, report
-from prenas.data import OWN_DATA, ImageData, evaluation_batches, load_data
-from prenas.evaluation import Evaluation, Metrics, evaluate_arch
-from prenas.export import load, load_weights, write_model
+from prenas.data import OWN_DATA, ImageData, check_splits, evaluation_batches, load_data
+from prenas.evaluation import Evaluation, evaluate_arch
+from prenas.export import load, write_model
 from prenas.families import get_family
 from prenas.families.base import Arch
 from prenas.recipe import Recipe, differences, recipe_from_dict
@@ -54,6 +54,7 @@ def search(
         if not (out / artifacts.PREFERRED).exists():
             images = _data(recipe, data) if recipe.search.images == "data" else None
             found = zero_cost_search(recipe, images, where)
+            artifacts.write_json(out / artifacts.RECIPE, {"recipe": recipe.model_dump(mode="json")})
             artifacts.write_tensors(out / artifacts.INITIAL, found.supernet.network.state_dict())
             artifacts.write_json(out / artifacts.PREFERRED, found.preferred.model_dump(mode="json"))
     return read_preferred(out)
@@ -87,10 +88,10 @@ def train(
             "trains (prenas info lists them), or make one in Python with training=TrainingRecipe"
         )
     splits = _data(recipe, data)
+    check_splits(splits, recipe.space.settings)
     with _locked(out, recipe):
         scored = new_supernet(recipe, recipe.seed)
-        path = out / artifacts.INITIAL
-        load_weights(scored.network, artifacts.read_tensors(path), path)
+        artifacts.load_weights(scored.network, out / artifacts.INITIAL)
         supernet = scored.trimmed(preferred.envelope, drop_path=recipe.training.drop_path)
         del scored
         train_supernet(
@@ -123,7 +124,7 @@ def evaluate(
     """
     out, path = Path(out), Path(out) / artifacts.EVALUATION
     if archs is None and path.exists():
-        return _read_evaluations(path)
+        return artifacts.parse_json(path, _parse_evaluations)
     supernet, preferred = read_supernet(out, device=device), read_preferred(out)
     splits = _data(preferred.recipe, data).splits
     if archs is not None:
@@ -206,7 +207,7 @@ def read_preferred(out: str | Path) -> PreferredSet:
             f"{out} holds no finished search ({path.name} is missing): "
             "run `prenas search RECIPE --out ...` first"
         )
-    return PreferredSet.model_validate(artifacts.read_json(path))
+    return artifacts.parse_json(path, PreferredSet.model_validate)
 
 
 def read_supernet(out: str | Path, *, device: str = "auto") -> Supernet:
@@ -218,7 +219,7 @@ def read_supernet(out: str | Path, *, device: str = "auto") -> Supernet:
             f"run `prenas train {out}` first"
         )
     supernet = Supernet(preferred.envelope, preferred.recipe.space.settings)
-    load_weights(supernet.network, artifacts.read_tensors(path), path)
+    artifacts.load_weights(supernet.network, path)
     return supernet.to(resolve_device(device)).eval()
 
 
@@ -326,16 +327,10 @@ def _data(recipe: Recipe, data: ImageData | None) -> ImageData:
     return data
 
 
-def _read_evaluations(path: Path) -> list[Evaluation]:
-    document = artifacts.read_json(path)
+def _parse_evaluations(document: dict[str, Any]) -> list[Evaluation]:
     arch_type = get_family(document["family"]).arch_type
     return [
-        Evaluation(
-            arch=arch_type.model_validate(row["arch"]),
-            params=row["params"],
-            macs=row["macs"],
-            splits={name: Metrics.model_validate(split) for name, split in row["splits"].items()},
-        )
+        Evaluation.model_validate({**row, "arch": arch_type.model_validate(row["arch"])})
         for row in document["subnets"]
     ]
 
@@ -356,7 +351,7 @@ def _locked(out: Path, recipe: Recipe) -> Iterator[None]:
             f"{out} is not empty and no run folder of prenas: choose an empty or a new folder"
         )
     if not is_new:
-        theirs = recipe_from_dict(artifacts.read_json(path)["recipe"])
+        theirs = artifacts.parse_json(path, lambda document: recipe_from_dict(document["recipe"]))
         changed = differences(theirs, recipe)
         if changed:
             raise ValueError(
@@ -374,6 +369,4 @@ def _locked(out: Path, recipe: Recipe) -> Iterator[None]:
             ) from None
         for leftover in out.glob(".*.tmp"):  # of a process that was killed while writing
             leftover.unlink()
-        if is_new:
-            artifacts.write_json(path, {"recipe": recipe.model_dump(mode="json")})
         yield

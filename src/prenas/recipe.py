@@ -24,7 +24,7 @@ from prenas.families.base import SearchSpace
 from prenas.proxy.scores import DEFAULT_SCORE, check_score_name
 from prenas.selection.budgets import parse_budgets
 from prenas.selection.isomers import Enumeration, IsomerRule
-from prenas.values import Value
+from prenas.values import Value, explain
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -48,6 +48,16 @@ class Preprocessing(Value):
         if min(std, default=0) <= 0:
             raise ValueError(f"deviations {list(std)} must be positive")
         return std
+
+    def check_channels(self, in_chans: int) -> None:
+        """Raises ValueError unless mean and deviation have one number per channel."""
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if len(values) != in_chans:
+                raise ValueError(
+                    f"data.preprocessing.{name} has {len(values)} numbers for images of {in_chans} "
+                    "channels: give one per channel"
+                )
 
 
 class AffineAugmentation(Value):
@@ -131,7 +141,7 @@ class Recipe(Value):
         if isinstance(space, str):
             return get_space(space)
         if isinstance(space, Mapping):
-            return get_family(space.get("family", "vit")).space_type.model_validate(space)
+            return get_family(str(space.get("family"))).space_type.model_validate(space)
         return space
 
     @field_serializer("space")
@@ -141,14 +151,7 @@ class Recipe(Value):
     @model_validator(mode="after")
     def _parts_agree(self) -> Recipe:
         check_score_name(self.search.score, self.space.family)
-        in_chans = self.space.settings.in_chans
-        for name in ("mean", "std"):
-            values = getattr(self.preprocessing, name)
-            if len(values) != in_chans:
-                raise ValueError(
-                    f"data.preprocessing.{name} has {len(values)} numbers for images of "
-                    f"{in_chans} channels: give one per channel"
-                )
+        self.preprocessing.check_channels(self.space.settings.in_chans)
         if self.search.images == "data" and self.data is None:
             raise ValueError(
                 "search.images is 'data' but the recipe has no data: choose 'noise' or add data"
@@ -171,19 +174,6 @@ def recipe_from_dict(fields: Mapping[str, Any]) -> Recipe:
         return Recipe.model_validate(fields)
     except ValidationError as error:
         raise ValueError(explain(error)) from None
-
-
-def explain(error: ValidationError) -> str:
-    """A pydantic error in one line per field: name, what is wrong, what was given."""
-    lines = []
-    for problem in error.errors():
-        where = ".".join(map(str, problem["loc"]))
-        message = problem["msg"].removeprefix("Value error, ")
-        given = problem["input"]
-        plain = isinstance(given, (str, int, float, bool, list, tuple)) or given is None
-        suffix = f" (given: {given!r})" if plain and problem["type"] != "value_error" else ""
-        lines.append(f"{where}: {message}{suffix}" if where else f"{message}{suffix}")
-    return "\n".join(lines)
 
 
 def with_overrides(recipe: Recipe, overrides: Iterable[str]) -> Recipe:

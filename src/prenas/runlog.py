@@ -31,6 +31,15 @@ def _as_line(numbers: dict[str, Any]) -> str:
 
 
 def _complete_lines(path: Path) -> list[dict[str, Any]]:
-    """All lines but a last one that was cut short."""
+    """All lines but a last one that was cut short; ValueError for a line of another kind."""
     text = path.read_text(encoding="utf-8")
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+    lines = []
+    for number, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), start=1):
+        try:
+            lines.append(json.loads(line))
+            int(lines[-1]["epoch"])
+        except (json.JSONDecodeError, KeyError, TypeError, ValueError):
+            raise ValueError(
+                f"line {number} of {path} is no record of an epoch: mend or remove the file"
+            ) from None
+    return lines

@@ -24,7 +24,7 @@ def pick(evaluations: Sequence[Evaluation], limits: Mapping[str, int]) -> int:
         limits: "params" or "macs" -> the most it may cost, inclusive.
 
     Raises:
-        ValueError: no subnet is within the limits; names the cheapest.
+        ValueError: no subnet is within the limits; names the costs of all.
     """
     fitting = [
         number
@@ -33,12 +33,12 @@ def pick(evaluations: Sequence[Evaluation], limits: Mapping[str, int]) -> int:
     ]
     if not fitting:
         wanted = " and ".join(f"{axis} <= {format_amount(n)}" for axis, n in limits.items())
-        smallest = ", ".join(
-            f"{axis} {format_amount(min(getattr(row, axis) for row in evaluations))}"
-            for axis in limits
+        there = "; ".join(
+            f"{number}: " + ", ".join(f"{axis} {getattr(row, axis):,}" for axis in limits)
+            for number, row in enumerate(evaluations)
         )
         raise ValueError(
-            f"no preferred subnet has {wanted}: the smallest there are have {smallest}. "
+            f"no preferred subnet has {wanted}. There are {there}. "
             "Raise the limit, or search with a smaller budget"
         )
     return max(
@@ -47,7 +47,7 @@ def pick(evaluations: Sequence[Evaluation], limits: Mapping[str, int]) -> int:
     )
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def verified_cut(supernet: Supernet, arch: Arch, images: Tensor) -> nn.Module:
     """The plain network of `arch`, after checking on real images that it equals the supernet.
 

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 
 class Value(BaseModel):
     """A frozen pydantic model: unknown fields are errors, equal content means equal hash."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def explain(error: ValidationError) -> str:
+    """A pydantic error in one line per field: name, what is wrong, what was given."""
+    lines = []
+    for problem in error.errors():
+        where = ".".join(map(str, problem["loc"]))
+        message = problem["msg"].removeprefix("Value error, ")
+        given = problem["input"]
+        plain = isinstance(given, (str, int, float, bool, list, tuple)) or given is None
+        suffix = f" (given: {given!r})" if plain and problem["type"] != "value_error" else ""
+        lines.append(f"{where}: {message}{suffix}" if where else f"{message}{suffix}")
+    return "\n".join(lines)

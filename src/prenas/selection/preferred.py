@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import ConfigDict, SerializeAsAny, model_validator
+from pydantic import ConfigDict, Field, SerializeAsAny, model_validator
 
 from prenas.families import family_of, get_family
 from prenas.families.base import Arch
@@ -58,7 +58,7 @@ class PreferredSet(Value):
     model_config = ConfigDict(protected_namespaces=())
 
     recipe: Recipe
-    subnets: tuple[PreferredSubnet, ...]
+    subnets: tuple[PreferredSubnet, ...] = Field(min_length=1)
     """Without repetition, from the cheapest on."""
     choices: tuple[Choice, ...]
     budgets: tuple[str, ...]

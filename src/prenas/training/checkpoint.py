@@ -55,15 +55,21 @@ def load_checkpoint(folder: Path, network: nn.Module, optimizer: torch.optim.Opt
     found = _checkpoints(folder)
     for epoch, checkpoint in found:
         try:
-            weights = artifacts.read_tensors(checkpoint / artifacts.SUPERNET)
             state = torch.load(checkpoint / _OPTIMIZER, weights_only=True)
-        except (ValueError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            optimizer.load_state_dict(state)
+            artifacts.load_weights(network, checkpoint / artifacts.SUPERNET)
+        except (
+            ValueError,
+            KeyError,
+            OSError,
+            RuntimeError,
+            EOFError,
+            pickle.UnpicklingError,
+        ) as error:
             _logger.warning(
                 "checkpoint %s is damaged (%s): trying the one before", checkpoint, error
             )
             continue
-        network.load_state_dict(weights)
-        optimizer.load_state_dict(state)
         return epoch
     if found:
         raise ValueError(

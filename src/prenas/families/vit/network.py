@@ -15,6 +15,7 @@ from prenas.families.vit.attention import (
     padded_width,
 )
 from prenas.families.vit.space import VitArch, VitSettings
+from prenas.randomness import isolated_global_state, torch_generator
 
 _NORM_EPS = 1e-5
 
@@ -142,13 +143,18 @@ class VisionTransformer(nn.Module):
         return self.head
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Replaces the head by a fresh one of `num_classes` outputs; 0 gives pooled features."""
+        """Replaces the head by a fresh one of `num_classes` outputs; 0 gives pooled features.
+
+        Its weights are drawn from a generator of their own, the same at every call.
+        """
         self.settings = self.settings.model_copy(update={"num_classes": num_classes})
         self.num_classes = num_classes
         reference = self.cls_token
-        self.head = self._make_head(num_classes).to(reference.device, reference.dtype)
+        with isolated_global_state(0, "constructors"):
+            self.head = self._make_head(num_classes).to(reference)
         if isinstance(self.head, nn.Linear):
-            nn.init.trunc_normal_(self.head.weight, std=0.02)
+            generator = torch_generator(0, "classifier")
+            nn.init.trunc_normal_(self.head.weight, std=0.02, generator=generator)
             nn.init.zeros_(self.head.bias)
 
     def _make_head(self, num_classes: int) -> nn.Module:
