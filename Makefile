@@ -8,8 +8,9 @@ RUN    ?= runs/digits
 .PHONY: demo test check install bench clean
 
 demo: install  ## the whole method on scikit-learn's digits: table, plot, models
-	$(BIN)/prenas run digits --out $(RUN)
-	$(BIN)/prenas specialize $(RUN) --max-params 120k
+	# One thread: on networks this small more gain little, and wait for each other on a busy machine.
+	$(BIN)/prenas run digits --out $(RUN) --threads 1
+	$(BIN)/prenas specialize $(RUN) --max-params 120k --threads 1
 
 test: install  ## lint, types, every test
 	$(BIN)/ruff check .

@@ -28,7 +28,7 @@ from prenas.data import (
 from prenas.families.vit.space import VitSettings
 from prenas.recipe import AffineAugmentation, DataRecipe
 from prenas.recipes import get_recipe
-from training.runs import global_state_untouched
+from training.runs import global_state_untouched, value_error_of
 
 SETTINGS = VitSettings(image_size=(4, 4), in_chans=1, num_classes=40, patch_size=2)
 NAMES = tuple(map(str, range(40)))
@@ -361,6 +361,35 @@ def test_unsuitable_batches_are_refused(
         ways[use]()
     for word in words:
         assert word in str(caught.value)
+
+
+def as_numpy(items: list[tuple[Tensor, int]]) -> tuple[np.ndarray[Any, Any], ...]:
+    """A collate function of somebody who does not use tensors."""
+    return np.stack([image.numpy() for image, _ in items]), np.array([label for _, label in items])
+
+
+IMAGE = torch.rand(1, 4, 4)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        pytest.param([{"image": IMAGE, "label": 1}] * 4, id="dictionaries"),
+        pytest.param([(IMAGE, 1, "name")] * 4, id="triples"),
+        pytest.param([IMAGE] * 4, id="images-alone"),
+        pytest.param([(IMAGE, "cat")] * 4, id="words-as-labels"),
+        pytest.param(DataLoader([(IMAGE, 1)] * 4, batch_size=2, collate_fn=as_numpy), id="numpy"),  # type: ignore[arg-type]
+    ],
+)
+@pytest.mark.parametrize("use", ["train", "evaluate"])
+def test_items_of_another_form_are_taken_or_refused_in_words(source: Any, use: str) -> None:
+    """Data sets of other libraries give dictionaries, or more than a pair."""
+    ways = {
+        "train": lambda: list(training_batches(data_of(source), SETTINGS, 2, 0, 0)),
+        "evaluate": lambda: list(evaluation_batches(source, SETTINGS, 2)),
+    }
+    message = value_error_of(ways[use])
+    assert message is None or ("image" in message and "label" in message)
 
 
 class Endless(IterableDataset[Any]):

@@ -23,7 +23,7 @@ from prenas.evaluation import Evaluation
 from prenas.export import load
 from prenas.recipe import Recipe
 from prenas.supernet import Supernet
-from training.runs import MINI, contents, mini_recipe, own_data, own_recipe
+from training.runs import MINI, contents, mini_recipe, own_data, own_recipe, value_error_of
 
 pytest_plugins = "training.runs"
 
@@ -84,6 +84,27 @@ def test_pictures_of_any_size_fit(size: tuple[int, int], finished_run: Path) -> 
     white = (1 - mini_recipe().preprocessing.mean[0]) / mini_recipe().preprocessing.std[0]
     assert torch.allclose(tensor, torch.full((1, 8, 8), white), atol=1e-5)
     assert network(tensor[None]).shape == (1, 10)
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        pytest.param(np.full((8, 8), 30_000, dtype=np.uint16), id="16-bit"),
+        pytest.param(np.full((8, 8), 30_000, dtype=np.int32), id="32-bit"),
+        pytest.param(np.full((8, 8), 0.45, dtype=np.float32), id="float"),
+    ],
+)
+def test_pictures_of_more_than_8_bits_are_never_silently_wrong(
+    pixels: np.ndarray[Any, Any], finished_run: Path
+) -> None:
+    """PIL cuts them off at 255, which turns a middle grey into plain white or black."""
+    (mean,), (std,) = mini_recipe().preprocessing.mean, mini_recipe().preprocessing.std
+    transform, found = load(finished_run / "subnets" / "00").transform, []
+    message = value_error_of(lambda: found.append(transform(Image.fromarray(pixels))))
+    if message is None:
+        assert float(found[0].mean()) * std + mean == pytest.approx(0.457, abs=0.02)
+    else:
+        assert "8" in message  # bits, as the pictures that are understood have them
 
 
 def test_the_transform_crops_as_the_recipe_says(finished_run: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from prenas import pipeline
 from prenas.data import ImageData
@@ -399,6 +399,17 @@ def test_an_evaluation_split_that_is_no_use_is_found_before_training(
     empty = TensorDataset(torch.empty(0, 1, 8, 8), torch.empty(0, dtype=torch.long))
     splits = {"validation": data.validation, "test": data.test, split: empty}
     broken = ImageData(data.train, splits["validation"], splits["test"], data.class_names)
+    out = tmp_path / "run"
+    with pytest.raises(ValueError, match="empty"):
+        pipeline.run(own_recipe(training={"epochs": 1}), out, data=broken)
+    assert not (out / "supernet.safetensors").exists()
+
+
+def test_a_loader_that_gives_nothing_is_found_before_training(tmp_path: Path) -> None:
+    """Its data set is not empty, yet dropping the last batch leaves none."""
+    data = own_data()
+    loader = DataLoader(data.validation, batch_size=64, drop_last=True)  # type: ignore[arg-type]
+    broken = ImageData(data.train, loader, None, data.class_names)
     out = tmp_path / "run"
     with pytest.raises(ValueError, match="empty"):
         pipeline.run(own_recipe(training={"epochs": 1}), out, data=broken)

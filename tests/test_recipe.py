@@ -120,7 +120,7 @@ def test_every_field_is_read_by_a_run(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_an_override_changes_its_field_only(override: str, read) -> None:
     recipe = get_recipe("digits")
     if read is None:
-        with pytest.raises(ValueError, match=r"data\.preprocessing\.mean has 1 numbers.* 3 chan"):
+        with pytest.raises(ValueError, match=r"preprocessing\.mean has 1 numbers.* 3 chan"):
             with_overrides(recipe, [override])
         return
     changed = with_overrides(recipe, [override])
@@ -298,7 +298,7 @@ def test_one_mean_and_deviation_per_channel(name: str, numbers: tuple[float, ...
 
 
 def test_without_data_the_channels_must_be_imagenets() -> None:
-    with pytest.raises(ValueError, match=r"data\.preprocessing\.mean has 3 numbers.* 1 channels"):
+    with pytest.raises(ValueError, match=r"preprocessing\.mean has 3 numbers.* 1 channels"):
         mini_recipe(data=None)
 
 

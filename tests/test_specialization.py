@@ -57,10 +57,13 @@ def test_best_by_validation_then_smallest(limits: dict[str, int], best: int) -> 
     [
         ({"params": 99}, ["params <= 99", "0: params 100; 1: params 200"]),
         ({"macs": 3999}, ["macs <= 3999", "1: macs 4,000"]),
-        ({"params": 150, "macs": 4500}, ["params <= 150 and macs <= 4.5k", "0: params 100, macs 5,000"]),
+        (
+            {"params": 150, "macs": 4500},
+            ["params <= 150 and macs <= 4.5k", "0: params 100, macs 5,000"],
+        ),
     ],
 )
-def test_when_nothing_fits_the_smallest_is_named(limits: dict[str, int], words: list[str]) -> None:
+def test_when_nothing_fits_what_there_is_is_named(limits: dict[str, int], words: list[str]) -> None:
     with pytest.raises(ValueError, match="no preferred subnet has") as caught:
         pick(ROWS, limits)
     for word in words:

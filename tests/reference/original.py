@@ -156,9 +156,10 @@ def slice_state(
                 raise ValueError(f"not a native parameter name: {name!r}")
         elif name in ("cls_token", "pos_embed"):
             owned[name] = tensor[:, :, :embed_dim]
-        elif name in ("patch_embed.proj.weight", "patch_embed.proj.bias"):
-            owned[name] = tensor[:embed_dim]
-        elif name in ("norm.weight", "norm.bias"):
+        elif name in ("patch_embed.proj.weight", "patch_embed.proj.bias") or name in (
+            "norm.weight",
+            "norm.bias",
+        ):
             owned[name] = tensor[:embed_dim]
         elif name == "head.weight":
             owned[name] = tensor[:, :embed_dim]

@@ -406,7 +406,8 @@ def test_number_of_isomer_classes(size: str, published: bool, num_classes: int) 
     for depth in space["depth"]:
         heads = list(scores.enumerate_counts(depth, len(space["num_heads"]), published))
         mlps = list(scores.enumerate_counts(depth, len(space["mlp_ratio"]), published))
-        assert len(set(heads)) == len(heads) and all(sum(counts) == depth for counts in heads)
+        assert len(set(heads)) == len(heads)
+        assert all(sum(counts) == depth for counts in heads)
         per_width += len(heads) * len(mlps)
     assert per_width * len(space["embed_dim"]) == num_classes
 
