@@ -91,7 +91,6 @@ def test_pictures_of_any_size_fit(size: tuple[int, int], finished_run: Path) -> 
     [
         pytest.param(np.full((8, 8), 30_000, dtype=np.uint16), id="16-bit"),
         pytest.param(np.full((8, 8), 30_000, dtype=np.int32), id="32-bit"),
-        pytest.param(np.full((8, 8), 0.45, dtype=np.float32), id="float"),
     ],
 )
 def test_pictures_of_more_than_8_bits_are_never_silently_wrong(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -101,19 +102,24 @@ def training_batches(
         ValueError: a batch whose images or labels do not suit the network.
     """
     source = data.train
+    chunks: Iterable[list[int] | None]
+    batches: Iterable[Any]
     if isinstance(source, DataLoader):
-        first, batches = 0, iter(source)
-        indexed: Iterator[tuple[Sequence[int], Any]] = _numbered(batches, first)
+        chunks, batches = repeat(None), source  # counted by position in the epoch
     else:
         generator = torch_generator(seed, "shuffle", epoch)
         order = torch.randperm(num_samples(source), generator=generator).tolist()
-        chunks = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-        indexed = zip(chunks, _read(source, chunks, seed, epoch), strict=True)
-    for indices, (images, labels) in indexed:
-        images, labels = as_batch(images, labels, settings)
-        generators = [numpy_generator(seed, "sample", epoch, int(index)) for index in indices]
+        starts = range(0, len(order), batch_size)
+        chunks = drawn = [order[start : start + batch_size] for start in starts]
+        batches = _read(source, drawn, seed, epoch)
+    num_seen = 0
+    for chunk, batch in zip(chunks, batches, strict=False):
+        images, labels = as_batch(batch, settings)
+        indices = range(num_seen, num_seen + len(labels)) if chunk is None else chunk
+        generators = [numpy_generator(seed, "sample", epoch, index) for index in indices]
         if data.augmentation is not None:
             images = data.augmentation(images, generators)
+        num_seen += len(labels)
         yield Batch(images, labels, generators)
 
 
@@ -131,13 +137,6 @@ def _read(
     )
 
 
-def _numbered(batches: Iterator[Any], first: int) -> Iterator[tuple[Sequence[int], Any]]:
-    """Numbers the samples of a foreign loader by their position in the epoch."""
-    for batch in batches:
-        yield range(first, first + len(batch[0])), batch
-        first += len(batch[0])
-
-
 def evaluation_batches(
     source: ImageSource, settings: Settings, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -147,9 +146,8 @@ def evaluation_batches(
         if isinstance(source, DataLoader)
         else _read(source, _in_order(source, batch_size), seed=0, epoch=0)
     )
-    for images, labels in loader:
-        images, labels = as_batch(images, labels, settings)
-        yield images, labels
+    for batch in loader:
+        yield as_batch(batch, settings)
 
 
 def labelled_sample(
@@ -191,13 +189,24 @@ def _in_order(source: Dataset[Any], batch_size: int) -> list[list[int]]:
     ]
 
 
-def as_batch(images: Tensor, labels: Any, settings: Settings) -> tuple[Tensor, Tensor]:
-    """Images as float32 [B, C, H, W] and labels as int64 [B].
+def as_batch(batch: Any, settings: Settings) -> tuple[Tensor, Tensor]:
+    """A pair (images, labels) as float32 [B, C, H, W] and int64 [B].
 
     Raises:
-        ValueError: they do not suit a network of these settings.
+        ValueError: it is no such pair, or does not suit a network of these settings.
     """
-    labels = torch.as_tensor(labels)
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        raise ValueError(
+            f"the data gives {type(batch).__name__} items, where pairs (image, label) are needed: "
+            "wrap the data set so that it returns pairs"
+        )
+    try:
+        images, labels = (torch.as_tensor(part) for part in batch)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"the data gives images or labels that are no numbers ({error}): give float images "
+            "and the number of the class"
+        ) from None
     expected = (settings.in_chans, *settings.image_size)
     if images.ndim != 4 or tuple(images.shape[1:]) != expected or not images.is_floating_point():
         raise ValueError(
@@ -229,7 +238,8 @@ def check_splits(data: ImageData, settings: Settings) -> None:
     for name, source in data.splits.items():
         if num_samples(source) == 0:
             raise ValueError(f"the {name} split is empty: give at least one image")
-        next(evaluation_batches(source, settings, 1))
+        if next(evaluation_batches(source, settings, 1), None) is None:
+            raise ValueError(f"the {name} loader is empty: check drop_last and its sampler")
 
 
 class BatchAffine:

@@ -23,7 +23,7 @@ class Model(NamedTuple):
     network: nn.Module
     """In evaluation mode: images [B, in_chans, height, width] -> logits [B, num_classes]."""
     transform: Transform
-    """PIL image of any size and mode -> tensor [in_chans, height, width]."""
+    """PIL image of any size, of 8 bits per channel -> tensor [in_chans, height, width]."""
 
 
 def write_model(
@@ -85,9 +85,10 @@ def _parse_description(document: dict[str, Any]) -> tuple[Arch, Settings, Prepro
 
 
 def make_transform(settings: Settings, preprocessing: Preprocessing) -> Transform:
-    """Evaluation transform for pictures of any size and mode: timm's, after setting the channels.
+    """Evaluation transform for pictures of any size and 8-bit mode: timm's, channels set first.
 
-    Its call raises ValueError for a model of other than 1 or 3 channels, which pictures have.
+    Its call raises ValueError for a picture of more than 8 bits, and for a model of other than 1
+    or 3 channels, which pictures have.
     """
     from timm.data import create_transform
 
@@ -101,6 +102,11 @@ def make_transform(settings: Settings, preprocessing: Preprocessing) -> Transfor
     )
 
     def transform(image: Image) -> Tensor:
+        if image.mode.startswith(("I", "F")):
+            raise ValueError(
+                f"a picture of mode {image.mode!r} has more than 8 bits per pixel, whose range "
+                "is unknown: scale it to 8 bits first"
+            )
         if mode is None:
             raise ValueError(
                 f"pictures have 1 or 3 channels, this model takes {settings.in_chans}: "

@@ -109,7 +109,7 @@ def train(
 
 def evaluate(
     out: str | Path,
-    archs: Sequence[Arch] | None = None,
+    archs: Arch | Sequence[Arch] | None = None,
     *,
     data: ImageData | None = None,
     device: str = "auto",
@@ -128,6 +128,7 @@ def evaluate(
     supernet, preferred = read_supernet(out, device=device), read_preferred(out)
     splits = _data(preferred.recipe, data).splits
     if archs is not None:
+        archs = [archs] if isinstance(archs, Arch) else archs
         return [evaluate_arch(supernet, arch, splits) for arch in archs]
     rows = [evaluate_arch(supernet, arch, splits) for arch in preferred.archs]
     with _locked(out, preferred.recipe):

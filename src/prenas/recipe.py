@@ -91,7 +91,7 @@ class SearchRecipe(Value):
     images: Literal["noise", "data"] = "noise"
     """`noise`: normals with the data's mean and deviation; `data`: training images and labels."""
     num_images: int = Field(64, ge=1)
-    batch_size: int = Field(8, ge=1)
+    batch_size: int = Field(4, ge=1)
     further_seeds: int = Field(0, ge=0)
     """Initialisations beyond the recipe's seed, scored only to report how far they agree."""
 
@@ -195,9 +195,11 @@ def with_overrides(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
         target: Any = fields
         for depth, key in enumerate([*parents, last]):
             if not isinstance(target, dict):
+                parent = ".".join(parents[:depth])
                 raise ValueError(
-                    f"recipe {recipe.name!r} has no {'.'.join(parents[:depth])!r} to change "
-                    f"(in override {override!r})"
+                    f"recipe {recipe.name!r} has no {parent!r} to change (in override {override!r})"
+                    if target is None
+                    else f"{parent!r} has no fields of its own (in override {override!r})"
                 )
             if key not in target:
                 raise _unknown_field(path.strip(), fields)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 
@@ -18,6 +20,8 @@ def explain(error: ValidationError) -> str:
         where = ".".join(map(str, problem["loc"]))
         message = problem["msg"].removeprefix("Value error, ")
         given = problem["input"]
+        if problem["type"] == "tuple_type":
+            message = f"a list is needed, such as {json.dumps([given], default=str)}"
         plain = isinstance(given, (str, int, float, bool, list, tuple)) or given is None
         suffix = f" (given: {given!r})" if plain and problem["type"] != "value_error" else ""
         lines.append(f"{where}: {message}{suffix}" if where else f"{message}{suffix}")

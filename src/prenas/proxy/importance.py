@@ -46,7 +46,7 @@ def measure_importance(
     images: Tensor,
     labels: Tensor | None = None,
     *,
-    batch_size: int = 8,
+    batch_size: int = 4,
 ) -> Importance:
     """Gradient of one scalar at the subnet `largest`, for all weights of the supernet.
 
@@ -74,15 +74,12 @@ def measure_importance(
             gradients = torch.autograd.grad(
                 scalar, list(parameters.values()), materialize_grads=True
             )
-            # Not in place: autograd may hand out gradients that share memory.
-            total = (
-                [
-                    sum_so_far + gradient
-                    for sum_so_far, gradient in zip(total, gradients, strict=True)
-                ]
-                if total
-                else list(gradients)
-            )
+            if total is None:  # own copies: autograd may hand out gradients that share memory
+                total = [gradient.clone() for gradient in gradients]
+            else:
+                for sum_so_far, gradient in zip(total, gradients, strict=True):
+                    sum_so_far += gradient
+            del logits, scalar, gradients  # before the next batch asks for as much
     finally:
         supernet.train(was_training)
     if total is None:

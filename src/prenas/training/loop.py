@@ -120,8 +120,8 @@ def _finite(loss: Tensor, step: int, arch: Arch) -> float:
     value = float(loss.detach())
     if not np.isfinite(value):
         raise ValueError(
-            f"the loss is {value} at step {step} (subnet {arch.id}: {arch}): lower "
-            "training.lr_per_512_images, or set training.clip_grad_norm, and train again; the "
-            "last checkpoint is kept"
+            f"the loss is {value} at step {step} (subnet {arch.id}: {arch}): the "
+            "last checkpoint is kept. Start a run in a new folder with a lower "
+            "training.lr_per_512_images, or with training.clip_grad_norm set"
         )
     return value
