@@ -7,8 +7,8 @@ RUN    ?= runs/digits
 
 .PHONY: demo test check install bench clean
 
+# One thread: on networks this small more gain little, and wait for each other on a busy machine.
 demo: install  ## the whole method on scikit-learn's digits: table, plot, models
-	# One thread: on networks this small more gain little, and wait for each other on a busy machine.
 	$(BIN)/prenas run digits --out $(RUN) --threads 1
 	$(BIN)/prenas specialize $(RUN) --max-params 120k --threads 1
 

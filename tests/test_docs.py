@@ -85,6 +85,11 @@ def test_python_of_the_guide(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     assert (tmp_path / "runs/mine/preferred.json").exists()
 
 
+def test_no_placeholder_is_left() -> None:
+    for document in DOCUMENTS:
+        assert not re.search(r"@[A-Z]+@", (ROOT / document).read_text(encoding="utf-8")), document
+
+
 def test_linked_files_exist() -> None:
     """Relative links of all documents point at files of the repository."""
     for document in [*DOCUMENTS, "CHANGELOG.md", "results/README.md", "docs/decisions.md"]:

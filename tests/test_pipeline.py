@@ -1,5 +1,6 @@
 """Runs: each step once, continued where it stopped, and never over somebody else's files."""
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -10,9 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from prenas import pipeline
+from prenas.artifacts import read_tensors, write_tensors
 from prenas.data import ImageData
 from prenas.evaluation import Evaluation
 from prenas.export import load
@@ -177,7 +179,7 @@ def test_a_search_cut_off_is_done_again(tmp_path: Path, searched_run: Path) -> N
         ("training.epochs=4", "training.epochs: 3 -> 4"),
         ("seed=1", "seed: 0 -> 1"),
         ('search.budgets=["params=2k"]', 'search.budgets: ["params=1200:3400:700", "params=10k'),
-        ("training=null", "training.epochs: 3 -> null"),
+        ("training.clip_grad_norm=none", "training.clip_grad_norm: "),
     ],
 )
 @pytest.mark.parametrize("step", [pipeline.search, pipeline.run])
@@ -584,3 +586,82 @@ def test_a_recipe_is_kept_as_it_was_given(finished_run: Path) -> None:
     kept = json.loads((finished_run / "recipe.json").read_text())["recipe"]
     assert isinstance(recipe_from_dict(kept), Recipe)
     assert recipe_from_dict(kept) == mini_recipe()
+
+
+# --- results that belong together ----------------------------------------------------------------
+
+
+def test_results_of_other_weights_are_refused(finished: Path) -> None:
+    """After the supernet has changed, its old evaluation and models are not handed out."""
+    path = finished / "supernet.safetensors"
+    weights = {name: 0.5 * tensor for name, tensor in read_tensors(path).items()}
+    write_tensors(path, weights)
+    with pytest.raises(ValueError, match=r"belongs to other weights than .*: remove it"):
+        pipeline.specialize(finished, 0)
+    (finished / "evaluation.json").unlink()
+    pipeline.evaluate(finished)
+    with pytest.raises(ValueError, match=r"was cut from other weights than .*: remove it"):
+        pipeline.specialize(finished, 0)
+    shutil.rmtree(finished / "subnets")
+    folder = pipeline.specialize(finished, 0)
+    head = read_tensors(folder / "model.safetensors")["head.weight"]
+    assert torch.equal(head, weights["head.weight"][:, : head.shape[1]])
+
+
+def test_a_model_without_its_weights_is_refused(finished: Path) -> None:
+    (finished / "subnets" / "00" / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="is not whole"):
+        pipeline.specialize(finished, 0)
+
+
+def test_more_seeds_can_be_asked_of_a_finished_search(searched_run: Path, tmp_path: Path) -> None:
+    """They only report: what was chosen, and the weights, stay as they are."""
+    out = tmp_path / "run"
+    shutil.copytree(searched_run, out)
+    before = pipeline.read_preferred(out)
+    weights = (out / "initial.safetensors").read_bytes()
+    more = with_overrides(before.recipe, ["search.further_seeds=2"])
+    after = pipeline.search(more, out)
+    assert [seed.seed for seed in after.agreement] == [
+        before.recipe.seed + 1,
+        before.recipe.seed + 2,
+    ]
+    assert (after.subnets, after.choices) == (before.subnets, before.choices)
+    assert (out / "initial.safetensors").read_bytes() == weights
+    assert pipeline.search(before.recipe, out).agreement == after.agreement
+
+
+def test_other_data_are_evaluated_and_only_returned(tmp_path: Path) -> None:
+    out, recipe = tmp_path / "run", own_recipe(training={"epochs": 1})
+    pipeline.run(recipe, out, data=own_data())
+    stored = (out / "evaluation.json").read_bytes()
+    data = own_data()
+    half = dataclasses.replace(data, validation=Subset(data.validation, range(7)), test=None)  # type: ignore[arg-type]
+    rows = pipeline.evaluate(out, data=half)
+    assert {name: split.num_images for name, split in rows[0].splits.items()} == {"validation": 7}
+    assert (out / "evaluation.json").read_bytes() == stored
+
+
+@pytest.mark.parametrize(
+    "overrides", [["data.name=digit"], ["space.settings.num_classes=5"], ["training=null"]]
+)
+def test_a_run_that_cannot_be_trained_does_not_begin(overrides: list[str], tmp_path: Path) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011
+        pipeline.run(with_overrides(mini_recipe(), overrides), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_shuffling_loader_is_repeatable(tmp_path: Path) -> None:
+    """Its order comes from the recipe's seed, not from the global generator."""
+    weights = []
+    for number in (1, 2):
+        torch.manual_seed(number)
+        data = own_data()
+        shuffled = dataclasses.replace(
+            data, train=DataLoader(data.train, batch_size=8, shuffle=True)
+        )  # type: ignore[arg-type]
+        out = tmp_path / str(number)
+        pipeline.search(own_recipe(training={"epochs": 1}), out)
+        pipeline.train(out, data=shuffled)
+        weights.append((out / "supernet.safetensors").read_bytes())
+    assert weights[0] == weights[1]

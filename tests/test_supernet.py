@@ -1,6 +1,7 @@
 """The supernet as a module: what the contract suite of the families does not look at."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -16,8 +17,9 @@ from families.drawing import (
     noise_for,
     shared_supernet,
 )
-from prenas.families import family_of
+from prenas.families import family_of, get_space
 from prenas.families.base import SearchSpace
+from prenas.randomness import torch_generator
 from prenas.supernet import Supernet
 
 each_space = pytest.mark.parametrize("space", ALL_SPACES)
@@ -155,3 +157,25 @@ def test_mixed_precision_equals_the_cut_network(space: SearchSpace) -> None:
             assert_equal(ours, theirs, 2**-8)
     exact = supernet(images, space.largest)
     torch.testing.assert_close(ours.float(), exact, rtol=0, atol=0.1 * exact.abs().max().item())
+
+
+def test_threads_do_not_mix_the_weights_of_two_supernets() -> None:
+    """Two supernets of one space share the structure of a subnet, but not at the same time."""
+    space = get_space("digits")
+    arch = space.smallest
+    supernets = [
+        Supernet(space.supernet, space.settings).initialize(torch_generator(seed, "weights")).eval()
+        for seed in (0, 1)
+    ]
+    images = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    expected = [supernet(images, arch).detach() for supernet in supernets]
+    assert not torch.equal(*expected)
+
+    def calls(number: int) -> bool:
+        with torch.no_grad():
+            return all(
+                torch.equal(supernets[number](images, arch), expected[number]) for _ in range(40)
+            )
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(calls, (0, 1))) == [True, True]

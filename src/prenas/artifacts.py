@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -98,6 +99,12 @@ def parse_json(path: Path, parse: Callable[[dict[str, Any]], T]) -> T:
     except (ValueError, TypeError, AttributeError) as error:
         problem = str(error)
     raise ValueError(f"{path} is damaged or foreign: {problem}")
+
+
+def sha256(path: Path) -> str:
+    """The digest of a file, to tell whether results belong to it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

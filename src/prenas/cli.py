@@ -90,6 +90,7 @@ def run_command(
 
     _set_threads(threads)
     chosen = _recipe(recipe, overrides, budget, further_seeds)
+    pipeline.ready_to_train(chosen)
     _search(chosen, out, device)
     _train(out, device)
     rows = pipeline.evaluate(out, device=device)
@@ -325,11 +326,18 @@ def _read_arch(text: str, family: str) -> Arch:
     """An architecture from JSON text, or from a file that holds it (an `arch.json` included)."""
     from pydantic import ValidationError
 
+    from prenas import artifacts
     from prenas.families import get_family
     from prenas.values import explain
 
-    path = Path(text)
-    content = text if text.lstrip().startswith("{") else path.read_text(encoding="utf-8")
+    path = Path(text) / artifacts.MODEL_ARCH if Path(text).is_dir() else Path(text)
+    is_json = text.lstrip().startswith("{")
+    if not is_json and not path.is_file():
+        raise ValueError(
+            f"--arch {text!r} is neither JSON text nor a file: give "
+            "an object of its fields, an arch.json, or a model folder"
+        )
+    content = text if is_json else path.read_text(encoding="utf-8")
     try:
         fields = json.loads(content)
         return get_family(family).arch_type.model_validate(fields.get("arch", fields))
@@ -378,9 +386,12 @@ def _print_preferred(preferred: PreferredSet) -> None:
         ],
     )
     for number in preferred.empty_budgets:
-        _out.print(f"No subnet in budget {preferred.budgets[number]}")
+        _out.print(f"No subnet in budget {preferred.budgets[number]}", soft_wrap=True)
     for budget in preferred.partial_budgets:
-        _out.print(f"Left out, no whole step: {budget} (search.keep_partial=true keeps it)")
+        _out.print(
+            f"Left out, no whole step: {budget} (search.keep_partial=true keeps it)",
+            soft_wrap=True,
+        )
     for seed in preferred.agreement:
         changed = ", ".join("-" if n is None else str(n) for n in seed.changed_options)
         taus = ", ".join(f"{axis} {tau:.2f}" for axis, tau in seed.block_score_tau.items())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import count, repeat
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -39,7 +39,7 @@ class ImageData:
 
     Images arrive normalised as the recipe's preprocessing says. A `Dataset` is shuffled here,
     reproducibly, and its own transforms see global generators seeded per sample; a `DataLoader` is
-    iterated as it is.
+    iterated as it is, its global draws seeded per epoch and batch.
     """
 
     train: ImageSource
@@ -105,7 +105,8 @@ def training_batches(
     chunks: Iterable[list[int] | None]
     batches: Iterable[Any]
     if isinstance(source, DataLoader):
-        chunks, batches = repeat(None), source  # counted by position in the epoch
+        chunks = repeat(None)  # counted by position in the epoch
+        batches = _isolated(source, seed, epoch)
     else:
         generator = torch_generator(seed, "shuffle", epoch)
         order = torch.randperm(num_samples(source), generator=generator).tolist()
@@ -129,12 +130,21 @@ def _read(
     """Batches (images, labels) of the given indices."""
     if isinstance(dataset, TensorDataset):  # no transforms: whole batches at once
         return (dataset[chunk] for chunk in chunks)
-    # A loader draws a base seed for its workers: from its own generator, not the global one.
-    return DataLoader(
-        _SeededDataset(dataset, seed, epoch),
-        batch_sampler=chunks,
-        generator=torch_generator(seed, "loader", epoch),
-    )
+    loader: DataLoader[Any] = DataLoader(_SeededDataset(dataset, seed, epoch), batch_sampler=chunks)
+    return _isolated(loader, seed, epoch)
+
+
+def _isolated(loader: DataLoader[Any], seed: int, epoch: int) -> Iterator[Any]:
+    """Iterates a loader while all its global draws (order, worker seeds) come from the seed."""
+    with isolated_global_state(seed, "loader", epoch):
+        iterator = iter(loader)
+    for number in count():
+        with isolated_global_state(seed, "loader", epoch, number):
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+        yield batch
 
 
 def evaluation_batches(
@@ -142,7 +152,7 @@ def evaluation_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches (images, labels) in the order of the source, without augmentation."""
     loader = (
-        source
+        _isolated(source, seed=0, epoch=0)
         if isinstance(source, DataLoader)
         else _read(source, _in_order(source, batch_size), seed=0, epoch=0)
     )
@@ -236,7 +246,7 @@ def check_splits(data: ImageData, settings: Settings) -> None:
         ValueError: a split is empty or does not suit a network of these settings.
     """
     for name, source in data.splits.items():
-        if num_samples(source) == 0:
+        if not isinstance(source, DataLoader) and num_samples(source) == 0:
             raise ValueError(f"the {name} split is empty: give at least one image")
         if next(evaluation_batches(source, settings, 1), None) is None:
             raise ValueError(f"the {name} loader is empty: check drop_last and its sampler")
@@ -280,9 +290,14 @@ def load_data(recipe: DataRecipe) -> ImageData:
         raise ValueError(
             "this run's data came from Python: pass data=prenas.ImageData(...) to the same call"
         )
-    if recipe.name not in DATASETS:
-        raise unknown_name("data set", recipe.name, DATASETS)
+    check_data_name(recipe)
     return DATASETS[recipe.name](recipe)
+
+
+def check_data_name(recipe: DataRecipe) -> None:
+    """Raises ValueError, with the choices, for data that exist neither by name nor as own data."""
+    if recipe.name not in DATASETS and recipe.name != OWN_DATA:
+        raise unknown_name("data set", recipe.name, [*DATASETS, OWN_DATA])
 
 
 def _digits(recipe: DataRecipe) -> ImageData:

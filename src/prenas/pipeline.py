@@ -8,9 +8,9 @@ recipe is refused.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,19 @@ import torch
 from torch import Tensor
 
 from prenas import artifacts, report
-from prenas.data import OWN_DATA, ImageData, check_splits, evaluation_batches, load_data
+from prenas.data import (
+    OWN_DATA,
+    ImageData,
+    check_data_name,
+    check_splits,
+    evaluation_batches,
+    load_data,
+)
 from prenas.evaluation import Evaluation, evaluate_arch
 from prenas.export import load, write_model
 from prenas.families import get_family
 from prenas.families.base import Arch
-from prenas.recipe import Recipe, differences, recipe_from_dict
+from prenas.recipe import Recipe, TrainingRecipe, differences, recipe_from_dict
 from prenas.selection.budgets import parse_amount
 from prenas.selection.preferred import PreferredSet
 from prenas.specialization import pick, require_equal_logits, verified_cut
@@ -33,6 +40,7 @@ from prenas.training.loop import Watcher, train_supernet
 from prenas.zero_cost_search import new_supernet, zero_cost_search
 
 _NUM_PROOF_IMAGES = 32
+_REPORT_ONLY = "search.further_seeds:"  # a field that decides nothing
 
 
 def search(
@@ -50,13 +58,22 @@ def search(
             no subnet fits, data that do not suit the space.
     """
     out, where = Path(out), resolve_device(device)
+    if recipe.data is not None:
+        check_data_name(recipe.data)
     with _locked(out, recipe):
-        if not (out / artifacts.PREFERRED).exists():
+        before = read_preferred(out) if (out / artifacts.PREFERRED).exists() else None
+        if before is None or recipe.search.further_seeds > len(before.agreement):
             images = _data(recipe, data) if recipe.search.images == "data" else None
             found = zero_cost_search(recipe, images, where)
             artifacts.write_json(out / artifacts.RECIPE, {"recipe": recipe.model_dump(mode="json")})
-            artifacts.write_tensors(out / artifacts.INITIAL, found.supernet.network.state_dict())
-            artifacts.write_json(out / artifacts.PREFERRED, found.preferred.model_dump(mode="json"))
+            preferred = found.preferred
+            if before is None:
+                weights = found.supernet.network.state_dict()
+                artifacts.write_tensors(out / artifacts.INITIAL, weights)
+            else:  # more seeds were asked for: what was chosen stays
+                news = {"recipe": recipe, "agreement": preferred.agreement}
+                preferred = before.model_copy(update=news)
+            artifacts.write_json(out / artifacts.PREFERRED, preferred.model_dump(mode="json"))
     return read_preferred(out)
 
 
@@ -82,23 +99,17 @@ def train(
     recipe = preferred.recipe
     if (out / artifacts.SUPERNET).exists():
         return read_supernet(out, device=device)
-    if recipe.training is None:
-        raise ValueError(
-            f"recipe {recipe.name!r} only searches: it has no training. Choose a recipe that "
-            "trains (prenas info lists them), or make one in Python with training=TrainingRecipe"
-        )
-    splits = _data(recipe, data)
-    check_splits(splits, recipe.space.settings)
+    training, splits = ready_to_train(recipe, data)
     with _locked(out, recipe):
         scored = new_supernet(recipe, recipe.seed)
         artifacts.load_weights(scored.network, out / artifacts.INITIAL)
-        supernet = scored.trimmed(preferred.envelope, drop_path=recipe.training.drop_path)
+        supernet = scored.trimmed(preferred.envelope, drop_path=training.drop_path)
         del scored
         train_supernet(
             supernet.to(where),
             preferred.archs,
             splits,
-            recipe.training,
+            training,
             seed=recipe.seed,
             folder=out,
             watch=watch,
@@ -116,27 +127,31 @@ def evaluate(
 ) -> list[Evaluation]:
     """Evaluates every preferred subnet, or the given architectures, on validation and test.
 
-    Writes `evaluation.json`, `evaluation.csv` and `accuracy.png` for the preferred subnets; results
-    for given architectures are only returned.
+    Writes `evaluation.json`, `evaluation.csv` and `accuracy.png` for the preferred subnets. Results
+    for given architectures, or on other data once that is done, are only returned.
 
     Raises:
         ValueError: the training is not finished, an architecture does not fit into the supernet.
     """
     out, path = Path(out), Path(out) / artifacts.EVALUATION
-    if archs is None and path.exists():
-        return artifacts.parse_json(path, _parse_evaluations)
+    if archs is None and data is None and path.exists():
+        return _stored_evaluations(out)
     supernet, preferred = read_supernet(out, device=device), read_preferred(out)
     splits = _data(preferred.recipe, data).splits
-    if archs is not None:
-        archs = [archs] if isinstance(archs, Arch) else archs
-        return [evaluate_arch(supernet, arch, splits) for arch in archs]
-    rows = [evaluate_arch(supernet, arch, splits) for arch in preferred.archs]
-    with _locked(out, preferred.recipe):
-        title = f"{preferred.recipe.name}: preferred subnets"
-        report.write_csv(rows, out / artifacts.EVALUATION_CSV)
-        report.draw(rows, out / artifacts.PLOT, title=title)
-        subnets = [row.model_dump(mode="json") for row in rows]
-        artifacts.write_json(path, {"family": preferred.recipe.space.family, "subnets": subnets})
+    if isinstance(archs, Arch):
+        archs = [archs]
+    rows = [evaluate_arch(supernet, arch, splits) for arch in archs or preferred.archs]
+    if archs is None and not path.exists():
+        with _locked(out, preferred.recipe):
+            title = f"{preferred.recipe.name}: preferred subnets"
+            report.write_csv(rows, out / artifacts.EVALUATION_CSV)
+            report.draw(rows, out / artifacts.PLOT, title=title)
+            document = {
+                "family": preferred.recipe.space.family,
+                "supernet_sha256": artifacts.sha256(out / artifacts.SUPERNET),
+                "subnets": [row.model_dump(mode="json") for row in rows],
+            }
+            artifacts.write_json(path, document)
     return rows
 
 
@@ -163,7 +178,8 @@ def specialize(
     Raises:
         ValueError: no such subnet, none within the limits, or logits that differ.
     """
-    out, rows = Path(out), evaluate(out, data=data, device=device)
+    out = Path(out)
+    rows = _evaluations(out, data, device)
     limits = {
         axis: parse_amount(str(limit))
         for axis, limit in (("params", max_params), ("macs", max_macs))
@@ -175,7 +191,8 @@ def specialize(
     if not 0 <= number < len(rows):
         raise ValueError(f"there is no subnet {number}: this run has 0 to {len(rows) - 1}")
     folder = Path(to) if to is not None else out / artifacts.SUBNETS / f"{number:02d}"
-    if (folder / artifacts.MODEL_ARCH).exists() and to is None:
+    if to is None and (folder / artifacts.MODEL_ARCH).exists():
+        _require_of_this_supernet(folder, out)
         return folder
     if to is not None and folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty: choose another folder, nothing was written")
@@ -192,12 +209,31 @@ def run(
     watch: Watcher | None = None,
 ) -> list[Evaluation]:
     """Search, training, evaluation, and every preferred subnet handed over."""
+    ready_to_train(recipe, data)
     search(recipe, out, data=data, device=device)
     train(out, data=data, device=device, watch=watch)
-    rows = evaluate(out, data=data, device=device)
+    rows = _evaluations(Path(out), data, device)
     for number in range(len(rows)):
         specialize(out, number, data=data, device=device)
     return rows
+
+
+def ready_to_train(
+    recipe: Recipe, data: ImageData | None = None
+) -> tuple[TrainingRecipe, ImageData]:
+    """The training part and the data of a recipe, checked before anything is spent.
+
+    Raises:
+        ValueError: the recipe has no training or no data, or the data do not suit its space.
+    """
+    if recipe.training is None:
+        raise ValueError(
+            f"recipe {recipe.name!r} only searches: it has no training. Choose a recipe that "
+            "trains (prenas info lists them), or make one in Python with training=TrainingRecipe"
+        )
+    splits = _data(recipe, data)
+    check_splits(splits, recipe.space.settings)
+    return recipe.training, splits
 
 
 def read_preferred(out: str | Path) -> PreferredSet:
@@ -243,9 +279,42 @@ def resolve_device(name: str) -> torch.device:
             return device
     except RuntimeError:
         pass
-    raise ValueError(
-        f"device {name!r} is not on this machine: choose auto, {' or '.join(available)}"
-    )
+    choices = ["auto", *available]
+    near = get_close_matches(name, choices, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    raise ValueError(f"device {name!r} is not on this machine: choose {', '.join(choices)}{hint}")
+
+
+def _evaluations(out: Path, data: ImageData | None, device: str) -> list[Evaluation]:
+    """The stored evaluation of the preferred subnets, made first if it is missing."""
+    if (out / artifacts.EVALUATION).exists():
+        return _stored_evaluations(out)
+    return evaluate(out, data=data, device=device)
+
+
+def _stored_evaluations(out: Path) -> list[Evaluation]:
+    path = out / artifacts.EVALUATION
+    stored, digest = artifacts.parse_json(path, _parse_evaluations)
+    supernet = out / artifacts.SUPERNET
+    if supernet.exists() and artifacts.sha256(supernet) != digest:
+        raise ValueError(
+            f"{path} belongs to other weights than {supernet}: remove it, and {artifacts.SUBNETS}/ "
+            "beside it, to evaluate and cut anew"
+        )
+    return stored
+
+
+def _require_of_this_supernet(folder: Path, out: Path) -> None:
+    """Raises ValueError unless a handed-over model is whole and of the supernet that is there."""
+    path = folder / artifacts.MODEL_ARCH
+    digest = artifacts.parse_json(path, lambda found: found["provenance"]["supernet_sha256"])
+    supernet = out / artifacts.SUPERNET
+    is_old = supernet.exists() and artifacts.sha256(supernet) != digest
+    if is_old or not (folder / artifacts.MODEL).exists():
+        raise ValueError(
+            f"{folder} is not whole, or was cut from other weights than {supernet}: "
+            "remove it to cut anew"
+        )
 
 
 def _hand_over(
@@ -292,7 +361,6 @@ def _prove_written(
 
 def _provenance(out: Path, number: int, row: Evaluation, recipe: Recipe) -> dict[str, Any]:
     """Where a handed-over model comes from, and what it was measured to cost and achieve."""
-    digest = hashlib.sha256((out / artifacts.SUPERNET).read_bytes()).hexdigest()
     return {
         "recipe": recipe.name,
         "seed": recipe.seed,
@@ -300,7 +368,7 @@ def _provenance(out: Path, number: int, row: Evaluation, recipe: Recipe) -> dict
         "params": row.params,
         "macs": row.macs,
         "evaluation": {name: split.model_dump() for name, split in row.splits.items()},
-        "supernet_sha256": digest,
+        "supernet_sha256": artifacts.sha256(out / artifacts.SUPERNET),
         "versions": {name: version(name) for name in ("prenas", "torch", "timm")},
     }
 
@@ -328,12 +396,14 @@ def _data(recipe: Recipe, data: ImageData | None) -> ImageData:
     return data
 
 
-def _parse_evaluations(document: dict[str, Any]) -> list[Evaluation]:
+def _parse_evaluations(document: dict[str, Any]) -> tuple[list[Evaluation], str]:
+    """The rows, and the digest of the supernet that they were measured on."""
     arch_type = get_family(document["family"]).arch_type
-    return [
+    rows = [
         Evaluation.model_validate({**row, "arch": arch_type.model_validate(row["arch"])})
         for row in document["subnets"]
     ]
+    return rows, document["supernet_sha256"]
 
 
 @contextmanager
@@ -346,28 +416,32 @@ def _locked(out: Path, recipe: Recipe) -> Iterator[None]:
     path = out / artifacts.RECIPE
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file: give a folder")
-    is_new = not path.exists()
-    if out.exists() and is_new and any(not p.name.startswith(".") for p in out.iterdir()):
+    is_foreign = out.exists() and any(not p.name.startswith(".") for p in out.iterdir())
+    if is_foreign and not path.exists():
         raise ValueError(
             f"{out} is not empty and no run folder of prenas: choose an empty or a new folder"
         )
-    if not is_new:
-        theirs = artifacts.parse_json(path, lambda document: recipe_from_dict(document["recipe"]))
-        changed = differences(theirs, recipe)
-        if changed:
-            raise ValueError(
-                f"{out} belongs to another recipe (there -> asked for):\n  "
-                + "\n  ".join(changed)
-                + "\nChoose another --out folder, or the recipe of this one. Nothing was changed"
-            )
     artifacts.require_writable(out)
-    with (out / ".lock").open("w") as lock:
+    with (out / ".lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(
                 f"another process is working in {out}: wait for it, or choose another folder"
             ) from None
+        if path.exists():
+            _require_same_recipe(path, recipe)
         for leftover in out.glob(".*.tmp"):  # of a process that was killed while writing
             leftover.unlink()
         yield
+
+
+def _require_same_recipe(path: Path, recipe: Recipe) -> None:
+    theirs = artifacts.parse_json(path, lambda document: recipe_from_dict(document["recipe"]))
+    changed = [line for line in differences(theirs, recipe) if not line.startswith(_REPORT_ONLY)]
+    if changed:
+        raise ValueError(
+            f"{path.parent} belongs to another recipe (there -> asked for):\n  "
+            + "\n  ".join(changed)
+            + "\nChoose another --out folder, or the recipe of this one. Nothing was changed"
+        )

@@ -117,7 +117,7 @@ class TrainingRecipe(Value):
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     drop_path: float = Field(0.0, ge=0, lt=1)
     clip_grad_norm: float | None = Field(None, gt=0)
-    """Largest L2 norm of a step's gradient; none switches clipping off."""
+    """Largest L2 norm of a step's gradient; None (`--set ...=none`) is no limit."""
 
     @property
     def peak_lr(self) -> float:
@@ -179,7 +179,7 @@ def recipe_from_dict(fields: Mapping[str, Any]) -> Recipe:
 def with_overrides(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
     """The recipe with fields changed by `path=value` texts, e.g. `training.epochs=3`.
 
-    Values are JSON, or plain text where JSON does not read.
+    Values are JSON, `none`, or plain text where JSON does not read.
 
     Raises:
         ValueError: an unknown field (nearest names offered), or a value of the wrong type.
@@ -205,11 +205,23 @@ def with_overrides(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
                 raise _unknown_field(path.strip(), fields)
             if depth < len(parents):
                 target = target[key]
-        try:
-            target[last] = json.loads(text)
-        except json.JSONDecodeError:
-            target[last] = text
+        target[last] = _read_value(path.strip(), text.strip(), target[last])
     return recipe_from_dict(fields)
+
+
+def _read_value(path: str, text: str, current: Any) -> Any:
+    """An override's value; ValueError if it is of another kind than what stands there."""
+    if text.lower() == "none":
+        return None
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        value = text
+    kinds = {bool: "true or false", int: "a number", float: "a number", str: "a text"}
+    left, right = (kinds.get(type(one)) for one in (current, value))
+    if left and right and left != right:
+        raise ValueError(f"{path}: {left} is needed (given: {text!r})")
+    return value
 
 
 def _unknown_field(path: str, fields: Mapping[str, Any]) -> ValueError:

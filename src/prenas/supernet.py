@@ -9,6 +9,7 @@ gradients of the shared weights, and are zero outside the part that the subnet o
 from __future__ import annotations
 
 from functools import lru_cache
+from threading import get_ident
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +19,24 @@ from prenas.families import build, build_structure, family_of
 from prenas.families.base import Arch, Box, Settings, leading_boxes, named_tensors, tensor_shapes
 
 
-@lru_cache(maxsize=256)
 def _structure(
     arch: Arch, settings: Settings, drop_path_rates: tuple[float, ...], training: bool
 ) -> nn.Module:
-    """The layers of a subnet without weights; one per mode, so that a call changes nothing."""
+    """The layers of a subnet without weights, kept for the next call.
+
+    One per mode, so that a call changes nothing; one per thread, because a call lends it weights.
+    """
+    return _kept_structure(arch, settings, drop_path_rates, training, get_ident())
+
+
+@lru_cache(maxsize=256)
+def _kept_structure(
+    arch: Arch,
+    settings: Settings,
+    drop_path_rates: tuple[float, ...],
+    training: bool,
+    _thread: int,
+) -> nn.Module:
     return build_structure(arch, settings, drop_path_rates).train(training)
 
 
@@ -89,7 +103,7 @@ class Supernet(nn.Module):
             ValueError: the architecture does not fit into this supernet.
         """
         self.family.check_contains(self.arch, arch)
-        return owned_boxes(arch, self.arch, self.settings)
+        return dict(owned_boxes(arch, self.arch, self.settings))
 
     def cut(self, arch: Arch) -> nn.Module:
         """The plain network of `arch` with a copy of its weights, in the supernet's mode."""

@@ -78,7 +78,7 @@ def zero_cost_search(
         seed = recipe.seed + number
         other = _score(recipe, new_supernet(recipe, seed), images, labels, device, seed)
         agreement.append(_agreement(recipe.space, seed, scored, other, budgets.kept))
-    preferred = _preferred_set(recipe, budgets, picks, scored, agreement)
+    preferred = _preferred_set(recipe, budgets, picks, scored, agreement, device)
     return Search(preferred, supernet.cpu())
 
 
@@ -130,6 +130,7 @@ def _preferred_set(
     picks: Sequence[Pick],
     scored: _Scored,
     agreement: Sequence[SeedAgreement],
+    device: torch.device | str,
 ) -> PreferredSet:
     space = recipe.space
     candidates = {_arch(space, pick.candidate): pick.candidate for pick in picks}
@@ -164,10 +165,11 @@ def _preferred_set(
             for axis, gains in zip(space.layer_axes, scored.gains, strict=True)
         },
         agreement=tuple(agreement),
+        device=str(device),
         num_threads=torch.get_num_threads(),
         versions={
             "python": platform.python_version(),
-            **{name: version(name) for name in ("prenas", "torch", "numpy")},
+            **{name: version(name) for name in ("prenas", "torch", "timm", "numpy")},
         },
     )
 

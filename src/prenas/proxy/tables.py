@@ -148,7 +148,9 @@ def _weight_scores(
     scores = [np.zeros((skeleton.num_layers, len(axis.options))) for axis in space.layer_axes]
     for probed, option, arch in _probes(space, skeleton):
         boxes = owned_boxes(arch, space.supernet, space.settings)
-        for name in boxes.keys() & sums.keys():
+        for name in sums:
+            if name not in boxes:
+                continue
             layer, axis = family.role(name)
             if axis is None:
                 base += sums[name](boxes[name]) if probed is None else 0.0

@@ -18,7 +18,7 @@ from prenas.recipe import (
 
 
 def digits() -> Recipe:
-    """Six budgets between 40 k and 250 k parameters; about two minutes on two CPU cores."""
+    """Six budgets between 40 k and 250 k parameters; about three minutes on one CPU core."""
     return Recipe(
         name="digits",
         space=get_space("digits"),

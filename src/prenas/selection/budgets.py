@@ -117,7 +117,9 @@ def parse_budgets(texts: Iterable[str], *, keep_partial: bool = False) -> Budget
 
 def _intervals(text: str, amounts: str) -> list[tuple[tuple[int, int], bool]]:
     """((lo, hi), whether it is a whole step) for one axis of a budget."""
-    values = [parse_amount(amount) for amount in amounts.split(":")]
+    first, *rest = amounts.split(":")
+    lowest = 0 if rest and first.strip() == "0" else parse_amount(first)
+    values = [lowest, *map(parse_amount, rest)]
     if len(values) == 1:
         return [((0, values[0] + 1), True)]  # costs are whole numbers: at most the limit
     if len(values) > 3:
@@ -131,7 +133,7 @@ def _intervals(text: str, amounts: str) -> list[tuple[tuple[int, int], bool]]:
     if step > hi - lo:
         raise ValueError(
             f"the budget {text!r} holds no whole step of {format_amount(step)}: "
-            "make the step smaller or the range wider"
+            "make the step smaller or the range wider, or write LO:HI for the one interval"
         )
     starts = range(lo, hi, step)
     return [((start, min(start + step, hi)), start + step <= hi) for start in starts]

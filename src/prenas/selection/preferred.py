@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import ConfigDict, Field, SerializeAsAny, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
 from prenas.families import family_of, get_family
 from prenas.families.base import Arch
@@ -55,8 +55,6 @@ class SeedAgreement(Value):
 class PreferredSet(Value):
     """The result of a search; written as `preferred.json`."""
 
-    model_config = ConfigDict(protected_namespaces=())
-
     recipe: Recipe
     subnets: tuple[PreferredSubnet, ...] = Field(min_length=1)
     """Without repetition, from the cheapest on."""
@@ -72,6 +70,7 @@ class PreferredSet(Value):
     block_scores: dict[str, tuple[tuple[float, ...], ...]]
     """Per axis the gains [layers, options] by which the isomer rule ranked layers."""
     agreement: tuple[SeedAgreement, ...]
+    device: str
     num_threads: int
     versions: dict[str, str]
 

@@ -55,7 +55,7 @@ def load_checkpoint(folder: Path, network: nn.Module, optimizer: torch.optim.Opt
     found = _checkpoints(folder)
     for epoch, checkpoint in found:
         try:
-            state = torch.load(checkpoint / _OPTIMIZER, weights_only=True)
+            state = torch.load(checkpoint / _OPTIMIZER, map_location="cpu", weights_only=True)
             optimizer.load_state_dict(state)
             artifacts.load_weights(network, checkpoint / artifacts.SUPERNET)
         except (
@@ -73,8 +73,8 @@ def load_checkpoint(folder: Path, network: nn.Module, optimizer: torch.optim.Opt
         return epoch
     if found:
         raise ValueError(
-            f"none of the {len(found)} checkpoints in {folder} can be read: remove the folder to "
-            "train from the initial weights, or restore it from a copy"
+            f"none of the {len(found)} checkpoints in {folder} can be read (see the warnings): "
+            "restore the folder from a copy, or move it away to train from the initial weights"
         )
     return 0
 

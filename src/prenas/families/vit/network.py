@@ -142,11 +142,16 @@ class VisionTransformer(nn.Module):
         """The linear head."""
         return self.head
 
-    def reset_classifier(self, num_classes: int) -> None:
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replaces the head by a fresh one of `num_classes` outputs; 0 gives pooled features.
 
         Its weights are drawn from a generator of their own, the same at every call.
+
+        Raises:
+            ValueError: another pooling than the mean over the patch tokens.
         """
+        if global_pool not in (None, "avg"):
+            raise ValueError(f"global_pool {global_pool!r}: this network only has 'avg'")
         self.settings = self.settings.model_copy(update={"num_classes": num_classes})
         self.num_classes = num_classes
         reference = self.cls_token

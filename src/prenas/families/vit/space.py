@@ -33,6 +33,11 @@ class VitArch(Arch):
                 f"num_heads has {heads} entries and mlp_ratio has {ratios}: "
                 "both need one per layer, and at least one layer"
             )
+        if min(self.hidden_dims) == 0:
+            raise ValueError(
+                f"mlp_ratio {min(self.mlp_ratio):g} of embed_dim {self.embed_dim} leaves an MLP "
+                "without hidden units: raise one of them"
+            )
         return self
 
     @property
@@ -116,6 +121,11 @@ class VitSpace(SearchSpace):
             raise ValueError(
                 f"supernet_embed_dim {self.supernet_embed_dim} is below the widest option "
                 f"{self.embed_dim[-1]}"
+            )
+        if int(self.embed_dim[0] * self.mlp_ratio[0]) == 0:
+            raise ValueError(
+                f"mlp_ratio {self.mlp_ratio[0]:g} of embed_dim {self.embed_dim[0]} leaves an MLP "
+                "without hidden units: raise one of them"
             )
         return self
 
