@@ -288,7 +288,8 @@ def load_data(recipe: DataRecipe) -> ImageData:
     """The named built-in data set; ValueError lists the choices."""
     if recipe.name == OWN_DATA:
         raise ValueError(
-            "this run's data came from Python: pass data=prenas.ImageData(...) to the same call"
+            "this run's data came from Python: pass data=prenas.ImageData(...) to the same call "
+            "there (prenas.train, prenas.evaluate, prenas.specialize)"
         )
     check_data_name(recipe)
     return DATASETS[recipe.name](recipe)
