@@ -30,6 +30,7 @@ ROOMS: list[set[str]] = [
     {"proxy"},
     {"selection.budgets", "selection.isomers"},
     {"selection.select"},
+    {"data_recipe"},
     {"recipe"},
     {"recipes", "data", "selection.preferred"},
     {"training", "zero_cost_search"},

@@ -41,7 +41,7 @@ def files(run: Path) -> dict[str, tuple[bytes, int]]:
 
 def forbid_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes every step's work an error."""
-    for name in ("zero_cost_search", "train_supernet", "evaluate_arch", "verified_cut"):
+    for name in ("zero_cost_search", "train_supernet", "evaluate_archs", "verified_cut"):
         monkeypatch.setattr(pipeline, name, never)
 
 
@@ -132,8 +132,8 @@ def test_an_unfinished_run_is_continued(
 @pytest.mark.parametrize(
     ("lost", "redone"),
     [
-        (["evaluation.json"], "evaluate_arch"),
-        (["evaluation.json", "evaluation.csv", "accuracy.png"], "evaluate_arch"),
+        (["evaluation.json"], "evaluate_archs"),
+        (["evaluation.json", "evaluation.csv", "accuracy.png"], "evaluate_archs"),
         (["subnets/01/arch.json"], "verified_cut"),
         (["subnets"], "verified_cut"),
     ],

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from prenas.cost import count
-    from prenas.data import ImageData
+    from prenas.data.images import ImageData
+    from prenas.data.naming import with_data
+    from prenas.data_recipe import Augmentation, DataRecipe, Preprocessing
     from prenas.evaluation import Evaluation, Metrics
     from prenas.export import Model, load
     from prenas.families import get_space
@@ -27,9 +29,6 @@ if TYPE_CHECKING:
         train,
     )
     from prenas.recipe import (
-        AffineAugmentation,
-        DataRecipe,
-        Preprocessing,
         Recipe,
         SearchRecipe,
         TrainingRecipe,
@@ -43,7 +42,9 @@ __version__ = _version("prenas")
 
 _HOMES = {
     "prenas.cost": ("count",),
-    "prenas.data": ("ImageData",),
+    "prenas.data.images": ("ImageData",),
+    "prenas.data.naming": ("with_data",),
+    "prenas.data_recipe": ("Augmentation", "DataRecipe", "Preprocessing"),
     "prenas.evaluation": ("Evaluation", "Metrics"),
     "prenas.export": ("Model", "load"),
     "prenas.families": ("get_space",),
@@ -59,9 +60,6 @@ _HOMES = {
         "train",
     ),
     "prenas.recipe": (
-        "AffineAugmentation",
-        "DataRecipe",
-        "Preprocessing",
         "Recipe",
         "SearchRecipe",
         "TrainingRecipe",
@@ -74,8 +72,8 @@ _HOMES = {
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "AffineAugmentation",
     "Arch",
+    "Augmentation",
     "Cost",
     "DataRecipe",
     "Evaluation",
@@ -103,6 +101,7 @@ __all__ = [
     "search",
     "specialize",
     "train",
+    "with_data",
     "with_overrides",
 ]
 

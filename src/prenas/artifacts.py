@@ -22,6 +22,7 @@ T = TypeVar("T")
 RECIPE = "recipe.json"
 INITIAL = "initial.safetensors"
 PREFERRED = "preferred.json"
+DATA = "data.json"
 CHECKPOINTS = "checkpoints"
 METRICS = "metrics.jsonl"
 SUPERNET = "supernet.safetensors"
@@ -32,7 +33,7 @@ SUBNETS = "subnets"
 MODEL = "model.safetensors"
 MODEL_ARCH = "arch.json"
 
-SCHEMA_VERSIONS = {RECIPE: 1, PREFERRED: 1, EVALUATION: 1, MODEL_ARCH: 1}
+SCHEMA_VERSIONS = {RECIPE: 1, PREFERRED: 1, DATA: 1, EVALUATION: 1, MODEL_ARCH: 1}
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from pydantic import SerializeAsAny
@@ -40,26 +40,28 @@ class Evaluation(Value):
 
 
 @torch.inference_mode()
-def evaluate_network(
-    network: nn.Module, source: ImageSource, settings: Settings, *, batch_size: int = 256
-) -> Metrics:
-    """Accuracy and loss of a network in evaluation mode over a whole split.
+def evaluate_networks(
+    networks: Sequence[nn.Module],
+    source: ImageSource,
+    settings: Settings,
+    *,
+    batch_size: int = 256,
+    num_workers: int = 0,
+) -> list[Metrics]:
+    """Accuracy and loss of networks in evaluation mode over a whole split, which is read once.
+
+    Of images with several crops the logits are averaged.
 
     Raises:
-        ValueError: an empty split, or data that do not suit the network.
+        ValueError: an empty split, or data that do not suit the networks.
     """
-    device = next(network.parameters()).device
-    totals, num_images = torch.zeros(3, dtype=torch.float64), 0
+    device = next(networks[0].parameters()).device
+    totals, num_images = torch.zeros(len(networks), 3, dtype=torch.float64), 0
     with_top5 = settings.num_classes >= _TOP5_FROM_CLASSES
-    for images, labels in evaluation_batches(source, settings, batch_size):
-        labels = labels.to(device)
-        logits = network(images.to(device)).float()
+    for images, labels in evaluation_batches(source, settings, batch_size, num_workers):
+        images, labels = images.to(device), labels.to(device)
         totals += torch.stack(
-            [
-                _hits(logits, labels, 1),
-                _hits(logits, labels, 5) if with_top5 else torch.zeros((), device=device),
-                cross_entropy(logits, labels, reduction="sum"),
-            ]
+            [_sums(_logits(network, images), labels, with_top5) for network in networks]
         ).cpu()
         num_images += len(labels)
     if num_images == 0:
@@ -69,8 +71,30 @@ def evaluate_network(
             "the loss is not finite: the weights or the images are not. Train again with a lower "
             "training.lr_per_512_images, or mend the data"
         )
-    top1, top5, loss = (totals / num_images).tolist()
-    return Metrics(top1=top1, top5=top5 if with_top5 else None, loss=loss, num_images=num_images)
+    return [
+        Metrics(top1=top1, top5=top5 if with_top5 else None, loss=loss, num_images=num_images)
+        for top1, top5, loss in (totals / num_images).tolist()
+    ]
+
+
+def _logits(network: nn.Module, images: Tensor) -> Tensor:
+    """Logits [B, classes] of images [B, C, H, W], or their mean over [B, crops, C, H, W]."""
+    if images.ndim == 4:
+        return network(images).float()  # type: ignore[no-any-return]
+    num_images, num_crops = images.shape[:2]
+    logits = network(images.flatten(0, 1)).float()
+    return logits.view(num_images, num_crops, -1).mean(dim=1)  # type: ignore[no-any-return]
+
+
+def _sums(logits: Tensor, labels: Tensor, with_top5: bool) -> Tensor:
+    """[3] how many labels are the highest logit, are among the five highest, and the losses."""
+    return torch.stack(
+        [
+            _hits(logits, labels, 1),
+            _hits(logits, labels, 5) if with_top5 else logits.new_zeros(()),
+            cross_entropy(logits, labels, reduction="sum"),
+        ]
+    )
 
 
 def _hits(logits: Tensor, labels: Tensor, k: int) -> Tensor:
@@ -78,18 +102,29 @@ def _hits(logits: Tensor, labels: Tensor, k: int) -> Tensor:
     return (logits.topk(k, dim=1).indices == labels[:, None]).any(dim=1).sum().float()
 
 
-def evaluate_arch(
-    supernet: Supernet, arch: Arch, splits: Mapping[str, ImageSource], *, batch_size: int = 256
-) -> Evaluation:
-    """Evaluates any architecture that fits into the supernet on every split."""
-    network = supernet.cut(arch).eval()
-    cost = count(arch, supernet.settings)
-    return Evaluation(
-        arch=arch,
-        params=cost.params,
-        macs=cost.macs,
-        splits={
-            name: evaluate_network(network, source, supernet.settings, batch_size=batch_size)
-            for name, source in splits.items()
-        },
-    )
+def evaluate_archs(
+    supernet: Supernet,
+    archs: Sequence[Arch],
+    splits: Mapping[str, ImageSource],
+    *,
+    batch_size: int = 256,
+    num_workers: int = 0,
+) -> list[Evaluation]:
+    """Evaluates architectures that fit into the supernet, each on every split."""
+    networks = [supernet.cut(arch).eval() for arch in archs]
+    results = {
+        name: evaluate_networks(
+            networks, source, supernet.settings, batch_size=batch_size, num_workers=num_workers
+        )
+        for name, source in splits.items()
+    }
+    costs = [count(arch, supernet.settings) for arch in archs]
+    return [
+        Evaluation(
+            arch=arch,
+            params=cost.params,
+            macs=cost.macs,
+            splits={name: metrics[number] for name, metrics in results.items()},
+        )
+        for number, (arch, cost) in enumerate(zip(archs, costs, strict=True))
+    ]

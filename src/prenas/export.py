@@ -10,9 +10,11 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from prenas import artifacts
+from prenas.data.augmentation import evaluation_transform, normalized
+from prenas.data.pictures import with_channels
+from prenas.data_recipe import Preprocessing
 from prenas.families import build, get_family
 from prenas.families.base import Arch, Settings
-from prenas.recipe import Preprocessing
 
 Transform = Callable[[Image], Tensor]
 
@@ -90,29 +92,9 @@ def make_transform(settings: Settings, preprocessing: Preprocessing) -> Transfor
     Its call raises ValueError for a picture of more than 8 bits, and for a model of other than 1
     or 3 channels, which pictures have.
     """
-    from timm.data import create_transform
-
-    mode = {1: "L", 3: "RGB"}.get(settings.in_chans)
-    resize_and_normalise = create_transform(
-        input_size=(settings.in_chans, *settings.image_size),
-        mean=preprocessing.mean,
-        std=preprocessing.std,
-        interpolation=preprocessing.interpolation,
-        crop_pct=preprocessing.crop_pct,
-    )
+    pixels = evaluation_transform(preprocessing, settings)
 
     def transform(image: Image) -> Tensor:
-        if image.mode.startswith(("I", "F")):
-            raise ValueError(
-                f"a picture of mode {image.mode!r} has more than 8 bits per pixel, whose range "
-                "is unknown: scale it to 8 bits first"
-            )
-        if mode is None:
-            raise ValueError(
-                f"pictures have 1 or 3 channels, this model takes {settings.in_chans}: "
-                "feed it tensors instead"
-            )
-        result: Tensor = resize_and_normalise(image.convert(mode))
-        return result
+        return normalized(pixels(with_channels(image, settings.in_chans)), preprocessing)
 
     return transform

@@ -20,14 +20,16 @@ from torch import Tensor
 
 from prenas import artifacts, report
 from prenas.data import (
-    OWN_DATA,
     ImageData,
     check_data_name,
     check_splits,
     evaluation_batches,
     load_data,
+    num_samples,
+    with_data,
 )
-from prenas.evaluation import Evaluation, evaluate_arch
+from prenas.data_recipe import OWN_DATA
+from prenas.evaluation import Evaluation, evaluate_archs
 from prenas.export import load, write_model
 from prenas.families import get_family
 from prenas.families.base import Arch
@@ -40,7 +42,11 @@ from prenas.training.loop import Watcher, train_supernet
 from prenas.zero_cost_search import new_supernet, zero_cost_search
 
 _NUM_PROOF_IMAGES = 32
-_REPORT_ONLY = "search.further_seeds:"  # a field that decides nothing
+_DECIDE_NOTHING = (  # fields that may change while a run goes on
+    "search.further_seeds:",
+    "data.memory_gib:",
+    "data.num_workers:",
+)
 
 
 def search(
@@ -63,7 +69,7 @@ def search(
     with _locked(out, recipe):
         before = read_preferred(out) if (out / artifacts.PREFERRED).exists() else None
         if before is None or recipe.search.further_seeds > len(before.agreement):
-            images = _data(recipe, data) if recipe.search.images == "data" else None
+            images = _data(recipe, data, out) if recipe.search.images == "data" else None
             found = zero_cost_search(recipe, images, where)
             artifacts.write_json(out / artifacts.RECIPE, {"recipe": recipe.model_dump(mode="json")})
             preferred = found.preferred
@@ -99,8 +105,9 @@ def train(
     recipe = preferred.recipe
     if (out / artifacts.SUPERNET).exists():
         return read_supernet(out, device=device)
-    training, splits = ready_to_train(recipe, data)
+    training, splits = ready_to_train(recipe, data, out)
     with _locked(out, recipe):
+        _record_data(out, splits)
         scored = new_supernet(recipe, recipe.seed)
         artifacts.load_weights(scored.network, out / artifacts.INITIAL)
         supernet = scored.trimmed(preferred.envelope, drop_path=training.drop_path)
@@ -137,10 +144,12 @@ def evaluate(
     if archs is None and data is None and path.exists():
         return _stored_evaluations(out)
     supernet, preferred = read_supernet(out, device=device), read_preferred(out)
-    splits = _data(preferred.recipe, data).splits
+    images = _data(preferred.recipe, data)
     if isinstance(archs, Arch):
         archs = [archs]
-    rows = [evaluate_arch(supernet, arch, splits) for arch in archs or preferred.archs]
+    rows = evaluate_archs(
+        supernet, archs or preferred.archs, images.splits, num_workers=images.num_workers
+    )
     if archs is None and not path.exists():
         with _locked(out, preferred.recipe):
             title = f"{preferred.recipe.name}: preferred subnets"
@@ -209,7 +218,7 @@ def run(
     watch: Watcher | None = None,
 ) -> list[Evaluation]:
     """Search, training, evaluation, and every preferred subnet handed over."""
-    ready_to_train(recipe, data)
+    _, data = ready_to_train(recipe, data, out)
     search(recipe, out, data=data, device=device)
     train(out, data=data, device=device, watch=watch)
     rows = _evaluations(Path(out), data, device)
@@ -219,21 +228,50 @@ def run(
 
 
 def ready_to_train(
-    recipe: Recipe, data: ImageData | None = None
+    recipe: Recipe, data: ImageData | None = None, out: str | Path | None = None
 ) -> tuple[TrainingRecipe, ImageData]:
     """The training part and the data of a recipe, checked before anything is spent.
 
+    Args:
+        out: a run folder, perhaps not there yet; the images must be those it was begun with.
+
     Raises:
-        ValueError: the recipe has no training or no data, or the data do not suit its space.
+        ValueError: the recipe has no training or no data, or the data do not suit its space or
+            the run.
     """
     if recipe.training is None:
         raise ValueError(
             f"recipe {recipe.name!r} only searches: it has no training. Choose a recipe that "
             "trains (prenas info lists them), or make one in Python with training=TrainingRecipe"
         )
-    splits = _data(recipe, data)
+    splits = _data(recipe, data, out)
     check_splits(splits, recipe.space.settings)
     return recipe.training, splits
+
+
+def other_data(out: str | Path, texts: Sequence[str]) -> ImageData:
+    """Images for a run from another place than its recipe says: moved files, or another test set.
+
+    Args:
+        texts: as `prenas.with_data` takes them.
+
+    Raises:
+        ValueError: other classes than the run's, or images that are not there or not readable.
+    """
+    recipe = read_preferred(out).recipe
+    moved = with_data(recipe, texts)
+    assert moved.data is not None, "just given"
+    images = load_data(moved.data, recipe.space.settings)
+    path = Path(out) / artifacts.DATA
+    if path.exists():
+        names = tuple(artifacts.read_json(path)["class_names"])
+        if names != images.class_names:
+            raise ValueError(
+                f"the classes of these images are not those of {out} (here and there differ: "
+                f"{', '.join(sorted(set(names) ^ set(images.class_names))[:10])}): give images of "
+                "the same classes"
+            )
+    return images
 
 
 def read_preferred(out: str | Path) -> PreferredSet:
@@ -326,7 +364,11 @@ def _hand_over(
     device: str,
 ) -> None:
     supernet, recipe = read_supernet(out, device=device), read_preferred(out).recipe
-    splits = _data(recipe, data)
+    if data is None and recipe.data is not None:  # a few images: hold none of them in memory
+        recipe_of_few = recipe.data.model_copy(update={"memory_gib": 0.0})
+        splits = _data(recipe.model_copy(update={"data": recipe_of_few}), None)
+    else:
+        splits = _data(recipe, data)
     settings = recipe.space.settings
     images, _ = next(evaluation_batches(splits.validation, settings, _NUM_PROOF_IMAGES))
     where = next(supernet.parameters()).device
@@ -373,16 +415,48 @@ def _provenance(out: Path, number: int, row: Evaluation, recipe: Recipe) -> dict
     }
 
 
-def _data(recipe: Recipe, data: ImageData | None) -> ImageData:
-    """The recipe's data, or those passed from Python; ValueError if they do not fit together."""
+def _record_data(out: Path, data: ImageData) -> None:
+    """Notes what a run trains on, so that it goes on with nothing else."""
+    sources = {"train": data.train, **data.splits}
+    artifacts.write_json(
+        out / artifacts.DATA,
+        {
+            "class_names": data.class_names,
+            "num_images": {name: num_samples(source) for name, source in sources.items()},
+            "notes": data.notes,
+            "fingerprint": data.fingerprint,
+        },
+    )
+
+
+def _require_same_data(out: Path, data: ImageData) -> None:
+    """Raises ValueError if a run was begun with other images."""
+    path = out / artifacts.DATA
+    if not path.exists():
+        return
+    before = artifacts.parse_json(path, lambda document: document["fingerprint"])
+    if before is not None and data.fingerprint is not None and before != data.fingerprint:
+        raise ValueError(
+            f"the images are not those that {out} was begun with (a file, class or split was "
+            "added, removed, renamed or changed): restore them, or begin a run in another folder. "
+            "Nothing was changed"
+        )
+
+
+def _data(recipe: Recipe, data: ImageData | None, out: str | Path | None = None) -> ImageData:
+    """The recipe's data, or those passed from Python; ValueError if they do not fit together.
+
+    Args:
+        out: a run folder that must have been begun with the same images, if it has begun.
+    """
     if data is None:
         if recipe.data is None:
             raise ValueError(
                 f"recipe {recipe.name!r} names no data: choose one that does (prenas info lists "
                 "them), or pass data=prenas.ImageData(...) from Python"
             )
-        data = load_data(recipe.data)
-    elif recipe.data is not None and recipe.data.name != OWN_DATA:
+        data = load_data(recipe.data, recipe.space.settings)
+    elif recipe.data is not None and recipe.data.name != OWN_DATA and data.fingerprint is None:
         raise ValueError(
             f"recipe {recipe.name!r} loads {recipe.data.name!r} by itself, yet data were passed: "
             f"set its data to None or to DataRecipe(name={OWN_DATA!r}), or pass none"
@@ -393,6 +467,8 @@ def _data(recipe: Recipe, data: ImageData | None) -> ImageData:
             f"the data have {len(data.class_names)} classes, the head only {num_classes}: "
             f"set space.settings.num_classes={len(data.class_names)}"
         )
+    if out is not None:
+        _require_same_data(Path(out), data)
     return data
 
 
@@ -438,7 +514,8 @@ def _locked(out: Path, recipe: Recipe) -> Iterator[None]:
 
 def _require_same_recipe(path: Path, recipe: Recipe) -> None:
     theirs = artifacts.parse_json(path, lambda document: recipe_from_dict(document["recipe"]))
-    changed = [line for line in differences(theirs, recipe) if not line.startswith(_REPORT_ONLY)]
+    found = differences(theirs, recipe)
+    changed = [line for line in found if not line.startswith(_DECIDE_NOTHING)]
     if changed:
         raise ValueError(
             f"{path.parent} belongs to another recipe (there -> asked for):\n  "

@@ -19,61 +19,13 @@ from pydantic import (
     model_validator,
 )
 
+from prenas.data_recipe import DataRecipe, Preprocessing
 from prenas.families import get_family, get_space, unknown_name
 from prenas.families.base import SearchSpace
 from prenas.proxy.scores import DEFAULT_SCORE, check_score_name
 from prenas.selection.budgets import parse_budgets
 from prenas.selection.isomers import Enumeration, IsomerRule
 from prenas.values import Value, explain
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-class Preprocessing(Value):
-    """How a picture becomes the network's input; evaluation, and every handed-over model, use it.
-
-    Resize so that the shorter side is `image_size / crop_pct`, centre crop, scale to [0, 1],
-    subtract `mean`, divide by `std` (one number per channel).
-    """
-
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-    crop_pct: float = Field(0.875, gt=0, le=1)
-    interpolation: Literal["bicubic", "bilinear", "nearest"] = "bicubic"
-
-    @field_validator("std")
-    @classmethod
-    def _positive(cls, std: tuple[float, ...]) -> tuple[float, ...]:
-        if min(std, default=0) <= 0:
-            raise ValueError(f"deviations {list(std)} must be positive")
-        return std
-
-    def check_channels(self, in_chans: int) -> None:
-        """Raises ValueError unless mean and deviation have one number per channel."""
-        for name in ("mean", "std"):
-            values = getattr(self, name)
-            if len(values) != in_chans:
-                raise ValueError(
-                    f"data.preprocessing.{name} has {len(values)} numbers for images of {in_chans} "
-                    "channels: give one per channel"
-                )
-
-
-class AffineAugmentation(Value):
-    """Random affine changes of small pictures, uniform within these limits; 0 switches one off."""
-
-    shift_pixels: float = Field(0.0, ge=0)
-    rotation_degrees: float = Field(0.0, ge=0, lt=180)
-    scale: float = Field(0.0, ge=0, lt=1)
-
-
-class DataRecipe(Value):
-    """Which images, and how they are prepared."""
-
-    name: str
-    preprocessing: Preprocessing = Preprocessing()
-    augmentation: AffineAugmentation = AffineAugmentation()
 
 
 class SearchRecipe(Value):

@@ -10,9 +10,15 @@ from prenas.recipes import small, vit
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "digits": small.digits,
+    "fashion-mnist": small.fashion_mnist,
+    "cifar10": small.cifar10,
+    "photos": small.photos,
     "tiny": vit.tiny,
     "small": vit.small,
     "base": vit.base,
+    "imagenet-tiny": vit.imagenet_tiny,
+    "imagenet-small": vit.imagenet_small,
+    "imagenet-base": vit.imagenet_base,
 }
 
 

@@ -236,4 +236,40 @@ _DIGITS = VitSpace(
     ),
 )
 
-SPACES: dict[str, VitSpace] = {**_PUBLISHED, _DIGITS.name: _DIGITS}
+_FASHION = VitSpace(
+    name="fashion-mnist",
+    embed_dim=(48, 64, 80),
+    num_heads=(2, 3, 4),
+    depth=(3, 4, 5),
+    mlp_ratio=(2.0, 3.0),
+    settings=VitSettings(
+        image_size=(28, 28), in_chans=1, num_classes=10, patch_size=4, head_dim=16, max_distance=6
+    ),
+)
+
+_CIFAR = VitSpace(
+    name="cifar",
+    embed_dim=(64, 96, 128),
+    num_heads=(2, 3, 4),
+    depth=(4, 5, 6),
+    mlp_ratio=(2.0, 3.0),
+    settings=VitSettings(
+        image_size=(32, 32), num_classes=10, patch_size=4, head_dim=32, max_distance=7
+    ),
+)
+
+_PHOTOS = VitSpace(
+    name="photos",
+    embed_dim=(64, 96, 128),
+    num_heads=(2, 3, 4),
+    depth=(4, 5, 6),
+    mlp_ratio=(2.0, 3.0),
+    settings=VitSettings(
+        image_size=(96, 96), num_classes=10, patch_size=12, head_dim=32, max_distance=7
+    ),
+)
+
+SPACES: dict[str, VitSpace] = {
+    **_PUBLISHED,
+    **{space.name: space for space in (_DIGITS, _FASHION, _CIFAR, _PHOTOS)},
+}

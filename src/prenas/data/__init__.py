@@ -1,0 +1,30 @@
+"""Data: sets by name, folders and tars, and batches whose randomness is named."""
+
+from __future__ import annotations
+
+from prenas.data.batches import (
+    check_splits,
+    evaluation_batches,
+    labelled_sample,
+    training_batches,
+)
+from prenas.data.images import Batch, ImageData, ImageSource, as_batch, num_batches, num_samples
+from prenas.data.naming import with_data
+from prenas.data.sources import check_data_name, load_data, open_data
+
+__all__ = [
+    "Batch",
+    "ImageData",
+    "ImageSource",
+    "as_batch",
+    "check_data_name",
+    "check_splits",
+    "evaluation_batches",
+    "labelled_sample",
+    "load_data",
+    "num_batches",
+    "num_samples",
+    "open_data",
+    "training_batches",
+    "with_data",
+]

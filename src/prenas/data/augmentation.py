@@ -1,0 +1,192 @@
+"""Random changes of training images: timm's, with every draw named.
+
+Pictures are changed one by one, inside the data set (`picture_transform`); batches of normalised
+images are moved, erased (`BatchAugmentation`, each sample from its own generator) and mixed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from PIL.Image import Image
+from torch import Tensor
+from torch.nn.functional import affine_grid, grid_sample, one_hot
+
+from prenas.data_recipe import Augmentation, Preprocessing
+from prenas.families.base import Settings
+from prenas.randomness import isolated_global_state
+
+PictureTransform = Callable[[Image], Tensor]
+"""Picture -> uint8 [C, H, W], or [crops, C, H, W]."""
+
+
+def training_transform(
+    augmentation: Augmentation, preprocessing: Preprocessing, settings: Settings
+) -> PictureTransform:
+    """What happens to pictures of the training split, one by one; draws are global.
+
+    Raises:
+        ValueError: an `auto_augment` that timm cannot read.
+    """
+    from timm.data import create_transform
+
+    if not augmentation.changes_pictures:
+        return evaluation_transform(preprocessing, settings)
+    try:
+        transform: PictureTransform = create_transform(
+            input_size=(settings.in_chans, *settings.image_size),
+            is_training=True,
+            scale=augmentation.crop_scale or (1.0, 1.0),
+            ratio=augmentation.crop_ratio,
+            hflip=0.0,  # done in batches
+            color_jitter=augmentation.color_jitter,
+            auto_augment=augmentation.auto_augment,
+            interpolation=preprocessing.interpolation,
+            mean=preprocessing.mean,
+            normalize=False,
+        )
+    except (AssertionError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"data.augmentation.auto_augment: timm cannot read {augmentation.auto_augment!r} "
+            f"({error}): write a policy such as rand-m9-mstd0.5-inc1, v0r-mstd0.5 or original"
+        ) from None
+    return transform
+
+
+def evaluation_transform(
+    preprocessing: Preprocessing, settings: Settings, crops: int = 1
+) -> PictureTransform:
+    """Resize and crop, without randomness: uint8 [C, H, W], or [crops, C, H, W] for 5 and 10."""
+    from timm.data import create_transform
+    from torchvision.transforms import FiveCrop, PILToTensor, TenCrop
+
+    whole = create_transform(
+        input_size=(settings.in_chans, *settings.image_size),
+        interpolation=preprocessing.interpolation,
+        crop_pct=preprocessing.crop_pct,
+        normalize=False,
+    )
+    if crops == 1:
+        transform: PictureTransform = whole
+        return transform
+    resize, to_tensor = whole.transforms[0], PILToTensor()
+    cut = {5: FiveCrop, 10: TenCrop}[crops](settings.image_size)
+
+    def several(image: Image) -> Tensor:
+        return torch.stack([to_tensor(crop) for crop in cut(resize(image))])
+
+    return several
+
+
+def normalized(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """uint8 [..., C, H, W] -> float32: scaled to [0, 1], minus mean, over deviation."""
+    mean, std = (
+        torch.tensor(numbers).view(-1, 1, 1) for numbers in (preprocessing.mean, preprocessing.std)
+    )
+    return pixels.float().div_(255).sub_(mean).div_(std)
+
+
+class BatchAffine:
+    """Mirror images, random shifts, rotations and scales of a batch, one draw per sample."""
+
+    def __init__(self, recipe: Augmentation, fill: Sequence[float]) -> None:
+        """`fill`: the value of a normalised black pixel, per channel."""
+        self._recipe = recipe
+        self._fill = torch.tensor(fill).view(1, -1, 1, 1)
+        self._is_free = bool(recipe.shift_pixels or recipe.rotation_degrees or recipe.scale)
+
+    def __call__(self, images: Tensor, generators: Sequence[np.random.Generator]) -> Tensor:
+        """Images [B, C, H, W] moved about their centre; what enters from outside is black."""
+        recipe = self._recipe
+        if not (self._is_free or recipe.flip or recipe.crop_padding):
+            return images
+        height, width = images.shape[2:]
+        draws = np.zeros((len(images), 4))
+        if self._is_free:
+            draws = np.stack([generator.uniform(-1.0, 1.0, 4) for generator in generators])
+        angle = np.deg2rad(recipe.rotation_degrees) * draws[:, 0]
+        scale = 1.0 + recipe.scale * draws[:, 1]
+        shift = recipe.shift_pixels * draws[:, 2:]
+        if recipe.crop_padding:
+            most = recipe.crop_padding
+            shift = shift + [generator.integers(-most, most + 1, 2) for generator in generators]
+        cos, sin = np.cos(angle) / scale, np.sin(angle) / scale
+        aspect = height / width  # normalised coordinates stretch with the sides
+        matrix = np.stack(
+            [
+                np.stack([cos, -sin * aspect, 2.0 / width * shift[:, 0]], axis=1),
+                np.stack([sin / aspect, cos, 2.0 / height * shift[:, 1]], axis=1),
+            ],
+            axis=1,
+        )
+        if recipe.flip:
+            mirrored = [generator.random() < recipe.flip for generator in generators]
+            matrix[mirrored, :, 0] *= -1
+        theta = torch.from_numpy(matrix).to(images.dtype)
+        grid = affine_grid(theta, list(images.shape), align_corners=False)
+        moved = grid_sample(images - self._fill, grid, padding_mode="zeros", align_corners=False)
+        return moved + self._fill
+
+
+class BatchAugmentation:
+    """Everything that changes the normalised images of a batch, each from its own generator."""
+
+    def __init__(self, recipe: Augmentation, preprocessing: Preprocessing) -> None:
+        from timm.data.random_erasing import RandomErasing
+
+        black = [
+            -mean / std for mean, std in zip(preprocessing.mean, preprocessing.std, strict=True)
+        ]
+        self._move = BatchAffine(recipe, black)
+        self._erase = (
+            RandomErasing(  # type: ignore[no-untyped-call]
+                recipe.erasing,
+                mode=recipe.erasing_mode,
+                max_count=recipe.erasing_count,
+                device="cpu",
+            )
+            if recipe.erasing
+            else None
+        )
+
+    def __call__(self, images: Tensor, generators: Sequence[np.random.Generator]) -> Tensor:
+        """Images [B, C, H, W], moved and erased."""
+        images = self._move(images, generators)
+        if self._erase is not None:
+            images = images.clone()
+            for image, generator in zip(images, generators, strict=True):
+                with isolated_global_state(int(generator.integers(2**62)), "erasing"):
+                    self._erase(image)
+        return images
+
+
+class Mixing:
+    """Mixup and cutmix (timm's): image i of a batch is mixed with image B - 1 - i."""
+
+    def __init__(self, recipe: Augmentation, num_classes: int) -> None:
+        from timm.data import Mixup
+
+        self._num_classes = num_classes
+        self._mix = Mixup(  # type: ignore[no-untyped-call]
+            mixup_alpha=recipe.mixup,
+            cutmix_alpha=recipe.cutmix,
+            prob=recipe.mixing_prob,
+            switch_prob=recipe.mixing_switch,
+            mode=recipe.mixing_mode,
+            label_smoothing=0.0,  # the loss smooths
+            num_classes=num_classes,
+        )
+
+    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Images [B, C, H, W] and labels [B] -> mixed, and shares of the classes [B, classes].
+
+        Draws are global. Of an odd batch the last image, which has no partner, stays as it is.
+        """
+        paired = len(labels) // 2 * 2
+        shares = one_hot(labels, self._num_classes).float()
+        if paired:
+            images = images.clone()
+            _, shares[:paired] = self._mix(images[:paired], labels[:paired])
+        return images, shares

@@ -1,0 +1,185 @@
+"""Batches whose randomness is named.
+
+Every random change of a sample is drawn from (seed, epoch, image, copy), so a batch does not
+depend on how many workers or processes make it, or on what ran before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import count, repeat
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+
+from prenas.data.images import Batch, ImageData, ImageSource, as_batch, num_samples
+from prenas.data.pictures import Pixels
+from prenas.families.base import Settings
+from prenas.randomness import isolated_global_state, numpy_generator, torch_generator
+
+
+class _Sample(NamedTuple):
+    """Which image, and which of its repeated augmentations."""
+
+    image: int
+    copy: int = 0
+
+    @property
+    def position(self) -> tuple[int, ...]:
+        """What its randomness is named by, besides seed and epoch."""
+        return (self.image, self.copy) if self.copy else (self.image,)
+
+
+class _SeededDataset(Dataset[Any]):
+    """A data set whose transforms draw from global generators, seeded per (epoch, sample)."""
+
+    def __init__(self, dataset: Dataset[Any], seed: int, epoch: int) -> None:
+        self._dataset, self._seed, self._epoch = dataset, seed, epoch
+
+    def __getitem__(self, sample: _Sample) -> Any:
+        with isolated_global_state(self._seed, "transforms", self._epoch, *sample.position):
+            return self._dataset[sample.image]
+
+
+def training_batches(
+    data: ImageData, settings: Settings, batch_size: int, seed: int, epoch: int
+) -> Iterator[Batch]:
+    """One epoch of augmented training batches, in an order drawn from (seed, epoch).
+
+    Raises:
+        ValueError: a batch whose images or labels do not suit the network.
+    """
+    source = _as_loader(data.train, batch_size, data.num_workers)
+    chunks: Iterable[Sequence[_Sample] | None]
+    batches: Iterable[Any]
+    if isinstance(source, DataLoader):
+        chunks = repeat(None)  # counted by position in the epoch
+        batches = _isolated(source, seed, epoch)
+    else:
+        generator = torch_generator(seed, "shuffle", epoch)
+        order = torch.randperm(num_samples(source), generator=generator).tolist()
+        repeated = (_Sample(index, copy) for index in order for copy in range(data.repeats))
+        samples = [sample for sample, _ in zip(repeated, order, strict=False)]
+        chunks = drawn = _chunks(samples, batch_size)
+        batches = _read(source, drawn, data.num_workers, seed, epoch)
+    num_seen = 0
+    for number, (chunk, batch) in enumerate(zip(chunks, batches, strict=False)):
+        images, labels = as_batch(batch, settings)
+        if chunk is None:
+            chunk = [_Sample(num_seen + place) for place in range(len(labels))]
+        generators = [numpy_generator(seed, "sample", epoch, *s.position) for s in chunk]
+        num_seen += len(labels)
+        if data.augmentation is not None:
+            images = data.augmentation(images, generators)
+        if data.mixing is not None:
+            with isolated_global_state(seed, "mixing", epoch, number):
+                images, labels = data.mixing(images, labels)
+        yield Batch(images, labels, generators)
+
+
+def _as_loader(source: ImageSource, batch_size: int, num_workers: int) -> ImageSource:
+    """A data set that only iterates becomes a loader; others stay what they are."""
+    if not isinstance(source, IterableDataset):
+        return source
+    num_samples(source)  # refuses one without a length
+    return DataLoader(source, batch_size=batch_size, num_workers=num_workers)
+
+
+def _read(
+    dataset: Dataset[Any],
+    chunks: Sequence[list[_Sample]],
+    num_workers: int,
+    seed: int,
+    epoch: int,
+) -> Iterable[Any]:
+    """Batches (images, labels) of the given samples."""
+    if isinstance(dataset, (TensorDataset, Pixels)):  # no transforms: whole batches at once
+        return (dataset[[sample.image for sample in chunk]] for chunk in chunks)
+    loader: DataLoader[Any] = DataLoader(
+        _SeededDataset(dataset, seed, epoch), batch_sampler=chunks, num_workers=num_workers
+    )
+    return _isolated(loader, seed, epoch)
+
+
+def _isolated(loader: DataLoader[Any], seed: int, epoch: int) -> Iterator[Any]:
+    """Iterates a loader while all its global draws (order, worker seeds) come from the seed."""
+    if hasattr(loader.dataset, "set_epoch"):  # timm's and Hugging Face's way of shuffling streams
+        loader.dataset.set_epoch(epoch)
+    with isolated_global_state(seed, "loader", epoch):
+        iterator = iter(loader)
+    for number in count():
+        with isolated_global_state(seed, "loader", epoch, number):
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+        yield batch
+
+
+def evaluation_batches(
+    source: ImageSource, settings: Settings, batch_size: int, num_workers: int = 0
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches (images, labels) in the order of the source, without augmentation.
+
+    Images are [B, C, H, W], or [B, crops, C, H, W] where several crops of each are evaluated.
+    """
+    source = _as_loader(source, batch_size, num_workers)
+    loader: Iterable[Any]
+    if isinstance(source, DataLoader):
+        loader = _isolated(source, seed=0, epoch=0)
+    else:
+        samples = [_Sample(index) for index in range(num_samples(source))]
+        loader = _read(source, _chunks(samples, batch_size), num_workers, seed=0, epoch=0)
+    for batch in loader:
+        yield as_batch(batch, settings, with_crops=True)
+
+
+def _chunks(samples: list[_Sample], size: int) -> list[list[_Sample]]:
+    return [samples[start : start + size] for start in range(0, len(samples), size)]
+
+
+def labelled_sample(
+    source: ImageSource, settings: Settings, num_images: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Images and labels for a data-driven search: drawn from a data set, the first of a loader.
+
+    Raises:
+        ValueError: fewer images than asked for.
+    """
+    if num_samples(source) < num_images:
+        raise ValueError(
+            f"search.num_images is {num_images}, but the training split has "
+            f"{num_samples(source)} images: lower it"
+        )
+    if isinstance(source, (DataLoader, IterableDataset)):
+        batches = []
+        for batch in evaluation_batches(source, settings, num_images):
+            batches.append(batch)
+            if sum(len(labels) for _, labels in batches) >= num_images:
+                break
+        images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+        if len(labels) < num_images:
+            raise ValueError(
+                f"search.num_images is {num_images}, but the training loader gives "
+                f"{len(labels)} images: lower it"
+            )
+        return images[:num_images], labels[:num_images]
+    generator = torch_generator(seed, "importance images")
+    chosen = torch.randperm(num_samples(source), generator=generator)[:num_images].tolist()
+    subset = Subset(source, chosen)
+    return next(evaluation_batches(subset, settings, num_images))
+
+
+def check_splits(data: ImageData, settings: Settings) -> None:
+    """Looks at the first batch of every evaluated split, before anything is spent.
+
+    Raises:
+        ValueError: a split is empty or does not suit a network of these settings.
+    """
+    for name, source in data.splits.items():
+        if not isinstance(source, DataLoader) and num_samples(source) == 0:
+            raise ValueError(f"the {name} split is empty: give at least one image")
+        if next(evaluation_batches(source, settings, 1), None) is None:
+            raise ValueError(f"the {name} loader is empty: check drop_last and its sampler")

@@ -1,0 +1,93 @@
+"""A recipe for other data: `--data` texts, and a head that fits the classes found there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from prenas.data.named import NAMED
+from prenas.data.sources import NO_SPLIT, open_data
+from prenas.data.timm_sets import is_timm_name
+from prenas.data_recipe import FOLDER, OWN_DATA, DataRecipe
+from prenas.recipe import Recipe, recipe_from_dict
+
+_SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
+_SHAPE = (
+    "write a folder, a tar or the name of a set (photos/, photos.tar, cifar10, hfds/...), or "
+    "SPLIT=PLACE for one of train, validation, test, e.g. train=a.tar, validation=0.1, test=none"
+)
+
+
+def with_data(recipe: Recipe, texts: Sequence[str] | str) -> Recipe:
+    """The recipe with other images: how they are prepared and augmented stays.
+
+    The head gets one output per class of the data.
+
+    Args:
+        texts: one source (`photos/`, `photos.tar`, `cifar10`, `hfds/uoft-cs/cifar10`), and places
+            of splits (`train=a.tar`, `test=photos/test`, `validation=0.1`, `test=none`).
+
+    Raises:
+        ValueError: a text that cannot be read, or data that are not there; see `open_data`.
+    """
+    data = recipe.data or DataRecipe(name=OWN_DATA)
+    fields = {**data.model_dump(mode="json"), **_fields(data, _listed(texts))}
+    changed = recipe_from_dict({**recipe.model_dump(mode="json"), "data": fields})
+    assert changed.data is not None, "just given"
+    if changed.data.name == OWN_DATA:
+        raise ValueError(f"--data names no images: {_SHAPE}")
+    num_classes = len(open_data(changed.data).class_names)
+    return changed.model_copy(
+        update={"space": changed.space.with_settings(num_classes=num_classes)}
+    )
+
+
+def _listed(texts: Sequence[str] | str) -> list[str]:
+    return [texts] if isinstance(texts, str) else list(texts)
+
+
+def _fields(data: DataRecipe, texts: Sequence[str]) -> dict[str, str | float | None]:
+    """The fields of a data recipe that the texts change."""
+    fields: dict[str, str | float | None] = {}
+    for text in texts:
+        split, separator, place = (part.strip() for part in text.partition("="))
+        if separator and split in _SPLITS:
+            name = _SPLITS[split]
+            if name in fields:
+                raise ValueError(f"--data {text!r}: {name} is given twice")
+            fields[name] = _place(place, text)
+        elif "name" in fields:
+            there = fields["root"] or fields["name"]
+            raise ValueError(f"--data {text!r}: {there} is given already")
+        else:
+            fields |= _source(text)
+    if "name" in fields:  # other images: nothing of the old splits holds
+        return {"train": None, "validation": None, "test": None, **fields}
+    if "train" in fields and fields["train"] is not None:
+        return {"name": FOLDER, "root": None, "validation": None, "test": None, **fields}
+    return fields
+
+
+def _source(text: str) -> dict[str, str | None]:
+    if text in NAMED or is_timm_name(text):
+        return {"name": text, "root": None}
+    path = Path(text).expanduser()
+    if not path.exists():
+        raise ValueError(
+            f"--data {text!r} is neither a folder or tar that exists nor the name of a set "
+            f"({', '.join(NAMED)}): {_SHAPE}"
+        )
+    return {"name": FOLDER, "root": str(path.resolve())}
+
+
+def _place(place: str, text: str) -> str | float | None:
+    """A split: a share, `none`, a place on disk (made absolute), or a name inside the source."""
+    if not place:
+        raise ValueError(f"--data {text!r} names no place: {_SHAPE}")
+    if place == NO_SPLIT:
+        return NO_SPLIT
+    try:
+        return float(place)
+    except ValueError:
+        path = Path(place).expanduser()
+        return str(path.resolve()) if path.exists() else place

@@ -1,0 +1,266 @@
+"""Pictures: opened with care, held in memory where a set is small.
+
+Policy, the same for training, evaluation and prediction: the first frame of animated pictures is
+used; grey, palette, CMYK and transparent pictures are converted to the network's channels; pictures
+of more than 8 bits per channel, whose range is unknown, are refused.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from prenas.data.augmentation import PictureTransform, normalized
+from prenas.data_recipe import Preprocessing
+
+T = TypeVar("T")
+
+_logger = logging.getLogger(__name__)
+_MODES = {1: "L", 3: "RGB"}
+_NUM_NAMED = 10  # unreadable pictures that a message names
+_NUM_MEASURED = 64  # pictures whose sizes stand for all when memory is estimated
+
+
+def check_picture_channels(in_chans: int) -> None:
+    """Raises ValueError for a network that takes other than 1 or 3 channels."""
+    if in_chans not in _MODES:
+        raise ValueError(
+            f"pictures have 1 or 3 channels, this model takes {in_chans}: feed it tensors instead"
+        )
+
+
+def with_channels(image: Image.Image, in_chans: int) -> Image.Image:
+    """The picture in 8-bit grey (1 channel) or RGB (3).
+
+    Raises:
+        ValueError: more than 8 bits per channel, or a network of other channels.
+    """
+    if image.mode.startswith(("I", "F")):
+        raise ValueError(
+            f"a picture of mode {image.mode!r} has more than 8 bits per pixel, whose range "
+            "is unknown: scale it to 8 bits first"
+        )
+    check_picture_channels(in_chans)
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert(_MODES[in_chans])
+
+
+@dataclass(frozen=True)
+class PictureSet:
+    """Labelled pictures of one split, opened on demand."""
+
+    names: tuple[str, ...]
+    labels: tuple[int, ...]
+    open: Callable[[str], Image.Image]
+    """Name -> picture, perhaps not decoded yet."""
+    versions: tuple[int, ...] = ()
+    """A number per picture that changes with its content, such as its size in bytes, if known."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def subset(self, indices: Iterable[int]) -> PictureSet:
+        """Some of the pictures, in the given order."""
+        chosen = list(indices)
+        return replace(
+            self,
+            names=tuple(self.names[i] for i in chosen),
+            labels=tuple(self.labels[i] for i in chosen),
+            versions=tuple(self.versions[i] for i in chosen) if self.versions else (),
+        )
+
+
+class ArrayPictures:
+    """Opens pictures that are arrays, uint8 [H, W] or [H, W, 3], by their number."""
+
+    def __init__(self, arrays: Sequence[np.ndarray[Any, Any]] | np.ndarray[Any, Any]) -> None:
+        self._arrays = arrays
+
+    def __call__(self, name: str) -> Image.Image:
+        """The picture of that number."""
+        return Image.fromarray(self._arrays[int(name)])
+
+
+class Problem(NamedTuple):
+    """A picture that cannot be read, and why."""
+
+    name: str
+    reason: str
+
+
+class _Read(NamedTuple, Generic[T]):
+    """Results of the readable pictures, in order, and what was found on the way."""
+
+    pictures: PictureSet
+    values: list[T]
+    problems: list[Problem]
+    num_animated: int
+
+
+def _read_all(pictures: PictureSet, in_chans: int, make: Callable[[Image.Image], T]) -> _Read[T]:
+    """Decodes every picture once, on all cores."""
+
+    def read(name: str) -> tuple[T, bool] | Problem:
+        try:
+            image = pictures.open(name)
+            is_animated = getattr(image, "is_animated", False)
+            return make(with_channels(image, in_chans)), is_animated
+        except MemoryError:
+            raise
+        except Exception as error:  # decoders fail in many ways on broken files
+            return Problem(name, str(error) or type(error).__name__)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = list(pool.map(read, pictures.names))
+    good = [(i, result) for i, result in enumerate(found) if not isinstance(result, Problem)]
+    return _Read(
+        pictures.subset(i for i, _ in good),
+        [value for _, (value, _) in good],
+        [result for result in found if isinstance(result, Problem)],
+        sum(is_animated for _, (_, is_animated) in good),
+    )
+
+
+def explain_problems(problems: Sequence[Problem], num_pictures: int) -> str:
+    """How many pictures cannot be read, the first of them by name, with the reasons."""
+    named = "; ".join(f"{name} ({reason})" for name, reason in problems[:_NUM_NAMED])
+    more = f"; and {len(problems) - _NUM_NAMED} more" if len(problems) > _NUM_NAMED else ""
+    return f"{len(problems)} of {num_pictures} pictures cannot be read: {named}{more}"
+
+
+def _handle_problems(read: _Read[Any], num_pictures: int, skip: bool) -> list[str]:
+    """Notes about what was found; ValueError for unreadable pictures, unless they are skipped."""
+    notes = []
+    if read.problems:
+        text = explain_problems(read.problems, num_pictures)
+        if not skip:
+            raise ValueError(
+                f"{text}. Mend or remove them, or leave them out with --set data.unreadable=skip"
+            )
+        notes.append(f"{text}. They are left out")
+    if read.num_animated:
+        notes.append(f"{read.num_animated} pictures are animated: their first frame is used")
+    return notes
+
+
+class Pixels(Dataset[Any]):
+    """Resized pictures in memory, uint8 [N, C, H, W]; gives normalised floats, batches at once."""
+
+    def __init__(self, pixels: Tensor, labels: Sequence[int], preprocessing: Preprocessing) -> None:
+        self.pixels, self.labels = pixels, torch.tensor(labels, dtype=torch.int64)
+        self._preprocessing = preprocessing
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int | list[int]) -> tuple[Tensor, Tensor]:
+        return normalized(self.pixels[index], self._preprocessing), self.labels[index]
+
+
+class Pictures(Dataset[Any]):
+    """Pictures that are opened and transformed one by one; gives normalised floats."""
+
+    def __init__(
+        self,
+        pictures: PictureSet,
+        transform: PictureTransform,
+        in_chans: int,
+        preprocessing: Preprocessing,
+        *,
+        skip: bool,
+    ) -> None:
+        """`skip`: an unreadable picture is replaced by the next one, with a warning."""
+        self.pictures = pictures
+        self._transform, self._in_chans = transform, in_chans
+        self._preprocessing, self._skip = preprocessing, skip
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        for offset in range(len(self)):
+            place = (index + offset) % len(self)
+            name = self.pictures.names[place]
+            try:
+                image = with_channels(self.pictures.open(name), self._in_chans)
+            except MemoryError:
+                raise
+            except Exception as error:  # decoders fail in many ways on broken files
+                if not self._skip:
+                    raise ValueError(
+                        f"picture {name} cannot be read ({error}): mend or remove it, or let the "
+                        "next one stand for it with --set data.unreadable=skip"
+                    ) from None
+                _logger.warning("picture %s cannot be read (%s): the next is used", name, error)
+                continue
+            pixels = self._transform(image)
+            return normalized(pixels, self._preprocessing), self.pictures.labels[place]
+        raise ValueError(f"none of the {len(self)} pictures can be read")
+
+
+class Prepared(NamedTuple):
+    """A split ready to be read, and what a reader should know about it."""
+
+    dataset: Dataset[Any]
+    notes: list[str]
+
+
+def prepare(
+    pictures: PictureSet,
+    transform: PictureTransform,
+    shape: tuple[int, int, int],
+    preprocessing: Preprocessing,
+    *,
+    is_fixed: bool,
+    memory_bytes: float,
+    skip: bool,
+) -> Prepared:
+    """Chooses how a split is held: resized in memory, decoded in memory, or on disk.
+
+    Args:
+        transform: gives uint8 of `shape` [C, H, W], unless it cuts several crops.
+        is_fixed: whether it gives one result per picture, always the same.
+        memory_bytes: the most that the held pictures may take.
+        skip: leave unreadable pictures out, instead of refusing.
+
+    Raises:
+        ValueError: unreadable pictures; how many, the first of them by name, and why.
+    """
+    in_chans, total = shape[0], len(pictures)
+    if is_fixed and total * np.prod(shape) <= memory_bytes:
+        fixed = _read_all(pictures, in_chans, transform)
+        notes = _handle_problems(fixed, total, skip)
+        pixels = torch.stack(fixed.values) if fixed.values else torch.empty(0, *shape).byte()
+        return Prepared(Pixels(pixels, fixed.pictures.labels, preprocessing), notes)
+    notes = []
+    if not is_fixed and _decoded_bytes(pictures, in_chans) <= memory_bytes:
+        decoded = _read_all(pictures, in_chans, np.asarray)
+        notes = _handle_problems(decoded, total, skip)
+        held = ArrayPictures(decoded.values)
+        numbers = tuple(map(str, range(len(decoded.values))))
+        pictures = PictureSet(numbers, decoded.pictures.labels, held)
+    return Prepared(Pictures(pictures, transform, in_chans, preprocessing, skip=skip), notes)
+
+
+def _decoded_bytes(pictures: PictureSet, in_chans: int) -> float:
+    """Memory for all pictures, decoded, from the sizes of some."""
+    step = max(1, len(pictures) // _NUM_MEASURED)
+    sizes = []
+    for name in pictures.names[::step]:
+        try:
+            width, height = pictures.open(name).size
+        except Exception:  # counted and named when it is read
+            continue
+        sizes.append(width * height * in_chans)
+    return len(pictures) * float(np.mean(sizes)) if sizes else 0.0

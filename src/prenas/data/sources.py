@@ -1,0 +1,260 @@
+"""Where images come from: built-in sets, folders, tars, and what timm's factory reads.
+
+A source is opened first (`Opened`: which pictures there are, nothing decoded), then divided into
+splits, then prepared for training and evaluation (`load_data`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeGuard
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from prenas.data.augmentation import (
+    BatchAugmentation,
+    Mixing,
+    evaluation_transform,
+    training_transform,
+)
+from prenas.data.folders import (
+    SPLIT_NAMES,
+    Listing,
+    class_names,
+    labelled,
+    list_pictures,
+    split_folders,
+    unwrapped,
+    unwrapped_splits,
+)
+from prenas.data.images import ImageData
+from prenas.data.named import NAMED
+from prenas.data.pictures import PictureSet, Pixels, check_picture_channels, prepare
+from prenas.data.timm_sets import TIMM_PREFIXES, is_timm_name, open_timm
+from prenas.data_recipe import FOLDER, OWN_DATA, DataRecipe
+from prenas.families import unknown_name
+from prenas.families.base import Settings
+from prenas.randomness import numpy_generator
+
+NO_SPLIT = "none"
+_SHARE = 0.1
+_MOST_WORKERS = 8
+
+
+class Opened(NamedTuple):
+    """The pictures of every split, as listed; nothing is decoded yet."""
+
+    class_names: tuple[str, ...]
+    train: PictureSet
+    validation: PictureSet
+    test: PictureSet | None
+    notes: tuple[str, ...]
+
+    @property
+    def splits(self) -> dict[str, PictureSet]:
+        """All splits by name."""
+        found = {"train": self.train, "validation": self.validation}
+        return found if self.test is None else {**found, "test": self.test}
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for equal classes, splits, names, labels and sizes of all pictures."""
+        digest = hashlib.sha256(repr(self.class_names).encode())
+        for name, split in self.splits.items():
+            digest.update(repr((name, split.names, split.labels, split.versions)).encode())
+        return digest.hexdigest()
+
+
+def load_data(recipe: DataRecipe, settings: Settings) -> ImageData:
+    """The recipe's images, listed, divided, checked, and held in memory where they are few.
+
+    Raises:
+        ValueError: an unknown name (the choices), images that are missing, unreadable or wrongly
+            laid out; says what was found and what to do.
+    """
+    check_picture_channels(settings.in_chans)
+    for_training = training_transform(recipe.augmentation, recipe.preprocessing, settings)
+    for_evaluation = evaluation_transform(recipe.preprocessing, settings, recipe.crops)
+    opened = open_data(recipe)
+    notes = list(opened.notes)
+
+    def ready(name: str, pictures: PictureSet) -> Dataset[Any]:
+        is_training = name == "train"
+        prepared = prepare(
+            pictures,
+            for_training if is_training else for_evaluation,
+            (settings.in_chans, *settings.image_size),
+            recipe.preprocessing,
+            is_fixed=not recipe.augmentation.changes_pictures if is_training else recipe.crops == 1,
+            memory_bytes=recipe.memory_gib * 2**30,
+            skip=recipe.unreadable == "skip",
+        )
+        notes.extend(f"{name}: {note}" for note in prepared.notes)
+        return prepared.dataset
+
+    splits = {name: ready(name, pictures) for name, pictures in opened.splits.items()}
+    augmentation = recipe.augmentation
+    is_in_memory = all(isinstance(split, Pixels) for split in splits.values())
+    automatic = 0 if is_in_memory else min(os.cpu_count() or 1, _MOST_WORKERS)
+    return ImageData(
+        train=splits["train"],
+        validation=splits["validation"],
+        test=splits.get("test"),
+        class_names=opened.class_names,
+        augmentation=BatchAugmentation(augmentation, recipe.preprocessing),
+        mixing=(
+            Mixing(augmentation, settings.num_classes)
+            if augmentation.mixup or augmentation.cutmix
+            else None
+        ),
+        repeats=augmentation.repeats,
+        num_workers=automatic if recipe.num_workers is None else recipe.num_workers,
+        notes=tuple(notes),
+        fingerprint=opened.fingerprint,
+    )
+
+
+def open_data(recipe: DataRecipe) -> Opened:
+    """Lists the recipe's images and divides them into splits; decodes nothing.
+
+    Raises:
+        ValueError: as `load_data`.
+    """
+    check_data_name(recipe)
+    if recipe.name == OWN_DATA:
+        raise ValueError(
+            "this run's data came from Python: pass data=prenas.ImageData(...) to the same call "
+            "there (prenas.train, prenas.evaluate, prenas.specialize)"
+        )
+    if recipe.name == FOLDER:
+        names, pools, notes = _open_folder(recipe)
+    elif recipe.name in NAMED:
+        (names, found), notes = NAMED[recipe.name](recipe.root), []
+        pools = {split: found[name] for split, name in _chosen_names(recipe, list(found)).items()}
+    else:
+        wanted = {"train": recipe.train or "train", "validation": recipe.validation}
+        wanted["test"] = recipe.test
+        chosen = {split: name for split, name in wanted.items() if _is_name(name)}
+        memory_bytes = recipe.memory_gib * 2**30
+        opened = open_timm(
+            recipe.name, recipe.root, [str(name) for name in chosen.values()], memory_bytes
+        )
+        names, notes = opened.class_names, []
+        pools = {split: opened.pools[str(name)] for split, name in chosen.items()}
+    return _divided(recipe, names, pools, notes)
+
+
+def check_data_name(recipe: DataRecipe) -> None:
+    """Raises ValueError, with the choices, for data that exist neither by name nor as own data."""
+    choices = [*NAMED, FOLDER, OWN_DATA]
+    if recipe.name not in choices and not is_timm_name(recipe.name):
+        prefixes = [f"{prefix}..." for prefix in TIMM_PREFIXES]
+        raise unknown_name("data set", recipe.name, [*choices, *prefixes])
+
+
+def _is_name(value: str | float | None) -> TypeGuard[str]:
+    """Whether a split of the recipe is named, not a share, and not switched off."""
+    return isinstance(value, str) and value != NO_SPLIT
+
+
+def _chosen_names(recipe: DataRecipe, there: Sequence[str]) -> dict[str, str]:
+    """Split -> the name by which the data hold it, as the recipe says or as they call it."""
+    chosen = {}
+    for split, usual in SPLIT_NAMES.items():
+        wanted = getattr(recipe, split)
+        if _is_name(wanted):
+            if wanted not in there:
+                raise unknown_name(f"split of {recipe.name} for data.{split}", wanted, there)
+            chosen[split] = wanted
+        elif wanted is None:
+            own_name = next((name for name in usual if name in there), None)
+            if own_name is not None:
+                chosen[split] = own_name
+    return chosen
+
+
+def _open_folder(recipe: DataRecipe) -> tuple[tuple[str, ...], dict[str, PictureSet], list[str]]:
+    """(class names, splits that are named, notes) of image folders or tars."""
+    root = unwrapped_splits(list_pictures(Path(recipe.root))) if recipe.root else None
+    found = split_folders(root) if root else {}
+    listings = {}
+    for split in SPLIT_NAMES:
+        wanted = getattr(recipe, split)
+        if _is_name(wanted):
+            listings[split] = _named_listing(root, wanted, split)
+        elif wanted is None and root and split in found:
+            listings[split] = root.below(found[split])
+    if "train" not in listings:
+        assert root is not None, "a recipe of folders names a root or a training folder"
+        listings["train"] = root
+    listings = {split: unwrapped(listing) for split, listing in listings.items()}
+    names = class_names(listings["train"])
+    pools = {split: labelled(listing, names, split) for split, listing in listings.items()}
+    others = listings["train"].others.most_common(5)
+    there = ", ".join(f"{count} {ending or 'without ending'}" for ending, count in others)
+    notes = [f"files that are no pictures are passed over: {there}"] if others else []
+    return names, pools, notes
+
+
+def _named_listing(root: Listing | None, wanted: str, split: str) -> Listing:
+    """The pictures of a split: a folder inside the root, or a folder or tar of its own."""
+    if root and wanted in root.folders:
+        return root.below(wanted)
+    if root and not Path(wanted).exists():
+        raise ValueError(
+            f"data.{split} is {wanted!r}: neither a folder in {root.where} (there are: "
+            f"{', '.join(root.folders[:10])}), nor a folder or tar of its own"
+        )
+    return list_pictures(Path(wanted))
+
+
+def _divided(
+    recipe: DataRecipe,
+    names: tuple[str, ...],
+    pools: Mapping[str, PictureSet],
+    notes: Sequence[str],
+) -> Opened:
+    """Takes the splits that are shares out of the training pictures.
+
+    Without word from the recipe, validation is a tenth; test too if the data have no splits at all.
+    """
+    train, found, notes = pools["train"], dict(pools), list(notes)
+    has_no_splits = len(pools) == 1 and recipe.name == FOLDER and recipe.validation is None
+    for split in ("test", "validation"):
+        share = getattr(recipe, split)
+        if share is None and split not in pools and (split == "validation" or has_no_splits):
+            share = _SHARE
+        if isinstance(share, float):
+            train, found[split] = _without_share(train, share, split)
+    for split in ("validation", "test"):
+        if split not in found:
+            continue
+        if not len(found[split]):
+            raise ValueError(
+                f"the {split} split is empty: the {len(pools['train'])} training pictures are too "
+                f"few to take a share of them; name a split, or a larger share, for data.{split}"
+            )
+        missing = sorted(set(train.labels) - set(found[split].labels))
+        if missing:
+            few = ", ".join(names[label] for label in missing[:5])
+            notes.append(f"{split} has no picture of {len(missing)} classes ({few}, ...)")
+    return Opened(names, train, found["validation"], found.get("test"), tuple(notes))
+
+
+def _without_share(pictures: PictureSet, share: float, split: str) -> tuple[PictureSet, PictureSet]:
+    """(the rest, a share of every class), drawn once for all: it does not follow a run's seed.
+
+    Of a class with one picture nothing is taken, of others at least one.
+    """
+    generator = numpy_generator(0, f"{split} share")
+    labels = np.array(pictures.labels)
+    taken = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        members = generator.permutation(np.flatnonzero(labels == label))
+        most = len(members) - 1
+        taken[members[: min(most, max(1, round(share * len(members))))]] = True
+    return pictures.subset(np.flatnonzero(~taken)), pictures.subset(np.flatnonzero(taken))

@@ -1,0 +1,95 @@
+"""Sets that timm's dataset factory reads: Hugging Face, WebDataset, TensorFlow, torchvision."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from PIL.Image import Image
+from PIL.Image import open as open_image
+
+from prenas.data.named import NamedSet
+from prenas.data.pictures import ArrayPictures, PictureSet
+
+TIMM_PREFIXES = ("hfds/", "hfids/", "wds/", "tfds/", "torch/")
+
+
+def is_timm_name(name: str) -> bool:
+    """Whether timm's dataset factory knows the kind of set."""
+    return name.startswith(TIMM_PREFIXES)
+
+
+def open_timm(name: str, root: str | None, splits: list[str], memory_bytes: float) -> NamedSet:
+    """The named splits of a set.
+
+    Sets that can only be iterated (`wds`, `hfids`, `tfds`) are read into memory, in order.
+
+    Raises:
+        ValueError: a library that is missing, a set or split that timm cannot open, an iterated set
+            of more than `memory_bytes`.
+    """
+    from timm.data import create_dataset
+
+    pools: dict[str, PictureSet] = {}
+    names: tuple[str, ...] = ()
+    for split in splits:
+        try:
+            dataset = create_dataset(name, root=root, split=split)
+        except (Exception, SystemExit) as error:  # each kind of set fails in its own way
+            raise ValueError(
+                f"timm cannot open split {split!r} of {name} (root {root}): "
+                f"{type(error).__name__}: {error}"
+            ) from None
+        names = names or _class_names(dataset)
+        is_stream = not hasattr(dataset, "__getitem__")
+        pools[split] = _streamed(dataset, name, memory_bytes) if is_stream else _indexed(dataset)
+    num_classes = 1 + max(max(pool.labels, default=-1) for pool in pools.values())
+    return NamedSet(names or tuple(map(str, range(num_classes))), pools)
+
+
+def _class_names(dataset: Any) -> tuple[str, ...]:
+    """Names in the order of their numbers, where the set has them."""
+    if hasattr(dataset, "classes"):
+        return tuple(map(str, dataset.classes))
+    numbers = getattr(getattr(dataset, "reader", None), "class_to_idx", None) or {}
+    return tuple(map(str, sorted(numbers, key=numbers.__getitem__)))
+
+
+def _indexed(dataset: Any) -> PictureSet:
+    if hasattr(getattr(dataset, "reader", None), "iter_targets"):
+        labels = tuple(map(int, dataset.reader.iter_targets()))
+    elif hasattr(dataset, "targets"):
+        labels = tuple(map(int, dataset.targets))
+    else:
+        labels = tuple(int(dataset[index][1]) for index in range(len(dataset)))
+    numbers = tuple(map(str, range(len(labels))))
+    return PictureSet(numbers, labels, _ByIndex(dataset))
+
+
+class _ByIndex:
+    """Opens the pictures of a data set of (picture, label) pairs."""
+
+    def __init__(self, dataset: Any) -> None:
+        self._dataset = dataset
+
+    def __call__(self, name: str) -> Image:
+        reader = getattr(self._dataset, "reader", None)
+        # timm's own reading would put the next picture in the place of an unreadable one.
+        picture: Image = open_image(reader[int(name)][0]) if reader else self._dataset[int(name)][0]
+        return picture
+
+
+def _streamed(dataset: Any, name: str, memory_bytes: float) -> PictureSet:
+    arrays, labels, total = [], [], 0
+    for picture, label in dataset:
+        arrays.append(np.asarray(picture))
+        labels.append(int(label))
+        total += arrays[-1].nbytes
+        if total > memory_bytes:
+            raise ValueError(
+                f"{name} can only be read in order, and needs more memory than data.memory_gib "
+                f"({memory_bytes / 2**30:g}): raise it, unpack the set into image folders, or pass "
+                "a loader from Python"
+            )
+    numbers = tuple(map(str, range(len(labels))))
+    return PictureSet(numbers, tuple(labels), ArrayPictures(arrays))
