@@ -30,7 +30,7 @@ ROOMS: list[set[str]] = [
     {"proxy"},
     {"selection.budgets", "selection.isomers"},
     {"selection.select"},
-    {"recipe"},
+    {"recipe", "space_file"},
     {"recipes", "data", "selection.preferred"},
     {"training", "zero_cost_search"},
     {"evaluation"},

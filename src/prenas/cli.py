@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from decimal import Decimal
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -180,12 +181,15 @@ def specialize_command(
 
 @app.command("info")
 def info_command(
-    name: Annotated[str | None, typer.Argument(help="A recipe, a space or a run folder.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="A recipe, a space, a space file or a run folder.")
+    ] = None,
 ) -> None:
-    """List recipes and spaces, or describe one of them, or a run folder."""
+    """List recipes and spaces, or describe one of them, a space file or a run folder."""
     from prenas.families import all_spaces, unknown_name
     from prenas.recipe import flat_fields
     from prenas.recipes import RECIPES, get_recipe
+    from prenas.space_file import find_space, names_a_space_file
 
     spaces = all_spaces()
     if name is None:
@@ -202,8 +206,8 @@ def info_command(
                 if not field.startswith("space.")
             ],
         )
-    elif name in spaces:
-        _print_space(spaces[name])
+    elif name in spaces or names_a_space_file(name):
+        _print_space(find_space(name))
     elif Path(name).is_dir():
         from prenas import pipeline
 
@@ -211,7 +215,7 @@ def info_command(
         _print_space(preferred.recipe.space)
         _print_preferred(preferred)
     else:
-        raise unknown_name("recipe, space or run folder", name, {*RECIPES, *spaces})
+        raise unknown_name("recipe, space, space file or run folder", name, {*RECIPES, *spaces})
 
 
 def main() -> None:
@@ -354,7 +358,7 @@ def _print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for number, name in enumerate(columns):
-        is_text = any(any(c.isalpha() for c in str(row[number])) for row in rows)
+        is_text = any(any(c.isalpha() or c == "[" for c in str(row[number])) for row in rows)
         table.add_column(name, justify="left" if is_text else "right", no_wrap=True)
     for row in rows:
         table.add_row(*map(str, row))
@@ -435,22 +439,55 @@ def _print_evaluations(rows: Sequence[Evaluation], title: str) -> None:
 def _print_space(space: SearchSpace) -> None:
     from prenas.cost import count
     from prenas.recipe import flat_fields
+    from prenas.selection.isomers import num_isomer_classes
 
-    ends = [
-        (word, arch, count(arch, space.settings))
-        for word, arch in (("smallest", space.smallest), ("largest", space.largest))
-    ]
+    per_layer = {axis.name for axis in space.layer_axes}
+    rows: dict[str, list[tuple[str, str, str]]] = {"per network": [], "per layer": [], "fixed": []}
+    for name, value in flat_fields(space):
+        if name not in ("family", "name") and value is not None:
+            is_axis = isinstance(value, list) and not name.startswith("settings.")
+            once = "per network" if is_axis else "fixed"
+            chosen = "per layer" if name in per_layer else once
+            rows[chosen].append((name, json.dumps(value), chosen))
     _print_table(
-        f"Space {space.name} ({space.family}): {space.num_archs:.4g} architectures",
-        ["what", "value"],
+        f"Space {space.name} ({space.family}): {_quantity(space.num_archs)} architectures in "
+        f"{_quantity(num_isomer_classes(space))} isomer classes",
+        ["field", "value", "chosen"],
+        [row for group in rows.values() for row in group],
+    )
+    archs = {
+        "smallest": space.smallest,
+        "largest": space.largest,
+        "scored supernet": space.supernet,
+    }
+    costs = {word: count(arch, space.settings) for word, arch in archs.items()}
+    _print_table(
+        "Its networks",
+        ["what", "params", "MACs, M", "architecture"],
         [
-            *((name, json.dumps(value)) for name, value in flat_fields(space) if value is not None),
-            *(
-                (word, f"{arch.summary}: {cost.params:,} params, {_millions(cost.macs)} M MACs")
-                for word, arch, cost in ends
-            ),
+            (word, f"{costs[word].params:,}", _millions(costs[word].macs), arch.summary)
+            for word, arch in archs.items()
         ],
     )
+    low, high = costs["smallest"], costs["largest"]
+    _out.print(
+        f"Budgets reach from params={_rounded(low.params)} to {_rounded(high.params)}, "
+        f"from macs={_rounded(low.macs)} to {_rounded(high.macs)}.\n",
+        soft_wrap=True,
+    )
+
+
+def _quantity(number: int) -> str:
+    """Whole below a million, else four digits; also of numbers too large for a float."""
+    return f"{number:,}" if number < 10**6 else f"{Decimal(number):.4g}".replace("e+", "e")
+
+
+def _rounded(amount: int) -> str:
+    """As budgets write it, up to the next of three digits, so that the amount fits: 5.37M."""
+    from prenas.selection.budgets import format_amount
+
+    step = 10 ** max(len(str(amount)) - 3, 0)
+    return format_amount(-(-amount // step) * step)
 
 
 def _print_lists() -> None:
