@@ -211,7 +211,11 @@ def with_overrides(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
 
 
 def with_space(recipe: Recipe, space: SearchSpace) -> Recipe:
-    """The recipe in another space; ValueError if its data or its score do not suit that space."""
+    """The same recipe, name included, in another space.
+
+    Raises:
+        ValueError: its mean and deviation, or its score, do not suit that space.
+    """
     return recipe_from_dict({**recipe.model_dump(mode="json"), "space": space})
 
 

@@ -118,9 +118,9 @@ def _space_of_fields(fields: Mapping[Any, Any]) -> SearchSpace:
     problems += _unknown(own, [*space_fields, *settings_names])
     problems += _unknown(nested, settings_names, "settings.")
     problems += [
-        f"{name} is missing: write {name}: ..."
+        f"{name} is missing: list its options, from small to large"
         for name, field in space_fields.items()
-        if field.is_required() and name not in fields and name != "settings"
+        if field.is_required() and fields.get(name) is None
     ]
     if problems:
         raise ValueError("\n".join(problems))
@@ -163,7 +163,7 @@ def _read_document(file: Path) -> object:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f"line {mark.line + 1}: " if mark else ""
-        problem = f"{line}{getattr(error, 'problem', None) or error}"
+        problem = f"{line}{getattr(error, 'problem', None) or str(error).splitlines()[0]}"
     except ValueError as error:  # with its line
         problem = str(error)
     raise ValueError(f"{file} cannot be read: {problem}")
@@ -287,5 +287,7 @@ def _execute(file: Path) -> dict[str, Any]:
         lines = [frame.lineno for frame in frames if frame.filename == str(file)]
         line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
         where = f"{file}, line {line}" if line else str(file)
-        message = explain(error) if isinstance(error, ValidationError) else str(error)
+        message = error.msg if isinstance(error, SyntaxError) else str(error)
+        if isinstance(error, ValidationError):
+            message = explain(error)
         raise ValueError(f"{where}: {type(error).__name__}: {message}") from error

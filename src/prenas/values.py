@@ -26,6 +26,11 @@ _NEEDED = {
 """Kind of pydantic error -> the same for people who know no pydantic."""
 
 
+def _shortened(given: object) -> str:
+    text = repr(list(given) if isinstance(given, tuple) else given)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 def explain(error: ValidationError) -> str:
     """A pydantic error in one line per field: name, what is wrong, what was given."""
     lines = []
@@ -36,7 +41,7 @@ def explain(error: ValidationError) -> str:
         if kind == "tuple_type" and isinstance(given, (str, int, float)):
             message += f", such as {json.dumps([given])}"
         plain = isinstance(given, (str, int, float, bool, list, tuple)) or given is None
-        says_what_was_given = kind in ("value_error", "missing")
-        suffix = f" (given: {given!r})" if plain and not says_what_was_given else ""
+        shows_given = (plain and kind != "value_error") or kind in _NEEDED
+        suffix = f" (given: {_shortened(given)})" if shows_given else ""
         lines.append(f"{where}: {message}{suffix}" if where else f"{message}{suffix}")
     return "\n".join(lines)
