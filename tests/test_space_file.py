@@ -211,6 +211,7 @@ def test_the_guides_space_is_read(write: Write) -> None:
         ("image_size", "size", ["unknown field 'size'", "available: depth, embed_dim"]),
         ("image_size: 32", "settings: {hed_dim: 8}", ["did you mean 'settings.head_dim'"]),
         ("image_size: 32", "settings: 32", ["settings: a group of fields is needed", "32"]),
+        ("image_size: 32", "settings: false", ["settings: a group of fields is needed", "False"]),
         ("image_size: 32", "<<: {image_size: 32}", ["unknown field '<<'"]),
         ("image_size: 32", "32: 32", ["unknown field '32'"]),
         ("embed_dim: [16, 32]\n", "", ["embed_dim is missing: list its options"]),
@@ -220,7 +221,7 @@ def test_the_guides_space_is_read(write: Write) -> None:
         ("32\n", "32\ndepth: 4", ["line 7: depth is given twice"]),
         ("32\n", "32\nsettings: {head_dim: 8, head_dim: 8}", ["line 7: head_dim is given twice"]),
         ("32\n", "32\nname: 3", ["name: a text is needed (given: 3)"]),
-        ("32\n", "32\nname:", ["name is missing"]),
+        ("32\n", "32\nname:", ["name: a text is needed (given: None)"]),
         # kinds of values
         ("[2, 3]", "deep", ["depth.0: a whole number is needed (given: 'deep')"]),
         ("[2, 3]", "12:14", ["depth.0: a whole number is needed (given: '12:14')"]),
@@ -397,6 +398,8 @@ def test_a_space_is_found_by_name_or_file(write: Write, monkeypatch: pytest.Monk
     for text in (*(f"nowhere{suffix}" for suffix in SUFFIXES), "own.py:mine", "tiny"):
         assert names_a_space_file(text)
     assert not names_a_space_file("small")
+    Path("folder.py").mkdir()
+    assert not names_a_space_file("folder.py")
 
 
 # --- recipes of an own space ---------------------------------------------------------------------

@@ -24,9 +24,9 @@ SUFFIXES = (".yaml", ".yml", ".json", ".py")
 
 
 def names_a_space_file(text: str) -> bool:
-    """Whether a text is meant as a space file: by its ending, or because that file exists."""
+    """Whether a text is meant as a space file: that file exists, or its ending says so."""
     path, _ = _path_and_name(text)
-    return path.suffix.lower() in SUFFIXES or path.is_file()
+    return path.is_file() or (path.suffix.lower() in SUFFIXES and not path.is_dir())
 
 
 def find_space(text: str) -> SearchSpace:
@@ -91,7 +91,7 @@ def _path_and_name(text: str) -> tuple[Path, str | None]:
 # --- fields --------------------------------------------------------------------------------------
 
 
-def _space_of_fields(fields: Mapping[Any, Any]) -> SearchSpace:
+def _space_of_fields(fields: Mapping[str, Any]) -> SearchSpace:
     """The space of plain fields, settings flat or nested; ValueError says all that is wrong.
 
     Checked strictly: a text or a truth value is no number, and 2.5 no whole one.
@@ -105,7 +105,7 @@ def _space_of_fields(fields: Mapping[Any, Any]) -> SearchSpace:
 
     own = {key: value for key, value in fields.items() if key not in settings_names}
     flat = {key: value for key, value in fields.items() if key in settings_names}
-    nested = own.get("settings") or {}
+    nested = {} if own.get("settings") is None else own["settings"]
     problems: list[str] = []
     if not isinstance(nested, dict):
         problems.append(f"settings: a group of fields is needed (given: {nested!r})")
@@ -120,7 +120,7 @@ def _space_of_fields(fields: Mapping[Any, Any]) -> SearchSpace:
     problems += [
         f"{name} is missing: list its options, from small to large"
         for name, field in space_fields.items()
-        if field.is_required() and fields.get(name) is None
+        if field.is_required() and name != "name" and fields.get(name) is None
     ]
     if problems:
         raise ValueError("\n".join(problems))
@@ -128,7 +128,7 @@ def _space_of_fields(fields: Mapping[Any, Any]) -> SearchSpace:
     return family.space_type.model_validate(_tuples(content), strict=True)
 
 
-def _unknown(fields: Iterable[object], known: Iterable[str], prefix: str = "") -> list[str]:
+def _unknown(fields: Iterable[str], known: Iterable[str], prefix: str = "") -> list[str]:
     known = list(known)
     return [
         str(unknown_name("field", f"{prefix}{field}", [prefix + name for name in known]))
