@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, Tenso
 
 from prenas.data import (
     Batch,
-    BatchAffine,
     ImageData,
     ImageSource,
     as_batch,
@@ -25,8 +24,10 @@ from prenas.data import (
     num_batches,
     training_batches,
 )
+from prenas.data.augmentation import BatchAffine
+from prenas.data.pictures import Pixels
+from prenas.data_recipe import Augmentation, DataRecipe
 from prenas.families.vit.space import VitSettings
-from prenas.recipe import AffineAugmentation, DataRecipe
 from prenas.recipes import get_recipe
 from training.runs import global_state_untouched, value_error_of
 
@@ -35,12 +36,13 @@ NAMES = tuple(map(str, range(40)))
 
 
 DIGITS = get_recipe("digits").data or DataRecipe(name="missing")
+DIGITS_SETTINGS = get_recipe("digits").space.settings
 (MEAN,), (STD,) = DIGITS.preprocessing.mean, DIGITS.preprocessing.std
 
 
 @pytest.fixture(scope="module")
 def digits() -> ImageData:
-    return load_data(DIGITS)
+    return load_data(DIGITS, DIGITS_SETTINGS)
 
 
 def grey(images: Tensor) -> Tensor:
@@ -49,8 +51,8 @@ def grey(images: Tensor) -> Tensor:
 
 
 def tensors(source: ImageSource) -> tuple[Tensor, Tensor]:
-    assert isinstance(source, TensorDataset)
-    images, labels = source.tensors
+    assert isinstance(source, Pixels)
+    images, labels = source[list(range(len(source)))]
     return images, labels
 
 
@@ -122,7 +124,7 @@ def test_digits_split_is_fixed(digits: ImageData) -> None:
     """Whatever the global generators stand at."""
     np.random.seed(77)
     random.seed(77)
-    again = load_data(DIGITS)
+    again = load_data(DIGITS, DIGITS_SETTINGS)
     for ours, theirs in zip(
         (digits.train, *digits.splits.values()), (again.train, *again.splits.values()), strict=True
     ):
@@ -150,7 +152,8 @@ def test_digits_augmentation_fills_with_black(digits: ImageData) -> None:
     black = -MEAN / STD
     assert float(images.min()) == pytest.approx(black)
     far = load_data(
-        DIGITS.model_copy(update={"augmentation": AffineAugmentation(shift_pixels=100.0)})
+        DIGITS.model_copy(update={"augmentation": Augmentation(shift_pixels=100.0)}),
+        DIGITS_SETTINGS,
     )
     assert far.augmentation is not None
     gone = far.augmentation(images[:1], [Fixed(0, 0, 1, 0)])  # type: ignore[list-item]
@@ -159,9 +162,9 @@ def test_digits_augmentation_fills_with_black(digits: ImageData) -> None:
 
 def test_an_unknown_data_set_offers_the_nearest() -> None:
     with pytest.raises(ValueError, match="unknown data set 'digit': did you mean 'digits'"):
-        load_data(DataRecipe(name="digit"))
+        load_data(DataRecipe(name="digit"), DIGITS_SETTINGS)
     with pytest.raises(ValueError, match=r"came from Python: pass data=prenas\.ImageData"):
-        load_data(DataRecipe(name="own"))
+        load_data(DataRecipe(name="own"), DIGITS_SETTINGS)
 
 
 def test_only_splits_that_exist_are_evaluated(digits: ImageData) -> None:
@@ -474,7 +477,7 @@ class Fixed:
         return np.array(self.numbers)
 
 
-def changed(limits: AffineAugmentation, image: Tensor, *numbers: float) -> Tensor:
+def changed(limits: Augmentation, image: Tensor, *numbers: float) -> Tensor:
     """One image [C, H, W] under given draws, on a black of -1."""
     augment = BatchAffine(limits, fill=[-1.0] * len(image))
     return augment(image[None], [Fixed(*numbers)])[0]  # type: ignore[list-item]
@@ -489,7 +492,7 @@ def test_zero_limits_change_nothing(
     numbers: tuple[float, ...], height: int, width: int, channels: int
 ) -> None:
     image = numbered(height, width).expand(channels, -1, -1)
-    result = changed(AffineAugmentation(), image, *numbers)
+    result = changed(Augmentation(), image, *numbers)
     assert torch.allclose(result, image, atol=1e-4)
 
 
@@ -497,7 +500,7 @@ def test_zero_limits_change_nothing(
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (4, 10), (9, 5)])
 def test_a_shift_of_one_pixel_moves_one_pixel(height: int, width: int, sign: float) -> None:
     """Which side is positive does not matter, that both signs differ and black enters does."""
-    limits, image = AffineAugmentation(shift_pixels=1.0), numbered(height, width)
+    limits, image = Augmentation(shift_pixels=1.0), numbered(height, width)
     black_column, black_row = torch.full((1, height, 1), -1.0), torch.full((1, 1, width), -1.0)
     leftwards = torch.cat([image[:, :, 1:], black_column], dim=2)
     rightwards = torch.cat([black_column, image[:, :, :-1]], dim=2)
@@ -511,11 +514,11 @@ def test_a_shift_of_one_pixel_moves_one_pixel(height: int, width: int, sign: flo
 
 def test_half_a_draw_moves_half_the_limit() -> None:
     image = numbered(8, 8)
-    whole = changed(AffineAugmentation(shift_pixels=1.0), image, 0, 0, 1.0, 0)
-    half = changed(AffineAugmentation(shift_pixels=2.0), image, 0, 0, 0.5, 0)
+    whole = changed(Augmentation(shift_pixels=1.0), image, 0, 0, 1.0, 0)
+    half = changed(Augmentation(shift_pixels=2.0), image, 0, 0, 0.5, 0)
     assert torch.allclose(half, whole, atol=1e-3)
     assert torch.allclose(
-        changed(AffineAugmentation(shift_pixels=3.0), image, 1, 1, 0, 0), image, atol=1e-3
+        changed(Augmentation(shift_pixels=3.0), image, 1, 1, 0, 0), image, atol=1e-3
     )
 
 
@@ -526,10 +529,10 @@ def test_a_rotation_turns_and_does_not_shear(height: int, width: int) -> None:
     top, left = (height - side) // 2, (width - side) // 2
     square = (slice(None), slice(top, top + side), slice(left, left + side))
     image = numbered(height, width)
-    result = changed(AffineAugmentation(rotation_degrees=90.0), image, 1, 0, 0, 0)[square]
+    result = changed(Augmentation(rotation_degrees=90.0), image, 1, 0, 0, 0)[square]
     turned = [torch.rot90(image[square], quarter, (1, 2)) for quarter in (1, -1)]
     assert any(torch.allclose(result, expected, atol=1e-2) for expected in turned)
-    back = changed(AffineAugmentation(rotation_degrees=90.0), image, -1, 0, 0, 0)[square]
+    back = changed(Augmentation(rotation_degrees=90.0), image, -1, 0, 0, 0)[square]
     assert torch.allclose(torch.rot90(back, 2, (1, 2)), result, atol=1e-2)
 
 
@@ -537,20 +540,20 @@ def test_a_scale_of_one_half_keeps_the_area_ratio() -> None:
     """A white square of 4 x 4 in the middle of 16 x 16 gets a side of 6, or of 2."""
     image = torch.full((1, 16, 16), -1.0)
     image[:, 6:10, 6:10] = 1.0
-    limits = AffineAugmentation(scale=0.5)
+    limits = Augmentation(scale=0.5)
     for sign, side in ((1.0, 6.0), (-1.0, 2.0)):
         area = float((changed(limits, image, 0, sign, 0, 0) + 1).sum() / 2)
         assert area == pytest.approx(side**2, rel=0.1)
 
 
 def test_black_has_a_value_of_its_own_in_every_channel() -> None:
-    augment = BatchAffine(AffineAugmentation(shift_pixels=50.0), fill=[-1.0, -2.0, 3.0])
+    augment = BatchAffine(Augmentation(shift_pixels=50.0), fill=[-1.0, -2.0, 3.0])
     gone = augment(torch.rand(1, 3, 8, 8), [Fixed(0, 0, 1, 0)])  # type: ignore[list-item]
     assert torch.allclose(gone[0].mean((1, 2)), torch.tensor([-1.0, -2.0, 3.0]), atol=1e-5)
 
 
 def test_a_sample_changes_the_same_whatever_its_neighbours() -> None:
-    limits = AffineAugmentation(shift_pixels=1.0, rotation_degrees=20.0, scale=0.2)
+    limits = Augmentation(shift_pixels=1.0, rotation_degrees=20.0, scale=0.2)
     augment, images = BatchAffine(limits, fill=[0.0]), torch.rand(6, 1, 8, 8)
 
     def generators(keys: Sequence[int]) -> list[np.random.Generator]:

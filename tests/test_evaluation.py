@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from prenas import pipeline
 from prenas.cost import count
 from prenas.data import load_data
-from prenas.evaluation import Evaluation, evaluate_arch, evaluate_network
+from prenas.evaluation import Evaluation, Metrics, evaluate_archs, evaluate_networks
 from prenas.export import load
 from prenas.families.vit.space import VitArch, VitSettings
 from prenas.supernet import Supernet
@@ -50,6 +51,11 @@ def by_hand(logits: np.ndarray, labels: list[int]) -> tuple[float, float, float]
         top5 += better < 5
         loss += math.log(sum(math.exp(other) for other in row)) - row[label]
     return top1 / len(labels), top5 / len(labels), loss / len(labels)
+
+
+def evaluate_network(network: nn.Module, *args: Any, **options: Any) -> Metrics:
+    (metrics,) = evaluate_networks([network], *args, **options)
+    return metrics
 
 
 def test_three_images_by_hand() -> None:
@@ -118,7 +124,7 @@ def test_a_preferred_subnets_numbers_are_the_handed_over_models(
     """The specialised model, loaded, gives on the same split what the evaluation says."""
     recipe = mini_recipe()
     assert recipe.data is not None
-    splits = load_data(recipe.data).splits
+    splits = load_data(recipe.data, recipe.space.settings).splits
     assert [list(row.splits) for row in finished_rows] == [["validation", "test"]] * 3
     for number, row in enumerate(finished_rows):
         network = load(finished_run / "subnets" / f"{number:02d}").network
@@ -181,12 +187,12 @@ def test_evaluation_does_not_depend_on_the_supernets_mode() -> None:
     supernet = Supernet(WHOLE, MINI.settings, drop_path=0.9)
     supernet.initialize(torch.Generator().manual_seed(0))
     splits = own_data().splits
-    quiet = evaluate_arch(supernet.eval(), WHOLE, splits)
-    assert evaluate_arch(supernet.train(), WHOLE, splits) == quiet
+    quiet = evaluate_archs(supernet.eval(), [WHOLE], splits)
+    assert evaluate_archs(supernet.train(), [WHOLE], splits) == quiet
     assert supernet.training
 
 
 def test_without_a_test_split_only_validation_is_reported() -> None:
     supernet = Supernet(WHOLE, MINI.settings).initialize(torch.Generator().manual_seed(0))
-    row = evaluate_arch(supernet, SMALLEST, {"validation": own_data().validation})
+    (row,) = evaluate_archs(supernet, [SMALLEST], {"validation": own_data().validation})
     assert list(row.splits) == ["validation"]

@@ -38,7 +38,8 @@ def digits_of(recipe: Recipe) -> tuple[Tensor, Tensor]:
     """Test images as the data set gives them, and as pixels of 0 to 255."""
     assert recipe.data is not None
     (mean,), (std,) = recipe.data.preprocessing.mean, recipe.data.preprocessing.std
-    images = load_data(recipe.data).splits["test"].tensors[0]  # type: ignore[union-attr]
+    test = load_data(recipe.data, recipe.space.settings).splits["test"]
+    images, _ = test[list(range(len(test)))]  # type: ignore[index,arg-type]
     return images, ((images * std + mean) * 255).round().to(torch.uint8)
 
 

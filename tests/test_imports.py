@@ -31,7 +31,7 @@ ROOMS: list[set[str]] = [
     {"selection.budgets", "selection.isomers"},
     {"selection.select"},
     {"data_recipe"},
-    {"recipe"},
+    {"recipe", "space_file"},
     {"recipes", "data", "selection.preferred"},
     {"training", "zero_cost_search"},
     {"evaluation"},

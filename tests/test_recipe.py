@@ -162,7 +162,7 @@ def test_overrides_apply_in_order_and_together() -> None:
         ("data.preprocessing.std=[0.0]", "data.preprocessing.std", "0.0"),
         ("data.augmentation.scale=1", "data.augmentation.scale", "1"),
         ("space.embed_dim=[16, 8]", "embed_dim", "[16, 8]"),
-        ("space.settings.patch_size=3", "settings", "patch size 3"),
+        ("space.settings.patch_size=3", "settings", "patch_size 3"),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(override: str, field: str, given: str) -> None:

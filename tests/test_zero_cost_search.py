@@ -381,9 +381,9 @@ def test_a_search_on_data_uses_images_and_labels() -> None:
     """The gradient of the loss on training images; drawn from the seed, so repeatable."""
     recipe = mini_recipe(search={"images": "data"})
     assert recipe.data is not None
-    digits = load_data(recipe.data)
+    digits = load_data(recipe.data, recipe.space.settings)
     preferred = found(recipe, digits)
-    assert preferred == found(recipe, load_data(recipe.data))
+    assert preferred == found(recipe, load_data(recipe.data, recipe.space.settings))
     noise = found(mini_recipe())
     assert len(preferred.subnets) == 3
     assert preferred.subnets[0].score != pytest.approx(noise.subnets[0].score, rel=1e-3)

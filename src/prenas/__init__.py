@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     )
     from prenas.recipes import get_recipe
     from prenas.selection.preferred import PreferredSet
+    from prenas.space_file import read_space
     from prenas.supernet import Supernet
 
 __version__ = _version("prenas")
@@ -67,6 +68,7 @@ _HOMES = {
     ),
     "prenas.recipes": ("get_recipe",),
     "prenas.selection.preferred": ("PreferredSet",),
+    "prenas.space_file": ("read_space",),
     "prenas.supernet": ("Supernet",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -96,6 +98,7 @@ __all__ = [
     "get_space",
     "load",
     "read_preferred",
+    "read_space",
     "read_supernet",
     "run",
     "search",

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from decimal import Decimal
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,7 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
+    from prenas.data import ImageData
     from prenas.evaluation import Evaluation
     from prenas.families.base import Arch, SearchSpace
     from prenas.recipe import Recipe
@@ -32,7 +34,22 @@ app = typer.Typer(
 _out = Console(highlight=False, markup=False)
 _errors = Console(stderr=True, highlight=False, markup=False)
 
-RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="See `prenas info`.")]
+RecipeName = Annotated[
+    str | None, typer.Argument(metavar="[RECIPE]", help="See `prenas info`.", show_default=False)
+]
+SpaceText = Annotated[
+    str | None,
+    typer.Option("--space", metavar="FILE|NAME", help="Another search space: YAML, Python, name."),
+]
+DataTexts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--data",
+        metavar="SOURCE|SPLIT=PLACE",
+        help="photos/ | photos.tar | cifar10 | hfds/NAME | train=a.tar | validation=0.1 | "
+        "test=none; repeatable.",
+    ),
+]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
 Out = Annotated[Path, typer.Option(help="Folder of the run; made if missing.")]
 Overrides = Annotated[
@@ -54,6 +71,9 @@ Seeds = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all cores.")]
+Crops = Annotated[
+    int | None, typer.Option(help="1, 5 or 10 crops per image, logits averaged.", min=1, max=10)
+]
 ArchTexts = Annotated[
     list[str] | None,
     typer.Option("--arch", metavar="JSON|FILE", help="Evaluate these instead; repeatable."),
@@ -77,8 +97,10 @@ def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
 @app.command("run")
 @_interruptible
 def run_command(
-    recipe: RecipeName,
     out: Out,
+    recipe: RecipeName = None,
+    data: DataTexts = None,
+    space: SpaceText = None,
     overrides: Overrides = None,
     budget: BudgetTexts = None,
     further_seeds: Seeds = None,
@@ -89,14 +111,16 @@ def run_command(
     from prenas import artifacts, pipeline
 
     _set_threads(threads)
-    chosen = _recipe(recipe, overrides, budget, further_seeds)
-    pipeline.ready_to_train(chosen)
-    _search(chosen, out, device)
-    _train(out, device)
-    rows = pipeline.evaluate(out, device=device)
+    chosen = _recipe(recipe, space, data, overrides, budget, further_seeds)
+    with _out.status("Reading images ..."):
+        _, images = pipeline.ready_to_train(chosen, out=out)
+    _print_data(images)
+    _search(chosen, out, device, images)
+    _train(out, device, images)
+    rows = pipeline.evaluate(out, data=images, device=device)
     _print_evaluations(rows, f"{chosen.name}: preferred subnets, trained together")
     for number in range(len(rows)):
-        pipeline.specialize(out, number, device=device)
+        pipeline.specialize(out, number, data=images, device=device)
     _out.print(
         f"\nPlot      {out / artifacts.PLOT}\nTable     {out / artifacts.EVALUATION_CSV}\n"
         f"Models    {out / artifacts.SUBNETS}/00 ... {len(rows) - 1:02d}, "
@@ -108,8 +132,10 @@ def run_command(
 @app.command("search")
 @_interruptible
 def search_command(
-    recipe: RecipeName,
     out: Out,
+    recipe: RecipeName = None,
+    space: SpaceText = None,
+    data: DataTexts = None,
     overrides: Overrides = None,
     budget: BudgetTexts = None,
     further_seeds: Seeds = None,
@@ -118,15 +144,20 @@ def search_command(
 ) -> None:
     """Zero-cost search only: which subnets are worth having, before any training."""
     _set_threads(threads)
-    _search(_recipe(recipe, overrides, budget, further_seeds), out, device)
+    _search(_recipe(recipe, space, data, overrides, budget, further_seeds), out, device)
 
 
 @app.command("train")
 @_interruptible
-def train_command(run: RunFolder, device: Device = "auto", threads: Threads = None) -> None:
+def train_command(
+    run: RunFolder,
+    data: DataTexts = None,
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
     """Train the supernet of a searched run, or continue where it was interrupted."""
     _set_threads(threads)
-    _train(run, device)
+    _train(run, device, _other_data(run, data))
 
 
 @app.command("evaluate")
@@ -134,16 +165,22 @@ def train_command(run: RunFolder, device: Device = "auto", threads: Threads = No
 def evaluate_command(
     run: RunFolder,
     arch: ArchTexts = None,
+    data: DataTexts = None,
+    crops: Crops = None,
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
-    """Accuracy of every preferred subnet of a trained run, or of given architectures."""
+    """Accuracy of every preferred subnet of a trained run, or of given architectures.
+
+    With --arch, --data or --crops the results are printed only.
+    """
     from prenas import pipeline
 
     _set_threads(threads)
     family = pipeline.read_preferred(run).recipe.space.family
     archs = [_read_arch(text, family) for text in arch] if arch else None
-    rows = pipeline.evaluate(run, archs, device=device)
+    images = _other_data(run, data, crops)
+    rows = pipeline.evaluate(run, archs, data=images, device=device)
     _print_evaluations(rows, f"{run}: " + ("given architectures" if archs else "preferred subnets"))
 
 
@@ -155,6 +192,7 @@ def specialize_command(
     max_params: Annotated[str | None, typer.Option(help="Best within, e.g. 100k, 6M.")] = None,
     max_macs: Annotated[str | None, typer.Option(help="Best within, e.g. 1.4G.")] = None,
     to: Annotated[Path | None, typer.Option(help="Empty folder; default: in the run.")] = None,
+    data: DataTexts = None,
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
@@ -163,7 +201,13 @@ def specialize_command(
 
     _set_threads(threads)
     folder = pipeline.specialize(
-        run, index, max_params=max_params, max_macs=max_macs, to=to, device=device
+        run,
+        index,
+        max_params=max_params,
+        max_macs=max_macs,
+        to=to,
+        data=_other_data(run, data),
+        device=device,
     )
     provenance = artifacts.read_json(folder / artifacts.MODEL_ARCH)["provenance"]
     results = ", ".join(
@@ -180,12 +224,15 @@ def specialize_command(
 
 @app.command("info")
 def info_command(
-    name: Annotated[str | None, typer.Argument(help="A recipe, a space or a run folder.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="A recipe, a space, a space file or a run folder.")
+    ] = None,
 ) -> None:
-    """List recipes and spaces, or describe one of them, or a run folder."""
+    """List recipes and spaces, or describe one of them, a space file or a run folder."""
     from prenas.families import all_spaces, unknown_name
     from prenas.recipe import flat_fields
     from prenas.recipes import RECIPES, get_recipe
+    from prenas.space_file import find_space, names_a_space_file
 
     spaces = all_spaces()
     if name is None:
@@ -202,8 +249,8 @@ def info_command(
                 if not field.startswith("space.")
             ],
         )
-    elif name in spaces:
-        _print_space(spaces[name])
+    elif name in spaces or names_a_space_file(name):
+        _print_space(find_space(name))
     elif Path(name).is_dir():
         from prenas import pipeline
 
@@ -211,7 +258,7 @@ def info_command(
         _print_space(preferred.recipe.space)
         _print_preferred(preferred)
     else:
-        raise unknown_name("recipe, space or run folder", name, {*RECIPES, *spaces})
+        raise unknown_name("recipe, space, space file or run folder", name, {*RECIPES, *spaces})
 
 
 def main() -> None:
@@ -232,42 +279,83 @@ def _set_threads(threads: int | None) -> None:
 
 
 def _recipe(
-    name: str,
+    name: str | None,
+    space: str | None,
+    data: Sequence[str] | None,
     overrides: Sequence[str] | None,
     budgets: Sequence[str] | None,
     further_seeds: int | None,
 ) -> Recipe:
-    from prenas.recipe import with_overrides
-    from prenas.recipes import get_recipe
+    """The named recipe, with the changes of the command line: space, data, then single fields."""
+    from prenas.data import with_data
+    from prenas.recipe import searching_recipe, with_overrides, with_space
+    from prenas.recipes import RECIPES, get_recipe
+    from prenas.space_file import find_space
 
+    if name is not None:
+        recipe = get_recipe(name)
+        if space is not None:
+            recipe = with_space(recipe, find_space(space))
+    elif space is not None and budgets:
+        recipe = searching_recipe(find_space(space), budgets)
+    else:
+        raise ValueError(
+            f"name a recipe ({', '.join(RECIPES)}), or give --space and --budget to search only"
+        )
+    if data:
+        recipe = with_data(recipe, data)
     changes = list(overrides or ())
     if budgets:
         changes.append(f"search.budgets={json.dumps(list(budgets))}")
     if further_seeds is not None:
         changes.append(f"search.further_seeds={further_seeds}")
-    return with_overrides(get_recipe(name), changes)
+    return with_overrides(recipe, changes)
 
 
-def _search(recipe: Recipe, out: Path, device: str) -> None:
+def _other_data(
+    run: Path, texts: Sequence[str] | None, crops: int | None = None
+) -> ImageData | None:
+    """Images from elsewhere for a run, or with other crops; None for what its recipe says."""
+    from prenas import pipeline
+
+    if not texts and crops is None:
+        return None
+    with _out.status("Reading images ..."):
+        return pipeline.other_data(run, texts or (), crops=crops)
+
+
+def _print_data(data: ImageData) -> None:
+    from prenas.data import num_samples
+
+    sizes = ", ".join(
+        f"{name} {num_samples(source):,}"
+        for name, source in {"train": data.train, **data.splits}.items()
+    )
+    _out.print(f"Images: {sizes}; {len(data.class_names)} classes", soft_wrap=True)
+    for note in data.notes:
+        _out.print(f"Note: {note}", soft_wrap=True)
+
+
+def _search(recipe: Recipe, out: Path, device: str, data: ImageData | None = None) -> None:
     from prenas import artifacts, pipeline
 
     was_done = (out / artifacts.PREFERRED).exists()
     started = time.perf_counter()
     with _out.status("Scoring every subnet at initialisation ..."):
-        preferred = pipeline.search(recipe, out, device=device)
+        preferred = pipeline.search(recipe, out, data=data, device=device)
     seconds = time.perf_counter() - started
     _print_preferred(preferred)
     done = "found done" if was_done else f"done in {seconds:.1f} s"
     _out.print(f"Search {done}: {out / artifacts.PREFERRED}", soft_wrap=True)
 
 
-def _train(out: Path, device: str) -> None:
+def _train(out: Path, device: str, data: ImageData | None) -> None:
     from prenas import artifacts, pipeline
 
     was_done = (out / artifacts.SUPERNET).exists()
     started = time.perf_counter()
     with _progress() as watch:
-        pipeline.train(out, device=device, watch=watch)
+        pipeline.train(out, data=data, device=device, watch=watch)
     seconds = time.perf_counter() - started
     done = "found done" if was_done else f"done in {seconds:.0f} s"
     _out.print(f"Training {done}: {out / artifacts.SUPERNET}", soft_wrap=True)
@@ -354,7 +442,7 @@ def _print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for number, name in enumerate(columns):
-        is_text = any(any(c.isalpha() for c in str(row[number])) for row in rows)
+        is_text = any(any(c.isalpha() or c == "[" for c in str(row[number])) for row in rows)
         table.add_column(name, justify="left" if is_text else "right", no_wrap=True)
     for row in rows:
         table.add_row(*map(str, row))
@@ -435,22 +523,55 @@ def _print_evaluations(rows: Sequence[Evaluation], title: str) -> None:
 def _print_space(space: SearchSpace) -> None:
     from prenas.cost import count
     from prenas.recipe import flat_fields
+    from prenas.selection.isomers import num_isomer_classes
 
-    ends = [
-        (word, arch, count(arch, space.settings))
-        for word, arch in (("smallest", space.smallest), ("largest", space.largest))
-    ]
+    per_layer = {axis.name for axis in space.layer_axes}
+    rows: dict[str, list[tuple[str, str, str]]] = {"per network": [], "per layer": [], "fixed": []}
+    for name, value in flat_fields(space):
+        if name not in ("family", "name") and value is not None:
+            is_axis = isinstance(value, list) and not name.startswith("settings.")
+            once = "per network" if is_axis else "fixed"
+            chosen = "per layer" if name in per_layer else once
+            rows[chosen].append((name, json.dumps(value), chosen))
     _print_table(
-        f"Space {space.name} ({space.family}): {space.num_archs:.4g} architectures",
-        ["what", "value"],
+        f"Space {space.name} ({space.family}): {_quantity(space.num_archs)} architectures in "
+        f"{_quantity(num_isomer_classes(space))} isomer classes",
+        ["field", "value", "chosen"],
+        [row for group in rows.values() for row in group],
+    )
+    archs = {
+        "smallest": space.smallest,
+        "largest": space.largest,
+        "scored supernet": space.supernet,
+    }
+    costs = {word: count(arch, space.settings) for word, arch in archs.items()}
+    _print_table(
+        "Its networks",
+        ["what", "params", "MACs, M", "architecture"],
         [
-            *((name, json.dumps(value)) for name, value in flat_fields(space) if value is not None),
-            *(
-                (word, f"{arch.summary}: {cost.params:,} params, {_millions(cost.macs)} M MACs")
-                for word, arch, cost in ends
-            ),
+            (word, f"{costs[word].params:,}", _millions(costs[word].macs), arch.summary)
+            for word, arch in archs.items()
         ],
     )
+    low, high = costs["smallest"], costs["largest"]
+    _out.print(
+        f"Budgets reach from params={_rounded(low.params)} to {_rounded(high.params)}, "
+        f"from macs={_rounded(low.macs)} to {_rounded(high.macs)}.\n",
+        soft_wrap=True,
+    )
+
+
+def _quantity(number: int) -> str:
+    """Whole below a million, else four digits; also of numbers too large for a float."""
+    return f"{number:,}" if number < 10**6 else f"{Decimal(number):.4g}".replace("e+", "e")
+
+
+def _rounded(amount: int) -> str:
+    """As budgets write it, up to the next of three digits, so that the amount fits: 5.37M."""
+    from prenas.selection.budgets import format_amount
+
+    step = 10 ** max(len(str(amount)) - 3, 0)
+    return format_amount(-(-amount // step) * step)
 
 
 def _print_lists() -> None:

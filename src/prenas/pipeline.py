@@ -33,7 +33,7 @@ from prenas.evaluation import Evaluation, evaluate_archs
 from prenas.export import load, write_model
 from prenas.families import get_family
 from prenas.families.base import Arch
-from prenas.recipe import Recipe, TrainingRecipe, differences, recipe_from_dict
+from prenas.recipe import Recipe, TrainingRecipe, differences, recipe_from_dict, with_overrides
 from prenas.selection.budgets import parse_amount
 from prenas.selection.preferred import PreferredSet
 from prenas.specialization import pick, require_equal_logits, verified_cut
@@ -249,18 +249,24 @@ def ready_to_train(
     return recipe.training, splits
 
 
-def other_data(out: str | Path, texts: Sequence[str]) -> ImageData:
+def other_data(
+    out: str | Path, texts: Sequence[str] = (), *, crops: int | None = None
+) -> ImageData:
     """Images for a run from another place than its recipe says: moved files, or another test set.
 
     Args:
-        texts: as `prenas.with_data` takes them.
+        texts: as `prenas.with_data` takes them; none for the recipe's own images.
+        crops: crops per evaluated image, 1, 5 or 10; None for the recipe's.
 
     Raises:
         ValueError: other classes than the run's, or images that are not there or not readable.
     """
     recipe = read_preferred(out).recipe
-    moved = with_data(recipe, texts)
-    assert moved.data is not None, "just given"
+    moved = with_data(recipe, texts) if texts else recipe
+    if crops is not None:
+        moved = with_overrides(moved, [f"data.crops={crops}"])
+    if moved.data is None:
+        raise ValueError(f"{out} has no images of its own: say where they are (--data)")
     images = load_data(moved.data, recipe.space.settings)
     path = Path(out) / artifacts.DATA
     if path.exists():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from statistics import fmean
 from typing import Any, Literal
 
 from pydantic import (
@@ -19,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from prenas.data_recipe import DataRecipe, Preprocessing
+from prenas.data_recipe import IMAGENET_MEAN, IMAGENET_STD, DataRecipe, Preprocessing
 from prenas.families import get_family, get_space, unknown_name
 from prenas.families.base import SearchSpace
 from prenas.proxy.scores import DEFAULT_SCORE, check_score_name
@@ -158,6 +159,37 @@ def with_overrides(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
             if depth < len(parents):
                 target = target[key]
         target[last] = _read_value(path.strip(), text.strip(), target[last])
+    return recipe_from_dict(fields)
+
+
+def with_space(recipe: Recipe, space: SearchSpace) -> Recipe:
+    """The same recipe, name included, in another space.
+
+    Raises:
+        ValueError: its mean and deviation, or its score, do not suit that space.
+    """
+    return recipe_from_dict({**recipe.model_dump(mode="json"), "space": space})
+
+
+def searching_recipe(space: SearchSpace, budgets: Iterable[str]) -> Recipe:
+    """A recipe named after its space that only searches: no data set, no training.
+
+    Images of other than three channels have no published statistics: every channel takes the
+    average of ImageNet's, stated as those of data to come.
+
+    Raises:
+        ValueError: budgets that do not read.
+    """
+    fields: dict[str, Any] = {
+        "name": space.name,
+        "space": space,
+        "search": {"budgets": tuple(budgets)},
+    }
+    if (num_channels := space.settings.in_chans) != len(IMAGENET_MEAN):
+        mean, std = (
+            [round(fmean(values), 3)] * num_channels for values in (IMAGENET_MEAN, IMAGENET_STD)
+        )
+        fields["data"] = {"name": "own", "preprocessing": {"mean": mean, "std": std}}
     return recipe_from_dict(fields)
 
 

@@ -13,16 +13,35 @@ class Value(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+_NEEDED = {
+    "int_type": "a whole number is needed",
+    "int_parsing": "a whole number is needed",
+    "int_from_float": "a whole number is needed",
+    "float_type": "a number is needed",
+    "float_parsing": "a number is needed",
+    "string_type": "a text is needed",
+    "tuple_type": "a list is needed",
+    "model_type": "a group of fields is needed",
+}
+"""Kind of pydantic error -> the same for people who know no pydantic."""
+
+
+def _shortened(given: object) -> str:
+    text = repr(list(given) if isinstance(given, tuple) else given)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 def explain(error: ValidationError) -> str:
     """A pydantic error in one line per field: name, what is wrong, what was given."""
     lines = []
     for problem in error.errors():
         where = ".".join(map(str, problem["loc"]))
-        message = problem["msg"].removeprefix("Value error, ")
-        given = problem["input"]
-        if problem["type"] == "tuple_type":
-            message = f"a list is needed, such as {json.dumps([given], default=str)}"
+        kind, given = problem["type"], problem["input"]
+        message = _NEEDED.get(kind, problem["msg"].removeprefix("Value error, "))
+        if kind == "tuple_type" and isinstance(given, (str, int, float)):
+            message += f", such as {json.dumps([given])}"
         plain = isinstance(given, (str, int, float, bool, list, tuple)) or given is None
-        suffix = f" (given: {given!r})" if plain and problem["type"] != "value_error" else ""
+        shows_given = (plain and kind != "value_error") or kind in _NEEDED
+        suffix = f" (given: {_shortened(given)})" if shows_given else ""
         lines.append(f"{where}: {message}{suffix}" if where else f"{message}{suffix}")
     return "\n".join(lines)

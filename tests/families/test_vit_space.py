@@ -1,6 +1,7 @@
 """What is special to the ViT family: its values, its published spaces, its stochastic depth."""
 
 import math
+import re
 from typing import Any
 
 import pytest
@@ -55,10 +56,16 @@ def test_arch_counts_layers_and_hidden_units() -> None:
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"image_size": (224, 220)}, ["(224, 220)", "multiple of patch size 16"]),
-        ({"image_size": 30, "patch_size": 4}, ["(30, 30)", "multiple of patch size 4"]),
+        ({"image_size": (224, 220)}, ["(224, 220)", "multiple of patch_size 16", "from 4, 2, 1"]),
+        (
+            {"image_size": 30, "patch_size": 4},
+            ["(30, 30)", "multiple of patch_size 4", "from 3, 5, 2"],
+        ),
         ({"image_size": (0, 16)}, ["(0, 16)", "positive"]),
-        ({"image_size": (16, 16, 16)}, ["image_size"]),
+        ({"image_size": (16, 16, 16)}, ["image_size", "[height, width]", "(16, 16, 16)"]),
+        ({"image_size": (16,)}, ["image_size", "[height, width]"]),
+        ({"image_size": "224"}, ["image_size", "one whole number", "'224'"]),
+        ({"image_size": 8}, ["(8, 8)", "multiple of patch_size 16", "from 8, 4, 2"]),
         ({"in_chans": 0}, ["in_chans", "greater than or equal to 1"]),
         ({"num_classes": 0}, ["num_classes", "greater than or equal to 1"]),
         ({"patch_size": 0}, ["patch_size", "greater than or equal to 1"]),
@@ -93,6 +100,22 @@ def test_space_options_rise(axis: str, options: tuple[int, ...]) -> None:
     with pytest.raises(ValidationError, match="rising order") as caught:
         VitSpace(name="bad", **{**fields, axis: options})
     assert axis in str(caught.value)
+    if options:
+        assert re.search(r"write \[[123.0, ]+\]", str(caught.value))
+
+
+@pytest.mark.parametrize("axis", ["embed_dim", "depth", "num_heads", "mlp_ratio"])
+def test_one_number_is_one_option(axis: str) -> None:
+    fields = {"embed_dim": (8, 16), "depth": (1, 2), "num_heads": (1, 2), "mlp_ratio": (2, 4)}
+    space = VitSpace(name="good", **{**fields, axis: 3})
+    assert space == VitSpace(name="good", **{**fields, axis: (3,)})
+
+
+def test_a_depth_that_no_search_can_handle_is_refused() -> None:
+    fields = {"embed_dim": 8, "num_heads": 1, "mlp_ratio": 2}
+    assert VitSpace(name="deep", depth=1000, **fields).num_archs == 1
+    with pytest.raises(ValidationError, match=r"(?s)depth.*12,000 layers.*at most 1,000"):
+        VitSpace(name="bad", depth=(12, 12_000), **fields)
 
 
 @pytest.mark.parametrize("axis", ["embed_dim", "depth", "num_heads", "mlp_ratio"])

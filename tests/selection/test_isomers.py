@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 
 from prenas.families import get_space
 from prenas.proxy.tables import BlockScores
-from prenas.selection.isomers import Enumeration, allocate, count_vectors, isomer_gains
+from prenas.selection.isomers import (
+    Enumeration,
+    allocate,
+    count_vectors,
+    isomer_gains,
+    num_isomer_classes,
+)
 from reference import scores as literal
 
 MODES: tuple[Enumeration, ...] = ("all", "published")
@@ -71,6 +77,22 @@ def test_count_vectors_equal_the_literal_enumeration(
     found = count_vectors(num_layers, num_options, mode)
     expected = literal.enumerate_counts(num_layers, num_options, published=mode == "published")
     assert [tuple(row[::-1]) for row in found.tolist()] == list(expected)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", ["tiny", "small", "base", "digits"])
+def test_classes_are_counted_without_listing_them(name: str, mode: Enumeration) -> None:
+    space = get_space(name)
+    listed = sum(
+        np.prod(
+            [
+                len(count_vectors(skeleton.num_layers, len(axis.options), mode))
+                for axis in space.layer_axes
+            ]
+        )
+        for skeleton in space.skeletons
+    )
+    assert num_isomer_classes(space, mode) == listed
 
 
 @given(st.integers(1, 8), st.integers(1, 4))

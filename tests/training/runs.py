@@ -22,9 +22,10 @@ from torch.utils.data import Dataset, TensorDataset
 
 from prenas import pipeline
 from prenas.data import ImageData
+from prenas.data_recipe import DataRecipe, Preprocessing
 from prenas.evaluation import Evaluation
 from prenas.families.vit.space import VitArch, VitSettings, VitSpace
-from prenas.recipe import DataRecipe, Preprocessing, Recipe, SearchRecipe, TrainingRecipe
+from prenas.recipe import Recipe, SearchRecipe, TrainingRecipe
 from prenas.recipes import get_recipe
 from prenas.training.loop import Progress
 

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from prenas.data import ImageData, load_data, training_batches
+from prenas.data_recipe import DataRecipe
 from prenas.families.vit.space import VitArch
-from prenas.recipe import DataRecipe, TrainingRecipe
+from prenas.recipe import TrainingRecipe
 from prenas.recipes import get_recipe
 from prenas.supernet import Supernet
 from prenas.training.loop import Progress, train_supernet
@@ -52,7 +53,8 @@ def trained(
 
 
 def test_training_lowers_the_loss_on_digits() -> None:
-    digits = load_data(get_recipe("digits").data or DataRecipe(name="missing"))
+    recipe = get_recipe("digits")
+    digits = load_data(recipe.data or DataRecipe(name="missing"), recipe.space.settings)
     recipe = TrainingRecipe(
         epochs=6, batch_size=64, lr_per_512_images=6e-2, warmup_epochs=1, clip_grad_norm=1.0
     )

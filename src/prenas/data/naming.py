@@ -13,7 +13,8 @@ from prenas.recipe import Recipe, recipe_from_dict
 
 _SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 _SHAPE = (
-    "write a folder, a tar or the name of a set (photos/, photos.tar, cifar10, hfds/...), or "
+    "write a folder, a tar or the name of a set, with its folder after a colon if it has one "
+    "(photos/, photos.tar, cifar10, cifar10:/data, hfds/...), or "
     "SPLIT=PLACE for one of train, validation, test, e.g. train=a.tar, validation=0.1, test=none"
 )
 
@@ -69,8 +70,9 @@ def _fields(data: DataRecipe, texts: Sequence[str]) -> dict[str, str | float | N
 
 
 def _source(text: str) -> dict[str, str | None]:
-    if text in NAMED or is_timm_name(text):
-        return {"name": text, "root": None}
+    name, _, root = text.partition(":")
+    if name in NAMED or is_timm_name(name):
+        return {"name": name, "root": str(Path(root).expanduser().resolve()) if root else None}
     path = Path(text).expanduser()
     if not path.exists():
         raise ValueError(

@@ -52,7 +52,11 @@ class Settings(Value):
     @field_validator("image_size", mode="before")
     @classmethod
     def _square_from_one_number(cls, value: object) -> object:
-        return (value, value) if isinstance(value, int) else value
+        if isinstance(value, int):
+            return (value, value)
+        if not isinstance(value, (list, tuple)) or len(value) != 2:
+            raise ValueError(f"one whole number or [height, width] is needed (given: {value!r})")
+        return value
 
     @field_validator("image_size")
     @classmethod

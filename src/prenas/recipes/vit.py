@@ -77,7 +77,9 @@ def imagenet_base() -> Recipe:
 
 
 def _search_only(space: str) -> Recipe:
-    return Recipe(name=space, space=get_space(space), search=SearchRecipe(budgets=(_BUDGETS[space],)))
+    return Recipe(
+        name=space, space=get_space(space), search=SearchRecipe(budgets=(_BUDGETS[space],))
+    )
 
 
 def _imagenet(space: str, *, auto_augment: str, erasing_count: int, min_lr: float) -> Recipe:

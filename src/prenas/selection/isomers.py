@@ -6,6 +6,7 @@ the layers that gain most from it among those still free.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 from typing import Literal, get_args
@@ -13,6 +14,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from prenas.families import unknown_name
+from prenas.families.base import SearchSpace
 from prenas.proxy.scores import Floats
 from prenas.proxy.tables import BlockScores, Integers
 from prenas.randomness import numpy_generator
@@ -51,6 +53,24 @@ def isomer_gains(
             for axis, scores in enumerate(block_scores)
         )
     raise unknown_name("isomer rule", rule, get_args(IsomerRule))
+
+
+def num_isomer_classes(space: SearchSpace, enumeration: Enumeration = "all") -> int:
+    """How many classes of isomers a space holds, without listing them.
+
+    Per skeleton of L layers and axis of n options: C(L + n - 1, n - 1) count vectors, of which
+    the published enumeration keeps C(L + 1, n - 1).
+    """
+    return sum(
+        math.prod(
+            math.comb(
+                skeleton.num_layers + (1 if enumeration == "published" else num_options - 1),
+                num_options - 1,
+            )
+            for num_options in (len(axis.options) for axis in space.layer_axes)
+        )
+        for skeleton in space.skeletons
+    )
 
 
 def count_vectors(num_layers: int, num_options: int, enumeration: Enumeration) -> Integers:

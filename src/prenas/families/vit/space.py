@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import product
 from typing import Annotated, Literal
@@ -12,6 +13,8 @@ from prenas.families.base import Arch, LayerAxis, SearchSpace, Settings, Skeleto
 
 Positive = Annotated[int, Field(ge=1)]
 Ratio = Annotated[float, Field(gt=0)]
+
+_MOST_LAYERS = 1000
 
 
 class VitArch(Arch):
@@ -70,8 +73,12 @@ class VitSettings(Settings):
     @model_validator(mode="after")
     def _whole_patches(self) -> VitSettings:
         if any(side % self.patch_size for side in self.image_size):
+            common = math.gcd(*self.image_size)
+            fitting = [size for size in range(1, common + 1) if common % size == 0]
+            nearest = sorted(fitting, key=lambda size: abs(size - self.patch_size))[:3]
             raise ValueError(
-                f"image size {self.image_size} is not a multiple of patch size {self.patch_size}"
+                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}: "
+                f"change image_size, or choose patch_size from {', '.join(map(str, nearest))}"
             )
         return self
 
@@ -106,21 +113,39 @@ class VitSpace(SearchSpace):
     """Width of the network that is initialised and scored; None means the widest option."""
     settings: VitSettings = VitSettings()
 
+    @field_validator("embed_dim", "depth", "num_heads", "mlp_ratio", mode="before")
+    @classmethod
+    def _one_option_from_one_number(cls, value: object) -> object:
+        return (value,) if isinstance(value, (str, int, float)) else value
+
     @field_validator("embed_dim", "depth", "num_heads", "mlp_ratio")
     @classmethod
     def _rising(cls, options: tuple[float, ...]) -> tuple[float, ...]:
-        if not options or list(options) != sorted(set(options)):
+        if not options:
+            raise ValueError("no option is given: list at least one, in rising order")
+        rising = sorted(set(options))
+        if list(options) != rising:
             raise ValueError(
-                f"options {list(options)} must be at least one, all different, in rising order"
+                f"options {list(options)} must be all different and in rising order: write {rising}"
             )
         return options
+
+    @field_validator("depth")
+    @classmethod
+    def _not_absurd(cls, depths: tuple[int, ...]) -> tuple[int, ...]:
+        if depths[-1] > _MOST_LAYERS:
+            raise ValueError(
+                f"{depths[-1]:,} layers are more than a search can handle: "
+                f"write at most {_MOST_LAYERS:,}"
+            )
+        return depths
 
     @model_validator(mode="after")
     def _supernet_contains_all(self) -> VitSpace:
         if self.supernet_embed_dim is not None and self.supernet_embed_dim < self.embed_dim[-1]:
             raise ValueError(
                 f"supernet_embed_dim {self.supernet_embed_dim} is below the widest option "
-                f"{self.embed_dim[-1]}"
+                f"{self.embed_dim[-1]} of embed_dim: raise it to that, or leave it out"
             )
         if int(self.embed_dim[0] * self.mlp_ratio[0]) == 0:
             raise ValueError(
