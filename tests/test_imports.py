@@ -32,7 +32,7 @@ ROOMS: list[set[str]] = [
     {"selection.select"},
     {"recipe"},
     {"recipes", "data", "selection.preferred"},
-    {"training", "zero_cost_search"},
+    {"training", "zero_cost_search", "released"},
     {"evaluation"},
     {"specialization", "report", "export"},
     {"pipeline"},

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from prenas.families.vit.space import VitArch, VitSettings, VitSpace
     from prenas.pipeline import (
         evaluate,
+        import_released,
         read_preferred,
         read_supernet,
         run,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
         with_overrides,
     )
     from prenas.recipes import get_recipe
+    from prenas.released import load_released_checkpoint
     from prenas.selection.preferred import PreferredSet
     from prenas.supernet import Supernet
 
@@ -51,6 +53,7 @@ _HOMES = {
     "prenas.families.vit.space": ("VitArch", "VitSettings", "VitSpace"),
     "prenas.pipeline": (
         "evaluate",
+        "import_released",
         "read_preferred",
         "read_supernet",
         "run",
@@ -68,6 +71,7 @@ _HOMES = {
         "with_overrides",
     ),
     "prenas.recipes": ("get_recipe",),
+    "prenas.released": ("load_released_checkpoint",),
     "prenas.selection.preferred": ("PreferredSet",),
     "prenas.supernet": ("Supernet",),
 }
@@ -96,7 +100,9 @@ __all__ = [
     "evaluate",
     "get_recipe",
     "get_space",
+    "import_released",
     "load",
+    "load_released_checkpoint",
     "read_preferred",
     "read_supernet",
     "run",
