@@ -14,17 +14,20 @@ from typing import NamedTuple
 import pytest
 import torch
 
+from families.test_vit_released import ARCH, SETTINGS, mini
 from prenas import pipeline
 from prenas.cli import app, main
+from prenas.cost import count
 from prenas.evaluation import Evaluation
 from prenas.export import load
 from prenas.families import all_spaces
+from prenas.families.vit.space import VitArch
 from prenas.recipes import RECIPES
 from training.runs import SMALLEST, StoppedError, contents, stop_at
 
 pytest_plugins = "training.runs"
 
-COMMANDS = ("run", "search", "train", "evaluate", "specialize", "info")
+COMMANDS = ("run", "search", "train", "evaluate", "specialize", "import", "info")
 SMALL = [
     *("--set", "space.embed_dim=[8, 16]", "--set", "space.depth=[1, 2]"),
     *("--set", "space.num_heads=[1, 2]", "--set", "space.mlp_ratio=[1, 2]"),
@@ -117,6 +120,41 @@ def test_the_steps_one_by_one(prenas: Command, tmp_path: Path) -> None:
     cut = prenas("specialize", out, "--index", "1")
     assert (cut.status, cut.err) == (0, "")
     assert f"prenas.load('{out / 'subnets' / '01'}')" in cut.out
+
+
+def test_a_released_checkpoint_from_file_to_model(prenas: Command, tmp_path: Path) -> None:
+    file, out, path = tmp_path / "released.pth", tmp_path / "run", tmp_path / "arch.json"
+    torch.save({"model": mini()}, file)
+    small = VitArch(embed_dim=8, num_heads=(1,), mlp_ratio=(1.5,))
+    path.write_text(ARCH.model_dump_json())
+    result = prenas("import", file, "--out", out, "--arch", small.model_dump_json(), "--arch", path)
+    assert (result.status, result.err) == (0, "")
+    assert "imported from released.pth, given by the user" in result.out
+    assert f"Supernet  {out / 'supernet.safetensors'}" in result.out
+    for arch in (small, ARCH):
+        params = count(arch, SETTINGS).params
+        assert re.search(rf"{params:,} .* - +- +params <= ", result.out)
+    assert "given by the user" in prenas("info", out).out
+    assert "Training found done" in prenas("train", out).out
+    cut = prenas("specialize", out, "--max-params", "10M")
+    assert (cut.status, cut.err) == (0, "")
+    assert re.search(r"Subnet 1: [\d,]+ parameters, [\d,]+ MACs\n", cut.out)
+    refused(prenas("evaluate", out), "names no data")
+    assert "belongs to another recipe" in prenas("search", "tiny", "--out", out).err
+
+
+def test_what_cannot_be_imported(prenas: Command, tmp_path: Path) -> None:
+    file, wrong, out = tmp_path / "mini.pth", tmp_path / "wrong.pth", tmp_path / "run"
+    torch.save(mini(), file)
+    wrong.write_text("hello")
+    refused(prenas("import", wrong, "--out", out), "no whole checkpoint")
+    refused(prenas("import", tmp_path / "none.pth", "--out", out), "is no file")
+    refused(prenas("import", file, "--out", out, "--space", "tny"), "did you mean 'tiny'")
+    unread = prenas("import", file, "--out", out, "--arch", '{"embed_dim": 1}')
+    refused(unread, "is no vit architecture")
+    assert not out.exists()
+    chosen = prenas("import", file, "--out", out)
+    assert "the largest network: of no published space" in chosen.out
 
 
 def test_budgets_replace_the_recipes(prenas: Command, tmp_path: Path) -> None:

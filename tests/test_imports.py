@@ -33,7 +33,7 @@ ROOMS: list[set[str]] = [
     {"data_recipe"},
     {"recipe", "space_file"},
     {"recipes", "data", "selection.preferred"},
-    {"training", "zero_cost_search"},
+    {"training", "zero_cost_search", "released"},
     {"evaluation"},
     {"specialization", "report", "export"},
     {"pipeline"},

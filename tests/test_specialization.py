@@ -79,6 +79,16 @@ def test_when_nothing_fits_both_limits_the_message_is_no_riddle() -> None:
     assert "0: params 100, macs 9,000; 1: params 900, macs 1,000" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("limits", "best"), [({"params": 400}, 3), ({"params": 399}, 2), ({"macs": 8500}, 3)]
+)
+def test_without_an_evaluation_the_largest(limits: dict[str, int], best: int) -> None:
+    rows = [row.model_copy(update={"splits": {}}) for row in ROWS]
+    assert pick(rows, limits) == best
+    twin = rows[best].model_copy(update={"macs": rows[best].macs - 1})
+    assert pick([*rows, twin], limits) == len(rows)  # as many parameters, fewer MACs
+
+
 def new_supernet() -> Supernet:
     supernet = Supernet(WHOLE, MINI.settings, drop_path=0.9)
     return supernet.initialize(torch.Generator().manual_seed(0)).train()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from prenas.families.vit.space import VitArch, VitSettings, VitSpace
     from prenas.pipeline import (
         evaluate,
+        import_released,
         read_preferred,
         read_supernet,
         run,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         with_overrides,
     )
     from prenas.recipes import get_recipe
+    from prenas.released import load_released_checkpoint
     from prenas.selection.preferred import PreferredSet
     from prenas.space_file import read_space
     from prenas.supernet import Supernet
@@ -53,6 +55,7 @@ _HOMES = {
     "prenas.families.vit.space": ("VitArch", "VitSettings", "VitSpace"),
     "prenas.pipeline": (
         "evaluate",
+        "import_released",
         "read_preferred",
         "read_supernet",
         "run",
@@ -67,6 +70,7 @@ _HOMES = {
         "with_overrides",
     ),
     "prenas.recipes": ("get_recipe",),
+    "prenas.released": ("load_released_checkpoint",),
     "prenas.selection.preferred": ("PreferredSet",),
     "prenas.space_file": ("read_space",),
     "prenas.supernet": ("Supernet",),
@@ -96,7 +100,9 @@ __all__ = [
     "evaluate",
     "get_recipe",
     "get_space",
+    "import_released",
     "load",
+    "load_released_checkpoint",
     "read_preferred",
     "read_space",
     "read_supernet",

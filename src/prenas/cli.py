@@ -210,16 +210,42 @@ def specialize_command(
         device=device,
     )
     provenance = artifacts.read_json(folder / artifacts.MODEL_ARCH)["provenance"]
-    results = ", ".join(
-        f"{split} top-1 {100 * metrics['top1']:.2f} %"
+    results = "".join(
+        f", {split} top-1 {100 * metrics['top1']:.2f} %"
         for split, metrics in provenance["evaluation"].items()
     )
     _out.print(
         f"Subnet {provenance['subnet']}: {provenance['params']:,} parameters, "
-        f"{provenance['macs']:,} MACs, {results}\n"
+        f"{provenance['macs']:,} MACs{results}\n"
         f"Model     {folder}\nUse       network, transform = prenas.load({str(folder)!r})",
         soft_wrap=True,
     )
+
+
+@app.command("import")
+@_interruptible
+def import_command(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The authors' .pth checkpoint.")],
+    out: Out,
+    arch: Annotated[
+        list[str] | None,
+        typer.Option("--arch", metavar="JSON|FILE", help="A subnet to keep; repeatable."),
+    ] = None,
+    space: Annotated[
+        str | None, typer.Option(help="Keep its published subnets; default: seen by the sizes.")
+    ] = None,
+) -> None:
+    """Make a run folder of a checkpoint that the authors of PreNAS or AutoFormer released."""
+    from prenas import artifacts, pipeline
+    from prenas.released import load_released_checkpoint
+
+    archs = []
+    if arch:
+        family = load_released_checkpoint(file).family.name
+        archs = [_read_arch(text, family) for text in arch]
+    preferred = pipeline.import_released(file, out, archs, space=space)
+    _print_preferred(preferred)
+    _out.print(f"Supernet  {out / artifacts.SUPERNET}", soft_wrap=True)
 
 
 @app.command("info")
@@ -456,9 +482,17 @@ def _print_preferred(preferred: PreferredSet) -> None:
         choice.subnet: "-" if choice.margin is None else f"{100 * choice.margin:.2g} %"
         for choice in reversed(preferred.choices)
     }
+    origin = f"{preferred.num_classes_of_isomers:,} isomer classes scored"
+    if preferred.imported is not None:
+        origin = {
+            "given": "given by the user",
+            "published": f"published for the space {preferred.recipe.space.name}",
+            "largest": "the largest network: of no published space",
+        }[preferred.imported.subnets]
+        origin = f"imported from {preferred.imported.file}, {origin}"
     _print_table(
         f"{preferred.recipe.name}: {len(preferred.subnets)} preferred subnets of "
-        f"{preferred.num_archs:.3g} ({preferred.num_classes_of_isomers:,} isomer classes scored)",
+        f"{preferred.num_archs:.3g} ({origin})",
         ["#", "params", "MACs, M", "architecture", "score", "lead", "best of"],
         [
             (
@@ -466,7 +500,7 @@ def _print_preferred(preferred: PreferredSet) -> None:
                 f"{subnet.params:,}",
                 _millions(subnet.macs),
                 subnet.arch.summary,
-                f"{subnet.score:,.1f}",
+                "-" if subnet.score is None else f"{subnet.score:,.1f}",
                 leads[number],
                 "; ".join(preferred.budgets_of(number)),
             )

@@ -33,7 +33,9 @@ from prenas.evaluation import Evaluation, evaluate_archs
 from prenas.export import load, write_model
 from prenas.families import get_family
 from prenas.families.base import Arch
+from prenas.proxy.importance import noise_images
 from prenas.recipe import Recipe, TrainingRecipe, differences, recipe_from_dict, with_overrides
+from prenas.released import class_names, imported_set, load_released_checkpoint
 from prenas.selection.budgets import parse_amount
 from prenas.selection.preferred import PreferredSet
 from prenas.specialization import pick, require_equal_logits, verified_cut
@@ -68,6 +70,8 @@ def search(
         check_data_name(recipe.data)
     with _locked(out, recipe):
         before = read_preferred(out) if (out / artifacts.PREFERRED).exists() else None
+        if before is not None and before.imported:
+            raise ValueError(f"{out} was imported, there is no search to do: choose another folder")
         if before is None or recipe.search.further_seeds > len(before.agreement):
             images = _data(recipe, data, out) if recipe.search.images == "data" else None
             found = zero_cost_search(recipe, images, where)
@@ -150,7 +154,7 @@ def evaluate(
     rows = evaluate_archs(
         supernet, archs or preferred.archs, images.splits, num_workers=images.num_workers
     )
-    if archs is None and not path.exists():
+    if archs is None and not path.exists() and _are_the_runs(out, preferred.recipe, images):
         with _locked(out, preferred.recipe):
             title = f"{preferred.recipe.name}: preferred subnets"
             report.write_csv(rows, out / artifacts.EVALUATION_CSV)
@@ -177,7 +181,8 @@ def specialize(
     """Hands over one preferred subnet, with its weights, as a folder that `prenas.load` reads.
 
     Cuts the plain network, checks that its logits equal the supernet's on validation images, and
-    writes it to `OUT/subnets/NN`, or to the empty folder `to`.
+    writes it to `OUT/subnets/NN`, or to the empty folder `to`. An imported run needs no data: what
+    was not evaluated is checked on noise, and the best is the subnet with the most parameters.
 
     Args:
         index: number of the subnet in the evaluation; or give limits:
@@ -207,6 +212,47 @@ def specialize(
         raise ValueError(f"{folder} is not empty: choose another folder, nothing was written")
     _hand_over(out, number, rows[number], folder, data, device)
     return folder
+
+
+def import_released(
+    file: str | Path,
+    out: str | Path,
+    archs: Arch | Sequence[Arch] = (),
+    *,
+    space: str | None = None,
+) -> PreferredSet:
+    """Makes a run folder of a checkpoint that the authors released, ready to evaluate and cut.
+
+    Writes `recipe.json`, `preferred.json` and, last, `supernet.safetensors`: the weights of the
+    smallest network that contains all preferred subnets.
+
+    Args:
+        archs: the preferred subnets; by default those published for the space, and where the sizes
+            are of no published space, the largest network.
+        space: name of that space; by default recognised by the sizes.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no released checkpoint, a subnet does not fit into it, an unknown
+            space, or a folder of another run.
+    """
+    file, out = Path(file), Path(out)
+    supernet = load_released_checkpoint(file)
+    archs = [archs] if isinstance(archs, Arch) else archs
+    preferred = imported_set(supernet.arch, supernet.settings, file, archs, space)
+    with _locked(out, preferred.recipe):
+        if (out / artifacts.PREFERRED).exists():
+            before = read_preferred(out)
+            if (before.imported, before.archs) != (preferred.imported, preferred.archs):
+                raise ValueError(f"{out} holds another run: choose another folder")
+        else:
+            recipe = preferred.recipe.model_dump(mode="json")
+            artifacts.write_json(out / artifacts.RECIPE, {"recipe": recipe})
+            artifacts.write_json(out / artifacts.PREFERRED, preferred.model_dump(mode="json"))
+        if not (out / artifacts.SUPERNET).exists():
+            weights = supernet.trimmed(preferred.envelope).network.state_dict()
+            artifacts.write_tensors(out / artifacts.SUPERNET, weights)
+    return read_preferred(out)
 
 
 def run(
@@ -295,9 +341,10 @@ def read_supernet(out: str | Path, *, device: str = "auto") -> Supernet:
     """The trained supernet of a run folder, in evaluation mode; ValueError if it is not there."""
     preferred, path = read_preferred(out), Path(out) / artifacts.SUPERNET
     if not path.exists():
+        command = f"import FILE --out {out}" if preferred.imported else f"train {out}"
         raise ValueError(
             f"{out} holds no trained supernet ({path.name} is missing): "
-            f"run `prenas train {out}` first"
+            f"run `prenas {command}` first"
         )
     supernet = Supernet(preferred.envelope, preferred.recipe.space.settings)
     artifacts.load_weights(supernet.network, path)
@@ -330,9 +377,18 @@ def resolve_device(name: str) -> torch.device:
 
 
 def _evaluations(out: Path, data: ImageData | None, device: str) -> list[Evaluation]:
-    """The stored evaluation of the preferred subnets, made first if it is missing."""
+    """The stored evaluation of the preferred subnets, made first if it is missing.
+
+    An imported run without data has no results, only costs.
+    """
     if (out / artifacts.EVALUATION).exists():
         return _stored_evaluations(out)
+    preferred = read_preferred(out)
+    if _has_no_data(preferred, data):
+        return [
+            Evaluation(arch=subnet.arch, params=subnet.params, macs=subnet.macs, splits={})
+            for subnet in preferred.subnets
+        ]
     return evaluate(out, data=data, device=device)
 
 
@@ -369,14 +425,9 @@ def _hand_over(
     data: ImageData | None,
     device: str,
 ) -> None:
-    supernet, recipe = read_supernet(out, device=device), read_preferred(out).recipe
-    if data is None and recipe.data is not None:  # a few images: hold none of them in memory
-        recipe_of_few = recipe.data.model_copy(update={"memory_gib": 0.0})
-        splits = _data(recipe.model_copy(update={"data": recipe_of_few}), None)
-    else:
-        splits = _data(recipe, data)
-    settings = recipe.space.settings
-    images, _ = next(evaluation_batches(splits.validation, settings, _NUM_PROOF_IMAGES))
+    supernet, preferred = read_supernet(out, device=device), read_preferred(out)
+    recipe = preferred.recipe
+    images, names = _proof_images_and_class_names(preferred, data)
     where = next(supernet.parameters()).device
     network = verified_cut(supernet, row.arch, images.to(where))
     with _locked(out, recipe):
@@ -384,13 +435,32 @@ def _hand_over(
             folder,
             network,
             row.arch,
-            settings,
+            recipe.space.settings,
             family=recipe.space.family,
-            class_names=splits.class_names,
+            class_names=names,
             preprocessing=recipe.preprocessing,
             provenance=_provenance(out, number, row, recipe),
         )
     _prove_written(folder, network, images, where)
+
+
+def _proof_images_and_class_names(
+    preferred: PreferredSet, data: ImageData | None
+) -> tuple[Tensor, tuple[str, ...]]:
+    """From the validation data; for an imported run without data, noise and what is known."""
+    recipe, settings = preferred.recipe, preferred.recipe.space.settings
+    if _has_no_data(preferred, data):
+        mean, std = recipe.preprocessing.mean, recipe.preprocessing.std
+        shape = (_NUM_PROOF_IMAGES, settings.in_chans, settings.image_size)
+        return noise_images(*shape, mean, std, recipe.seed), class_names(settings.num_classes)
+    if data is None and recipe.data is not None:  # a few are looked at: hold none in memory
+        lazily = recipe.data.model_copy(update={"memory_gib": 0.0, "crops": 1})
+        recipe = recipe.model_copy(update={"data": lazily})
+    splits = _data(recipe, data)
+    images, _ = next(evaluation_batches(splits.validation, settings, _NUM_PROOF_IMAGES))
+    if images.ndim == 5:  # several crops of each
+        images = images[:, 0]
+    return images, splits.class_names
 
 
 def _prove_written(
@@ -476,6 +546,11 @@ def _data(recipe: Recipe, data: ImageData | None, out: str | Path | None = None)
     if out is not None:
         _require_same_data(Path(out), data)
     return data
+
+
+def _has_no_data(preferred: PreferredSet, data: ImageData | None) -> bool:
+    """Whether an imported run, which may do without, is used without data."""
+    return preferred.imported is not None and preferred.recipe.data is None and data is None
 
 
 def _parse_evaluations(document: dict[str, Any]) -> tuple[list[Evaluation], str]:

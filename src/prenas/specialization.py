@@ -18,7 +18,8 @@ _TOLERANCE = 1e-5  # of the largest logit: the two differ in the order of float3
 def pick(evaluations: Sequence[Evaluation], limits: Mapping[str, int]) -> int:
     """Number of the best subnet whose costs stay within the limits.
 
-    Best by validation top-1, then by fewer parameters. The test split plays no part.
+    Best by validation top-1, then by fewer parameters. The test split plays no part. Without an
+    evaluation the size is all that is known: the most parameters, then fewer MACs.
 
     Args:
         limits: "params" or "macs" -> the most it may cost, inclusive.
@@ -41,10 +42,13 @@ def pick(evaluations: Sequence[Evaluation], limits: Mapping[str, int]) -> int:
             f"no preferred subnet has {wanted}. There are {there}. "
             "Raise the limit, or search with a smaller budget"
         )
-    return max(
-        fitting,
-        key=lambda i: (evaluations[i].splits["validation"].top1, -evaluations[i].params),
-    )
+
+    def merit(number: int) -> tuple[float, int]:
+        row = evaluations[number]
+        validation = row.splits.get("validation")
+        return (validation.top1, -row.params) if validation else (row.params, -row.macs)
+
+    return max(fitting, key=merit)
 
 
 @torch.no_grad()

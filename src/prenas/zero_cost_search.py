@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +25,7 @@ from prenas.selection.preferred import (
     PreferredSet,
     PreferredSubnet,
     SeedAgreement,
+    versions_in_use,
 )
 from prenas.selection.select import Candidate, Candidates, Pick, select
 from prenas.supernet import Supernet
@@ -167,10 +166,7 @@ def _preferred_set(
         agreement=tuple(agreement),
         device=str(device),
         num_threads=torch.get_num_threads(),
-        versions={
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("prenas", "torch", "timm", "numpy")},
-        },
+        versions=versions_in_use(),
     )
 
 

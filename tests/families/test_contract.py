@@ -708,3 +708,29 @@ def test_network_is_used_like_a_timm_model(space: SearchSpace) -> None:
     assert not list(network.get_classifier().parameters())
     network.reset_classifier(4)
     assert network(images).shape == (3, 4)
+
+
+# --- what the authors released -------------------------------------------------------------------
+
+
+@each_space
+@given(data=st.data())
+def test_a_space_is_made_of_given_archs(space: SearchSpace, data: st.DataObject) -> None:
+    """It holds their options and no others, and its supernet contains them."""
+    given_archs = data.draw(st.lists(archs(space), min_size=1, max_size=4))
+    made = family_of(space).space_of("made", given_archs, space.settings)
+    assert (made.name, made.family, made.settings) == ("made", space.family, space.settings)
+    assert all(fits(made.supernet, arch) for arch in given_archs)
+    assert all(fits(space.supernet, arch) for arch in (made.smallest, made.largest))
+    assert type(made).model_validate_json(made.model_dump_json()) == made
+    assert family_of(space).space_of("made", [*given_archs, made.largest], space.settings) == made
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_published_archs_are_of_their_space(name: str) -> None:
+    for space_name, published in FAMILIES[name].published.items():
+        space = FAMILIES[name].spaces[space_name]
+        costs = [count(arch, space.settings) for arch in published]
+        assert costs == sorted(costs)
+        assert len(set(published)) == len(published) > 0
+        assert all(fits(space.largest, arch) for arch in published)

@@ -40,6 +40,8 @@ class ImageData:
     """Copies of each image that follow each other, each augmented anew (data sets only)."""
     num_workers: int = 0
     """Processes that read data sets which are not tensors in memory."""
+    num_crops: int = 1
+    """Crops per evaluated image; above 1, evaluated splits give [crops, C, H, W]."""
     notes: tuple[str, ...] = ()
     """What a reader should know about the data, such as pictures that were left out."""
     fingerprint: str | None = None

@@ -113,6 +113,7 @@ def load_data(recipe: DataRecipe, settings: Settings) -> ImageData:
         ),
         repeats=augmentation.repeats,
         num_workers=automatic if recipe.num_workers is None else recipe.num_workers,
+        num_crops=recipe.crops,
         notes=tuple(notes),
         fingerprint=opened.fingerprint,
     )

@@ -164,6 +164,15 @@ class TensorRole(NamedTuple):
     axis: str | None
 
 
+class ReleasedNetwork(NamedTuple):
+    """A network whose weights the authors released, in the terms of this package."""
+
+    arch: Arch
+    settings: Settings
+    tensors: dict[str, Tensor]
+    """Everything that the plain network's state dict holds, by its names, in its layout."""
+
+
 @dataclass(frozen=True)
 class Family:
     """Everything the rooms outside `families/` need to know about one kind of network."""
@@ -197,8 +206,19 @@ class Family:
     """The architecture that contains all the given ones, smallest on every axis."""
     check_contains: Callable[[Any, Any], None]
     """(largest, arch): raises ValueError, with both sizes, unless arch fits inside largest."""
+    space_of: Callable[[str, Sequence[Any], Any], SearchSpace]
+    """(name, archs, settings) -> the space of all options that occur in these architectures."""
     arch_scores: Mapping[str, Callable[[Any, Any], float]] = field(default_factory=dict)
     """Scores that need no weights: name -> function of (arch, settings), additive over layers."""
+    published: Mapping[str, tuple[Arch, ...]] = field(default_factory=dict)
+    """Space -> the preferred architectures that its authors published, the cheapest first."""
+    read_released: Callable[[Mapping[str, Tensor], Mapping[str, Any]], ReleasedNetwork] | None = (
+        None
+    )
+    """(tensors as the authors named them, training options saved beside) -> the network.
+
+    Raises ValueError, which says why, for tensors that are not of this family.
+    """
 
 
 def leading_boxes(shapes: Mapping[str, Shape], full_shapes: Mapping[str, Shape]) -> dict[str, Box]:

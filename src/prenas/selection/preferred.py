@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Sequence
-from typing import Any
+from importlib.metadata import version
+from typing import Any, Literal
 
 from pydantic import Field, SerializeAsAny, model_validator
 
@@ -21,7 +23,8 @@ class PreferredSubnet(Value):
     macs: int
     relative_macs: int
     """What relative positions add to `macs` in the form that is run."""
-    score: float
+    score: float | None
+    """None where nothing was scored, as in an imported run."""
 
 
 class Choice(Value):
@@ -52,8 +55,18 @@ class SeedAgreement(Value):
     """Per budget: score of this seed's best subnet; None where the budget is empty."""
 
 
+class Imported(Value):
+    """Where a run without a search got its weights and its subnets from."""
+
+    file: str
+    sha256: str
+    """Digest of that file."""
+    subnets: Literal["given", "published", "largest"]
+    """Named by the user, published by the authors, or the largest network for want of those."""
+
+
 class PreferredSet(Value):
-    """The result of a search; written as `preferred.json`."""
+    """The result of a search, or of an import; written as `preferred.json`."""
 
     recipe: Recipe
     subnets: tuple[PreferredSubnet, ...] = Field(min_length=1)
@@ -73,6 +86,8 @@ class PreferredSet(Value):
     device: str
     num_threads: int
     versions: dict[str, str]
+    imported: Imported | None = None
+    """None for the result of a search."""
 
     @model_validator(mode="before")
     @classmethod
@@ -106,3 +121,9 @@ class PreferredSet(Value):
 def envelope(archs: Sequence[Arch]) -> Arch:
     """The architecture that contains all the given ones, smallest on every axis."""
     return family_of(archs[0]).envelope(archs)
+
+
+def versions_in_use() -> dict[str, str]:
+    """Versions that a result may depend on, by name."""
+    packages = ("prenas", "torch", "timm", "numpy")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}

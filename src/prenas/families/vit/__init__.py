@@ -7,6 +7,8 @@ import re
 
 from prenas.families.base import Family, TensorRole
 from prenas.families.vit.network import VisionTransformer, initialize, macs
+from prenas.families.vit.published import PUBLISHED
+from prenas.families.vit.released import read_released
 from prenas.families.vit.space import (
     SPACES,
     VitArch,
@@ -15,6 +17,7 @@ from prenas.families.vit.space import (
     balancing_group,
     check_contains,
     envelope,
+    space_of,
 )
 
 _UNIT_TENSORS = {
@@ -73,5 +76,8 @@ FAMILY = Family(
     balancing_group=balancing_group,
     envelope=envelope,
     check_contains=check_contains,
+    space_of=space_of,
     arch_scores={"entropy": _entropy},
+    published=PUBLISHED,
+    read_released=read_released,
 )

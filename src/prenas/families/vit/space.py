@@ -223,6 +223,24 @@ def check_contains(largest: VitArch, arch: VitArch) -> None:
         )
 
 
+def space_of(name: str, archs: Sequence[VitArch], settings: VitSettings) -> VitSpace:
+    """The space of all options that occur in the given architectures."""
+
+    def options(*values: float) -> tuple[float, ...]:
+        return tuple(sorted(set(values)))
+
+    return VitSpace.model_validate(
+        {
+            "name": name,
+            "embed_dim": options(*(arch.embed_dim for arch in archs)),
+            "depth": options(*(arch.depth for arch in archs)),
+            "num_heads": options(*(heads for arch in archs for heads in arch.num_heads)),
+            "mlp_ratio": options(*(ratio for arch in archs for ratio in arch.mlp_ratio)),
+            "settings": settings,
+        }
+    )
+
+
 _PUBLISHED = {
     "tiny": VitSpace(
         name="tiny",
