@@ -11,6 +11,7 @@ import fcntl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prenas import artifacts, report
+from prenas import artifacts
 from prenas.data import (
     OWN_DATA,
     ImageData,
@@ -32,6 +33,7 @@ from prenas.export import load, write_model
 from prenas.families import get_family
 from prenas.families.base import Arch
 from prenas.recipe import Recipe, TrainingRecipe, differences, recipe_from_dict
+from prenas.report import draw_accuracy, render, write_csv, write_report
 from prenas.selection.budgets import parse_amount
 from prenas.selection.preferred import PreferredSet
 from prenas.specialization import pick, require_equal_logits, verified_cut
@@ -144,8 +146,8 @@ def evaluate(
     if archs is None and not path.exists():
         with _locked(out, preferred.recipe):
             title = f"{preferred.recipe.name}: preferred subnets"
-            report.write_csv(rows, out / artifacts.EVALUATION_CSV)
-            report.draw(rows, out / artifacts.PLOT, title=title)
+            write_csv(rows, out / artifacts.EVALUATION_CSV)
+            render(partial(draw_accuracy, rows=rows, title=title), out / artifacts.PLOT)
             document = {
                 "family": preferred.recipe.space.family,
                 "supernet_sha256": artifacts.sha256(out / artifacts.SUPERNET),
@@ -153,6 +155,20 @@ def evaluate(
             }
             artifacts.write_json(path, document)
     return rows
+
+
+def report(out: str | Path) -> Path:
+    """Writes `report.md` and its pictures, in `report/`, from what the run folder holds so far.
+
+    At any stage from the search on, also while another process trains; each call writes anew.
+
+    Raises:
+        ValueError: the search is not done, or a file of the run is damaged or of other weights.
+    """
+    out = Path(out)
+    preferred = read_preferred(out)
+    rows = _stored_evaluations(out) if (out / artifacts.EVALUATION).exists() else []
+    return write_report(out, preferred, rows, best=pick(rows, {}) if rows else None)
 
 
 def specialize(
