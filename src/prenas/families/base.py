@@ -39,7 +39,7 @@ class Arch(Value):
 
     @property
     def network_options(self) -> Mapping[str, float]:
-        """What was chosen once per network, e.g. width and depth, for pictures and tables."""
+        """What was chosen once per network, e.g. width and depth: different for each skeleton."""
         raise NotImplementedError
 
     @property

@@ -19,6 +19,7 @@ _LETTER = 0.075  # inches that a letter takes at most at _FONT points
 _FONT = 8
 _BOLD_LETTER = 0.095  # the same in a title
 _HEAD, _GAP, _EDGE = 0.44, 0.3, 0.08  # inches: titles above a panel, between panels, around all
+_WHITE_INK_FROM = 0.78  # shade at which white reads better than black
 _MOST_COLUMNS = 36  # of all panels side by side; more stand below each other
 
 
@@ -162,5 +163,5 @@ def _draw_panel(axes: Axes, panel: Panel, left: float, top: float, has_words: bo
             axes.add_patch(
                 Rectangle((x, y), wide, high, facecolor=colour, edgecolor="white", linewidth=1)
             )
-            ink = "white" if cell.shade > 0.6 else "black"
+            ink = "white" if cell.shade > _WHITE_INK_FROM else "black"
             axes.text(x + wide / 2, y + high / 2, cell.text, ha="center", color=ink, **middle)

@@ -141,7 +141,8 @@ def accuracy(run: RunSoFar) -> list[str]:
     return [
         heading,
         _picture("accuracy", "Top-1 accuracy against parameters and against MACs"),
-        "Numbers above are the subnets of the table. Bars are 95 % Wilson intervals: what a split "
+        "Numbers above are the subnets of the table, those of nearly equal cost together; lines "
+        "join the best by validation of each group. Bars are 95 % Wilson intervals: what a split "
         "of that many images leaves open about one subnet's accuracy. They say nothing about "
         "another training, and all subnets see the same images, so their differences are surer "
         "than the bars suggest.",
