@@ -327,18 +327,21 @@ def test_other_searches(search: dict[str, Any], tmp_path: Path) -> None:
 
 def test_a_space_without_choices_in_layers(tmp_path: Path) -> None:
     space = MINI.model_copy(update={"num_heads": (2,), "mlp_ratio": (2.0,)})
-    recipe = mini_recipe(space=space, search={"budgets": ("params=9k",)}, training=None)
-    pipeline.search(recipe, tmp_path / "run")
+    recipe = mini_recipe(space=space, search={"budgets": ("params=9k",)})
+    pipeline.search(recipe.model_copy(update={"training": None}), tmp_path / "run")
     shown = read_page(pipeline.report(tmp_path / "run"))
     check_targets(shown, tmp_path / "run")
     assert not (tmp_path / "run/report/block_scores.png").exists()
     assert "Block scores" not in shown.prose
+    for heading in ("Accuracy against cost", "Training"):
+        assert "only searches" in shown.prose[heading]
+    assert "not evaluated yet" not in shown.text
 
 
 @pytest.mark.usefixtures("without_pictures")
 def test_words_of_a_recipe_cannot_break_the_page(tmp_path: Path) -> None:
     name = "a | b *c* <b> `d` [e](f) \n# g"
-    recipe = own_recipe(name=name, training=None, search={"budgets": ("params=2k",)})
+    recipe = own_recipe(name=name, search={"budgets": ("params=2k",)})
     pipeline.search(recipe, tmp_path / "run`1")
     shown = read_page(pipeline.report(tmp_path / "run`1"))
     assert f"recipe {' '.join(name.split())}, seed 0" in "".join(shown.prose.values())

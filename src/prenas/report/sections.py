@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from statistics import median
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from prenas.evaluation import Evaluation, Metrics
     from prenas.runlog import EpochRecord
     from prenas.selection.preferred import PreferredSet, SeedAgreement
+
+_ONLY_SEARCHES = "This recipe only searches: it names no training."
 
 
 class RunSoFar(NamedTuple):
@@ -60,7 +63,7 @@ def summary(run: RunSoFar) -> list[str]:
             f"; best by validation is subnet {run.best} ({row.params:,} parameters, "
             f"{millions(row.macs)} M MACs): top-1 {accuracies}"
         )
-    else:
+    elif recipe.training:
         found += "; not evaluated yet"
     lines = [f"- **Search:** {searched}.", f"- **Training:** {trained}.", f"- **Found:** {found}."]
     return [f"# {escape(recipe.name)}: {num_subnets}", "\n".join(lines)]
@@ -121,9 +124,8 @@ def subnets(run: RunSoFar) -> list[str]:
     parts.append(lead)
     empty = [escape(preferred.budgets[number]) for number in preferred.empty_budgets]
     if empty:
-        parts.append(
-            f"No subnet fits {'; '.join(empty)}. The space reaches {escape(preferred.reachable)}."
-        )
+        reachable = re.sub("[0-9]+", lambda found: f"{int(found[0]):,}", preferred.reachable)
+        parts.append(f"No subnet fits {'; '.join(empty)}. The space reaches {escape(reachable)}.")
     if preferred.partial_budgets:
         left_out = "; ".join(map(escape, preferred.partial_budgets))
         parts.append(
@@ -136,6 +138,8 @@ def subnets(run: RunSoFar) -> list[str]:
 def accuracy(run: RunSoFar) -> list[str]:
     """Accuracy over both costs."""
     heading = "## Accuracy against cost"
+    if run.preferred.recipe.training is None:
+        return [heading, _ONLY_SEARCHES]
     if not run.rows:
         return [heading, f"Not evaluated yet: `prenas evaluate {_word(run.folder)}`."]
     return [
@@ -167,7 +171,7 @@ def training(run: RunSoFar) -> list[str]:
     """Loss and learning rate over epochs."""
     heading, recipe = "## Training", run.preferred.recipe
     if recipe.training is None:
-        return [heading, "This recipe only searches: there is nothing to train."]
+        return [heading, _ONLY_SEARCHES]
     if not run.epochs:
         return [heading, f"No epoch is finished yet: `prenas train {_word(run.folder)}`."]
     last = run.epochs[-1]
