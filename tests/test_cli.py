@@ -27,7 +27,17 @@ from training.runs import SMALLEST, StoppedError, contents, stop_at
 
 pytest_plugins = "training.runs"
 
-COMMANDS = ("run", "search", "train", "evaluate", "specialize", "import", "info")
+COMMANDS = (
+    "run",
+    "search",
+    "train",
+    "evaluate",
+    "report",
+    "specialize",
+    "import",
+    "predict",
+    "info",
+)
 SMALL = [
     *("--set", "space.embed_dim=[8, 16]", "--set", "space.depth=[1, 2]"),
     *("--set", "space.num_heads=[1, 2]", "--set", "space.mlp_ratio=[1, 2]"),
@@ -117,6 +127,10 @@ def test_the_steps_one_by_one(prenas: Command, tmp_path: Path) -> None:
     assert (trained.status, trained.err) == (0, "")
     evaluated = prenas("evaluate", out)
     assert (evaluated.status, evaluated.err) == (0, "")
+    told = prenas("report", out)
+    assert (told.status, told.err) == (0, "")
+    assert told.out == f"Report    {out / 'report.md'}\n"
+    assert (out / "report.md").read_text().startswith("# digits: 2 preferred subnets")
     cut = prenas("specialize", out, "--index", "1")
     assert (cut.status, cut.err) == (0, "")
     assert f"prenas.load('{out / 'subnets' / '01'}')" in cut.out

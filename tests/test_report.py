@@ -1,15 +1,40 @@
-"""Tables and pictures hold what the evaluation holds."""
+"""Tables, pictures and the page of Markdown hold what the run folder holds."""
 
 import csv
+import json
+import re
+import shlex
+import string
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 
+from families.drawing import ALL_SPACES, archs
 from prenas import pipeline
 from prenas.evaluation import Evaluation, Metrics
+from prenas.families.base import SearchSpace
 from prenas.families.vit.space import VitArch
-from prenas.report import draw, flat_rows, write_csv
+from prenas.recipe import Recipe, with_overrides
+from prenas.recipes import get_recipe
+from prenas.report import flat_rows, page, render, write_csv
+from prenas.report.cells import architecture_panels, block_score_panels, draw_panels
+from prenas.report.curves import draw_accuracy, draw_training, grouped, ranges, wilson_interval
+from prenas.report.forms import amount, millions, words
+from prenas.report.markdown import code, escape, link, table
+from prenas.report.reproduction import command_of
+from prenas.runlog import EpochRecord, read_epochs
+from prenas.selection.preferred import PreferredSet
+from training.runs import MINI, StoppedError, contents, mini_recipe, own_recipe
 
 pytest_plugins = "training.runs"
 
@@ -63,6 +88,486 @@ def test_a_finished_run_has_a_picture(finished_run: Path) -> None:
         assert min(picture.size) > 300
 
 
+# --- reading a page back -------------------------------------------------------------------------
+
+
+class Page(NamedTuple):
+    text: str
+    tables: dict[str, list[dict[str, str]]]
+    """Heading of the section -> rows, each head -> text of the cell."""
+    targets: list[str]
+    """Of links and pictures."""
+    prose: dict[str, str]
+    """Heading -> the paragraphs below it."""
+
+
+def read_page(path: Path) -> Page:
+    """Reads Markdown as CommonMark with tables, as GitHub does."""
+    text = path.read_text(encoding="utf-8")
+    tokens = MarkdownIt("commonmark").enable("table").parse(text)
+    tables: dict[str, list[dict[str, str]]] = {}
+    prose: dict[str, str] = {}
+    targets: list[str] = []
+    heading, heads, cells, place = "", [], [], ""
+    for token in tokens:
+        place = token.type if token.type.endswith("_open") else place
+        if token.type == "inline":
+            shown = shown_text(token)
+            for child in token.children or []:
+                targets += [str(child.attrs[key]) for key in ("href", "src") if key in child.attrs]
+            if place == "heading_open":
+                heading = shown
+            elif place == "th_open":
+                heads.append(shown)
+            elif place == "td_open":
+                cells.append(shown)
+            else:
+                prose[heading] = prose.get(heading, "") + shown + "\n"
+        elif token.type == "tr_close" and cells:
+            tables.setdefault(heading, []).append(dict(zip(heads, cells, strict=True)))
+            cells = []
+        elif token.type == "table_close":
+            heads = []
+    return Page(text, tables, targets, prose)
+
+
+def shown_text(token: Token) -> str:
+    """What a reader sees of an inline token."""
+    kinds = ("text", "code_inline", "text_special")
+    return "".join(child.content for child in token.children or [] if child.type in kinds)
+
+
+@pytest.fixture
+def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures take a second; where only the text matters their files are left empty."""
+
+    def touch(draw: Callable[[Figure], None], *paths: Path) -> None:
+        for path in paths:
+            path.touch()
+
+    monkeypatch.setattr(page, "render", touch)
+
+
+SUBNETS, STABILITY, REPRODUCTION = (
+    "Preferred subnets",
+    "Stability of the choice",
+    "How to reproduce",
+)
+
+
+def check_subnets(shown: Page, preferred: PreferredSet, rows: Sequence[Evaluation]) -> None:
+    """Every number of the table is that of preferred.json and evaluation.json."""
+    found = shown.tables[SUBNETS]
+    assert len(found) == len(preferred.subnets)
+    for number, (line, subnet) in enumerate(zip(found, preferred.subnets, strict=True)):
+        assert int(line["subnet"]) == number
+        assert int(line["params"].replace(",", "")) == subnet.params
+        assert float(line["MACs, M"].replace(",", "")) * 1e6 == pytest.approx(
+            subnet.macs, rel=5.1e-4
+        )
+        assert line["architecture"] == subnet.arch.summary
+        assert float(line["score"].replace(",", "")) == pytest.approx(subnet.score, abs=0.051)
+        choices = [choice for choice in preferred.choices if choice.subnet == number]
+        for text, choice in zip(line["lead, %"].split("; "), choices, strict=True):
+            if choice.margin is None:
+                assert text == "-"
+            else:
+                assert float(text) == pytest.approx(100 * choice.margin, rel=0.051)
+        assert [
+            text.split(" (rank")[0] for text in line["best of"].split("; ")
+        ] == preferred.budgets_of(number)
+        for split, metrics in rows[number].splits.items() if rows else ():
+            assert float(line[f"{split} top-1, %"]) == pytest.approx(100 * metrics.top1, abs=0.0051)
+            assert float(line[f"{split} loss"]) == pytest.approx(metrics.loss, abs=0.00051)
+            if metrics.top5 is not None:
+                shown5 = float(line[f"{split} top-5, %"])
+                assert shown5 == pytest.approx(100 * metrics.top5, abs=0.0051)
+    assert any("top-1" in head for head in found[0]) == bool(rows)
+
+
+def check_targets(shown: Page, out: Path) -> None:
+    """Links lead to what exists, pictures are there in both forms, and no others."""
+    assert shown.targets
+    for target in shown.targets:
+        assert (out / target).exists(), target
+    pictures = {target for target in shown.targets if target.startswith("report/")}
+    assert pictures == {f"report/{path.name}" for path in (out / "report").iterdir()}
+    assert {Path(name).suffix for name in pictures} == {".png", ".svg"}
+
+
+def new_files(out: Path, before: dict[str, Any]) -> set[str]:
+    """Files beside those of before, which must be as they were."""
+    after = contents(out)
+    assert {name: after[name] for name in before} == before
+    return after.keys() - before.keys()
+
+
+# --- at every stage ------------------------------------------------------------------------------
+
+
+def test_after_the_search(searched: Path) -> None:
+    before = contents(searched)
+    path = pipeline.report(searched)
+    assert path == searched / "report.md"
+    assert new_files(searched, before) == {
+        "report.md",
+        *(f"report/{n}.{s}" for n in ("architectures", "block_scores") for s in ("png", "svg")),
+    }
+    shown, preferred = read_page(path), pipeline.read_preferred(searched)
+    check_subnets(shown, preferred, [])
+    check_targets(shown, searched)
+    assert "3 preferred subnets; not evaluated yet" in shown.text
+    assert "40 architectures; " in shown.text
+    assert f"{preferred.num_classes_of_isomers} isomer classes scored" in shown.text
+    assert "0 of 3 epochs trained" in shown.text
+    assert "prenas evaluate searched" in shown.prose["Accuracy against cost"]
+    assert "prenas train searched" in shown.prose["Training"]
+    assert "--further-seeds" in shown.prose[STABILITY]
+    for number in preferred.empty_budgets:
+        assert preferred.budgets[number] in shown.prose[SUBNETS]
+    assert preferred.empty_budgets
+    assert preferred.partial_budgets
+    for budget in preferred.partial_budgets:
+        assert budget in shown.prose[SUBNETS]
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_while_training(searched: Path) -> None:
+    """After two of three epochs, with the lock held by whoever trains."""
+
+    def watch(progress: Any) -> None:
+        if progress.epoch == 2:
+            shown = read_page(pipeline.report(searched))
+            assert "2 of 3 epochs trained" in shown.text
+            assert "After epoch 2 of 3: loss" in shown.prose["Training"]
+            check_targets(shown, searched)
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        pipeline.train(searched, watch=watch)
+    assert (searched / "report/training.png").exists()
+
+
+def test_after_everything(finished: Path, finished_rows: list[Evaluation]) -> None:
+    before = contents(finished)
+    shown = read_page(pipeline.report(finished))
+    pictures = ("accuracy", "architectures", "block_scores", "training")
+    assert new_files(finished, before) == {
+        "report.md",
+        *(f"report/{name}.{suffix}" for name in pictures for suffix in ("png", "svg")),
+    }
+    preferred = pipeline.read_preferred(finished)
+    check_subnets(shown, preferred, finished_rows)
+    check_targets(shown, finished)
+    models = [line["model"] for line in shown.tables[SUBNETS]]
+    assert models == ["subnets/00", "subnets/01", "subnets/02"]
+    assert set(models) <= set(shown.targets)
+    best = max(
+        range(3),
+        key=lambda n: (finished_rows[n].splits["validation"].top1, -finished_rows[n].params),
+    )
+    row = finished_rows[best]
+    assert f"best by validation is subnet {best} ({row.params:,} parameters" in shown.text
+    assert f"test {100 * row.splits['test'].top1:.2f} %" in shown.text
+    assert shown.text.count(f"**{100 * row.splits['validation'].top1:.2f}**") == 1
+    assert "3 of 3 epochs trained" in shown.text
+    last = read_epochs(finished / "metrics.jsonl")[-1]
+    assert f"loss {last.loss:.3f}, learning rate {last.lr:.2e}" in shown.prose["Training"]
+    for picture in (finished / "report").glob("*.png"):
+        with Image.open(picture) as image:
+            image.verify()
+    for picture in (finished / "report").glob("*.svg"):
+        assert picture.read_text().rstrip().endswith("</svg>")
+
+
+def test_again_is_the_same(finished: Path) -> None:
+    pipeline.report(finished)
+    once = {name: content for name, (content, _) in contents(finished).items()}
+    pipeline.report(finished)
+    assert {name: content for name, (content, _) in contents(finished).items()} == once
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_a_picture_without_its_source_goes_away(finished: Path) -> None:
+    pipeline.report(finished)
+    for name in ("evaluation.json", "metrics.jsonl"):
+        (finished / name).unlink()
+    check_targets(read_page(pipeline.report(finished)), finished)
+    assert not (finished / "report/accuracy.png").exists()
+
+
+@pytest.mark.usefixtures("without_pictures")
+@pytest.mark.parametrize(
+    "search",
+    [
+        pytest.param({"k": 3, "further_seeds": 2}, id="k=3"),
+        pytest.param({"budgets": ("params=2k",)}, id="one-subnet"),
+        pytest.param(
+            {"budgets": ("params=3k,macs=60k", "params=3k", "params=9M:10M")}, id="shared"
+        ),
+    ],
+)
+def test_other_searches(search: dict[str, Any], tmp_path: Path) -> None:
+    preferred = pipeline.search(mini_recipe(search=search), tmp_path / "run")
+    shown = read_page(pipeline.report(tmp_path / "run"))
+    check_subnets(shown, preferred, [])
+    check_targets(shown, tmp_path / "run")
+    assert len(shown.tables.get(STABILITY, [])) == len(preferred.agreement)
+    for line, seed in zip(shown.tables.get(STABILITY, []), preferred.agreement, strict=True):
+        assert int(line["seed"]) == seed.seed
+        assert float(line["tau of S"]) == pytest.approx(seed.score_tau, abs=5.1e-4)
+        for axis, tau in seed.block_score_tau.items():
+            shown_tau = float(line[f"tau of block scores, {words(axis)}"])
+            assert shown_tau == pytest.approx(tau, abs=5.1e-3)
+        same = [one for one in seed.same_class if one is not None]
+        assert line["same class"] == f"{sum(same)} of {len(same)}"
+        options = line["options changed, per budget"].split(", ")
+        assert [None if o == "-" else int(o) for o in options] == list(seed.changed_options)
+
+
+def test_a_space_without_choices_in_layers(tmp_path: Path) -> None:
+    space = MINI.model_copy(update={"num_heads": (2,), "mlp_ratio": (2.0,)})
+    recipe = mini_recipe(space=space, search={"budgets": ("params=9k",)})
+    pipeline.search(recipe.model_copy(update={"training": None}), tmp_path / "run")
+    shown = read_page(pipeline.report(tmp_path / "run"))
+    check_targets(shown, tmp_path / "run")
+    assert not (tmp_path / "run/report/block_scores.png").exists()
+    assert "Block scores" not in shown.prose
+    for heading in ("Accuracy against cost", "Training"):
+        assert "only searches" in shown.prose[heading]
+    assert "not evaluated yet" not in shown.text
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_words_of_a_recipe_cannot_break_the_page(tmp_path: Path) -> None:
+    name = "a | b *c* <b> `d` [e](f) \n# g"
+    recipe = own_recipe(name=name, search={"budgets": ("params=2k",)})
+    pipeline.search(recipe, tmp_path / "run`1")
+    shown = read_page(pipeline.report(tmp_path / "run`1"))
+    assert f"recipe {' '.join(name.split())}, seed 0" in "".join(shown.prose.values())
+    check_targets(shown, tmp_path / "run`1")
+    assert set(shown.tables) == {SUBNETS, REPRODUCTION}
+
+
+# --- mistakes ------------------------------------------------------------------------------------
+
+
+def test_without_a_search(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no finished search"):
+        pipeline.report(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("no json", "line 1 of .*metrics.jsonl is no record"),
+        ("\udcff", "line 1 of .*metrics.jsonl is no record"),
+        ('{"loss": 1.0}', "line 1 of .*metrics.jsonl is no record"),
+        ('{"epoch": 0, "loss": "low", "lr": 0.1}', "epoch 0 in .*metrics.jsonl holds"),
+        ('{"epoch": 0, "loss": NaN, "lr": 0.1}', "epoch 0 in .*metrics.jsonl holds"),
+    ],
+)
+def test_a_damaged_log(line: str, message: str, searched: Path) -> None:
+    (searched / "metrics.jsonl").write_bytes((line + "\n").encode(errors="surrogateescape"))
+    before = contents(searched)
+    with pytest.raises(ValueError, match=message):
+        pipeline.report(searched)
+    assert contents(searched) == before
+
+
+def test_a_log_may_hold_more(tmp_path: Path) -> None:
+    """Further fields and records of other kinds are left alone, and so is a line cut short."""
+    path = tmp_path / "metrics.jsonl"
+    lines = [
+        '{"epoch": 0, "loss": 2.5, "lr": 0.1, "images_per_second": 9.5, "memory": {"gb": 1}}',
+        '{"epoch": 0, "kind": "validation", "top1": 0.5}',
+        '{"epoch": 1, "loss": 2, "lr": 0.05}',
+        '{"epoch": 2, "lo',
+    ]
+    path.write_text("\n".join(lines))
+    assert read_epochs(path) == [EpochRecord(0, 2.5, 0.1, 9.5), EpochRecord(1, 2, 0.05, None)]
+    assert read_epochs(tmp_path / "none.jsonl") == []
+
+
+def test_results_of_others_are_refused(finished: Path) -> None:
+    path = finished / "evaluation.json"
+    document = json.loads(path.read_text())
+    document["subnets"].reverse()
+    path.write_text(json.dumps(document))
+    with pytest.raises(ValueError, match="is of other subnets than preferred"):
+        pipeline.report(finished)
+
+
+# --- how to reproduce ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("digits", []),
+        ("tiny", ["seed=3"]),
+        ("digits", ["training.epochs=4", "search.further_seeds=2", "training.clip_grad_norm=none"]),
+        ("digits", ['search.budgets=["params=1k:9k:2k", "macs=2M"]', "search.score=entropy"]),
+    ],
+)
+def test_the_command_makes_the_recipe(name: str, changes: list[str]) -> None:
+    recipe = with_overrides(get_recipe(name), changes)
+    parts = shlex.split(command_of(recipe, "a run") or "")
+    verb = "run" if recipe.training else "search"
+    assert parts[:5] == ["prenas", verb, name, "--out", "a run"]
+    assert set(parts[5::2]) <= {"--set"}
+    assert with_overrides(get_recipe(name), parts[6::2]) == recipe
+
+
+@pytest.mark.parametrize(
+    "recipe", [mini_recipe(), get_recipe("tiny").model_copy(update={"data": mini_recipe().data})]
+)
+def test_no_command_makes_a_recipe_from_python(recipe: Recipe) -> None:
+    assert command_of(recipe, "run") is None
+
+
+def test_the_page_holds_the_recipe(searched: Path, without_pictures: None) -> None:
+    text = pipeline.report(searched).read_text()
+    (found,) = re.findall(r"```json\n(.*?)\n```", text, re.DOTALL)
+    assert Recipe.model_validate(json.loads(found)) == mini_recipe()
+    values = {
+        line["what"]: line["value"]
+        for line in read_page(searched / "report.md").tables[REPRODUCTION]
+    }
+    preferred = pipeline.read_preferred(searched)
+    assert values.items() >= preferred.versions.items()
+    assert values["device of the search"] == preferred.device
+    assert values["threads of the search"] == str(preferred.num_threads)
+
+
+# --- forms ---------------------------------------------------------------------------------------
+
+
+@given(
+    cells=st.lists(
+        st.text(
+            st.characters(codec="utf-8", exclude_categories=["C", "Z"])
+            | st.sampled_from(string.punctuation + " ")
+        ),
+        min_size=2,
+        max_size=2,
+    )
+)
+def test_any_text_survives_a_table(cells: list[str]) -> None:
+    text = table(["left", "right"], [list(map(escape, cells))])
+    tokens = MarkdownIt("commonmark").enable("table").parse(text)
+    shown = [shown_text(token) for token in tokens if token.type == "inline"]
+    assert shown == ["left", "right", *(" ".join(cell.split()) for cell in cells)]
+
+
+def test_code_and_links() -> None:
+    assert code("a ``` b", "sh").splitlines() == ["````sh", "a ``` b", "````"]
+    assert link("a", "b") == "[a](b)"
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(7, "7"), (199_017, "199,017"), (10**9, "1.00 x 10⁹"), (9_999 * 10**12, "1.00 x 10¹⁶")],
+)
+def test_amounts(number: int, text: str) -> None:
+    assert amount(number) == text
+
+
+@given(st.integers(1, 10**13))
+def test_millions_are_near(number: int) -> None:
+    shown = float(millions(number).replace(",", "")) * 1e6
+    assert shown == pytest.approx(number, rel=5.01e-4)
+
+
+@given(st.sets(st.integers(0, 30), min_size=1))
+def test_ranges_say_every_number(numbers: set[int]) -> None:
+    said: list[int] = []
+    for part in ranges(list(numbers)).split(", "):
+        first, _, last = part.partition("-")
+        said += range(int(first), int(last or first) + 1)
+    assert said == sorted(numbers)
+
+
+# --- pictures ------------------------------------------------------------------------------------
+
+
+@given(num_images=st.integers(1, 60_000), data=st.data())
+def test_wilson_interval(num_images: int, data: st.DataObject) -> None:
+    """Against the closed form (Wilson 1927)."""
+    hits = data.draw(st.integers(0, num_images))
+    share, n, z = hits / num_images, num_images, 1.959963984540054
+    low, high = wilson_interval(Metrics(top1=share, top5=None, loss=1, num_images=num_images))
+    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * (share * (1 - share) / n + z**2 / (4 * n**2)) ** 0.5
+    assert (low, high) == pytest.approx((middle - half, middle + half), abs=1e-12)
+    assert 0 <= low <= share <= high <= 1
+
+
+@pytest.mark.parametrize("space", ALL_SPACES)
+@given(data=st.data())
+def test_cells_are_the_architectures(space: SearchSpace, data: st.DataObject) -> None:
+    shown = data.draw(st.lists(archs(space), min_size=1, max_size=4))
+    panels = architecture_panels(shown, space.layer_axes)
+    assert [panel.title for panel in panels] == [words(axis.name) for axis in space.layer_axes]
+    for panel, axis in zip(panels, space.layer_axes, strict=True):
+        for number, (arch, cells) in enumerate(zip(shown, panel.rows, strict=True)):
+            options = arch.layer_options[axis.name]
+            assert [cell and cell.text for cell in cells] == [
+                None if option is None else f"{option:g}" for option in options
+            ]
+            for cell, option in zip(cells, options, strict=True):
+                if cell is not None:
+                    assert axis.options[round(cell.shade * (len(axis.options) - 1))] == option
+            words_before = [str(number), *(f"{v:g}" for v in arch.network_options.values())]
+            assert list(panel.labels[number]) == words_before
+        assert panel.num_columns == max(len(arch.layer_options[axis.name]) for arch in shown)
+
+
+def test_cells_are_the_block_scores(searched_run: Path) -> None:
+    preferred = pipeline.read_preferred(searched_run)
+    for panel, axis in zip(
+        block_score_panels(preferred.block_scores, MINI.layer_axes), MINI.layer_axes, strict=True
+    ):
+        gains = preferred.block_scores[axis.name]
+        assert [int(label) for (label,) in panel.labels] == list(axis.options[1:])
+        largest = max(max(layer) for layer in gains)
+        for option, cells in enumerate(panel.rows, start=1):
+            for layer, cell in enumerate(cells):
+                assert cell is not None
+                assert int(cell.text) == pytest.approx(
+                    100 * gains[layer][option] / largest, abs=0.51
+                )
+                assert 0 <= cell.shade <= 1
+
+
+def texts_of(figure: Figure) -> list[str]:
+    return [text.get_text() for axes in figure.axes for text in axes.texts]
+
+
+@pytest.mark.parametrize("num_layers", [1, 12, 40])
+def test_panels_show_every_cell_inside_the_picture(num_layers: int) -> None:
+    """However many layers: beside each other or, from 36 columns on, below each other."""
+    arch = VitArch(embed_dim=9, num_heads=(2,) * num_layers, mlp_ratio=(3.5,) * num_layers)
+    space = MINI.model_copy(update={"mlp_ratio": (1.0, 3.5)})
+    panels = architecture_panels([arch], space.layer_axes)
+    figure = Figure()
+    canvas = FigureCanvasAgg(figure)
+    draw_panels(figure, panels)
+    canvas.draw()
+    texts = texts_of(figure)
+    assert texts.count("3.5") == num_layers
+    assert {"num heads", "mlp ratio", "subnet", "embed dim", "depth", "9"} <= set(texts)
+    assert texts.count("embed dim") == (2 if num_layers == 40 else 1)
+    boxes = [text.get_window_extent() for axes in figure.axes for text in axes.texts]
+    frame = figure.bbox
+    for box in boxes:
+        assert frame.x0 <= box.x0 <= box.x1 <= frame.x1
+        assert frame.y0 <= box.y0 <= box.y1 <= frame.y1
+    for number, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[:number]), texts[number]
+
+
 @pytest.mark.parametrize(
     "rows",
     [
@@ -74,29 +579,54 @@ def test_a_finished_run_has_a_picture(finished_run: Path) -> None:
 def test_any_evaluation_can_be_drawn(rows: list[Evaluation], tmp_path: Path) -> None:
     write_csv(rows, tmp_path / "table.csv")
     assert len((tmp_path / "table.csv").read_text().splitlines()) == len(rows) + 1
-    draw(rows, tmp_path / "plot.png", title="a title")
+    render(partial(draw_accuracy, rows=rows, title="a title"), tmp_path / "plot.png")
     with Image.open(tmp_path / "plot.png") as picture:
-        pixels = picture.convert("L")
-        assert pixels.getextrema() == (pytest.approx(0, abs=40), 255)  # something is drawn
+        assert picture.convert("L").getextrema() == (pytest.approx(0, abs=40), 255)
 
 
-def test_more_points_draw_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every subnet's accuracy is a point of its split's line, against params and against MACs."""
-    from matplotlib.axes import Axes
-
-    lines: list[tuple[str, list[float], list[float]]] = []
-    plot = Axes.plot
-
-    def spy(self: Axes, xs: list[float], ys: list[float], **kwargs: str) -> object:
-        lines.append((kwargs["label"], list(xs), list(ys)))
-        return plot(self, xs, ys, **kwargs)
-
-    monkeypatch.setattr(Axes, "plot", spy)
+def test_every_result_is_a_point_with_its_interval() -> None:
+    """Against parameters and against MACs, one colour per split."""
     rows = [row(300, "validation", "test"), row(100, "validation", "test")]
-    draw(rows, tmp_path / "plot.png", title="two")
-    assert len(lines) == 4
-    for label, xs, ys in lines:
-        scale = 3 if xs[0] == 300 else 1
-        assert [x / scale for x in xs] == [100, 300]  # from cheap to dear
-        base = {"validation": 10.0, "test": 20.0}[label]
-        assert ys == pytest.approx([base + 10, base + 30])
+    figure = Figure()
+    draw_accuracy(figure, rows)
+    assert len(figure.axes) == 2
+    for axes, scale in zip(figure.axes, (1, 3), strict=True):
+        points = [
+            line for line in axes.lines if len(line.get_xdata()) and line.get_marker() != "None"
+        ]
+        for line, bars, split in zip(points, axes.collections, ("validation", "test"), strict=True):
+            metrics = [row.splits[split] for row in rows]
+            assert list(line.get_xdata()) == [300 * scale, 100 * scale]
+            assert line.get_ydata() == pytest.approx([100 * one.top1 for one in metrics])
+            ends = [segment[:, 1] for segment in bars.get_segments()]
+            expected = [[100 * end for end in wilson_interval(one)] for one in metrics]
+            assert ends == [pytest.approx(interval) for interval in expected]
+            low, high = axes.get_ylim()
+            assert all(low <= end <= high for interval in expected for end in interval)
+
+
+@given(
+    xs=st.lists(st.floats(0, 100), min_size=1, max_size=30),
+    letter=st.floats(0.1, 5),
+)
+def test_names_above_a_panel_do_not_touch(xs: list[float], letter: float) -> None:
+    groups = grouped(xs, letter)
+    assert sorted(number for group in groups for number in group) == list(range(len(xs)))
+    end = -float("inf")
+    for group in groups:
+        middle = sum(xs[n] for n in group) / len(group)
+        half = len(ranges(group)) / 2 * letter
+        assert middle - half > end
+        end = middle + half
+
+
+@pytest.mark.parametrize("num_epochs", [1, 300])
+def test_curves_are_the_log(num_epochs: int) -> None:
+    epochs = [EpochRecord(n, 2 / (n + 1), 0.1, None) for n in range(num_epochs)]
+    figure = Figure()
+    draw_training(figure, epochs, num_planned=300)
+    for axes, name in zip(figure.axes, ("loss", "lr"), strict=True):
+        (line,) = axes.lines
+        assert list(line.get_xdata()) == list(range(1, num_epochs + 1))
+        assert list(line.get_ydata()) == [getattr(epoch, name) for epoch in epochs]
+        assert axes.get_xlim()[1] >= 300

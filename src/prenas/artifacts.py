@@ -30,6 +30,8 @@ EVALUATION = "evaluation.json"
 EVALUATION_CSV = "evaluation.csv"
 PLOT = "accuracy.png"
 SUBNETS = "subnets"
+REPORT = "report.md"
+REPORT_PICTURES = "report"
 MODEL = "model.safetensors"
 MODEL_ARCH = "arch.json"
 
@@ -53,11 +55,14 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes a JSON file with its schema version first."""
     document = {"schema_version": SCHEMA_VERSIONS[path.name], **content}
-    text = json.dumps(document, indent=1, allow_nan=False)
-    # Lists of numbers, one per layer or option, read best on one line. A raw line break stands
-    # between values only, never inside a string.
-    text = re.sub(r'\[\n([^][{}"]*)\]', lambda found: f"[{' '.join(found[1].split())}]", text)
-    write_bytes(path, (text + "\n").encode())
+    write_bytes(path, (json_text(document) + "\n").encode())
+
+
+def json_text(content: Mapping[str, Any]) -> str:
+    """JSON for people: one field per line, lists of numbers on one line."""
+    text = json.dumps(content, indent=1, allow_nan=False)
+    # A raw line break stands between values only, never inside a string.
+    return re.sub(r'\[\n([^][{}"]*)\]', lambda found: f"[{' '.join(found[1].split())}]", text)
 
 
 def read_json(path: Path) -> dict[str, Any]:

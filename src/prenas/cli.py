@@ -184,6 +184,15 @@ def evaluate_command(
     _print_evaluations(rows, f"{run}: " + ("given architectures" if archs else "preferred subnets"))
 
 
+@app.command("report")
+@_interruptible
+def report_command(run: RunFolder) -> None:
+    """Write report.md, with pictures: what a run found, from what its folder holds so far."""
+    from prenas import pipeline
+
+    _out.print(f"Report    {pipeline.report(run)}", soft_wrap=True)
+
+
 @app.command("specialize")
 @_interruptible
 def specialize_command(

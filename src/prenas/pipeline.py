@@ -11,6 +11,7 @@ import fcntl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prenas import artifacts, report
+from prenas import artifacts
 from prenas.data import (
     ImageData,
     check_data_name,
@@ -36,6 +37,7 @@ from prenas.families.base import Arch
 from prenas.proxy.importance import noise_images
 from prenas.recipe import Recipe, TrainingRecipe, differences, recipe_from_dict, with_overrides
 from prenas.released import class_names, imported_set, load_released_checkpoint
+from prenas.report import draw_accuracy, render, write_csv, write_report
 from prenas.selection.budgets import parse_amount
 from prenas.selection.preferred import PreferredSet
 from prenas.specialization import pick, require_equal_logits, verified_cut
@@ -145,20 +147,25 @@ def evaluate(
         ValueError: the training is not finished, an architecture does not fit into the supernet.
     """
     out, path = Path(out), Path(out) / artifacts.EVALUATION
-    if archs is None and data is None and path.exists():
+    preferred = read_preferred(out)
+    is_stored = archs is None and path.exists()
+    if is_stored and (data is None or _is_the_runs(out, preferred.recipe, data)):
         return _stored_evaluations(out)
-    supernet, preferred = read_supernet(out, device=device), read_preferred(out)
+    supernet = read_supernet(out, device=device)
     images = _data(preferred.recipe, data)
     if isinstance(archs, Arch):
         archs = [archs]
     rows = evaluate_archs(
         supernet, archs or preferred.archs, images.splits, num_workers=images.num_workers
     )
-    if archs is None and not path.exists() and _are_the_runs(out, preferred.recipe, images):
+    is_first = archs is None and not path.exists()
+    if is_first and _may_be_the_runs(out, preferred.recipe, images):
         with _locked(out, preferred.recipe):
+            if not (out / artifacts.DATA).exists():
+                _record_data(out, images)
             title = f"{preferred.recipe.name}: preferred subnets"
-            report.write_csv(rows, out / artifacts.EVALUATION_CSV)
-            report.draw(rows, out / artifacts.PLOT, title=title)
+            write_csv(rows, out / artifacts.EVALUATION_CSV)
+            render(partial(draw_accuracy, rows=rows, title=title), out / artifacts.PLOT)
             document = {
                 "family": preferred.recipe.space.family,
                 "supernet_sha256": artifacts.sha256(out / artifacts.SUPERNET),
@@ -166,6 +173,20 @@ def evaluate(
             }
             artifacts.write_json(path, document)
     return rows
+
+
+def report(out: str | Path) -> Path:
+    """Writes `report.md` and its pictures, in `report/`, from what the run folder holds so far.
+
+    At any stage from the search on, also while another process trains; each call writes anew.
+
+    Raises:
+        ValueError: the search is not done, or a file of the run is damaged or of other weights.
+    """
+    out = Path(out)
+    preferred = read_preferred(out)
+    rows = _stored_evaluations(out) if (out / artifacts.EVALUATION).exists() else []
+    return write_report(out, preferred, rows, best=pick(rows, {}) if rows else None)
 
 
 def specialize(
@@ -517,6 +538,19 @@ def _require_same_data(out: Path, data: ImageData) -> None:
             "added, removed, renamed or changed): restore them, or begin a run in another folder. "
             "Nothing was changed"
         )
+
+
+def _is_the_runs(out: Path, recipe: Recipe, data: ImageData) -> bool:
+    """Whether images are known to be those that the run's results are about."""
+    return data.fingerprint is not None and _may_be_the_runs(out, recipe, data)
+
+
+def _may_be_the_runs(out: Path, recipe: Recipe, data: ImageData) -> bool:
+    """Whether results on these images may be kept as the run's."""
+    if data.num_crops != (recipe.data.crops if recipe.data else 1):
+        return False
+    path = out / artifacts.DATA
+    return not path.exists() or artifacts.read_json(path)["fingerprint"] == data.fingerprint
 
 
 def _data(recipe: Recipe, data: ImageData | None, out: str | Path | None = None) -> ImageData:

@@ -155,6 +155,28 @@ def test_compose_yields_every_arch_once(space: SearchSpace) -> None:
 
 @each_space
 @given(data=st.data())
+def test_options_are_what_was_chosen(space: SearchSpace, data: st.DataObject) -> None:
+    """In every layer what was composed, and per network what tells skeletons apart."""
+    skeleton = data.draw(st.sampled_from(space.skeletons))
+    picked = data.draw(choices(space, skeleton))
+    arch = space.compose(skeleton, picked)
+    assert list(arch.layer_options) == [axis.name for axis in space.layer_axes]
+    for axis, numbers in zip(space.layer_axes, picked, strict=True):
+        kept = [option for option in arch.layer_options[axis.name] if option is not None]
+        assert kept == [axis.options[number] for number in numbers]
+    other_skeleton = data.draw(st.sampled_from(space.skeletons))
+    other = space.compose(other_skeleton, data.draw(choices(space, other_skeleton)))
+    assert list(arch.network_options) == list(other.network_options)
+    assert (arch.network_options == other.network_options) == (skeleton == other_skeleton)
+    assert not set(arch.network_options) & set(arch.layer_options)
+    lengths = {len(options) for options in arch.layer_options.values()}
+    assert len(lengths) == 1
+    blanks = {tuple(o is None for o in options) for options in arch.layer_options.values()}
+    assert len(blanks) == 1
+
+
+@each_space
+@given(data=st.data())
 def test_extremes_bound_the_space(space: SearchSpace, data: st.DataObject) -> None:
     arch = data.draw(archs(space))
     check_contains = family_of(space).check_contains

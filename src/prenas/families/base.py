@@ -37,6 +37,21 @@ class Arch(Value):
         """A few words for tables, e.g. "192 x 12, heads 3-4, ratio 3.5-4" (width x depth)."""
         raise NotImplementedError
 
+    @property
+    def network_options(self) -> Mapping[str, float]:
+        """What was chosen once per network, e.g. width and depth: different for each skeleton."""
+        raise NotImplementedError
+
+    @property
+    def layer_options(self) -> Mapping[str, tuple[float | None, ...]]:
+        """Per layer axis of its space, the option of every layer, from the input on.
+
+        None keeps the place of a layer that this architecture lacks and a deeper one has there;
+        layers missing at the end are simply missing. With `network_options` it tells equal
+        architectures from others.
+        """
+        raise NotImplementedError
+
 
 class Settings(Value):
     """What all networks of one space have in common: the input and the number of classes."""

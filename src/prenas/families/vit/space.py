@@ -57,6 +57,14 @@ class VitArch(Arch):
         return ", ".join(parts)
 
     @property
+    def network_options(self) -> dict[str, float]:
+        return {"embed_dim": self.embed_dim, "depth": self.depth}
+
+    @property
+    def layer_options(self) -> dict[str, tuple[float, ...]]:
+        return {"num_heads": self.num_heads, "mlp_ratio": self.mlp_ratio}
+
+    @property
     def hidden_dims(self) -> tuple[int, ...]:
         """Hidden units of each block's MLP: `int(embed_dim * mlp_ratio)`."""
         return tuple(int(self.embed_dim * ratio) for ratio in self.mlp_ratio)

@@ -1,0 +1,8 @@
+"""What a run found, for people: a table, pictures, and one page of Markdown that joins them."""
+
+from prenas.report.curves import draw_accuracy
+from prenas.report.figure import render
+from prenas.report.page import write_report
+from prenas.report.table import flat_rows, write_csv
+
+__all__ = ["draw_accuracy", "flat_rows", "render", "write_csv", "write_report"]

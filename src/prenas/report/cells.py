@@ -1,0 +1,167 @@
+"""Pictures made of cells: what every layer of every subnet is, and what the layers scored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from prenas.report.figure import GREY
+from prenas.report.forms import words
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from prenas.families.base import Arch, LayerAxis
+
+_CELL = (0.32, 0.27)  # inches, wide and high
+_LETTER = 0.075  # inches that a letter takes at most at _FONT points
+_FONT = 8
+_BOLD_LETTER = 0.095  # the same in a title
+_HEAD, _GAP, _EDGE = 0.44, 0.3, 0.08  # inches: titles above a panel, between panels, around all
+_WHITE_INK_FROM = 0.78  # shade at which white reads better than black
+_MOST_COLUMNS = 36  # of all panels side by side; more stand below each other
+
+
+class Cell(NamedTuple):
+    """One printed value, and its shade between 0 (smallest, light) and 1 (largest, dark)."""
+
+    text: str
+    shade: float
+
+
+class Panel(NamedTuple):
+    """One block of cells under a title; None leaves a place blank."""
+
+    title: str
+    rows: tuple[tuple[Cell | None, ...], ...]
+    heads: tuple[str, ...]
+    """What the first columns, of words, are called."""
+    labels: tuple[tuple[str, ...], ...]
+    """Those words, per row."""
+
+    @property
+    def num_columns(self) -> int:
+        """Columns of cells: layers of the deepest row."""
+        return max(len(row) for row in self.rows)
+
+
+def architecture_panels(archs: Sequence[Arch], axes: Sequence[LayerAxis]) -> list[Panel]:
+    """One panel per layer axis: rows are subnets, columns layers, cells the chosen options."""
+    network = [arch.network_options for arch in archs]
+    heads = ("subnet", *map(words, network[0]))
+    labels = tuple(
+        (str(number), *(f"{value:g}" for value in options.values()))
+        for number, options in enumerate(network)
+    )
+    return [
+        Panel(
+            words(axis.name),
+            tuple(
+                tuple(
+                    None if option is None else Cell(f"{option:g}", _rank(option, axis.options))
+                    for option in arch.layer_options[axis.name]
+                )
+                for arch in archs
+            ),
+            heads,
+            labels,
+        )
+        for axis in axes
+    ]
+
+
+def block_score_panels(
+    block_scores: Mapping[str, Sequence[Sequence[float]]], axes: Sequence[LayerAxis]
+) -> list[Panel]:
+    """One panel per axis with a choice: rows are options, columns layers, cells their gains.
+
+    Gains are printed in % of the largest of the axis, and shaded from the least to the largest.
+    The smallest option gains nothing over itself and is left out; so is an axis without gain.
+    """
+    panels = []
+    for axis in axes:
+        gains = [layer[1:] for layer in block_scores.get(axis.name, ())]  # [layers, options - 1]
+        values = [gain for layer in gains for gain in layer]
+        low, high = min(values, default=0.0), max(values, default=0.0)
+        if high <= 0:
+            continue
+        spread = high - low or 1.0
+        rows = tuple(
+            tuple(
+                Cell(f"{100 * layer[option] / high:.0f}", (layer[option] - low) / spread)
+                for layer in gains
+            )
+            for option in range(len(axis.options) - 1)
+        )
+        labels = tuple((f"{option:g}",) for option in axis.options[1:])
+        panels.append(Panel(words(axis.name), rows, ("option",), labels))
+    return panels
+
+
+def _rank(option: float, options: Sequence[float]) -> float:
+    """Place among the options, 0 for the smallest and 1 for the largest."""
+    return sorted(options).index(option) / max(len(options) - 1, 1)
+
+
+def draw_panels(figure: Figure, panels: Sequence[Panel]) -> None:
+    """Draws panels beside each other, or below each other where they would get too wide."""
+    is_stacked = sum(panel.num_columns for panel in panels) > _MOST_COLUMNS
+    places: list[tuple[float, float, bool]] = []  # left, top, whether words stand before it
+    x = y = _EDGE
+    right = bottom = 0.0
+    for panel in panels:
+        # Beside a panel of the same rows their words are not repeated.
+        has_words = is_stacked or panel.labels != panels[0].labels or not places
+        places.append((x, y, has_words))
+        cells = max(panel.num_columns * _CELL[0], _BOLD_LETTER * len(panel.title))
+        width = sum(_word_widths(panel)) * has_words + cells
+        height = _HEAD + len(panel.rows) * _CELL[1]
+        right, bottom = max(right, x + width), max(bottom, y + height)
+        x, y = (x, y + height + _GAP) if is_stacked else (x + width + _GAP, y)
+    size = right + _EDGE, bottom + _EDGE
+    figure.set_size_inches(*size)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, size[0]), ylim=(size[1], 0))  # in inches, downwards
+    axes.set_axis_off()
+    for panel, place in zip(panels, places, strict=True):
+        _draw_panel(axes, panel, *place)
+
+
+def _word_widths(panel: Panel) -> list[float]:
+    """Inches for each column of words."""
+    columns = zip(panel.heads, *panel.labels, strict=True)
+    return [_LETTER * max(map(len, column)) + 0.12 for column in columns]
+
+
+def _draw_panel(axes: Axes, panel: Panel, left: float, top: float, has_words: bool) -> None:
+    from matplotlib import colormaps
+    from matplotlib.patches import Rectangle
+
+    wide, high = _CELL
+    middle: dict[str, Any] = {"va": "center", "fontsize": _FONT}
+    above = top + _HEAD - 0.1
+    if has_words:
+        columns = zip(panel.heads, *panel.labels, strict=True)
+        for (head, *labels), width in zip(columns, _word_widths(panel), strict=True):
+            left += width
+            axes.text(left - 0.12, above, head, ha="right", color=GREY, **middle)
+            for number, label in enumerate(labels):
+                y = top + _HEAD + (number + 0.5) * high
+                axes.text(left - 0.12, y, label, ha="right", **middle)
+    axes.text(left, top + 0.12, panel.title, va="center", fontsize=9, fontweight="bold")
+    for column in range(panel.num_columns):
+        x = left + (column + 0.5) * wide
+        axes.text(x, above, str(column + 1), ha="center", color=GREY, **middle)
+    for number, row in enumerate(panel.rows):
+        for column, cell in enumerate(row):
+            if cell is None:
+                continue
+            x, y = left + column * wide, top + _HEAD + number * high
+            # The ends of the map are left out: white looks blank, and black hides the number.
+            colour = colormaps["Blues"](0.12 + 0.68 * cell.shade)
+            axes.add_patch(
+                Rectangle((x, y), wide, high, facecolor=colour, edgecolor="white", linewidth=1)
+            )
+            ink = "white" if cell.shade > _WHITE_INK_FROM else "black"
+            axes.text(x + wide / 2, y + high / 2, cell.text, ha="center", color=ink, **middle)

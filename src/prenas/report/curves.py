@@ -1,0 +1,165 @@
+"""Pictures over a number: accuracy over cost, loss and learning rate over epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from prenas.report.figure import BLUE, GREY, VERMILION
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.transforms import Transform
+
+    from prenas.evaluation import Evaluation, Metrics
+    from prenas.runlog import EpochRecord
+
+
+class _Look(NamedTuple):
+    marker: str
+    line: str
+    colour: str
+    shift: float
+    """In points: bars of equal costs stand side by side."""
+
+
+_LOOKS = {
+    "validation": _Look("s", ":", BLUE, -2),
+    "test": _Look("o", "-", VERMILION, 2),
+}
+_MOST_MARKED_EPOCHS = 40
+_LETTERS_PER_PANEL = 55  # that fit side by side above a panel
+
+
+def wilson_interval(metrics: Metrics) -> tuple[float, float]:
+    """95 % Wilson score interval of top-1, two shares: what a split of this size leaves open."""
+    from scipy.stats import binomtest
+
+    hits = round(metrics.top1 * metrics.num_images)
+    interval = binomtest(hits, metrics.num_images).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def draw_accuracy(figure: Figure, rows: Sequence[Evaluation], *, title: str | None = None) -> None:
+    """Top-1 over parameters and over multiply-accumulates, per split, with 95 % intervals.
+
+    Subnets of nearly one cost share a name above the panel; of each such group the lines of both
+    splits pass through the best by validation, since test chooses nothing.
+    """
+    from matplotlib.ticker import EngFormatter
+    from matplotlib.transforms import ScaledTranslation
+
+    figure.set_size_inches(9, 3.9)
+    figure.set_layout_engine("constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    looks = {split: look for split, look in _LOOKS.items() if split in rows[0].splits}
+    for axes, cost, label in zip(
+        panels, ("params", "macs"), ("parameters", "MACs per image"), strict=True
+    ):
+        costs = [float(getattr(row, cost)) for row in rows]
+        margin = 0.06 * (max(costs) - min(costs)) or 0.1 * costs[0]
+        axes.set_xlim(min(costs) - margin, max(costs) + margin)
+        groups = grouped(costs, (max(costs) - min(costs) + 2 * margin) / _LETTERS_PER_PANEL)
+        leaders = [max(g, key=lambda n: rows[n].splits["validation"].top1) for g in groups]
+        for split, look in looks.items():
+            place = axes.transData + ScaledTranslation(look.shift / 72, 0, figure.dpi_scale_trans)
+            _draw_split(axes, costs, [row.splits[split] for row in rows], leaders, look, place)
+            axes.plot([], [], look.marker + look.line, color=look.colour, label=split)
+        _name_on_top(axes, costs, groups)
+        axes.set_xlabel(label)
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    panels[0].set_ylabel("top-1 accuracy, %")
+    handles, splits = panels[0].get_legend_handles_labels()
+    figure.legend(handles, splits, loc="outside lower center", ncols=len(splits))
+    if title is not None:
+        figure.suptitle(title)
+
+
+def _draw_split(
+    axes: Axes,
+    costs: Sequence[float],
+    results: Sequence[Metrics],
+    leaders: Sequence[int],
+    look: _Look,
+    place: Transform,
+) -> None:
+    style: dict[str, Any] = {"color": look.colour, "transform": place}
+    shares = [100 * metrics.top1 for metrics in results]
+    bars = [[100 * end for end in wilson_interval(metrics)] for metrics in results]
+    axes.plot([costs[n] for n in leaders], [shares[n] for n in leaders], look.line, **style)
+    axes.plot(costs, shares, look.marker, **style)
+    lows, highs = zip(*bars, strict=True)
+    axes.vlines(costs, lows, highs, alpha=0.6, linewidth=1, **style)
+    # A shifted line does not widen the view by itself.
+    axes.update_datalim(
+        [(cost, end) for cost, ends in zip(costs, bars, strict=True) for end in ends]
+    )
+    axes.autoscale_view(scalex=False)
+
+
+def grouped(xs: Sequence[float], letter: float) -> list[list[int]]:
+    """Numbers of the points from left to right; those whose names would touch stand together.
+
+    Args:
+        letter: the width of a letter on the axis.
+    """
+    groups = [[number] for number in sorted(range(len(xs)), key=lambda number: xs[number])]
+    while True:
+        for left, right in pairwise(groups):
+            letters = (len(ranges(left)) + len(ranges(right))) / 2 + 1
+            if _middle(xs, right) - _middle(xs, left) < letters * letter:
+                groups[groups.index(left)] = left + right
+                groups.remove(right)
+                break
+        else:
+            return groups
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Numbers in short: 0-2, 4."""
+    parts: list[list[int]] = []
+    for number in sorted(numbers):
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(str(p[0]) if len(p) == 1 else f"{p[0]}-{p[-1]}" for p in parts)
+
+
+def _middle(xs: Sequence[float], group: Sequence[int]) -> float:
+    return sum(xs[number] for number in group) / len(group)
+
+
+def _name_on_top(axes: Axes, costs: Sequence[float], groups: Sequence[Sequence[int]]) -> None:
+    """Numbers of the subnets above the panel, where they hide nothing."""
+    top = axes.secondary_xaxis("top")
+    top.set_xticks([_middle(costs, group) for group in groups], list(map(ranges, groups)))
+    top.tick_params(length=3, color=GREY, labelcolor=GREY)
+    top.spines["top"].set_visible(False)
+    top.set_xlabel("subnet", color=GREY)
+
+
+def draw_training(figure: Figure, epochs: Sequence[EpochRecord], num_planned: int) -> None:
+    """Mean loss of each finished epoch, and the learning rate at its end."""
+    figure.set_size_inches(9, 3)
+    figure.set_layout_engine("constrained")
+    marker = "o" if len(epochs) <= _MOST_MARKED_EPOCHS else None
+    xs = [record.epoch + 1 for record in epochs]
+    for axes, name, label, colour in zip(
+        figure.subplots(1, 2),
+        ("loss", "lr"),
+        ("training loss", "learning rate"),
+        (BLUE, GREY),
+        strict=True,
+    ):
+        ys = [getattr(record, name) for record in epochs]
+        axes.plot(xs, ys, color=colour, marker=marker, markersize=3.5, linewidth=1.4)
+        axes.set_xlim(0.5, max(num_planned, *xs) + 0.5)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(label)
+        if name == "lr":
+            axes.set_ylim(bottom=0)
+            axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)

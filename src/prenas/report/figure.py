@@ -1,0 +1,51 @@
+"""How every picture is made: one style, drawn without a display, written whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prenas import artifacts
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Blue and vermilion of Okabe and Ito's palette: apart for every kind of colour vision, and the one
+# darker than the other in print.
+BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#555555"
+
+_STYLE: dict[str, Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: the same everywhere
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "lines.markersize": 5,
+    "svg.hashsalt": "prenas",  # equal pictures are equal files
+}
+
+
+def render(draw: Callable[[Figure], None], *paths: Path) -> None:
+    """Draws on a new figure and writes it to every path, in the format that its suffix names."""
+    from matplotlib import style
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with style.context(["default", _STYLE]):  # whatever the caller has set
+        figure = Figure()
+        FigureCanvasAgg(figure)
+        draw(figure)
+        for path in paths:
+            form = path.suffix.removeprefix(".")
+            buffer = BytesIO()
+            metadata = {"Date": None} if form == "svg" else None
+            figure.savefig(buffer, format=form, dpi=150, metadata=metadata)
+            artifacts.write_bytes(path, buffer.getvalue())

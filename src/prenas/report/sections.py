@@ -1,0 +1,296 @@
+"""What the report says, section by section; each is a function from the run to its paragraphs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import TYPE_CHECKING, NamedTuple
+
+from prenas import artifacts
+from prenas.report.cells import block_score_panels
+from prenas.report.forms import NONE, amount, millions, percent, plural, words
+from prenas.report.markdown import code, escape, folded, link, picture, table
+from prenas.report.reproduction import command_of
+
+if TYPE_CHECKING:
+    from prenas.evaluation import Evaluation, Metrics
+    from prenas.runlog import EpochRecord
+    from prenas.selection.preferred import PreferredSet, SeedAgreement
+
+_ONLY_SEARCHES = "This recipe only searches: it names no training."
+
+
+class RunSoFar(NamedTuple):
+    """What a run folder holds."""
+
+    folder: str
+    """Its name."""
+    preferred: PreferredSet
+    epochs: Sequence[EpochRecord]
+    """The finished ones."""
+    rows: Sequence[Evaluation]
+    """One per preferred subnet, or none before the evaluation."""
+    best: int | None
+    """Number of the best subnet by validation."""
+    models: Mapping[int, str]
+    """Subnet -> its handed-over model, as a path inside the folder."""
+
+
+def summary(run: RunSoFar) -> list[str]:
+    """Title and three lines: what was searched, how far it is trained, what came out."""
+    preferred, recipe = run.preferred, run.preferred.recipe
+    num_subnets = plural(len(preferred.subnets), "preferred subnet")
+    searched = (
+        f"recipe {escape(recipe.name)}, seed {recipe.seed}; space {escape(recipe.space.name)} "
+        f"({escape(recipe.space.family)}) of {amount(preferred.num_archs)} architectures; "
+        f"{plural(preferred.num_classes_of_isomers, 'isomer class', 'isomer classes')} scored"
+    )
+    data = f"data {escape(recipe.data.name)}" if recipe.data else "no data"
+    trained = (
+        f"{data}; {len(run.epochs):,} of {plural(recipe.training.epochs, 'epoch')} trained"
+        if recipe.training
+        else f"{data}; this recipe only searches"
+    )
+    found = num_subnets
+    if run.best is not None:
+        row = run.rows[run.best]
+        accuracies = ", ".join(
+            f"{split} {percent(metrics.top1)} %" for split, metrics in row.splits.items()
+        )
+        found += (
+            f"; best by validation is subnet {run.best} ({row.params:,} parameters, "
+            f"{millions(row.macs)} M MACs): top-1 {accuracies}"
+        )
+    elif recipe.training:
+        found += "; not evaluated yet"
+    lines = [f"- **Search:** {searched}.", f"- **Training:** {trained}.", f"- **Found:** {found}."]
+    return [f"# {escape(recipe.name)}: {num_subnets}", "\n".join(lines)]
+
+
+def subnets(run: RunSoFar) -> list[str]:
+    """The table of the preferred subnets, and the budgets without one."""
+    preferred = run.preferred
+    splits = list(run.rows[0].splits) if run.rows else []
+    with_top5 = bool(run.rows) and run.rows[0].splits[splits[0]].top5 is not None
+    names = ["top-1, %", *(["top-5, %"] if with_top5 else []), "loss"]
+    heads = ["subnet", "params", "MACs, M", "architecture", "score", "lead, %", "best of"]
+    heads += [f"{split} {name}" for split in splits for name in names]
+    if run.models:
+        heads.append("model")
+    rows = []
+    for number, subnet in enumerate(preferred.subnets):
+        choices = [choice for choice in preferred.choices if choice.subnet == number]
+        cells = [
+            str(number),
+            f"{subnet.params:,}",
+            millions(subnet.macs),
+            escape(subnet.arch.summary),
+            f"{subnet.score:,.1f}",
+            "; ".join(
+                NONE if choice.margin is None else f"{100 * choice.margin:.2g}"
+                for choice in choices
+            ),
+            "; ".join(
+                escape(preferred.budgets[choice.budget])
+                + (f" (rank {choice.rank + 1})" if preferred.recipe.search.k > 1 else "")
+                for choice in choices
+            ),
+        ]
+        for split in splits:
+            top1, *others = _results(run.rows[number].splits[split], with_top5)
+            is_best = run.best == number and split == "validation"
+            cells += [f"**{top1}**" if is_best else top1, *others]
+        if run.models:
+            model = run.models.get(number)
+            cells.append(link(model, model) if model else NONE)
+        rows.append(cells)
+    lead = (
+        "The score ranks subnets of one budget before any training; it grows with size and tells "
+        "nothing between budgets. The lead is how far, relative to it, the best subnet of the "
+        "budget that was not chosen stays behind: a lead that is tiny may turn with another seed."
+    )
+    parts = ["## Preferred subnets", table(heads, rows, left=["architecture", "best of", "model"])]
+    if run.rows:
+        sizes = ", ".join(
+            f"{split} {plural(metrics.num_images, 'image')}"
+            for split, metrics in run.rows[0].splits.items()
+        )
+        parts.append(
+            f"Accuracies over {sizes}; bold is the best by validation. Choose by validation: "
+            "whoever chooses by test has no test left."
+        )
+    parts.append(lead)
+    empty = [escape(preferred.budgets[number]) for number in preferred.empty_budgets]
+    if empty:
+        reachable = re.sub("[0-9]+", lambda found: f"{int(found[0]):,}", preferred.reachable)
+        parts.append(f"No subnet fits {'; '.join(empty)}. The space reaches {escape(reachable)}.")
+    if preferred.partial_budgets:
+        left_out = "; ".join(map(escape, preferred.partial_budgets))
+        parts.append(
+            f"Left out, because no whole step of its grid: {left_out} "
+            "(`--set search.keep_partial=true` keeps it)."
+        )
+    return parts
+
+
+def accuracy(run: RunSoFar) -> list[str]:
+    """Accuracy over both costs."""
+    heading = "## Accuracy against cost"
+    if run.preferred.recipe.training is None:
+        return [heading, _ONLY_SEARCHES]
+    if not run.rows:
+        return [heading, f"Not evaluated yet: `prenas evaluate {_word(run.folder)}`."]
+    return [
+        heading,
+        _picture("accuracy", "Top-1 accuracy against parameters and against MACs"),
+        "Numbers above are the subnets of the table, those of nearly equal cost together; lines "
+        "join the best by validation of each group. Bars are 95 % Wilson intervals: what a split "
+        "of that many images leaves open about one subnet's accuracy. They say nothing about "
+        "another training, and all subnets see the same images, so their differences are surer "
+        "than the bars suggest.",
+    ]
+
+
+def architectures(run: RunSoFar) -> list[str]:
+    """Every subnet layer by layer."""
+    axes = run.preferred.recipe.space.layer_axes
+    options = "; ".join(
+        f"{words(axis.name)} {', '.join(f'{option:g}' for option in axis.options)}" for axis in axes
+    )
+    return [
+        "## Architectures",
+        _picture("architectures", "The option of every layer of every preferred subnet"),
+        "One row per subnet, from the cheapest on, one column per layer, from the input on; "
+        f"darker is larger, blank is no layer. The space offers {options}.",
+    ]
+
+
+def training(run: RunSoFar) -> list[str]:
+    """Loss and learning rate over epochs."""
+    heading, recipe = "## Training", run.preferred.recipe
+    if recipe.training is None:
+        return [heading, _ONLY_SEARCHES]
+    if not run.epochs:
+        return [heading, f"No epoch is finished yet: `prenas train {_word(run.folder)}`."]
+    last = run.epochs[-1]
+    speeds = [record.images_per_second for record in run.epochs if record.images_per_second]
+    speed = f", {median(speeds):,.0f} images/s (median of epochs)" if speeds else ""
+    return [
+        heading,
+        _picture("training", "Training loss and learning rate over epochs"),
+        f"After epoch {last.epoch + 1:,} of {recipe.training.epochs:,}: loss {last.loss:.3f}, "
+        f"learning rate {last.lr:.2e}{speed}. The loss is the mean over the epoch's steps, each of "
+        "one subnet, with label smoothing, stochastic depth and augmentation on where the recipe "
+        "has them; it is not that of the table.",
+    ]
+
+
+def stability(run: RunSoFar) -> list[str]:
+    """How far other initialisations would choose the same."""
+    heading, agreement = "## Stability of the choice", run.preferred.agreement
+    if not agreement:
+        return [
+            heading,
+            "Not measured. The command of the search, given again with `--further-seeds 3`, "
+            "scores three more initialisations and reports how far they agree; what was chosen "
+            "stays.",
+        ]
+    axes = list(agreement[0].block_score_tau)
+    heads = ["seed", "tau of S", *(f"tau of block scores, {words(axis)}" for axis in axes)]
+    heads += ["same class", "options changed, per budget"]
+    return [
+        heading,
+        table(heads, [_agreement_row(seed, axes) for seed in agreement]),
+        f"Each row is another initialisation beside seed {run.preferred.recipe.seed}, which chose. "
+        "Kendall's tau runs from -1 (reversed) over 0 (unrelated) to 1 (equal ranking): of the "
+        "score S over all classes of the space, and of the block scores by which layers are "
+        "ranked. Same class: in so many budgets the best subnet has equal width, depth and counts "
+        f"of options. Then, per budget, the layers' options that differ; {NONE} where width or "
+        "depth do, or where the budget is empty.",
+    ]
+
+
+def block_scores(run: RunSoFar) -> list[str]:
+    """Why layers got their options."""
+    preferred = run.preferred
+    if not block_score_panels(preferred.block_scores, preferred.recipe.space.layer_axes):
+        return []
+    return [
+        "## Block scores",
+        _picture("block_scores", "Block score of every option in every layer"),
+        "What decided, between subnets made of the same parts, which layer gets the larger option: "
+        "the block score of a larger option in each layer, in % of the largest of its axis; darker "
+        "is larger. At random initialisation little of this ranking survives another seed: the "
+        "stability above says how much.",
+    ]
+
+
+def reproduction(run: RunSoFar) -> list[str]:
+    """Recipe, versions, device and command."""
+    preferred, recipe = run.preferred, run.preferred.recipe
+    command = command_of(recipe, run.folder)
+    if command:
+        device = shlex.quote(preferred.device)
+        how = code(f"{command} --device {device} --threads {preferred.num_threads}", "sh")
+    else:
+        how = (
+            f"This recipe was made in Python. `prenas.recipe.recipe_from_dict` makes it from the "
+            f"JSON below; `{artifacts.RECIPE}` in this folder holds it too."
+        )
+    versions = [[escape(name), escape(number)] for name, number in preferred.versions.items()]
+    searched_on = [
+        ["device of the search", escape(preferred.device)],
+        ["threads of the search", str(preferred.num_threads)],
+    ]
+    return [
+        "## How to reproduce",
+        how,
+        table(["what", "value"], [*versions, *searched_on], left=["what", "value"]),
+        "A search gives the same bytes on the same machine with the same versions and threads; "
+        "elsewhere sums of floats differ in their last bits, and a choice of tiny lead may turn.",
+        folded("The recipe, every field", code(_recipe_json(run), "json")),
+    ]
+
+
+SECTIONS = (
+    summary,
+    subnets,
+    accuracy,
+    architectures,
+    training,
+    stability,
+    block_scores,
+    reproduction,
+)
+
+
+def _word(folder: str) -> str:
+    """A folder's name inside a command shown between backticks."""
+    return shlex.quote(folder).replace("`", "")
+
+
+def _picture(name: str, text: str) -> str:
+    return picture(f"{artifacts.REPORT_PICTURES}/{name}", text)
+
+
+def _recipe_json(run: RunSoFar) -> str:
+    return artifacts.json_text(run.preferred.recipe.model_dump(mode="json"))
+
+
+def _results(metrics: Metrics, with_top5: bool) -> list[str]:
+    accuracies = [metrics.top1, metrics.top5] if with_top5 else [metrics.top1]
+    shown = [NONE if share is None else percent(share) for share in accuracies]
+    return [*shown, f"{metrics.loss:.3f}"]
+
+
+def _agreement_row(seed: SeedAgreement, axes: Sequence[str]) -> list[str]:
+    held = [same for same in seed.same_class if same is not None]
+    return [
+        str(seed.seed),
+        f"{seed.score_tau:.3f}",
+        *(f"{seed.block_score_tau[axis]:.2f}" for axis in axes),
+        f"{held.count(True)} of {len(held)}",
+        ", ".join(NONE if number is None else str(number) for number in seed.changed_options),
+    ]
