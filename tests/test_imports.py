@@ -37,6 +37,7 @@ ROOMS: list[set[str]] = [
     {"evaluation"},
     {"specialization", "report", "export"},
     {"pipeline"},
+    {"prediction"},
     {"cli"},
     {"__main__"},
 ]

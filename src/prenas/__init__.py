@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         specialize,
         train,
     )
+    from prenas.prediction import Prediction, predict
     from prenas.recipe import (
         Recipe,
         SearchRecipe,
@@ -63,6 +64,7 @@ _HOMES = {
         "specialize",
         "train",
     ),
+    "prenas.prediction": ("Prediction", "predict"),
     "prenas.recipe": (
         "Recipe",
         "SearchRecipe",
@@ -86,6 +88,7 @@ __all__ = [
     "ImageData",
     "Metrics",
     "Model",
+    "Prediction",
     "PreferredSet",
     "Preprocessing",
     "Recipe",
@@ -103,6 +106,7 @@ __all__ = [
     "import_released",
     "load",
     "load_released_checkpoint",
+    "predict",
     "read_preferred",
     "read_space",
     "read_supernet",

@@ -257,6 +257,35 @@ def import_command(
     _out.print(f"Supernet  {out / artifacts.SUPERNET}", soft_wrap=True)
 
 
+@app.command("predict")
+@_interruptible
+def predict_command(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a handed-over model.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Pictures to classify.")],
+    top: Annotated[int, typer.Option(min=1, help="Classes to show per picture.")] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per picture.")] = False,
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Classify pictures with a model that `specialize` handed over."""
+    from prenas.prediction import predict
+
+    _set_threads(threads)
+    rows = []
+    for prediction in predict(model, images, top=top, device=device):
+        if as_json:
+            _out.print(json.dumps(prediction.as_dict()), soft_wrap=True)
+        elif prediction.error:
+            rows.append((str(prediction.path), f"cannot be read: {prediction.error}", ""))
+        else:
+            rows += [
+                (str(prediction.path) if rank == 0 else "", name, f"{100 * probability:.2f} %")
+                for rank, (name, probability) in enumerate(prediction.classes)
+            ]
+    if rows:
+        _print_table(str(model), ["picture", "class", "probability"], rows)
+
+
 @app.command("info")
 def info_command(
     name: Annotated[

@@ -66,24 +66,39 @@ def load(folder: str | Path) -> Model:
         FileNotFoundError: the folder or one of its files is missing.
         ValueError: a file is damaged, foreign, or does not match the architecture.
     """
+    return load_described(folder).model
+
+
+class Described(NamedTuple):
+    """A model with the names of its classes."""
+
+    model: Model
+    class_names: tuple[str, ...]
+
+
+def load_described(folder: str | Path) -> Described:
+    """As `load`, with the names of the classes in the order of the logits."""
     folder = Path(folder)
     path = folder / artifacts.MODEL_ARCH
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} does not exist: give a folder that `prenas specialize` wrote"
         )
-    arch, settings, preprocessing = artifacts.parse_json(path, _parse_description)
+    arch, settings, preprocessing, names = artifacts.parse_json(path, _parse_description)
     network = build(arch, settings)
     artifacts.load_weights(network, folder / artifacts.MODEL)
-    return Model(network.eval(), make_transform(settings, preprocessing))
+    return Described(Model(network.eval(), make_transform(settings, preprocessing)), names)
 
 
-def _parse_description(document: dict[str, Any]) -> tuple[Arch, Settings, Preprocessing]:
+def _parse_description(
+    document: dict[str, Any],
+) -> tuple[Arch, Settings, Preprocessing, tuple[str, ...]]:
     family = get_family(document["family"])
     settings = family.settings_type.model_validate(document["settings"])
     preprocessing = Preprocessing.model_validate(document["preprocessing"])
     preprocessing.check_channels(settings.in_chans)
-    return family.arch_type.model_validate(document["arch"]), settings, preprocessing
+    arch = family.arch_type.model_validate(document["arch"])
+    return arch, settings, preprocessing, tuple(map(str, document["class_names"]))
 
 
 def make_transform(settings: Settings, preprocessing: Preprocessing) -> Transform:
