@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from prenas.export import load_described
+from prenas.pipeline import resolve_device
 
 
 class Prediction(NamedTuple):

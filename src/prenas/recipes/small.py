@@ -85,7 +85,7 @@ def cifar10() -> Recipe:
             augmentation=Augmentation(flip=0.5, crop_padding=4),
         ),
         training=TrainingRecipe(
-            epochs=25,
+            epochs=20,
             batch_size=128,
             lr_per_512_images=4e-3,
             warmup_epochs=1,
