@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from prenas.data import ImageData
     from prenas.evaluation import Evaluation
     from prenas.families.base import Arch, SearchSpace
+    from prenas.pipeline import DryRun
     from prenas.recipe import Recipe
     from prenas.selection.preferred import PreferredSet
     from prenas.training.loop import Progress
@@ -97,8 +98,11 @@ def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
 @app.command("run")
 @_interruptible
 def run_command(
-    out: Out,
     recipe: RecipeName = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; made if missing.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Choose, measure a few steps, write nothing.")
+    ] = False,
     data: DataTexts = None,
     space: SpaceText = None,
     overrides: Overrides = None,
@@ -110,19 +114,30 @@ def run_command(
     """The whole method: search, train, evaluate, hand over every preferred subnet."""
     from prenas import artifacts, pipeline
 
+    if out is None and not dry_run:
+        raise ValueError("say where the run goes: --out FOLDER (or --dry-run to write nothing)")
     _set_threads(threads)
     chosen = _recipe(recipe, space, data, overrides, budget, further_seeds)
     with _out.status("Reading images ..."):
         _, images = pipeline.ready_to_train(chosen, out=out)
     _print_data(images)
+    if dry_run:
+        with _out.status("Choosing subnets and measuring training steps ..."):
+            plan = pipeline.dry_run(chosen, data=images, device=device)
+        _print_preferred(plan.preferred)
+        _print_estimate(plan, chosen)
+        return
+    assert out is not None, "checked above"
     _search(chosen, out, device, images)
     _train(out, device, images)
     rows = pipeline.evaluate(out, data=images, device=device)
     _print_evaluations(rows, f"{chosen.name}: preferred subnets, trained together")
     for number in range(len(rows)):
         pipeline.specialize(out, number, data=images, device=device)
+    page = pipeline.report(out, again=False)
     _out.print(
-        f"\nPlot      {out / artifacts.PLOT}\nTable     {out / artifacts.EVALUATION_CSV}\n"
+        f"\nReport    {page}\nPlot      {out / artifacts.PLOT}\n"
+        f"Table     {out / artifacts.EVALUATION_CSV}\n"
         f"Models    {out / artifacts.SUBNETS}/00 ... {len(rows) - 1:02d}, "
         "each ready for prenas.load(folder)",
         soft_wrap=True,
@@ -590,6 +605,60 @@ def _print_evaluations(rows: Sequence[Evaluation], title: str) -> None:
         f"Accuracies in %, over {sizes}. Choose by validation; test is for the report.",
         soft_wrap=True,
     )
+
+
+def _print_estimate(plan: DryRun, recipe: Recipe) -> None:
+    """Time and memory of a training that was not begun."""
+    from prenas.cost import count
+
+    estimate, training = plan.estimate, recipe.training
+    assert training is not None, "a dry run trains"
+    _print_table(
+        f"Measured training steps of {estimate.images_per_step} images",
+        ["params", "architecture", "images/s", "kept per image, MB"],
+        [
+            (
+                f"{count(cost.arch, recipe.space.settings).params:,}",
+                cost.arch.summary,
+                f"{1 / cost.seconds:,.0f}",
+                f"{cost.activation_bytes / 1e6:,.1f}",
+            )
+            for cost in estimate.costs
+        ],
+    )
+    memory = estimate.state_bytes + estimate.activation_bytes
+    _print_table(
+        "Estimate",
+        ["what", "value"],
+        [
+            (
+                "steps",
+                f"{estimate.num_steps:,} of {training.batch_size} images, "
+                f"{estimate.steps_per_epoch:,} per epoch, {training.epochs} epochs",
+            ),
+            ("reading and augmenting", f"{1e3 * estimate.loading_seconds:.2f} ms per image"),
+            ("training", _duration(estimate.training_seconds)),
+            ("evaluation of all subnets", _duration(estimate.evaluation_seconds)),
+            (
+                "memory of a step",
+                f"{_size(memory)}: weights, gradients and moments {_size(estimate.state_bytes)}, "
+                f"kept by the largest subnet {_size(estimate.activation_bytes)}",
+            ),
+        ],
+    )
+    _out.print("Dry run: nothing was written.", soft_wrap=True)
+
+
+def _size(num_bytes: float) -> str:
+    return f"{num_bytes / 1e9:,.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.0f} MB"
+
+
+def _duration(seconds: float) -> str:
+    """For people: 41 s, 12 min, 3.4 h, 5.1 days."""
+    for unit, length, most in (("s", 1, 120), ("min", 60, 120), ("h", 3600, 48)):
+        if seconds < most * length:
+            return f"{seconds / length:.{0 if unit != 'h' else 1}f} {unit}"
+    return f"{seconds / 86400:,.1f} days"
 
 
 def _print_space(space: SearchSpace) -> None:

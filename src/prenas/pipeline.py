@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,6 +42,7 @@ from prenas.selection.budgets import parse_amount
 from prenas.selection.preferred import PreferredSet
 from prenas.specialization import pick, require_equal_logits, verified_cut
 from prenas.supernet import Supernet
+from prenas.training.estimate import Estimate, estimate_training
 from prenas.training.loop import Watcher, train_supernet
 from prenas.zero_cost_search import new_supernet, zero_cost_search
 
@@ -175,15 +176,20 @@ def evaluate(
     return rows
 
 
-def report(out: str | Path) -> Path:
+def report(out: str | Path, *, again: bool = True) -> Path:
     """Writes `report.md` and its pictures, in `report/`, from what the run folder holds so far.
 
-    At any stage from the search on, also while another process trains; each call writes anew.
+    At any stage from the search on, also while another process trains.
+
+    Args:
+        again: whether a report that is there is written anew.
 
     Raises:
         ValueError: the search is not done, or a file of the run is damaged or of other weights.
     """
     out = Path(out)
+    if not again and (out / artifacts.REPORT).exists():
+        return out / artifacts.REPORT
     preferred = read_preferred(out)
     rows = _stored_evaluations(out) if (out / artifacts.EVALUATION).exists() else []
     return write_report(out, preferred, rows, best=pick(rows, {}) if rows else None)
@@ -291,7 +297,32 @@ def run(
     rows = _evaluations(Path(out), data, device)
     for number in range(len(rows)):
         specialize(out, number, data=data, device=device)
+    report(out, again=False)
     return rows
+
+
+class DryRun(NamedTuple):
+    """What a run would choose and take; nothing of it was written."""
+
+    preferred: PreferredSet
+    estimate: Estimate
+
+
+def dry_run(recipe: Recipe, *, data: ImageData | None = None, device: str = "auto") -> DryRun:
+    """Searches, measures a few training steps, and writes nothing.
+
+    Raises:
+        ValueError: as `search` and `train`.
+    """
+    training, splits = ready_to_train(recipe, data)
+    where = resolve_device(device)
+    found = zero_cost_search(recipe, splits, where)
+    envelope = found.preferred.envelope
+    supernet = found.supernet.trimmed(envelope, drop_path=training.drop_path).to(where)
+    archs = found.preferred.archs
+    return DryRun(
+        found.preferred, estimate_training(supernet, archs, splits, training, seed=recipe.seed)
+    )
 
 
 def ready_to_train(

@@ -7,10 +7,12 @@ images are moved, erased (`BatchAugmentation`, each sample from its own generato
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from PIL.Image import Image
+from PIL.ImageOps import posterize
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, one_hot
 
@@ -30,12 +32,12 @@ def training_transform(
     Raises:
         ValueError: an `auto_augment` that timm cannot read.
     """
-    from timm.data import create_transform
+    from timm.data import auto_augment, create_transform
 
     if not augmentation.changes_pictures:
         return evaluation_transform(preprocessing, settings)
     try:
-        transform: PictureTransform = create_transform(
+        transform = create_transform(
             input_size=(settings.in_chans, *settings.image_size),
             is_training=True,
             scale=augmentation.crop_scale or (1.0, 1.0),
@@ -52,7 +54,26 @@ def training_transform(
             f"data.augmentation.auto_augment: timm cannot read {augmentation.auto_augment!r} "
             f"({error}): write a policy such as rand-m9-mstd0.5-inc1, v0r-mstd0.5 or original"
         ) from None
-    return transform
+    for policy in transform.transforms:
+        for operation in _operations(policy):
+            if operation.aug_fn is auto_augment.posterize:
+                operation.aug_fn = _posterize
+    result: PictureTransform = transform
+    return result
+
+
+def _operations(policy: Any) -> list[Any]:
+    """The single operations of one of timm's policies; none of other transforms."""
+    if hasattr(policy, "policy"):
+        return [operation for steps in policy.policy for operation in steps]
+    return list(getattr(policy, "ops", []))
+
+
+def _posterize(image: Image, bits_to_keep: int, **_: Any) -> Image:
+    """timm's, down to 0 bits, which is black: Pillow 13 refuses that, earlier ones did it."""
+    if bits_to_keep >= 8:
+        return image
+    return posterize(image, bits_to_keep) if bits_to_keep else image.point(lambda _: 0)
 
 
 def evaluation_transform(

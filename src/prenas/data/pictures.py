@@ -92,6 +92,14 @@ class ArrayPictures:
         return Image.fromarray(self._arrays[int(name)])
 
 
+class PictureError(ValueError):
+    """A picture that cannot be read while others are."""
+
+    def __init__(self, message: str) -> None:
+        # Reading processes hand an error over with their whole traceback before its own words.
+        super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
+
+
 class Problem(NamedTuple):
     """A picture that cannot be read, and why."""
 
@@ -198,7 +206,7 @@ class Pictures(Dataset[Any]):
                 raise
             except Exception as error:  # decoders fail in many ways on broken files
                 if not self._skip:
-                    raise ValueError(
+                    raise PictureError(
                         f"picture {name} cannot be read ({error}): mend or remove it, or let the "
                         "next one stand for it with --set data.unreadable=skip"
                     ) from None

@@ -237,7 +237,8 @@ def _divided(
         if not len(found[split]):
             raise ValueError(
                 f"the {split} split is empty: the {len(pools['train'])} training pictures are too "
-                f"few to take a share of them; name a split, or a larger share, for data.{split}"
+                "few to take a share of them (every class keeps one): name a split, or a larger "
+                f"share, for data.{split}"
             )
         missing = sorted(set(train.labels) - set(found[split].labels))
         if missing:

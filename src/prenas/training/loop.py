@@ -83,7 +83,7 @@ def train_supernet(
             schedule.step_update(step)
             arch = sampler(step)
             gradients.zero()
-            loss = _loss(supernet, arch, batch, recipe, device)
+            loss = batch_loss(supernet, arch, batch, recipe, device)
             loss.backward()  # type: ignore[no-untyped-call]
             if recipe.clip_grad_norm is not None:
                 gradients.clip(recipe.clip_grad_norm)
@@ -105,10 +105,10 @@ def train_supernet(
     supernet.eval()
 
 
-def _loss(
+def batch_loss(
     supernet: Supernet, arch: Arch, batch: Batch, recipe: TrainingRecipe, device: torch.device
 ) -> Tensor:
-    """Cross-entropy with label smoothing of one subnet on one batch."""
+    """Cross-entropy with label smoothing of one subnet on one batch, mean over its images."""
     num_branches = supernet.family.num_branches(supernet.arch)
     draws = np.stack([generator.random(num_branches) for generator in batch.generators])
     noise = torch.from_numpy(draws).to(device, torch.float32)
