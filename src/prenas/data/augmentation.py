@@ -7,10 +7,13 @@ images are moved, erased (`BatchAugmentation`, each sample from its own generato
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
 from PIL.Image import Image
+from PIL.ImageOps import posterize
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, one_hot
 
@@ -31,11 +34,14 @@ def training_transform(
         ValueError: an `auto_augment` that timm cannot read.
     """
     from timm.data import create_transform
+    from torchvision.transforms import Compose
 
+    whole = evaluation_transform(preprocessing, settings)
     if not augmentation.changes_pictures:
-        return evaluation_transform(preprocessing, settings)
+        return whole
     try:
-        transform: PictureTransform = create_transform(
+        _check_sections(augmentation.auto_augment or "")
+        crop, *changes, to_tensor = create_transform(
             input_size=(settings.in_chans, *settings.image_size),
             is_training=True,
             scale=augmentation.crop_scale or (1.0, 1.0),
@@ -46,13 +52,38 @@ def training_transform(
             interpolation=preprocessing.interpolation,
             mean=preprocessing.mean,
             normalize=False,
-        )
+        ).transforms
     except (AssertionError, ValueError, KeyError) as error:
         raise ValueError(
             f"data.augmentation.auto_augment: timm cannot read {augmentation.auto_augment!r} "
             f"({error}): write a policy such as rand-m9-mstd0.5-inc1, v0r-mstd0.5 or original"
         ) from None
+    for change in changes:
+        _mend_posterize(change)
+    crops = [crop] if augmentation.crop_scale else whole.transforms[:-1]  # type: ignore[attr-defined]
+    transform: PictureTransform = Compose([*crops, *changes, to_tensor])
     return transform
+
+
+def _check_sections(policy: str) -> None:
+    """ValueError for a section without a number, such as `m` or `mstdx`: timm passes over it."""
+    for section in policy.split("-")[1:]:
+        if not section.startswith("t") and not any(letter.isdigit() for letter in section):
+            raise ValueError(f"{section!r} has no number")
+
+
+def _mend_posterize(change: Any) -> None:
+    """Lets timm's policies posterize to 0 bits, which Pillow refuses from version 13 on."""
+    for op in getattr(change, "ops", None) or chain(*getattr(change, "policy", ())):
+        if op.name.startswith("Posterize"):
+            op.aug_fn = _posterized
+
+
+def _posterized(image: Image, num_bits: int, **_: object) -> Image:
+    """The picture with so many bits per channel; with none it is black."""
+    if num_bits >= 8:
+        return image
+    return posterize(image, num_bits) if num_bits > 0 else image.point(lambda _: 0)
 
 
 def evaluation_transform(
