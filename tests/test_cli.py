@@ -22,7 +22,7 @@ from prenas.evaluation import Evaluation
 from prenas.export import load
 from prenas.families import all_spaces
 from prenas.families.vit.space import VitArch
-from prenas.recipes import RECIPES
+from prenas.recipes import RECIPES, get_recipe
 from training.runs import SMALLEST, StoppedError, contents, stop_at
 
 pytest_plugins = "training.runs"
@@ -359,7 +359,8 @@ def test_info_lists_everything(prenas: Command) -> None:
 def test_info_describes_each(name: str, prenas: Command) -> None:
     result = prenas("info", name)
     assert (result.status, result.err) == (0, "")
-    assert f"Space {name}" in result.out
+    space = get_recipe(name).space.name if name in RECIPES else name
+    assert f"Space {space} " in result.out
     assert "smallest" in result.out
     assert "largest" in result.out
 
@@ -371,7 +372,6 @@ def test_info_of_a_recipe_is_what_set_takes(prenas: Command, tmp_path: Path) -> 
     pairs = [f"{field[0]}={field[1]}" for field in fields if len(field) == 2 and "." in field[0]]
     assert len(pairs) > 25
     from prenas.recipe import with_overrides
-    from prenas.recipes import get_recipe
 
     assert with_overrides(get_recipe("digits"), pairs) == get_recipe("digits")
 

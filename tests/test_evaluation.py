@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from prenas import pipeline
 from prenas.cost import count
 from prenas.data import load_data
+from prenas.data.pictures import Pixels
 from prenas.evaluation import Evaluation, Metrics, evaluate_archs, evaluate_networks
 from prenas.export import load
 from prenas.families.vit.space import VitArch, VitSettings
@@ -130,7 +131,8 @@ def test_a_preferred_subnets_numbers_are_the_handed_over_models(
         network = load(finished_run / "subnets" / f"{number:02d}").network
         assert sum(p.numel() for p in network.parameters()) == row.params
         for name, split in splits.items():
-            images, labels = split.tensors  # type: ignore[union-attr]
+            assert isinstance(split, Pixels)
+            images, labels = split[list(range(len(split)))]
             with torch.inference_mode():
                 logits = network(images)
             hits = (logits.argmax(1) == labels).float().mean()

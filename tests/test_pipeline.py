@@ -54,6 +54,7 @@ def test_a_finished_run_holds_what_it_promises(finished_run: Path) -> None:
         "recipe.json",
         "initial.safetensors",
         "preferred.json",
+        "data.json",
         "metrics.jsonl",
         "supernet.safetensors",
         "evaluation.json",
@@ -65,7 +66,7 @@ def test_a_finished_run_holds_what_it_promises(finished_run: Path) -> None:
             for name in ("arch.json", "model.safetensors")
         ),
     }
-    for name in ("recipe.json", "preferred.json", "evaluation.json"):
+    for name in ("recipe.json", "preferred.json", "data.json", "evaluation.json"):
         assert json.loads((finished_run / name).read_text())["schema_version"] == 1
 
 

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from prenas import pipeline
 from prenas.cost import count
 from prenas.data import ImageData, load_data
+from prenas.data.pictures import Pixels
 from prenas.families.vit.space import VitArch
 from prenas.proxy.importance import measure_importance, noise_images
 from prenas.proxy.scores import WEIGHT_SCORES
@@ -388,7 +389,8 @@ def test_a_search_on_data_uses_images_and_labels() -> None:
     assert len(preferred.subnets) == 3
     assert preferred.subnets[0].score != pytest.approx(noise.subnets[0].score, rel=1e-3)
     # Labels count: the same images under turned labels score otherwise.
-    images, labels = digits.train.tensors  # type: ignore[union-attr]
+    assert isinstance(digits.train, Pixels)
+    images, labels = digits.train[list(range(len(digits.train)))]
     turned = torch.utils.data.TensorDataset(images, (labels + 1) % 10)
     other = found(recipe, ImageData(turned, turned, None, digits.class_names))
     assert other.subnets[0].score != pytest.approx(preferred.subnets[0].score, rel=1e-6)

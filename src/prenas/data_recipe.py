@@ -148,6 +148,16 @@ class DataRecipe(Value):
     """Processes that read images which are not held in memory; None: one per core, at most 8."""
 
     @model_validator(mode="after")
+    def _needs_training_and_validation(self) -> DataRecipe:
+        for split in ("train", "validation"):
+            if getattr(self, split) == "none":
+                raise ValueError(
+                    f"{split} cannot be 'none': training images are learned from, validation "
+                    "images choose; only test may be left out"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _own_data_bring_their_own(self) -> DataRecipe:
         if self.name == OWN_DATA and self.augmentation != Augmentation():
             raise ValueError(

@@ -7,6 +7,7 @@ images are moved, erased (`BatchAugmentation`, each sample from its own generato
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -32,12 +33,15 @@ def training_transform(
     Raises:
         ValueError: an `auto_augment` that timm cannot read.
     """
-    from timm.data import auto_augment, create_transform
+    from timm.data import create_transform
+    from torchvision.transforms import Compose
 
+    whole = evaluation_transform(preprocessing, settings)
     if not augmentation.changes_pictures:
-        return evaluation_transform(preprocessing, settings)
+        return whole
     try:
-        transform = create_transform(
+        _check_sections(augmentation.auto_augment or "")
+        crop, *changes, to_tensor = create_transform(
             input_size=(settings.in_chans, *settings.image_size),
             is_training=True,
             scale=augmentation.crop_scale or (1.0, 1.0),
@@ -48,32 +52,38 @@ def training_transform(
             interpolation=preprocessing.interpolation,
             mean=preprocessing.mean,
             normalize=False,
-        )
+        ).transforms
     except (AssertionError, ValueError, KeyError) as error:
         raise ValueError(
             f"data.augmentation.auto_augment: timm cannot read {augmentation.auto_augment!r} "
             f"({error}): write a policy such as rand-m9-mstd0.5-inc1, v0r-mstd0.5 or original"
         ) from None
-    for policy in transform.transforms:
-        for operation in _operations(policy):
-            if operation.aug_fn is auto_augment.posterize:
-                operation.aug_fn = _posterize
-    result: PictureTransform = transform
-    return result
+    for change in changes:
+        _mend_posterize(change)
+    crops = [crop] if augmentation.crop_scale else whole.transforms[:-1]  # type: ignore[attr-defined]
+    transform: PictureTransform = Compose([*crops, *changes, to_tensor])
+    return transform
 
 
-def _operations(policy: Any) -> list[Any]:
-    """The single operations of one of timm's policies; none of other transforms."""
-    if hasattr(policy, "policy"):
-        return [operation for steps in policy.policy for operation in steps]
-    return list(getattr(policy, "ops", []))
+def _check_sections(policy: str) -> None:
+    """ValueError for a section without a number, such as `m` or `mstdx`: timm passes over it."""
+    for section in policy.split("-")[1:]:
+        if not section.startswith("t") and not any(letter.isdigit() for letter in section):
+            raise ValueError(f"{section!r} has no number")
 
 
-def _posterize(image: Image, bits_to_keep: int, **_: Any) -> Image:
-    """timm's, down to 0 bits, which is black: Pillow 13 refuses that, earlier ones did it."""
-    if bits_to_keep >= 8:
+def _mend_posterize(change: Any) -> None:
+    """Lets timm's policies posterize to 0 bits, which Pillow refuses from version 13 on."""
+    for op in getattr(change, "ops", None) or chain(*getattr(change, "policy", ())):
+        if op.name.startswith("Posterize"):
+            op.aug_fn = _posterized
+
+
+def _posterized(image: Image, num_bits: int, **_: object) -> Image:
+    """The picture with so many bits per channel; with none it is black."""
+    if num_bits >= 8:
         return image
-    return posterize(image, bits_to_keep) if bits_to_keep else image.point(lambda _: 0)
+    return posterize(image, num_bits) if num_bits > 0 else image.point(lambda _: 0)
 
 
 def evaluation_transform(

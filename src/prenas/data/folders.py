@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import os
+import posixpath
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -31,6 +32,8 @@ SPLIT_NAMES: Mapping[str, tuple[str, ...]] = {
     "test": ("test", "testing"),
 }
 """What the folder of a split may be called."""
+
+_MOST_LINKS = 8  # in a row, inside a tar
 
 
 class Listing(NamedTuple):
@@ -127,27 +130,47 @@ def _is_hidden(name: str) -> bool:
 def _list_folder(path: Path) -> Listing:
     found = []
     for folder, subfolders, files in os.walk(path, followlinks=True):
-        subfolders.sort()
         base = Path(folder)
+        subfolders[:] = [name for name in subfolders if not _leads_back(base / name)]
         found += [((base / file).relative_to(path).as_posix(), base / file) for file in files]
     pictures, others = _sorted_out(found)
-    sizes = {name: file.stat().st_size for name, file in pictures}
+    sizes = {name: file.stat().st_size if file.exists() else 0 for name, file in pictures}
     return Listing(path, sizes, _FolderPictures(path), others)
+
+
+def _leads_back(folder: Path) -> bool:
+    """Whether a folder is a link to one that it lies in, which would be walked for ever."""
+    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
 
 
 def _list_tar(path: Path) -> Listing:
     try:
         with tarfile.open(path, mode="r:") as tar:
-            files = [member for member in tar if member.isfile()]
+            members = tar.getmembers()
     except (tarfile.TarError, EOFError) as error:
         raise ValueError(
             f"{path} is no plain tar, or is cut short ({error}): give a folder, or an uncompressed "
             ".tar of one"
         ) from None
+    there = {posixpath.normpath(member.name): member for member in members}
+    files = [member for member in members if member.isfile() or member.islnk() or member.issym()]
     pictures, others = _sorted_out((file.name.removeprefix("./"), file) for file in files)
-    places = {name: (member.offset_data, member.size) for name, member in pictures}
+    places = {name: _place(member, there) for name, member in pictures}
     sizes = {name: size for name, (_, size) in places.items()}
     return Listing(path, sizes, _TarPictures(path, places), others)
+
+
+def _place(member: tarfile.TarInfo, there: Mapping[str, tarfile.TarInfo]) -> tuple[int, int]:
+    """(offset, size) of a file, or of the one that a link leads to; nothing where it leads away."""
+    for _ in range(_MOST_LINKS):
+        if member.isfile():
+            return member.offset_data, member.size
+        base = posixpath.dirname(member.name) if member.issym() else ""
+        target = there.get(posixpath.normpath(posixpath.join(base, member.linkname)))
+        if target is None:
+            break
+        member = target
+    return 0, 0
 
 
 def _sorted_out(files: Iterable[tuple[str, T]]) -> tuple[list[tuple[str, T]], Counter[str]]:
@@ -165,14 +188,20 @@ def _sorted_out(files: Iterable[tuple[str, T]]) -> tuple[list[tuple[str, T]], Co
 
 
 def split_folders(listing: Listing) -> dict[str, str]:
-    """Split -> the folder at the top that holds it; empty if the folders are classes."""
+    """Split -> the folder at the top that holds it; empty if the folders are classes.
+
+    A folder `train` of pictures alone, without `val` or `test` beside it, is a class: of vehicles.
+    """
     folders = listing.folders
     found = {}
     for split, names in SPLIT_NAMES.items():
         there = [name for name in names if name in folders]
         if there:
             found[split] = there[0]
-    return found if "train" in found else {}
+    if "train" not in found:
+        return {}
+    is_class = len(found) == 1 and not listing.below(found["train"]).folders
+    return {} if is_class and len(folders) > 1 else found
 
 
 def unwrapped(listing: Listing) -> Listing:

@@ -192,9 +192,14 @@ def _open_folder(recipe: DataRecipe) -> tuple[tuple[str, ...], dict[str, Picture
     if "train" not in listings:
         assert root is not None, "a recipe of folders names a root or a training folder"
         listings["train"] = root
-    listings = {split: unwrapped(listing) for split, listing in listings.items()}
+    listings["train"] = unwrapped(listings["train"])
     names = class_names(listings["train"])
-    pools = {split: labelled(listing, names, split) for split, listing in listings.items()}
+    pools = {
+        split: labelled(
+            listing if set(listing.folders) <= set(names) else unwrapped(listing), names, split
+        )
+        for split, listing in listings.items()
+    }
     others = listings["train"].others.most_common(5)
     there = ", ".join(f"{count} {ending or 'without ending'}" for ending, count in others)
     notes = [f"files that are no pictures are passed over: {there}"] if others else []

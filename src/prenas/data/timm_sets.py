@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from PIL.Image import Image
 from PIL.Image import open as open_image
+from torch.utils.data import IterableDataset
 
 from prenas.data.named import NamedSet
 from prenas.data.pictures import ArrayPictures, PictureSet
@@ -40,8 +41,14 @@ def open_timm(name: str, root: str | None, splits: list[str], memory_bytes: floa
                 f"timm cannot open split {split!r} of {name} (root {root}): "
                 f"{type(error).__name__}: {error}"
             ) from None
-        names = names or _class_names(dataset)
-        is_stream = not hasattr(dataset, "__getitem__")
+        found = _class_names(dataset)
+        if names and found != names:
+            raise ValueError(
+                f"split {split!r} of {name} has other classes ({_some(found)}) than {splits[0]!r} "
+                f"({_some(names)}): is it there?"
+            )
+        names = found
+        is_stream = isinstance(dataset, IterableDataset)
         pools[split] = _streamed(dataset, name, memory_bytes) if is_stream else _indexed(dataset)
     num_classes = 1 + max(max(pool.labels, default=-1) for pool in pools.values())
     return NamedSet(names or tuple(map(str, range(num_classes))), pools)
@@ -53,6 +60,10 @@ def _class_names(dataset: Any) -> tuple[str, ...]:
         return tuple(map(str, dataset.classes))
     numbers = getattr(getattr(dataset, "reader", None), "class_to_idx", None) or {}
     return tuple(map(str, sorted(numbers, key=numbers.__getitem__)))
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:10]) or "without names"
 
 
 def _indexed(dataset: Any) -> PictureSet:
@@ -91,5 +102,10 @@ def _streamed(dataset: Any, name: str, memory_bytes: float) -> PictureSet:
                 f"({memory_bytes / 2**30:g}): raise it, unpack the set into image folders, or pass "
                 "a loader from Python"
             )
+    if len(dataset) not in (0, len(labels)):  # 0: unknown. timm passes over what it cannot read
+        raise ValueError(
+            f"{name} says that it holds {len(dataset)} pictures, yet {len(labels)} can be read: "
+            "mend its files, or the numbers in its description"
+        )
     numbers = tuple(map(str, range(len(labels))))
     return PictureSet(numbers, tuple(labels), ArrayPictures(arrays))
