@@ -56,7 +56,7 @@ def fashion_mnist() -> Recipe:
             augmentation=Augmentation(flip=0.5, crop_padding=2),
         ),
         training=TrainingRecipe(
-            epochs=25,
+            epochs=20,
             batch_size=128,
             lr_per_512_images=4e-3,
             warmup_epochs=1,
