@@ -85,6 +85,33 @@ def test_python_of_the_guide(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     assert (tmp_path / "runs/mine/preferred.json").exists()
 
 
+def test_the_walk_on_own_pictures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The README's commands on a folder of pictures, one after the other, with a short training."""
+    import numpy as np
+    from PIL import Image
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = text.split("## On your own pictures")[1].split("\n## ")[0]
+    (block,) = re.findall(r"^```\n(.*?)^```", section, flags=re.MULTILINE | re.DOTALL)
+    commands = [shlex.split(line.split("#")[0]) for line in block.splitlines()]
+    assert [words[1] for words in commands] == ["run", "run", "specialize", "predict"]
+    generator = np.random.default_rng(0)
+    for place, (name, ending) in enumerate((("cat", "jpg"), ("dog", "png"))):
+        folder = tmp_path / "photos" / name
+        folder.mkdir(parents=True)
+        for number in range(12):
+            pixels = generator.integers(0, 128, (90, 120, 3)) + 127 * place
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.{ending}")
+    monkeypatch.chdir(tmp_path)
+    short = ["--set", "training.epochs=1", "--set", "data.num_workers=0", "--threads", "1"]
+    for words in commands:
+        more = short if words[1] == "run" else ["--threads", "1"]
+        result = CliRunner().invoke(app, [*words[1:], *more])
+        assert result.exit_code == 0, (words, result.output, result.exception)
+    assert all(name in result.output for name in ("photos/cat/1.jpg", "cat", "dog", "%"))
+    assert (tmp_path / "runs/photos/report.md").exists()
+
+
 def test_no_placeholder_is_left() -> None:
     for document in DOCUMENTS:
         assert not re.search(r"@[A-Z]+@", (ROOT / document).read_text(encoding="utf-8")), document

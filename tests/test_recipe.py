@@ -384,3 +384,64 @@ def test_an_unknown_recipe_offers_the_nearest() -> None:
         get_recipe("digit")
     with pytest.raises(ValueError, match=f"available: {', '.join(sorted(RECIPES))}$"):
         get_recipe("zzz")
+
+
+# --- the published recipes (docs/method.md; the paper's released settings) ----------------------
+
+PUBLISHED = {
+    "training.epochs": 500,
+    "training.warmup_epochs": 20,
+    "training.warmup_lr": 1e-6,
+    "training.weight_decay": 0.05,
+    "training.batch_size": 8 * 128,
+    "training.lr_per_512_images": 5e-4,
+    "training.label_smoothing": 0.1,
+    "training.drop_path": 0.1,
+    "training.clip_grad_norm": None,
+    "data.augmentation.mixup": 0.8,
+    "data.augmentation.cutmix": 1.0,
+    "data.augmentation.mixing_mode": "elem",
+    "data.augmentation.mixing_switch": 0.5,
+    "data.augmentation.mixing_prob": 1.0,
+    "data.augmentation.color_jitter": 0.4,
+    "data.augmentation.erasing": 0.25,
+    "data.augmentation.erasing_mode": "pixel",
+    "data.augmentation.repeats": 3,
+    "data.augmentation.crop_scale": [0.08, 1.0],
+    "data.augmentation.flip": 0.5,
+    "data.preprocessing.interpolation": "bicubic",
+    "data.preprocessing.crop_pct": 224 / 256,
+    "space.settings.image_size": [224, 224],
+    "space.settings.num_classes": 1000,
+}
+WHERE_THEY_DIFFER = {
+    "imagenet-tiny": ("rand-n3-m10-mstd0.5-inc1", 2, 1e-7),
+    "imagenet-small": ("v0r-mstd0.5", 1, 1e-5),
+    "imagenet-base": ("rand-n3-m10-mstd0.5-inc1", 2, 1e-7),
+}
+
+
+@pytest.mark.parametrize("name", WHERE_THEY_DIFFER)
+def test_imagenet_recipes_are_the_published_ones(name: str) -> None:
+    fields = dict(flat_fields(get_recipe(name)))
+    policy, erasing_count, min_lr = WHERE_THEY_DIFFER[name]
+    own = {
+        "data.augmentation.auto_augment": policy,
+        "data.augmentation.erasing_count": erasing_count,
+        "training.min_lr": min_lr,
+        "space.name": name.removeprefix("imagenet-"),
+    }
+    for field, value in {**PUBLISHED, **own}.items():
+        assert fields[field] == value, field
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_every_recipe_states_source_or_data_cost_and_command(name: str) -> None:
+    text = RECIPES[name].__doc__ or ""
+    assert "Cost:" in text
+    assert (
+        f"Command: `prenas {'search' if get_recipe(name).training is None else 'run'} {name} "
+        in (" ".join(text.split()))
+    )
+    if get_recipe(name).training is not None:
+        assert "Source:" in text or "Data:" in text or name == "photos"

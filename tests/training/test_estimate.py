@@ -1,0 +1,136 @@
+"""A dry run: the subnets of the real run, arithmetic that can be done by hand, nothing written."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from prenas import pipeline
+from prenas.cli import app
+from prenas.cost import count
+from prenas.data import num_samples, training_batches
+from prenas.families.vit.space import VitArch
+from prenas.supernet import Supernet
+from prenas.training import estimate
+from prenas.training.estimate import SubnetCost, estimate_training
+from prenas.training.sampler import BalancedSampler
+from training.runs import MINI, WHOLE, contents, global_state_untouched, mini_recipe, own_data
+
+pytest_plugins = "training.runs"
+
+
+def archs(number: int) -> list[VitArch]:
+    """From the cheapest on, in groups of two widths."""
+    found = [
+        VitArch(embed_dim=width, num_heads=(heads, 1), mlp_ratio=(ratio, 1.0))
+        for width in (8, 16)
+        for heads in (1, 2)
+        for ratio in (1.0, 1.5, 2.0)
+    ]
+    ordered = sorted(found, key=lambda arch: count(arch, MINI.settings).params)
+    return ordered[:number]
+
+
+def test_a_dry_run_chooses_what_the_run_chooses(searched_run: Path) -> None:
+    with global_state_untouched():
+        plan = pipeline.dry_run(mini_recipe(), device="cpu")
+    assert plan.preferred.archs == pipeline.read_preferred(searched_run).archs
+
+
+def test_counts_are_the_trainings() -> None:
+    recipe, data = mini_recipe(), own_data(num_images=40)
+    assert recipe.training is not None
+    training = recipe.training.model_copy(update={"batch_size": 16, "epochs": 7})
+    supernet = Supernet(WHOLE, MINI.settings).initialize(torch.Generator().manual_seed(0))
+    found = estimate_training(supernet, archs(3), data, training)
+    assert (found.steps_per_epoch, found.num_steps) == (3, 21)
+    assert found.images_per_step == 16
+    assert found.state_bytes == 4 * 4 * count(WHOLE, MINI.settings).params
+    assert [cost.arch for cost in found.costs] == archs(3)
+    kept = [cost.activation_bytes for cost in found.costs]
+    assert found.activation_bytes == 16 * max(kept)
+    mean = sum(cost.seconds for cost in found.costs)
+    assert 0 < found.training_seconds < 7 * 40 * (mean + found.loading_seconds)
+    assert found.evaluation_seconds > 0
+
+
+def test_what_is_kept_grows_with_the_images_and_the_network() -> None:
+    """Kept bytes are counted, not timed: equal per image at any batch, larger for more layers."""
+    recipe, data = mini_recipe(), own_data(num_images=32)
+    assert recipe.training is not None
+    supernet = Supernet(WHOLE, MINI.settings).initialize(torch.Generator().manual_seed(0)).train()
+    measure = estimate._Measure(supernet, recipe.training)
+    batches = {
+        size: next(iter(training_batches(data, MINI.settings, size, 0, 0))) for size in (8, 32)
+    }
+    small, whole = archs(1)[0], WHOLE
+    for arch in (small, whole):
+        few, many = (measure(arch, batch).activation_bytes for batch in batches.values())
+        assert few == pytest.approx(many, rel=0.05)
+    assert measure(small, batches[32]).activation_bytes < many
+    # By hand, a lower bound: the hidden units before and after GELU of every layer.
+    tokens = 5
+    hidden = sum(whole.hidden_dims) * tokens * 4
+    assert many > 2 * hidden
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_the_mean_is_over_the_draws_of_the_sampler(seed: int) -> None:
+    chosen = archs(5)
+    costs = [SubnetCost(arch, float(place + 1), 0) for place, arch in enumerate(chosen)]
+    sampler = BalancedSampler(chosen, seed)
+    drawn = Counter(sampler(step) for step in range(2000))
+    by_hand = sum(drawn[cost.arch] * cost.seconds for cost in costs) / 2000
+    assert estimate._mean_seconds(costs, chosen, seed) == pytest.approx(by_hand)
+
+
+def test_unmeasured_subnets_count_as_the_next_larger() -> None:
+    chosen = archs(5)
+    costs = [SubnetCost(chosen[place], float(place), 0) for place in (0, 2, 4)]
+    every = [
+        SubnetCost(arch, seconds, 0) for arch, seconds in zip(chosen, (0, 2, 2, 4, 4), strict=True)
+    ]
+    assert estimate._mean_seconds(costs, chosen, 0) == estimate._mean_seconds(every, chosen, 0)
+
+
+def test_of_many_subnets_some_are_measured_the_largest_among_them() -> None:
+    recipe, data = mini_recipe(), own_data()
+    assert recipe.training is not None
+    supernet = Supernet(WHOLE, MINI.settings).initialize(torch.Generator().manual_seed(0))
+    found = estimate_training(supernet, archs(12), data, recipe.training)
+    measured = [cost.arch for cost in found.costs]
+    assert len(measured) <= 8
+    assert measured == [arch for arch in archs(12) if arch in measured]
+    assert measured[-1] == archs(12)[-1]
+
+
+def test_the_command_line_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["run", "digits", "--dry-run", "--out", "runs/digits", "--set", "training.epochs=2"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    for text in (
+        "6 preferred subnets",
+        "34 of 64 images",
+        "images/s",
+        "Dry run: nothing was written",
+    ):
+        assert text in result.output
+    assert contents(tmp_path) == {}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_needs_a_folder() -> None:
+    result = CliRunner().invoke(app, ["run", "digits"])
+    assert isinstance(result.exception, ValueError)
+    assert "--out FOLDER" in str(result.exception)
+
+
+def test_an_empty_training_split_is_refused() -> None:
+    recipe, data = mini_recipe(), own_data(num_images=0)
+    assert num_samples(data.train) == 0
+    assert recipe.training is not None
+    with pytest.raises(ValueError, match="training split is empty"):
+        estimate_training(Supernet(WHOLE, MINI.settings), archs(1), data, recipe.training)
