@@ -143,7 +143,7 @@ def test_a_released_checkpoint_from_file_to_model(prenas: Command, tmp_path: Pat
     path.write_text(ARCH.model_dump_json())
     result = prenas("import", file, "--out", out, "--arch", small.model_dump_json(), "--arch", path)
     assert (result.status, result.err) == (0, "")
-    assert "imported from released.pth, given by the user" in result.out
+    assert "imported from released.pth, subnets given by the user" in result.out
     assert f"Supernet  {out / 'supernet.safetensors'}" in result.out
     for arch in (small, ARCH):
         params = count(arch, SETTINGS).params

@@ -507,3 +507,12 @@ def test_nothing_is_written_for_a_file_that_is_refused(mini_file: Path, tmp_path
     with pytest.raises(ValueError, match="no whole checkpoint"):
         prenas.import_released(mini_file, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_report_of_an_imported_run(mini_file: Path, tmp_path: Path) -> None:
+    pipeline.import_released(mini_file, tmp_path / "run")
+    text = pipeline.report(tmp_path / "run").read_text()
+    assert f"imported from {mini_file.name}, the largest network: of no published space" in text
+    assert f"prenas import {mini_file.name} --out run" in text
+    assert "Nothing was chosen here: the run was imported." in text
+    assert "None" not in text.split("<details>")[0]

@@ -537,12 +537,7 @@ def _print_preferred(preferred: PreferredSet) -> None:
     }
     origin = f"{preferred.num_classes_of_isomers:,} isomer classes scored"
     if preferred.imported is not None:
-        origin = {
-            "given": "given by the user",
-            "published": f"published for the space {preferred.recipe.space.name}",
-            "largest": "the largest network: of no published space",
-        }[preferred.imported.subnets]
-        origin = f"imported from {preferred.imported.file}, {origin}"
+        origin = preferred.imported.summary
     _print_table(
         f"{preferred.recipe.name}: {len(preferred.subnets)} preferred subnets of "
         f"{preferred.num_archs:.3g} ({origin})",

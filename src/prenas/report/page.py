@@ -40,6 +40,7 @@ def write_report(
         )
     numbers = range(len(preferred.subnets))
     models = {number: f"{artifacts.SUBNETS}/{number:02d}" for number in numbers}
+    images = out / artifacts.DATA
     run = RunSoFar(
         folder=out.resolve().name,
         preferred=preferred,
@@ -47,6 +48,7 @@ def write_report(
         rows=rows,
         best=best,
         models={n: m for n, m in models.items() if (out / m / artifacts.MODEL_ARCH).exists()},
+        images=artifacts.read_json(images) if images.exists() else None,
     )
     folder = out / artifacts.REPORT_PICTURES
     artifacts.require_writable(folder)

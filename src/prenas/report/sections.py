@@ -6,7 +6,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from statistics import median
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prenas import artifacts
 from prenas.report.cells import block_score_panels
@@ -36,6 +36,8 @@ class RunSoFar(NamedTuple):
     """Number of the best subnet by validation."""
     models: Mapping[int, str]
     """Subnet -> its handed-over model, as a path inside the folder."""
+    images: Mapping[str, Any] | None
+    """What `data.json` says of the images; None before the training."""
 
 
 def summary(run: RunSoFar) -> list[str]:
@@ -48,6 +50,9 @@ def summary(run: RunSoFar) -> list[str]:
         f"{plural(preferred.num_classes_of_isomers, 'isomer class', 'isomer classes')} scored"
     )
     data = f"data {escape(recipe.data.name)}" if recipe.data else "no data"
+    if run.images is not None:
+        sizes = ", ".join(f"{name} {size:,}" for name, size in run.images["num_images"].items())
+        data += f": {sizes} images in {plural(len(run.images['class_names']), 'class', 'classes')}"
     trained = (
         f"{data}; {len(run.epochs):,} of {plural(recipe.training.epochs, 'epoch')} trained"
         if recipe.training
@@ -65,7 +70,12 @@ def summary(run: RunSoFar) -> list[str]:
         )
     elif recipe.training:
         found += "; not evaluated yet"
+    if (origin := preferred.imported) is not None:
+        searched = f"none; {escape(origin.summary)}"
+        trained = "as released"
     lines = [f"- **Search:** {searched}.", f"- **Training:** {trained}.", f"- **Found:** {found}."]
+    if run.images is not None:
+        lines += [f"- **Images:** {escape(note)}." for note in run.images["notes"]]
     return [f"# {escape(recipe.name)}: {num_subnets}", "\n".join(lines)]
 
 
@@ -87,7 +97,7 @@ def subnets(run: RunSoFar) -> list[str]:
             f"{subnet.params:,}",
             millions(subnet.macs),
             escape(subnet.arch.summary),
-            f"{subnet.score:,.1f}",
+            NONE if subnet.score is None else f"{subnet.score:,.1f}",
             "; ".join(
                 NONE if choice.margin is None else f"{100 * choice.margin:.2g}"
                 for choice in choices
@@ -190,6 +200,8 @@ def training(run: RunSoFar) -> list[str]:
 def stability(run: RunSoFar) -> list[str]:
     """How far other initialisations would choose the same."""
     heading, agreement = "## Stability of the choice", run.preferred.agreement
+    if run.preferred.imported is not None:
+        return [heading, "Nothing was chosen here: the run was imported."]
     if not agreement:
         return [
             heading,
@@ -231,7 +243,10 @@ def reproduction(run: RunSoFar) -> list[str]:
     """Recipe, versions, device and command."""
     preferred, recipe = run.preferred, run.preferred.recipe
     command = command_of(recipe, run.folder)
-    if command:
+    if preferred.imported is not None:
+        file = shlex.quote(preferred.imported.file)
+        how = code(f"prenas import {file} --out {shlex.quote(run.folder)}", "sh")
+    elif command:
         device = shlex.quote(preferred.device)
         how = code(f"{command} --device {device} --threads {preferred.num_threads}", "sh")
     else:

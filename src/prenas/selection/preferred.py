@@ -64,6 +64,16 @@ class Imported(Value):
     subnets: Literal["given", "published", "largest"]
     """Named by the user, published by the authors, or the largest network for want of those."""
 
+    @property
+    def summary(self) -> str:
+        """For people: from where, and whose subnets."""
+        whose = {
+            "given": "subnets given by the user",
+            "published": "subnets published for its space",
+            "largest": "the largest network: of no published space",
+        }[self.subnets]
+        return f"imported from {self.file}, {whose}"
+
 
 class PreferredSet(Value):
     """The result of a search, or of an import; written as `preferred.json`."""
