@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import sys
@@ -318,6 +319,7 @@ def info_command(
         _print_lists()
     elif name in RECIPES:
         recipe = get_recipe(name)
+        _out.print(f"{inspect.getdoc(RECIPES[name])}\n", soft_wrap=True)
         _print_space(recipe.space)
         _print_table(
             f"Recipe {name}: the fields, as --set FIELD=VALUE takes them",
@@ -641,6 +643,12 @@ def _print_estimate(plan: DryRun, recipe: Recipe) -> None:
             ),
         ],
     )
+    if memory > estimate.machine_bytes:
+        _out.print(
+            f"That is more than the {_size(estimate.machine_bytes)} of this machine: lower "
+            "training.batch_size",
+            soft_wrap=True,
+        )
     _out.print("Dry run: nothing was written.", soft_wrap=True)
 
 

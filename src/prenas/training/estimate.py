@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -58,6 +59,8 @@ class Estimate(NamedTuple):
     """Weights, gradients and moments of the supernet."""
     activation_bytes: int
     """Of a full step of the costliest subnet."""
+    machine_bytes: int
+    """Memory of the device, all of it."""
 
 
 def estimate_training(
@@ -104,7 +107,14 @@ def estimate_training(
         evaluation_seconds=num_evaluated * len(archs) * data.num_crops * mean_forward,
         state_bytes=_COPIES * _BYTES * num_params,
         activation_bytes=recipe.batch_size * max(cost.activation_bytes for cost in costs),
+        machine_bytes=_machine_bytes(next(supernet.parameters()).device),
     )
+
+
+def _machine_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _mean_seconds(costs: Sequence[SubnetCost], archs: Sequence[Arch], seed: int) -> float:
