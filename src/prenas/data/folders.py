@@ -147,6 +147,7 @@ def _list_tar(path: Path) -> Listing:
     try:
         with tarfile.open(path, mode="r:") as tar:
             members = tar.getmembers()
+            _check_end(path, tar)
     except (tarfile.TarError, EOFError) as error:
         raise ValueError(
             f"{path} is no plain tar, or is cut short ({error}): give a folder, or an uncompressed "
@@ -158,6 +159,17 @@ def _list_tar(path: Path) -> Listing:
     places = {name: _place(member, there) for name, member in pictures}
     sizes = {name: size for name, (_, size) in places.items()}
     return Listing(path, sizes, _TarPictures(path, places), others)
+
+
+def _check_end(path: Path, tar: tarfile.TarFile) -> None:
+    """Raises TarError where the members end without the block of zeros that ends a tar.
+
+    The reader of the standard library takes a cut or damaged header for the end.
+    """
+    with path.open("rb") as file:
+        file.seek(tar.offset)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError(f"no end mark after {len(tar.getmembers())} members")
 
 
 def _place(member: tarfile.TarInfo, there: Mapping[str, tarfile.TarInfo]) -> tuple[int, int]:
