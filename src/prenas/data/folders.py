@@ -33,6 +33,7 @@ SPLIT_NAMES: Mapping[str, tuple[str, ...]] = {
 }
 """What the folder of a split may be called."""
 
+PICTURE_ENDINGS = (*IMG_EXTENSIONS, ".gif")
 _MOST_LINKS = 8  # in a row, inside a tar
 
 
@@ -114,7 +115,7 @@ def list_pictures(path: Path) -> Listing:
         raise ValueError(
             f"there are no pictures in {path}"
             + (f" (other files: {there})" if there else "")
-            + f": prenas reads {', '.join(IMG_EXTENSIONS)}, one folder per class"
+            + f": prenas reads {', '.join(PICTURE_ENDINGS)}, one folder per class"
         )
     return listing
 
@@ -192,7 +193,7 @@ def _sorted_out(files: Iterable[tuple[str, T]]) -> tuple[list[tuple[str, T]], Co
         ending = PurePosixPath(name).suffix.lower()
         if _is_hidden(name):
             continue
-        if ending in IMG_EXTENSIONS:
+        if ending in PICTURE_ENDINGS:
             pictures.append((name, file))
         else:
             others[ending] += 1

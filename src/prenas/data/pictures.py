@@ -225,6 +225,7 @@ def prepare(
     is_fixed: bool,
     memory_bytes: float,
     skip: bool,
+    may_replace: bool = False,
 ) -> Prepared:
     """Chooses how a split is held: resized in memory, decoded in memory, or on disk.
 
@@ -233,6 +234,8 @@ def prepare(
         is_fixed: whether it gives one result per picture, always the same.
         memory_bytes: the most that the held pictures may take.
         skip: leave unreadable pictures out, instead of refusing.
+        may_replace: whether, on disk, the next picture may stand for one that is left out; else
+            all are read once to find them.
 
     Raises:
         ValueError: unreadable pictures; how many, the first of them by name, and why.
@@ -250,6 +253,10 @@ def prepare(
         held = ArrayPictures(decoded.values)
         numbers = tuple(map(str, range(len(decoded.values))))
         pictures = PictureSet(numbers, decoded.pictures.labels, held)
+    elif skip and not may_replace:
+        readable = _read_all(pictures, in_chans, lambda _: None)
+        notes = _handle_problems(readable, total, skip)
+        pictures = readable.pictures
     return Prepared(Pictures(pictures, transform, in_chans, preprocessing, skip=skip), notes)
 
 

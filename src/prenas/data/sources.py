@@ -92,6 +92,7 @@ def load_data(recipe: DataRecipe, settings: Settings) -> ImageData:
             is_fixed=not recipe.augmentation.changes_pictures if is_training else recipe.crops == 1,
             memory_bytes=recipe.memory_gib * 2**30,
             skip=recipe.unreadable == "skip",
+            may_replace=is_training,
         )
         notes.extend(f"{name}: {note}" for note in prepared.notes)
         return prepared.dataset
