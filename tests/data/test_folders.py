@@ -148,6 +148,13 @@ def test_a_split_of_one_class_is_not_taken_apart(tmp_path: Path) -> None:
     assert "validation has no picture of 1 classes (dog" in note
 
 
+def test_folders_beside_the_splits_are_noted(photos: Path) -> None:
+    write(photos, ["holdout/cat/1.png"])
+    (note,) = opened(photos).notes
+    assert note == "folders beside the splits are passed over: holdout"
+    assert opened(photos, test="holdout").notes[0].startswith("test has no picture of 1 classes")
+
+
 # --- other files ---------------------------------------------------------------------------------
 
 

@@ -129,6 +129,19 @@ def test_of_animated_pictures_the_first_frame_is_used_and_noted(
     )
 
 
+@pytest.mark.parametrize(("ending", "kind"), [("jpg", "MPO"), ("tiff", "TIFF")])
+def test_previews_and_pages_are_no_animation(ending: str, kind: str, tmp_path: Path) -> None:
+    """As in the JPEGs of many telephones."""
+
+    def save(path: Path) -> None:
+        plain().save(path, kind, save_all=True, append_images=[plain(colour=OTHER)])
+
+    found = loaded(set_of(tmp_path, ending, save))
+    images, _ = everything(found.validation)
+    assert images[0].mean((1, 2)).tolist() == pytest.approx(COLOUR, abs=3)
+    assert found.notes == ()
+
+
 # --- unreadable ----------------------------------------------------------------------------------
 
 

@@ -27,6 +27,7 @@ T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
 _MODES = {1: "L", 3: "RGB"}
+_STILL = ("MPO", "TIFF")  # further frames are previews or pages, not time
 _NUM_NAMED = 10  # unreadable pictures that a message names
 _NUM_MEASURED = 64  # pictures whose sizes stand for all when memory is estimated
 
@@ -114,7 +115,7 @@ def _read_all(pictures: PictureSet, in_chans: int, make: Callable[[Image.Image],
     def read(name: str) -> tuple[T, bool] | Problem:
         try:
             image = pictures.open(name)
-            is_animated = getattr(image, "is_animated", False)
+            is_animated = getattr(image, "is_animated", False) and image.format not in _STILL
             return make(with_channels(image, in_chans)), is_animated
         except MemoryError:
             raise

@@ -204,6 +204,9 @@ def _open_folder(recipe: DataRecipe) -> tuple[tuple[str, ...], dict[str, Picture
     others = listings["train"].others.most_common(5)
     there = ", ".join(f"{count} {ending or 'without ending'}" for ending, count in others)
     notes = [f"files that are no pictures are passed over: {there}"] if others else []
+    wanted = {getattr(recipe, split) for split in SPLIT_NAMES}
+    if root and found and (unused := set(root.folders) - {*found.values(), *wanted}):
+        notes.append(f"folders beside the splits are passed over: {', '.join(sorted(unused)[:5])}")
     return names, pools, notes
 
 
