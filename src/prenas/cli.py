@@ -33,8 +33,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-_out = Console(highlight=False, markup=False)
-_errors = Console(stderr=True, highlight=False, markup=False)
+_out = Console(highlight=False, markup=False, emoji=False)
+_errors = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 RecipeName = Annotated[
     str | None, typer.Argument(metavar="[RECIPE]", help="See `prenas info`.", show_default=False)
@@ -529,7 +529,7 @@ def _print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any
         table.add_row(*map(str, row))
     _out.print(title, style="bold", soft_wrap=True)
     width = Console(width=10_000).measure(table).maximum
-    Console(width=width, highlight=False, markup=False).print(table)
+    Console(width=width, highlight=False, markup=False, emoji=False).print(table)
 
 
 def _print_preferred(preferred: PreferredSet) -> None:

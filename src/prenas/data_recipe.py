@@ -141,7 +141,8 @@ class DataRecipe(Value):
     """Crops per evaluated image, whose logits are averaged: the centre; and the corners; and
     their mirror images."""
     unreadable: Literal["refuse", "skip"] = "refuse"
-    """What to do about pictures that cannot be read: stop and name them, or leave them out."""
+    """What to do about pictures that cannot be read: stop and name them, or leave them out (for a
+    training picture that is read from disk, the next one stands)."""
     memory_gib: float = Field(4.0, ge=0)
     """Sets that need at most this much memory, decoded, are read once and held there."""
     num_workers: int | None = Field(None, ge=0)

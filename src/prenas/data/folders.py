@@ -33,6 +33,7 @@ SPLIT_NAMES: Mapping[str, tuple[str, ...]] = {
 }
 """What the folder of a split may be called."""
 
+PICTURE_ENDINGS = (*IMG_EXTENSIONS, ".gif")
 _MOST_LINKS = 8  # in a row, inside a tar
 
 
@@ -114,7 +115,7 @@ def list_pictures(path: Path) -> Listing:
         raise ValueError(
             f"there are no pictures in {path}"
             + (f" (other files: {there})" if there else "")
-            + f": prenas reads {', '.join(IMG_EXTENSIONS)}, one folder per class"
+            + f": prenas reads {', '.join(PICTURE_ENDINGS)}, one folder per class"
         )
     return listing
 
@@ -147,6 +148,7 @@ def _list_tar(path: Path) -> Listing:
     try:
         with tarfile.open(path, mode="r:") as tar:
             members = tar.getmembers()
+            _check_end(path, tar)
     except (tarfile.TarError, EOFError) as error:
         raise ValueError(
             f"{path} is no plain tar, or is cut short ({error}): give a folder, or an uncompressed "
@@ -158,6 +160,17 @@ def _list_tar(path: Path) -> Listing:
     places = {name: _place(member, there) for name, member in pictures}
     sizes = {name: size for name, (_, size) in places.items()}
     return Listing(path, sizes, _TarPictures(path, places), others)
+
+
+def _check_end(path: Path, tar: tarfile.TarFile) -> None:
+    """Raises TarError where the members end without the block of zeros that ends a tar.
+
+    The reader of the standard library takes a cut or damaged header for the end.
+    """
+    with path.open("rb") as file:
+        file.seek(tar.offset)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError(f"no end mark after {len(tar.getmembers())} members")
 
 
 def _place(member: tarfile.TarInfo, there: Mapping[str, tarfile.TarInfo]) -> tuple[int, int]:
@@ -180,7 +193,7 @@ def _sorted_out(files: Iterable[tuple[str, T]]) -> tuple[list[tuple[str, T]], Co
         ending = PurePosixPath(name).suffix.lower()
         if _is_hidden(name):
             continue
-        if ending in IMG_EXTENSIONS:
+        if ending in PICTURE_ENDINGS:
             pictures.append((name, file))
         else:
             others[ending] += 1

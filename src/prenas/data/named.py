@@ -33,6 +33,10 @@ def download_folder() -> Path:
 
 
 def _of_arrays(images: np.ndarray[Any, Any], labels: Any) -> PictureSet:
+    if len(images) != len(labels):
+        raise ValueError(
+            f"there are {len(images)} pictures and {len(labels)} labels: restore the files"
+        )
     numbers = tuple(map(str, range(len(images))))
     return PictureSet(numbers, tuple(map(int, labels)), ArrayPictures(images))
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from prenas.data.folders import list_pictures, unwrapped_splits
 from prenas.data.named import NAMED
 from prenas.data.sources import NO_SPLIT, open_data
 from prenas.data.timm_sets import is_timm_name
@@ -50,23 +52,28 @@ def _listed(texts: Sequence[str] | str) -> list[str]:
 def _fields(data: DataRecipe, texts: Sequence[str]) -> dict[str, str | float | None]:
     """The fields of a data recipe that the texts change."""
     fields: dict[str, str | float | None] = {}
+    places: dict[str, str] = {}
     for text in texts:
         split, separator, place = (part.strip() for part in text.partition("="))
         if separator and split in _SPLITS:
             name = _SPLITS[split]
-            if name in fields:
+            if name in places:
                 raise ValueError(f"--data {text!r}: {name} is given twice")
-            fields[name] = _place(place, text)
+            if not place:
+                raise ValueError(f"--data {text!r} names no place: {_SHAPE}")
+            places[name] = place
         elif "name" in fields:
             there = fields["root"] or fields["name"]
             raise ValueError(f"--data {text!r}: {there} is given already")
         else:
             fields |= _source(text)
+    others: dict[str, str | float | None] = {"train": None, "validation": None, "test": None}
     if "name" in fields:  # other images: nothing of the old splits holds
-        return {"train": None, "validation": None, "test": None, **fields}
-    if "train" in fields and fields["train"] is not None:
-        return {"name": FOLDER, "root": None, "validation": None, "test": None, **fields}
-    return fields
+        fields = {**others, **fields}
+    elif "train" in places:
+        fields = {**others, "name": FOLDER, "root": None}
+    source = {"name": data.name, "root": data.root, **fields}
+    return fields | {split: _place(place, source) for split, place in places.items()}
 
 
 def _source(text: str) -> dict[str, str | None]:
@@ -74,7 +81,7 @@ def _source(text: str) -> dict[str, str | None]:
     if name in NAMED or is_timm_name(name):
         return {"name": name, "root": str(Path(root).expanduser().resolve()) if root else None}
     path = Path(text).expanduser()
-    if not path.exists():
+    if not text.strip() or not path.exists():
         raise ValueError(
             f"--data {text!r} is neither a folder or tar that exists nor the name of a set "
             f"({', '.join(NAMED)}): {_SHAPE}"
@@ -82,14 +89,17 @@ def _source(text: str) -> dict[str, str | None]:
     return {"name": FOLDER, "root": str(path.resolve())}
 
 
-def _place(place: str, text: str) -> str | float | None:
-    """A split: a share, `none`, a place on disk (made absolute), or a name inside the source."""
-    if not place:
-        raise ValueError(f"--data {text!r} names no place: {_SHAPE}")
+def _place(place: str, source: Mapping[str, Any]) -> str | float:
+    """A split: a share, `none`, a name inside the source, or a place on disk (made absolute)."""
     if place == NO_SPLIT:
         return NO_SPLIT
     try:
         return float(place)
     except ValueError:
-        path = Path(place).expanduser()
-        return str(path.resolve()) if path.exists() else place
+        pass
+    path, name, root = Path(place).expanduser(), source["name"], source["root"]
+    if name in NAMED or is_timm_name(name) or not path.exists():
+        return place
+    if root and place in unwrapped_splits(list_pictures(Path(root))).folders:
+        return place
+    return str(path.resolve())

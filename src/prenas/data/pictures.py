@@ -27,6 +27,7 @@ T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
 _MODES = {1: "L", 3: "RGB"}
+_STILL = ("MPO", "TIFF")  # further frames are previews or pages, not time
 _NUM_NAMED = 10  # unreadable pictures that a message names
 _NUM_MEASURED = 64  # pictures whose sizes stand for all when memory is estimated
 
@@ -122,7 +123,7 @@ def _read_all(pictures: PictureSet, in_chans: int, make: Callable[[Image.Image],
     def read(name: str) -> tuple[T, bool] | Problem:
         try:
             image = pictures.open(name)
-            is_animated = getattr(image, "is_animated", False)
+            is_animated = getattr(image, "is_animated", False) and image.format not in _STILL
             return make(with_channels(image, in_chans)), is_animated
         except MemoryError:
             raise
@@ -233,6 +234,7 @@ def prepare(
     is_fixed: bool,
     memory_bytes: float,
     skip: bool,
+    may_replace: bool = False,
 ) -> Prepared:
     """Chooses how a split is held: resized in memory, decoded in memory, or on disk.
 
@@ -241,6 +243,8 @@ def prepare(
         is_fixed: whether it gives one result per picture, always the same.
         memory_bytes: the most that the held pictures may take.
         skip: leave unreadable pictures out, instead of refusing.
+        may_replace: whether, on disk, the next picture may stand for one that is left out; else
+            all are read once to find them.
 
     Raises:
         ValueError: unreadable pictures; how many, the first of them by name, and why.
@@ -258,6 +262,10 @@ def prepare(
         held = ArrayPictures(decoded.values)
         numbers = tuple(map(str, range(len(decoded.values))))
         pictures = PictureSet(numbers, decoded.pictures.labels, held)
+    elif skip and not may_replace:
+        readable = _read_all(pictures, in_chans, lambda _: None)
+        notes = _handle_problems(readable, total, skip)
+        pictures = readable.pictures
     return Prepared(Pictures(pictures, transform, in_chans, preprocessing, skip=skip), notes)
 
 

@@ -92,6 +92,7 @@ def load_data(recipe: DataRecipe, settings: Settings) -> ImageData:
             is_fixed=not recipe.augmentation.changes_pictures if is_training else recipe.crops == 1,
             memory_bytes=recipe.memory_gib * 2**30,
             skip=recipe.unreadable == "skip",
+            may_replace=is_training,
         )
         notes.extend(f"{name}: {note}" for note in prepared.notes)
         return prepared.dataset
@@ -203,6 +204,9 @@ def _open_folder(recipe: DataRecipe) -> tuple[tuple[str, ...], dict[str, Picture
     others = listings["train"].others.most_common(5)
     there = ", ".join(f"{count} {ending or 'without ending'}" for ending, count in others)
     notes = [f"files that are no pictures are passed over: {there}"] if others else []
+    wanted = {getattr(recipe, split) for split in SPLIT_NAMES}
+    if root and found and (unused := set(root.folders) - {*found.values(), *wanted}):
+        notes.append(f"folders beside the splits are passed over: {', '.join(sorted(unused)[:5])}")
     return names, pools, notes
 
 
@@ -228,14 +232,16 @@ def _divided(
 
     Without word from the recipe, validation is a tenth; test too if the data have no splits at all.
     """
-    train, found, notes = pools["train"], dict(pools), list(notes)
+    notes, shares = list(notes), {}
     has_no_splits = len(pools) == 1 and recipe.name == FOLDER and recipe.validation is None
-    for split in ("test", "validation"):
+    for split in ("validation", "test"):
         share = getattr(recipe, split)
         if share is None and split not in pools and (split == "validation" or has_no_splits):
             share = _SHARE
         if isinstance(share, float):
-            train, found[split] = _without_share(train, share, split)
+            shares[split] = share
+    train, taken = _without_shares(pools["train"], shares)
+    found = {**pools, **taken}
     for split in ("validation", "test"):
         if split not in found:
             continue
@@ -252,16 +258,23 @@ def _divided(
     return Opened(names, train, found["validation"], found.get("test"), tuple(notes))
 
 
-def _without_share(pictures: PictureSet, share: float, split: str) -> tuple[PictureSet, PictureSet]:
-    """(the rest, a share of every class), drawn once for all: it does not follow a run's seed.
+def _without_shares(
+    pictures: PictureSet, shares: Mapping[str, float]
+) -> tuple[PictureSet, dict[str, PictureSet]]:
+    """(the rest, split -> its share of every class), drawn once for all, whatever a run's seed.
 
-    Of a class with one picture nothing is taken, of others at least one.
+    Of a class at least one picture is taken, but never its last. The first split does not depend
+    on whether there are others: validation stays what it was when another test set is given.
     """
-    generator = numpy_generator(0, f"{split} share")
     labels = np.array(pictures.labels)
-    taken = np.zeros(len(labels), dtype=bool)
-    for label in np.unique(labels):
-        members = generator.permutation(np.flatnonzero(labels == label))
-        most = len(members) - 1
-        taken[members[: min(most, max(1, round(share * len(members))))]] = True
-    return pictures.subset(np.flatnonzero(~taken)), pictures.subset(np.flatnonzero(taken))
+    split_of = np.full(len(labels), "", dtype=object)
+    for split, share in shares.items():
+        generator = numpy_generator(0, f"{split} share")
+        for label in np.unique(labels):
+            members = generator.permutation(np.flatnonzero(labels == label))
+            free = members[split_of[members] == ""]
+            number = min(len(free) - 1, max(1, round(share * len(members))))
+            split_of[free[:number]] = split
+    return pictures.subset(np.flatnonzero(split_of == "")), {
+        split: pictures.subset(np.flatnonzero(split_of == split)) for split in shares
+    }

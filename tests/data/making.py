@@ -1,0 +1,79 @@
+"""Small pictures, and folders, tars and recipes of them."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from prenas.data import evaluation_batches, load_data
+from prenas.data.images import ImageData, ImageSource, num_samples
+from prenas.data.sources import Opened, open_data
+from prenas.data_recipe import DataRecipe, Preprocessing
+from prenas.families.vit.space import VitSettings
+
+SETTINGS = VitSettings(image_size=(8, 8), in_chans=3, num_classes=4, patch_size=4)
+GREY_SETTINGS = VitSettings(image_size=(8, 8), in_chans=1, num_classes=4, patch_size=4)
+
+BYTES = Preprocessing(mean=(0.0,) * 3, std=(1 / 255,) * 3, crop_pct=1.0)
+"""Leaves pixels what they are, 0 to 255."""
+GREY_BYTES = Preprocessing(mean=(0.0,), std=(1 / 255,), crop_pct=1.0)
+
+
+def noise(key: int, width: int = 12, height: int = 10) -> Image.Image:
+    """A picture of its own for every key."""
+    pixels = np.random.default_rng(key).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def write(root: Path, names: Iterable[str]) -> Path:
+    """Writes a picture under every name; which one follows from the name's last part."""
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noise(sum(map(ord, path.stem)) * 31 + len(path.stem)).save(path)
+    return root
+
+
+def tar_of(folder: Path, path: Path, *, inside: str = "", mode: str = "w") -> Path:
+    """A tar of what a folder holds, perhaps inside a folder of its own, in no special order."""
+    with tarfile.open(path, mode) as tar:  # type: ignore[call-overload]
+        for file in sorted(folder.rglob("*"), reverse=True):
+            if not file.is_dir() or file.is_symlink():
+                tar.add(file, arcname=f"{inside}{file.relative_to(folder).as_posix()}")
+    return path
+
+
+def recipe(root: Path | None = None, **fields: Any) -> DataRecipe:
+    """Image folders at a place, read in this process."""
+    at = None if root is None else str(root)
+    return DataRecipe(
+        **{"name": "folder", "root": at, "preprocessing": BYTES, "num_workers": 0, **fields}
+    )
+
+
+def opened(root: Path | None = None, **fields: Any) -> Opened:
+    return open_data(recipe(root, **fields))
+
+
+def loaded(root: Path | None = None, **fields: Any) -> ImageData:
+    return load_data(recipe(root, **fields), SETTINGS)
+
+
+def labelled_names(split: Any) -> list[tuple[str, int]]:
+    """(name, label) of every picture of an opened split."""
+    return list(zip(split.names, split.labels, strict=True))
+
+
+def everything(source: ImageSource, settings: VitSettings = SETTINGS) -> tuple[Tensor, Tensor]:
+    """All images and labels of a split, as an evaluation sees them."""
+    if num_samples(source) == 0:
+        return torch.empty(0), torch.empty(0)
+    images, labels = zip(*evaluation_batches(source, settings, 5), strict=True)
+    return torch.cat(images), torch.cat(labels)

@@ -1,0 +1,246 @@
+"""Batches of pictures: a sample follows from (seed, epoch, image, copy), however it is made."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, TensorDataset
+
+from data.making import SETTINGS, loaded, write
+from prenas.data import (
+    ImageData,
+    check_splits,
+    evaluation_batches,
+    labelled_sample,
+    num_batches,
+    num_samples,
+    training_batches,
+)
+from prenas.data.pictures import Pictures, Pixels
+from prenas.data_recipe import Augmentation
+from prenas.families.vit.space import VitSettings
+from training.runs import global_state_untouched, own_data, value_error_of
+
+EVERYTHING = Augmentation(
+    crop_scale=(0.3, 1.0),
+    auto_augment="rand-m9-mstd0.5-inc1",
+    flip=0.5,
+    crop_padding=1,
+    shift_pixels=0.5,
+    rotation_degrees=5.0,
+    scale=0.1,
+    erasing=0.5,
+)
+MIXED = EVERYTHING.model_copy(update={"mixup": 0.8, "cutmix": 1.0, "mixing_mode": "elem"})
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    names = [f"train/{kind}/{n}.png" for kind in ("cat", "dog") for n in range(9)]
+    return write(tmp_path_factory.mktemp("batches"), [*names, "val/cat/1.png", "val/dog/1.png"])
+
+
+def epoch_of(data: ImageData, batch_size: int, seed: int = 3, epoch: int = 2) -> tuple[Any, Any]:
+    """Images and labels of an epoch, in their order."""
+    with global_state_untouched():
+        batches = list(training_batches(data, SETTINGS, batch_size, seed, epoch))
+    assert [len(b.labels) for b in batches[:-1]] == [batch_size] * (len(batches) - 1)
+    assert len(batches) == num_batches(data.train, batch_size)
+    return torch.cat([b.images for b in batches]), torch.cat([b.labels for b in batches])
+
+
+WAYS: dict[str, dict[str, Any]] = {
+    "decoded in memory": {},
+    "on disk": {"memory_gib": 0.0},
+    "two workers": {"memory_gib": 0.0, "num_workers": 2},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("batch_size", [1, 5, 18, 64])
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_a_sample_does_not_depend_on_how_it_is_made(
+    way: str, batch_size: int, repeats: int, photos: Path
+) -> None:
+    """With every change of single images switched on; to rounding, as sums over batches differ."""
+    changes = EVERYTHING.model_copy(update={"repeats": repeats})
+    images, labels = epoch_of(loaded(photos, augmentation=changes), 7)
+    found, found_labels = epoch_of(loaded(photos, augmentation=changes, **WAYS[way]), batch_size)
+    assert torch.equal(found_labels, labels)
+    assert torch.allclose(found, images, atol=1e-3)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_mixed_batches_do_not_depend_on_how_they_are_made(way: str, photos: Path) -> None:
+    images, shares = epoch_of(loaded(photos, augmentation=MIXED), 5)
+    found, found_shares = epoch_of(loaded(photos, augmentation=MIXED, **WAYS[way]), 5)
+    assert torch.equal(found, images)
+    assert torch.equal(found_shares, shares)
+    assert shares.shape == (18, 4)
+    assert torch.allclose(shares.sum(1), torch.ones(18), atol=1e-6)
+
+
+@pytest.mark.parametrize("changes", [EVERYTHING, MIXED])
+def test_seeds_and_epochs_change_every_sample(changes: Augmentation, photos: Path) -> None:
+    data = loaded(photos, augmentation=changes)
+    seen = [epoch_of(data, 6, seed, epoch)[0] for seed, epoch in ((0, 0), (0, 1), (1, 0))]
+    rows = [tuple(image.flatten().tolist()) for images in seen for image in images]
+    assert len(set(rows)) == len(rows)
+    assert torch.equal(epoch_of(data, 6, 0, 0)[0], seen[0])
+
+
+# --- repeated augmentation -----------------------------------------------------------------------
+
+
+class Numbered(Dataset[Any]):
+    """The label is the index; the image is drawn by a transform that knows global numbers only."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return torch.rand(3, 8, 8), index
+
+
+NUMBERED = VitSettings(image_size=(8, 8), num_classes=100, patch_size=4)
+
+
+def numbered(source: Dataset[Any], **fields: Any) -> ImageData:
+    return ImageData(source, source, None, tuple(map(str, range(100))), **fields)
+
+
+@pytest.mark.parametrize("repeats", [1, 2, 3, 4, 30])
+@pytest.mark.parametrize("batch_size", [1, 4, 6, 23])
+def test_copies_follow_each_other_and_epochs_keep_their_length(
+    repeats: int, batch_size: int
+) -> None:
+    data = numbered(Numbered(23), repeats=repeats)
+    batches = list(training_batches(data, NUMBERED, batch_size, 0, 0))
+    labels = torch.cat([batch.labels for batch in batches]).tolist()
+    assert len(labels) == 23
+    assert len(batches) == num_batches(data.train, batch_size)
+    groups = [labels[start : start + repeats] for start in range(0, 23, repeats)]
+    assert all(len(set(group)) == 1 for group in groups)
+    firsts = [group[0] for group in groups]
+    assert len(set(firsts)) == len(firsts)
+    plain = numbered(Numbered(23))
+    order = torch.cat([b.labels for b in training_batches(plain, NUMBERED, 5, 0, 0)]).tolist()
+    assert firsts == order[: len(firsts)]
+
+
+def test_copies_differ_and_the_first_is_what_it_would_be_alone() -> None:
+    """In what data sets draw, and in what each sample's generator gives."""
+
+    def drawn(repeats: int) -> list[tuple[int, float, float]]:
+        data = numbered(Numbered(12), repeats=repeats)
+        return [
+            (int(label), float(image.sum()), generator.random())
+            for batch in training_batches(data, NUMBERED, 5, 0, 0)
+            for image, label, generator in zip(*batch, strict=True)
+        ]
+
+    once, thrice = drawn(1), drawn(3)
+    assert len({image for _, image, _ in thrice}) == 12
+    assert len({number for _, _, number in thrice}) == 12
+    assert thrice[::3] == once[:4]
+
+
+def test_copies_of_pictures_held_resized_are_augmented_anew(photos: Path) -> None:
+    data = loaded(photos, augmentation=Augmentation(crop_padding=3, flip=0.5, repeats=3))
+    assert isinstance(data.train, Pixels)
+    images, _ = epoch_of(data, 9)
+    assert len({tuple(image.flatten().tolist()) for image in images}) > 15
+
+
+# --- evaluation ----------------------------------------------------------------------------------
+
+
+def test_evaluation_sees_no_augmentation(photos: Path) -> None:
+    changed, plain = loaded(photos, augmentation=MIXED), loaded(photos)
+    for name, split in plain.splits.items():
+        (images, labels), (others, other_labels) = (
+            next(iter(evaluation_batches(one, SETTINGS, 9)))
+            for one in (split, changed.splits[name])
+        )
+        assert torch.equal(images, others)
+        assert torch.equal(labels, other_labels)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("batch_size", [1, 5, 50])
+def test_evaluation_is_in_order_whoever_reads(
+    num_workers: int, batch_size: int, photos: Path
+) -> None:
+    held, on_disk = loaded(photos), loaded(photos, memory_gib=0)
+    assert isinstance(on_disk.train, Pictures)
+    with global_state_untouched():
+        batches = list(evaluation_batches(on_disk.train, SETTINGS, batch_size, num_workers))
+    assert isinstance(held.train, Pixels)
+    images, labels = held.train[list(range(18))]
+    assert torch.equal(torch.cat([batch for batch, _ in batches]), images)
+    assert torch.equal(torch.cat([batch for _, batch in batches]), labels)
+
+
+@pytest.mark.parametrize("fields", [{}, {"memory_gib": 0.0}, {"augmentation": EVERYTHING}])
+def test_a_sample_for_the_search_is_of_training_pictures(
+    fields: dict[str, Any], photos: Path
+) -> None:
+    data = loaded(photos, **fields)
+    with global_state_untouched():
+        images, labels = labelled_sample(data.train, SETTINGS, 10, seed=1)
+    assert images.shape == (10, 3, 8, 8)
+    again, _ = labelled_sample(data.train, SETTINGS, 10, seed=1)
+    assert torch.equal(images, again)
+    assert set(labels.tolist()) == {0, 1}
+
+
+# --- checked before anything is spent ------------------------------------------------------------
+
+
+def test_splits_of_pictures_that_suit_pass(photos: Path) -> None:
+    check_splits(loaded(photos), SETTINGS)
+    check_splits(loaded(photos, crops=10), SETTINGS)
+    assert num_samples(loaded(photos).train) == 18
+
+
+def test_unsuitable_splits_are_refused(photos: Path) -> None:
+    other = VitSettings(image_size=(16, 8), num_classes=4, patch_size=4)
+    with pytest.raises(ValueError, match=r"\(1, 3, 8, 8\)"):
+        check_splits(loaded(photos), other)
+    empty = TensorDataset(torch.empty(0, 1, 8, 8), torch.empty(0, dtype=torch.long))
+    data = own_data()
+    grey = VitSettings(image_size=(8, 8), in_chans=1, num_classes=10, patch_size=4)
+    split = ImageData(data.train, empty, None, data.class_names)
+    with pytest.raises(ValueError, match="the validation split is empty"):
+        check_splits(split, grey)
+
+
+def test_a_failing_picture_on_a_worker_is_named(photos: Path, tmp_path: Path) -> None:
+    names = [f"{split}/{kind}/{n}.png" for split in ("train", "val") for kind in "ab" for n in "12"]
+    root = write(tmp_path / "set", names)
+    (root / "train/a/1.png").write_text("broken")
+    data = loaded(root, memory_gib=0, num_workers=1)
+    message = value_error_of(lambda: list(training_batches(data, SETTINGS, 4, 0, 0)))
+    assert message is not None
+    assert "a/1.png" in message
+    assert "data.unreadable=skip" in message
+
+
+def test_own_augmentation_gets_a_generator_per_copy() -> None:
+    def give(images: Tensor, generators: Sequence[np.random.Generator]) -> Tensor:
+        return torch.tensor([g.random() for g in generators])[:, None, None, None].expand_as(images)
+
+    data = numbered(Numbered(10), repeats=2, augmentation=give)
+    numbers = [
+        float(image[0, 0, 0])
+        for batch in training_batches(data, NUMBERED, 4, 0, 0)
+        for image in batch.images
+    ]
+    assert len(set(numbers)) == 10

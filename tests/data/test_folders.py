@@ -1,0 +1,365 @@
+"""Folders and tars: what is found, under which class, in which split, and what is refused."""
+
+import os
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from data.making import everything, labelled_names, loaded, noise, opened, tar_of, write
+from prenas.data.folders import list_pictures
+from training.runs import value_error_of
+
+FLAT = [f"{name}/{number}.png" for name in ("cat", "dog") for number in range(10)]
+SPLIT = [
+    *(f"train/{name}/{number}.png" for name in ("cat", "dog") for number in range(4)),
+    *(f"val/{name}/v{number}.png" for name in ("cat", "dog") for number in range(2)),
+    *(f"test/{name}/t{number}.png" for name in ("cat", "dog") for number in range(3)),
+]
+LAYOUTS: dict[str, list[str]] = {
+    "flat": FLAT,
+    "split": SPLIT,
+    "train-only": [f"train/{name}" for name in FLAT],
+    "wrapped": [f"photos/{name}" for name in FLAT],
+    "wrapped-split": [f"photos/{name}" for name in SPLIT],
+    "wrapped-twice": [f"a/b/{name}" for name in SPLIT],
+    "nested": [f"{name}/more/deep/{n}.png" for name in ("cat", "dog") for n in range(10)],
+    "some-nested": [*FLAT, *(f"cat/more/{n}.png" for n in range(5))],
+    "wrapped-inside": [name.replace("train/", "train/all/") for name in SPLIT],
+}
+
+
+def sizes(root: Path, **fields: object) -> dict[str, int]:
+    return {name: len(split) for name, split in opened(root, **fields).splits.items()}
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Train, val and test below one folder."""
+    return write(tmp_path / "photos", SPLIT)
+
+
+# --- what is found -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_has_the_two_classes_and_all_pictures(layout: str, tmp_path: Path) -> None:
+    found = opened(write(tmp_path / "set", LAYOUTS[layout]))
+    assert found.class_names == ("cat", "dog")
+    assert list(found.splits) == ["train", "validation", "test"]
+    assert sum(map(len, found.splits.values())) == len(LAYOUTS[layout])
+    for split in found.splits.values():
+        for name, label in labelled_names(split):
+            assert name.split("/")[0] == found.class_names[label]
+            assert split.open(name).size == (12, 10)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("inside", ["", "./", "outer/", "./outer/"])
+def test_a_tar_is_the_folder_to_the_byte(layout: str, inside: str, tmp_path: Path) -> None:
+    """Fingerprints agree: a run may go on with a tar of its folder."""
+    folder = write(tmp_path / "set", LAYOUTS[layout])
+    ours, theirs = opened(folder), opened(tar_of(folder, tmp_path / "set.tar", inside=inside))
+    assert ours.class_names == theirs.class_names
+    assert ours.fingerprint == theirs.fingerprint
+    assert ours.notes == theirs.notes
+    assert ours.splits.keys() == theirs.splits.keys()
+    for name, split in ours.splits.items():
+        assert labelled_names(split) == labelled_names(theirs.splits[name])
+        for picture in split.names:
+            one, other = split.open(picture), theirs.splits[name].open(picture)
+            assert one.tobytes() == other.tobytes()
+
+
+@pytest.mark.parametrize("memory_gib", [4.0, 0.0])
+def test_pictures_of_a_tar_are_those_of_the_folder(memory_gib: float, tmp_path: Path) -> None:
+    folder = write(tmp_path / "set", SPLIT)
+    tar = tar_of(folder, tmp_path / "set.tar")
+    ours, theirs = loaded(folder), loaded(tar, memory_gib=memory_gib)
+    for name, split in ours.splits.items():
+        for left, right in zip(everything(split), everything(theirs.splits[name]), strict=True):
+            assert torch.equal(left, right)
+
+
+def test_a_class_folder_named_train_is_a_class(tmp_path: Path) -> None:
+    """Of vehicles; CIFAR-100 has one."""
+    names = [f"{name}/{n}.png" for name in ("bus", "train") for n in range(10)]
+    assert opened(write(tmp_path / "set", names)).class_names == ("bus", "train")
+
+
+@pytest.mark.parametrize(
+    ("split", "folder"),
+    [
+        ("validation", "val"),
+        ("validation", "valid"),
+        ("validation", "validation"),
+        ("validation", "dev"),
+        ("test", "test"),
+        ("test", "testing"),
+        ("train", "train"),
+        ("train", "training"),
+    ],
+)
+def test_usual_names_of_splits_are_known(split: str, folder: str, tmp_path: Path) -> None:
+    usual = {"train": "train", "validation": "val", "test": "test", split: folder}
+    names = [
+        f"{usual[name]}/{kind}/{name}{n}.png"
+        for name in usual
+        for kind in ("cat", "dog")
+        for n in range(2)
+    ]
+    found = opened(write(tmp_path / "set", names)).splits
+    assert {name: len(pictures) for name, pictures in found.items()} == dict.fromkeys(usual, 4)
+    assert all(split in name for name in found[split].names)
+
+
+def test_splits_that_are_named_are_taken(photos: Path) -> None:
+    assert sizes(photos) == {"train": 8, "validation": 4, "test": 6}
+    assert sizes(photos, validation="test", test="val") == {"train": 8, "validation": 6, "test": 4}
+    assert sizes(photos, test="none") == {"train": 8, "validation": 4}
+    assert sizes(photos, validation=0.5) == {"train": 4, "validation": 4, "test": 6}
+    with pytest.raises(ValueError, match=r"data\.test is 'tst': neither a folder .*test, train"):
+        opened(photos, test="tst")
+
+
+def test_splits_may_lie_apart(photos: Path, tmp_path: Path) -> None:
+    """Each a folder or a tar, with or without folders around the classes."""
+    train = tar_of(photos / "train", tmp_path / "a.tar", inside="x/y/")
+    test = shutil.move(photos / "test", tmp_path / "elsewhere")
+    fields = {"train": str(train), "test": str(test)}
+    assert sizes(photos, **fields) == {"train": 8, "validation": 4, "test": 6}
+    apart = opened(None, validation=str(photos / "val"), **fields)
+    assert apart.fingerprint == opened(photos, **fields).fingerprint
+    assert list(opened(None, train=str(train)).splits) == ["train", "validation", "test"]
+
+
+def test_a_split_of_one_class_is_not_taken_apart(tmp_path: Path) -> None:
+    """`val/cat/more/` is the class cat, not the class more."""
+    names = [
+        *(f"train/{k}/{n}.png" for k in ("cat", "dog") for n in range(3)),
+        "val/cat/more/x.png",
+    ]
+    found = opened(write(tmp_path / "set", names))
+    assert labelled_names(found.validation) == [("cat/more/x.png", 0)]
+    (note,) = found.notes
+    assert "validation has no picture of 1 classes (dog" in note
+
+
+def test_folders_beside_the_splits_are_noted(photos: Path) -> None:
+    write(photos, ["holdout/cat/1.png"])
+    (note,) = opened(photos).notes
+    assert note == "folders beside the splits are passed over: holdout"
+    assert opened(photos, test="holdout").notes[0].startswith("test has no picture of 1 classes")
+
+
+# --- other files ---------------------------------------------------------------------------------
+
+
+def test_hidden_files_are_passed_over_and_others_counted(tmp_path: Path) -> None:
+    root = write(tmp_path / "set", FLAT)
+    for name in (
+        ".DS_Store", "cat/._0.png", ".hidden/cat/1.png", "cat/.cache/1.png", "__MACOSX/._1.jpg",
+    ):  # fmt: skip
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(root / "cat/0.png", root / name)
+    plain = opened(root)
+    assert sum(map(len, plain.splits.values())) == 20
+    assert plain.notes == ()
+    for name in ("notes.txt", "cat/a.TXT", "cat/Thumbs.db", "README"):
+        (root / name).write_text("no picture")
+    for source in (root, tar_of(root, tmp_path / "set.tar")):
+        found = opened(source)
+        assert sum(map(len, found.splits.values())) == 20
+        (note,) = found.notes
+        for words in ("2 .txt", "1 .db", "1 without ending"):
+            assert words in note
+        assert found.fingerprint == plain.fingerprint
+
+
+def test_endings_may_be_upper_case(tmp_path: Path) -> None:
+    names = [f"{k}/{n}.{e}" for k in "ab" for n, e in enumerate(("PNG", "Jpg", "JPEG", "WebP"))]
+    assert sum(sizes(write(tmp_path / "set", names)).values()) == 8
+
+
+def test_links_are_followed_in_folders_and_tars(tmp_path: Path) -> None:
+    """Symbolic ones, hard ones, links to links, and folders that are links."""
+    store = write(tmp_path / "store", ["1.png", "2.png"])
+    root = write(tmp_path / "set", [f"{k}/{n}.png" for k in ("cat", "dog") for n in range(3)])
+    (root / "cat/soft.png").symlink_to("0.png")
+    (root / "cat/twice.png").symlink_to("soft.png")
+    (root / "cat/across.png").symlink_to("../dog/1.png")
+    os.link(root / "dog/0.png", root / "dog/hard.png")
+    ours, theirs = opened(root), opened(tar_of(root, tmp_path / "set.tar"))
+    assert sum(map(len, ours.splits.values())) == 10
+    assert ours.fingerprint == theirs.fingerprint
+    for name, split in theirs.splits.items():
+        for picture in split.names:
+            assert split.open(picture).tobytes() == ours.splits[name].open(picture).tobytes()
+    (root / "owl").symlink_to(store)
+    assert opened(root).class_names == ("cat", "dog", "owl")
+
+
+def test_a_link_that_leads_back_is_not_walked_for_ever(tmp_path: Path) -> None:
+    root = write(tmp_path / "set", FLAT)
+    (root / "cat/self").symlink_to(".")
+    (root / "dog/up").symlink_to(root)
+    assert sum(sizes(root).values()) == 20
+
+
+def test_a_link_to_nowhere_is_an_unreadable_picture(tmp_path: Path) -> None:
+    root = write(tmp_path / "set", FLAT)
+    (root / "cat/gone.png").symlink_to(tmp_path / "nowhere.png")
+    for source in (root, tar_of(root, tmp_path / "set.tar")):
+        with pytest.raises(ValueError, match=r"1 of \d+ pictures cannot be read: cat/gone\.png"):
+            loaded(source)
+        kept = loaded(source, unreadable="skip")
+        assert sum(len(everything(s)[1]) for s in (kept.train, *kept.splits.values())) == 20
+
+
+def test_the_later_of_two_members_of_one_name_counts(tmp_path: Path) -> None:
+    """As tar itself has it when files are appended."""
+    root = write(tmp_path / "set", FLAT)
+    tar = tar_of(root, tmp_path / "set.tar")
+    noise(99, 5, 5).save(root / "cat/0.png")
+    with tarfile.open(tar, "a") as file:
+        file.add(root / "cat/0.png", arcname="cat/0.png")
+    assert opened(tar).fingerprint == opened(root).fingerprint
+
+
+# --- what is refused -----------------------------------------------------------------------------
+
+
+def empty(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+def text(path: Path) -> Path:
+    path.write_text("no tar at all, by far")
+    return path
+
+
+def nothing(path: Path) -> Path:
+    path.touch()
+    return path
+
+
+def compressed(path: Path) -> Path:
+    return tar_of(write(path.with_suffix(".d"), FLAT), path.with_suffix(".tar.gz"), mode="w:gz")
+
+
+def cut(path: Path) -> Path:
+    tar = tar_of(write(path.with_suffix(".d"), FLAT), path)
+    tar.write_bytes(tar.read_bytes()[: 512 * 7 + 100])
+    return tar
+
+
+def no_members(path: Path) -> Path:
+    tarfile.open(path, "w").close()
+    return path
+
+
+def words_only(path: Path) -> Path:
+    (empty(path) / "readme.md").write_text("soon")
+    return path
+
+
+def loose(path: Path) -> Path:
+    return write(path, ["1.png", "2.png"])
+
+
+def loose_beside(path: Path) -> Path:
+    return write(path, [*FLAT, "stray.png"])
+
+
+def loose_in_split(path: Path) -> Path:
+    return write(path, [*SPLIT, "train/stray.png"])
+
+
+def loose_in_val(path: Path) -> Path:
+    return write(path, [*SPLIT, "val/stray.png"])
+
+
+def one_class(path: Path) -> Path:
+    return write(path, [f"cat/{n}.png" for n in range(5)])
+
+
+def one_class_deep(path: Path) -> Path:
+    return write(path, [f"train/cat/{n}.png" for n in range(5)])
+
+
+def more_in_val(path: Path) -> Path:
+    return write(path, [*SPLIT, "val/owl/1.png", "val/eel/1.png"])
+
+
+def more_in_test(path: Path) -> Path:
+    return write(path, [*SPLIT, "test/owl/1.png"])
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (empty, ["no pictures in", "one folder per class"]),
+        (text, ["no plain tar", "uncompressed"]),
+        (nothing, ["no plain tar", "uncompressed"]),
+        (compressed, ["no plain tar", "uncompressed"]),
+        (cut, ["cut short"]),
+        (no_members, ["no pictures in"]),
+        (words_only, ["no pictures in", "1 .md"]),
+        (loose, ["2 pictures in", "no class folder", "1.png"]),
+        (loose_beside, ["1 pictures in", "no class folder", "stray.png"]),
+        (loose_in_split, ["1 pictures in", "no class folder", "stray.png"]),
+        (loose_in_val, ["validation split", "no class folder", "stray.png"]),
+        (one_class, ["one class only", "cat"]),
+        (one_class_deep, ["one class only", "cat"]),
+        (more_in_val, ["validation split", "training images lack: eel, owl", "cat, dog"]),
+        (more_in_test, ["test split", "training images lack: owl"]),
+    ],
+)
+def test_what_cannot_be_used_is_refused_in_words(
+    make: Callable[[Path], Path], words: list[str], tmp_path: Path
+) -> None:
+    path = make(tmp_path / "set.tar")
+    message = value_error_of(lambda: opened(path))
+    assert message is not None
+    assert str(tmp_path) in message
+    for word in words:
+        assert word in message
+
+
+def test_a_missing_folder_offers_the_nearest(photos: Path, tmp_path: Path) -> None:
+    message = value_error_of(lambda: opened(tmp_path / "potos"))
+    assert message is not None
+    assert f"there is no folder or tar {tmp_path / 'potos'}" in message
+    assert "did you mean 'photos'?" in message
+    assert "no folder or tar" in (value_error_of(lambda: opened(tmp_path / "x/y/z")) or "")
+
+
+def test_a_tar_that_is_cut_anywhere_is_refused(tmp_path: Path) -> None:
+    """Also between two members, or within a header: never fewer pictures, unnoticed."""
+    root = write(tmp_path / "set", FLAT)
+    tar = tar_of(root, tmp_path / "set.tar")
+    whole = tar.read_bytes()
+    with tarfile.open(tar) as file:
+        members = file.getmembers()
+    end = max(member.offset_data + member.size for member in members)
+    for length in (*range(512, end, 1024), *range(700, end, 777), end - 1, end, end + 300):
+        tar.write_bytes(whole[:length])
+        assert "cut short" in (value_error_of(lambda: opened(tar)) or "read"), length
+    third = members[2].offset
+    tar.write_bytes(whole[:third] + b"?" * 512 + whole[third + 512 :])
+    assert "cut short" in (value_error_of(lambda: opened(tar)) or "read")
+
+
+def test_a_class_that_a_split_lacks_is_noted(tmp_path: Path) -> None:
+    names = [name for name in SPLIT if not name.startswith("test/dog")]
+    (note,) = opened(write(tmp_path / "set", names)).notes
+    assert "test has no picture of 1 classes (dog" in note
+
+
+def test_a_listing_decodes_nothing(tmp_path: Path) -> None:
+    (write(tmp_path / "set", FLAT) / "cat/broken.png").write_bytes(b"no picture")
+    assert len(list_pictures(tmp_path / "set").sizes) == 21

@@ -1,0 +1,395 @@
+"""Pictures of every kind: what the network sees of them, and what is refused, by name."""
+
+import struct
+import warnings
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from data.making import (
+    BYTES,
+    GREY_BYTES,
+    GREY_SETTINGS,
+    SETTINGS,
+    everything,
+    loaded,
+    noise,
+    recipe,
+    write,
+)
+from prenas.data import load_data, training_batches
+from prenas.data.pictures import Pictures, Pixels
+from prenas.data_recipe import Augmentation, Preprocessing
+from prenas.export import make_transform
+from prenas.families.vit.space import VitSettings
+from training.runs import value_error_of
+
+COLOUR, OTHER = (200, 100, 50), (10, 220, 90)
+
+
+def plain(mode: str = "RGB", colour: object = COLOUR) -> Image.Image:
+    return Image.new(mode, (8, 8), colour)  # type: ignore[arg-type]
+
+
+def palette(path: Path) -> None:
+    image = plain().quantize(4)
+    image.info["transparency"] = 3
+    image.save(path)
+
+
+def half_transparent_palette(path: Path) -> None:
+    """A transparency per entry, as PNG has it."""
+    plain().quantize(4).save(path, transparency=bytes([128, 255, 0, 7]))
+
+
+SAVERS: dict[str, tuple[str, Callable[[Path], None]]] = {
+    "rgb": ("png", lambda path: plain().save(path)),
+    "rgba": ("png", lambda path: plain("RGBA", (*COLOUR, 128)).save(path)),
+    "palette": ("png", palette),
+    "palette-gif": ("gif", palette),
+    "palette-alphas": ("png", half_transparent_palette),
+    "jpeg": ("jpg", lambda path: plain().save(path, quality=100, subsampling=0)),
+    "cmyk": ("jpg", lambda path: plain("CMYK", (55, 155, 205, 0)).save(path, quality=100)),
+    "cmyk-tiff": ("tiff", lambda path: plain("CMYK", (55, 155, 205, 0)).save(path)),
+    "webp": ("webp", lambda path: plain().save(path, lossless=True)),
+    "bmp": ("bmp", lambda path: plain().save(path)),
+    "ycbcr": ("tif", lambda path: plain().convert("YCbCr").save(path)),
+}
+GREYS: dict[str, tuple[str, Callable[[Path], None]]] = {
+    "grey": ("png", lambda path: plain("L", 77).save(path)),
+    "grey-alpha": ("png", lambda path: plain("LA", (77, 9)).save(path)),
+    "black-and-white": ("png", lambda path: plain("1", 1).save(path)),
+}
+
+
+def set_of(tmp_path: Path, ending: str, save: Callable[[Path], None]) -> Path:
+    """Train, validation and test of one such picture and of ordinary ones."""
+    root = write(tmp_path / "set", [f"{s}/{k}/1.png" for s in ("train", "val") for k in "ab"])
+    for split in ("train", "val"):
+        (root / f"{split}/a/1.png").unlink()
+        save(root / f"{split}/a/1.{ending}")
+    return root
+
+
+# --- kinds ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", SAVERS)
+def test_every_kind_of_picture_is_seen_in_its_colour(kind: str, tmp_path: Path) -> None:
+    images, _ = everything(loaded(set_of(tmp_path, *SAVERS[kind])).validation)
+    assert (images[0].amax((1, 2)) - images[0].amin((1, 2))).max() <= 1
+    assert images[0].mean((1, 2)).tolist() == pytest.approx(COLOUR, abs=3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"), [("grey", 77), ("grey-alpha", 77), ("black-and-white", 255)]
+)
+def test_grey_pictures_are_grey_in_every_channel(kind: str, value: int, tmp_path: Path) -> None:
+    images, _ = everything(loaded(set_of(tmp_path, *GREYS[kind])).validation)
+    assert torch.allclose(images[0], torch.tensor(float(value)), atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", [*SAVERS, *GREYS])
+def test_a_grey_network_sees_the_luminance(kind: str, tmp_path: Path) -> None:
+    """0.299 R + 0.587 G + 0.114 B."""
+    root = set_of(tmp_path, *{**SAVERS, **GREYS}[kind])
+    found = load_data(recipe(root, preprocessing=GREY_BYTES), GREY_SETTINGS)
+    images, _ = everything(found.validation, GREY_SETTINGS)
+    greys = {"grey": 77, "grey-alpha": 77, "black-and-white": 255}
+    expected = greys.get(kind, 0.299 * 200 + 0.587 * 100 + 0.114 * 50)
+    assert images.shape[1:] == (1, 8, 8)
+    assert float(images[0].mean()) == pytest.approx(expected, abs=2)
+
+
+# --- animated ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ending", "options"), [("gif", {}), ("webp", {"lossless": True}), ("png", {})]
+)
+def test_of_animated_pictures_the_first_frame_is_used_and_noted(
+    ending: str, options: dict[str, bool], tmp_path: Path
+) -> None:
+    def save(path: Path) -> None:
+        frames = [plain(colour=OTHER), plain(colour=(0, 0, 255))]
+        plain().save(path, save_all=True, append_images=frames, duration=50, **options)
+
+    found = loaded(set_of(tmp_path, ending, save))
+    images, _ = everything(found.validation)
+    assert images[0].mean((1, 2)).tolist() == pytest.approx(COLOUR, abs=3)
+    assert found.notes == (
+        "train: 1 pictures are animated: their first frame is used",
+        "validation: 1 pictures are animated: their first frame is used",
+    )
+
+
+@pytest.mark.parametrize(("ending", "kind"), [("jpg", "MPO"), ("tiff", "TIFF")])
+def test_previews_and_pages_are_no_animation(ending: str, kind: str, tmp_path: Path) -> None:
+    """As in the JPEGs of many telephones."""
+
+    def save(path: Path) -> None:
+        plain().save(path, kind, save_all=True, append_images=[plain(colour=OTHER)])
+
+    found = loaded(set_of(tmp_path, ending, save))
+    images, _ = everything(found.validation)
+    assert images[0].mean((1, 2)).tolist() == pytest.approx(COLOUR, abs=3)
+    assert found.notes == ()
+
+
+# --- unreadable ----------------------------------------------------------------------------------
+
+
+def deep(path: Path) -> None:
+    Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(path)
+
+
+def floating(path: Path) -> None:
+    Image.fromarray(np.full((8, 8), 0.5, np.float32)).save(path)
+
+
+def cut(path: Path) -> None:
+    noise(3, 64, 64).save(path)
+    path.write_bytes(path.read_bytes()[:1500])
+
+
+def bomb(path: Path) -> None:
+    """A PNG that says it is 30,000 x 30,000."""
+    head = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(b"0" * 100)), (b"IEND", b"")]
+    parts = [
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in chunks
+    ]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+
+
+BAD: dict[str, tuple[str, Callable[[Path], None], str]] = {
+    "16-bit": ("png", deep, "more than 8 bits"),
+    "16-bit-tiff": ("tif", deep, "more than 8 bits"),
+    "float": ("tiff", floating, "more than 8 bits"),
+    "truncated": ("jpg", cut, "truncated"),
+    "truncated-png": ("png", cut, "truncated"),
+    "text": ("jpg", lambda path: path.write_text("no picture") and None, "cannot identify"),
+    "empty": ("png", Path.touch, "cannot identify"),
+    "bomb": ("png", bomb, "decompression bomb"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+@pytest.mark.parametrize("memory_gib", [4.0, 0.0])
+@pytest.mark.filterwarnings("ignore:Image size")
+def test_unreadable_pictures_are_refused_by_name(
+    kind: str, memory_gib: float, tmp_path: Path
+) -> None:
+    """In memory at once, with all that there are; on disk when their turn comes."""
+    ending, save, reason = BAD[kind]
+    root = set_of(tmp_path, ending, save)
+    message = value_error_of(lambda: everything(loaded(root, memory_gib=memory_gib).validation))
+    assert message is not None
+    for words in (f"a/1.{ending}", reason, "data.unreadable=skip"):
+        assert words in message
+    if memory_gib:
+        assert "1 of 2 pictures cannot be read" in message
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    """13 unreadable pictures among 20 of a class in validation; every second one first."""
+    root = write(
+        tmp_path / "set",
+        [
+            f"{split}/{kind}/{n:02d}.png"
+            for split in ("train", "val")
+            for kind in "ab"
+            for n in range(20)
+        ],
+    )
+    for number in (*range(0, 20, 2), 15, 17, 19):
+        (root / f"val/a/{number:02d}.png").write_text("broken")
+    return root
+
+
+def test_a_message_counts_all_and_names_ten(broken: Path) -> None:
+    message = value_error_of(lambda: loaded(broken))
+    assert message is not None
+    assert "13 of 40 pictures cannot be read" in message
+    assert message.count("cannot identify") == 10
+    assert "a/00.png" in message
+    assert "and 3 more" in message
+    assert len(message) < 2000
+
+
+WAYS = {
+    "resized in memory": {},
+    "on disk": {"memory_gib": 0.0},
+    "decoded in memory": {"crops": 5},
+    "crops on disk": {"crops": 5, "memory_gib": 0.0},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_skipping_leaves_exactly_the_unreadable_out(way: str, broken: Path) -> None:
+    """However an evaluated split is held: no picture counts twice in an accuracy."""
+    found = loaded(broken, unreadable="skip", **WAYS[way])
+    images, labels = everything(found.validation)
+    whole = write(broken.parent / "whole", ["train/a/1.png", "train/b/1.png"])
+    (whole / "val").mkdir()
+    for kind in "ab":
+        (whole / "val" / kind).mkdir()
+        for path in (broken / "val" / kind).iterdir():
+            if path.stat().st_size > 10:
+                (whole / "val" / kind / path.name).write_bytes(path.read_bytes())
+    expected, expected_labels = everything(loaded(whole, **WAYS[way]).validation)
+    assert len(labels) == 27
+    assert torch.equal(labels, expected_labels)
+    assert torch.equal(images, expected)
+    (note,) = found.notes
+    assert "validation: 13 of 40 pictures cannot be read" in note
+    assert "left out" in note
+
+
+def test_a_training_picture_on_disk_is_replaced_by_the_next(
+    broken: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (broken / "train/b/19.png").write_text("broken")
+    (broken / "train/a/03.png").write_text("broken")
+    found = loaded(broken, unreadable="skip", memory_gib=0.0)
+    assert isinstance(found.train, Pictures)
+    batches = list(training_batches(found, SETTINGS, 7, 0, 0))
+    assert sum(len(batch.labels) for batch in batches) == 40
+    for index, stands in ((39, 0), (3, 4), (5, 5)):
+        image, label = found.train[index]
+        other, other_label = found.train[stands]
+        assert torch.equal(image, other)
+        assert label == other_label
+    assert "a/03.png cannot be read" in caplog.text
+    assert "the next is used" in caplog.text
+
+
+def test_a_set_without_any_readable_picture_on_disk_says_so(tmp_path: Path) -> None:
+    root = write(tmp_path / "set", [f"{s}/{k}/1.png" for s in ("train", "val") for k in "ab"])
+    for path in (root / "train").rglob("*.png"):
+        path.write_text("broken")
+    found = loaded(root, unreadable="skip", memory_gib=0)
+    with pytest.raises(ValueError, match="none of the 2 pictures can be read"):
+        list(training_batches(found, SETTINGS, 2, 0, 0))
+
+
+# --- three ways of holding -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """Pictures of many sizes, shapes and kinds."""
+    root = tmp_path / "mixed"
+    sizes = [(8, 8), (1, 1), (3, 40), (40, 3), (17, 9), (100, 80), (7, 7)]
+    for split in ("train", "val", "test"):
+        for label, kind in enumerate("ab"):
+            (root / split / kind).mkdir(parents=True)
+            for number, (width, height) in enumerate(sizes):
+                image = noise(number + 100 * label + len(split), width, height)
+                ending = ("png", "jpg", "webp")[number % 3]
+                mode = ("RGB", "L", "RGB", "RGBA" if ending == "png" else "RGB")[number % 4]
+                image.convert(mode).save(root / split / kind / f"{number}.{ending}")
+    return root
+
+
+@pytest.mark.parametrize("grey", [False, True])
+@pytest.mark.parametrize("size", [(8, 8), (8, 16), (16, 4)])
+@pytest.mark.parametrize(
+    "preprocessing",
+    [
+        BYTES,
+        Preprocessing(),
+        Preprocessing(crop_pct=0.5, interpolation="bilinear"),
+        Preprocessing(interpolation="nearest"),
+    ],
+)
+def test_three_ways_of_holding_give_the_same_images(
+    grey: bool, size: tuple[int, int], preprocessing: Preprocessing, mixed: Path
+) -> None:
+    """To the bit; and the same as the transform of a handed-over model, picture by picture."""
+    if grey:
+        preprocessing = preprocessing.model_copy(update={"mean": (0.4,), "std": (0.3,)})
+    settings = VitSettings(image_size=size, in_chans=1 if grey else 3, num_classes=2, patch_size=4)
+    fields = {"preprocessing": preprocessing, "num_workers": 0}
+    resized = load_data(recipe(mixed, **fields), settings)
+    on_disk = load_data(recipe(mixed, memory_gib=0, **fields), settings)
+    assert isinstance(resized.validation, Pixels)
+    assert isinstance(on_disk.validation, Pictures)
+    transform = make_transform(settings, preprocessing)
+    paths = sorted((mixed / "val").rglob("*.*"))
+    by_hand = torch.stack([transform(Image.open(path)) for path in paths])
+    for found in (resized, on_disk):
+        images, labels = everything(found.validation, settings)
+        assert torch.equal(images, by_hand)
+        assert labels.tolist() == [0] * 7 + [1] * 7
+    crops = load_data(recipe(mixed, crops=5, **fields), settings)
+    decoded, _ = everything(crops.validation, settings)
+    assert torch.equal(decoded[:, 4], by_hand)  # the fifth is the centre
+
+
+@pytest.mark.parametrize("crops", [5, 10])
+def test_crops_are_corners_centre_and_mirror_images(crops: int, tmp_path: Path) -> None:
+    """Of a picture of 16 x 12, resized to 16 x 12: nothing is interpolated."""
+    names = [f"{split}/{kind}/1.png" for split in ("train", "val") for kind in "ab"]
+    root = tmp_path / "set"
+    for key, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True)
+        noise(key, 16, 12).save(root / name)
+    found = loaded(root, crops=crops, preprocessing=BYTES.model_copy(update={"crop_pct": 8 / 12}))
+    assert found.num_crops == crops
+    images, _ = everything(found.validation)
+    whole = torch.from_numpy(np.array(noise(2, 16, 12))).permute(2, 0, 1).float()
+
+    def cut_at(top: int, left: int) -> Tensor:
+        return whole[:, top : top + 8, left : left + 8]
+
+    expected = [cut_at(0, 0), cut_at(0, 8), cut_at(4, 0), cut_at(4, 8), cut_at(2, 4)]
+    if crops == 10:
+        expected += [
+            crop.flip(-1)
+            for crop in (cut_at(0, 8), cut_at(0, 0), cut_at(4, 8), cut_at(4, 0), cut_at(2, 4))
+        ]
+    assert images.shape == (2, crops, 3, 8, 8)
+    assert torch.allclose(images[0], torch.stack(expected), atol=1e-3)
+
+
+def test_training_pictures_are_held_decoded_where_they_are_augmented(tmp_path: Path) -> None:
+    """The file may go: nothing is read again."""
+    root = write(tmp_path / "set", [f"{s}/{k}/1.png" for s in ("train", "val") for k in "ab"])
+    changes = Augmentation(crop_scale=(0.5, 1))
+    held = loaded(root, augmentation=changes)
+    on_disk = loaded(root, augmentation=changes, memory_gib=0)
+    left, right = (
+        torch.cat([b.images for b in training_batches(data, SETTINGS, 2, 1, 0)])
+        for data in (held, on_disk)
+    )
+    assert torch.equal(left, right)
+    for path in root.rglob("*.png"):
+        path.unlink()
+    again = torch.cat([b.images for b in training_batches(held, SETTINGS, 2, 1, 0)])
+    assert torch.equal(again, left)
+
+
+def test_memory_decides_how_a_split_is_held(tmp_path: Path) -> None:
+    names = [f"{s}/{k}/{n}.png" for s in ("train", "val") for k in "ab" for n in range(10)]
+    root = write(tmp_path / "set", names)
+    needed = 20 * 3 * 8 * 8 / 2**30
+    for factor, kind in ((1.001, Pixels), (0.999, Pictures)):
+        found = loaded(root, memory_gib=needed * factor)
+        assert isinstance(found.train, kind)
+        assert isinstance(found.validation, kind)
+
+
+def test_no_warning_is_left_from_ordinary_pictures(mixed: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        everything(loaded(mixed).validation)
+        everything(loaded(mixed, memory_gib=0).validation)

@@ -1,0 +1,325 @@
+"""Whole runs on folders of pictures: trained, stopped, moved, and evaluated on others."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from prenas import pipeline
+from prenas.cli import app
+from prenas.data import with_data
+from prenas.data_recipe import Augmentation, DataRecipe, Preprocessing
+from prenas.export import load
+from prenas.recipe import Recipe
+from training.runs import (
+    MINI,
+    StoppedError,
+    assert_same_training,
+    contents,
+    global_state_untouched,
+    metrics_of,
+    mini_recipe,
+    stop_at,
+    value_error_of,
+)
+
+CHANGES = Augmentation(
+    flip=0.5, crop_padding=1, erasing=0.2, mixup=0.2, cutmix=0.5, mixing_mode="elem", repeats=2
+)
+IN_MEMORY = Augmentation(crop_scale=(0.6, 1.0), auto_augment="rand-m3-inc1", mixup=0.2)
+"""Keeps pictures decoded, and draws from global generators."""
+
+
+def draw_pictures(root: Path, number: int, first: int = 0) -> Path:
+    """Noise about a bright and a dark grey, a folder each."""
+    for kind, level in (("bright", 190), ("dark", 60)):
+        folder = root / kind
+        folder.mkdir(parents=True, exist_ok=True)
+        for n in range(first, first + number):
+            pixels = np.random.default_rng((level, n)).normal(level, 40, (9, 11))
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{n:03d}.png")
+    return root
+
+
+def recipe_on(root: Path, augmentation: Augmentation = CHANGES, **fields: object) -> Recipe:
+    recipe = mini_recipe(
+        data=DataRecipe(
+            name="folder",
+            root="elsewhere",
+            preprocessing=Preprocessing(mean=(0.5,), std=(0.25,), crop_pct=1.0),
+            augmentation=augmentation,
+            num_workers=0,
+        ),
+        training={"epochs": 4, "batch_size": 16, "drop_path": 0.1},
+        space=MINI.with_settings(num_classes=9),
+        **fields,
+    )
+    return with_data(recipe, str(root))
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """80 pictures without splits. Copy them, do not change them."""
+    return draw_pictures(tmp_path_factory.mktemp("photos") / "photos", 40)
+
+
+@pytest.fixture(scope="module")
+def finished_run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Everything done on them. Copy it, do not change it."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    with global_state_untouched():
+        pipeline.run(recipe_on(photos), out)
+    return out
+
+
+@pytest.fixture
+def finished(finished_run: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(finished_run, tmp_path / "finished")
+
+
+def test_bright_and_dark_are_learned(finished_run: Path) -> None:
+    """From mixed, erased, repeated pictures; guessing is one half."""
+    for row in pipeline.evaluate(finished_run):
+        assert row.splits["validation"].num_images == 8
+        assert row.splits["test"].num_images == 8
+        assert row.splits["test"].top1 > 0.8
+        assert row.splits["validation"].loss < 0.68  # ln 2 = 0.693 is guessing
+    losses = [line["loss"] for line in metrics_of(finished_run)]
+    assert losses[-1] < losses[0]
+
+
+def test_the_run_says_what_it_was_trained_on(finished_run: Path) -> None:
+    data = json.loads((finished_run / "data.json").read_text())
+    assert data["class_names"] == ["bright", "dark"]
+    assert data["num_images"] == {"train": 64, "validation": 8, "test": 8}
+    assert data["notes"] == []
+    assert len(data["fingerprint"]) == 64
+    description = json.loads((finished_run / "subnets/00/arch.json").read_text())
+    assert description["class_names"] == ["bright", "dark"]
+    assert description["settings"]["num_classes"] == 2
+
+
+@pytest.mark.parametrize("changes", [CHANGES, IN_MEMORY])
+def test_a_stopped_training_ends_as_if_it_had_not_been(
+    changes: Augmentation, photos: Path, tmp_path: Path
+) -> None:
+    """To the bit, mixing and global draws included; and held in memory or not."""
+    recipe = recipe_on(photos, changes)
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    for out in (whole, stopped):
+        pipeline.search(recipe, out)
+    pipeline.train(whole)
+    for step in (3, 10):
+        with pytest.raises(StoppedError):
+            pipeline.train(stopped, watch=stop_at(step))
+        torch.rand(3)
+    pipeline.train(stopped)
+    assert_same_training(whole, stopped)
+    lean = recipe.model_copy(update={"data": recipe.data.model_copy(update={"memory_gib": 0.0})})  # type: ignore[union-attr]
+    on_disk = tmp_path / "on disk"
+    pipeline.search(lean, on_disk)
+    pipeline.train(on_disk)
+    assert_same_training(whole, on_disk)
+
+
+# --- changed images ------------------------------------------------------------------------------
+
+
+def add(root: Path) -> None:
+    draw_pictures(root, 1, first=99)
+
+
+def remove(root: Path) -> None:
+    (root / "dark/007.png").unlink()
+
+
+def rename(root: Path) -> None:
+    (root / "dark/007.png").rename(root / "dark/777.png")
+
+
+def swap(root: Path) -> None:
+    """A picture goes to the other class."""
+    (root / "dark/007.png").rename(root / "bright/777.png")
+
+
+def change(root: Path) -> None:
+    Image.new("L", (50, 50), 3).save(root / "bright/001.png")
+
+
+def add_class(root: Path) -> None:
+    shutil.copytree(root / "dark", root / "grey")
+
+
+@pytest.mark.parametrize("action", [add, remove, rename, swap, change, add_class])
+def test_a_run_does_not_go_on_with_other_images(
+    action: Callable[[Path], None], photos: Path, tmp_path: Path
+) -> None:
+    root = shutil.copytree(photos, tmp_path / "photos")
+    out, recipe = tmp_path / "run", recipe_on(root)
+    pipeline.search(recipe, out)
+    with pytest.raises(StoppedError):
+        pipeline.train(out, watch=stop_at(6))
+    before = contents(out)
+    action(root)
+    for go_on in (lambda: pipeline.train(out), lambda: pipeline.run(recipe, out)):
+        message = value_error_of(go_on)
+        assert message is not None
+        assert "classes" in message if action is add_class else "not those that" in message
+    assert contents(out) == before
+
+
+def test_moved_images_are_said_where_they_are(photos: Path, tmp_path: Path) -> None:
+    """As a folder elsewhere, or as a tar: the run ends with the same weights."""
+    from data.making import tar_of
+
+    root = shutil.copytree(photos, tmp_path / "photos")
+    outs = [tmp_path / name for name in ("whole", "moved", "packed")]
+    for out in outs:
+        pipeline.search(recipe_on(root), out)
+        if out.name != "whole":
+            with pytest.raises(StoppedError):
+                pipeline.train(out, watch=stop_at(6))
+    pipeline.train(outs[0])
+    tar_of(root, tmp_path / "photos.tar")
+    shutil.move(root, tmp_path / "moved photos")
+    message = value_error_of(lambda: pipeline.train(outs[1]))
+    assert message is not None
+    assert f"no folder or tar {root}" in message
+    elsewhere = str(tmp_path / "moved photos")
+    result = CliRunner().invoke(app, ["train", str(outs[1]), "--data", elsewhere])
+    assert result.exit_code == 0, result.output
+    pipeline.train(outs[2], data=pipeline.other_data(outs[2], [str(tmp_path / "photos.tar")]))
+    assert_same_training(outs[0], outs[1])
+    assert_same_training(outs[0], outs[2])
+    rows = pipeline.evaluate(outs[1], data=pipeline.other_data(outs[1], [f"{tmp_path}/photos.tar"]))
+    assert (outs[1] / "evaluation.json").exists()
+    assert pipeline.evaluate(outs[1]) == rows
+
+
+# --- evaluated on others -------------------------------------------------------------------------
+
+
+def test_another_test_set_is_only_reported(finished: Path, tmp_path: Path) -> None:
+    """Whatever it gives, the run's own results stay."""
+    before = contents(finished)
+    other = draw_pictures(tmp_path / "other", 10, first=200)
+    data = pipeline.other_data(finished, [f"test={other}"])
+    rows, own = pipeline.evaluate(finished, data=data), pipeline.evaluate(finished)
+    for row, ours in zip(rows, own, strict=True):
+        assert row.splits["test"].num_images == 20
+        assert row.splits["validation"] == ours.splits["validation"]
+    assert contents(finished) == before
+    result = CliRunner().invoke(app, ["evaluate", str(finished), "--data", f"test={other}"])
+    assert result.exit_code == 0
+    assert "test 20 images" in result.output
+    assert contents(finished) == before
+    assert pipeline.evaluate(finished) == own
+
+
+def test_the_same_images_are_not_evaluated_again(finished: Path, photos: Path) -> None:
+    before = contents(finished)
+    data = pipeline.other_data(finished, [str(photos)])
+    assert pipeline.evaluate(finished, data=data) == pipeline.evaluate(finished)
+    assert contents(finished) == before
+
+
+def test_other_data_never_become_the_runs_first_results(finished: Path, tmp_path: Path) -> None:
+    (finished / "evaluation.json").unlink()
+    other = draw_pictures(tmp_path / "other", 10, first=200)
+    pipeline.evaluate(finished, data=pipeline.other_data(finished, [f"test={other}"]))
+    pipeline.evaluate(finished, data=pipeline.other_data(finished, crops=5))
+    assert not (finished / "evaluation.json").exists()
+    pipeline.evaluate(finished)
+    assert (finished / "evaluation.json").exists()
+
+
+def test_images_of_other_classes_are_refused(finished: Path, tmp_path: Path) -> None:
+    before = contents(finished)
+    for kinds in (("bright", "night"), ("bright", "dark", "grey"), ("cat", "dog")):
+        root = tmp_path / "-".join(kinds)
+        for kind in kinds:
+            draw_pictures(tmp_path / "made", 10)
+            shutil.copytree(tmp_path / "made/dark", root / kind)
+        message = value_error_of(lambda root=root: pipeline.other_data(finished, [str(root)]))  # type: ignore[misc]
+        assert message is not None
+        assert "the classes of these images are not those of" in message
+        assert sorted(set(kinds) ^ {"bright", "dark"})[0] in message
+    test = tmp_path / "cat-dog"
+    message = value_error_of(lambda: pipeline.other_data(finished, [f"test={test}"]))
+    assert message is not None
+    assert "training images lack: cat, dog" in message
+    assert contents(finished) == before
+
+
+@pytest.mark.parametrize("crops", [5, 10])
+def test_logits_of_several_crops_are_averaged(crops: int, finished: Path, photos: Path) -> None:
+    """By hand, from the handed-over model and torchvision's crops."""
+    from torchvision.transforms import FiveCrop, Resize, TenCrop
+    from torchvision.transforms.functional import pil_to_tensor
+
+    data = pipeline.other_data(finished, crops=crops)
+    rows = pipeline.evaluate(finished, data=data)
+    network = load(finished / "subnets/00").network
+    cut = Resize(8, interpolation=3), (FiveCrop if crops == 5 else TenCrop)(8)
+    total, hits, count = 0.0, 0, 0
+    for name in sorted(validation_names(finished, photos)):
+        image = Image.open(photos / name)
+        pixels = torch.stack([pil_to_tensor(crop) for crop in cut[1](cut[0](image))])
+        with torch.inference_mode():
+            logits = network((pixels.float() / 255 - 0.5) / 0.25).mean(0)
+        label = int(name.startswith("dark"))
+        total -= float(logits.log_softmax(0)[label])
+        hits += int(logits.argmax()) == label
+        count += 1
+    assert count == rows[0].splits["validation"].num_images == 8
+    assert rows[0].splits["validation"].loss == pytest.approx(total / count, rel=1e-4)
+    assert rows[0].splits["validation"].top1 == pytest.approx(hits / count)
+    assert rows != pipeline.evaluate(finished)
+
+
+def validation_names(run: Path, root: Path) -> tuple[str, ...]:
+    from prenas.data import open_data
+
+    data = pipeline.read_preferred(run).recipe.data
+    assert data is not None
+    return open_data(data).validation.names
+
+
+def test_a_recipe_may_ask_for_crops(photos: Path, tmp_path: Path) -> None:
+    """Then its own results are of crops, and models are handed over as ever."""
+    recipe = recipe_on(photos)
+    assert recipe.data is not None
+    data = recipe.data.model_copy(update={"crops": 5})
+    recipe = recipe.model_copy(update={"data": data})
+    rows = pipeline.run(recipe, tmp_path / "run")
+    assert (tmp_path / "run/evaluation.json").exists()
+    assert len(list((tmp_path / "run/subnets").iterdir())) == len(rows)
+
+
+@pytest.mark.parametrize("crops", ["0", "2", "11"])
+def test_other_numbers_of_crops_are_refused(crops: str, finished_run: Path) -> None:
+    result = CliRunner().invoke(app, ["evaluate", str(finished_run), "--crops", crops])
+    assert result.exit_code != 0
+    if crops == "2":
+        assert isinstance(result.exception, ValueError)
+        assert "data.crops" in str(result.exception)
+
+
+def test_images_of_another_run_are_refused_before_anything_is_written(
+    finished: Path, tmp_path: Path
+) -> None:
+    (finished / "supernet.safetensors").unlink()
+    before = contents(finished)
+    other = draw_pictures(tmp_path / "other", 12, first=300)
+    message = value_error_of(
+        lambda: pipeline.train(finished, data=pipeline.other_data(finished, [str(other)]))
+    )
+    assert message is not None
+    assert "not those that" in message
+    assert contents(finished) == before
