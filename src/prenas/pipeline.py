@@ -8,6 +8,7 @@ recipe is refused.
 from __future__ import annotations
 
 import fcntl
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -46,6 +47,7 @@ from prenas.training.estimate import Estimate, estimate_training
 from prenas.training.loop import Watcher, train_supernet
 from prenas.zero_cost_search import new_supernet, zero_cost_search
 
+_logger = logging.getLogger(__name__)
 _NUM_PROOF_IMAGES = 32
 _DECIDE_NOTHING = (  # fields that may change while a run goes on
     "search.further_seeds:",
@@ -160,7 +162,9 @@ def evaluate(
         supernet, archs or preferred.archs, images.splits, num_workers=images.num_workers
     )
     is_first = archs is None and not path.exists()
-    if is_first and _may_be_the_runs(out, preferred.recipe, images):
+    if is_first and not _may_be_the_runs(out, preferred.recipe, images):
+        _logger.warning("these images are not those that %s was trained on: not recorded", out)
+    elif is_first:
         with _locked(out, preferred.recipe):
             if not (out / artifacts.DATA).exists():
                 _record_data(out, images)

@@ -145,7 +145,7 @@ def test_a_split_of_one_class_is_not_taken_apart(tmp_path: Path) -> None:
     found = opened(write(tmp_path / "set", names))
     assert labelled_names(found.validation) == [("cat/more/x.png", 0)]
     (note,) = found.notes
-    assert "validation has no picture of 1 classes (dog" in note
+    assert "validation has no picture of 1 classes: dog" in note
 
 
 def test_folders_beside_the_splits_are_noted(photos: Path) -> None:
@@ -357,7 +357,7 @@ def test_a_tar_that_is_cut_anywhere_is_refused(tmp_path: Path) -> None:
 def test_a_class_that_a_split_lacks_is_noted(tmp_path: Path) -> None:
     names = [name for name in SPLIT if not name.startswith("test/dog")]
     (note,) = opened(write(tmp_path / "set", names)).notes
-    assert "test has no picture of 1 classes (dog" in note
+    assert "test has no picture of 1 classes: dog" in note
 
 
 def test_a_listing_decodes_nothing(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ of more than 8 bits per channel, whose range is unknown, are refused.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -118,7 +117,7 @@ class _Read(NamedTuple, Generic[T]):
 
 
 def _read_all(pictures: PictureSet, in_chans: int, make: Callable[[Image.Image], T]) -> _Read[T]:
-    """Decodes every picture once, on all cores."""
+    """Decodes every picture once, on as many threads as torch may use."""
 
     def read(name: str) -> tuple[T, bool] | Problem:
         try:
@@ -130,7 +129,7 @@ def _read_all(pictures: PictureSet, in_chans: int, make: Callable[[Image.Image],
         except Exception as error:  # decoders fail in many ways on broken files
             return Problem(name, str(error) or type(error).__name__)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         found = list(pool.map(read, pictures.names))
     good = [(i, result) for i, result in enumerate(found) if not isinstance(result, Problem)]
     return _Read(

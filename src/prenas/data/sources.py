@@ -254,7 +254,8 @@ def _divided(
         missing = sorted(set(train.labels) - set(found[split].labels))
         if missing:
             few = ", ".join(names[label] for label in missing[:5])
-            notes.append(f"{split} has no picture of {len(missing)} classes ({few}, ...)")
+            more = ", ..." if len(missing) > 5 else ""
+            notes.append(f"{split} has no picture of {len(missing)} classes: {few}{more}")
     return Opened(names, train, found["validation"], found.get("test"), tuple(notes))
 
 
