@@ -7,11 +7,8 @@ recipe is refused.
 
 from __future__ import annotations
 
-import fcntl
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from difflib import get_close_matches
+from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -27,18 +24,27 @@ from prenas.data import (
     check_splits,
     evaluation_batches,
     load_data,
-    num_samples,
     with_data,
 )
 from prenas.data_recipe import OWN_DATA
+from prenas.devices import resolve_device
 from prenas.evaluation import Evaluation, evaluate_archs
 from prenas.export import load, write_model
-from prenas.families import get_family
 from prenas.families.base import Arch
 from prenas.proxy.importance import noise_images
-from prenas.recipe import Recipe, TrainingRecipe, differences, recipe_from_dict, with_overrides
+from prenas.recipe import Recipe, TrainingRecipe, with_overrides
 from prenas.released import class_names, imported_set, load_released_checkpoint
 from prenas.report import draw_accuracy, render, write_csv, write_report
+from prenas.run_folder import (
+    is_the_runs,
+    locked,
+    may_be_the_runs,
+    read_preferred,
+    read_supernet,
+    record_data,
+    require_same_data,
+    stored_evaluations,
+)
 from prenas.selection.budgets import parse_amount
 from prenas.selection.preferred import PreferredSet
 from prenas.specialization import pick, require_equal_logits, verified_cut
@@ -49,11 +55,6 @@ from prenas.zero_cost_search import new_supernet, zero_cost_search
 
 _logger = logging.getLogger(__name__)
 _NUM_PROOF_IMAGES = 32
-_DECIDE_NOTHING = (  # fields that may change while a run goes on
-    "search.further_seeds:",
-    "data.memory_gib:",
-    "data.num_workers:",
-)
 
 
 def search(
@@ -73,7 +74,7 @@ def search(
     out, where = Path(out), resolve_device(device)
     if recipe.data is not None:
         check_data_name(recipe.data)
-    with _locked(out, recipe):
+    with locked(out, recipe):
         before = read_preferred(out) if (out / artifacts.PREFERRED).exists() else None
         if before is not None and before.imported:
             raise ValueError(f"{out} was imported, there is no search to do: choose another folder")
@@ -115,8 +116,8 @@ def train(
     if (out / artifacts.SUPERNET).exists():
         return read_supernet(out, device=device)
     training, splits = ready_to_train(recipe, data, out)
-    with _locked(out, recipe):
-        _record_data(out, splits)
+    with locked(out, recipe):
+        record_data(out, splits)
         scored = new_supernet(recipe, recipe.seed)
         artifacts.load_weights(scored.network, out / artifacts.INITIAL)
         supernet = scored.trimmed(preferred.envelope, drop_path=training.drop_path)
@@ -152,8 +153,8 @@ def evaluate(
     out, path = Path(out), Path(out) / artifacts.EVALUATION
     preferred = read_preferred(out)
     is_stored = archs is None and path.exists()
-    if is_stored and (data is None or _is_the_runs(out, preferred.recipe, data)):
-        return _stored_evaluations(out)
+    if is_stored and (data is None or is_the_runs(out, preferred.recipe, data)):
+        return stored_evaluations(out)
     supernet = read_supernet(out, device=device)
     images = _data(preferred.recipe, data)
     if isinstance(archs, Arch):
@@ -162,12 +163,12 @@ def evaluate(
         supernet, archs or preferred.archs, images.splits, num_workers=images.num_workers
     )
     is_first = archs is None and not path.exists()
-    if is_first and not _may_be_the_runs(out, preferred.recipe, images):
+    if is_first and not may_be_the_runs(out, preferred.recipe, images):
         _logger.warning("these images are not those that %s was trained on: not recorded", out)
     elif is_first:
-        with _locked(out, preferred.recipe):
+        with locked(out, preferred.recipe):
             if not (out / artifacts.DATA).exists():
-                _record_data(out, images)
+                record_data(out, images)
             title = f"{preferred.recipe.name}: preferred subnets"
             write_csv(rows, out / artifacts.EVALUATION_CSV)
             render(partial(draw_accuracy, rows=rows, title=title), out / artifacts.PLOT)
@@ -195,7 +196,7 @@ def report(out: str | Path, *, again: bool = True) -> Path:
     if not again and (out / artifacts.REPORT).exists():
         return out / artifacts.REPORT
     preferred = read_preferred(out)
-    rows = _stored_evaluations(out) if (out / artifacts.EVALUATION).exists() else []
+    rows = stored_evaluations(out) if (out / artifacts.EVALUATION).exists() else []
     return write_report(out, preferred, rows, best=pick(rows, {}) if rows else None)
 
 
@@ -271,7 +272,7 @@ def import_released(
     supernet = load_released_checkpoint(file)
     archs = [archs] if isinstance(archs, Arch) else archs
     preferred = imported_set(supernet.arch, supernet.settings, file, archs, space)
-    with _locked(out, preferred.recipe):
+    with locked(out, preferred.recipe):
         if (out / artifacts.PREFERRED).exists():
             before = read_preferred(out)
             if (before.imported, before.archs) != (preferred.imported, preferred.archs):
@@ -382,63 +383,13 @@ def other_data(
     return images
 
 
-def read_preferred(out: str | Path) -> PreferredSet:
-    """The preferred set of a run folder; ValueError if the search is not done or it is damaged."""
-    path = Path(out) / artifacts.PREFERRED
-    if not path.exists():
-        raise ValueError(
-            f"{out} holds no finished search ({path.name} is missing): "
-            "run `prenas search RECIPE --out ...` first"
-        )
-    return artifacts.parse_json(path, PreferredSet.model_validate)
-
-
-def read_supernet(out: str | Path, *, device: str = "auto") -> Supernet:
-    """The trained supernet of a run folder, in evaluation mode; ValueError if it is not there."""
-    preferred, path = read_preferred(out), Path(out) / artifacts.SUPERNET
-    if not path.exists():
-        command = f"import FILE --out {out}" if preferred.imported else f"train {out}"
-        raise ValueError(
-            f"{out} holds no trained supernet ({path.name} is missing): "
-            f"run `prenas {command}` first"
-        )
-    supernet = Supernet(preferred.envelope, preferred.recipe.space.settings)
-    artifacts.load_weights(supernet.network, path)
-    return supernet.to(resolve_device(device)).eval()
-
-
-def resolve_device(name: str) -> torch.device:
-    """A device by name; `auto` takes an accelerator if there is one.
-
-    Raises:
-        ValueError: unknown, or not on this machine; names those that are.
-    """
-    accelerator = (
-        torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    )
-    available = ["cpu", *([accelerator.type] if accelerator else [])]
-    if name == "auto":
-        return torch.device(available[-1])
-    try:
-        device = torch.device(name)
-        if device.type in available:
-            torch.empty(0, device=device)
-            return device
-    except RuntimeError:
-        pass
-    choices = ["auto", *available]
-    near = get_close_matches(name, choices, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    raise ValueError(f"device {name!r} is not on this machine: choose {', '.join(choices)}{hint}")
-
-
 def _evaluations(out: Path, data: ImageData | None, device: str) -> list[Evaluation]:
     """The stored evaluation of the preferred subnets, made first if it is missing.
 
     An imported run without data has no results, only costs.
     """
     if (out / artifacts.EVALUATION).exists():
-        return _stored_evaluations(out)
+        return stored_evaluations(out)
     preferred = read_preferred(out)
     if _has_no_data(preferred, data):
         return [
@@ -446,18 +397,6 @@ def _evaluations(out: Path, data: ImageData | None, device: str) -> list[Evaluat
             for subnet in preferred.subnets
         ]
     return evaluate(out, data=data, device=device)
-
-
-def _stored_evaluations(out: Path) -> list[Evaluation]:
-    path = out / artifacts.EVALUATION
-    stored, digest = artifacts.parse_json(path, _parse_evaluations)
-    supernet = out / artifacts.SUPERNET
-    if supernet.exists() and artifacts.sha256(supernet) != digest:
-        raise ValueError(
-            f"{path} belongs to other weights than {supernet}: remove it, and {artifacts.SUBNETS}/ "
-            "beside it, to evaluate and cut anew"
-        )
-    return stored
 
 
 def _require_of_this_supernet(folder: Path, out: Path) -> None:
@@ -486,7 +425,7 @@ def _hand_over(
     images, names = _proof_images_and_class_names(preferred, data)
     where = next(supernet.parameters()).device
     network = verified_cut(supernet, row.arch, images.to(where))
-    with _locked(out, recipe):
+    with locked(out, recipe):
         write_model(
             folder,
             network,
@@ -547,47 +486,6 @@ def _provenance(out: Path, number: int, row: Evaluation, recipe: Recipe) -> dict
     }
 
 
-def _record_data(out: Path, data: ImageData) -> None:
-    """Notes what a run trains on, so that it goes on with nothing else."""
-    sources = {"train": data.train, **data.splits}
-    artifacts.write_json(
-        out / artifacts.DATA,
-        {
-            "class_names": data.class_names,
-            "num_images": {name: num_samples(source) for name, source in sources.items()},
-            "notes": data.notes,
-            "fingerprint": data.fingerprint,
-        },
-    )
-
-
-def _require_same_data(out: Path, data: ImageData) -> None:
-    """Raises ValueError if a run was begun with other images."""
-    path = out / artifacts.DATA
-    if not path.exists():
-        return
-    before = artifacts.parse_json(path, lambda document: document["fingerprint"])
-    if before is not None and data.fingerprint is not None and before != data.fingerprint:
-        raise ValueError(
-            f"the images are not those that {out} was begun with (a file, class or split was "
-            "added, removed, renamed or changed): restore them, or begin a run in another folder. "
-            "Nothing was changed"
-        )
-
-
-def _is_the_runs(out: Path, recipe: Recipe, data: ImageData) -> bool:
-    """Whether images are known to be those that the run's results are about."""
-    return data.fingerprint is not None and _may_be_the_runs(out, recipe, data)
-
-
-def _may_be_the_runs(out: Path, recipe: Recipe, data: ImageData) -> bool:
-    """Whether results on these images may be kept as the run's."""
-    if data.num_crops != (recipe.data.crops if recipe.data else 1):
-        return False
-    path = out / artifacts.DATA
-    return not path.exists() or artifacts.read_json(path)["fingerprint"] == data.fingerprint
-
-
 def _data(recipe: Recipe, data: ImageData | None, out: str | Path | None = None) -> ImageData:
     """The recipe's data, or those passed from Python; ValueError if they do not fit together.
 
@@ -613,62 +511,10 @@ def _data(recipe: Recipe, data: ImageData | None, out: str | Path | None = None)
             f"set space.settings.num_classes={len(data.class_names)}"
         )
     if out is not None:
-        _require_same_data(Path(out), data)
+        require_same_data(Path(out), data)
     return data
 
 
 def _has_no_data(preferred: PreferredSet, data: ImageData | None) -> bool:
     """Whether an imported run, which may do without, is used without data."""
     return preferred.imported is not None and preferred.recipe.data is None and data is None
-
-
-def _parse_evaluations(document: dict[str, Any]) -> tuple[list[Evaluation], str]:
-    """The rows, and the digest of the supernet that they were measured on."""
-    arch_type = get_family(document["family"]).arch_type
-    rows = [
-        Evaluation.model_validate({**row, "arch": arch_type.model_validate(row["arch"])})
-        for row in document["subnets"]
-    ]
-    return rows, document["supernet_sha256"]
-
-
-@contextmanager
-def _locked(out: Path, recipe: Recipe) -> Iterator[None]:
-    """Opens a run folder for writing, for this recipe and this process alone.
-
-    Raises:
-        ValueError: no right to write, other files there, another recipe, or another process.
-    """
-    path = out / artifacts.RECIPE
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file: give a folder")
-    is_foreign = out.exists() and any(not p.name.startswith(".") for p in out.iterdir())
-    if is_foreign and not path.exists():
-        raise ValueError(
-            f"{out} is not empty and no run folder of prenas: choose an empty or a new folder"
-        )
-    artifacts.require_writable(out)
-    with (out / ".lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"another process is working in {out}: wait for it, or choose another folder"
-            ) from None
-        if path.exists():
-            _require_same_recipe(path, recipe)
-        for leftover in out.glob(".*.tmp"):  # of a process that was killed while writing
-            leftover.unlink()
-        yield
-
-
-def _require_same_recipe(path: Path, recipe: Recipe) -> None:
-    theirs = artifacts.parse_json(path, lambda document: recipe_from_dict(document["recipe"]))
-    found = differences(theirs, recipe)
-    changed = [line for line in found if not line.startswith(_DECIDE_NOTHING)]
-    if changed:
-        raise ValueError(
-            f"{path.parent} belongs to another recipe (there -> asked for):\n  "
-            + "\n  ".join(changed)
-            + "\nChoose another --out folder, or the recipe of this one. Nothing was changed"
-        )

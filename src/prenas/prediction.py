@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 
+from prenas.devices import resolve_device
 from prenas.export import load_described
-from prenas.pipeline import resolve_device
 
 
 class Prediction(NamedTuple):

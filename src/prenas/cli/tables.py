@@ -1,0 +1,271 @@
+"""What the command line shows: tables and lines for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from prenas.data import ImageData
+    from prenas.evaluation import Evaluation
+    from prenas.families.base import SearchSpace
+    from prenas.pipeline import DryRun
+    from prenas.recipe import Recipe
+    from prenas.selection.preferred import PreferredSet
+
+console = Console(highlight=False, markup=False, emoji=False)
+errors = Console(stderr=True, highlight=False, markup=False, emoji=False)
+
+
+def print_data(data: ImageData) -> None:
+    """Sizes of the splits, and what to know about the images."""
+    from prenas.data import num_samples
+
+    sizes = ", ".join(
+        f"{name} {num_samples(source):,}"
+        for name, source in {"train": data.train, **data.splits}.items()
+    )
+    console.print(f"Images: {sizes}; {len(data.class_names)} classes", soft_wrap=True)
+    for note in data.notes:
+        console.print(f"Note: {note}", soft_wrap=True)
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Numbers to the right, words to the left, every row on one line however wide."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, name in enumerate(columns):
+        is_text = any(any(c.isalpha() or c == "[" for c in str(row[number])) for row in rows)
+        table.add_column(name, justify="left" if is_text else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(str, row))
+    console.print(title, style="bold", soft_wrap=True)
+    width = Console(width=10_000).measure(table).maximum
+    Console(width=width, highlight=False, markup=False, emoji=False).print(table)
+
+
+def print_preferred(preferred: PreferredSet) -> None:
+    """The preferred subnets, budgets without any, and how far seeds agree."""
+    leads = {
+        choice.subnet: "-" if choice.margin is None else f"{100 * choice.margin:.2g} %"
+        for choice in reversed(preferred.choices)
+    }
+    origin = f"{preferred.num_classes_of_isomers:,} isomer classes scored"
+    if preferred.imported is not None:
+        origin = preferred.imported.summary
+    print_table(
+        f"{preferred.recipe.name}: {len(preferred.subnets)} preferred subnets of "
+        f"{preferred.num_archs:.3g} ({origin})",
+        ["#", "params", "MACs, M", "architecture", "score", "lead", "best of"],
+        [
+            (
+                number,
+                f"{subnet.params:,}",
+                _millions(subnet.macs),
+                subnet.arch.summary,
+                "-" if subnet.score is None else f"{subnet.score:,.1f}",
+                leads[number],
+                "; ".join(preferred.budgets_of(number)),
+            )
+            for number, subnet in enumerate(preferred.subnets)
+        ],
+    )
+    for number in preferred.empty_budgets:
+        console.print(f"No subnet in budget {preferred.budgets[number]}", soft_wrap=True)
+    for budget in preferred.partial_budgets:
+        console.print(
+            f"Left out, no whole step: {budget} (search.keep_partial=true keeps it)",
+            soft_wrap=True,
+        )
+    for seed in preferred.agreement:
+        changed = ", ".join("-" if n is None else str(n) for n in seed.changed_options)
+        taus = ", ".join(f"{axis} {tau:.2f}" for axis, tau in seed.block_score_tau.items())
+        console.print(
+            f"Seed {seed.seed}: tau of scores {seed.score_tau:.3f}, of block scores {taus}; "
+            f"same width, depth and option counts in {seed.same_class.count(True)} of "
+            f"{len(seed.same_class) - seed.same_class.count(None)} budgets; "
+            f"per-layer options changed: {changed}",
+            soft_wrap=True,
+        )
+
+
+def _millions(macs: int) -> str:
+    return f"{macs / 1e6:.4g}"
+
+
+def print_evaluations(rows: Sequence[Evaluation], title: str) -> None:
+    """Costs and results of subnets on every split."""
+    splits = list(rows[0].splits)
+    with_top5 = rows[0].splits[splits[0]].top5 is not None
+    columns = ["#", "params", "MACs, M", "architecture"]
+    for split in splits:
+        heads = ["top-1", *(["top-5"] if with_top5 else []), "loss"]
+        columns += [f"{split[:4].removesuffix('i')}\n{head}" for head in heads]
+    table = []
+    for number, row in enumerate(rows):
+        cells = [number, f"{row.params:,}", _millions(row.macs), row.arch.summary]
+        for metrics in row.splits.values():
+            cells.append(f"{100 * metrics.top1:.2f}")
+            if metrics.top5 is not None:
+                cells.append(f"{100 * metrics.top5:.2f}")
+            cells.append(f"{metrics.loss:.3f}")
+        table.append(cells)
+    print_table(title, columns, table)
+    sizes = ", ".join(f"{split} {m.num_images} images" for split, m in rows[0].splits.items())
+    console.print(
+        f"Accuracies in %, over {sizes}. Choose by validation; test is for the report.",
+        soft_wrap=True,
+    )
+
+
+def print_estimate(plan: DryRun, recipe: Recipe) -> None:
+    """Time and memory of a training that was not begun."""
+    from prenas.cost import count
+
+    estimate, training = plan.estimate, recipe.training
+    assert training is not None, "a dry run trains"
+    print_table(
+        f"Measured training steps of {estimate.images_per_step} images",
+        ["params", "architecture", "images/s", "kept per image, MB"],
+        [
+            (
+                f"{count(cost.arch, recipe.space.settings).params:,}",
+                cost.arch.summary,
+                f"{1 / cost.seconds:,.0f}",
+                f"{cost.activation_bytes / 1e6:,.1f}",
+            )
+            for cost in estimate.costs
+        ],
+    )
+    memory = estimate.state_bytes + estimate.activation_bytes
+    print_table(
+        "Estimate",
+        ["what", "value"],
+        [
+            (
+                "steps",
+                f"{estimate.num_steps:,} of {training.batch_size} images, "
+                f"{estimate.steps_per_epoch:,} per epoch, {training.epochs} epochs",
+            ),
+            ("reading and augmenting", f"{1e3 * estimate.loading_seconds:.2f} ms per image"),
+            ("training", _duration(estimate.training_seconds)),
+            ("evaluation of all subnets", _duration(estimate.evaluation_seconds)),
+            (
+                "memory of a step",
+                f"{_size(memory)}: weights, gradients and moments {_size(estimate.state_bytes)}, "
+                f"kept by the largest subnet {_size(estimate.activation_bytes)}",
+            ),
+        ],
+    )
+    if memory > estimate.machine_bytes:
+        console.print(
+            f"That is more than the {_size(estimate.machine_bytes)} of this machine: lower "
+            "training.batch_size",
+            soft_wrap=True,
+        )
+    console.print("Dry run: nothing was written.", soft_wrap=True)
+
+
+def _size(num_bytes: float) -> str:
+    return f"{num_bytes / 1e9:,.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.0f} MB"
+
+
+def _duration(seconds: float) -> str:
+    """For people: 41 s, 12 min, 3.4 h, 5.1 days."""
+    for unit, length, most in (("s", 1, 120), ("min", 60, 120), ("h", 3600, 48)):
+        if seconds < most * length:
+            return f"{seconds / length:.{0 if unit != 'h' else 1}f} {unit}"
+    return f"{seconds / 86400:,.1f} days"
+
+
+def print_space(space: SearchSpace) -> None:
+    """Axes, settings, smallest and largest network, and which budgets the space reaches."""
+    from prenas.cost import count
+    from prenas.recipe import flat_fields
+    from prenas.selection.isomers import num_isomer_classes
+
+    per_layer = {axis.name for axis in space.layer_axes}
+    rows: dict[str, list[tuple[str, str, str]]] = {"per network": [], "per layer": [], "fixed": []}
+    for name, value in flat_fields(space):
+        if name not in ("family", "name") and value is not None:
+            is_axis = isinstance(value, list) and not name.startswith("settings.")
+            once = "per network" if is_axis else "fixed"
+            chosen = "per layer" if name in per_layer else once
+            rows[chosen].append((name, json.dumps(value), chosen))
+    print_table(
+        f"Space {space.name} ({space.family}): {_quantity(space.num_archs)} architectures in "
+        f"{_quantity(num_isomer_classes(space))} isomer classes",
+        ["field", "value", "chosen"],
+        [row for group in rows.values() for row in group],
+    )
+    archs = {
+        "smallest": space.smallest,
+        "largest": space.largest,
+        "scored supernet": space.supernet,
+    }
+    costs = {word: count(arch, space.settings) for word, arch in archs.items()}
+    print_table(
+        "Its networks",
+        ["what", "params", "MACs, M", "architecture"],
+        [
+            (word, f"{costs[word].params:,}", _millions(costs[word].macs), arch.summary)
+            for word, arch in archs.items()
+        ],
+    )
+    low, high = costs["smallest"], costs["largest"]
+    console.print(
+        f"Budgets reach from params={_rounded(low.params)} to {_rounded(high.params)}, "
+        f"from macs={_rounded(low.macs)} to {_rounded(high.macs)}.\n",
+        soft_wrap=True,
+    )
+
+
+def _quantity(number: int) -> str:
+    """Whole below a million, else four digits; also of numbers too large for a float."""
+    return f"{number:,}" if number < 10**6 else f"{Decimal(number):.4g}".replace("e+", "e")
+
+
+def _rounded(amount: int) -> str:
+    """As budgets write it, up to the next of three digits, so that the amount fits: 5.37M."""
+    from prenas.selection.budgets import format_amount
+
+    step = 10 ** max(len(str(amount)) - 3, 0)
+    return format_amount(-(-amount // step) * step)
+
+
+def print_lists() -> None:
+    """All recipes and all spaces."""
+    from prenas.families import all_spaces
+    from prenas.recipes import RECIPES, get_recipe
+
+    recipes = [(name, get_recipe(name)) for name in RECIPES]
+    print_table(
+        "Recipes",
+        ["name", "what"],
+        [
+            (
+                name,
+                f"space {recipe.space.name}; {', '.join(recipe.search.budgets)}; "
+                + (
+                    f"trains {recipe.training.epochs} epochs on {recipe.data.name}"
+                    if recipe.training and recipe.data
+                    else "searches only"
+                ),
+            )
+            for name, recipe in recipes
+        ],
+    )
+    print_table(
+        "Spaces",
+        ["name", "what"],
+        [
+            (name, f"{space.family}, {space.num_archs:.3g} architectures")
+            for name, space in all_spaces().items()
+        ],
+    )
