@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 from prenas import pipeline
 from prenas.cli import app
-from prenas.data import with_data
+from prenas.data import ImageData, labelled_sample, load_data, open_data, with_data
 from prenas.data_recipe import Augmentation, DataRecipe, Preprocessing
-from prenas.export import load
+from prenas.export import load as load_model
 from prenas.recipe import Recipe
 from training.runs import (
     MINI,
@@ -265,7 +265,7 @@ def test_logits_of_several_crops_are_averaged(crops: int, finished: Path, photos
 
     data = pipeline.other_data(finished, crops=crops)
     rows = pipeline.evaluate(finished, data=data)
-    network = load(finished / "subnets/00").network
+    network = load_model(finished / "subnets/00").network
     cut = Resize(8, interpolation=3), (FiveCrop if crops == 5 else TenCrop)(8)
     total, hits, count = 0.0, 0, 0
     for name in sorted(validation_names(finished, photos)):
@@ -323,3 +323,99 @@ def test_images_of_another_run_are_refused_before_anything_is_written(
     assert message is not None
     assert "not those that" in message
     assert contents(finished) == before
+
+
+# --- what a run was trained on decides what it hands over ----------------------------------------
+
+
+def test_a_renamed_class_is_noticed_when_cutting_and_evaluating(
+    photos: Path, finished: Path, tmp_path: Path
+) -> None:
+    """Outputs keep the meaning that they were trained with; names are not taken from the disk."""
+    moved = Path(shutil.copytree(photos, tmp_path / "photos"))
+    (moved / "bright").rename(moved / "zbright")
+    for name in ("evaluation.json", "subnets"):
+        path = finished / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    before = contents(finished)
+    renamed = with_data(recipe_on(photos), str(moved))
+    for action in (
+        lambda: pipeline.other_data(finished, [str(moved)]),
+        lambda: pipeline.evaluate(finished, data=load(renamed)),
+    ):
+        assert "the classes of these images are not those of" in (value_error_of(action) or "")
+    cut = value_error_of(lambda: pipeline.specialize(finished, 0, data=load(renamed)))
+    assert "these are not its images" in (cut or "")
+    assert contents(finished) == before
+    model = pipeline.specialize(finished, 0)
+    assert json.loads((model / "arch.json").read_text())["class_names"] == ["bright", "dark"]
+
+
+def load(recipe: Recipe) -> ImageData:
+    assert recipe.data is not None
+    return load_data(recipe.data, recipe.space.settings)
+
+
+def test_an_unreadable_picture_on_disk_can_be_skipped_and_the_run_goes_on(tmp_path: Path) -> None:
+    """What the message says works, and nothing of the training so far is lost."""
+    photos = draw_pictures(tmp_path / "photos", 20)
+    recipe = recipe_on(photos)
+    assert recipe.data is not None
+    lazily = recipe.data.model_copy(update={"memory_gib": 0.0})
+    recipe = recipe.model_copy(update={"data": lazily})
+    out = tmp_path / "run"
+    with pytest.raises(StoppedError):
+        pipeline.run(recipe, out, watch=stop_at(5))
+    opened = open_data(lazily)
+    (photos / opened.train.names[0]).write_bytes(
+        bytes(opened.train.versions[0])  # the same size, so that the images count as the same
+    )
+    problem = value_error_of(lambda: pipeline.run(recipe, out)) or ""
+    assert f"picture {opened.train.names[0]} cannot be read" in problem
+    assert "--set data.unreadable=skip" in problem
+    skipping = lazily.model_copy(update={"unreadable": "skip"})
+    rows = pipeline.run(recipe.model_copy(update={"data": skipping}), out)
+    assert len(metrics_of(out)) == 4
+    assert rows[0].splits["test"].num_images == 4
+
+
+def test_a_report_made_on_the_way_is_written_anew(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    pipeline.search(recipe_on(photos), out)
+    assert "not evaluated yet" in pipeline.report(out).read_text()
+    pipeline.run(recipe_on(photos), out)
+    text = (out / "report.md").read_text()
+    assert "not evaluated yet" not in text
+    assert "best by validation" in text
+
+
+def test_a_folder_without_splits_is_evaluated_whole(finished: Path, tmp_path: Path) -> None:
+    others = draw_pictures(tmp_path / "others", 15, first=100)
+    (row, *_) = pipeline.evaluate(finished, data=pipeline.other_data(finished, [str(others)]))
+    assert list(row.splits) == ["validation"]
+    assert row.splits["validation"].num_images == 30
+
+
+def test_other_images_do_not_choose_a_subnet(finished: Path, tmp_path: Path) -> None:
+    (finished / "evaluation.json").unlink()
+    shutil.rmtree(finished / "subnets")
+    others = draw_pictures(tmp_path / "others", 15, first=100)
+    data = pipeline.other_data(finished, [str(others)])
+    before = contents(finished)
+    problem = value_error_of(lambda: pipeline.specialize(finished, max_params="1M", data=data))
+    assert "is not evaluated yet, and these are not its images" in (problem or "")
+    assert contents(finished) == before
+
+
+def test_a_search_on_data_sees_pictures_unchanged(photos: Path) -> None:
+    plain, changed = (
+        load(recipe_on(photos, changes))
+        for changes in (Augmentation(), Augmentation(crop_scale=(0.2, 0.5), auto_augment="rand-m9"))
+    )
+    settings = recipe_on(photos).space.settings
+    assert plain.unchanged is None
+    assert changed.unchanged is not None
+    ours = labelled_sample(changed.unchanged, settings, 12, seed=3)
+    theirs = labelled_sample(plain.train, settings, 12, seed=3)
+    for left, right in zip(ours, theirs, strict=True):
+        assert torch.equal(left, right)

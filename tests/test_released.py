@@ -516,3 +516,22 @@ def test_the_report_of_an_imported_run(mini_file: Path, tmp_path: Path) -> None:
     assert f"prenas import {mini_file.name} --out run" in text
     assert "Nothing was chosen here: the run was imported." in text
     assert "None" not in text.split("<details>")[0]
+
+
+def test_images_of_other_classes_do_not_evaluate_an_imported_run(
+    mini_file: Path, tmp_path: Path
+) -> None:
+    """Their labels would be read as the first classes of the released weights."""
+    import numpy as np
+    from PIL import Image
+
+    pipeline.import_released(mini_file, tmp_path / "run")
+    for kind in ("cat", "dog"):
+        (tmp_path / "photos" / kind).mkdir(parents=True)
+        for number in range(3):
+            pixels = np.full((20, 20, 3), 40 * number, dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / kind / f"{number}.png")
+    before = contents(tmp_path / "run")
+    with pytest.raises(ValueError, match=r"these images have 2 classes, .* has \d+ outputs"):
+        pipeline.other_data(tmp_path / "run", [str(tmp_path / "photos")])
+    assert contents(tmp_path / "run") == before

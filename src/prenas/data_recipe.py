@@ -158,6 +158,13 @@ class DataRecipe(Value):
                 )
         return self
 
+    @field_validator("validation", "test", mode="before")
+    @classmethod
+    def _a_share_of_the_training(cls, place: object) -> object:
+        if isinstance(place, (int, float)) and not 0 < place < 1:
+            raise ValueError(f"a share must lie between 0 and 1, both left out (given: {place:g})")
+        return place
+
     @model_validator(mode="after")
     def _own_data_bring_their_own(self) -> DataRecipe:
         if self.name == OWN_DATA and self.augmentation != Augmentation():

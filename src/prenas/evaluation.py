@@ -109,12 +109,21 @@ def evaluate_archs(
     *,
     batch_size: int = 256,
     num_workers: int = 0,
+    num_crops: int = 1,
 ) -> list[Evaluation]:
-    """Evaluates architectures that fit into the supernet, each on every split."""
+    """Evaluates architectures that fit into the supernet, each on every split.
+
+    Args:
+        batch_size: crops at once, of which an image has `num_crops`.
+    """
     networks = [supernet.cut(arch).eval() for arch in archs]
     results = {
         name: evaluate_networks(
-            networks, source, supernet.settings, batch_size=batch_size, num_workers=num_workers
+            networks,
+            source,
+            supernet.settings,
+            batch_size=max(1, batch_size // num_crops),
+            num_workers=num_workers,
         )
         for name, source in splits.items()
     }

@@ -24,6 +24,7 @@ from prenas.data import (
     check_splits,
     evaluation_batches,
     load_data,
+    undivided,
     with_data,
 )
 from prenas.data_recipe import OWN_DATA
@@ -42,6 +43,8 @@ from prenas.run_folder import (
     read_preferred,
     read_supernet,
     record_data,
+    recorded_class_names,
+    require_same_classes,
     require_same_data,
     stored_evaluations,
 )
@@ -156,11 +159,16 @@ def evaluate(
     if is_stored and (data is None or is_the_runs(out, preferred.recipe, data)):
         return stored_evaluations(out)
     supernet = read_supernet(out, device=device)
-    images = _data(preferred.recipe, data)
+    images = _data(preferred.recipe, data, hold=("validation", "test"))
+    _require_classes(out, preferred, images)
     if isinstance(archs, Arch):
         archs = [archs]
     rows = evaluate_archs(
-        supernet, archs or preferred.archs, images.splits, num_workers=images.num_workers
+        supernet,
+        archs or preferred.archs,
+        images.splits,
+        num_workers=images.num_workers,
+        num_crops=images.num_crops,
     )
     is_first = archs is None and not path.exists()
     if is_first and not may_be_the_runs(out, preferred.recipe, images):
@@ -181,20 +189,15 @@ def evaluate(
     return rows
 
 
-def report(out: str | Path, *, again: bool = True) -> Path:
+def report(out: str | Path) -> Path:
     """Writes `report.md` and its pictures, in `report/`, from what the run folder holds so far.
 
-    At any stage from the search on, also while another process trains.
-
-    Args:
-        again: whether a report that is there is written anew.
+    At any stage from the search on, also while another process trains; each call writes anew.
 
     Raises:
         ValueError: the search is not done, or a file of the run is damaged or of other weights.
     """
     out = Path(out)
-    if not again and (out / artifacts.REPORT).exists():
-        return out / artifacts.REPORT
     preferred = read_preferred(out)
     rows = stored_evaluations(out) if (out / artifacts.EVALUATION).exists() else []
     return write_report(out, preferred, rows, best=pick(rows, {}) if rows else None)
@@ -302,7 +305,7 @@ def run(
     rows = _evaluations(Path(out), data, device)
     for number in range(len(rows)):
         specialize(out, number, data=data, device=device)
-    report(out, again=False)
+    report(out)
     return rows
 
 
@@ -364,23 +367,31 @@ def other_data(
     Raises:
         ValueError: other classes than the run's, or images that are not there or not readable.
     """
-    recipe = read_preferred(out).recipe
+    out = Path(out)
+    preferred = read_preferred(out)
+    recipe = preferred.recipe
     moved = with_data(recipe, texts) if texts else recipe
     if crops is not None:
         moved = with_overrides(moved, [f"data.crops={crops}"])
     if moved.data is None:
         raise ValueError(f"{out} has no images of its own: say where they are (--data)")
     images = load_data(moved.data, recipe.space.settings)
-    path = Path(out) / artifacts.DATA
-    if path.exists():
-        names = tuple(artifacts.read_json(path)["class_names"])
-        if names != images.class_names:
-            raise ValueError(
-                f"the classes of these images are not those of {out} (here and there differ: "
-                f"{', '.join(sorted(set(names) ^ set(images.class_names))[:10])}): give images of "
-                "the same classes"
-            )
+    if texts and (preferred.imported or not is_the_runs(out, recipe, images)):
+        images = undivided(moved.data, recipe.space.settings) or images
+    _require_classes(out, preferred, images)
     return images
+
+
+def _require_classes(out: Path, preferred: PreferredSet, data: ImageData) -> None:
+    """Raises ValueError unless the labels of images mean what the outputs of a run mean."""
+    require_same_classes(out, data)
+    num_outputs = preferred.recipe.space.settings.num_classes
+    is_unknown = preferred.imported is not None and recorded_class_names(out) is None
+    if is_unknown and len(data.class_names) != num_outputs:
+        raise ValueError(
+            f"these images have {len(data.class_names)} classes, {out} has {num_outputs} outputs: "
+            "give images of the classes that the released weights were trained on"
+        )
 
 
 def _evaluations(out: Path, data: ImageData | None, device: str) -> list[Evaluation]:
@@ -396,6 +407,11 @@ def _evaluations(out: Path, data: ImageData | None, device: str) -> list[Evaluat
             Evaluation(arch=subnet.arch, params=subnet.params, macs=subnet.macs, splits={})
             for subnet in preferred.subnets
         ]
+    if data is not None and not may_be_the_runs(out, preferred.recipe, data):
+        raise ValueError(
+            f"{out} is not evaluated yet, and these are not its images: give "
+            f"`prenas evaluate {out}` first"
+        )
     return evaluate(out, data=data, device=device)
 
 
@@ -422,7 +438,7 @@ def _hand_over(
 ) -> None:
     supernet, preferred = read_supernet(out, device=device), read_preferred(out)
     recipe = preferred.recipe
-    images, names = _proof_images_and_class_names(preferred, data)
+    images, names = _proof_images_and_class_names(out, preferred, data)
     where = next(supernet.parameters()).device
     network = verified_cut(supernet, row.arch, images.to(where))
     with locked(out, recipe):
@@ -440,7 +456,7 @@ def _hand_over(
 
 
 def _proof_images_and_class_names(
-    preferred: PreferredSet, data: ImageData | None
+    out: Path, preferred: PreferredSet, data: ImageData | None
 ) -> tuple[Tensor, tuple[str, ...]]:
     """From the validation data; for an imported run without data, noise and what is known."""
     recipe, settings = preferred.recipe, preferred.recipe.space.settings
@@ -452,10 +468,11 @@ def _proof_images_and_class_names(
         lazily = recipe.data.model_copy(update={"memory_gib": 0.0, "crops": 1})
         recipe = recipe.model_copy(update={"data": lazily})
     splits = _data(recipe, data)
+    require_same_classes(out, splits)
     images, _ = next(evaluation_batches(splits.validation, settings, _NUM_PROOF_IMAGES))
     if images.ndim == 5:  # several crops of each
         images = images[:, 0]
-    return images, splits.class_names
+    return images, recorded_class_names(out) or splits.class_names
 
 
 def _prove_written(
@@ -486,19 +503,26 @@ def _provenance(out: Path, number: int, row: Evaluation, recipe: Recipe) -> dict
     }
 
 
-def _data(recipe: Recipe, data: ImageData | None, out: str | Path | None = None) -> ImageData:
+def _data(
+    recipe: Recipe,
+    data: ImageData | None,
+    out: str | Path | None = None,
+    *,
+    hold: Sequence[str] = ("train", "validation", "test"),
+) -> ImageData:
     """The recipe's data, or those passed from Python; ValueError if they do not fit together.
 
     Args:
+        hold: splits that may be held in memory.
         out: a run folder that must have been begun with the same images, if it has begun.
     """
     if data is None:
         if recipe.data is None:
             raise ValueError(
-                f"recipe {recipe.name!r} names no data: choose one that does (prenas info lists "
-                "them), or pass data=prenas.ImageData(...) from Python"
+                f"recipe {recipe.name!r} names no data: say where images are (--data PLACE), "
+                "choose a recipe that names them, or pass data=prenas.ImageData(...) from Python"
             )
-        data = load_data(recipe.data, recipe.space.settings)
+        data = load_data(recipe.data, recipe.space.settings, hold=hold)
     elif recipe.data is not None and recipe.data.name != OWN_DATA and data.fingerprint is None:
         raise ValueError(
             f"recipe {recipe.name!r} loads {recipe.data.name!r} by itself, yet data were passed: "

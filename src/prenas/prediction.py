@@ -26,7 +26,8 @@ class Prediction(NamedTuple):
         """The same in plain values, for JSON."""
         if self.error:
             return {"picture": str(self.path), "error": self.error}
-        return {"picture": str(self.path), "classes": dict(self.classes)}
+        classes = [{"name": name, "probability": share} for name, share in self.classes]
+        return {"picture": str(self.path), "classes": classes}
 
 
 def predict(

@@ -19,6 +19,7 @@ from prenas.supernet import Supernet
 
 _DECIDE_NOTHING = (  # fields that may change while a run goes on
     "search.further_seeds:",
+    "data.unreadable:",
     "data.memory_gib:",
     "data.num_workers:",
 )
@@ -83,6 +84,26 @@ def record_data(out: Path, data: ImageData) -> None:
             "notes": data.notes,
             "fingerprint": data.fingerprint,
         },
+    )
+
+
+def recorded_class_names(out: Path) -> tuple[str, ...] | None:
+    """The classes that a run was trained on, in the order of its outputs; None before that."""
+    path = out / artifacts.DATA
+    if not path.exists():
+        return None
+    return artifacts.parse_json(path, lambda document: tuple(map(str, document["class_names"])))
+
+
+def require_same_classes(out: Path, data: ImageData) -> None:
+    """Raises ValueError if images are not of the classes that a run was trained on."""
+    names = recorded_class_names(out)
+    if names is None or names == data.class_names:
+        return
+    differing = sorted(set(names) ^ set(data.class_names)) or ["their order"]
+    raise ValueError(
+        f"the classes of these images are not those of {out} (what differs: "
+        f"{', '.join(differing[:10])}): give images of the same classes (--data PLACE)"
     )
 
 

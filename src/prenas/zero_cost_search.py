@@ -94,7 +94,8 @@ def _images(recipe: Recipe, data: ImageData | None) -> tuple[Tensor, Tensor | No
         )
         return images, None
     assert data is not None, "a recipe that searches with data was given none"
-    return labelled_sample(data.train, space, search.num_images, recipe.seed)
+    source = data.train if data.unchanged is None else data.unchanged
+    return labelled_sample(source, space, search.num_images, recipe.seed)
 
 
 def _score(

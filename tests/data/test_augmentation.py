@@ -427,3 +427,14 @@ def test_normalising_is_scaling_minus_mean_over_deviation() -> None:
 def test_wrong_fields_are_named(fields: dict[str, Any], word: str) -> None:
     with pytest.raises(ValueError, match=word):
         Augmentation(**fields)
+
+
+@pytest.mark.parametrize("crops", [1, 5, 10])
+def test_transforms_can_be_sent_to_other_processes(crops: int) -> None:
+    """As processes that are not forked need it."""
+    import pickle
+
+    transform = evaluation_transform(Preprocessing(), VitSettings(image_size=(32, 32)), crops)
+    picture = noise(1, 50, 40)
+    again = pickle.loads(pickle.dumps(transform))
+    assert torch.equal(again(picture), transform(picture))

@@ -334,7 +334,7 @@ def test_a_missing_folder_offers_the_nearest(photos: Path, tmp_path: Path) -> No
     message = value_error_of(lambda: opened(tmp_path / "potos"))
     assert message is not None
     assert f"there is no folder or tar {tmp_path / 'potos'}" in message
-    assert "did you mean 'photos'?" in message
+    assert "did you mean photos?" in message
     assert "no folder or tar" in (value_error_of(lambda: opened(tmp_path / "x/y/z")) or "")
 
 
@@ -363,3 +363,46 @@ def test_a_class_that_a_split_lacks_is_noted(tmp_path: Path) -> None:
 def test_a_listing_decodes_nothing(tmp_path: Path) -> None:
     (write(tmp_path / "set", FLAT) / "cat/broken.png").write_bytes(b"no picture")
     assert len(list_pictures(tmp_path / "set").sizes) == 21
+
+
+def test_split_folders_in_any_case(tmp_path: Path) -> None:
+    write(
+        tmp_path / "photos",
+        [
+            f"{split}/{kind}/{n}.png"
+            for split in ("Train", "TEST")
+            for kind in ("cat", "dog")
+            for n in range(4)
+        ],
+    )
+    found = opened(tmp_path / "photos")
+    assert found.class_names == ("cat", "dog")
+    assert found.test is not None
+    assert len(found.test) == 8
+
+
+def test_splits_without_training_images_are_refused(tmp_path: Path) -> None:
+    write(
+        tmp_path / "photos",
+        [
+            f"{split}/{kind}/{n}.png"
+            for split in ("val", "test")
+            for kind in ("cat", "dog")
+            for n in range(4)
+        ],
+    )
+    with pytest.raises(ValueError, match="holds test and val, but no training images: name their"):
+        opened(tmp_path / "photos")
+
+
+def test_training_images_are_not_evaluated_on(tmp_path: Path) -> None:
+    photos = write(tmp_path / "photos", [f"{kind}/{n}.png" for kind in "ab" for n in range(4)])
+    with pytest.raises(ValueError, match="train and validation are the same pictures"):
+        opened(train=str(photos), validation=str(photos))
+    other = write(tmp_path / "other", [f"{kind}/{n}.png" for kind in "ab" for n in range(4)])
+    found = opened(train=str(photos), validation=str(other), test=str(other))
+    assert {name: len(split) for name, split in found.splits.items()} == {
+        "train": 8,
+        "validation": 8,
+        "test": 8,
+    }

@@ -139,7 +139,7 @@ def run_command(
     print_evaluations(rows, f"{chosen.name}: preferred subnets, trained together")
     for number in range(len(rows)):
         pipeline.specialize(out, number, data=images, device=device)
-    page = pipeline.report(out, again=False)
+    page = pipeline.report(out)
     console.print(
         f"\nReport    {page}\nPlot      {out / artifacts.PLOT}\n"
         f"Table     {out / artifacts.EVALUATION_CSV}\n"
@@ -287,12 +287,16 @@ def predict_command(
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
-    """Classify pictures with a model that `specialize` handed over."""
+    """Classify pictures with a model that `specialize` handed over.
+
+    The exit status is 1 if a picture could not be read.
+    """
     from prenas.prediction import predict
 
     _set_threads(threads)
-    rows = []
+    rows, has_failed = [], False
     for prediction in predict(model, images, top=top, device=device):
+        has_failed |= prediction.error is not None
         if as_json:
             console.print(json.dumps(prediction.as_dict()), soft_wrap=True)
         elif prediction.error:
@@ -304,6 +308,8 @@ def predict_command(
             ]
     if rows:
         print_table(str(model), ["picture", "class", "probability"], rows)
+    if has_failed:
+        raise typer.Exit(1)
 
 
 @app.command("info")

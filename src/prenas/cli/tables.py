@@ -22,7 +22,7 @@ errors = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def print_data(data: ImageData) -> None:
-    """Sizes of the splits, and what to know about the images."""
+    """Sizes of the splits."""
     from prenas.data import num_samples
 
     sizes = ", ".join(
@@ -30,8 +30,6 @@ def print_data(data: ImageData) -> None:
         for name, source in {"train": data.train, **data.splits}.items()
     )
     console.print(f"Images: {sizes}; {len(data.class_names)} classes", soft_wrap=True)
-    for note in data.notes:
-        console.print(f"Note: {note}", soft_wrap=True)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -10,7 +10,7 @@ from prenas.data.batches import (
 )
 from prenas.data.images import Batch, ImageData, ImageSource, as_batch, num_batches, num_samples
 from prenas.data.naming import with_data
-from prenas.data.sources import check_data_name, load_data, open_data
+from prenas.data.sources import check_data_name, load_data, open_data, undivided
 
 __all__ = [
     "Batch",
@@ -26,5 +26,6 @@ __all__ = [
     "num_samples",
     "open_data",
     "training_batches",
+    "undivided",
     "with_data",
 ]

@@ -15,7 +15,7 @@ import torch
 from PIL.Image import Image
 from PIL.ImageOps import posterize
 from torch import Tensor
-from torch.nn.functional import affine_grid, grid_sample, one_hot
+from torch.nn.functional import affine_grid, grid_sample, one_hot, pad
 
 from prenas.data_recipe import Augmentation, Preprocessing
 from prenas.families.base import Settings
@@ -91,7 +91,6 @@ def evaluation_transform(
 ) -> PictureTransform:
     """Resize and crop, without randomness: uint8 [C, H, W], or [crops, C, H, W] for 5 and 10."""
     from timm.data import create_transform
-    from torchvision.transforms import FiveCrop, PILToTensor, TenCrop
 
     whole = create_transform(
         input_size=(settings.in_chans, *settings.image_size),
@@ -102,13 +101,20 @@ def evaluation_transform(
     if crops == 1:
         transform: PictureTransform = whole
         return transform
-    resize, to_tensor = whole.transforms[0], PILToTensor()
-    cut = {5: FiveCrop, 10: TenCrop}[crops](settings.image_size)
+    return _SeveralCrops(whole.transforms[0], settings.image_size, crops)
 
-    def several(image: Image) -> Tensor:
-        return torch.stack([to_tensor(crop) for crop in cut(resize(image))])
 
-    return several
+class _SeveralCrops:
+    """Resized picture -> uint8 [crops, C, H, W]: centre and corners, and their mirror images."""
+
+    def __init__(self, resize: Callable[[Image], Image], size: tuple[int, int], crops: int) -> None:
+        from torchvision.transforms import FiveCrop, PILToTensor, TenCrop
+
+        self._resize, self._to_tensor = resize, PILToTensor()
+        self._cut = {5: FiveCrop, 10: TenCrop}[crops](size)
+
+    def __call__(self, image: Image) -> Tensor:
+        return torch.stack([self._to_tensor(crop) for crop in self._cut(self._resize(image))])
 
 
 def normalized(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
@@ -131,12 +137,10 @@ class BatchAffine:
     def __call__(self, images: Tensor, generators: Sequence[np.random.Generator]) -> Tensor:
         """Images [B, C, H, W] moved about their centre; what enters from outside is black."""
         recipe = self._recipe
-        if not (self._is_free or recipe.flip or recipe.crop_padding):
-            return images
+        if not self._is_free:
+            return self._moved_whole(images, generators)
         height, width = images.shape[2:]
-        draws = np.zeros((len(images), 4))
-        if self._is_free:
-            draws = np.stack([generator.uniform(-1.0, 1.0, 4) for generator in generators])
+        draws = np.stack([generator.uniform(-1.0, 1.0, 4) for generator in generators])
         angle = np.deg2rad(recipe.rotation_degrees) * draws[:, 0]
         scale = 1.0 + recipe.scale * draws[:, 1]
         shift = recipe.shift_pixels * draws[:, 2:]
@@ -159,6 +163,21 @@ class BatchAffine:
         grid = affine_grid(theta, list(images.shape), align_corners=False)
         moved = grid_sample(images - self._fill, grid, padding_mode="zeros", align_corners=False)
         return moved + self._fill
+
+    def _moved_whole(self, images: Tensor, generators: Sequence[np.random.Generator]) -> Tensor:
+        """Mirror images and shifts by whole pixels, without interpolation."""
+        recipe, most = self._recipe, self._recipe.crop_padding
+        if not (recipe.flip or most):
+            return images
+        height, width = images.shape[2:]
+        padded = pad(images - self._fill, (most,) * 4) + self._fill if most else images
+        moved = torch.empty_like(images)
+        for image, result, generator in zip(padded, moved, generators, strict=True):
+            left, top = most + generator.integers(-most, most + 1, 2) if most else (0, 0)
+            part = image[:, top : top + height, left : left + width]
+            is_mirrored = recipe.flip and generator.random() < recipe.flip
+            result.copy_(part.flip(-1) if is_mirrored else part)
+        return moved
 
 
 class BatchAugmentation:

@@ -6,6 +6,7 @@ depend on how many workers or processes make it, or on what ran before.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count, repeat
 from typing import Any, NamedTuple
@@ -84,7 +85,17 @@ def _as_loader(source: ImageSource, batch_size: int, num_workers: int) -> ImageS
     if not isinstance(source, IterableDataset):
         return source
     num_samples(source)  # refuses one without a length
-    return DataLoader(source, batch_size=batch_size, num_workers=num_workers)
+    return DataLoader(
+        source,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        multiprocessing_context=_start_method(num_workers),
+    )
+
+
+def _start_method(num_workers: int) -> str | None:
+    """Forked processes share what is held in memory; others would be sent a copy each."""
+    return "fork" if num_workers and sys.platform == "linux" else None
 
 
 def _read(
@@ -98,7 +109,10 @@ def _read(
     if isinstance(dataset, (TensorDataset, Pixels)):  # no transforms: whole batches at once
         return (dataset[[sample.image for sample in chunk]] for chunk in chunks)
     loader: DataLoader[Any] = DataLoader(
-        _SeededDataset(dataset, seed, epoch), batch_sampler=chunks, num_workers=num_workers
+        _SeededDataset(dataset, seed, epoch),
+        batch_sampler=chunks,
+        num_workers=num_workers,
+        multiprocessing_context=_start_method(num_workers),
     )
     return _isolated(loader, seed, epoch)
 

@@ -15,6 +15,7 @@ import posixpath
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, TypeVar
 
@@ -22,7 +23,6 @@ from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from prenas.data.pictures import PictureSet
-from prenas.families import unknown_name
 
 T = TypeVar("T")
 
@@ -104,8 +104,11 @@ def list_pictures(path: Path) -> Listing:
         ValueError: nothing there, a file that is no plain tar, or no pictures in it.
     """
     if not path.exists():
-        near = unknown_name("path", path.name, _neighbours(path)) if path.parent.is_dir() else ""
-        raise ValueError(f"there is no folder or tar {path}. {near}".rstrip(". "))
+        near = get_close_matches(path.name, _neighbours(path), n=3, cutoff=0.5)
+        hint = f" (did you mean {' or '.join(near)}?)" if near else ""
+        raise ValueError(
+            f"there is no folder or tar {path}{hint}: say where the pictures are with --data PLACE"
+        )
     listing = _list_folder(path) if path.is_dir() else _list_tar(path)
     if not listing.sizes:
         there = ", ".join(
@@ -121,7 +124,9 @@ def list_pictures(path: Path) -> Listing:
 
 
 def _neighbours(path: Path) -> list[str]:
-    return [p.name for p in path.parent.iterdir() if p.is_dir() or p.suffix == ".tar"][:20]
+    if not path.parent.is_dir():
+        return []
+    return [p.name for p in path.parent.iterdir() if p.is_dir() or p.suffix == ".tar"]
 
 
 def _is_hidden(name: str) -> bool:
@@ -130,13 +135,20 @@ def _is_hidden(name: str) -> bool:
 
 def _list_folder(path: Path) -> Listing:
     found = []
-    for folder, subfolders, files in os.walk(path, followlinks=True):
+    for folder, subfolders, files in os.walk(path, onerror=_refuse, followlinks=True):
         base = Path(folder)
         subfolders[:] = [name for name in subfolders if not _leads_back(base / name)]
         found += [((base / file).relative_to(path).as_posix(), base / file) for file in files]
     pictures, others = _sorted_out(found)
     sizes = {name: file.stat().st_size if file.exists() else 0 for name, file in pictures}
     return Listing(path, sizes, _FolderPictures(path), others)
+
+
+def _refuse(error: OSError) -> None:
+    """A folder that cannot be listed would be a class that is missing."""
+    raise ValueError(
+        f"the folder {error.filename} cannot be read ({error.strerror}): change its permissions"
+    )
 
 
 def _leads_back(folder: Path) -> bool:
@@ -201,17 +213,25 @@ def _sorted_out(files: Iterable[tuple[str, T]]) -> tuple[list[tuple[str, T]], Co
 
 
 def split_folders(listing: Listing) -> dict[str, str]:
-    """Split -> the folder at the top that holds it; empty if the folders are classes.
+    """Split -> the folder at the top that holds it, in any case; empty if they are classes.
 
     A folder `train` of pictures alone, without `val` or `test` beside it, is a class: of vehicles.
+
+    Raises:
+        ValueError: other splits than training alone.
     """
     folders = listing.folders
     found = {}
     for split, names in SPLIT_NAMES.items():
-        there = [name for name in names if name in folders]
+        there = [folder for name in names for folder in folders if folder.lower() == name]
         if there:
             found[split] = there[0]
     if "train" not in found:
+        if found and len(found) == len(folders) > 1:
+            raise ValueError(
+                f"{listing.where} holds {' and '.join(folders)}, but no training images: name "
+                "their folder train, or say where they are (--data train=PLACE)"
+            )
         return {}
     is_class = len(found) == 1 and not listing.below(found["train"]).folders
     return {} if is_class and len(folders) > 1 else found

@@ -32,6 +32,8 @@ class ImageData:
     validation: ImageSource
     test: ImageSource | None
     class_names: tuple[str, ...]
+    unchanged: Dataset[Any] | None = None
+    """The training images without augmentation, for a search on data; None where `train` is so."""
     augmentation: Callable[[Tensor, Sequence[np.random.Generator]], Tensor] | None = None
     """(images [B, C, H, W], one generator per sample) -> changed images."""
     mixing: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None

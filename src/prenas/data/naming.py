@@ -68,7 +68,11 @@ def _fields(data: DataRecipe, texts: Sequence[str]) -> dict[str, str | float | N
         else:
             fields |= _source(text)
     others: dict[str, str | float | None] = {"train": None, "validation": None, "test": None}
-    if "name" in fields:  # other images: nothing of the old splits holds
+    if (
+        "name" in fields
+    ):  # other images: nothing of the old splits holds, but that one is not wanted
+        if data.test == NO_SPLIT:
+            others["test"] = NO_SPLIT
         fields = {**others, **fields}
     elif "train" in places:
         fields = {**others, "name": FOLDER, "root": None}

@@ -7,8 +7,9 @@ splits, then prepared for training and evaluation (`load_data`).
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
@@ -33,13 +34,20 @@ from prenas.data.folders import (
 )
 from prenas.data.images import ImageData
 from prenas.data.named import NAMED
-from prenas.data.pictures import PictureSet, Pixels, check_picture_channels, prepare
+from prenas.data.pictures import (
+    Pictures,
+    PictureSet,
+    Pixels,
+    check_picture_channels,
+    prepare,
+)
 from prenas.data.timm_sets import TIMM_PREFIXES, is_timm_name, open_timm
 from prenas.data_recipe import FOLDER, OWN_DATA, DataRecipe
 from prenas.families import unknown_name
 from prenas.families.base import Settings
 from prenas.randomness import numpy_generator
 
+_logger = logging.getLogger(__name__)
 NO_SPLIT = "none"
 _SHARE = 0.1
 _MOST_WORKERS = 8
@@ -53,6 +61,8 @@ class Opened(NamedTuple):
     validation: PictureSet
     test: PictureSet | None
     notes: tuple[str, ...]
+    has_no_splits: bool = False
+    """Whether all splits were drawn from one folder."""
 
     @property
     def splits(self) -> dict[str, PictureSet]:
@@ -69,8 +79,16 @@ class Opened(NamedTuple):
         return digest.hexdigest()
 
 
-def load_data(recipe: DataRecipe, settings: Settings) -> ImageData:
+def load_data(
+    recipe: DataRecipe,
+    settings: Settings,
+    *,
+    hold: Collection[str] = ("train", "validation", "test"),
+) -> ImageData:
     """The recipe's images, listed, divided, checked, and held in memory where they are few.
+
+    Args:
+        hold: splits that may be held in memory; the others are read when they are asked for.
 
     Raises:
         ValueError: an unknown name (the choices), images that are missing, unreadable or wrongly
@@ -90,7 +108,7 @@ def load_data(recipe: DataRecipe, settings: Settings) -> ImageData:
             (settings.in_chans, *settings.image_size),
             recipe.preprocessing,
             is_fixed=not recipe.augmentation.changes_pictures if is_training else recipe.crops == 1,
-            memory_bytes=recipe.memory_gib * 2**30,
+            memory_bytes=recipe.memory_gib * 2**30 if name in hold else 0,
             skip=recipe.unreadable == "skip",
             may_replace=is_training,
         )
@@ -98,11 +116,24 @@ def load_data(recipe: DataRecipe, settings: Settings) -> ImageData:
         return prepared.dataset
 
     splits = {name: ready(name, pictures) for name, pictures in opened.splits.items()}
+    for note in notes:
+        _logger.warning("%s", note)
     augmentation = recipe.augmentation
     is_in_memory = all(isinstance(split, Pixels) for split in splits.values())
     automatic = 0 if is_in_memory else min(os.cpu_count() or 1, _MOST_WORKERS)
     return ImageData(
         train=splits["train"],
+        unchanged=(
+            Pictures(
+                opened.train,
+                evaluation_transform(recipe.preprocessing, settings),
+                settings.in_chans,
+                recipe.preprocessing,
+                skip=recipe.unreadable == "skip",
+            )
+            if augmentation.changes_pictures
+            else None
+        ),
         validation=splits["validation"],
         test=splits.get("test"),
         class_names=opened.class_names,
@@ -117,6 +148,37 @@ def load_data(recipe: DataRecipe, settings: Settings) -> ImageData:
         num_crops=recipe.crops,
         notes=tuple(notes),
         fingerprint=opened.fingerprint,
+    )
+
+
+def undivided(recipe: DataRecipe, settings: Settings) -> ImageData | None:
+    """All pictures of a folder without splits as one, to evaluate on; None if it has splits."""
+    opened = open_data(recipe)
+    if not opened.has_no_splits:
+        return None
+    parts = [opened.train, opened.validation, *([opened.test] if opened.test else [])]
+    everything = PictureSet(
+        names=sum((part.names for part in parts), ()),
+        labels=sum((part.labels for part in parts), ()),
+        open=opened.train.open,
+    )
+    prepared = prepare(
+        everything,
+        evaluation_transform(recipe.preprocessing, settings, recipe.crops),
+        (settings.in_chans, *settings.image_size),
+        recipe.preprocessing,
+        is_fixed=recipe.crops == 1,
+        memory_bytes=recipe.memory_gib * 2**30,
+        skip=recipe.unreadable == "skip",
+    )
+    return ImageData(
+        train=prepared.dataset,
+        validation=prepared.dataset,
+        test=None,
+        class_names=opened.class_names,
+        num_crops=recipe.crops,
+        notes=tuple(prepared.notes),
+        fingerprint=f"all of {opened.fingerprint}",
     )
 
 
@@ -194,6 +256,7 @@ def _open_folder(recipe: DataRecipe) -> tuple[tuple[str, ...], dict[str, Picture
         assert root is not None, "a recipe of folders names a root or a training folder"
         listings["train"] = root
     listings["train"] = unwrapped(listings["train"])
+    _check_apart(listings)
     names = class_names(listings["train"])
     pools = {
         split: labelled(
@@ -208,6 +271,17 @@ def _open_folder(recipe: DataRecipe) -> tuple[tuple[str, ...], dict[str, Picture
     if root and found and (unused := set(root.folders) - {*found.values(), *wanted}):
         notes.append(f"folders beside the splits are passed over: {', '.join(sorted(unused)[:5])}")
     return names, pools, notes
+
+
+def _check_apart(listings: Mapping[str, Listing]) -> None:
+    """Raises ValueError for an evaluated split that is the training folder or tar itself."""
+    training = listings["train"].where.resolve()
+    for split, listing in listings.items():
+        if split != "train" and unwrapped(listing).where.resolve() == training:
+            raise ValueError(
+                f"train and {split} are the same pictures ({listing.where}): what was trained on "
+                "tells nothing about other pictures. Name another place, or a share such as 0.1"
+            )
 
 
 def _named_listing(root: Listing | None, wanted: str, split: str) -> Listing:
@@ -256,7 +330,7 @@ def _divided(
             few = ", ".join(names[label] for label in missing[:5])
             more = ", ..." if len(missing) > 5 else ""
             notes.append(f"{split} has no picture of {len(missing)} classes: {few}{more}")
-    return Opened(names, train, found["validation"], found.get("test"), tuple(notes))
+    return Opened(names, train, found["validation"], found.get("test"), tuple(notes), has_no_splits)
 
 
 def _without_shares(

@@ -2,8 +2,8 @@
 
 Budgets are the parameter intervals of the released search: tiny 5 to 12 M by 1 M, small 13 to
 33 M by 5 M, base 30 to 70 M by 12 M (66 to 70 M is no whole step and was never searched).
-`tiny`, `small` and `base` only search; `imagenet-...` train as published, field by field
-(docs/method.md, section 3 of the method): what cannot be had yet is said there.
+`tiny`, `small` and `base` only search; `imagenet-...` train with the published values, field by
+field, in float32 and one process so far (published: mixed precision, 8 processes).
 """
 
 from __future__ import annotations

@@ -251,8 +251,9 @@ def reproduction(run: RunSoFar) -> list[str]:
         how = code(f"{command} --device {device} --threads {preferred.num_threads}", "sh")
     else:
         how = (
-            f"This recipe was made in Python. `prenas.recipe.recipe_from_dict` makes it from the "
-            f"JSON below; `{artifacts.RECIPE}` in this folder holds it too."
+            "No command with a named recipe makes this one: it comes from Python or a space file. "
+            "`prenas.recipe.recipe_from_dict` makes it from the JSON below; "
+            f"`{artifacts.RECIPE}` in this folder holds it too."
         )
     versions = [[escape(name), escape(number)] for name, number in preferred.versions.items()]
     searched_on = [

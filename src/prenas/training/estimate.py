@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from itertools import islice
 from typing import NamedTuple
 
@@ -51,7 +52,7 @@ class Estimate(NamedTuple):
     steps_per_epoch: int
     num_steps: int
     loading_seconds: float
-    """Per image, reading and augmenting, on top of the step unless processes do it beside."""
+    """Per image, reading and augmenting in one process; several share it and work beside."""
     training_seconds: float
     evaluation_seconds: float
     """Of all preferred subnets on every split, at the end."""
@@ -80,7 +81,8 @@ def estimate_training(
     steps_per_epoch = num_batches(data.train, recipe.batch_size)
     if images_per_step == 0:
         raise ValueError("the training split is empty: give at least one image")
-    batches = training_batches(data, supernet.settings, images_per_step, seed, epoch=0)
+    alone = replace(data, num_workers=0)  # processes would have read ahead before the clock starts
+    batches = training_batches(alone, supernet.settings, images_per_step, seed, epoch=0)
     first = next(iter(batches))
     started = time.perf_counter()
     others = list(islice(batches, _NUM_TIMED))
@@ -93,7 +95,8 @@ def estimate_training(
     costs = tuple(measure(arch, first) for arch in chosen)
     per_image = _mean_seconds(costs, archs, seed)
     num_trained = recipe.epochs * num_samples(data.train)
-    per_image_loaded = max(per_image, loading) if data.num_workers else per_image + loading
+    workers = data.num_workers
+    per_image_loaded = max(per_image, loading / workers) if workers else per_image + loading
     num_evaluated = sum(num_samples(split) for split in data.splits.values())
     mean_forward = sum(cost.seconds for cost in costs) / len(costs) * _FORWARD_SHARE
     num_params = sum(parameter.numel() for parameter in supernet.parameters())
