@@ -175,7 +175,7 @@ def test_limits_choose_by_the_evaluation(
     cheapest = min(row.macs for row in finished_rows)
     folder = pipeline.specialize(finished, max_macs=cheapest, max_params="1M")
     assert folder == finished / "subnets" / "00"
-    with pytest.raises(ValueError, match=f"There are 0: macs {cheapest:,}"):
+    with pytest.raises(ValueError, match=f"There are subnets 0: macs {cheapest:,}"):
         pipeline.specialize(finished, max_macs=cheapest - 1)
 
 
@@ -188,7 +188,7 @@ def test_limits_choose_by_the_evaluation(
         ({"index": -1}, "there is no subnet -1"),
         ({"max_params": "lots"}, "cannot read the amount 'lots'"),
         ({"max_params": 0}, "'0' is not a whole positive number"),
-        ({"max_params": 1}, "params <= 1. There are 0: params 1"),
+        ({"max_params": 1}, "params <= 1. There are subnets 0: params 1"),
     ],
 )
 def test_an_unclear_choice_is_refused(

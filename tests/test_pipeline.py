@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
-from prenas import pipeline
+from prenas import pipeline, run_folder
 from prenas.artifacts import read_tensors, write_tensors
 from prenas.data import ImageData
 from prenas.evaluation import Evaluation
@@ -677,3 +677,21 @@ def test_a_shuffling_loader_is_repeatable(tmp_path: Path) -> None:
         pipeline.train(out, data=shuffled)
         weights.append((out / "supernet.safetensors").read_bytes())
     assert weights[0] == weights[1]
+
+
+def test_a_process_that_lives_on_does_not_keep_the_lock(finished: Path) -> None:
+    """Forked loader processes inherit the open lock file; the step that made them is over."""
+    import os
+    import signal
+
+    recipe = mini_recipe()
+    with run_folder.locked(finished, recipe):
+        child = os.fork()
+        if child == 0:
+            signal.pause()
+    try:
+        with run_folder.locked(finished, recipe):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)

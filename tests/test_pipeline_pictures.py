@@ -419,3 +419,10 @@ def test_a_search_on_data_sees_pictures_unchanged(photos: Path) -> None:
     theirs = labelled_sample(plain.train, settings, 12, seed=3)
     for left, right in zip(ours, theirs, strict=True):
         assert torch.equal(left, right)
+
+
+def test_three_pictures_are_enough_to_evaluate_on(finished: Path, tmp_path: Path) -> None:
+    """A folder of other images is not divided, however small."""
+    others = draw_pictures(tmp_path / "others", 1, first=300)
+    (row, *_) = pipeline.evaluate(finished, data=pipeline.other_data(finished, [str(others)]))
+    assert row.splits["validation"].num_images == 2

@@ -141,10 +141,12 @@ def test_a_missing_picture_stops_before_anything(
     model: Path, pictures: list[Path], tmp_path: Path
 ) -> None:
     found = []
-    for missing in (tmp_path / "no.png", tmp_path):
-        with pytest.raises(FileNotFoundError, match="nothing was classified") as caught:
-            found += list(predict(model, [pictures[0], missing]))
-        assert str(missing) in str(caught.value)
+    missing = tmp_path / "no.png"
+    with pytest.raises(FileNotFoundError, match="nothing was classified") as caught:
+        found += list(predict(model, [pictures[0], missing]))
+    assert str(missing) in str(caught.value)
+    with pytest.raises(ValueError, match=r"is a folder: give pictures, such as .*\.jpg"):
+        found += list(predict(model, [pictures[0], tmp_path]))
     assert found == []
 
 

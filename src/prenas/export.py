@@ -81,8 +81,10 @@ def load_described(folder: str | Path) -> Described:
     folder = Path(folder)
     path = folder / artifacts.MODEL_ARCH
     if not path.is_file():
+        there = folder / artifacts.SUBNETS
         raise FileNotFoundError(
             f"{path} does not exist: give a folder that `prenas specialize` wrote"
+            + (f", such as {there}/00" if there.is_dir() else "")
         )
     arch, settings, preprocessing, names = artifacts.parse_json(path, _parse_description)
     network = build(arch, settings)

@@ -24,10 +24,11 @@ from prenas.data import (
     check_splits,
     evaluation_batches,
     load_data,
+    open_data,
     undivided,
     with_data,
 )
-from prenas.data_recipe import OWN_DATA
+from prenas.data_recipe import OWN_DATA, DataRecipe
 from prenas.devices import resolve_device
 from prenas.evaluation import Evaluation, evaluate_archs
 from prenas.export import load, write_model
@@ -44,6 +45,7 @@ from prenas.run_folder import (
     read_supernet,
     record_data,
     recorded_class_names,
+    recorded_fingerprint,
     require_same_classes,
     require_same_data,
     stored_evaluations,
@@ -235,7 +237,9 @@ def specialize(
         if limit is not None
     }
     if (index is None) == (not limits):
-        raise ValueError("say which subnet: either its index, or max_params and/or max_macs")
+        raise ValueError(
+            "say which subnet: either its index, or max_params and/or max_macs (--index, --max-...)"
+        )
     number = pick(rows, limits) if index is None else index
     if not 0 <= number < len(rows):
         raise ValueError(f"there is no subnet {number}: this run has 0 to {len(rows) - 1}")
@@ -375,11 +379,22 @@ def other_data(
         moved = with_overrides(moved, [f"data.crops={crops}"])
     if moved.data is None:
         raise ValueError(f"{out} has no images of its own: say where they are (--data)")
-    images = load_data(moved.data, recipe.space.settings)
-    if texts and (preferred.imported or not is_the_runs(out, recipe, images)):
-        images = undivided(moved.data, recipe.space.settings) or images
+    whole = None
+    if texts and not _may_be_moved(out, preferred, moved.data):
+        whole = undivided(moved.data, recipe.space.settings)
+    images = whole or load_data(moved.data, recipe.space.settings)
     _require_classes(out, preferred, images)
     return images
+
+
+def _may_be_moved(out: Path, preferred: PreferredSet, data: DataRecipe) -> bool:
+    """Whether images in another place may be those of a run, divided as it divides them."""
+    if recorded_class_names(out) is None:
+        return preferred.imported is None
+    try:
+        return open_data(data).fingerprint == recorded_fingerprint(out)
+    except ValueError:  # too few to divide, or of other classes
+        return False
 
 
 def _require_classes(out: Path, preferred: PreferredSet, data: ImageData) -> None:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 
+from prenas.data.pictures import reason_of
 from prenas.devices import resolve_device
 from prenas.export import load_described
 
@@ -48,6 +49,8 @@ def predict(
     (network, transform), class_names = load_described(model)
     paths = [Path(picture) for picture in pictures]
     for path in paths:
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder: give pictures, such as {path}/*.jpg")
         if not path.is_file():
             raise FileNotFoundError(
                 f"there is no picture {path}: give files, nothing was classified"
@@ -59,7 +62,7 @@ def predict(
             with Image.open(path) as picture:
                 image = transform(picture)
         except Exception as error:  # decoders fail in many ways on broken files
-            yield Prediction(path, (), str(error) or type(error).__name__)
+            yield Prediction(path, (), reason_of(error))
             continue
         with torch.inference_mode():
             probabilities = network(image[None].to(where))[0].float().softmax(dim=0).cpu()

@@ -95,6 +95,15 @@ def recorded_class_names(out: Path) -> tuple[str, ...] | None:
     return artifacts.parse_json(path, lambda document: tuple(map(str, document["class_names"])))
 
 
+def recorded_fingerprint(out: Path) -> str | None:
+    """That of the images a run was begun with; None before that, or where it has none."""
+    path = out / artifacts.DATA
+    if not path.exists():
+        return None
+    fingerprint: str | None = artifacts.parse_json(path, lambda document: document["fingerprint"])
+    return fingerprint
+
+
 def require_same_classes(out: Path, data: ImageData) -> None:
     """Raises ValueError if images are not of the classes that a run was trained on."""
     names = recorded_class_names(out)
@@ -109,10 +118,7 @@ def require_same_classes(out: Path, data: ImageData) -> None:
 
 def require_same_data(out: Path, data: ImageData) -> None:
     """Raises ValueError if a run was begun with other images."""
-    path = out / artifacts.DATA
-    if not path.exists():
-        return
-    before = artifacts.parse_json(path, lambda document: document["fingerprint"])
+    before = recorded_fingerprint(out)
     if before is not None and data.fingerprint is not None and before != data.fingerprint:
         raise ValueError(
             f"the images are not those that {out} was begun with (a file, class or split was "
@@ -130,8 +136,8 @@ def may_be_the_runs(out: Path, recipe: Recipe, data: ImageData) -> bool:
     """Whether results on these images may be kept as the run's."""
     if data.num_crops != (recipe.data.crops if recipe.data else 1):
         return False
-    path = out / artifacts.DATA
-    return not path.exists() or artifacts.read_json(path)["fingerprint"] == data.fingerprint
+    is_begun = (out / artifacts.DATA).exists()
+    return not is_begun or recorded_fingerprint(out) == data.fingerprint
 
 
 @contextmanager
@@ -157,11 +163,14 @@ def locked(out: Path, recipe: Recipe) -> Iterator[None]:
             raise ValueError(
                 f"another process is working in {out}: wait for it, or choose another folder"
             ) from None
-        if path.exists():
-            _require_same_recipe(path, recipe)
-        for leftover in out.glob(".*.tmp"):  # of a process that was killed while writing
-            leftover.unlink()
-        yield
+        try:
+            if path.exists():
+                _require_same_recipe(path, recipe)
+            for leftover in out.glob(".*.tmp"):  # of a process that was killed while writing
+                leftover.unlink()
+            yield
+        finally:  # forked processes hold the file open too: closing it here would not be enough
+            fcntl.flock(lock, fcntl.LOCK_UN)
 
 
 def _require_same_recipe(path: Path, recipe: Recipe) -> None:

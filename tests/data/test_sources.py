@@ -233,3 +233,10 @@ def test_shares_of_a_set_with_splits_come_out_of_training() -> None:
     assert sizes[0] == {"validation": 360, "test": 360}
     assert sizes[1]["test"] == 360
     assert sizes[1]["validation"] == pytest.approx(1077 / 4, abs=5)
+
+
+def test_few_pictures_in_memory_need_no_processes_either(tmp_path: Path) -> None:
+    root = write(tmp_path / "set", NAMES)
+    changes = Augmentation(auto_augment="rand-m3")
+    assert loaded(root, num_workers=None, augmentation=changes).num_workers == 0
+    assert loaded(root, num_workers=None, augmentation=changes, memory_gib=0).num_workers >= 1

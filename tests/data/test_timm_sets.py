@@ -140,7 +140,7 @@ def test_an_unreadable_picture_is_not_replaced_by_timm(
     root = folders(tmp_path / "set")
     (root / "validation/cat/014.png").write_text("broken")
     fields = {"validation": "validation"}
-    with pytest.raises(ValueError, match="1 of 6 pictures cannot be read"):
+    with pytest.raises(ValueError, match=r"1 of \d+ pictures cannot be read: 1 \("):
         loaded(f"hfds/{root}", tmp_path / "cache", **fields)
     found = loaded(f"hfds/{root}", tmp_path / "cache", unreadable="skip", **fields)
     assert sorted(numbers(found)["validation"]) == [12, 13, 15, 16, 17]

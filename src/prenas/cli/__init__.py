@@ -202,6 +202,10 @@ def evaluate_command(
     images = _other_data(run, data, crops)
     rows = pipeline.evaluate(run, archs, data=images, device=device)
     print_evaluations(rows, f"{run}: " + ("given architectures" if archs else "preferred subnets"))
+    if images is not None or archs:
+        where = f"On {', '.join(data)}. " if data else ""
+        each = f"{images.num_crops} crops of each image. " if images and crops else ""
+        console.print(f"{where}{each}The run's own results stay as they are.", soft_wrap=True)
 
 
 @app.command("report")

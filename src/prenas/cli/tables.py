@@ -58,7 +58,7 @@ def print_preferred(preferred: PreferredSet) -> None:
     if preferred.imported is not None:
         origin = preferred.imported.summary
     print_table(
-        f"{preferred.recipe.name}: {len(preferred.subnets)} preferred subnets of "
+        f"{preferred.recipe.name}: {_plural(len(preferred.subnets), 'preferred subnet')} of "
         f"{preferred.num_archs:.3g} ({origin})",
         ["#", "params", "MACs, M", "architecture", "score", "lead", "best of"],
         [
@@ -91,6 +91,10 @@ def print_preferred(preferred: PreferredSet) -> None:
             f"per-layer options changed: {changed}",
             soft_wrap=True,
         )
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _millions(macs: int) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from prenas.data.folders import list_pictures, unwrapped_splits
 from prenas.data.named import NAMED
-from prenas.data.sources import NO_SPLIT, open_data
+from prenas.data.sources import NO_SPLIT, open_class_names
 from prenas.data.timm_sets import is_timm_name
 from prenas.data_recipe import FOLDER, OWN_DATA, DataRecipe
 from prenas.recipe import Recipe, recipe_from_dict
@@ -39,7 +40,7 @@ def with_data(recipe: Recipe, texts: Sequence[str] | str) -> Recipe:
     assert changed.data is not None, "just given"
     if changed.data.name == OWN_DATA:
         raise ValueError(f"--data names no images: {_SHAPE}")
-    num_classes = len(open_data(changed.data).class_names)
+    num_classes = len(open_class_names(changed.data))
     return changed.model_copy(
         update={"space": changed.space.with_settings(num_classes=num_classes)}
     )
@@ -86,9 +87,12 @@ def _source(text: str) -> dict[str, str | None]:
         return {"name": name, "root": str(Path(root).expanduser().resolve()) if root else None}
     path = Path(text).expanduser()
     if not text.strip() or not path.exists():
+        names = [near.name for near in Path().iterdir()] if text.strip() else []
+        near = get_close_matches(text.strip("/"), [*names, *NAMED], n=2, cutoff=0.6)
+        hint = f" (did you mean {' or '.join(near)}?)" if near else ""
         raise ValueError(
             f"--data {text!r} is neither a folder or tar that exists nor the name of a set "
-            f"({', '.join(NAMED)}): {_SHAPE}"
+            f"({', '.join(NAMED)}){hint}: {_SHAPE}"
         )
     return {"name": FOLDER, "root": str(path.resolve())}
 

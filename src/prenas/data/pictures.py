@@ -15,7 +15,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -100,6 +100,21 @@ class PictureError(ValueError):
         super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
 
 
+class UnreadableError(ValueError):
+    """Pictures of a split that cannot be read."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__(f"{len(problems)} pictures cannot be read")
+        self.problems = tuple(problems)
+
+
+def reason_of(error: Exception) -> str:
+    """Why a picture cannot be read, in words that are the same every time."""
+    if isinstance(error, UnidentifiedImageError):
+        return "cannot identify its format"
+    return str(error) or type(error).__name__
+
+
 class Problem(NamedTuple):
     """A picture that cannot be read, and why."""
 
@@ -127,7 +142,7 @@ def _read_all(pictures: PictureSet, in_chans: int, make: Callable[[Image.Image],
         except MemoryError:
             raise
         except Exception as error:  # decoders fail in many ways on broken files
-            return Problem(name, str(error) or type(error).__name__)
+            return Problem(name, reason_of(error))
 
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         found = list(pool.map(read, pictures.names))
@@ -148,15 +163,12 @@ def explain_problems(problems: Sequence[Problem], num_pictures: int) -> str:
 
 
 def _handle_problems(read: _Read[Any], num_pictures: int, skip: bool) -> list[str]:
-    """Notes about what was found; ValueError for unreadable pictures, unless they are skipped."""
+    """Notes about what was found; UnreadableError unless unreadable pictures are skipped."""
     notes = []
     if read.problems:
-        text = explain_problems(read.problems, num_pictures)
         if not skip:
-            raise ValueError(
-                f"{text}. Mend or remove them, or leave them out with --set data.unreadable=skip"
-            )
-        notes.append(f"{text}. They are left out")
+            raise UnreadableError(read.problems)
+        notes.append(f"{explain_problems(read.problems, num_pictures)}. They are left out")
     if read.num_animated:
         notes.append(f"{read.num_animated} pictures are animated: their first frame is used")
     return notes
@@ -193,6 +205,11 @@ class Pictures(Dataset[Any]):
         self._transform, self._in_chans = transform, in_chans
         self._preprocessing, self._skip = preprocessing, skip
 
+    @property
+    def is_held(self) -> bool:
+        """Whether the pictures are in memory, decoded."""
+        return isinstance(self.pictures.open, ArrayPictures)
+
     def __len__(self) -> int:
         return len(self.pictures)
 
@@ -207,10 +224,12 @@ class Pictures(Dataset[Any]):
             except Exception as error:  # decoders fail in many ways on broken files
                 if not self._skip:
                     raise PictureError(
-                        f"picture {name} cannot be read ({error}): mend or remove it, or let the "
-                        "next one stand for it with --set data.unreadable=skip"
+                        f"picture {name} cannot be read ({reason_of(error)}): mend it, or give the "
+                        "`prenas run` command again with --set data.unreadable=skip, which lets "
+                        "the next one stand for it"
                     ) from None
-                _logger.warning("picture %s cannot be read (%s): the next is used", name, error)
+                reason = reason_of(error)
+                _logger.warning("picture %s cannot be read (%s): the next is used", name, reason)
                 continue
             pixels = self._transform(image)
             return normalized(pixels, self._preprocessing), self.pictures.labels[place]
@@ -246,7 +265,7 @@ def prepare(
             all are read once to find them.
 
     Raises:
-        ValueError: unreadable pictures; how many, the first of them by name, and why.
+        UnreadableError: pictures that cannot be read, all of the split that were looked at.
     """
     in_chans, total = shape[0], len(pictures)
     if is_fixed and total * np.prod(shape) <= memory_bytes:

@@ -32,13 +32,16 @@ from prenas.data.folders import (
     unwrapped,
     unwrapped_splits,
 )
-from prenas.data.images import ImageData
+from prenas.data.images import ImageData, num_samples
 from prenas.data.named import NAMED
 from prenas.data.pictures import (
     Pictures,
     PictureSet,
     Pixels,
+    Problem,
+    UnreadableError,
     check_picture_channels,
+    explain_problems,
     prepare,
 )
 from prenas.data.timm_sets import TIMM_PREFIXES, is_timm_name, open_timm
@@ -51,6 +54,9 @@ _logger = logging.getLogger(__name__)
 NO_SPLIT = "none"
 _SHARE = 0.1
 _MOST_WORKERS = 8
+_FEW = (
+    2000  # training images below which starting processes for every epoch costs more than it saves
+)
 
 
 class Opened(NamedTuple):
@@ -61,8 +67,6 @@ class Opened(NamedTuple):
     validation: PictureSet
     test: PictureSet | None
     notes: tuple[str, ...]
-    has_no_splits: bool = False
-    """Whether all splits were drawn from one folder."""
 
     @property
     def splits(self) -> dict[str, PictureSet]:
@@ -100,27 +104,44 @@ def load_data(
     opened = open_data(recipe)
     notes = list(opened.notes)
 
-    def ready(name: str, pictures: PictureSet) -> Dataset[Any]:
+    problems: list[Problem] = []
+
+    def ready(name: str, pictures: PictureSet) -> Dataset[Any] | None:
         is_training = name == "train"
-        prepared = prepare(
-            pictures,
-            for_training if is_training else for_evaluation,
-            (settings.in_chans, *settings.image_size),
-            recipe.preprocessing,
-            is_fixed=not recipe.augmentation.changes_pictures if is_training else recipe.crops == 1,
-            memory_bytes=recipe.memory_gib * 2**30 if name in hold else 0,
-            skip=recipe.unreadable == "skip",
-            may_replace=is_training,
-        )
+        try:
+            prepared = prepare(
+                pictures,
+                for_training if is_training else for_evaluation,
+                (settings.in_chans, *settings.image_size),
+                recipe.preprocessing,
+                is_fixed=(
+                    not recipe.augmentation.changes_pictures if is_training else recipe.crops == 1
+                ),
+                memory_bytes=recipe.memory_gib * 2**30 if name in hold else 0,
+                skip=recipe.unreadable == "skip",
+                may_replace=is_training,
+            )
+        except UnreadableError as error:  # look at the other splits too: name all at once
+            problems.extend(error.problems)
+            return None
         notes.extend(f"{name}: {note}" for note in prepared.notes)
         return prepared.dataset
 
-    splits = {name: ready(name, pictures) for name, pictures in opened.splits.items()}
+    found = {name: ready(name, pictures) for name, pictures in opened.splits.items()}
+    if problems:
+        raise ValueError(
+            f"{explain_problems(problems, sum(map(len, opened.splits.values())))}. Mend or remove "
+            "them, or leave them out: --set data.unreadable=skip, at `prenas run` or `search`"
+        )
+    splits = {name: dataset for name, dataset in found.items() if dataset is not None}
     for note in notes:
         _logger.warning("%s", note)
     augmentation = recipe.augmentation
-    is_in_memory = all(isinstance(split, Pixels) for split in splits.values())
-    automatic = 0 if is_in_memory else min(os.cpu_count() or 1, _MOST_WORKERS)
+    train = splits["train"]
+    is_resized = all(isinstance(split, Pixels) for split in splits.values())
+    is_held = isinstance(train, Pixels) or (isinstance(train, Pictures) and train.is_held)
+    is_small = is_resized or (is_held and num_samples(train) < _FEW)
+    automatic = 0 if is_small else min(os.cpu_count() or 1, _MOST_WORKERS)
     return ImageData(
         train=splits["train"],
         unchanged=(
@@ -153,17 +174,11 @@ def load_data(
 
 def undivided(recipe: DataRecipe, settings: Settings) -> ImageData | None:
     """All pictures of a folder without splits as one, to evaluate on; None if it has splits."""
-    opened = open_data(recipe)
-    if not opened.has_no_splits:
+    names, pools, _ = _pools(recipe)
+    if not _has_no_splits(recipe, pools):
         return None
-    parts = [opened.train, opened.validation, *([opened.test] if opened.test else [])]
-    everything = PictureSet(
-        names=sum((part.names for part in parts), ()),
-        labels=sum((part.labels for part in parts), ()),
-        open=opened.train.open,
-    )
     prepared = prepare(
-        everything,
+        pools["train"],
         evaluation_transform(recipe.preprocessing, settings, recipe.crops),
         (settings.in_chans, *settings.image_size),
         recipe.preprocessing,
@@ -175,10 +190,10 @@ def undivided(recipe: DataRecipe, settings: Settings) -> ImageData | None:
         train=prepared.dataset,
         validation=prepared.dataset,
         test=None,
-        class_names=opened.class_names,
+        class_names=names,
         num_crops=recipe.crops,
         notes=tuple(prepared.notes),
-        fingerprint=f"all of {opened.fingerprint}",
+        fingerprint="all of them",  # equal to that of no run
     )
 
 
@@ -188,6 +203,16 @@ def open_data(recipe: DataRecipe) -> Opened:
     Raises:
         ValueError: as `load_data`.
     """
+    return _divided(recipe, *_pools(recipe))
+
+
+def open_class_names(recipe: DataRecipe) -> tuple[str, ...]:
+    """The classes of the recipe's images; ValueError as `load_data`."""
+    return _pools(recipe)[0]
+
+
+def _pools(recipe: DataRecipe) -> tuple[tuple[str, ...], dict[str, PictureSet], list[str]]:
+    """(class names, the splits that the data have, notes)."""
     check_data_name(recipe)
     if recipe.name == OWN_DATA:
         raise ValueError(
@@ -195,21 +220,20 @@ def open_data(recipe: DataRecipe) -> Opened:
             "there (prenas.train, prenas.evaluate, prenas.specialize)"
         )
     if recipe.name == FOLDER:
-        names, pools, notes = _open_folder(recipe)
-    elif recipe.name in NAMED:
-        (names, found), notes = NAMED[recipe.name](recipe.root), []
-        pools = {split: found[name] for split, name in _chosen_names(recipe, list(found)).items()}
-    else:
-        wanted = {"train": recipe.train or "train", "validation": recipe.validation}
-        wanted["test"] = recipe.test
-        chosen = {split: name for split, name in wanted.items() if _is_name(name)}
-        memory_bytes = recipe.memory_gib * 2**30
-        opened = open_timm(
-            recipe.name, recipe.root, [str(name) for name in chosen.values()], memory_bytes
-        )
-        names, notes = opened.class_names, []
-        pools = {split: opened.pools[str(name)] for split, name in chosen.items()}
-    return _divided(recipe, names, pools, notes)
+        return _open_folder(recipe)
+    if recipe.name in NAMED:
+        names, found = NAMED[recipe.name](recipe.root)
+        chosen = _chosen_names(recipe, list(found))
+        return names, {split: found[name] for split, name in chosen.items()}, []
+    wanted = {"train": recipe.train or "train"}
+    wanted |= {
+        split: place
+        for split, place in (("validation", recipe.validation), ("test", recipe.test))
+        if _is_name(place)
+    }
+    memory_bytes = recipe.memory_gib * 2**30
+    opened = open_timm(recipe.name, recipe.root, list(wanted.values()), memory_bytes)
+    return opened.class_names, {split: opened.pools[name] for split, name in wanted.items()}, []
 
 
 def check_data_name(recipe: DataRecipe) -> None:
@@ -307,7 +331,7 @@ def _divided(
     Without word from the recipe, validation is a tenth; test too if the data have no splits at all.
     """
     notes, shares = list(notes), {}
-    has_no_splits = len(pools) == 1 and recipe.name == FOLDER and recipe.validation is None
+    has_no_splits = _has_no_splits(recipe, pools)
     for split in ("validation", "test"):
         share = getattr(recipe, split)
         if share is None and split not in pools and (split == "validation" or has_no_splits):
@@ -330,7 +354,12 @@ def _divided(
             few = ", ".join(names[label] for label in missing[:5])
             more = ", ..." if len(missing) > 5 else ""
             notes.append(f"{split} has no picture of {len(missing)} classes: {few}{more}")
-    return Opened(names, train, found["validation"], found.get("test"), tuple(notes), has_no_splits)
+    return Opened(names, train, found["validation"], found.get("test"), tuple(notes))
+
+
+def _has_no_splits(recipe: DataRecipe, pools: Mapping[str, PictureSet]) -> bool:
+    """Whether a folder is one heap of pictures, of which nothing was said."""
+    return len(pools) == 1 and recipe.name == FOLDER and recipe.validation is None
 
 
 def _without_shares(

@@ -242,7 +242,7 @@ def block_scores(run: RunSoFar) -> list[str]:
 def reproduction(run: RunSoFar) -> list[str]:
     """Recipe, versions, device and command."""
     preferred, recipe = run.preferred, run.preferred.recipe
-    command = command_of(recipe, run.folder)
+    command = command_of(recipe, f"runs/{run.folder}")
     if preferred.imported is not None:
         file = shlex.quote(preferred.imported.file)
         how = code(f"prenas import {file} --out {shlex.quote(run.folder)}", "sh")
