@@ -43,7 +43,7 @@ def fashion_mnist() -> Recipe:
 
     Data: 60,000 and 10,000 grey pictures of 28 x 28 pixels (Xiao, Rasul and Vollgraf 2017),
     downloaded by torchvision, or found where Debian's package dataset-fashion-mnist puts them.
-    Cost: about three quarters of an hour on one CPU core.
+    Cost: about three quarters of an hour on one CPU core. Measured: 87.7 to 88.9 % on test.
     Command: `prenas run fashion-mnist --out runs/fashion-mnist`.
     """
     return Recipe(
@@ -70,7 +70,7 @@ def cifar10() -> Recipe:
 
     Data: 50,000 and 10,000 pictures in 10 classes (Krizhevsky 2009), downloaded by torchvision,
     or image folders or tars of them: `--data train=cifar10-train.tar --data test=...`.
-    Cost: about an hour on two CPU cores.
+    Cost: about three quarters of an hour on two CPU cores. Measured: 72.2 to 73.7 % on test.
     Command: `prenas run cifar10 --out runs/cifar10`.
     """
     return Recipe(
@@ -99,7 +99,7 @@ def photos() -> Recipe:
 
     A start for a folder of some hundred to some thousand pictures, one folder per class; the head
     follows the number of classes. Augmentation is timm's usual: random crops, RandAugment.
-    Cost: about 12 ms per picture and epoch on two CPU cores (`--dry-run` measures it).
+    Cost: about 5 ms per picture and epoch on two CPU cores (`--dry-run` measures it).
     Command: `prenas run photos --data FOLDER --out runs/photos`.
     """
     return Recipe(
