@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 from prenas import pipeline
 from prenas.cli import app
 from prenas.data import ImageData, labelled_sample, load_data, open_data, with_data
+from prenas.data.pictures import Pictures, Pixels
 from prenas.data_recipe import Augmentation, DataRecipe, Preprocessing
 from prenas.export import load as load_model
 from prenas.recipe import Recipe
@@ -426,3 +428,51 @@ def test_three_pictures_are_enough_to_evaluate_on(finished: Path, tmp_path: Path
     others = draw_pictures(tmp_path / "others", 1, first=300)
     (row, *_) = pipeline.evaluate(finished, data=pipeline.other_data(finished, [str(others)]))
     assert row.splits["validation"].num_images == 2
+
+
+def test_the_search_on_data_does_not_depend_on_the_augmentation(
+    photos: Path, tmp_path: Path
+) -> None:
+    """Scores come from the pictures as evaluation sees them."""
+    scores = []
+    for number, changes in enumerate((Augmentation(), IN_MEMORY)):
+        recipe = recipe_on(photos, changes, search={"images": "data", "num_images": 8})
+        preferred = pipeline.search(recipe, tmp_path / f"run {number}")
+        scores.append([subnet.score for subnet in preferred.subnets])
+    assert scores[0] == scores[1]
+
+
+def test_what_was_left_out_is_said_by_every_step(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    photos = draw_pictures(tmp_path / "photos", 20)
+    (photos / "dark" / "bad.png").write_text("no picture")
+    recipe = recipe_on(photos)
+    assert recipe.data is not None
+    skipping = recipe.data.model_copy(update={"unreadable": "skip"})
+    recipe = recipe.model_copy(update={"data": skipping})
+    pipeline.search(recipe, tmp_path / "run")
+    pipeline.train(tmp_path / "run")
+    assert "dark/bad.png" in caplog.text
+    assert "left out" in caplog.text
+    assert "dark/bad.png" in (tmp_path / "run/data.json").read_text()
+
+
+def test_an_evaluation_does_not_hold_the_training_images(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the splits that it reads are decoded before."""
+    for name in ("evaluation.json", "evaluation.csv"):
+        (finished / name).unlink()
+    held = []
+
+    def watched(*args: Any, **options: Any) -> ImageData:
+        held.append(load_data(*args, **options))
+        return held[-1]
+
+    monkeypatch.setattr(pipeline, "load_data", watched)
+    pipeline.evaluate(finished)
+    (data,) = held
+    assert isinstance(data.validation, Pixels)
+    assert isinstance(data.train, Pictures)
+    assert not data.train.is_held

@@ -1,6 +1,7 @@
 """A dry run: the subnets of the real run, arithmetic that can be done by hand, nothing written."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -134,3 +135,28 @@ def test_an_empty_training_split_is_refused() -> None:
     assert recipe.training is not None
     with pytest.raises(ValueError, match="training split is empty"):
         estimate_training(Supernet(WHOLE, MINI.settings), archs(1), data, recipe.training)
+
+
+@pytest.mark.parametrize("workers", [0, 4])
+def test_reading_is_added_or_shared(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One process reads, then computes; several read beside the computing, together."""
+    recipe, data = mini_recipe(), replace(own_data(num_images=40), num_workers=workers)
+    assert recipe.training is not None
+    training = recipe.training.model_copy(update={"batch_size": 8, "epochs": 1})
+    ticks = iter([0, *range(32, 10_000, 8)])  # 32 s for loading, 8 s for each step
+    monkeypatch.setattr(estimate.time, "perf_counter", lambda: float(next(ticks)))
+    supernet = Supernet(WHOLE, MINI.settings).initialize(torch.Generator().manual_seed(0))
+    found = estimate_training(supernet, archs(1), data, training)
+    assert found.loading_seconds == 32 / 16  # two batches of 8
+    assert found.costs[0].seconds == 1.0
+    assert found.training_seconds == 40 * (3.0 if workers == 0 else 1.0)
+
+
+def test_too_little_memory_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words = ["run", "digits", "--dry-run"]
+    assert "more than the" not in CliRunner().invoke(app, words).output
+    monkeypatch.setattr(estimate, "_machine_bytes", lambda device: 1_000_000)
+    output = " ".join(CliRunner().invoke(app, words).output.split())
+    assert "That is more than the 1 MB of this machine: lower training.batch_size" in output
