@@ -6,9 +6,13 @@ from difflib import get_close_matches
 
 import torch
 
+from prenas.processes import local_rank
+
 
 def resolve_device(name: str) -> torch.device:
     """A device by name; `auto` takes an accelerator if there is one.
+
+    Of several processes on a machine each takes its own accelerator, unless a number is given.
 
     Raises:
         ValueError: unknown, or not on this machine; names those that are.
@@ -18,9 +22,11 @@ def resolve_device(name: str) -> torch.device:
     )
     available = ["cpu", *([accelerator.type] if accelerator else [])]
     if name == "auto":
-        return torch.device(available[-1])
+        name = available[-1]
     try:
         device = torch.device(name)
+        if device.type != "cpu" and device.index is None and local_rank():
+            device = torch.device(device.type, local_rank())
         if device.type in available:
             torch.empty(0, device=device)
             return device

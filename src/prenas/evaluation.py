@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 from prenas.cost import count
 from prenas.data import ImageSource, evaluation_batches
 from prenas.families.base import Arch, Settings
+from prenas.processes import ALONE, Processes
 from prenas.supernet import Supernet
 from prenas.values import Value
 
@@ -47,23 +48,28 @@ def evaluate_networks(
     *,
     batch_size: int = 256,
     num_workers: int = 0,
+    processes: Processes = ALONE,
 ) -> list[Metrics]:
     """Accuracy and loss of networks in evaluation mode over a whole split, which is read once.
 
-    Of images with several crops the logits are averaged.
+    Of images with several crops the logits are averaged. Several processes share the images, and
+    all of them get the results.
 
     Raises:
         ValueError: an empty split, or data that do not suit the networks.
     """
     device = next(networks[0].parameters()).device
-    totals, num_images = torch.zeros(len(networks), 3, dtype=torch.float64), 0
+    totals = torch.zeros(len(networks), 4, dtype=torch.float64)
     with_top5 = settings.num_classes >= _TOP5_FROM_CLASSES
-    for images, labels in evaluation_batches(source, settings, batch_size, num_workers):
+    batches = evaluation_batches(source, settings, batch_size, num_workers, processes=processes)
+    for images, labels in batches:
         images, labels = images.to(device), labels.to(device)
-        totals += torch.stack(
+        totals[:, :3] += torch.stack(
             [_sums(_logits(network, images), labels, with_top5) for network in networks]
         ).cpu()
-        num_images += len(labels)
+        totals[:, 3] += len(labels)
+    processes.add_up(totals)
+    num_images = int(totals[0, 3])
     if num_images == 0:
         raise ValueError("the split is empty: there is nothing to evaluate on")
     if not torch.isfinite(totals).all():
@@ -73,7 +79,7 @@ def evaluate_networks(
         )
     return [
         Metrics(top1=top1, top5=top5 if with_top5 else None, loss=loss, num_images=num_images)
-        for top1, top5, loss in (totals / num_images).tolist()
+        for top1, top5, loss in (totals[:, :3] / num_images).tolist()
     ]
 
 
@@ -110,6 +116,7 @@ def evaluate_archs(
     batch_size: int = 256,
     num_workers: int = 0,
     num_crops: int = 1,
+    processes: Processes = ALONE,
 ) -> list[Evaluation]:
     """Evaluates architectures that fit into the supernet, each on every split.
 
@@ -124,6 +131,7 @@ def evaluate_archs(
             supernet.settings,
             batch_size=max(1, batch_size // num_crops),
             num_workers=num_workers,
+            processes=processes,
         )
         for name, source in splits.items()
     }

@@ -70,14 +70,15 @@ def load(folder: str | Path) -> Model:
 
 
 class Described(NamedTuple):
-    """A model with the names of its classes."""
+    """A model with the names of its classes and how its images are prepared."""
 
     model: Model
     class_names: tuple[str, ...]
+    preprocessing: Preprocessing
 
 
 def load_described(folder: str | Path) -> Described:
-    """As `load`, with the names of the classes in the order of the logits."""
+    """As `load`, with the names of the classes in the order of the logits, and more."""
     folder = Path(folder)
     path = folder / artifacts.MODEL_ARCH
     if not path.is_file():
@@ -89,7 +90,8 @@ def load_described(folder: str | Path) -> Described:
     arch, settings, preprocessing, names = artifacts.parse_json(path, _parse_description)
     network = build(arch, settings)
     artifacts.load_weights(network, folder / artifacts.MODEL)
-    return Described(Model(network.eval(), make_transform(settings, preprocessing)), names)
+    model = Model(network.eval(), make_transform(settings, preprocessing))
+    return Described(model, names, preprocessing)
 
 
 def _parse_description(

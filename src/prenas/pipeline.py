@@ -33,6 +33,7 @@ from prenas.devices import resolve_device
 from prenas.evaluation import Evaluation, evaluate_archs
 from prenas.export import load, write_model
 from prenas.families.base import Arch
+from prenas.processes import join
 from prenas.proxy.importance import noise_images
 from prenas.recipe import Recipe, TrainingRecipe, with_overrides
 from prenas.released import class_names, imported_set, load_released_checkpoint
@@ -56,6 +57,8 @@ from prenas.specialization import pick, require_equal_logits, verified_cut
 from prenas.supernet import Supernet
 from prenas.training.estimate import Estimate, estimate_training
 from prenas.training.loop import Watcher, train_supernet
+from prenas.training.stopping import stop_requests
+from prenas.training.teacher import Teacher, load_teacher
 from prenas.zero_cost_search import new_supernet, zero_cost_search
 
 _logger = logging.getLogger(__name__)
@@ -76,9 +79,16 @@ def search(
         ValueError: a folder of another recipe or with other files, no right to write, budgets that
             no subnet fits, data that do not suit the space.
     """
-    out, where = Path(out), resolve_device(device)
+    out, where, processes = Path(out), resolve_device(device), join()
     if recipe.data is not None:
         check_data_name(recipe.data)
+    if processes.is_main:
+        _search(recipe, out, data, where)
+    processes.wait()
+    return read_preferred(out)
+
+
+def _search(recipe: Recipe, out: Path, data: ImageData | None, where: torch.device) -> None:
     with locked(out, recipe):
         before = read_preferred(out) if (out / artifacts.PREFERRED).exists() else None
         if before is not None and before.imported:
@@ -95,7 +105,6 @@ def search(
                 news = {"recipe": recipe, "agreement": preferred.agreement}
                 preferred = before.model_copy(update=news)
             artifacts.write_json(out / artifacts.PREFERRED, preferred.model_dump(mode="json"))
-    return read_preferred(out)
 
 
 def train(
@@ -115,14 +124,16 @@ def train(
     Raises:
         ValueError: the search is not done, the recipe has no data or training, or they do not fit.
     """
-    out, where = Path(out), resolve_device(device)
+    out, where, processes = Path(out), resolve_device(device), join()
     preferred = read_preferred(out)
     recipe = preferred.recipe
     if (out / artifacts.SUPERNET).exists():
         return read_supernet(out, device=device)
     training, splits = ready_to_train(recipe, data, out)
-    with locked(out, recipe):
-        record_data(out, splits)
+    teacher = _teacher(recipe, where)
+    with locked(out, recipe), stop_requests() as stop:
+        if processes.is_main:
+            record_data(out, splits)
         scored = new_supernet(recipe, recipe.seed)
         artifacts.load_weights(scored.network, out / artifacts.INITIAL)
         supernet = scored.trimmed(preferred.envelope, drop_path=training.drop_path)
@@ -133,11 +144,24 @@ def train(
             splits,
             training,
             seed=recipe.seed,
+            teacher=teacher,
             folder=out,
+            processes=processes,
+            stop=stop,
             watch=watch,
         )
-        artifacts.write_tensors(out / artifacts.SUPERNET, supernet.network.state_dict())
+        if processes.is_main:
+            artifacts.write_tensors(out / artifacts.SUPERNET, supernet.network.state_dict())
+        processes.wait()
     return supernet
+
+
+def _teacher(recipe: Recipe, where: torch.device) -> Teacher | None:
+    """The teacher that a recipe names, if any."""
+    if recipe.training is None or recipe.training.teacher is None:
+        return None
+    settings = recipe.space.settings
+    return load_teacher(recipe.training.teacher, settings, recipe.preprocessing, where)
 
 
 def evaluate(
@@ -155,7 +179,7 @@ def evaluate(
     Raises:
         ValueError: the training is not finished, an architecture does not fit into the supernet.
     """
-    out, path = Path(out), Path(out) / artifacts.EVALUATION
+    out, path, processes = Path(out), Path(out) / artifacts.EVALUATION, join()
     preferred = read_preferred(out)
     is_stored = archs is None and path.exists()
     if is_stored and (data is None or is_the_runs(out, preferred.recipe, data)):
@@ -171,8 +195,10 @@ def evaluate(
         images.splits,
         num_workers=images.num_workers,
         num_crops=images.num_crops,
+        processes=processes,
     )
-    is_first = archs is None and not path.exists()
+    processes.wait()  # nobody looks for the file below after it was written
+    is_first = archs is None and not path.exists() and processes.is_main
     if is_first and not may_be_the_runs(out, preferred.recipe, images):
         _logger.warning("these images are not those that %s was trained on: not recorded", out)
     elif is_first:
@@ -302,11 +328,16 @@ def run(
     device: str = "auto",
     watch: Watcher | None = None,
 ) -> list[Evaluation]:
-    """Search, training, evaluation, and every preferred subnet handed over."""
+    """Search, training, evaluation, and every preferred subnet handed over.
+
+    Of several processes the first one alone searches and hands over.
+    """
     _, data = ready_to_train(recipe, data, out)
     search(recipe, out, data=data, device=device)
     train(out, data=data, device=device, watch=watch)
     rows = _evaluations(Path(out), data, device)
+    if not join().is_main:
+        return rows
     for number in range(len(rows)):
         specialize(out, number, data=data, device=device)
     report(out)
@@ -332,9 +363,15 @@ def dry_run(recipe: Recipe, *, data: ImageData | None = None, device: str = "aut
     envelope = found.preferred.envelope
     supernet = found.supernet.trimmed(envelope, drop_path=training.drop_path).to(where)
     archs = found.preferred.archs
-    return DryRun(
-        found.preferred, estimate_training(supernet, archs, splits, training, seed=recipe.seed)
+    estimate = estimate_training(
+        supernet,
+        archs,
+        splits,
+        training,
+        seed=recipe.seed,
+        teacher=_teacher(recipe, where),
     )
+    return DryRun(found.preferred, estimate)
 
 
 def ready_to_train(

@@ -55,11 +55,31 @@ class SearchRecipe(Value):
         return budgets
 
 
+class TeacherRecipe(Value):
+    """A trained network that subnets learn from beside the labels (DeiT, arXiv 2012.12877)."""
+
+    name: str
+    """A model of timm, or the folder of a handed-over model."""
+    weights: str | None = None
+    """File of its weights; None downloads timm's, or takes the folder's."""
+    loss: Literal["hard", "soft"] = "hard"
+    """Learn its decision, or its probabilities."""
+    share: float = Field(0.5, gt=0, le=1)
+    """Its share of the loss; labels have the rest."""
+    temperature: float = Field(3.0, gt=0)
+    """Of soft probabilities."""
+
+
 class TrainingRecipe(Value):
-    """Preferred one-shot training: one preferred subnet per step."""
+    """Preferred one-shot training: one preferred subnet per step, unless a field says more."""
 
     epochs: int = Field(ge=1)
     batch_size: int = Field(64, ge=1)
+    """Images per step, in all processes together."""
+    grad_accum_steps: int = Field(1, ge=1)
+    """Parts in which a process works through its share of a batch, to save memory."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of forward and backward passes; weights, gradients and moments are float32 always."""
     lr_per_512_images: float = Field(5e-4, gt=0)
     """Peak learning rate is this times batch_size / 512."""
     min_lr: float = Field(1e-5, ge=0)
@@ -71,6 +91,48 @@ class TrainingRecipe(Value):
     drop_path: float = Field(0.0, ge=0, lt=1)
     clip_grad_norm: float | None = Field(None, gt=0)
     """Largest L2 norm of a step's gradient; None (`--set ...=none`) is no limit."""
+    optimizer: Literal["adamw", "masked_adamw"] = "adamw"
+    """Masked: moments, decay and step counts act only on what a step's subnets own."""
+    sandwich: int | None = Field(None, ge=0)
+    """Per step the largest subnet, so many random ones, the smallest; None: one subnet per step."""
+    sandwich_loss: Literal["mean", "sum"] = "mean"
+    """Over the subnets of a step: mean as PreNAS' released code, sum as US-Nets and BigNAS."""
+    inplace_distillation: bool = False
+    """Sandwich: the others learn the probabilities of the largest instead of the labels."""
+    teacher: TeacherRecipe | None = None
+    ema_decay: float | None = Field(None, gt=0, lt=1)
+    """Keeps an exponential moving average of all weights with this decay per step."""
+    final_weights: Literal["last", "ema", "best"] | None = None
+    """What is handed over; None: the moving average if there is one, else the last weights."""
+    skipped_steps_limit: int = Field(16, ge=1)
+    """So many steps in a row without a finite loss or gradient end the training."""
+    checkpoint_steps: int | None = Field(None, ge=1)
+    """Steps between checkpoints within an epoch; None: at the end of epochs only."""
+    keep_checkpoints: int = Field(2, ge=1)
+    """The newest so many are kept, and the best on validation."""
+    log_steps: int = Field(50, ge=1)
+    """Steps between records of the running loss."""
+    validate_epochs: int = Field(1, ge=0)
+    """Epochs between evaluations of the smallest, middle and largest subnet; 0: never."""
+    validate_all_epochs: int = Field(10, ge=0)
+    """Epochs between evaluations of all subnets, of which the best weights are kept; 0: never."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> TrainingRecipe:
+        if self.inplace_distillation and self.sandwich is None:
+            raise ValueError(
+                "inplace_distillation needs the largest subnet in every step: set sandwich too, "
+                "e.g. sandwich=2"
+            )
+        if self.final_weights == "ema" and self.ema_decay is None:
+            raise ValueError(
+                "final_weights is 'ema' but there is no moving average: set ema_decay, e.g. 0.999"
+            )
+        if self.final_weights == "best" and not (self.validate_epochs or self.validate_all_epochs):
+            raise ValueError(
+                "final_weights is 'best' but nothing is evaluated: set validate_all_epochs"
+            )
+        return self
 
     @property
     def peak_lr(self) -> float:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import fcntl
+import os
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from prenas import artifacts
 from prenas.data import ImageData, num_samples
 from prenas.devices import resolve_device
 from prenas.evaluation import Evaluation
 from prenas.families import get_family
+from prenas.processes import join
 from prenas.recipe import Recipe, differences, recipe_from_dict
 from prenas.selection.preferred import PreferredSet
 from prenas.supernet import Supernet
@@ -22,7 +26,11 @@ _DECIDE_NOTHING = (  # fields that may change while a run goes on
     "data.unreadable:",
     "data.memory_gib:",
     "data.num_workers:",
+    "training.checkpoint_steps:",
+    "training.keep_checkpoints:",
 )
+
+_SECONDS_TO_NOTICE = 15
 
 
 def read_preferred(out: str | Path) -> PreferredSet:
@@ -144,10 +152,15 @@ def may_be_the_runs(out: Path, recipe: Recipe, data: ImageData) -> bool:
 def locked(out: Path, recipe: Recipe) -> Iterator[None]:
     """Opens a run folder for writing, for this recipe and this process alone.
 
+    Of several processes of one run the first one holds the lock for all.
+
     Raises:
         ValueError: no right to write, other files there, another recipe, or another process.
     """
     path = out / artifacts.RECIPE
+    if not join().is_main:
+        yield
+        return
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file: give a folder")
     is_foreign = out.exists() and any(not p.name.startswith(".") for p in out.iterdir())
@@ -156,13 +169,8 @@ def locked(out: Path, recipe: Recipe) -> Iterator[None]:
             f"{out} is not empty and no run folder of prenas: choose an empty or a new folder"
         )
     artifacts.require_writable(out)
-    with (out / ".lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"another process is working in {out}: wait for it, or choose another folder"
-            ) from None
+    with (out / ".lock").open("a+") as lock:
+        _take(lock, out)
         try:
             if path.exists():
                 _require_same_recipe(path, recipe)
@@ -171,6 +179,43 @@ def locked(out: Path, recipe: Recipe) -> Iterator[None]:
             yield
         finally:  # forked processes hold the file open too: closing it here would not be enough
             fcntl.flock(lock, fcntl.LOCK_UN)
+
+
+def _take(lock: TextIO, out: Path) -> None:
+    """Locks a file for this process; waits for what a killed process left, for nobody else.
+
+    Processes that read images hold the lock of a killed training until they notice, in seconds.
+    """
+    limit = time.monotonic() + _SECONDS_TO_NOTICE
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > limit or _is_alive(lock):
+                raise ValueError(
+                    f"another process is working in {out}: wait for it, or choose another folder"
+                ) from None
+            time.sleep(0.1)
+        else:
+            lock.truncate(0)
+            lock.write(f"{os.getpid()} {socket.gethostname()}")
+            lock.flush()
+            return
+
+
+def _is_alive(lock: TextIO) -> bool:
+    """Whether the process that took a lock still runs; true where that cannot be known."""
+    lock.seek(0)
+    number, _, host = lock.read().partition(" ")
+    if host != socket.gethostname() or not number.isdecimal():
+        return True
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _require_same_recipe(path: Path, recipe: Recipe) -> None:

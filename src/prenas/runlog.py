@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,7 +36,7 @@ def read_epochs(path: Path) -> list[EpochRecord]:
         return []
     records = []
     for line in _complete_lines(path):
-        if not {"loss", "lr"} <= line.keys():
+        if line.get("event") != "epoch":
             continue
         numbers = [line["loss"], line["lr"], line.get("images_per_second", 0.0)]
         if not all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers):
@@ -48,21 +49,30 @@ def read_epochs(path: Path) -> list[EpochRecord]:
     return records
 
 
-class MetricsLog:
-    """Appends one line per finished epoch; without a path it keeps nothing."""
+Sink = Callable[[Mapping[str, Any]], None]
 
-    def __init__(self, path: Path | None, first_epoch: int) -> None:
-        """Lines of `first_epoch` and later, left by a run that was cut off, are dropped."""
-        self._path = path
+
+class MetricsLog:
+    def __init__(self, path: Path | None, *, step: int, sinks: Sequence[Sink] = ()) -> None:
+        self._path, self._sinks = path, sinks
         if path is not None and path.exists():
-            kept = [line for line in _complete_lines(path) if line["epoch"] < first_epoch]
+            kept = [
+                line
+                for line in _complete_lines(path)
+                if line["step"] < step or (line["step"] == step and line["event"] != "validation")
+            ]
             artifacts.write_bytes(path, "".join(map(_as_line, kept)).encode())
 
-    def append(self, **numbers: Any) -> None:
-        """Writes one line."""
+    def append(self, event: str, *, epoch: int, step: int, **numbers: Any) -> None:
+        record = {"event": event, "epoch": epoch, "step": step, **numbers}
         if self._path is not None:
             with self._path.open("a", encoding="utf-8") as file:
-                file.write(_as_line(numbers))
+                file.write(_as_line(record))
+        for sink in self._sinks:
+            sink(record)
+
+    def sync(self) -> None:
+        pass
 
 
 def _as_line(numbers: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ gradients of the shared weights, and are zero outside the part that the subnet o
 
 from __future__ import annotations
 
+from copy import copy
 from functools import lru_cache
 from threading import get_ident
 
@@ -121,6 +122,12 @@ class Supernet(nn.Module):
         supernet = Supernet(arch, self.settings, drop_path=drop_path).to(next(self.parameters()))
         supernet.network.load_state_dict(self.cut(arch).state_dict())
         return supernet.train(self.training)
+
+    def with_network(self, network: nn.Module) -> Supernet:
+        """The same supernet over other weights, such as a moving average; nothing is copied."""
+        other = copy(self)
+        other._modules = {"network": network}
+        return other
 
     def _rates(self, arch: Arch) -> tuple[float, ...]:
         return self.drop_path_rates[: self.family.num_layers(arch)]

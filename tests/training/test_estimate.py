@@ -16,7 +16,7 @@ from prenas.families.vit.space import VitArch
 from prenas.supernet import Supernet
 from prenas.training import estimate
 from prenas.training.estimate import SubnetCost, estimate_training
-from prenas.training.sampler import BalancedSampler
+from prenas.training.sampler import BalancedSampler, SandwichSampler, SingleSampler
 from training.runs import MINI, WHOLE, contents, global_state_untouched, mini_recipe, own_data
 
 pytest_plugins = "training.runs"
@@ -62,7 +62,7 @@ def test_what_is_kept_grows_with_the_images_and_the_network() -> None:
     recipe, data = mini_recipe(), own_data(num_images=32)
     assert recipe.training is not None
     supernet = Supernet(WHOLE, MINI.settings).initialize(torch.Generator().manual_seed(0)).train()
-    measure = estimate._Measure(supernet, recipe.training)
+    measure = estimate._Measure(supernet, recipe.training, None)
     batches = {
         size: next(iter(training_batches(data, MINI.settings, size, 0, 0))) for size in (8, 32)
     }
@@ -82,18 +82,27 @@ def test_the_mean_is_over_the_draws_of_the_sampler(seed: int) -> None:
     chosen = archs(5)
     costs = [SubnetCost(arch, float(place + 1), 0) for place, arch in enumerate(chosen)]
     sampler = BalancedSampler(chosen, seed)
-    drawn = Counter(sampler(step) for step in range(2000))
-    by_hand = sum(drawn[cost.arch] * cost.seconds for cost in costs) / 2000
-    assert estimate._mean_seconds(costs, chosen, seed) == pytest.approx(by_hand)
+    single = SingleSampler(sampler)
+    drawn = Counter(sampler(step) for step in range(500))
+    by_hand = sum(drawn[cost.arch] * cost.seconds for cost in costs) / 500
+    assert estimate._mean_seconds(costs, single, MINI.settings) == pytest.approx(by_hand)
 
 
-def test_unmeasured_subnets_count_as_the_next_larger() -> None:
+def test_unmeasured_subnets_lie_between_their_neighbours_by_macs() -> None:
+    chosen, settings = archs(5), MINI.settings
+    macs = [count(arch, settings).macs for arch in chosen]
+    every = [SubnetCost(arch, float(m), 0) for arch, m in zip(chosen, macs, strict=True)]
+    some = [every[place] for place in (0, 2, 4)]
+    single = SingleSampler(BalancedSampler(chosen, 0))
+    expected = estimate._mean_seconds(every, single, settings)
+    assert estimate._mean_seconds(some, single, settings) == pytest.approx(expected)
+
+
+def test_a_sandwich_costs_the_sum_of_its_subnets() -> None:
     chosen = archs(5)
-    costs = [SubnetCost(chosen[place], float(place), 0) for place in (0, 2, 4)]
-    every = [
-        SubnetCost(arch, seconds, 0) for arch, seconds in zip(chosen, (0, 2, 2, 4, 4), strict=True)
-    ]
-    assert estimate._mean_seconds(costs, chosen, 0) == estimate._mean_seconds(every, chosen, 0)
+    costs = [SubnetCost(arch, 2.0, 0) for arch in chosen]
+    sandwich = SandwichSampler(BalancedSampler(chosen, 0), chosen[0], chosen[-1], 2)
+    assert estimate._mean_seconds(costs, sandwich, MINI.settings) == 8.0
 
 
 def test_of_many_subnets_some_are_measured_the_largest_among_them() -> None:

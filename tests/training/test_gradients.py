@@ -91,7 +91,7 @@ def test_views_stay_attached_over_steps() -> None:
     for arch in (WHOLE, SMALLEST, INNER, SMALLEST):
         buffer.zero()
         loss_of(supernet, arch).backward()
-        buffer.clip(0.1)
+        buffer.clip(buffer.norm(), 0.1)
         optimizer.step()
         found = [p.grad.data_ptr() for p in supernet.network.parameters() if p.grad is not None]
         assert found == addresses
@@ -111,7 +111,7 @@ def test_clipping_is_pytorchs(max_norm: float) -> None:
         other.grad = torch.randn_like(other)
         mine.grad.copy_(other.grad)  # type: ignore[union-attr]
     before = float(buffer.flat.norm())
-    buffer.clip(max_norm)
+    buffer.clip(buffer.norm(), max_norm)
     torch.nn.utils.clip_grad_norm_(theirs.parameters(), max_norm)
     for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         assert torch.allclose(mine.grad, other.grad, rtol=1e-6)  # type: ignore[arg-type]
@@ -121,7 +121,7 @@ def test_clipping_is_pytorchs(max_norm: float) -> None:
 def test_no_gradient_is_clipped_to_nothing_else() -> None:
     layer = nn.Linear(3, 2)
     buffer = GradientBuffer(layer.parameters())
-    buffer.clip(1.0)
+    buffer.clip(buffer.norm(), 1.0)
     assert not buffer.flat.any()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import count, repeat
+from itertools import count, islice
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, Tenso
 from prenas.data.images import Batch, ImageData, ImageSource, as_batch, num_samples
 from prenas.data.pictures import Pixels
 from prenas.families.base import Settings
+from prenas.processes import ALONE, Processes
 from prenas.randomness import isolated_global_state, numpy_generator, torch_generator
 
 
@@ -45,39 +46,89 @@ class _SeededDataset(Dataset[Any]):
 
 
 def training_batches(
-    data: ImageData, settings: Settings, batch_size: int, seed: int, epoch: int
+    data: ImageData,
+    settings: Settings,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    *,
+    start: int = 0,
+    processes: Processes = ALONE,
 ) -> Iterator[Batch]:
     """One epoch of augmented training batches, in an order drawn from (seed, epoch).
+
+    Args:
+        batch_size: images of a batch in all processes together.
+        start: batches to leave out at the beginning, as a resumed epoch does.
+        processes: each gets its share of every batch.
 
     Raises:
         ValueError: a batch whose images or labels do not suit the network.
     """
     source = _as_loader(data.train, batch_size, data.num_workers)
-    chunks: Iterable[Sequence[_Sample] | None]
-    batches: Iterable[Any]
     if isinstance(source, DataLoader):
-        chunks = repeat(None)  # counted by position in the epoch
-        batches = _isolated(source, seed, epoch)
+        read = _shares_of_loader(source, settings, seed, epoch, start, processes)
     else:
-        generator = torch_generator(seed, "shuffle", epoch)
-        order = torch.randperm(num_samples(source), generator=generator).tolist()
-        repeated = (_Sample(index, copy) for index in order for copy in range(data.repeats))
-        samples = [sample for sample, _ in zip(repeated, order, strict=False)]
-        chunks = drawn = _chunks(samples, batch_size)
-        batches = _read(source, drawn, data.num_workers, seed, epoch)
-    num_seen = 0
-    for number, (chunk, batch) in enumerate(zip(chunks, batches, strict=False)):
-        images, labels = as_batch(batch, settings)
-        if chunk is None:
-            chunk = [_Sample(num_seen + place) for place in range(len(labels))]
-        generators = [numpy_generator(seed, "sample", epoch, *s.position) for s in chunk]
-        num_seen += len(labels)
-        if data.augmentation is not None:
+        read = _shares_of_dataset(source, data, settings, batch_size, seed, epoch, start, processes)
+    for number, (samples, images, labels, total) in enumerate(read, start=start):
+        generators = [numpy_generator(seed, "sample", epoch, *s.position) for s in samples]
+        if data.augmentation is not None and samples:
             images = data.augmentation(images, generators)
-        if data.mixing is not None:
-            with isolated_global_state(seed, "mixing", epoch, number):
+        if data.mixing is not None and samples:  # pairs images of one process
+            place = (epoch, number, processes.rank) if processes.rank else (epoch, number)
+            with isolated_global_state(seed, "mixing", *place):
                 images, labels = data.mixing(images, labels)
-        yield Batch(images, labels, generators)
+        yield Batch(images, labels, generators, total)
+
+
+_Share = tuple[Sequence[_Sample], Tensor, Tensor, int]
+"""Samples of one process, their images and labels, and how many all processes have."""
+
+
+def _shares_of_dataset(
+    source: Dataset[Any],
+    data: ImageData,
+    settings: Settings,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    start: int,
+    processes: Processes,
+) -> Iterator[_Share]:
+    """Reads nothing but this process' own samples."""
+    generator = torch_generator(seed, "shuffle", epoch)
+    order = torch.randperm(num_samples(source), generator=generator).tolist()
+    repeated = (_Sample(index, copy) for index in order for copy in range(data.repeats))
+    samples = [sample for sample, _ in zip(repeated, order, strict=False)]
+    chunks = _chunks(samples, batch_size)[start:]
+    own = [list(processes.share(chunk)) for chunk in chunks]
+    batches = iter(_read(source, [c for c in own if c], data.num_workers, seed, epoch))
+    for chunk, samples in zip(chunks, own, strict=True):
+        if samples:
+            images, labels = as_batch(next(batches), settings)
+        else:  # fewer images than processes, at the end of the epoch
+            images = torch.empty(0, settings.in_chans, *settings.image_size)
+            labels = torch.empty(0, dtype=torch.long)
+        yield samples, images, labels, len(chunk)
+
+
+def _shares_of_loader(
+    source: DataLoader[Any],
+    settings: Settings,
+    seed: int,
+    epoch: int,
+    start: int,
+    processes: Processes,
+) -> Iterator[_Share]:
+    """A loader divides its images itself: every process reads all, and keeps its share."""
+    num_seen = 0
+    for number, batch in enumerate(_isolated(source, seed, epoch)):
+        images, labels = as_batch(batch, settings)
+        samples = [_Sample(num_seen + place) for place in range(len(labels))]
+        num_seen += len(labels)
+        if number >= start:
+            own = slice(processes.rank, None, processes.world_size)
+            yield processes.share(samples), images[own], labels[own], len(labels)
 
 
 def _as_loader(source: ImageSource, batch_size: int, num_workers: int) -> ImageSource:
@@ -133,18 +184,28 @@ def _isolated(loader: DataLoader[Any], seed: int, epoch: int) -> Iterator[Any]:
 
 
 def evaluation_batches(
-    source: ImageSource, settings: Settings, batch_size: int, num_workers: int = 0
+    source: ImageSource,
+    settings: Settings,
+    batch_size: int,
+    num_workers: int = 0,
+    *,
+    processes: Processes = ALONE,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches (images, labels) in the order of the source, without augmentation.
 
     Images are [B, C, H, W], or [B, crops, C, H, W] where several crops of each are evaluated.
+
+    Args:
+        processes: each gets its share of the images; of a loader, its share of the batches.
     """
     source = _as_loader(source, batch_size, num_workers)
     loader: Iterable[Any]
     if isinstance(source, DataLoader):
-        loader = _isolated(source, seed=0, epoch=0)
+        rank, world_size = processes
+        loader = islice(_isolated(source, seed=0, epoch=0), rank, None, world_size)
     else:
-        samples = [_Sample(index) for index in range(num_samples(source))]
+        indices = processes.share(range(num_samples(source)))
+        samples = [_Sample(index) for index in indices]
         loader = _read(source, _chunks(samples, batch_size), num_workers, seed=0, epoch=0)
     for batch in loader:
         yield as_batch(batch, settings, with_crops=True)

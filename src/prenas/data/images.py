@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -68,6 +68,15 @@ class Batch(NamedTuple):
     images: Tensor
     labels: Tensor
     generators: list[np.random.Generator]
+    total: int
+    """Images of the whole batch, of which several processes each have a share, even none."""
+
+    def parts(self, number: int) -> Iterator[Batch]:
+        """So many parts of nearly equal size, without empty ones."""
+        size = max(1, math.ceil(len(self.labels) / number))
+        for start in range(0, len(self.labels), size):
+            part = slice(start, start + size)
+            yield Batch(self.images[part], self.labels[part], self.generators[part], self.total)
 
 
 def num_samples(source: ImageSource) -> int:

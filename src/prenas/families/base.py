@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
+import numpy as np
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
@@ -166,6 +167,15 @@ class SearchSpace(Value):
         for axis in self.layer_axes:
             per_layer *= len(axis.options)
         return sum(per_layer**skeleton.num_layers for skeleton in self.skeletons)
+
+    def sample(self, generator: np.random.Generator) -> Arch:
+        """An architecture of the space: a skeleton uniformly, every per-layer option uniformly."""
+        skeleton = self.skeletons[generator.integers(len(self.skeletons))]
+        choices = [
+            generator.integers(len(axis.options), size=skeleton.num_layers).tolist()
+            for axis in self.layer_axes
+        ]
+        return self.compose(skeleton, choices)
 
     def with_settings(self, **fields: Any) -> Self:
         """The same space for another input or number of classes."""

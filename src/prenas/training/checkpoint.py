@@ -1,4 +1,10 @@
-"""Checkpoints at the end of epochs: written whole, read without running code."""
+"""Checkpoints: written whole or not at all, read without running code.
+
+`checkpoints/step-NNNNNNNN/` holds the weights and their moving average as safetensors, and
+`state.pt`, which `torch.load` reads with `weights_only=True`: optimiser, loss scaler, and the
+position in the run. Every random draw is named by seed and position, the schedule is a function of
+the step, so the position stands for all of them.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +13,10 @@ import os
 import pickle
 import re
 import shutil
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -16,77 +24,121 @@ from torch import nn
 from prenas import artifacts
 
 _logger = logging.getLogger(__name__)
-_NUM_KEPT = 2
-_OPTIMIZER = "optimizer.pt"
+_STATE = "state.pt"
+_UNREADABLE = (ValueError, KeyError, TypeError, OSError, RuntimeError, EOFError)
+
+
+class Checkpoint(NamedTuple):
+    """A finished checkpoint on disk."""
+
+    step: int
+    """Steps finished."""
+    folder: Path
 
 
 def save_checkpoint(
-    folder: Path, epoch: int, network: nn.Module, optimizer: torch.optim.Optimizer
+    folder: Path,
+    step: int,
+    networks: Mapping[str, nn.Module],
+    state: Mapping[str, Any],
+    *,
+    num_kept: int,
 ) -> None:
-    """Writes `epoch-NNNNN/` beside the last one, renames it into place, drops older ones.
+    """Writes `step-NNNNNNNN/` under another name, renames it into place, drops older ones.
 
     Args:
         folder: the run's checkpoint folder.
-        epoch: epochs finished.
+        step: steps finished.
+        networks: file name -> what is kept as safetensors.
+        state: tensors and plain values.
+
+    Raises:
+        OSError: the disk is full or gone; names the last checkpoint, which stays.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob(".epoch-*.tmp"):  # of a process that was killed while writing
-        shutil.rmtree(leftover)
-    temporary = folder / f".epoch-{epoch:05d}.tmp"
-    temporary.mkdir()
-    artifacts.write_tensors(temporary / artifacts.SUPERNET, network.state_dict())
-    content = BytesIO()
-    torch.save(optimizer.state_dict(), content)
-    artifacts.write_bytes(temporary / _OPTIMIZER, content.getvalue())
-    final = folder / f"epoch-{epoch:05d}"
-    shutil.rmtree(final, ignore_errors=True)
-    temporary.rename(final)
-    _sync_folder(folder)
-    for _, older in _checkpoints(folder)[_NUM_KEPT:]:
-        shutil.rmtree(older)
+    final = folder / f"step-{step:08d}"
+    temporary = folder / f".{final.name}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.glob(".*.tmp"):  # of a process that was killed while writing
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        temporary.mkdir()
+        for name, network in networks.items():
+            artifacts.write_tensors(temporary / name, network.state_dict())
+        content = BytesIO()
+        torch.save(dict(state), content)
+        artifacts.write_bytes(temporary / _STATE, content.getvalue())
+        _sync_folder(temporary)
+        _remove(final)
+        temporary.rename(final)
+        _sync_folder(folder)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        found = checkpoints(folder)
+        last = f"{found[0].folder} is the last one" if found else "there is none before"
+        raise OSError(
+            f"cannot write the checkpoint of step {step} to {folder} ({error.strerror or error}): "
+            f"{last}. Free some space or mend the folder, then give the same command to continue"
+        ) from error
+    for older in checkpoints(folder)[num_kept:]:
+        _remove(older.folder)
 
 
-def load_checkpoint(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Restores the newest readable checkpoint; returns its finished epochs, 0 if there is none.
+def load_checkpoint(
+    folder: Path,
+    networks: Mapping[str, nn.Module],
+    restore: Callable[[dict[str, Any]], None],
+) -> Checkpoint | None:
+    """Restores the newest readable checkpoint and says which; None if there is none.
+
+    Args:
+        networks: file name -> what is filled.
+        restore: takes the state that was saved.
 
     Raises:
         ValueError: checkpoints exist, but none can be read.
     """
-    found = _checkpoints(folder)
-    for epoch, checkpoint in found:
+    found = checkpoints(folder)
+    for number, checkpoint in enumerate(found):
         try:
-            state = torch.load(checkpoint / _OPTIMIZER, map_location="cpu", weights_only=True)
-            optimizer.load_state_dict(state)
-            artifacts.load_weights(network, checkpoint / artifacts.SUPERNET)
-        except (
-            ValueError,
-            KeyError,
-            OSError,
-            RuntimeError,
-            EOFError,
-            pickle.UnpicklingError,
-        ) as error:
+            state = torch.load(checkpoint.folder / _STATE, map_location="cpu", weights_only=True)
+            restore(state)
+            for name, network in networks.items():
+                artifacts.load_weights(network, checkpoint.folder / name)
+        except (*_UNREADABLE, pickle.UnpicklingError) as error:
+            before = found[number + 1 :]
             _logger.warning(
-                "checkpoint %s is damaged (%s): trying the one before", checkpoint, error
+                "checkpoint %s is damaged (%s): %s",
+                checkpoint.folder,
+                error,
+                f"going on from {before[0].folder.name}" if before else "there is none before",
             )
             continue
-        return epoch
+        return checkpoint
     if found:
         raise ValueError(
             f"none of the {len(found)} checkpoints in {folder} can be read (see the warnings): "
             "restore the folder from a copy, or move it away to train from the initial weights"
         )
-    return 0
+    return None
 
 
-def _checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    """(epoch, folder) of all finished checkpoints, newest first."""
-    matches = ((re.fullmatch(r"epoch-(\d+)", path.name), path) for path in folder.glob("epoch-*"))
-    return sorted(((int(match[1]), path) for match, path in matches if match), reverse=True)
+def checkpoints(folder: Path) -> list[Checkpoint]:
+    """All finished checkpoints, newest first."""
+    matches = ((re.fullmatch(r"step-(\d+)", path.name), path) for path in folder.glob("step-*"))
+    found = [Checkpoint(int(match[1]), path) for match, path in matches if match]
+    return sorted(found, reverse=True)
+
+
+def _remove(checkpoint: Path) -> None:
+    """Takes a checkpoint away: renamed first, so that no half of it is ever found."""
+    if checkpoint.exists():
+        doomed = checkpoint.with_name(f".{checkpoint.name}.old.tmp")
+        checkpoint.rename(doomed)
+        shutil.rmtree(doomed)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes a rename survive a power cut."""
+    """Makes the names in a folder survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -11,23 +11,24 @@ from dataclasses import replace
 from itertools import islice
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from prenas.cost import count
 from prenas.data import Batch, ImageData, num_batches, num_samples, training_batches
-from prenas.families.base import Arch
+from prenas.families.base import Arch, SearchSpace, Settings
 from prenas.recipe import TrainingRecipe
 from prenas.supernet import Supernet
-from prenas.training.gradients import GradientBuffer
-from prenas.training.loop import batch_loss
-from prenas.training.optim import make_optimizer
-from prenas.training.sampler import BalancedSampler
+from prenas.training.sampler import Sampler, make_sampler
+from prenas.training.step import TrainingStep
+from prenas.training.teacher import Teacher
 
 _MOST_IMAGES = 32  # per measured step; time and activations grow with the images of a step
 _NUM_TIMED = 2  # steps per subnet, after one to warm up
 _MOST_SUBNETS = 8
-_NUM_DRAWS = 2000  # steps that stand for all when the share of each subnet is counted
+_NUM_DRAWS = 500  # steps that stand for all when the share of each subnet is counted
 _BYTES = 4  # float32
 _COPIES = 4  # weights, gradients, and the optimiser's two moments
 _FORWARD_SHARE = 1 / 3  # of a training step's work
@@ -71,8 +72,13 @@ def estimate_training(
     recipe: TrainingRecipe,
     *,
     seed: int = 0,
+    space: SearchSpace | None = None,
+    teacher: Teacher | None = None,
 ) -> Estimate:
     """Measures a few steps on real batches and works out the whole; changes the supernet's weights.
+
+    Args:
+        space: what `train_supernet` trains on instead of `archs`.
 
     Raises:
         ValueError: an empty training split, or data that do not suit the network.
@@ -89,11 +95,11 @@ def estimate_training(
     num_loaded = sum(len(batch.labels) for batch in others)
     loading = (time.perf_counter() - started) / num_loaded if num_loaded else 0.0
 
-    measure = _Measure(supernet.train(), recipe)
+    measure = _Measure(supernet.train(), recipe, teacher)
     stride = max(1, -(-len(archs) // _MOST_SUBNETS))
     chosen = [*archs[::-1][::stride][::-1]]  # the largest is always among them
     costs = tuple(measure(arch, first) for arch in chosen)
-    per_image = _mean_seconds(costs, archs, seed)
+    per_image = _mean_seconds(costs, make_sampler(archs, recipe, seed, space), supernet.settings)
     num_trained = recipe.epochs * num_samples(data.train)
     workers = data.num_workers
     per_image_loaded = max(per_image, loading / workers) if workers else per_image + loading
@@ -109,7 +115,8 @@ def estimate_training(
         training_seconds=num_trained * per_image_loaded,
         evaluation_seconds=num_evaluated * len(archs) * data.num_crops * mean_forward,
         state_bytes=_COPIES * _BYTES * num_params,
-        activation_bytes=recipe.batch_size * max(cost.activation_bytes for cost in costs),
+        activation_bytes=-(-recipe.batch_size // recipe.grad_accum_steps)
+        * max(cost.activation_bytes for cost in costs),
         machine_bytes=_machine_bytes(next(supernet.parameters()).device),
     )
 
@@ -120,44 +127,45 @@ def _machine_bytes(device: torch.device) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _mean_seconds(costs: Sequence[SubnetCost], archs: Sequence[Arch], seed: int) -> float:
-    """Per image, each subnet as often as it will be drawn; unmeasured ones as the next larger."""
-    sampler = BalancedSampler(archs, seed)
-    drawn = Counter(sampler(step) for step in range(_NUM_DRAWS))
-    place = {cost.arch: number for number, cost in enumerate(costs)}
-    total, current = 0.0, 0
-    for arch in archs:  # from the cheapest on, as the measured ones
-        total += drawn[arch] * costs[current].seconds
-        if arch in place:
-            total += drawn[arch] * (costs[place[arch]].seconds - costs[current].seconds)
-            current = min(place[arch] + 1, len(costs) - 1)
-    return total / _NUM_DRAWS
+def _mean_seconds(costs: Sequence[SubnetCost], sampler: Sampler, settings: Settings) -> float:
+    """Per image, each subnet as often as it will be drawn; unmeasured ones by their MACs."""
+    drawn = Counter(arch for step in range(_NUM_DRAWS) for arch in sampler(step))
+    measured = sorted((count(cost.arch, settings).macs, cost.seconds) for cost in costs)
+    macs, seconds = zip(*measured, strict=True)
+    each = {cost.arch: cost.seconds for cost in costs}
+    for arch in drawn:
+        if arch not in each:
+            each[arch] = float(np.interp(count(arch, settings).macs, macs, seconds))
+    return sum(number * each[arch] for arch, number in drawn.items()) / _NUM_DRAWS
 
 
 class _Measure:
     """Times training steps, and counts what they keep for the backward pass."""
 
-    def __init__(self, supernet: Supernet, recipe: TrainingRecipe) -> None:
-        self._supernet, self._recipe = supernet, recipe
+    def __init__(self, supernet: Supernet, recipe: TrainingRecipe, teacher: Teacher | None) -> None:
+        self._supernet = supernet
         self._device = next(supernet.parameters()).device
-        self._optimizer = make_optimizer(supernet.network, recipe)
-        self._gradients = GradientBuffer(supernet.network.parameters())
+        self._arch: Arch
+        # One subnet alone, whole batches: what is measured are subnets, not strategies.
+        alone = recipe.model_copy(
+            update={"sandwich": None, "inplace_distillation": False, "grad_accum_steps": 1}
+        )
+        self._step = TrainingStep(
+            supernet, lambda step: (self._arch,), alone, steps_per_epoch=1, teacher=teacher
+        )
 
     def __call__(self, arch: Arch, batch: Batch) -> SubnetCost:
+        self._arch = arch
         kept = _KeptBytes(self._supernet)
         with kept.counting():
-            loss = batch_loss(self._supernet, arch, batch, self._recipe, self._device)
-        loss.backward()  # type: ignore[no-untyped-call]
-        seconds = min(self._timed(arch, batch) for _ in range(_NUM_TIMED))
+            self._step(0, batch)
+        seconds = min(self._timed(batch) for _ in range(_NUM_TIMED))
         return SubnetCost(arch, seconds / len(batch.labels), kept.total // len(batch.labels))
 
-    def _timed(self, arch: Arch, batch: Batch) -> float:
+    def _timed(self, batch: Batch) -> float:
         self._wait()
         started = time.perf_counter()
-        self._gradients.zero()
-        loss = batch_loss(self._supernet, arch, batch, self._recipe, self._device)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._optimizer.step()
+        self._step(0, batch)
         self._wait()
         return time.perf_counter() - started
 

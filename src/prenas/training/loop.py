@@ -1,27 +1,33 @@
-"""The training loop: one preferred subnet per step (method.md, section 4)."""
+"""The training loop: steps, records, checkpoints, validation, and what happens when they fail."""
 
 from __future__ import annotations
 
+import logging
+import math
+import signal
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
-import numpy as np
 import torch
-from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from prenas import artifacts
-from prenas.data import Batch, ImageData, num_batches, training_batches
-from prenas.families.base import Arch
+from prenas.data import ImageData, num_batches, training_batches
+from prenas.families.base import Arch, SearchSpace
+from prenas.processes import ALONE, Processes
 from prenas.recipe import TrainingRecipe
-from prenas.runlog import MetricsLog
+from prenas.runlog import MetricsLog, Sink
 from prenas.supernet import Supernet
-from prenas.training.checkpoint import load_checkpoint, save_checkpoint
-from prenas.training.gradients import GradientBuffer
-from prenas.training.optim import make_optimizer, make_schedule
-from prenas.training.sampler import BalancedSampler
+from prenas.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from prenas.training.sampler import make_sampler
+from prenas.training.step import Outcome, TrainingStep
+from prenas.training.stopping import Stopped, StopRequest
+from prenas.training.teacher import Teacher
+from prenas.training.validation import subnets_due, validate
+
+_logger = logging.getLogger(__name__)
 
 
 class Progress(NamedTuple):
@@ -35,10 +41,43 @@ class Progress(NamedTuple):
     loss: float
     lr: float
     num_images: int
-    """Images of this step."""
+    """Images of this step, in all processes."""
 
 
 Watcher = Callable[[Progress], None]
+
+
+@dataclass
+class _Mean:
+    """A running mean, to the bit the same if it is saved and continued."""
+
+    total: float = 0.0
+    number: int = 0
+
+    def add(self, value: float) -> None:
+        self.total, self.number = self.total + value, self.number + 1
+
+    def taken(self) -> float | None:
+        """The mean so far, None of nothing; starts anew."""
+        mean = self.total / self.number if self.number else None
+        self.total, self.number = 0.0, 0
+        return mean
+
+
+@dataclass
+class _Position:
+    """Where a training stands; saved in every checkpoint."""
+
+    step: int = 0
+    """Steps finished."""
+    epoch_loss: _Mean = field(default_factory=_Mean)
+    window_loss: _Mean = field(default_factory=_Mean)
+    window_norm: _Mean = field(default_factory=_Mean)
+    skipped: int = 0
+    """In the running epoch."""
+    skipped_in_a_row: int = 0
+    best_top1: float = -1.0
+    """Mean over all subnets on validation, of the weights in `best.safetensors`."""
 
 
 def train_supernet(
@@ -48,80 +87,270 @@ def train_supernet(
     recipe: TrainingRecipe,
     *,
     seed: int = 0,
+    space: SearchSpace | None = None,
+    teacher: Teacher | None = None,
     folder: Path | None = None,
+    processes: Processes = ALONE,
+    stop: StopRequest | None = None,
     watch: Watcher | None = None,
+    sinks: Sequence[Sink] = (),
 ) -> None:
     """Trains the supernet on the given subnets, in place.
 
     Args:
-        supernet: on the device to train on; its largest network contains all `archs`.
+        supernet: on the device to train on, with equal weights in every process; its largest
+            network contains all `archs`.
+        archs: the preferred subnets, from the cheapest on; also those that are validated.
+        space: trains on all of it instead, the rival's way.
         folder: where checkpoints and metrics go; an unfinished training there is continued, and
             ends with the same weights as one that was never interrupted.
+        stop: looked at after every step; once set, the training is saved and ends.
         watch: called after every step.
+        sinks: get every record of the log.
 
     Raises:
-        ValueError: data that do not suit the network, or a loss that is not finite.
+        ValueError: data that do not suit the network, or too many steps without finite numbers.
+        OSError: a checkpoint or the log cannot be written.
+        Stopped: it was asked to stop, and everything is saved.
     """
-    network, device = supernet.network, next(supernet.parameters()).device
     steps_per_epoch = num_batches(data.train, recipe.batch_size)
     if steps_per_epoch == 0:
         raise ValueError("the training split is empty: give at least one image")
-    optimizer = make_optimizer(network, recipe)
-    first_epoch = 0
-    if folder is not None:
-        first_epoch = load_checkpoint(folder / artifacts.CHECKPOINTS, network, optimizer)
-    metrics = MetricsLog(folder and folder / artifacts.METRICS, first_epoch)
-    schedule = make_schedule(optimizer, recipe, steps_per_epoch)
-    sampler = BalancedSampler(archs, seed)
-    gradients = GradientBuffer(network.parameters())
-
+    sampler = make_sampler(archs, recipe, seed, space)
+    step = TrainingStep(
+        supernet, sampler, recipe, steps_per_epoch, teacher=teacher, processes=processes
+    )
+    training = _Training(step, archs, data, recipe, steps_per_epoch, folder, processes)
+    training.resume(sinks if processes.is_main else ())
     supernet.train()
-    for epoch in range(first_epoch, recipe.epochs):
-        started, losses, num_images = time.perf_counter(), [], 0
-        batches = training_batches(data, supernet.settings, recipe.batch_size, seed, epoch)
-        for step, batch in enumerate(batches, start=epoch * steps_per_epoch):
-            schedule.step_update(step)
-            arch = sampler(step)
-            gradients.zero()
-            loss = batch_loss(supernet, arch, batch, recipe, device)
-            loss.backward()  # type: ignore[no-untyped-call]
-            if recipe.clip_grad_norm is not None:
-                gradients.clip(recipe.clip_grad_norm)
-            losses.append(_finite(loss, step, arch))
-            optimizer.step()
-            num_images += len(batch.labels)
-            if watch is not None:
-                lr = optimizer.param_groups[0]["lr"]
-                num_steps = recipe.epochs * steps_per_epoch
-                watch(Progress(step + 1, num_steps, epoch, losses[-1], lr, len(batch.labels)))
-        metrics.append(
-            epoch=epoch,
-            loss=float(np.mean(losses)),
-            lr=optimizer.param_groups[0]["lr"],
-            images_per_second=num_images / (time.perf_counter() - started),
-        )
-        if folder is not None:
-            save_checkpoint(folder / artifacts.CHECKPOINTS, epoch + 1, network, optimizer)
+    training.run(seed, stop or StopRequest(), watch)
+    training.take_final_weights()
     supernet.eval()
 
 
-def batch_loss(
-    supernet: Supernet, arch: Arch, batch: Batch, recipe: TrainingRecipe, device: torch.device
-) -> Tensor:
-    """Cross-entropy with label smoothing of one subnet on one batch, mean over its images."""
-    num_branches = supernet.family.num_branches(supernet.arch)
-    draws = np.stack([generator.random(num_branches) for generator in batch.generators])
-    noise = torch.from_numpy(draws).to(device, torch.float32)
-    logits = supernet(batch.images.to(device), arch, noise)
-    return cross_entropy(logits, batch.labels.to(device), label_smoothing=recipe.label_smoothing)
+class _Training:
+    """One training from its first or its next step to the end."""
 
+    def __init__(
+        self,
+        step: TrainingStep,
+        archs: Sequence[Arch],
+        data: ImageData,
+        recipe: TrainingRecipe,
+        steps_per_epoch: int,
+        folder: Path | None,
+        processes: Processes,
+    ) -> None:
+        self._step, self._archs, self._data, self._recipe = step, archs, data, recipe
+        self._steps_per_epoch, self._processes = steps_per_epoch, processes
+        self._folder = folder
+        self._position = _Position()
+        self._networks = {artifacts.SUPERNET: step.supernet.network}
+        if step.ema is not None:
+            self._networks[artifacts.EMA] = step.ema.module
 
-def _finite(loss: Tensor, step: int, arch: Arch) -> float:
-    value = float(loss.detach())
-    if not np.isfinite(value):
-        raise ValueError(
-            f"the loss is {value} at step {step} (subnet {arch.id}: {arch}): the "
-            "last checkpoint is kept. Start a run in a new folder with a lower "
-            "training.lr_per_512_images, or with training.clip_grad_norm set"
+    def resume(self, sinks: Sequence[Sink]) -> None:
+        """Goes back to the newest readable checkpoint, and opens the log there."""
+        if self._folder is not None:
+            load_checkpoint(self._folder / artifacts.CHECKPOINTS, self._networks, self._restore)
+        path = self._folder / artifacts.METRICS if self._folder else None
+        is_quiet = not self._processes.is_main
+        self._log = MetricsLog(None if is_quiet else path, step=self._position.step, sinks=sinks)
+
+    def run(self, seed: int, stop: StopRequest, watch: Watcher | None) -> None:
+        """All epochs that are left."""
+        position, recipe, length = self._position, self._recipe, self._steps_per_epoch
+        settings = self._step.supernet.settings
+        epochs_done, start = divmod(position.step, length)
+        if epochs_done and not start:  # killed before or during this validation, or just after it
+            self._validate(epochs_done)
+        for epoch in range(epochs_done, recipe.epochs):
+            clock = _Clock()
+            batches = training_batches(
+                self._data,
+                settings,
+                recipe.batch_size,
+                seed,
+                epoch,
+                start=position.step % length,
+                processes=self._processes,
+            )
+            for batch in batches:
+                outcome = self._step(position.step, batch, stop=bool(stop))
+                position.step += 1
+                clock.count(batch.total)
+                self._note(outcome, epoch, clock)
+                if watch is not None:
+                    watch(
+                        Progress(
+                            position.step,
+                            recipe.epochs * length,
+                            epoch,
+                            outcome.loss,
+                            outcome.lr,
+                            batch.total,
+                        )
+                    )
+                if position.step % length == 0:
+                    break
+                if outcome.must_stop or _is_due(position.step, recipe.checkpoint_steps):
+                    self._save()
+                if outcome.must_stop:
+                    self._stop(stop)
+            else:
+                raise ValueError(
+                    f"the training images ended after {position.step % length} batches of epoch "
+                    f"{epoch}, where {length} were announced: mend the length of the loader"
+                )
+            self._log.append(
+                "epoch",
+                epoch=epoch,
+                step=position.step,
+                loss=position.epoch_loss.taken(),
+                lr=outcome.lr,
+                skipped=position.skipped,
+                images_per_second=clock.images_per_second(),
+            )
+            position.skipped = 0
+            self._save()
+            if outcome.must_stop:
+                self._stop(stop)
+            self._validate(epoch + 1)
+
+    def take_final_weights(self) -> None:
+        """Puts the weights that are handed over into the supernet."""
+        network, ema = self._step.supernet.network, self._step.ema
+        chosen = self._recipe.final_weights or ("last" if ema is None else "ema")
+        if chosen == "ema" and ema is not None:
+            network.load_state_dict(ema.module.state_dict())
+        elif chosen == "best" and self._folder is not None:
+            best = self._folder / artifacts.CHECKPOINTS / artifacts.BEST
+            artifacts.load_weights(network, best)
+
+    def _note(self, outcome: Outcome, epoch: int, clock: _Clock) -> None:
+        """Keeps the numbers of a step; ends the training after too many that were skipped."""
+        position = self._position
+        if outcome.is_skipped:
+            position.skipped += 1
+            position.skipped_in_a_row += 1
+            reason = "loss" if not math.isfinite(outcome.loss) else "gradient"
+            ids = [arch.id for arch in outcome.archs]
+            self._log.append(
+                "skipped", epoch=epoch, step=position.step, not_finite=reason, archs=ids
+            )
+            if position.skipped_in_a_row >= self._recipe.skipped_steps_limit:
+                raise ValueError(self._too_many_skipped(outcome, reason))
+        else:
+            position.skipped_in_a_row = 0
+            position.epoch_loss.add(outcome.loss)
+            position.window_loss.add(outcome.loss)
+            position.window_norm.add(outcome.grad_norm)
+        if _is_due(position.step, self._recipe.log_steps):
+            self._log.append(
+                "step",
+                epoch=epoch,
+                step=position.step,
+                loss=position.window_loss.taken(),
+                grad_norm=position.window_norm.taken(),
+                lr=outcome.lr,
+                images_per_second=clock.images_per_second(),
+            )
+
+    def _too_many_skipped(self, outcome: Outcome, reason: str) -> str:
+        found = checkpoints(self._folder / artifacts.CHECKPOINTS) if self._folder else []
+        subnets = "; ".join(f"{arch.id}: {arch}" for arch in outcome.archs)
+        kept = f"{found[0].folder} is the last checkpoint" if found else "no checkpoint was written"
+        return (
+            f"the {reason} was not finite in {self._position.skipped_in_a_row} steps in a row, the "
+            f"last of them step {self._position.step} (subnet {subnets}); none of these steps "
+            f"changed the weights, and {kept}. Start a run in a new folder with a lower "
+            "training.lr_per_512_images, with training.clip_grad_norm set, or with "
+            "training.precision=fp32, and look for images or labels that are not numbers"
         )
-    return value
+
+    def _validate(self, epochs_done: int) -> None:
+        """Evaluates the subnets whose turn it is; keeps the best weights of all evaluations of all.
+
+        Beside the trained weights their moving average, if there is one, which then decides.
+        """
+        numbers = subnets_due(self._archs, self._recipe, epochs_done)
+        if not numbers:
+            return
+        supernet, ema = self._step.supernet, self._step.ema
+        supernets = {"trained": supernet}
+        if ema is not None:
+            supernets["ema"] = supernet.with_network(ema.module)
+        for weights, each in supernets.items():
+            rows = validate(each, self._archs, numbers, self._data, self._processes)
+            for row in rows:
+                self._log.append(
+                    "validation",
+                    epoch=epochs_done - 1,
+                    step=self._position.step,
+                    weights=weights,
+                    **row,
+                )
+        top1 = sum(row["top1"] for row in rows) / len(rows)
+        if len(numbers) == len(self._archs) and top1 > self._position.best_top1:
+            self._position.best_top1 = top1
+            if self._folder is not None and self._processes.is_main:
+                path = self._folder / artifacts.CHECKPOINTS / artifacts.BEST
+                artifacts.write_tensors(path, each.network.state_dict())
+
+    def _save(self) -> None:
+        if self._folder is None or not self._processes.is_main:
+            return
+        self._log.sync()
+        state = {
+            **self._step.state_dict(),
+            "position": asdict(self._position),
+            "world_size": self._processes.world_size,
+            "num_threads": torch.get_num_threads(),
+        }
+        save_checkpoint(
+            self._folder / artifacts.CHECKPOINTS,
+            self._position.step,
+            self._networks,
+            state,
+            num_kept=self._recipe.keep_checkpoints,
+        )
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self._step.load_state_dict(state)
+        position = dict(state["position"])
+        for name in ("epoch_loss", "window_loss", "window_norm"):
+            position[name] = _Mean(**position[name])
+        self._position = _Position(**position)
+        for name, before, now in (
+            ("processes", state["world_size"], self._processes.world_size),
+            ("threads", state["num_threads"], torch.get_num_threads()),
+        ):
+            if before != now and self._processes.is_main:
+                _logger.warning(
+                    "the training was begun with %d %s and goes on with %d: the result will differ "
+                    "in the order of float sums",
+                    before,
+                    name,
+                    now,
+                )
+
+    def _stop(self, stop: StopRequest) -> NoReturn:
+        self._processes.wait()  # so that nobody leaves, and has the others ended, during a save
+        raise Stopped(self._position.step, stop.signal_number or signal.SIGTERM)
+
+
+class _Clock:
+    """Speed since the beginning of an epoch, or since it was resumed."""
+
+    def __init__(self) -> None:
+        self._started, self._num_images = time.perf_counter(), 0
+
+    def count(self, num_images: int) -> None:
+        self._num_images += num_images
+
+    def images_per_second(self) -> float:
+        return self._num_images / (time.perf_counter() - self._started)
+
+
+def _is_due(step: int, period: int | None) -> bool:
+    return period is not None and step % period == 0

@@ -8,22 +8,20 @@ from timm.scheduler import CosineLRScheduler
 from torch import nn
 
 from prenas.recipe import TrainingRecipe
+from prenas.training.masked_adamw import MaskedAdamW
 
 
 def make_optimizer(network: nn.Module, recipe: TrainingRecipe) -> torch.optim.Optimizer:
     """AdamW; biases, norms and what the network names in `no_weight_decay()` do not decay.
 
-    Plain AdamW, as published: it also moves weights that a step did not sample, because momentum
-    and decay act on their zero gradients.
+    Plain AdamW, as published, also moves weights that a step did not sample, because momentum and
+    decay act on their zero gradients; the masked one does not.
     """
     optimizer: torch.optim.Optimizer = create_optimizer_v2(
-        network,
-        opt="adamw",
-        lr=recipe.peak_lr,
-        weight_decay=recipe.weight_decay,
-        fused=True,
+        network, opt="adamw", lr=recipe.peak_lr, weight_decay=recipe.weight_decay, fused=True
     )
-    return optimizer
+    masked = recipe.optimizer == "masked_adamw"
+    return MaskedAdamW(optimizer.param_groups) if masked else optimizer
 
 
 def make_schedule(

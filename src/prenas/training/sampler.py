@@ -1,20 +1,26 @@
-"""Which preferred subnet a step trains, from the seed and the step alone."""
+"""Which subnets a step trains, from the seed and the step alone: the same in every process."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from prenas.families import family_of
-from prenas.families.base import Arch
+from prenas.families.base import Arch, SearchSpace
 from prenas.randomness import numpy_generator
+from prenas.recipe import TrainingRecipe
+
+Draw = Callable[[int, int], Arch]
+"""(step, number of the draw within the step) -> a subnet."""
+
+Sampler = Callable[[int], tuple[Arch, ...]]
+"""Step -> the subnets it trains, the largest first where the step has a largest."""
 
 
 class BalancedSampler:
-    """Performance balancing (method.md, section 4): draw a group uniformly, then a member.
+    """Performance balancing (method.md, section 3): draw a group uniformly, then a member.
 
     The family names the group of a subnet (ViT: width and depth), so that a width or depth with
-    many preferred subnets does not take most of the steps. Every process that asks for the same
-    step gets the same subnet.
+    many preferred subnets does not take most of the steps.
     """
 
     def __init__(self, archs: Sequence[Arch], seed: int) -> None:
@@ -24,8 +30,59 @@ class BalancedSampler:
         self._groups = [groups[key] for key in sorted(groups)]
         self._seed = seed
 
-    def __call__(self, step: int) -> Arch:
-        """The subnet of a step."""
-        generator = numpy_generator(self._seed, "preferred subnet", step)
+    def __call__(self, step: int, number: int = 0) -> Arch:
+        """The subnet of a step, or of a further draw in it."""
+        place = (step, number) if number else (step,)
+        generator = numpy_generator(self._seed, "preferred subnet", *place)
         group = self._groups[generator.integers(len(self._groups))]
         return group[generator.integers(len(group))]
+
+
+class UniformSampler:
+    """One-shot NAS, the rival: every choice of the whole space uniformly (SPOS, AutoFormer)."""
+
+    def __init__(self, space: SearchSpace, seed: int) -> None:
+        self._space, self._seed = space, seed
+
+    def __call__(self, step: int, number: int = 0) -> Arch:
+        """The subnet of a step, or of a further draw in it."""
+        return self._space.sample(numpy_generator(self._seed, "any subnet", step, number))
+
+
+class SingleSampler:
+    """One subnet per step, as PreNAS and AutoFormer train."""
+
+    def __init__(self, draw: Draw) -> None:
+        self._draw = draw
+
+    def __call__(self, step: int) -> tuple[Arch, ...]:
+        """The subnets of a step."""
+        return (self._draw(step, 0),)
+
+
+class SandwichSampler:
+    """The largest, some random ones, the smallest (Yu and Huang, ICCV 2019, arXiv 1903.05134)."""
+
+    def __init__(self, draw: Draw, smallest: Arch, largest: Arch, num_random: int) -> None:
+        self._draw, self._ends, self._num_random = draw, (largest, smallest), num_random
+
+    def __call__(self, step: int) -> tuple[Arch, ...]:
+        """The subnets of a step."""
+        largest, smallest = self._ends
+        return (largest, *(self._draw(step, n) for n in range(self._num_random)), smallest)
+
+
+def make_sampler(
+    archs: Sequence[Arch], recipe: TrainingRecipe, seed: int, space: SearchSpace | None = None
+) -> Sampler:
+    """The sampler of a recipe.
+
+    Args:
+        archs: the preferred subnets, from the cheapest on.
+        space: train on all of it instead.
+    """
+    draw: Draw = BalancedSampler(archs, seed) if space is None else UniformSampler(space, seed)
+    if recipe.sandwich is None:
+        return SingleSampler(draw)
+    smallest, largest = (archs[0], archs[-1]) if space is None else (space.smallest, space.largest)
+    return SandwichSampler(draw, smallest, largest, recipe.sandwich)

@@ -1,0 +1,100 @@
+"""The processes of one run, as torchrun or `accelerate launch` starts them.
+
+Every process draws the same architectures and takes its share of every batch; what they must
+agree on is added up in one message per step. There is no wrapper around the network: gradients of
+subnets are full-size (`training/gradients.py`), so one sum of one vector is all that data
+parallelism needs, whichever layers a step left out.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import NamedTuple, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
+
+_TIMEOUT = timedelta(hours=2)  # the others wait while the first one searches or writes
+
+
+class Processes(NamedTuple):
+    """This process among those of the run."""
+
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process is the one that writes files and speaks."""
+        return self.rank == 0
+
+    def share(self, items: Sequence[T]) -> Sequence[T]:
+        """This process' part of a batch; neighbours, such as copies of an image, part company."""
+        return items[self.rank :: self.world_size]
+
+    def add_up(self, tensor: Tensor) -> None:
+        """Replaces a tensor by its sum over all processes, equal to the bit in each of them."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor)
+
+    def wait(self) -> None:
+        """Returns once every process has come here."""
+        self.add_up(torch.zeros(1))
+
+    @contextmanager
+    def main_first(self) -> Iterator[None]:
+        """The main process runs the block before the others do, e.g. to download once."""
+        if not self.is_main:
+            self.wait()
+        yield
+        if self.is_main:
+            self.wait()
+
+
+ALONE = Processes()
+
+
+def join() -> Processes:
+    """This process among those that were launched together; joins them at the first call.
+
+    Raises:
+        ValueError: the launcher's variables are there but do not read.
+    """
+    if not dist.is_available():
+        return ALONE
+    if not dist.is_initialized():
+        if _number("WORLD_SIZE", 1) == 1:
+            return ALONE
+        has_cuda = torch.cuda.is_available()
+        if has_cuda:
+            torch.cuda.set_device(local_rank() % torch.cuda.device_count())
+        dist.init_process_group("cpu:gloo,cuda:nccl" if has_cuda else "gloo", timeout=_TIMEOUT)
+        atexit.register(_leave)
+    return Processes(dist.get_rank(), dist.get_world_size())
+
+
+def local_rank() -> int:
+    """Number of this process on its machine; 0 where nothing launched several."""
+    return _number("LOCAL_RANK", 0)
+
+
+def _number(variable: str, default: int) -> int:
+    text = os.environ.get(variable, str(default))
+    if not text.isdecimal():
+        raise ValueError(
+            f"the environment variable {variable} is {text!r}, where torchrun sets a number: "
+            "unset it, or start the command with torchrun or accelerate launch"
+        )
+    return int(text)
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,167 @@
+"""One training step: some subnets, forward and backward, one sum over processes, one update."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from timm.utils import ModelEmaV3
+from torch import Tensor
+
+from prenas.data import Batch
+from prenas.families.base import Arch
+from prenas.processes import ALONE, Processes
+from prenas.recipe import TrainingRecipe
+from prenas.supernet import Supernet
+from prenas.training.gradients import GradientBuffer
+from prenas.training.masked_adamw import MaskedAdamW
+from prenas.training.objective import inplace_distillation_loss, label_loss, taught_loss
+from prenas.training.optim import make_optimizer, make_schedule
+from prenas.training.sampler import Sampler
+from prenas.training.teacher import Teacher
+
+_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Outcome(NamedTuple):
+    """What a step did, the same in every process."""
+
+    archs: tuple[Arch, ...]
+    loss: float
+    """Mean over the images of all processes and over, or the sum of, the subnets of the step."""
+    grad_norm: float
+    """L2 norm of the gradient, before clipping."""
+    lr: float
+    is_skipped: bool
+    """Whether loss or gradient were not finite: the weights are then as before."""
+    must_stop: bool
+    """Whether any process asked to stop after this step."""
+
+
+class TrainingStep:
+    """Trains the subnets that a sampler names on batches, with everything that lasts over steps."""
+
+    def __init__(
+        self,
+        supernet: Supernet,
+        sampler: Sampler,
+        recipe: TrainingRecipe,
+        steps_per_epoch: int,
+        *,
+        teacher: Teacher | None = None,
+        processes: Processes = ALONE,
+    ) -> None:
+        self.supernet, self.optimizer = supernet, make_optimizer(supernet.network, recipe)
+        self._device = next(supernet.parameters()).device
+        self._sampler, self._recipe, self._teacher = sampler, recipe, teacher
+        self._processes = processes
+        self._schedule = make_schedule(self.optimizer, recipe, steps_per_epoch)
+        self._gradients = GradientBuffer(supernet.network.parameters(), num_extras=2)
+        self._scaler = torch.amp.GradScaler(self._device.type, enabled=recipe.precision == "fp16")
+        self.ema: ModelEmaV3 | None = None
+        if recipe.ema_decay is not None:
+            self.ema = ModelEmaV3(supernet.network, decay=recipe.ema_decay)
+
+    def __call__(self, step: int, batch: Batch, *, stop: bool = False) -> Outcome:
+        """Trains the subnets of that step on this process' share of a batch.
+
+        Args:
+            step: number of the step, from 0.
+            stop: asks all processes to stop after this step.
+        """
+        self._schedule.step_update(step)
+        archs = self._sampler(step)
+        self._gradients.zero()
+        loss = torch.zeros((), device=self._device)
+        for part in batch.parts(self._recipe.grad_accum_steps):
+            loss += self._backward(part, archs)
+        self._gradients.extras[0], self._gradients.extras[1] = loss, float(stop)
+        self._processes.add_up(self._gradients.message)  # the one reduction of a step
+
+        total, votes = self._gradients.extras.tolist()
+        norm = self._update(archs, total)
+        return Outcome(
+            archs=archs,
+            loss=total,
+            grad_norm=norm,
+            lr=max(group["lr"] for group in self.optimizer.param_groups),
+            is_skipped=not math.isfinite(total + norm),
+            must_stop=votes > 0,
+        )
+
+    def _backward(self, part: Batch, archs: Sequence[Arch]) -> Tensor:
+        """Adds the gradients of some images; returns their part of the loss."""
+        recipe, total, largest = self._recipe, torch.zeros((), device=self._device), None
+        images, labels = part.images.to(self._device), part.labels.to(self._device)
+        told = None if self._teacher is None else self._run(self._teacher, images)
+        weight = len(part.labels) / part.total
+        if recipe.sandwich_loss == "mean":
+            weight /= len(archs)
+        for arch in archs:
+            logits = self._run(self.supernet, images, arch, self._noise(part))
+            if largest is not None:
+                loss = inplace_distillation_loss(logits, largest)
+            else:
+                loss = label_loss(logits, labels, recipe)
+                if told is not None:
+                    assert recipe.teacher is not None, "a teacher comes from the recipe"
+                    loss = taught_loss(loss, logits, told, recipe.teacher)
+            if recipe.inplace_distillation and largest is None:
+                largest = logits.detach()  # the first is the largest
+            loss = loss * weight
+            self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        return total
+
+    def _run(self, network: Any, *inputs: Any) -> Tensor:
+        """Logits in float32, computed in the recipe's precision."""
+        dtype = _TYPES[self._recipe.precision]
+        with torch.autocast(self._device.type, dtype, enabled=dtype != torch.float32):
+            logits: Tensor = network(*inputs)
+        return logits.float()
+
+    def _noise(self, part: Batch) -> Tensor:
+        """For stochastic depth [B, branches], each row from the generator of its sample."""
+        num_branches = self.supernet.family.num_branches(self.supernet.arch)
+        draws = np.stack([generator.random(num_branches) for generator in part.generators])
+        return torch.from_numpy(draws).to(self._device, torch.float32)
+
+    def _update(self, archs: Sequence[Arch], loss: float) -> float:
+        """Moves the weights unless loss or gradient are not finite; returns the gradient's norm.
+
+        Both were added up over all processes, so all of them decide alike, the scaler included.
+        """
+        if self._scaler.is_enabled():
+            self._scaler.unscale_(self.optimizer)
+        norm = self._gradients.norm()
+        if math.isfinite(loss + norm.item()):
+            if self._recipe.clip_grad_norm is not None:
+                self._gradients.clip(norm, self._recipe.clip_grad_norm)
+            if isinstance(self.optimizer, MaskedAdamW):
+                self._scaler.step(self.optimizer, owned=self._owned(archs))
+            else:
+                self._scaler.step(self.optimizer)
+            if self.ema is not None:
+                self.ema.update(self.supernet.network)
+        self._scaler.update()
+        return norm.item()
+
+    def _owned(self, archs: Sequence[Arch]) -> dict[Tensor, list[Any]]:
+        """Parameter -> the boxes of it that the subnets own."""
+        boxes = [self.supernet.owned(arch) for arch in archs]
+        return {
+            parameter: [each[name] for each in boxes if name in each]
+            for name, parameter in self.supernet.network.named_parameters()
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a continued training needs beside weights and moving averages."""
+        return {"optimizer": self.optimizer.state_dict(), "scaler": self._scaler.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what `state_dict` gave."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])

@@ -1,0 +1,96 @@
+"""A teacher: a trained network in evaluation mode, from timm or handed over by prenas."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models import load_checkpoint
+from torch import Tensor, nn
+
+from prenas import artifacts
+from prenas.data_recipe import Preprocessing
+from prenas.export import load_described
+from prenas.families.base import Settings
+from prenas.recipe import TeacherRecipe
+
+Teacher = Callable[[Tensor], Tensor]
+"""Images [B, C, H, W], normalised as the data are -> logits [B, num_classes]."""
+
+
+def load_teacher(
+    recipe: TeacherRecipe, settings: Settings, ours: Preprocessing, device: torch.device
+) -> Teacher:
+    """Makes the teacher of a recipe ready, and tries it on one image.
+
+    Its images are the students', normalised anew with the mean and deviation it was trained with.
+
+    Args:
+        settings: image size and classes of the students.
+        ours: mean and deviation of the images it will be given.
+
+    Raises:
+        ValueError: no such model, weights that do not fit, other classes or another image size.
+    """
+    network, mean, std = _network(recipe, settings)
+    network = network.to(device).eval().requires_grad_(False)
+    theirs, own = (
+        (torch.tensor(m), torch.tensor(s)) for m, s in ((mean, std), (ours.mean, ours.std))
+    )
+    # (x * own_std + own_mean - mean) / std
+    scale = (own[1] / theirs[1])[:, None, None].to(device)
+    shift = ((own[0] - theirs[0]) / theirs[1])[:, None, None].to(device)
+
+    @torch.no_grad()
+    def teach(images: Tensor) -> Tensor:
+        return network(images * scale + shift)  # type: ignore[no-any-return]
+
+    blank = torch.zeros(1, settings.in_chans, *settings.image_size, device=device)
+    try:
+        logits = teach(blank)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise ValueError(
+            f"the teacher {recipe.name!r} does not take images of shape {tuple(blank.shape[1:])} "
+            f"({error}): choose a teacher for this image size"
+        ) from None
+    if logits.shape != (1, settings.num_classes):
+        raise ValueError(
+            f"the teacher {recipe.name!r} gives outputs of shape {tuple(logits.shape)}, where "
+            f"{settings.num_classes} classes are trained: choose a teacher of the same classes"
+        )
+    return teach
+
+
+def _network(
+    recipe: TeacherRecipe, settings: Settings
+) -> tuple[nn.Module, tuple[float, ...], tuple[float, ...]]:
+    """The network, and the mean and deviation per channel of its images."""
+    if (Path(recipe.name) / artifacts.MODEL_ARCH).exists():
+        model, _, preprocessing = load_described(recipe.name)
+        return model.network, preprocessing.mean, preprocessing.std
+    if not timm.is_model(recipe.name):
+        near = timm.list_models(f"*{recipe.name.split('.')[0][:12]}*")[:5]
+        raise ValueError(
+            f"there is no teacher {recipe.name!r}: give a model of timm "
+            f"({', '.join(near) or 'timm.list_models() names them'}) or the folder of a model "
+            "that `prenas specialize` handed over"
+        )
+    try:
+        if recipe.weights is None:
+            network = timm.create_model(recipe.name, pretrained=True)
+        else:
+            classes, channels = settings.num_classes, settings.in_chans
+            network = timm.create_model(recipe.name, num_classes=classes, in_chans=channels)
+            # Never timm's default, which runs code in pickles.
+            load_checkpoint(network, recipe.weights, weights_only=True)
+    except (RuntimeError, OSError, pickle.UnpicklingError) as error:
+        raise ValueError(
+            f"the weights of the teacher {recipe.name!r} cannot be had ({error}): give a file of "
+            "them for this model and these classes as training.teacher.weights"
+        ) from None
+    described: Any = network.pretrained_cfg
+    return network, tuple(described["mean"]), tuple(described["std"])
