@@ -26,7 +26,7 @@ ROOMS: list[set[str]] = [
     {"values", "randomness", "devices"},
     {"artifacts"},
     {"families", "runlog"},
-    {"cost", "supernet"},
+    {"cost", "supernet", "status"},
     {"proxy"},
     {"selection.budgets", "selection.isomers"},
     {"selection.select"},

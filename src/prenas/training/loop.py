@@ -16,7 +16,7 @@ from prenas import artifacts
 from prenas.data import Batch, ImageData, num_batches, training_batches
 from prenas.families.base import Arch
 from prenas.recipe import TrainingRecipe
-from prenas.runlog import MetricsLog
+from prenas.runlog import MetricsLog, Sink
 from prenas.supernet import Supernet
 from prenas.training.checkpoint import load_checkpoint, save_checkpoint
 from prenas.training.gradients import GradientBuffer
@@ -50,6 +50,7 @@ def train_supernet(
     seed: int = 0,
     folder: Path | None = None,
     watch: Watcher | None = None,
+    follow: Callable[[int], Sequence[Sink]] | None = None,
 ) -> None:
     """Trains the supernet on the given subnets, in place.
 
@@ -58,6 +59,8 @@ def train_supernet(
         folder: where checkpoints and metrics go; an unfinished training there is continued, and
             ends with the same weights as one that was never interrupted.
         watch: called after every step.
+        follow: called once with the steps that are finished already, before the first one; gives
+            what every record of the log is handed to.
 
     Raises:
         ValueError: data that do not suit the network, or a loss that is not finite.
@@ -70,7 +73,12 @@ def train_supernet(
     first_epoch = 0
     if folder is not None:
         first_epoch = load_checkpoint(folder / artifacts.CHECKPOINTS, network, optimizer)
-    metrics = MetricsLog(folder and folder / artifacts.METRICS, first_epoch)
+    first_step = first_epoch * steps_per_epoch
+    metrics = MetricsLog(
+        folder and folder / artifacts.METRICS,
+        step=first_step,
+        sinks=follow(first_step) if follow is not None else (),
+    )
     schedule = make_schedule(optimizer, recipe, steps_per_epoch)
     sampler = BalancedSampler(archs, seed)
     gradients = GradientBuffer(network.parameters())
@@ -95,12 +103,15 @@ def train_supernet(
                 num_steps = recipe.epochs * steps_per_epoch
                 watch(Progress(step + 1, num_steps, epoch, losses[-1], lr, len(batch.labels)))
         metrics.append(
+            "epoch",
             epoch=epoch,
+            step=(epoch + 1) * steps_per_epoch,
             loss=float(np.mean(losses)),
             lr=optimizer.param_groups[0]["lr"],
             images_per_second=num_images / (time.perf_counter() - started),
         )
         if folder is not None:
+            metrics.sync()
             save_checkpoint(folder / artifacts.CHECKPOINTS, epoch + 1, network, optimizer)
     supernet.eval()
 
