@@ -27,7 +27,7 @@ ROOMS: list[set[str]] = [
     {"devices"},
     {"artifacts"},
     {"families", "runlog"},
-    {"cost", "supernet"},
+    {"cost", "supernet", "status"},
     {"proxy"},
     {"selection.budgets", "selection.isomers"},
     {"selection.select"},

@@ -8,14 +8,14 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import Tensor, nn
 
 from prenas.values import explain
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 T = TypeVar("T")
 
@@ -27,6 +27,7 @@ CHECKPOINTS = "checkpoints"
 BEST = "best.safetensors"
 EMA = "ema.safetensors"
 METRICS = "metrics.jsonl"
+TENSORBOARD = "tensorboard"
 SUPERNET = "supernet.safetensors"
 EVALUATION = "evaluation.json"
 EVALUATION_CSV = "evaluation.csv"
@@ -36,6 +37,7 @@ REPORT = "report.md"
 REPORT_PICTURES = "report"
 MODEL = "model.safetensors"
 MODEL_ARCH = "arch.json"
+LOCK = ".lock"
 
 SCHEMA_VERSIONS = {RECIPE: 1, PREFERRED: 1, DATA: 1, EVALUATION: 1, MODEL_ARCH: 1}
 
@@ -117,6 +119,8 @@ def sha256(path: Path) -> str:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Writes tensors as safetensors, whole or not at all."""
+    from safetensors.torch import save  # late: names and JSON files do without torch
+
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_bytes(path, save(contiguous))
 
@@ -128,6 +132,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         FileNotFoundError: the file is missing.
         ValueError: it is cut short, or in another format such as a pickle.
     """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -35,7 +36,7 @@ from prenas.export import load, write_model
 from prenas.families.base import Arch
 from prenas.processes import join
 from prenas.proxy.importance import noise_images
-from prenas.recipe import Recipe, TrainingRecipe, with_overrides
+from prenas.recipe import Recipe, TrainingRecipe, flat_fields, with_overrides
 from prenas.released import class_names, imported_set, load_released_checkpoint
 from prenas.report import draw_accuracy, render, write_csv, write_report
 from prenas.run_folder import (
@@ -51,6 +52,7 @@ from prenas.run_folder import (
     require_same_data,
     stored_evaluations,
 )
+from prenas.runlog import Sink
 from prenas.selection.budgets import parse_amount
 from prenas.selection.preferred import PreferredSet
 from prenas.specialization import pick, require_equal_logits, verified_cut
@@ -59,6 +61,7 @@ from prenas.training.estimate import Estimate, estimate_training
 from prenas.training.loop import Watcher, train_supernet
 from prenas.training.stopping import stop_requests
 from prenas.training.teacher import Teacher, load_teacher
+from prenas.training.tracking import check_trackers, open_trackers
 from prenas.zero_cost_search import new_supernet, zero_cost_search
 
 _logger = logging.getLogger(__name__)
@@ -113,6 +116,8 @@ def train(
     data: ImageData | None = None,
     device: str = "auto",
     watch: Watcher | None = None,
+    sinks: Sequence[Sink] = (),
+    track: Sequence[str] = (),
 ) -> Supernet:
     """Trains the envelope of the preferred set, from the weights that were scored.
 
@@ -120,18 +125,28 @@ def train(
 
     Args:
         watch: called after every training step.
+        sinks: called with every record of `metrics.jsonl`; see `prenas.runlog`.
+        track: names of trackers that get its numbers: `tensorboard`, `wandb`, `mlflow`, ...
 
     Raises:
-        ValueError: the search is not done, the recipe has no data or training, or they do not fit.
+        ValueError: the search is not done, the recipe has no data or training, or they do not fit;
+            a tracker is not installed or does not start.
     """
     out, where, processes = Path(out), resolve_device(device), join()
+    check_trackers(track)
     preferred = read_preferred(out)
     recipe = preferred.recipe
     if (out / artifacts.SUPERNET).exists():
         return read_supernet(out, device=device)
     training, splits = ready_to_train(recipe, data, out)
     teacher = _teacher(recipe, where)
-    with locked(out, recipe), stop_requests() as stop:
+    with locked(out, recipe), stop_requests() as stop, ExitStack() as stack:
+
+        def follow(first_step: int) -> list[Sink]:
+            config, name = dict(flat_fields(recipe)), out.resolve().name
+            trackers = open_trackers(track, out, name, config, first_step)
+            return [*stack.enter_context(trackers), *sinks]
+
         if processes.is_main:
             record_data(out, splits)
         scored = new_supernet(recipe, recipe.seed)
@@ -149,6 +164,7 @@ def train(
             processes=processes,
             stop=stop,
             watch=watch,
+            follow=follow,
         )
         if processes.is_main:
             artifacts.write_tensors(out / artifacts.SUPERNET, supernet.network.state_dict())
@@ -327,14 +343,17 @@ def run(
     data: ImageData | None = None,
     device: str = "auto",
     watch: Watcher | None = None,
+    sinks: Sequence[Sink] = (),
+    track: Sequence[str] = (),
 ) -> list[Evaluation]:
     """Search, training, evaluation, and every preferred subnet handed over.
 
     Of several processes the first one alone searches and hands over.
     """
+    check_trackers(track)
     _, data = ready_to_train(recipe, data, out)
     search(recipe, out, data=data, device=device)
-    train(out, data=data, device=device, watch=watch)
+    train(out, data=data, device=device, watch=watch, sinks=sinks, track=track)
     rows = _evaluations(Path(out), data, device)
     if not join().is_main:
         return rows

@@ -169,7 +169,7 @@ def locked(out: Path, recipe: Recipe) -> Iterator[None]:
             f"{out} is not empty and no run folder of prenas: choose an empty or a new folder"
         )
     artifacts.require_writable(out)
-    with (out / ".lock").open("a+") as lock:
+    with (out / artifacts.LOCK).open("a+") as lock:
         _take(lock, out)
         try:
             if path.exists():

@@ -1,14 +1,31 @@
-"""The run's log of numbers: one JSON object per line in `metrics.jsonl`."""
+"""The run's log of numbers: one JSON object per line in `metrics.jsonl`.
+
+Every record names its `event`, its `epoch` (from 0) and its `step` (steps finished):
+
+- `step`: loss, lr, grad_norm, images_per_second, over the steps since the one before;
+- `epoch`: loss, lr, images_per_second, skipped, over a finished epoch;
+- `validation`: subnet, params, weights ("trained" or "ema"), top1, top5, loss, num_images;
+- `skipped`: loss, reason, archs (ids) of a step that was left out.
+
+Lines without `event` are epochs of an older form, which counted no steps.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 from prenas import artifacts
+
+Sink = Callable[[Mapping[str, Any]], None]
+"""Called with every record that is written."""
+
+_NUM_RECENT = 20  # records whose speed tells the present one
 
 
 class EpochRecord(NamedTuple):
@@ -17,78 +34,223 @@ class EpochRecord(NamedTuple):
     epoch: int
     """From 0."""
     loss: float
-    """Mean over the epoch's steps."""
+    """Mean over the epoch's steps; nan where every step was skipped."""
     lr: float
     """Learning rate of the last step."""
     images_per_second: float | None
     """None where it was not measured."""
+    skipped: int = 0
+    """Steps left out because of numbers that are not finite."""
+
+
+class ValidationRecord(NamedTuple):
+    """Accuracy of one preferred subnet on the validation images, during the training."""
+
+    epoch: int
+    step: int
+    subnet: int
+    """Its number in the preferred set."""
+    params: int
+    weights: str
+    """`trained`, or `ema` for their moving average."""
+    top1: float
+    """Share of images, 0 to 1."""
+    top5: float | None
+    loss: float
+    num_images: int
+
+
+class Position(NamedTuple):
+    """How far a training has come, as its log tells."""
+
+    epoch: int
+    """Of the last record, from 0."""
+    step: int | None
+    """Steps finished; None in logs of the older form."""
+    loss: float
+    lr: float
+    images_per_second: float | None
+    """Median of the last records; None where it was not measured."""
+    skipped: int
+    """Steps left out, since the beginning."""
+    steps_per_epoch: int | None
+    """None before the first epoch is finished, and in logs of the older form."""
+
+
+class MetricsLog:
+    """Appends records; without a path it keeps nothing, and only serves its sinks."""
+
+    def __init__(self, path: Path | None, *, step: int, sinks: Sequence[Sink] = ()) -> None:
+        """Opens the log of a training that goes on after `step` finished steps, 0 for a new one.
+
+        Records of later steps, left by a run that was cut off, are dropped, and so are validations
+        at `step`, which are made anew. What is kept of `step` itself is handed to the sinks again:
+        a tracker that drops what it holds from `step` on then misses nothing.
+
+        Raises:
+            ValueError: a line is damaged; names the file and the line.
+        """
+        self._path, self._sinks = path, sinks
+        if path is None or not path.exists():
+            return
+        kept = [record for _, record in _records(path) if _is_kept(record, step)]
+        artifacts.write_bytes(path, "".join(map(_as_line, kept)).encode())
+        for record in kept:
+            if record.get("step") == step:
+                self._serve(record)
+
+    def append(self, event: str, *, epoch: int, step: int, **numbers: Any) -> None:
+        """Writes one line and hands it to every sink; numbers that are not finite become null.
+
+        Raises:
+            OSError: it cannot be written, as on a full disk; names the file.
+        """
+        fields = {"event": event, "epoch": epoch, "step": step, **numbers}
+        record = {name: _finite_or_none(value) for name, value in fields.items()}
+        if self._path is not None:
+            try:
+                with self._path.open("a", encoding="utf-8") as file:
+                    file.write(_as_line(record))
+            except OSError as error:  # that of a write names no file
+                raise OSError(error.errno, error.strerror, str(self._path)) from error
+        self._serve(record)
+
+    def sync(self) -> None:
+        """Makes all lines survive a power cut: before a checkpoint that stands on them."""
+        if self._path is not None and self._path.exists():
+            with self._path.open("rb") as file:
+                os.fsync(file.fileno())
+
+    def _serve(self, record: Mapping[str, Any]) -> None:
+        for sink in self._sinks:
+            sink(record)
 
 
 def read_epochs(path: Path) -> list[EpochRecord]:
     """The finished epochs of a log, in their order; empty if there is no log yet.
 
-    Records that hold no loss and learning rate are of another kind, and left out.
+    Raises:
+        ValueError: a line is damaged, or holds something else than numbers; names file and line.
+    """
+    epochs = {}  # an older log may hold an epoch twice, where a run was cut off: the last counts
+    for place, record in _records(path):
+        if _is_epoch(record):
+            epochs[record["epoch"]] = EpochRecord(
+                record["epoch"],
+                math.nan if _is_null(record, "loss") else _number(record, "loss", place),
+                _number(record, "lr", place),
+                _optional(record, "images_per_second", place),
+                int(_optional(record, "skipped", place) or 0),
+            )
+    return list(epochs.values())
+
+
+def read_validations(path: Path) -> list[ValidationRecord]:
+    """The validations during a training, in their order; empty if there are none.
 
     Raises:
-        ValueError: a line is damaged, or holds something else than numbers; names the file.
+        ValueError: a line is damaged, or holds something else than numbers; names file and line.
+    """
+    return [
+        ValidationRecord(
+            epoch=record["epoch"],
+            step=record["step"],
+            subnet=int(_number(record, "subnet", place)),
+            params=int(_number(record, "params", place)),
+            weights=str(record.get("weights", "trained")),
+            top1=_number(record, "top1", place),
+            top5=_optional(record, "top5", place),
+            loss=math.nan if _is_null(record, "loss") else _number(record, "loss", place),
+            num_images=int(_number(record, "num_images", place)),
+        )
+        for place, record in _records(path)
+        if record.get("event") == "validation"
+    ]
+
+
+def read_position(path: Path) -> Position | None:
+    """How far a training has come; None before its first record.
+
+    Raises:
+        ValueError: a line is damaged, or holds something else than numbers; names file and line.
+    """
+    found = list(_records(path))
+    trained = [(p, r) for p, r in found if r.get("event") == "step" or _is_epoch(r)]
+    if not trained:
+        return None
+    place, last = trained[-1]
+    speeds = [_optional(r, "images_per_second", p) for p, r in trained[-_NUM_RECENT:]]
+    known = [speed for speed in speeds if speed]
+    ends = [r for _, r in trained if _is_epoch(r) and "step" in r]
+    return Position(
+        epoch=last["epoch"],
+        step=last.get("step"),
+        loss=math.nan if _is_null(last, "loss") else _number(last, "loss", place),
+        lr=_number(last, "lr", place),
+        images_per_second=median(known) if known else None,
+        skipped=sum(record.get("event") == "skipped" for _, record in found),
+        steps_per_epoch=ends[-1]["step"] // (ends[-1]["epoch"] + 1) if ends else None,
+    )
+
+
+def _is_kept(record: Mapping[str, Any], step: int) -> bool:
+    if "event" not in record:
+        return step > 0
+    is_made_anew = record["event"] == "validation" and record["step"] == step
+    return bool(record["step"] <= step) and not is_made_anew
+
+
+def _is_epoch(record: Mapping[str, Any]) -> bool:
+    """Of the present form, or of the older one, among other records without `event`."""
+    if "event" in record:
+        return bool(record["event"] == "epoch")
+    return {"loss", "lr"} <= record.keys()
+
+
+def _as_line(record: Mapping[str, Any]) -> str:
+    return json.dumps(record) + "\n"
+
+
+def _finite_or_none(value: Any) -> Any:
+    """JSON has no word for what is not finite."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _is_null(record: Mapping[str, Any], name: str) -> bool:
+    return name in record and record[name] is None
+
+
+def _number(record: Mapping[str, Any], name: str, place: str) -> float:
+    value = record.get(name)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(
+            f"{place} holds {name} {value!r}, not a finite number: mend or remove the file"
+        )
+    return value
+
+
+def _optional(record: Mapping[str, Any], name: str, place: str) -> float | None:
+    return None if record.get(name) is None else _number(record, name, place)
+
+
+def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place in words, record) of all lines but a last one that was cut short.
+
+    Raises:
+        ValueError: a line is of another kind; names it.
     """
     if not path.exists():
-        return []
-    records = []
-    for line in _complete_lines(path):
-        if line.get("event") != "epoch":
-            continue
-        numbers = [line["loss"], line["lr"], line.get("images_per_second", 0.0)]
-        if not all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers):
-            raise ValueError(
-                f"the record of epoch {line['epoch']} in {path} holds {numbers}, not finite "
-                "numbers: mend or remove the file"
-            )
-        speed = line.get("images_per_second")
-        records.append(EpochRecord(int(line["epoch"]), line["loss"], line["lr"], speed))
-    return records
-
-
-Sink = Callable[[Mapping[str, Any]], None]
-
-
-class MetricsLog:
-    def __init__(self, path: Path | None, *, step: int, sinks: Sequence[Sink] = ()) -> None:
-        self._path, self._sinks = path, sinks
-        if path is not None and path.exists():
-            kept = [
-                line
-                for line in _complete_lines(path)
-                if line["step"] < step or (line["step"] == step and line["event"] != "validation")
-            ]
-            artifacts.write_bytes(path, "".join(map(_as_line, kept)).encode())
-
-    def append(self, event: str, *, epoch: int, step: int, **numbers: Any) -> None:
-        record = {"event": event, "epoch": epoch, "step": step, **numbers}
-        if self._path is not None:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(_as_line(record))
-        for sink in self._sinks:
-            sink(record)
-
-    def sync(self) -> None:
-        pass
-
-
-def _as_line(numbers: dict[str, Any]) -> str:
-    return json.dumps(numbers) + "\n"
-
-
-def _complete_lines(path: Path) -> list[dict[str, Any]]:
-    """All lines but a last one that was cut short; ValueError for a line of another kind."""
+        return
     text = path.read_text(encoding="utf-8", errors="replace")  # what is no text is no JSON below
-    lines = []
-    for number, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), start=1):
+    for number, line in enumerate(text[: text.rfind("\n") + 1].split("\n")[:-1], start=1):
+        place = f"line {number} of {path}"
         try:
-            lines.append(json.loads(line))
-            int(lines[-1]["epoch"])
-        except (json.JSONDecodeError, KeyError, TypeError, ValueError):
-            raise ValueError(
-                f"line {number} of {path} is no record of an epoch: mend or remove the file"
-            ) from None
-    return lines
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            record = None
+        counts = ("epoch", "step") if isinstance(record, dict) and "event" in record else ("epoch",)
+        if not isinstance(record, dict) or any(
+            type(record.get(name)) is not int or record[name] < 0 for name in counts
+        ):
+            raise ValueError(f"{place} is no record of a training: mend or remove the file")
+        yield place, record

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prenas.cli.progress import training_progress
+from prenas.cli.status import print_status
 from prenas.cli.tables import (
     console,
     errors,
@@ -80,6 +81,10 @@ Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: 
 Crops = Annotated[
     int | None, typer.Option(help="1, 5 or 10 crops per image, logits averaged.", min=1, max=10)
 ]
+Trackers = Annotated[
+    list[str] | None,
+    typer.Option("--track", metavar="NAME", help="tensorboard, wandb, mlflow, ...; repeatable."),
+]
 ArchTexts = Annotated[
     list[str] | None,
     typer.Option("--arch", metavar="JSON|FILE", help="Evaluate these instead; repeatable."),
@@ -113,15 +118,18 @@ def run_command(
     overrides: Overrides = None,
     budget: BudgetTexts = None,
     further_seeds: Seeds = None,
+    track: Trackers = None,
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
     """The whole method: search, train, evaluate, hand over every preferred subnet."""
     from prenas import artifacts, pipeline
+    from prenas.training.tracking import check_trackers
 
     if out is None and not dry_run:
         raise ValueError("say where the run goes: --out FOLDER (or --dry-run to write nothing)")
     _set_threads(threads)
+    check_trackers(track or ())
     chosen = _recipe(recipe, space, data, overrides, budget, further_seeds)
     with console.status("Reading images ..."):
         _, images = pipeline.ready_to_train(chosen, out=out)
@@ -134,7 +142,7 @@ def run_command(
         return
     assert out is not None, "checked above"
     _search(chosen, out, device, images)
-    _train(out, device, images)
+    _train(out, device, images, track)
     rows = pipeline.evaluate(out, data=images, device=device)
     print_evaluations(rows, f"{chosen.name}: preferred subnets, trained together")
     for number in range(len(rows)):
@@ -172,12 +180,13 @@ def search_command(
 def train_command(
     run: RunFolder,
     data: DataTexts = None,
+    track: Trackers = None,
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
     """Train the supernet of a searched run, or continue where it was interrupted."""
     _set_threads(threads)
-    _train(run, device, _other_data(run, data))
+    _train(run, device, _other_data(run, data), track)
 
 
 @app.command("evaluate")
@@ -215,6 +224,21 @@ def report_command(run: RunFolder) -> None:
     from prenas import pipeline
 
     console.print(f"Report    {pipeline.report(run)}", soft_wrap=True)
+
+
+@app.command("status")
+def status_command(
+    run: RunFolder,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """How far a run is, at any stage, also while another process works there."""
+    from prenas.status import read_status
+
+    status = read_status(run)
+    if as_json:
+        console.print(status.model_dump_json(), soft_wrap=True)
+    else:
+        print_status(status)
 
 
 @app.command("specialize")
@@ -432,13 +456,20 @@ def _search(recipe: Recipe, out: Path, device: str, data: ImageData | None = Non
     console.print(f"Search {done}: {out / artifacts.PREFERRED}", soft_wrap=True)
 
 
-def _train(out: Path, device: str, data: ImageData | None) -> None:
+def _train(out: Path, device: str, data: ImageData | None, track: Sequence[str] | None) -> None:
     from prenas import artifacts, pipeline
 
     was_done = (out / artifacts.SUPERNET).exists()
     started = time.perf_counter()
-    with training_progress() as watch:
-        pipeline.train(out, data=data, device=device, watch=watch)
+    with training_progress() as progress:
+        pipeline.train(
+            out,
+            data=data,
+            device=device,
+            watch=progress.watch,
+            sinks=[progress.sink],
+            track=track or (),
+        )
     seconds = time.perf_counter() - started
     done = "found done" if was_done else f"done in {seconds:.0f} s"
     console.print(f"Training {done}: {out / artifacts.SUPERNET}", soft_wrap=True)

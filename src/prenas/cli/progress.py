@@ -3,18 +3,91 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prenas.cli.tables import console
 
 if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
     from prenas.training.loop import Progress
 
 
+class TrainingProgress:
+    """Shows a training to people: `watch` its steps, `sink` the records of its log."""
+
+    def __init__(self, bar: Bar) -> None:
+        self._bar = bar
+        self._task = bar.add_task("", total=None, epoch=0, loss=0.0, lr=0.0, rate=0.0)
+        self._mean_loss, self._num_images, self._next_tenth = 0.0, 0, 0
+        self._started = time.perf_counter()
+        self._validations: list[Mapping[str, Any]] = []
+
+    def watch(self, progress: Progress) -> None:
+        """Called after every training step."""
+        self.flush()
+        smoothed = 0.95 * self._mean_loss + 0.05 * progress.loss
+        self._mean_loss = smoothed if self._num_images else progress.loss
+        self._num_images += progress.num_images
+        rate = self._num_images / (time.perf_counter() - self._started)
+        self._bar.update(
+            self._task,
+            total=progress.num_steps,
+            completed=progress.step,
+            epoch=progress.epoch + 1,
+            loss=self._mean_loss,
+            lr=progress.lr,
+            rate=rate,
+        )
+        tenth = 10 * progress.step // progress.num_steps
+        if not console.is_terminal and tenth > self._next_tenth:
+            self._next_tenth = tenth
+            console.print(
+                f"Training {10 * tenth} %: epoch {progress.epoch + 1}, loss "
+                f"{self._mean_loss:.3f}, lr {progress.lr:.2e}, {rate:.0f} images/s",
+                soft_wrap=True,
+            )
+
+    def sink(self, record: Mapping[str, Any]) -> None:
+        """Called with every record; those of one validation come one by one, and end together."""
+        if record["event"] != "validation":
+            self.flush()
+            return
+        if self._validations and self._validations[0]["step"] != record["step"]:
+            self.flush()
+        self._validations.append(record)
+
+    def flush(self) -> None:
+        """Prints the validation that is complete, if any, above the bar."""
+        if self._validations:
+            console.print(validation_line(self._validations), soft_wrap=True)
+            self._validations = []
+
+
+def validation_line(records: Sequence[Mapping[str, Any]]) -> str:
+    """`epoch 10: validation top-1 of smallest 91.2, middle 93.0, largest 93.4`."""
+    texts = []
+    for weights in dict.fromkeys(record["weights"] for record in records):
+        ranked = sorted(
+            (record for record in records if record["weights"] == weights),
+            key=lambda record: record["params"],
+        )
+        places = {"smallest": 0, "middle": len(ranked) // 2, "largest": -1}
+        if len(ranked) == 2:
+            places.pop("middle")
+        elif len(ranked) == 1:
+            places = {f"subnet {ranked[0]['subnet']}": 0}
+        accuracies = ", ".join(
+            f"{name} {100 * ranked[place]['top1']:.1f}" for name, place in places.items()
+        )
+        texts.append(accuracies if weights == "trained" else f"{weights}: {accuracies}")
+    return f"epoch {records[0]['epoch'] + 1}: validation top-1 of {'; '.join(texts)}"
+
+
 @contextmanager
-def training_progress() -> Iterator[Callable[[Progress], None]]:
+def training_progress() -> Iterator[TrainingProgress]:
     """A bar on a terminal; elsewhere a line for every tenth of the training."""
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
@@ -32,31 +105,9 @@ def training_progress() -> Iterator[Callable[[Progress], None]]:
         console=console,
         disable=not console.is_terminal,
     )
-    task = bar.add_task("", total=None, epoch=0, loss=0.0, lr=0.0, rate=0.0)
-    mean_loss, num_images, started, next_tenth = 0.0, 0, time.perf_counter(), 0
-
-    def watch(progress: Progress) -> None:
-        nonlocal mean_loss, num_images, next_tenth
-        mean_loss = 0.95 * mean_loss + 0.05 * progress.loss if num_images else progress.loss
-        num_images += progress.num_images
-        seconds = time.perf_counter() - started
-        rate = num_images / seconds
-        bar.update(
-            task,
-            total=progress.num_steps,
-            completed=progress.step,
-            epoch=progress.epoch + 1,
-            loss=mean_loss,
-            lr=progress.lr,
-            rate=rate,
-        )
-        tenth = 10 * progress.step // progress.num_steps
-        if not console.is_terminal and tenth > next_tenth:
-            next_tenth = tenth
-            console.print(
-                f"Training {10 * tenth} %: epoch {progress.epoch + 1}, loss {mean_loss:.3f}, "
-                f"lr {progress.lr:.2e}, {rate:.0f} images/s"
-            )
-
+    progress = TrainingProgress(bar)
     with bar:
-        yield watch
+        try:
+            yield progress
+        finally:
+            progress.flush()

@@ -156,8 +156,8 @@ def print_estimate(plan: DryRun, recipe: Recipe) -> None:
                 f"{estimate.steps_per_epoch:,} per epoch, {training.epochs} epochs",
             ),
             ("reading and augmenting", f"{1e3 * estimate.loading_seconds:.2f} ms per image"),
-            ("training", _duration(estimate.training_seconds)),
-            ("evaluation of all subnets", _duration(estimate.evaluation_seconds)),
+            ("training", duration(estimate.training_seconds)),
+            ("evaluation of all subnets", duration(estimate.evaluation_seconds)),
             (
                 "memory of a step",
                 f"{_size(memory)}: weights, gradients and moments {_size(estimate.state_bytes)}, "
@@ -178,7 +178,7 @@ def _size(num_bytes: float) -> str:
     return f"{num_bytes / 1e9:,.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.0f} MB"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """For people: 41 s, 12 min, 3.4 h, 5.1 days."""
     for unit, length, most in (("s", 1, 120), ("min", 60, 120), ("h", 3600, 48)):
         if seconds < most * length:

@@ -93,7 +93,7 @@ def train_supernet(
     processes: Processes = ALONE,
     stop: StopRequest | None = None,
     watch: Watcher | None = None,
-    sinks: Sequence[Sink] = (),
+    follow: Callable[[int], Sequence[Sink]] | None = None,
 ) -> None:
     """Trains the supernet on the given subnets, in place.
 
@@ -106,7 +106,8 @@ def train_supernet(
             ends with the same weights as one that was never interrupted.
         stop: looked at after every step; once set, the training is saved and ends.
         watch: called after every step.
-        sinks: get every record of the log.
+        follow: called once with the steps that are finished, in the process that writes; gives
+            the sinks that get every record of the log from there on.
 
     Raises:
         ValueError: data that do not suit the network, or too many steps without finite numbers.
@@ -121,7 +122,7 @@ def train_supernet(
         supernet, sampler, recipe, steps_per_epoch, teacher=teacher, processes=processes
     )
     training = _Training(step, archs, data, recipe, steps_per_epoch, folder, processes)
-    training.resume(sinks if processes.is_main else ())
+    training.resume(follow)
     supernet.train()
     training.run(seed, stop or StopRequest(), watch)
     training.take_final_weights()
@@ -149,13 +150,16 @@ class _Training:
         if step.ema is not None:
             self._networks[artifacts.EMA] = step.ema.module
 
-    def resume(self, sinks: Sequence[Sink]) -> None:
+    def resume(self, follow: Callable[[int], Sequence[Sink]] | None) -> None:
         """Goes back to the newest readable checkpoint, and opens the log there."""
         if self._folder is not None:
             load_checkpoint(self._folder / artifacts.CHECKPOINTS, self._networks, self._restore)
-        path = self._folder / artifacts.METRICS if self._folder else None
-        is_quiet = not self._processes.is_main
-        self._log = MetricsLog(None if is_quiet else path, step=self._position.step, sinks=sinks)
+        step, path = self._position.step, None
+        sinks: Sequence[Sink] = ()
+        if self._processes.is_main:
+            path = self._folder and self._folder / artifacts.METRICS
+            sinks = follow(step) if follow is not None else ()
+        self._log = MetricsLog(path, step=step, sinks=sinks)
 
     def run(self, seed: int, stop: StopRequest, watch: Watcher | None) -> None:
         """All epochs that are left."""
@@ -234,9 +238,13 @@ class _Training:
             position.skipped += 1
             position.skipped_in_a_row += 1
             reason = "loss" if not math.isfinite(outcome.loss) else "gradient"
-            ids = [arch.id for arch in outcome.archs]
             self._log.append(
-                "skipped", epoch=epoch, step=position.step, not_finite=reason, archs=ids
+                "skipped",
+                epoch=epoch,
+                step=position.step,
+                loss=outcome.loss,
+                reason=f"the {reason} is not finite",
+                archs=[arch.id for arch in outcome.archs],
             )
             if position.skipped_in_a_row >= self._recipe.skipped_steps_limit:
                 raise ValueError(self._too_many_skipped(outcome, reason))

@@ -1,0 +1,82 @@
+"""What `prenas status` shows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prenas.cli.tables import console, duration, print_table
+
+if TYPE_CHECKING:
+    from prenas.status import Status, TrainingStatus
+
+_WORDS: dict[str, str] = {
+    "missing": "not begun",
+    "running": "running",
+    "begun": "stopped half-way",
+    "done": "done",
+    "imported": "imported",
+    "none": "not in this recipe",
+}
+
+
+def print_status(status: Status) -> None:
+    """The steps of the method, the training in detail, and what to do next."""
+    progress = status.progress
+    if status.recipe or not status.problems:  # a foreign folder has no steps
+        # A subnet can be handed over and the rest left: that is no interruption.
+        words = _WORDS | ({"begun": "begun"} if status.num_models else {})
+        found = f"{status.num_subnets} subnets" if status.num_subnets else ""
+        models = f"{status.num_models} of {status.num_subnets} subnets"
+        print_table(
+            f"{status.folder}: {status.recipe or 'no recipe yet'}",
+            ["step", "state", "what"],
+            [
+                ("search", words[status.search], found),
+                ("training", words[status.training], _training_line(progress)),
+                ("evaluation", words[status.evaluation], ""),
+                ("hand-over", words[status.hand_over], models if status.num_models else ""),
+            ],
+        )
+    if progress is not None:
+        _print_training(progress)
+    for problem in status.problems:
+        console.print(f"Problem   {problem}", soft_wrap=True)
+    if status.is_busy:
+        console.print("A process is working there now.", soft_wrap=True)
+    elif status.next_command:
+        console.print(f"Next      {status.next_command}", soft_wrap=True)
+
+
+def _training_line(progress: TrainingStatus | None) -> str:
+    if progress is None or progress.epoch is None:
+        return ""
+    parts = [f"epoch {progress.epoch + 1:,} of {progress.num_epochs:,}"]
+    if progress.step is not None:
+        of_all = f" of {progress.num_steps:,}" if progress.num_steps else ""
+        parts.insert(0, f"step {progress.step:,}{of_all}")
+    if progress.loss is not None:
+        parts.append(f"loss {progress.loss:.3f}")
+    if progress.lr is not None:
+        parts.append(f"lr {progress.lr:.2e}")
+    if progress.images_per_second is not None:
+        parts.append(f"{progress.images_per_second:,.0f} images/s")
+    if progress.seconds_left is not None:
+        parts.append(f"about {duration(progress.seconds_left)} left")
+    return ", ".join(parts)
+
+
+def _print_training(progress: TrainingStatus) -> None:
+    if progress.validations:
+        print_table(
+            f"Validation after epoch {progress.validations[0].epoch + 1:,}",
+            ["#", "params", "weights", "top-1"],
+            [
+                (v.subnet, f"{v.params:,}", v.weights, f"{100 * v.top1:.2f}")
+                for v in progress.validations
+            ],
+        )
+    if progress.skipped:
+        console.print(f"Skipped   {progress.skipped:,} steps, not finite", soft_wrap=True)
+    if progress.checkpoint:
+        best = f", best {progress.best}" if progress.best else ""
+        console.print(f"Newest    {progress.checkpoint}{best}", soft_wrap=True)
