@@ -26,6 +26,7 @@ DATA = "data.json"
 CHECKPOINTS = "checkpoints"
 METRICS = "metrics.jsonl"
 SUPERNET = "supernet.safetensors"
+EVOLUTION = "evolution.json"
 EVALUATION = "evaluation.json"
 EVALUATION_CSV = "evaluation.csv"
 PLOT = "accuracy.png"
@@ -35,7 +36,7 @@ REPORT_PICTURES = "report"
 MODEL = "model.safetensors"
 MODEL_ARCH = "arch.json"
 
-SCHEMA_VERSIONS = {RECIPE: 1, PREFERRED: 1, DATA: 1, EVALUATION: 1, MODEL_ARCH: 1}
+SCHEMA_VERSIONS = {RECIPE: 1, PREFERRED: 1, DATA: 1, EVOLUTION: 1, EVALUATION: 1, MODEL_ARCH: 1}
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -1,5 +1,7 @@
 """The whole method on one page: search, train, evaluate, specialise, each from file to file.
 
+One-shot NAS, where the recipe has evolution, evolves between training and evaluation.
+
 Every step reads what the step before wrote in the run folder, and writes its own result last and
 whole. A finished step is not redone, an unfinished one is continued, and a folder of another
 recipe is refused.
@@ -31,8 +33,17 @@ from prenas.data import (
 from prenas.data_recipe import OWN_DATA, DataRecipe
 from prenas.devices import resolve_device
 from prenas.evaluation import Evaluation, evaluate_archs
+from prenas.evolution import Evolved
+from prenas.evolution import Watcher as EvolutionWatcher
 from prenas.export import load, write_model
 from prenas.families.base import Arch
+from prenas.one_shot import (
+    comparison_images,
+    evolve_budgets,
+    evolved_subnets,
+    finished_budgets,
+    handed_over,
+)
 from prenas.proxy.importance import noise_images
 from prenas.recipe import Recipe, TrainingRecipe, with_overrides
 from prenas.released import class_names, imported_set, load_released_checkpoint
@@ -140,6 +151,41 @@ def train(
     return supernet
 
 
+def evolve(
+    out: str | Path,
+    *,
+    data: ImageData | None = None,
+    device: str = "auto",
+    watch: EvolutionWatcher | None = None,
+) -> list[Evolved]:
+    """Searches the trained supernet by evolution: the best subnet of every budget, by validation.
+
+    For one-shot NAS, which trains on the whole space. Writes `evolution.json`, whole after each
+    budget; an interrupted search goes on with the next one.
+
+    Args:
+        watch: called after every generation.
+
+    Raises:
+        ValueError: the recipe has no evolution, the training is not finished, or other images.
+    """
+    out, where = Path(out), resolve_device(device)
+    preferred = read_preferred(out)
+    recipe = preferred.recipe
+    if recipe.evolution is None:
+        raise ValueError(
+            f"the recipe of {out} has no evolution: its subnets were chosen before training. "
+            "For one-shot NAS begin another run with --set evolution={}"
+        )
+    if evolved_subnets(out, preferred) is None:
+        supernet = read_supernet(out, device=str(where))
+        images = _data(recipe, data, out, hold=("validation",))
+        _require_classes(out, preferred, images)
+        with locked(out, recipe):
+            evolve_budgets(out, preferred, supernet, images, watch)
+    return list(finished_budgets(out, recipe))
+
+
 def evaluate(
     out: str | Path,
     archs: Arch | Sequence[Arch] | None = None,
@@ -149,11 +195,13 @@ def evaluate(
 ) -> list[Evaluation]:
     """Evaluates every preferred subnet, or the given architectures, on validation and test.
 
-    Writes `evaluation.json`, `evaluation.csv` and `accuracy.png` for the preferred subnets. Results
-    for given architectures, or on other data once that is done, are only returned.
+    Of one-shot NAS, every evolved subnet. Writes `evaluation.json`, `evaluation.csv` and
+    `accuracy.png` for them. Results for given architectures, or on other data once that is done,
+    are only returned.
 
     Raises:
-        ValueError: the training is not finished, an architecture does not fit into the supernet.
+        ValueError: the training, or the evolution, is not finished, or an architecture does not
+            fit into the supernet.
     """
     out, path = Path(out), Path(out) / artifacts.EVALUATION
     preferred = read_preferred(out)
@@ -161,13 +209,14 @@ def evaluate(
     if is_stored and (data is None or is_the_runs(out, preferred.recipe, data)):
         return stored_evaluations(out)
     supernet = read_supernet(out, device=device)
+    subnets = preferred if archs else handed_over(out, preferred)
     images = _data(preferred.recipe, data, hold=("validation", "test"))
     _require_classes(out, preferred, images)
     if isinstance(archs, Arch):
         archs = [archs]
     rows = evaluate_archs(
         supernet,
-        archs or preferred.archs,
+        archs or subnets.archs,
         images.splits,
         num_workers=images.num_workers,
         num_crops=images.num_crops,
@@ -179,7 +228,7 @@ def evaluate(
         with locked(out, preferred.recipe):
             if not (out / artifacts.DATA).exists():
                 record_data(out, images)
-            title = f"{preferred.recipe.name}: preferred subnets"
+            title = f"{preferred.recipe.name}: {subnets.kind} subnets"
             write_csv(rows, out / artifacts.EVALUATION_CSV)
             render(partial(draw_accuracy, rows=rows, title=title), out / artifacts.PLOT)
             document = {
@@ -189,6 +238,15 @@ def evaluate(
             }
             artifacts.write_json(path, document)
     return rows
+
+
+def subnets_of(out: str | Path) -> PreferredSet:
+    """The subnets that a run evaluates and hands over: preferred, or of one-shot NAS evolved.
+
+    Raises:
+        ValueError: the search, or the evolution, is not finished.
+    """
+    return handed_over(Path(out), read_preferred(out))
 
 
 def report(out: str | Path) -> Path:
@@ -201,8 +259,9 @@ def report(out: str | Path) -> Path:
     """
     out = Path(out)
     preferred = read_preferred(out)
+    subnets = evolved_subnets(out, preferred) or preferred
     rows = stored_evaluations(out) if (out / artifacts.EVALUATION).exists() else []
-    return write_report(out, preferred, rows, best=pick(rows, {}) if rows else None)
+    return write_report(out, subnets, rows, best=pick(rows, {}) if rows else None)
 
 
 def specialize(
@@ -301,11 +360,14 @@ def run(
     data: ImageData | None = None,
     device: str = "auto",
     watch: Watcher | None = None,
+    watch_evolution: EvolutionWatcher | None = None,
 ) -> list[Evaluation]:
-    """Search, training, evaluation, and every preferred subnet handed over."""
+    """Search, training, evolution where the recipe has it, evaluation, all subnets handed over."""
     _, data = ready_to_train(recipe, data, out)
     search(recipe, out, data=data, device=device)
     train(out, data=data, device=device, watch=watch)
+    if recipe.evolution is not None:
+        evolve(out, data=data, device=device, watch=watch_evolution)
     rows = _evaluations(Path(out), data, device)
     for number in range(len(rows)):
         specialize(out, number, data=data, device=device)
@@ -356,6 +418,8 @@ def ready_to_train(
         )
     splits = _data(recipe, data, out)
     check_splits(splits, recipe.space.settings)
+    if recipe.evolution is not None:
+        comparison_images(recipe, splits)
     return recipe.training, splits
 
 

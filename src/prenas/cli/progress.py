@@ -1,4 +1,4 @@
-"""Progress of a training: a bar on a terminal, a line for every tenth elsewhere."""
+"""Progress of a training (a bar on a terminal, a line for every tenth elsewhere), of evolution."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from prenas.cli.tables import console
 
 if TYPE_CHECKING:
+    from prenas.evolution import Generation
     from prenas.training.loop import Progress
 
 
@@ -60,3 +61,13 @@ def training_progress() -> Iterator[Callable[[Progress], None]]:
 
     with bar:
         yield watch
+
+
+def print_generation(generation: Generation) -> None:
+    """A line for every generation of an evolution."""
+    console.print(
+        f"Evolution, {generation.budget}: generation {generation.number} of "
+        f"{generation.num_generations}, {generation.num_evaluated:,} subnets, "
+        f"best {100 * generation.accuracy:.2f} %",
+        soft_wrap=True,
+    )

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
+import numpy as np
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
@@ -156,6 +157,15 @@ class SearchSpace(Value):
         skeleton = self.skeletons[end]
         choices = [
             [range(len(axis.options))[end]] * skeleton.num_layers for axis in self.layer_axes
+        ]
+        return self.compose(skeleton, choices)
+
+    def sample(self, generator: np.random.Generator) -> Arch:
+        """An architecture drawn at random: a skeleton uniformly, then each layer's options."""
+        skeleton = self.skeletons[generator.integers(len(self.skeletons))]
+        choices = [
+            generator.integers(len(axis.options), size=skeleton.num_layers).tolist()
+            for axis in self.layer_axes
         ]
         return self.compose(skeleton, choices)
 
