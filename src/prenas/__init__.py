@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from prenas.data.naming import with_data
     from prenas.data_recipe import Augmentation, DataRecipe, Preprocessing
     from prenas.evaluation import Evaluation, Metrics
+    from prenas.evolution import Evolved
     from prenas.export import Model, load
     from prenas.families import get_space
     from prenas.families.base import Arch, Cost, SearchSpace
     from prenas.families.vit.space import VitArch, VitSettings, VitSpace
     from prenas.pipeline import (
         evaluate,
+        evolve,
         import_released,
         read_preferred,
         read_supernet,
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     )
     from prenas.prediction import Prediction, predict
     from prenas.recipe import (
+        EvolutionRecipe,
         Recipe,
         SearchRecipe,
         TrainingRecipe,
@@ -50,12 +53,14 @@ _HOMES = {
     "prenas.data.naming": ("with_data",),
     "prenas.data_recipe": ("Augmentation", "DataRecipe", "Preprocessing"),
     "prenas.evaluation": ("Evaluation", "Metrics"),
+    "prenas.evolution": ("Evolved",),
     "prenas.export": ("Model", "load"),
     "prenas.families": ("get_space",),
     "prenas.families.base": ("Arch", "Cost", "SearchSpace"),
     "prenas.families.vit.space": ("VitArch", "VitSettings", "VitSpace"),
     "prenas.pipeline": (
         "evaluate",
+        "evolve",
         "import_released",
         "read_preferred",
         "read_supernet",
@@ -66,6 +71,7 @@ _HOMES = {
     ),
     "prenas.prediction": ("Prediction", "predict"),
     "prenas.recipe": (
+        "EvolutionRecipe",
         "Recipe",
         "SearchRecipe",
         "TrainingRecipe",
@@ -85,6 +91,8 @@ __all__ = [
     "Cost",
     "DataRecipe",
     "Evaluation",
+    "EvolutionRecipe",
+    "Evolved",
     "ImageData",
     "Metrics",
     "Model",
@@ -101,6 +109,7 @@ __all__ = [
     "VitSpace",
     "count",
     "evaluate",
+    "evolve",
     "get_recipe",
     "get_space",
     "import_released",

@@ -1,5 +1,7 @@
 """The whole method on one page: search, train, evaluate, specialise, each from file to file.
 
+One-shot NAS, where the recipe has evolution, evolves between training and evaluation.
+
 Every step reads what the step before wrote in the run folder, and writes its own result last and
 whole. A finished step is not redone, an unfinished one is continued, and a folder of another
 recipe is refused.
@@ -32,8 +34,17 @@ from prenas.data import (
 from prenas.data_recipe import OWN_DATA, DataRecipe
 from prenas.devices import resolve_device
 from prenas.evaluation import Evaluation, evaluate_archs
+from prenas.evolution import Evolved
+from prenas.evolution import Watcher as EvolutionWatcher
 from prenas.export import load, write_model
 from prenas.families.base import Arch
+from prenas.one_shot import (
+    comparison_images,
+    evolve_budgets,
+    evolved_subnets,
+    finished_budgets,
+    handed_over,
+)
 from prenas.processes import join
 from prenas.proxy.importance import noise_images
 from prenas.recipe import Recipe, TrainingRecipe, flat_fields, with_overrides
@@ -159,6 +170,7 @@ def train(
             splits,
             training,
             seed=recipe.seed,
+            space=recipe.space if recipe.evolution else None,
             teacher=teacher,
             folder=out,
             processes=processes,
@@ -180,6 +192,43 @@ def _teacher(recipe: Recipe, where: torch.device) -> Teacher | None:
     return load_teacher(recipe.training.teacher, settings, recipe.preprocessing, where)
 
 
+def evolve(
+    out: str | Path,
+    *,
+    data: ImageData | None = None,
+    device: str = "auto",
+    watch: EvolutionWatcher | None = None,
+) -> list[Evolved]:
+    """Searches the trained supernet by evolution: the best subnet of every budget, by validation.
+
+    For one-shot NAS, which trains on the whole space. Writes `evolution.json`, whole after each
+    budget; an interrupted search goes on with the next one. Of several processes the first one
+    works alone.
+
+    Args:
+        watch: called after every generation.
+
+    Raises:
+        ValueError: the recipe has no evolution, the training is not finished, or other images.
+    """
+    out, where, processes = Path(out), resolve_device(device), join()
+    preferred = read_preferred(out)
+    recipe = preferred.recipe
+    if recipe.evolution is None:
+        raise ValueError(
+            f"the recipe of {out} has no evolution: its subnets were chosen before training. "
+            "For one-shot NAS begin another run with --set evolution={}"
+        )
+    if processes.is_main and evolved_subnets(out, preferred) is None:
+        supernet = read_supernet(out, device=str(where))
+        images = _data(recipe, data, out, hold=("validation",))
+        _require_classes(out, preferred, images)
+        with locked(out, recipe):
+            evolve_budgets(out, preferred, supernet, images, watch)
+    processes.wait()
+    return list(finished_budgets(out, recipe))
+
+
 def evaluate(
     out: str | Path,
     archs: Arch | Sequence[Arch] | None = None,
@@ -189,11 +238,13 @@ def evaluate(
 ) -> list[Evaluation]:
     """Evaluates every preferred subnet, or the given architectures, on validation and test.
 
-    Writes `evaluation.json`, `evaluation.csv` and `accuracy.png` for the preferred subnets. Results
-    for given architectures, or on other data once that is done, are only returned.
+    Of one-shot NAS, every evolved subnet. Writes `evaluation.json`, `evaluation.csv` and
+    `accuracy.png` for them. Results for given architectures, or on other data once that is done,
+    are only returned.
 
     Raises:
-        ValueError: the training is not finished, an architecture does not fit into the supernet.
+        ValueError: the training, or the evolution, is not finished, or an architecture does not
+            fit into the supernet.
     """
     out, path, processes = Path(out), Path(out) / artifacts.EVALUATION, join()
     preferred = read_preferred(out)
@@ -201,13 +252,14 @@ def evaluate(
     if is_stored and (data is None or is_the_runs(out, preferred.recipe, data)):
         return stored_evaluations(out)
     supernet = read_supernet(out, device=device)
+    subnets = preferred if archs else handed_over(out, preferred)
     images = _data(preferred.recipe, data, hold=("validation", "test"))
     _require_classes(out, preferred, images)
     if isinstance(archs, Arch):
         archs = [archs]
     rows = evaluate_archs(
         supernet,
-        archs or preferred.archs,
+        archs or subnets.archs,
         images.splits,
         num_workers=images.num_workers,
         num_crops=images.num_crops,
@@ -221,7 +273,7 @@ def evaluate(
         with locked(out, preferred.recipe):
             if not (out / artifacts.DATA).exists():
                 record_data(out, images)
-            title = f"{preferred.recipe.name}: preferred subnets"
+            title = f"{preferred.recipe.name}: {subnets.kind} subnets"
             write_csv(rows, out / artifacts.EVALUATION_CSV)
             render(partial(draw_accuracy, rows=rows, title=title), out / artifacts.PLOT)
             document = {
@@ -231,6 +283,15 @@ def evaluate(
             }
             artifacts.write_json(path, document)
     return rows
+
+
+def subnets_of(out: str | Path) -> PreferredSet:
+    """The subnets that a run evaluates and hands over: preferred, or of one-shot NAS evolved.
+
+    Raises:
+        ValueError: the search, or the evolution, is not finished.
+    """
+    return handed_over(Path(out), read_preferred(out))
 
 
 def report(out: str | Path) -> Path:
@@ -243,8 +304,9 @@ def report(out: str | Path) -> Path:
     """
     out = Path(out)
     preferred = read_preferred(out)
+    subnets = evolved_subnets(out, preferred) or preferred
     rows = stored_evaluations(out) if (out / artifacts.EVALUATION).exists() else []
-    return write_report(out, preferred, rows, best=pick(rows, {}) if rows else None)
+    return write_report(out, subnets, rows, best=pick(rows, {}) if rows else None)
 
 
 def specialize(
@@ -345,15 +407,18 @@ def run(
     watch: Watcher | None = None,
     sinks: Sequence[Sink] = (),
     track: Sequence[str] = (),
+    watch_evolution: EvolutionWatcher | None = None,
 ) -> list[Evaluation]:
-    """Search, training, evaluation, and every preferred subnet handed over.
+    """Search, training, evolution where the recipe has it, evaluation, all subnets handed over.
 
-    Of several processes the first one alone searches and hands over.
+    Of several processes the first one alone searches, evolves and hands over.
     """
     check_trackers(track)
     _, data = ready_to_train(recipe, data, out)
     search(recipe, out, data=data, device=device)
     train(out, data=data, device=device, watch=watch, sinks=sinks, track=track)
+    if recipe.evolution is not None:
+        evolve(out, data=data, device=device, watch=watch_evolution)
     rows = _evaluations(Path(out), data, device)
     if not join().is_main:
         return rows
@@ -388,6 +453,7 @@ def dry_run(recipe: Recipe, *, data: ImageData | None = None, device: str = "aut
         splits,
         training,
         seed=recipe.seed,
+        space=recipe.space if recipe.evolution else None,
         teacher=_teacher(recipe, where),
     )
     return DryRun(found.preferred, estimate)
@@ -412,6 +478,8 @@ def ready_to_train(
         )
     splits = _data(recipe, data, out)
     check_splits(splits, recipe.space.settings)
+    if recipe.evolution is not None:
+        comparison_images(recipe, splits)
     return recipe.training, splits
 
 

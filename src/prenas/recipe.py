@@ -140,6 +140,34 @@ class TrainingRecipe(Value):
         return self.lr_per_512_images * self.batch_size / 512
 
 
+class EvolutionRecipe(Value):
+    """Evolutionary search in a trained supernet, AutoFormer's values (ICCV 2021)."""
+
+    population: int = Field(50, ge=1)
+    """Candidates of the first generation; later ones are filled up to it by random ones."""
+    generations: int = Field(20, ge=1)
+    """The random first one included."""
+    num_parents: int = Field(10, ge=1)
+    """The best so far, from which the next generation comes."""
+    num_mutations: int = Field(25, ge=0)
+    num_crossovers: int = Field(25, ge=0)
+    mutation_prob: float = Field(0.2, ge=0, le=1)
+    """Of every per-layer choice of a mutant: to be drawn anew."""
+    depth_mutation_prob: float = Field(0.4, ge=0, le=1)
+    """The same of every choice made once per network: the depth, and (as there) the width."""
+    num_images: int | None = Field(None, ge=1)
+    """Validation images that candidates are compared on; None means all."""
+
+    @model_validator(mode="after")
+    def _parents_are_of_the_population(self) -> EvolutionRecipe:
+        if self.num_parents > self.population:
+            raise ValueError(
+                f"num_parents {self.num_parents} is more than the population of "
+                f"{self.population}: lower it, or raise population"
+            )
+        return self
+
+
 class Recipe(Value):
     """One run: a space, budgets, data, and how the supernet is trained."""
 
@@ -149,6 +177,9 @@ class Recipe(Value):
     search: SearchRecipe
     data: DataRecipe | None = None
     training: TrainingRecipe | None = None
+    evolution: EvolutionRecipe | None = None
+    """One-shot NAS, the rival: train on the whole space, search the trained supernet by evolution
+    afterwards; None for PreNAS."""
 
     @field_validator("space", mode="before")
     @classmethod
@@ -170,6 +201,11 @@ class Recipe(Value):
         if self.search.images == "data" and self.data is None:
             raise ValueError(
                 "search.images is 'data' but the recipe has no data: choose 'noise' or add data"
+            )
+        if self.evolution is not None and self.training is None:
+            raise ValueError(
+                "evolution searches a trained supernet but the recipe has no training: set "
+                "evolution to none, or choose a recipe that trains"
             )
         return self
 
@@ -194,7 +230,8 @@ def recipe_from_dict(fields: Mapping[str, Any]) -> Recipe:
 def with_overrides(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
     """The recipe with fields changed by `path=value` texts, e.g. `training.epochs=3`.
 
-    Values are JSON, `none`, or plain text where JSON does not read.
+    Values are JSON, `none`, or plain text where JSON does not read. `evolution={}`, or any field
+    of it, switches evolution on with its defaults.
 
     Raises:
         ValueError: an unknown field (nearest names offered), or a value of the wrong type.
@@ -207,6 +244,9 @@ def with_overrides(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
                 f"cannot read the override {override!r}: write FIELD=VALUE, e.g. training.epochs=3"
             )
         *parents, last = path.strip().split(".")
+        if parents[:1] == ["evolution"] and isinstance(fields["evolution"], dict | None):
+            defaults = EvolutionRecipe().model_dump(mode="json")
+            fields["evolution"] = {**defaults, **(fields["evolution"] or {})}
         target: Any = fields
         for depth, key in enumerate([*parents, last]):
             if not isinstance(target, dict):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prenas.cli.progress import training_progress
+from prenas.cli.progress import print_generation, training_progress
 from prenas.cli.status import print_status
 from prenas.cli.tables import (
     console,
@@ -22,6 +22,7 @@ from prenas.cli.tables import (
     print_data,
     print_estimate,
     print_evaluations,
+    print_evolved,
     print_lists,
     print_preferred,
     print_space,
@@ -122,7 +123,10 @@ def run_command(
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
-    """The whole method: search, train, evaluate, hand over every preferred subnet."""
+    """The whole method: search, train, evaluate, hand over every preferred subnet.
+
+    A recipe with evolution trains on the whole space, and evolves before it evaluates.
+    """
     from prenas import artifacts, pipeline
     from prenas.training.tracking import check_trackers
 
@@ -143,8 +147,11 @@ def run_command(
     assert out is not None, "checked above"
     _search(chosen, out, device, images)
     _train(out, device, images, track)
+    if chosen.evolution is not None:
+        _evolve(out, device, images)
     rows = pipeline.evaluate(out, data=images, device=device)
-    print_evaluations(rows, f"{chosen.name}: preferred subnets, trained together")
+    kind = pipeline.subnets_of(out).kind
+    print_evaluations(rows, f"{chosen.name}: {kind} subnets, trained together")
     for number in range(len(rows)):
         pipeline.specialize(out, number, data=images, device=device)
     page = pipeline.report(out)
@@ -189,6 +196,22 @@ def train_command(
     _train(run, device, _other_data(run, data), track)
 
 
+@app.command("evolve")
+@_interruptible
+def evolve_command(
+    run: RunFolder,
+    data: DataTexts = None,
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """One-shot NAS: search the trained supernet by evolution, the best subnet of every budget.
+
+    For a recipe with evolution (--set evolution={}); goes on with the budget where it was cut off.
+    """
+    _set_threads(threads)
+    _evolve(run, device, _other_data(run, data))
+
+
 @app.command("evaluate")
 @_interruptible
 def evaluate_command(
@@ -199,7 +222,7 @@ def evaluate_command(
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
-    """Accuracy of every preferred subnet of a trained run, or of given architectures.
+    """Accuracy of every preferred (or evolved) subnet of a trained run, or of given architectures.
 
     With --arch, --data or --crops the results are printed only.
     """
@@ -210,7 +233,8 @@ def evaluate_command(
     archs = [_read_arch(text, family) for text in arch] if arch else None
     images = _other_data(run, data, crops)
     rows = pipeline.evaluate(run, archs, data=images, device=device)
-    print_evaluations(rows, f"{run}: " + ("given architectures" if archs else "preferred subnets"))
+    what = "given architectures" if archs else f"{pipeline.subnets_of(run).kind} subnets"
+    print_evaluations(rows, f"{run}: {what}")
     if images is not None or archs:
         where = f"On {', '.join(data)}. " if data else ""
         each = f"{images.num_crops} crops of each image. " if images and crops else ""
@@ -473,6 +497,16 @@ def _train(out: Path, device: str, data: ImageData | None, track: Sequence[str] 
     seconds = time.perf_counter() - started
     done = "found done" if was_done else f"done in {seconds:.0f} s"
     console.print(f"Training {done}: {out / artifacts.SUPERNET}", soft_wrap=True)
+
+
+def _evolve(out: Path, device: str, data: ImageData | None) -> None:
+    from prenas import artifacts, pipeline
+
+    started = time.perf_counter()
+    found = pipeline.evolve(out, data=data, device=device, watch=print_generation)
+    seconds = time.perf_counter() - started
+    print_evolved(found, f"{out}: evolved subnets")
+    console.print(f"Evolution done in {seconds:.0f} s: {out / artifacts.EVOLUTION}", soft_wrap=True)
 
 
 def _read_arch(text: str, family: str) -> Arch:

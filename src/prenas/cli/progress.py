@@ -1,4 +1,4 @@
-"""Progress of a training: a bar on a terminal, a line for every tenth elsewhere."""
+"""Progress of a training (a bar on a terminal, a line for every tenth elsewhere), of evolution."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from prenas.cli.tables import console
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
+    from prenas.evolution import Generation
     from prenas.training.loop import Progress
 
 
@@ -111,3 +112,13 @@ def training_progress() -> Iterator[TrainingProgress]:
             yield progress
         finally:
             progress.flush()
+
+
+def print_generation(generation: Generation) -> None:
+    """A line for every generation of an evolution."""
+    console.print(
+        f"Evolution, {generation.budget}: generation {generation.number} of "
+        f"{generation.num_generations}, {generation.num_evaluated:,} subnets, "
+        f"best {100 * generation.accuracy:.2f} %",
+        soft_wrap=True,
+    )

@@ -12,6 +12,7 @@ from rich.console import Console
 if TYPE_CHECKING:
     from prenas.data import ImageData
     from prenas.evaluation import Evaluation
+    from prenas.evolution import Evolved
     from prenas.families.base import SearchSpace
     from prenas.pipeline import DryRun
     from prenas.recipe import Recipe
@@ -124,6 +125,26 @@ def print_evaluations(rows: Sequence[Evaluation], title: str) -> None:
         f"Accuracies in %, over {sizes}. Choose by validation; test is for the report.",
         soft_wrap=True,
     )
+
+
+def print_evolved(found: Sequence[Evolved], title: str) -> None:
+    """The best subnet of every budget, and out of how many."""
+    print_table(
+        title,
+        ["best of", "params", "MACs, M", "architecture", "val top-1", "evaluated"],
+        [
+            (
+                one.budget,
+                f"{one.params:,}",
+                _millions(one.macs),
+                one.arch.summary,
+                f"{100 * one.accuracy:.2f}",
+                f"{one.num_evaluated:,}",
+            )
+            for one in found
+        ],
+    )
+    console.print("The best of many by validation: what it shows here is a little too good.")
 
 
 def print_estimate(plan: DryRun, recipe: Recipe) -> None:
@@ -256,6 +277,7 @@ def print_lists() -> None:
                 f"space {recipe.space.name}; {', '.join(recipe.search.budgets)}; "
                 + (
                     f"trains {recipe.training.epochs} epochs on {recipe.data.name}"
+                    + (", on the whole space, then evolves" if recipe.evolution else "")
                     if recipe.training and recipe.data
                     else "searches only"
                 ),

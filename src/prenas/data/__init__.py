@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prenas.data.batches import (
     check_splits,
+    drawn_subset,
     evaluation_batches,
     labelled_sample,
     training_batches,
@@ -19,6 +20,7 @@ __all__ = [
     "as_batch",
     "check_data_name",
     "check_splits",
+    "drawn_subset",
     "evaluation_batches",
     "labelled_sample",
     "load_data",

@@ -241,10 +241,23 @@ def labelled_sample(
                 f"{len(labels)} images: lower it"
             )
         return images[:num_images], labels[:num_images]
-    generator = torch_generator(seed, "importance images")
-    chosen = torch.randperm(num_samples(source), generator=generator)[:num_images].tolist()
-    subset = Subset(source, chosen)
+    subset = drawn_subset(source, num_images, seed, "importance images")
     return next(evaluation_batches(subset, settings, num_images))
+
+
+def drawn_subset(source: ImageSource, num_images: int, seed: int, purpose: str) -> Dataset[Any]:
+    """So many images of a data set, drawn without repetition from (seed, purpose).
+
+    Raises:
+        ValueError: a loader, or fewer images; says so of the source, to be continued by the caller.
+    """
+    if isinstance(source, (DataLoader, IterableDataset)):
+        raise ValueError("is a loader, from which no images can be drawn")
+    if num_samples(source) < num_images:
+        raise ValueError(f"has {num_samples(source)} images")
+    generator = torch_generator(seed, purpose)
+    chosen = torch.randperm(num_samples(source), generator=generator)[:num_images].tolist()
+    return Subset(source, chosen)
 
 
 def check_splits(data: ImageData, settings: Settings) -> None:

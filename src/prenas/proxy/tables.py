@@ -111,7 +111,7 @@ def space_tables(
     sums = {} if function else dict(_tensor_sums(space, importance, score))
     skeletons = []
     for skeleton in space.skeletons:
-        base_cost, costs = _costs(space, skeleton)
+        base_cost, costs = option_costs(space, skeleton)
         base_score, scores = (
             _arch_scores(space, skeleton, function)
             if function
@@ -123,7 +123,7 @@ def space_tables(
     return SpaceTables(tuple(skeletons), gains, finish)
 
 
-def _costs(space: SearchSpace, skeleton: Skeleton) -> tuple[Integers, list[Integers]]:
+def option_costs(space: SearchSpace, skeleton: Skeleton) -> tuple[Integers, list[Integers]]:
     """Base cost [cost axes], and per axis what an option adds in one layer [options, cost axes]."""
     base = np.zeros(len(COST_AXES), dtype=np.int64)
     added = [np.zeros((len(axis.options), len(COST_AXES)), np.int64) for axis in space.layer_axes]

@@ -10,6 +10,7 @@ from prenas.recipes import small, vit
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "digits": small.digits,
+    "digits-one-shot": small.digits_one_shot,
     "fashion-mnist": small.fashion_mnist,
     "cifar10": small.cifar10,
     "photos": small.photos,

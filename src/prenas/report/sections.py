@@ -9,6 +9,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prenas import artifacts
+from prenas.evolution import EvolvedSet
 from prenas.report.cells import block_score_panels
 from prenas.report.forms import NONE, amount, millions, percent, plural, words
 from prenas.report.markdown import code, escape, folded, link, picture, table
@@ -43,7 +44,7 @@ class RunSoFar(NamedTuple):
 def summary(run: RunSoFar) -> list[str]:
     """Title and three lines: what was searched, how far it is trained, what came out."""
     preferred, recipe = run.preferred, run.preferred.recipe
-    num_subnets = plural(len(preferred.subnets), "preferred subnet")
+    num_subnets = plural(len(preferred.subnets), f"{preferred.kind} subnet")
     searched = (
         f"recipe {escape(recipe.name)}, seed {recipe.seed}; space {escape(recipe.space.name)} "
         f"({escape(recipe.space.family)}) of {amount(preferred.num_archs)} architectures; "
@@ -69,18 +70,25 @@ def summary(run: RunSoFar) -> list[str]:
             f"{millions(row.macs)} M MACs): top-1 {accuracies}"
         )
     elif recipe.training:
-        found += "; not evaluated yet"
+        found += "; not evolved yet" if _is_to_evolve(run) else "; not evaluated yet"
     if (origin := preferred.imported) is not None:
         searched = f"none; {escape(origin.summary)}"
         trained = "as released"
-    lines = [f"- **Search:** {searched}.", f"- **Training:** {trained}.", f"- **Found:** {found}."]
+    lines = [f"- **Search:** {searched}.", f"- **Training:** {trained}."]
+    if isinstance(preferred, EvolvedSet):
+        sizes = ", ".join(f"{each.num_evaluated:,}" for each in preferred.evolved)
+        lines.append(
+            f"- **Evolution:** one-shot NAS, trained on the whole space; {sizes} subnets compared "
+            "on validation, budget by budget."
+        )
+    lines.append(f"- **Found:** {found}.")
     if run.images is not None:
         lines += [f"- **Images:** {escape(note)}." for note in run.images["notes"]]
     return [f"# {escape(recipe.name)}: {num_subnets}", "\n".join(lines)]
 
 
 def subnets(run: RunSoFar) -> list[str]:
-    """The table of the preferred subnets, and the budgets without one."""
+    """The table of the subnets that are handed over, and the budgets without one."""
     preferred = run.preferred
     splits = list(run.rows[0].splits) if run.rows else []
     with_top5 = bool(run.rows) and run.rows[0].splits[splits[0]].top5 is not None
@@ -121,7 +129,15 @@ def subnets(run: RunSoFar) -> list[str]:
         "nothing between budgets. The lead is how far, relative to it, the best subnet of the "
         "budget that was not chosen stays behind: a lead that is tiny may turn with another seed."
     )
-    parts = ["## Preferred subnets", table(heads, rows, left=["architecture", "best of", "model"])]
+    if isinstance(preferred, EvolvedSet):
+        lead = (
+            "Each is the best of its budget by validation, found by evolution in the trained "
+            "supernet: of the best of many, validation shows a little too much. No score took part."
+        )
+    parts = [
+        f"## {preferred.kind.capitalize()} subnets",
+        table(heads, rows, left=["architecture", "best of", "model"]),
+    ]
     if run.rows:
         sizes = ", ".join(
             f"{split} {plural(metrics.num_images, 'image')}"
@@ -151,7 +167,8 @@ def accuracy(run: RunSoFar) -> list[str]:
     if run.preferred.recipe.training is None:
         return [heading, _ONLY_SEARCHES]
     if not run.rows:
-        return [heading, f"Not evaluated yet: `prenas evaluate {_word(run.folder)}`."]
+        word, command = ("evolved", "evolve") if _is_to_evolve(run) else ("evaluated", "evaluate")
+        return [heading, f"Not {word} yet: `prenas {command} {_word(run.folder)}`."]
     return [
         heading,
         _picture("accuracy", "Top-1 accuracy against parameters and against MACs"),
@@ -171,7 +188,9 @@ def architectures(run: RunSoFar) -> list[str]:
     )
     return [
         "## Architectures",
-        _picture("architectures", "The option of every layer of every preferred subnet"),
+        _picture(
+            "architectures", f"The option of every layer of every {run.preferred.kind} subnet"
+        ),
         "One row per subnet, from the cheapest on, one column per layer, from the input on; "
         f"darker is larger, blank is no layer. The space offers {options}.",
     ]
@@ -202,6 +221,8 @@ def stability(run: RunSoFar) -> list[str]:
     heading, agreement = "## Stability of the choice", run.preferred.agreement
     if run.preferred.imported is not None:
         return [heading, "Nothing was chosen here: the run was imported."]
+    if isinstance(run.preferred, EvolvedSet):
+        return [heading, "Not measured: other seeds would train another supernet."]
     if not agreement:
         return [
             heading,
@@ -280,6 +301,12 @@ SECTIONS = (
     block_scores,
     reproduction,
 )
+
+
+def _is_to_evolve(run: RunSoFar) -> bool:
+    """Whether the subnets shown are not yet those that the run will hand over."""
+    is_one_shot = run.preferred.recipe.evolution is not None
+    return is_one_shot and not isinstance(run.preferred, EvolvedSet)
 
 
 def _word(folder: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny, model_validator
 
@@ -78,6 +78,9 @@ class Imported(Value):
 class PreferredSet(Value):
     """The result of a search, or of an import; written as `preferred.json`."""
 
+    kind: ClassVar[str] = "preferred"
+    """What its subnets are, in a word for people."""
+
     recipe: Recipe
     subnets: tuple[PreferredSubnet, ...] = Field(min_length=1)
     """Without repetition, from the cheapest on."""
@@ -120,7 +123,12 @@ class PreferredSet(Value):
 
     @property
     def envelope(self) -> Arch:
-        """The network that contains all preferred subnets, smallest per axis: the one to train."""
+        """The network to train: the smallest per axis that contains all preferred subnets.
+
+        Of one-shot NAS, which trains on the whole space, the largest of the space.
+        """
+        if self.recipe.evolution is not None:
+            return self.recipe.space.largest
         return envelope(self.archs)
 
     def budgets_of(self, subnet: int) -> list[str]:
