@@ -40,9 +40,20 @@ class Processes(NamedTuple):
         return items[self.rank :: self.world_size]
 
     def add_up(self, tensor: Tensor) -> None:
-        """Replaces a tensor by its sum over all processes, equal to the bit in each of them."""
+        """Replaces a tensor by its sum over all processes, equal to the bit in each of them.
+
+        Raises:
+            ConnectionError: another process has ended.
+        """
         if self.world_size > 1:
-            dist.all_reduce(tensor)
+            try:
+                dist.all_reduce(tensor)
+            except RuntimeError as error:
+                raise ConnectionError(
+                    f"another process of this run has ended ({str(error).splitlines()[0]}): its "
+                    "own message says why. Give the same command to continue from the last "
+                    "checkpoint"
+                ) from error
 
     def wait(self) -> None:
         """Returns once every process has come here."""

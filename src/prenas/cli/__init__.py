@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -99,9 +101,12 @@ def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
     def wrapped(*args: Any, **options: Any) -> None:
         try:
             command(*args, **options)
-        except KeyboardInterrupt:
-            errors.print("stopped: give the same command again to continue", soft_wrap=True)
-            raise typer.Exit(130) from None
+        except KeyboardInterrupt as stopped:
+            # A training that could still save says so, and by which signal it was asked to stop.
+            words = str(stopped) or "stopped"
+            errors.print(f"{words}: give the same command again to continue", soft_wrap=True)
+            number: int = getattr(stopped, "signal_number", signal.SIGINT)
+            raise typer.Exit(128 + number) from None
 
     return wrapped
 
@@ -406,11 +411,12 @@ def info_command(
 
 def main() -> None:
     """Runs the command line; mistakes of the user end in one readable message and status 2."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    who = f"process {os.environ['RANK']}: " if "RANK" in os.environ else ""
+    logging.basicConfig(level=logging.WARNING, format=f"{who}%(levelname)s: %(message)s")
     try:
         app()
     except (ValueError, OSError) as error:
-        errors.print(f"error: {error}", style="red", soft_wrap=True)
+        errors.print(f"{who}error: {error}", style="red", soft_wrap=True)
         sys.exit(2)
 
 

@@ -104,7 +104,7 @@ def training_progress() -> Iterator[TrainingProgress]:
         TextColumn("left"),
         TimeRemainingColumn(),
         console=console,
-        disable=not console.is_terminal,
+        disable=not console.is_terminal or console.quiet,
     )
     progress = TrainingProgress(bar)
     with bar:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
     from prenas.recipe import Recipe
     from prenas.selection.preferred import PreferredSet
 
-console = Console(highlight=False, markup=False, emoji=False)
+# Of several processes of one run, as torchrun numbers them, only the first one speaks.
+_IS_QUIET = os.environ.get("RANK", "0") != "0"
+
+console = Console(highlight=False, markup=False, emoji=False, quiet=_IS_QUIET)
 errors = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
@@ -46,7 +50,8 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]
         table.add_row(*map(str, row))
     console.print(title, style="bold", soft_wrap=True)
     width = Console(width=10_000).measure(table).maximum
-    Console(width=width, highlight=False, markup=False, emoji=False).print(table)
+    wide = Console(width=width, highlight=False, markup=False, emoji=False, quiet=_IS_QUIET)
+    wide.print(table)
 
 
 def print_preferred(preferred: PreferredSet) -> None:

@@ -180,6 +180,13 @@ def _isolated(loader: DataLoader[Any], seed: int, epoch: int) -> Iterator[Any]:
                 batch = next(iterator)
             except StopIteration:
                 return
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error):
+                    raise
+                raise ChildProcessError(
+                    f"a process that reads images has died ({error}), as happens when memory or "
+                    "/dev/shm is full: set data.num_workers lower, or 0, and give the command again"
+                ) from error
         yield batch
 
 
