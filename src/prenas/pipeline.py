@@ -27,6 +27,7 @@ from prenas.data import (
     check_splits,
     evaluation_batches,
     load_data,
+    num_batches,
     open_data,
     undivided,
     with_data,
@@ -70,7 +71,7 @@ from prenas.specialization import pick, require_equal_logits, verified_cut
 from prenas.supernet import Supernet
 from prenas.training.estimate import Estimate, estimate_training
 from prenas.training.loop import Watcher, train_supernet
-from prenas.training.stopping import stop_requests
+from prenas.training.stopping import Stopped, stop_requests
 from prenas.training.teacher import Teacher, load_teacher
 from prenas.training.tracking import check_trackers, open_trackers
 from prenas.zero_cost_search import new_supernet, zero_cost_search
@@ -180,7 +181,9 @@ def train(
         )
         if processes.is_main:
             artifacts.write_tensors(out / artifacts.SUPERNET, supernet.network.state_dict())
-        processes.wait()
+        if processes.any(bool(stop)):  # asked while the last subnets were validated
+            num_steps = training.epochs * num_batches(splits.train, training.batch_size)
+            raise Stopped(num_steps, stop)
     return supernet
 
 

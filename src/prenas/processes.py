@@ -55,9 +55,15 @@ class Processes(NamedTuple):
                     "checkpoint"
                 ) from error
 
+    def any(self, flag: bool) -> bool:
+        """Whether any process says so; returns once every process has come here."""
+        votes = torch.tensor([float(flag)])
+        self.add_up(votes)
+        return bool(votes.item() > 0)
+
     def wait(self) -> None:
         """Returns once every process has come here."""
-        self.add_up(torch.zeros(1))
+        self.any(False)
 
     @contextmanager
     def main_first(self) -> Iterator[None]:

@@ -34,6 +34,8 @@ def digits() -> Recipe:
             warmup_epochs=2,
             drop_path=0.05,
             clip_grad_norm=1.0,
+            validate_epochs=10,
+            validate_all_epochs=60,
         ),
     )
 
@@ -71,6 +73,7 @@ def fashion_mnist() -> Recipe:
             lr_per_512_images=4e-3,
             warmup_epochs=1,
             clip_grad_norm=1.0,
+            validate_all_epochs=5,
         ),
     )
 
@@ -100,6 +103,7 @@ def cifar10() -> Recipe:
             lr_per_512_images=4e-3,
             warmup_epochs=1,
             clip_grad_norm=1.0,
+            validate_all_epochs=5,
         ),
     )
 
@@ -131,5 +135,7 @@ def photos() -> Recipe:
             warmup_epochs=3,
             drop_path=0.05,
             clip_grad_norm=1.0,
+            validate_epochs=5,
+            validate_all_epochs=20,
         ),
     )

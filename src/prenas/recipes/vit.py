@@ -3,7 +3,8 @@
 Budgets are the parameter intervals of the released search: tiny 5 to 12 M by 1 M, small 13 to
 33 M by 5 M, base 30 to 70 M by 12 M (66 to 70 M is no whole step and was never searched).
 `tiny`, `small` and `base` only search; `imagenet-...` train with the published values, field by
-field, in float32 and one process so far (published: mixed precision, 8 processes).
+field; processes and precision decide nothing but speed and rounding: start them with
+`torchrun --nproc_per_node=8 -m prenas run ...` (published: 8 processes, fp16; here bf16).
 """
 
 from __future__ import annotations
@@ -46,8 +47,7 @@ def imagenet_tiny() -> Recipe:
     """PreNAS-Ti: seven budgets of 5 to 12 M parameters, 500 epochs of ImageNet-1k.
 
     Source: the authors' released script; published: 77.1 % top-1 at 5.9 M parameters.
-    Cost: 6.4e8 images, published with 8 GPUs in mixed precision; this package trains in float32 in
-    one process so far, so look at `--dry-run` first.
+    Cost: 6.4e8 images, published with 8 GPUs in mixed precision; look at `--dry-run` first.
     Command: `prenas run imagenet-tiny --data IMAGENET --out runs/imagenet-tiny`, where the folder
     IMAGENET holds `train/` and `val/`.
     """
@@ -58,8 +58,7 @@ def imagenet_small() -> Recipe:
     """PreNAS-S: four budgets of 13 to 33 M parameters, 500 epochs of ImageNet-1k.
 
     Source: the authors' released script; published: 81.8 % top-1 at 22.9 M parameters.
-    Cost: 6.4e8 images, published with 8 GPUs in mixed precision; this package trains in float32 in
-    one process so far, so look at `--dry-run` first.
+    Cost: 6.4e8 images, published with 8 GPUs in mixed precision; look at `--dry-run` first.
     Command: `prenas run imagenet-small --data IMAGENET --out runs/imagenet-small`.
     """
     return _imagenet("small", auto_augment="v0r-mstd0.5", erasing_count=1, min_lr=1e-5)
@@ -69,8 +68,7 @@ def imagenet_base() -> Recipe:
     """PreNAS-B: three budgets of 30 to 66 M parameters, 500 epochs of ImageNet-1k.
 
     Source: the authors' released script; published: 82.6 % top-1 at 54 M parameters.
-    Cost: 6.4e8 images, published with 8 GPUs in mixed precision; this package trains in float32 in
-    one process so far, so look at `--dry-run` first.
+    Cost: 6.4e8 images, published with 8 GPUs in mixed precision; look at `--dry-run` first.
     Command: `prenas run imagenet-base --data IMAGENET --out runs/imagenet-base`.
     """
     return _imagenet("base", auto_augment="rand-n3-m10-mstd0.5-inc1", erasing_count=2, min_lr=1e-7)
@@ -124,5 +122,9 @@ def _imagenet(space: str, *, auto_augment: str, erasing_count: int, min_lr: floa
             weight_decay=0.05,
             label_smoothing=0.1,
             drop_path=0.1,
+            precision="bf16",
+            checkpoint_steps=250,
+            validate_epochs=5,
+            validate_all_epochs=25,
         ),
     )

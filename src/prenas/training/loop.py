@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -344,7 +343,7 @@ class _Training:
 
     def _stop(self, stop: StopRequest) -> NoReturn:
         self._processes.wait()  # so that nobody leaves, and has the others ended, during a save
-        raise Stopped(self._position.step, stop.signal_number or signal.SIGTERM)
+        raise Stopped(self._position.step, stop)
 
 
 class _Clock:

@@ -9,17 +9,6 @@ from contextlib import contextmanager
 from types import FrameType
 
 
-class Stopped(KeyboardInterrupt):
-    """A training ended early, as asked, with everything saved."""
-
-    def __init__(self, step: int, signal_number: int) -> None:
-        super().__init__(f"stopped after step {step}, saved")
-        self.step = step
-        """Steps finished."""
-        self.signal_number = signal_number
-        """What asked for it; SIGTERM where another process was asked."""
-
-
 class StopRequest:
     """Whether, and by which signal, this process was asked to stop."""
 
@@ -27,6 +16,17 @@ class StopRequest:
 
     def __bool__(self) -> bool:
         return self.signal_number is not None
+
+
+class Stopped(KeyboardInterrupt):
+    """A training ended early, as asked, with everything saved."""
+
+    def __init__(self, step: int, request: StopRequest) -> None:
+        super().__init__(f"stopped after training step {step}, saved")
+        self.step = step
+        """Steps finished."""
+        self.signal_number = request.signal_number or signal.SIGTERM
+        """What asked for it; SIGTERM where another process was asked."""
 
 
 @contextmanager
