@@ -36,7 +36,8 @@ ROOMS: list[set[str]] = [
     {"training", "zero_cost_search", "released"},
     {"evaluation"},
     {"run_folder", "specialization", "report", "export"},
-    {"pipeline", "prediction"},
+    {"transfer", "prediction"},
+    {"pipeline"},
     {"cli"},
     {"__main__"},
 ]

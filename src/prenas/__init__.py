@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from prenas.families.vit.space import VitArch, VitSettings, VitSpace
     from prenas.pipeline import (
         evaluate,
+        finetune,
         import_released,
         read_preferred,
         read_supernet,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
         Recipe,
         SearchRecipe,
         TrainingRecipe,
+        TransferRecipe,
         with_overrides,
     )
     from prenas.recipes import get_recipe
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from prenas.selection.preferred import PreferredSet
     from prenas.space_file import read_space
     from prenas.supernet import Supernet
+    from prenas.transfer import Source, finetuning_recipe, read_source
 
 __version__ = _version("prenas")
 
@@ -56,6 +59,7 @@ _HOMES = {
     "prenas.families.vit.space": ("VitArch", "VitSettings", "VitSpace"),
     "prenas.pipeline": (
         "evaluate",
+        "finetune",
         "import_released",
         "read_preferred",
         "read_supernet",
@@ -69,6 +73,7 @@ _HOMES = {
         "Recipe",
         "SearchRecipe",
         "TrainingRecipe",
+        "TransferRecipe",
         "with_overrides",
     ),
     "prenas.recipes": ("get_recipe",),
@@ -76,6 +81,7 @@ _HOMES = {
     "prenas.selection.preferred": ("PreferredSet",),
     "prenas.space_file": ("read_space",),
     "prenas.supernet": ("Supernet",),
+    "prenas.transfer": ("Source", "finetuning_recipe", "read_source"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -94,13 +100,17 @@ __all__ = [
     "Recipe",
     "SearchRecipe",
     "SearchSpace",
+    "Source",
     "Supernet",
     "TrainingRecipe",
+    "TransferRecipe",
     "VitArch",
     "VitSettings",
     "VitSpace",
     "count",
     "evaluate",
+    "finetune",
+    "finetuning_recipe",
     "get_recipe",
     "get_space",
     "import_released",
@@ -108,6 +118,7 @@ __all__ = [
     "load_released_checkpoint",
     "predict",
     "read_preferred",
+    "read_source",
     "read_space",
     "read_supernet",
     "run",

@@ -21,7 +21,7 @@ from prenas.recipe import TrainingRecipe
 from prenas.supernet import Supernet
 from prenas.training.gradients import GradientBuffer
 from prenas.training.loop import batch_loss
-from prenas.training.optim import make_optimizer
+from prenas.training.optim import make_optimizer, trained_parameters
 from prenas.training.sampler import BalancedSampler
 
 _MOST_IMAGES = 32  # per measured step; time and activations grow with the images of a step
@@ -140,8 +140,9 @@ class _Measure:
     def __init__(self, supernet: Supernet, recipe: TrainingRecipe) -> None:
         self._supernet, self._recipe = supernet, recipe
         self._device = next(supernet.parameters()).device
+        parameters = trained_parameters(supernet.network, recipe)
         self._optimizer = make_optimizer(supernet.network, recipe)
-        self._gradients = GradientBuffer(supernet.network.parameters())
+        self._gradients = GradientBuffer(parameters)
 
     def __call__(self, arch: Arch, batch: Batch) -> SubnetCost:
         kept = _KeptBytes(self._supernet)

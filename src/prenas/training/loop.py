@@ -20,7 +20,12 @@ from prenas.runlog import MetricsLog
 from prenas.supernet import Supernet
 from prenas.training.checkpoint import load_checkpoint, save_checkpoint
 from prenas.training.gradients import GradientBuffer
-from prenas.training.optim import make_optimizer, make_schedule
+from prenas.training.optim import (
+    learning_rate,
+    make_optimizer,
+    make_schedule,
+    trained_parameters,
+)
 from prenas.training.sampler import BalancedSampler
 
 
@@ -66,6 +71,7 @@ def train_supernet(
     steps_per_epoch = num_batches(data.train, recipe.batch_size)
     if steps_per_epoch == 0:
         raise ValueError("the training split is empty: give at least one image")
+    parameters = trained_parameters(network, recipe)
     optimizer = make_optimizer(network, recipe)
     first_epoch = 0
     if folder is not None:
@@ -73,7 +79,7 @@ def train_supernet(
     metrics = MetricsLog(folder and folder / artifacts.METRICS, first_epoch)
     schedule = make_schedule(optimizer, recipe, steps_per_epoch)
     sampler = BalancedSampler(archs, seed)
-    gradients = GradientBuffer(network.parameters())
+    gradients = GradientBuffer(parameters)
 
     supernet.train()
     for epoch in range(first_epoch, recipe.epochs):
@@ -91,13 +97,13 @@ def train_supernet(
             optimizer.step()
             num_images += len(batch.labels)
             if watch is not None:
-                lr = optimizer.param_groups[0]["lr"]
+                lr = learning_rate(optimizer)
                 num_steps = recipe.epochs * steps_per_epoch
                 watch(Progress(step + 1, num_steps, epoch, losses[-1], lr, len(batch.labels)))
         metrics.append(
             epoch=epoch,
             loss=float(np.mean(losses)),
-            lr=optimizer.param_groups[0]["lr"],
+            lr=learning_rate(optimizer),
             images_per_second=num_images / (time.perf_counter() - started),
         )
         if folder is not None:
