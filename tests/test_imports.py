@@ -37,7 +37,8 @@ ROOMS: list[set[str]] = [
     {"evaluation", "export", "zero_cost_search", "released", "evolution"},
     {"training"},
     {"one_shot", "run_folder", "specialization", "report"},
-    {"pipeline", "prediction"},
+    {"transfer", "prediction"},
+    {"pipeline"},
     {"cli"},
     {"__main__"},
 ]

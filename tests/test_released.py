@@ -496,7 +496,7 @@ def test_there_is_no_search_in_an_imported_run(
     monkeypatch.setattr(pipeline, "zero_cost_search", never)
     recipe = prenas.import_released(mini_file, tmp_path / "run").recipe
     for again in (recipe, with_overrides(recipe, ["search.further_seeds=1"])):
-        with pytest.raises(ValueError, match="was imported, there is no search to do"):
+        with pytest.raises(ValueError, match=r"was imported .*, there is no search to do"):
             pipeline.search(again, tmp_path / "run")
 
 

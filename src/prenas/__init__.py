@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from prenas.pipeline import (
         evaluate,
         evolve,
+        finetune,
         import_released,
         read_preferred,
         read_supernet,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
         Recipe,
         SearchRecipe,
         TrainingRecipe,
+        TransferRecipe,
         with_overrides,
     )
     from prenas.recipes import get_recipe
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from prenas.selection.preferred import PreferredSet
     from prenas.space_file import read_space
     from prenas.supernet import Supernet
+    from prenas.transfer import Source, finetuning_recipe, read_source
 
 __version__ = _version("prenas")
 
@@ -61,6 +64,7 @@ _HOMES = {
     "prenas.pipeline": (
         "evaluate",
         "evolve",
+        "finetune",
         "import_released",
         "read_preferred",
         "read_supernet",
@@ -75,6 +79,7 @@ _HOMES = {
         "Recipe",
         "SearchRecipe",
         "TrainingRecipe",
+        "TransferRecipe",
         "with_overrides",
     ),
     "prenas.recipes": ("get_recipe",),
@@ -82,6 +87,7 @@ _HOMES = {
     "prenas.selection.preferred": ("PreferredSet",),
     "prenas.space_file": ("read_space",),
     "prenas.supernet": ("Supernet",),
+    "prenas.transfer": ("Source", "finetuning_recipe", "read_source"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -102,14 +108,18 @@ __all__ = [
     "Recipe",
     "SearchRecipe",
     "SearchSpace",
+    "Source",
     "Supernet",
     "TrainingRecipe",
+    "TransferRecipe",
     "VitArch",
     "VitSettings",
     "VitSpace",
     "count",
     "evaluate",
     "evolve",
+    "finetune",
+    "finetuning_recipe",
     "get_recipe",
     "get_space",
     "import_released",
@@ -117,6 +127,7 @@ __all__ = [
     "load_released_checkpoint",
     "predict",
     "read_preferred",
+    "read_source",
     "read_space",
     "read_supernet",
     "run",

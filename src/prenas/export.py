@@ -70,15 +70,32 @@ def load(folder: str | Path) -> Model:
 
 
 class Described(NamedTuple):
-    """A model with the names of its classes and how its images are prepared."""
+    """A model with the names of its classes."""
 
     model: Model
     class_names: tuple[str, ...]
-    preprocessing: Preprocessing
 
 
 def load_described(folder: str | Path) -> Described:
-    """As `load`, with the names of the classes in the order of the logits, and more."""
+    """As `load`, with the names of the classes in the order of the logits."""
+    description = read_description(folder)
+    network = build(description.arch, description.settings)
+    artifacts.load_weights(network, Path(folder) / artifacts.MODEL)
+    transform = make_transform(description.settings, description.preprocessing)
+    return Described(Model(network.eval(), transform), description.class_names)
+
+
+class Description(NamedTuple):
+    """What `arch.json` says of a handed-over model."""
+
+    arch: Arch
+    settings: Settings
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...]
+
+
+def read_description(folder: str | Path) -> Description:
+    """Reads `arch.json` of a handed-over model; raises as `load`."""
     folder = Path(folder)
     path = folder / artifacts.MODEL_ARCH
     if not path.is_file():
@@ -87,22 +104,16 @@ def load_described(folder: str | Path) -> Described:
             f"{path} does not exist: give a folder that `prenas specialize` wrote"
             + (f", such as {there}/00" if there.is_dir() else "")
         )
-    arch, settings, preprocessing, names = artifacts.parse_json(path, _parse_description)
-    network = build(arch, settings)
-    artifacts.load_weights(network, folder / artifacts.MODEL)
-    model = Model(network.eval(), make_transform(settings, preprocessing))
-    return Described(model, names, preprocessing)
+    return artifacts.parse_json(path, _parse_description)
 
 
-def _parse_description(
-    document: dict[str, Any],
-) -> tuple[Arch, Settings, Preprocessing, tuple[str, ...]]:
+def _parse_description(document: dict[str, Any]) -> Description:
     family = get_family(document["family"])
     settings = family.settings_type.model_validate(document["settings"])
     preprocessing = Preprocessing.model_validate(document["preprocessing"])
     preprocessing.check_channels(settings.in_chans)
     arch = family.arch_type.model_validate(document["arch"])
-    return arch, settings, preprocessing, tuple(map(str, document["class_names"]))
+    return Description(arch, settings, preprocessing, tuple(map(str, document["class_names"])))
 
 
 def make_transform(settings: Settings, preprocessing: Preprocessing) -> Transform:

@@ -65,16 +65,22 @@ from prenas.run_folder import (
     stored_evaluations,
 )
 from prenas.runlog import Sink
-from prenas.selection.budgets import parse_amount
 from prenas.selection.preferred import PreferredSet
-from prenas.specialization import pick, require_equal_logits, verified_cut
+from prenas.specialization import (
+    choose,
+    pick,
+    require_equal_logits,
+    unevaluated,
+    verified_cut,
+)
 from prenas.supernet import Supernet
 from prenas.training.estimate import Estimate, estimate_training
 from prenas.training.loop import Watcher, train_supernet
 from prenas.training.stopping import Stopped, stop_requests
 from prenas.training.teacher import Teacher, load_teacher
 from prenas.training.tracking import check_trackers, open_trackers
-from prenas.zero_cost_search import new_supernet, zero_cost_search
+from prenas.transfer import Source, adapt_source
+from prenas.zero_cost_search import zero_cost_search
 
 _logger = logging.getLogger(__name__)
 _NUM_PROOF_IMAGES = 32
@@ -106,8 +112,11 @@ def search(
 def _search(recipe: Recipe, out: Path, data: ImageData | None, where: torch.device) -> None:
     with locked(out, recipe):
         before = read_preferred(out) if (out / artifacts.PREFERRED).exists() else None
-        if before is not None and before.imported:
-            raise ValueError(f"{out} was imported, there is no search to do: choose another folder")
+        if before is not None and before.origin is not None:
+            raise ValueError(
+                f"{out} was {before.origin.summary}, there is no search to do: choose another "
+                "folder"
+            )
         if before is None or recipe.search.further_seeds > len(before.agreement):
             images = _data(recipe, data, out) if recipe.search.images == "data" else None
             found = zero_cost_search(recipe, images, where)
@@ -161,10 +170,7 @@ def train(
 
         if processes.is_main:
             record_data(out, splits)
-        scored = new_supernet(recipe, recipe.seed)
-        artifacts.load_weights(scored.network, out / artifacts.INITIAL)
-        supernet = scored.trimmed(preferred.envelope, drop_path=training.drop_path)
-        del scored
+        supernet = _initial_supernet(out, preferred, training.drop_path)
         train_supernet(
             supernet.to(where),
             preferred.archs,
@@ -185,6 +191,15 @@ def train(
             num_steps = training.epochs * num_batches(splits.train, training.batch_size)
             raise Stopped(num_steps, stop)
     return supernet
+
+
+def _initial_supernet(out: Path, preferred: PreferredSet, drop_path: float) -> Supernet:
+    """The envelope with the weights that were scored, or adapted, before the training."""
+    space = preferred.recipe.space
+    arch = space.supernet if preferred.adapted is None else preferred.envelope
+    initial = Supernet(arch, space.settings)
+    artifacts.load_weights(initial.network, out / artifacts.INITIAL)
+    return initial.trimmed(preferred.envelope, drop_path=drop_path)
 
 
 def _teacher(recipe: Recipe, where: torch.device) -> Teacher | None:
@@ -338,18 +353,7 @@ def specialize(
     """
     out = Path(out)
     rows = _evaluations(out, data, device)
-    limits = {
-        axis: parse_amount(str(limit))
-        for axis, limit in (("params", max_params), ("macs", max_macs))
-        if limit is not None
-    }
-    if (index is None) == (not limits):
-        raise ValueError(
-            "say which subnet: either its index, or max_params and/or max_macs (--index, --max-...)"
-        )
-    number = pick(rows, limits) if index is None else index
-    if not 0 <= number < len(rows):
-        raise ValueError(f"there is no subnet {number}: this run has 0 to {len(rows) - 1}")
+    number = choose(rows, index, max_params=max_params, max_macs=max_macs)
     folder = Path(to) if to is not None else out / artifacts.SUBNETS / f"{number:02d}"
     if to is None and (folder / artifacts.MODEL_ARCH).exists():
         _require_of_this_supernet(folder, out)
@@ -401,6 +405,44 @@ def import_released(
     return read_preferred(out)
 
 
+def finetune(
+    source: Source,
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    data: ImageData | None = None,
+    head: str = "auto",
+) -> PreferredSet:
+    """Makes a run folder that trains the subnets of a source further, on other images.
+
+    Writes `recipe.json`, `initial.safetensors`, `data.json` and, last, `preferred.json`; then
+    `train` and all that follows are as ever.
+
+    Args:
+        source: what `prenas.read_source` reads.
+        recipe: what `prenas.finetuning_recipe` makes for that source.
+        head: `auto` keeps it where the classes are the source's; or `keep`, `fresh`.
+
+    Raises:
+        ValueError: a recipe that is not for this source, images or classes that do not suit it, or
+            a folder of another run.
+    """
+    out = Path(out)
+    _, images = ready_to_train(recipe, data, out)
+    preferred, supernet = adapt_source(source, recipe, images.class_names, head)
+    with locked(out, recipe):
+        if (out / artifacts.PREFERRED).exists():
+            before = read_preferred(out)
+            if (before.adapted, before.archs) != (preferred.adapted, preferred.archs):
+                raise ValueError(f"{out} holds another run: choose another folder")
+        else:
+            artifacts.write_json(out / artifacts.RECIPE, {"recipe": recipe.model_dump(mode="json")})
+            artifacts.write_tensors(out / artifacts.INITIAL, supernet.network.state_dict())
+            record_data(out, images)
+            artifacts.write_json(out / artifacts.PREFERRED, preferred.model_dump(mode="json"))
+    return read_preferred(out)
+
+
 def run(
     recipe: Recipe,
     out: str | Path,
@@ -438,15 +480,26 @@ class DryRun(NamedTuple):
     estimate: Estimate
 
 
-def dry_run(recipe: Recipe, *, data: ImageData | None = None, device: str = "auto") -> DryRun:
-    """Searches, measures a few training steps, and writes nothing.
+def dry_run(
+    recipe: Recipe,
+    *,
+    source: Source | None = None,
+    data: ImageData | None = None,
+    device: str = "auto",
+    head: str = "auto",
+) -> DryRun:
+    """Searches, or adapts a source, measures a few training steps, and writes nothing.
 
     Raises:
-        ValueError: as `search` and `train`.
+        ValueError: as `search`, or `finetune`, and `train`.
     """
     training, splits = ready_to_train(recipe, data)
     where = resolve_device(device)
-    found = zero_cost_search(recipe, splits, where)
+    found = (
+        zero_cost_search(recipe, splits, where)
+        if source is None
+        else adapt_source(source, recipe, splits.class_names, head)
+    )
     envelope = found.preferred.envelope
     supernet = found.supernet.trimmed(envelope, drop_path=training.drop_path).to(where)
     archs = found.preferred.archs
@@ -545,10 +598,7 @@ def _evaluations(out: Path, data: ImageData | None, device: str) -> list[Evaluat
         return stored_evaluations(out)
     preferred = read_preferred(out)
     if _has_no_data(preferred, data):
-        return [
-            Evaluation(arch=subnet.arch, params=subnet.params, macs=subnet.macs, splits={})
-            for subnet in preferred.subnets
-        ]
+        return unevaluated(preferred)
     if data is not None and not may_be_the_runs(out, preferred.recipe, data):
         raise ValueError(
             f"{out} is not evaluated yet, and these are not its images: give "
@@ -678,6 +728,7 @@ def _data(
         )
     if out is not None:
         require_same_data(Path(out), data)
+        require_same_classes(Path(out), data)
     return data
 
 

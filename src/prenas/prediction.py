@@ -46,7 +46,7 @@ def predict(
         FileNotFoundError: the model, or one of the pictures, is missing.
         ValueError: the model is damaged.
     """
-    (network, transform), class_names, _ = load_described(model)
+    (network, transform), class_names = load_described(model)
     paths = [Path(picture) for picture in pictures]
     for path in paths:
         if path.is_dir():

@@ -20,7 +20,13 @@ from pydantic import (
     model_validator,
 )
 
-from prenas.data_recipe import IMAGENET_MEAN, IMAGENET_STD, DataRecipe, Preprocessing
+from prenas.data_recipe import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Augmentation,
+    DataRecipe,
+    Preprocessing,
+)
 from prenas.families import get_family, get_space, unknown_name
 from prenas.families.base import SearchSpace
 from prenas.proxy.scores import DEFAULT_SCORE, check_score_name
@@ -116,6 +122,11 @@ class TrainingRecipe(Value):
     """Epochs between evaluations of the smallest, middle and largest subnet; 0: never."""
     validate_all_epochs: int = Field(10, ge=0)
     """Epochs between evaluations of all subnets, of which the best weights are kept; 0: never."""
+    layer_decay: float | None = Field(None, gt=0, le=1)
+    """Learning rate of a layer, relative to that of the layer above it; the head has the whole
+    rate. For fine-tuning; None is one rate for all."""
+    freeze: Literal["none", "backbone"] = "none"
+    """`backbone`: only the head trains, everything else keeps its weights."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> TrainingRecipe:
@@ -166,6 +177,21 @@ class EvolutionRecipe(Value):
                 f"{self.population}: lower it, or raise population"
             )
         return self
+
+
+class TransferRecipe(Value):
+    """Fine-tuning: what a run needs beside the space and the subnets, which its source gives.
+
+    Preprocessing is the source's too, since its weights are made for it.
+    """
+
+    name: str
+    images: tuple[str, ...] | None = None
+    """As `--data` takes them, which replaces them; empty: `--data` must name them; None: those of
+    the source, where it has any."""
+    augmentation: Augmentation | None = None
+    """None: that of the source, where it has any."""
+    training: TrainingRecipe
 
 
 class Recipe(Value):

@@ -13,18 +13,15 @@ import torch
 from torch import Tensor
 
 from prenas import artifacts
-from prenas.cost import count
 from prenas.families import FAMILIES, family_of, unknown_name
 from prenas.families.base import Arch, SearchSpace, Settings
 from prenas.recipe import Preprocessing, Recipe, SearchRecipe
-from prenas.selection.budgets import parse_budgets
 from prenas.selection.preferred import (
-    Choice,
     Imported,
     PreferredSet,
-    PreferredSubnet,
     envelope,
-    versions_in_use,
+    exact_budgets,
+    unscored_set,
 )
 from prenas.supernet import Supernet
 
@@ -162,9 +159,6 @@ def imported_set(
     chosen = archs or published or (largest,)
     for arch in [*chosen, envelope(chosen)]:  # a run keeps the envelope
         family.check_contains(largest, arch)
-    costs = {arch: count(arch, settings) for arch in chosen}
-    ordered = sorted(costs, key=costs.__getitem__)
-    budgets = tuple(f"params={costs[arch].params}" for arch in ordered)
     recipe = Recipe(
         name=file.stem,
         space=(
@@ -172,34 +166,14 @@ def imported_set(
             if home
             else family.space_of("imported", chosen, settings)
         ),
-        search=SearchRecipe(budgets=budgets),
+        search=SearchRecipe(budgets=exact_budgets(chosen, settings)),
     )
-    return PreferredSet(
-        recipe=recipe,
-        subnets=tuple(
-            PreferredSubnet(arch=arch, score=None, **costs[arch]._asdict()) for arch in ordered
-        ),
-        choices=tuple(
-            Choice(budget=number, rank=0, subnet=number, margin=None)
-            for number in range(len(ordered))
-        ),
-        budgets=tuple(map(str, parse_budgets(budgets).kept)),
-        empty_budgets=(),
-        partial_budgets=(),
-        reachable=f"params {costs[ordered[0]].params:,} to {costs[ordered[-1]].params:,}",
-        num_archs=recipe.space.num_archs,
-        num_classes_of_isomers=0,
-        block_scores={},
-        agreement=(),
-        device="cpu",
-        num_threads=torch.get_num_threads(),
-        versions=versions_in_use(),
-        imported=Imported(
-            file=file.name,
-            sha256=artifacts.sha256(file),
-            subnets="given" if archs else "published" if published else "largest",
-        ),
+    imported = Imported(
+        file=file.name,
+        sha256=artifacts.sha256(file),
+        subnets="given" if archs else "published" if published else "largest",
     )
+    return unscored_set(recipe, chosen, imported=imported)
 
 
 def _recognised_space(largest: Arch, settings: Settings) -> SearchSpace | None:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from prenas.evaluation import Evaluation
 from prenas.families.base import Arch
-from prenas.selection.budgets import format_amount
+from prenas.selection.budgets import format_amount, parse_amount
+from prenas.selection.preferred import PreferredSet
 from prenas.supernet import Supernet
 
 _TOLERANCE = 1e-5  # of the largest logit: the two differ in the order of float32 sums at most
@@ -49,6 +50,41 @@ def pick(evaluations: Sequence[Evaluation], limits: Mapping[str, int]) -> int:
         return (validation.top1, -row.params) if validation else (row.params, -row.macs)
 
     return max(fitting, key=merit)
+
+
+def choose(
+    evaluations: Sequence[Evaluation],
+    index: int | None,
+    *,
+    max_params: int | str | None = None,
+    max_macs: int | str | None = None,
+) -> int:
+    """Number of the subnet that is asked for: by its index, or as `pick` does, by limits.
+
+    Raises:
+        ValueError: both or neither are given, no such subnet, or none within the limits.
+    """
+    limits = {
+        axis: parse_amount(str(limit))
+        for axis, limit in (("params", max_params), ("macs", max_macs))
+        if limit is not None
+    }
+    if (index is None) == (not limits):
+        raise ValueError(
+            "say which subnet: either its index, or max_params and/or max_macs (--index, --max-...)"
+        )
+    number = pick(evaluations, limits) if index is None else index
+    if not 0 <= number < len(evaluations):
+        raise ValueError(f"there is no subnet {number}: this run has 0 to {len(evaluations) - 1}")
+    return number
+
+
+def unevaluated(preferred: PreferredSet) -> list[Evaluation]:
+    """Costs of the preferred subnets, without results on any split."""
+    return [
+        Evaluation(arch=subnet.arch, params=subnet.params, macs=subnet.macs, splits={})
+        for subnet in preferred.subnets
+    ]
 
 
 @torch.no_grad()

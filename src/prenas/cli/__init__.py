@@ -132,11 +132,10 @@ def run_command(
 
     A recipe with evolution trains on the whole space, and evolves before it evaluates.
     """
-    from prenas import artifacts, pipeline
+    from prenas import pipeline
     from prenas.training.tracking import check_trackers
 
-    if out is None and not dry_run:
-        raise ValueError("say where the run goes: --out FOLDER (or --dry-run to write nothing)")
+    _require_out(out, dry_run)
     _set_threads(threads)
     check_trackers(track or ())
     chosen = _recipe(recipe, space, data, overrides, budget, further_seeds)
@@ -151,22 +150,76 @@ def run_command(
         return
     assert out is not None, "checked above"
     _search(chosen, out, device, images)
-    _train(out, device, images, track)
-    if chosen.evolution is not None:
-        _evolve(out, device, images)
-    rows = pipeline.evaluate(out, data=images, device=device)
-    kind = pipeline.subnets_of(out).kind
-    print_evaluations(rows, f"{chosen.name}: {kind} subnets, trained together")
-    for number in range(len(rows)):
-        pipeline.specialize(out, number, data=images, device=device)
-    page = pipeline.report(out)
-    console.print(
-        f"\nReport    {page}\nPlot      {out / artifacts.PLOT}\n"
-        f"Table     {out / artifacts.EVALUATION_CSV}\n"
-        f"Models    {out / artifacts.SUBNETS}/00 ... {len(rows) - 1:02d}, "
-        "each ready for prenas.load(folder)",
-        soft_wrap=True,
+    _train_and_hand_over(chosen, out, device, images, track)
+
+
+@app.command("finetune")
+@_interruptible
+def finetune_command(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="SOURCE", help="A trained run, a model folder, a checkpoint."),
+    ],
+    out: Annotated[Path | None, typer.Option(help="Folder of the new run.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Adapt, measure a few steps, write nothing.")
+    ] = False,
+    recipe: Annotated[str, typer.Option(help="A recipe of fine-tuning: `prenas info`.")] = (
+        "transfer"
+    ),
+    data: DataTexts = None,
+    image_size: Annotated[
+        int | None, typer.Option(min=1, help="Pixels; default: the source's.")
+    ] = None,
+    extend_distances: Annotated[
+        bool,
+        typer.Option("--extend-distances", help="Weights for the new distances of a larger image."),
+    ] = False,
+    subnet: Annotated[int | None, typer.Option(help="This subnet of the source alone.")] = None,
+    max_params: Annotated[
+        str | None, typer.Option(help="Its best subnet within, e.g. 100k, alone.")
+    ] = None,
+    max_macs: Annotated[
+        str | None, typer.Option(help="Its best subnet within, e.g. 1.4G, alone.")
+    ] = None,
+    head: Annotated[
+        str, typer.Option(help="auto (kept where classes are the same), keep, fresh.")
+    ] = "auto",
+    overrides: Overrides = None,
+    track: Trackers = None,
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Train what is trained further, on other images: classes, image size, one subnet or all."""
+    from prenas import artifacts, pipeline
+    from prenas.training.tracking import check_trackers
+    from prenas.transfer import finetuning_recipe, read_source
+
+    _require_out(out, dry_run)
+    _set_threads(threads)
+    check_trackers(track or ())
+    origin = read_source(source, subnet, max_params=max_params, max_macs=max_macs)
+    chosen = finetuning_recipe(
+        origin,
+        recipe,
+        data or (),
+        image_size=image_size,
+        extend_distances=extend_distances,
+        overrides=overrides or (),
     )
+    with console.status("Reading images ..."):
+        _, images = pipeline.ready_to_train(chosen, out=out)
+    print_data(images)
+    if dry_run:
+        with console.status("Measuring training steps ..."):
+            plan = pipeline.dry_run(chosen, source=origin, data=images, device=device, head=head)
+        print_preferred(plan.preferred)
+        print_estimate(plan, chosen)
+        return
+    assert out is not None, "checked above"
+    print_preferred(pipeline.finetune(origin, chosen, out, data=images, head=head))
+    console.print(f"Weights adapted: {out / artifacts.INITIAL}", soft_wrap=True)
+    _train_and_hand_over(chosen, out, device, images, track)
 
 
 @app.command("search")
@@ -378,7 +431,7 @@ def info_command(
     """List recipes and spaces, or describe one of them, a space file or a run folder."""
     from prenas.families import all_spaces, unknown_name
     from prenas.recipe import flat_fields
-    from prenas.recipes import RECIPES, get_recipe
+    from prenas.recipes import RECIPES, TRANSFER_RECIPES, get_recipe, get_transfer_recipe
     from prenas.space_file import find_space, names_a_space_file
 
     spaces = all_spaces()
@@ -397,6 +450,13 @@ def info_command(
                 if not field.startswith("space.")
             ],
         )
+    elif name in TRANSFER_RECIPES:
+        console.print(f"{inspect.getdoc(TRANSFER_RECIPES[name])}\n", soft_wrap=True)
+        print_table(
+            f"Recipe of fine-tuning {name}: training.FIELD=VALUE and data.FIELD=VALUE for --set",
+            ["field", "value"],
+            [(f, json.dumps(value)) for f, value in flat_fields(get_transfer_recipe(name))],
+        )
     elif name in spaces or names_a_space_file(name):
         print_space(find_space(name))
     elif Path(name).is_dir():
@@ -406,7 +466,8 @@ def info_command(
         print_space(preferred.recipe.space)
         print_preferred(preferred)
     else:
-        raise unknown_name("recipe, space, space file or run folder", name, {*RECIPES, *spaces})
+        choices = {*RECIPES, *TRANSFER_RECIPES, *spaces}
+        raise unknown_name("recipe, space, space file or run folder", name, choices)
 
 
 def main() -> None:
@@ -513,6 +574,35 @@ def _evolve(out: Path, device: str, data: ImageData | None) -> None:
     seconds = time.perf_counter() - started
     print_evolved(found, f"{out}: evolved subnets")
     console.print(f"Evolution done in {seconds:.0f} s: {out / artifacts.EVOLUTION}", soft_wrap=True)
+
+
+def _require_out(out: Path | None, dry_run: bool) -> None:
+    if out is None and not dry_run:
+        raise ValueError("say where the run goes: --out FOLDER (or --dry-run to write nothing)")
+
+
+def _train_and_hand_over(
+    recipe: Recipe, out: Path, device: str, images: ImageData, track: Sequence[str] | None
+) -> None:
+    """All that follows the choice of subnets, and where it is."""
+    from prenas import artifacts, pipeline
+
+    _train(out, device, images, track)
+    if recipe.evolution is not None:
+        _evolve(out, device, images)
+    rows = pipeline.evaluate(out, data=images, device=device)
+    kind = pipeline.subnets_of(out).kind
+    print_evaluations(rows, f"{recipe.name}: {kind} subnets, trained together")
+    for number in range(len(rows)):
+        pipeline.specialize(out, number, data=images, device=device)
+    page = pipeline.report(out)
+    models = "00" if len(rows) == 1 else f"00 ... {len(rows) - 1:02d}"
+    console.print(
+        f"\nReport    {page}\nPlot      {out / artifacts.PLOT}\n"
+        f"Table     {out / artifacts.EVALUATION_CSV}\n"
+        f"Models    {out / artifacts.SUBNETS}/{models}, each ready for prenas.load(folder)",
+        soft_wrap=True,
+    )
 
 
 def _read_arch(text: str, family: str) -> Arch:

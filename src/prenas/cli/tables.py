@@ -61,8 +61,8 @@ def print_preferred(preferred: PreferredSet) -> None:
         for choice in reversed(preferred.choices)
     }
     origin = f"{preferred.num_classes_of_isomers:,} isomer classes scored"
-    if preferred.imported is not None:
-        origin = preferred.imported.summary
+    if preferred.origin is not None:
+        origin = preferred.origin.summary
     print_table(
         f"{preferred.recipe.name}: {_plural(len(preferred.subnets), 'preferred subnet')} of "
         f"{preferred.num_archs:.3g} ({origin})",
@@ -268,9 +268,9 @@ def _rounded(amount: int) -> str:
 
 
 def print_lists() -> None:
-    """All recipes and all spaces."""
+    """All recipes, those of fine-tuning apart, and all spaces."""
     from prenas.families import all_spaces
-    from prenas.recipes import RECIPES, get_recipe
+    from prenas.recipes import RECIPES, TRANSFER_RECIPES, get_recipe, get_transfer_recipe
 
     recipes = [(name, get_recipe(name)) for name in RECIPES]
     print_table(
@@ -288,6 +288,19 @@ def print_lists() -> None:
                 ),
             )
             for name, recipe in recipes
+        ],
+    )
+    print_table(
+        "Recipes of fine-tuning, for prenas finetune --recipe",
+        ["name", "what"],
+        [
+            (
+                name,
+                f"trains {transfer.training.epochs} epochs on "
+                f"{', '.join(transfer.images or ()) or 'the images of --data'}"
+                + (", else the source's" if transfer.images is None else ""),
+            )
+            for name, transfer in ((name, get_transfer_recipe(name)) for name in TRANSFER_RECIPES)
         ],
     )
     print_table(

@@ -208,7 +208,10 @@ class Family:
     settings_type: type[Settings]
     spaces: Mapping[str, SearchSpace]
     build: Callable[[Any, Any, Sequence[float]], nn.Module]
-    """(arch, settings, stochastic-depth rate of each layer) -> plain network, uninitialised."""
+    """(arch, settings, stochastic-depth rate of each layer) -> plain network, uninitialised.
+
+    With timm's `no_weight_decay`, `group_matcher` and `get_classifier`.
+    """
     initialize: Callable[[nn.Module, torch.Generator], None]
     """Fills a network that `build` made, every draw from the generator."""
     macs: Callable[[Any, Any], tuple[int, int]]
@@ -233,6 +236,14 @@ class Family:
     """(largest, arch): raises ValueError, with both sizes, unless arch fits inside largest."""
     space_of: Callable[[str, Sequence[Any], Any], SearchSpace]
     """(name, archs, settings) -> the space of all options that occur in these architectures."""
+    adapt: Callable[[Mapping[str, Tensor], Any, Any, torch.Generator | None], dict[str, Tensor]]
+    """(tensors, their settings, new settings, generator) -> tensors for the new settings.
+
+    Of a supernet or a subnet alike. The head is drawn anew from the generator; None keeps it.
+    Raises ValueError, in words, for settings that these weights cannot serve.
+    """
+    with_full_reach: Callable[[Any], Settings]
+    """Settings -> the same, where relative positions tell all distances of the image apart."""
     arch_scores: Mapping[str, Callable[[Any, Any], float]] = field(default_factory=dict)
     """Scores that need no weights: name -> function of (arch, settings), additive over layers."""
     published: Mapping[str, tuple[Arch, ...]] = field(default_factory=dict)

@@ -1,12 +1,12 @@
-"""The table of recipes: one function per run, looked up by name."""
+"""The tables of recipes: one function per run, looked up by name."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from prenas.families import unknown_name
-from prenas.recipe import Recipe
-from prenas.recipes import small, vit
+from prenas.recipe import Recipe, TransferRecipe
+from prenas.recipes import small, transfer, vit
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "digits": small.digits,
@@ -23,8 +23,29 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 }
 
 
+TRANSFER_RECIPES: dict[str, Callable[[], TransferRecipe]] = {
+    "transfer": transfer.transfer,
+    "transfer-photos": transfer.photos,
+    "transfer-cifar10": transfer.cifar10,
+    "transfer-cifar100": transfer.cifar100,
+    "transfer-flowers": transfer.flowers,
+    "transfer-cars": transfer.cars,
+    "transfer-pets": transfer.pets,
+    "transfer-inat2018": transfer.inat2018,
+    "transfer-inat2019": transfer.inat2019,
+}
+"""Recipes of fine-tuning, which take space and subnets from their source."""
+
+
 def get_recipe(name: str) -> Recipe:
     """The named recipe; ValueError lists the choices."""
     if name not in RECIPES:
         raise unknown_name("recipe", name, RECIPES)
     return RECIPES[name]()
+
+
+def get_transfer_recipe(name: str) -> TransferRecipe:
+    """The named recipe of fine-tuning; ValueError lists the choices."""
+    if name not in TRANSFER_RECIPES:
+        raise unknown_name("recipe of fine-tuning", name, TRANSFER_RECIPES)
+    return TRANSFER_RECIPES[name]()

@@ -71,8 +71,9 @@ def summary(run: RunSoFar) -> list[str]:
         )
     elif recipe.training:
         found += "; not evolved yet" if _is_to_evolve(run) else "; not evaluated yet"
-    if (origin := preferred.imported) is not None:
-        searched = f"none; {escape(origin.summary)}"
+    if preferred.origin is not None:
+        searched = f"none; {escape(preferred.origin.summary)}"
+    if preferred.imported is not None:
         trained = "as released"
     lines = [f"- **Search:** {searched}.", f"- **Training:** {trained}."]
     if isinstance(preferred, EvolvedSet):
@@ -147,7 +148,8 @@ def subnets(run: RunSoFar) -> list[str]:
             f"Accuracies over {sizes}; bold is the best by validation. Choose by validation: "
             "whoever chooses by test has no test left."
         )
-    parts.append(lead)
+    if preferred.origin is None:
+        parts.append(lead)
     empty = [escape(preferred.budgets[number]) for number in preferred.empty_budgets]
     if empty:
         reachable = re.sub("[0-9]+", lambda found: f"{int(found[0]):,}", preferred.reachable)
@@ -219,8 +221,8 @@ def training(run: RunSoFar) -> list[str]:
 def stability(run: RunSoFar) -> list[str]:
     """How far other initialisations would choose the same."""
     heading, agreement = "## Stability of the choice", run.preferred.agreement
-    if run.preferred.imported is not None:
-        return [heading, "Nothing was chosen here: the run was imported."]
+    if (origin := run.preferred.origin) is not None:
+        return [heading, f"Nothing was chosen here: the run was {escape(origin.summary)}."]
     if isinstance(run.preferred, EvolvedSet):
         return [heading, "Not measured: other seeds would train another supernet."]
     if not agreement:
@@ -267,6 +269,12 @@ def reproduction(run: RunSoFar) -> list[str]:
     if preferred.imported is not None:
         file = shlex.quote(preferred.imported.file)
         how = code(f"prenas import {file} --out {shlex.quote(run.folder)}", "sh")
+    elif preferred.adapted is not None:
+        how = (
+            f"`prenas finetune` made this run of {escape(preferred.adapted.source)} (sha256 of its "
+            f"weights {preferred.adapted.sha256}); recipe, `--data`, `--image-size` and `--set` of "
+            "that command came to the fields below."
+        )
     elif command:
         device = shlex.quote(preferred.device)
         how = code(f"{command} --device {device} --threads {preferred.num_threads}", "sh")

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any, ClassVar, Literal
 
+import torch
 from pydantic import Field, SerializeAsAny, model_validator
 
+from prenas.cost import count
 from prenas.families import family_of, get_family
-from prenas.families.base import Arch
+from prenas.families.base import Arch, Settings
 from prenas.recipe import Recipe, recipe_from_dict
+from prenas.selection.budgets import parse_budgets
 from prenas.values import Value
 
 
@@ -75,8 +78,32 @@ class Imported(Value):
         return f"imported from {self.file}, {whose}"
 
 
+class Adapted(Value):
+    """Where a run that fine-tunes got its first weights and its subnets from."""
+
+    source: str
+    """The run folder, the model folder or the checkpoint, as it was given."""
+    sha256: str
+    """Digest of the file of its weights."""
+    subnets: Literal["all", "one"]
+    """Every subnet of the source, or one: the one that was asked for, or all there was."""
+    image_size: tuple[int, int]
+    """Height and width that the source was trained at."""
+    head: Literal["kept", "fresh"]
+
+    @property
+    def summary(self) -> str:
+        """For people: from where, which subnets, and what became of the head."""
+        which = {"all": "all its subnets", "one": "one subnet"}[self.subnets]
+        height, width = self.image_size
+        return (
+            f"fine-tuned from {self.source}, {which}; trained there at {height} x {width} pixels, "
+            f"{self.head} head"
+        )
+
+
 class PreferredSet(Value):
-    """The result of a search, or of an import; written as `preferred.json`."""
+    """The result of a search, an import or an adaptation; written as `preferred.json`."""
 
     kind: ClassVar[str] = "preferred"
     """What its subnets are, in a word for people."""
@@ -100,7 +127,9 @@ class PreferredSet(Value):
     num_threads: int
     versions: dict[str, str]
     imported: Imported | None = None
-    """None for the result of a search."""
+    """Of a run that is used as it was released."""
+    adapted: Adapted | None = None
+    """Of a run that trains the weights of another one further."""
 
     @model_validator(mode="before")
     @classmethod
@@ -115,6 +144,11 @@ class PreferredSet(Value):
             for subnet in fields["subnets"]
         ]
         return {**fields, "recipe": recipe, "subnets": subnets}
+
+    @property
+    def origin(self) -> Imported | Adapted | None:
+        """Where the weights and the subnets come from; None for the result of a search."""
+        return self.imported or self.adapted
 
     @property
     def archs(self) -> tuple[Arch, ...]:
@@ -139,6 +173,51 @@ class PreferredSet(Value):
 def envelope(archs: Sequence[Arch]) -> Arch:
     """The architecture that contains all the given ones, smallest on every axis."""
     return family_of(archs[0]).envelope(archs)
+
+
+def unscored_set(
+    recipe: Recipe,
+    archs: Sequence[Arch],
+    *,
+    imported: Imported | None = None,
+    adapted: Adapted | None = None,
+) -> PreferredSet:
+    """A preferred set without a search: the given architectures, whatever they are worth.
+
+    Args:
+        recipe: its budgets are those of `exact_budgets(archs, ...)`.
+    """
+    costs = {arch: count(arch, recipe.space.settings) for arch in archs}
+    ordered = sorted(costs, key=costs.__getitem__)
+    return PreferredSet(
+        recipe=recipe,
+        subnets=tuple(
+            PreferredSubnet(arch=arch, score=None, **costs[arch]._asdict()) for arch in ordered
+        ),
+        choices=tuple(
+            Choice(budget=number, rank=0, subnet=number, margin=None)
+            for number in range(len(ordered))
+        ),
+        budgets=tuple(map(str, parse_budgets(recipe.search.budgets).kept)),
+        empty_budgets=(),
+        partial_budgets=(),
+        reachable=f"params {costs[ordered[0]].params:,} to {costs[ordered[-1]].params:,}",
+        num_archs=recipe.space.num_archs,
+        num_classes_of_isomers=0,
+        block_scores={},
+        agreement=(),
+        device="cpu",
+        num_threads=torch.get_num_threads(),
+        versions=versions_in_use(),
+        imported=imported,
+        adapted=adapted,
+    )
+
+
+def exact_budgets(archs: Sequence[Arch], settings: Settings) -> tuple[str, ...]:
+    """A budget for each architecture, the cheapest first: its very parameters."""
+    params = sorted(count(arch, settings).params for arch in set(archs))
+    return tuple(f"params={number}" for number in params)
 
 
 def versions_in_use() -> dict[str, str]:

@@ -1,6 +1,8 @@
-"""Optimiser and learning-rate schedule of a recipe: timm's."""
+"""What trains, and how: parameters, optimiser and learning-rate schedule of a recipe (timm's)."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from timm.optim import create_optimizer_v2
@@ -11,14 +13,32 @@ from prenas.recipe import TrainingRecipe
 from prenas.training.masked_adamw import MaskedAdamW
 
 
+def trained_parameters(network: nn.Module, recipe: TrainingRecipe) -> list[nn.Parameter]:
+    """The parameters that the recipe trains; all others stop asking for gradients.
+
+    To be called before the optimiser is made, which passes over those.
+    """
+    is_whole = recipe.freeze == "none"
+    network.requires_grad_(is_whole)
+    trained: Any = network if is_whole else network.get_classifier()  # type: ignore[operator]
+    return list(trained.requires_grad_(True).parameters())
+
+
 def make_optimizer(network: nn.Module, recipe: TrainingRecipe) -> torch.optim.Optimizer:
     """AdamW; biases, norms and what the network names in `no_weight_decay()` do not decay.
 
     Plain AdamW, as published, also moves weights that a step did not sample, because momentum and
-    decay act on their zero gradients; the masked one does not.
+    decay act on their zero gradients; the masked one does not. With `layer_decay` the layer `n`
+    steps below the head has the rate `layer_decay ** n` (timm's layers: stem, blocks, head), at
+    every step.
     """
     optimizer: torch.optim.Optimizer = create_optimizer_v2(
-        network, opt="adamw", lr=recipe.peak_lr, weight_decay=recipe.weight_decay, fused=True
+        network,
+        opt="adamw",
+        lr=recipe.peak_lr,
+        weight_decay=recipe.weight_decay,
+        layer_decay=recipe.layer_decay,
+        fused=True,
     )
     masked = recipe.optimizer == "masked_adamw"
     return MaskedAdamW(optimizer.param_groups) if masked else optimizer
@@ -36,3 +56,8 @@ def make_schedule(
         warmup_lr_init=recipe.warmup_lr,
         t_in_epochs=False,
     )
+
+
+def learning_rate(optimizer: torch.optim.Optimizer) -> float:
+    """The present rate, that of the head where layers have their own."""
+    return max(float(group["lr"]) for group in optimizer.param_groups)

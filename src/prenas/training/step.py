@@ -19,7 +19,12 @@ from prenas.supernet import Supernet
 from prenas.training.gradients import GradientBuffer
 from prenas.training.masked_adamw import MaskedAdamW
 from prenas.training.objective import inplace_distillation_loss, label_loss, taught_loss
-from prenas.training.optim import make_optimizer, make_schedule
+from prenas.training.optim import (
+    learning_rate,
+    make_optimizer,
+    make_schedule,
+    trained_parameters,
+)
 from prenas.training.sampler import Sampler
 from prenas.training.teacher import Teacher
 
@@ -54,12 +59,14 @@ class TrainingStep:
         teacher: Teacher | None = None,
         processes: Processes = ALONE,
     ) -> None:
-        self.supernet, self.optimizer = supernet, make_optimizer(supernet.network, recipe)
+        self.supernet = supernet
+        parameters = trained_parameters(supernet.network, recipe)
+        self.optimizer = make_optimizer(supernet.network, recipe)
         self._device = next(supernet.parameters()).device
         self._sampler, self._recipe, self._teacher = sampler, recipe, teacher
         self._processes = processes
         self._schedule = make_schedule(self.optimizer, recipe, steps_per_epoch)
-        self._gradients = GradientBuffer(supernet.network.parameters(), num_extras=2)
+        self._gradients = GradientBuffer(parameters, num_extras=2)
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=recipe.precision == "fp16")
         self.ema: ModelEmaV3 | None = None
         if recipe.ema_decay is not None:
@@ -87,7 +94,7 @@ class TrainingStep:
             archs=archs,
             loss=total,
             grad_norm=norm,
-            lr=max(group["lr"] for group in self.optimizer.param_groups),
+            lr=learning_rate(self.optimizer),
             is_skipped=not math.isfinite(total + norm),
             must_stop=votes > 0,
         )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from prenas import artifacts
 from prenas.data_recipe import Preprocessing
-from prenas.export import load_described
+from prenas.export import load, read_description
 from prenas.families.base import Settings
 from prenas.recipe import TeacherRecipe
 
@@ -70,8 +70,8 @@ def _network(
 ) -> tuple[nn.Module, tuple[float, ...], tuple[float, ...]]:
     """The network, and the mean and deviation per channel of its images."""
     if (Path(recipe.name) / artifacts.MODEL_ARCH).exists():
-        model, _, preprocessing = load_described(recipe.name)
-        return model.network, preprocessing.mean, preprocessing.std
+        preprocessing = read_description(recipe.name).preprocessing
+        return load(recipe.name).network, preprocessing.mean, preprocessing.std
     if not timm.is_model(recipe.name):
         near = timm.list_models(f"*{recipe.name.split('.')[0][:12]}*")[:5]
         raise ValueError(

@@ -6,6 +6,7 @@ import math
 import re
 
 from prenas.families.base import Family, TensorRole
+from prenas.families.vit.adaptation import adapt, with_full_reach
 from prenas.families.vit.network import VisionTransformer, initialize, macs
 from prenas.families.vit.published import PUBLISHED
 from prenas.families.vit.released import read_released
@@ -77,6 +78,8 @@ FAMILY = Family(
     envelope=envelope,
     check_contains=check_contains,
     space_of=space_of,
+    adapt=adapt,
+    with_full_reach=with_full_reach,
     arch_scores={"entropy": _entropy},
     published=PUBLISHED,
     read_released=read_released,

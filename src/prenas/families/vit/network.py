@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from timm.layers import DropPath, Mlp, PatchEmbed
@@ -137,6 +138,14 @@ class VisionTransformer(nn.Module):
     def no_weight_decay(self) -> set[str]:
         """Parameters that timm's optimiser factory must not decay, beside biases and norms."""
         return {"cls_token", "pos_embed"}
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Patterns of the layers for timm's layer-wise decay: stem, blocks (the last with the norm
+        after it), and, matched by none, the head."""
+        return {
+            "stem": r"^cls_token|pos_embed|patch_embed",
+            "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))],
+        }
 
     def get_classifier(self) -> nn.Module:
         """The linear head."""
