@@ -23,6 +23,8 @@ from prenas.export import load
 from prenas.families import get_space
 from prenas.families.base import Arch, SearchSpace
 from prenas.recipe import EvolutionRecipe, with_overrides
+from prenas.recipes import get_recipe
+from prenas.report.reproduction import command_of
 from prenas.selection.budgets import Budget, parse_budgets
 from prenas.selection.within import Genes
 from training.runs import (
@@ -376,6 +378,21 @@ def test_the_report_tells_of_evolution(evolved_run: Path) -> None:
     assert "Preferred" not in text
     assert "preferred" not in text
     assert "## Block scores" not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "override"),
+    [
+        ("digits", "evolution.generations=5"),
+        ("digits-one-shot", "evolution.generations=5"),
+        ("digits-one-shot", "evolution=null"),
+    ],
+)
+def test_the_report_knows_the_command_of_one_shot(name: str, override: str) -> None:
+    command = command_of(with_overrides(get_recipe(name), [override]), "runs/x")
+    assert command is not None
+    assert command.startswith(f"prenas run {name} ")
+    assert f"--set {override}" in command
 
 
 def test_evolution_is_written_once_for_all_and_read_again(
