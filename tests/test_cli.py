@@ -31,6 +31,7 @@ COMMANDS = (
     "run",
     "search",
     "train",
+    "evolve",
     "evaluate",
     "report",
     "specialize",
@@ -134,6 +135,34 @@ def test_the_steps_one_by_one(prenas: Command, tmp_path: Path) -> None:
     cut = prenas("specialize", out, "--index", "1")
     assert (cut.status, cut.err) == (0, "")
     assert f"prenas.load('{out / 'subnets' / '01'}')" in cut.out
+
+
+def test_one_shot_goes_all_the_way(prenas: Command, tmp_path: Path) -> None:
+    """A line per generation, the evolved subnets, and the run hands those over."""
+    out = tmp_path / "run"
+    few = [*SMALL, "--set", "evolution.population=4", "--set", "evolution.num_parents=2"]
+    few += ["--set", "evolution.generations=3", "--set", "evolution.num_mutations=2"]
+    few += ["--set", "evolution.num_crossovers=1", "--device", "cpu", "--threads", "1"]
+    result = prenas("run", "digits", "--out", out, *few)
+    assert (result.status, result.err) == (0, "")
+    for number in (1, 2, 3):
+        assert result.out.count(f": generation {number} of 3, ") == 2
+    assert result.out.count("generation 1 of 3, 4 subnets, best ") == 2
+    evolved = pipeline.evolve(out)
+    assert "digits: evolved subnets, trained together" in result.out
+    assert "run: evolved subnets\n" in result.out
+    for found in evolved:
+        assert f"{found.params:,}" in result.out
+    assert [row.arch for row in pipeline.evaluate(out)] == [found.arch for found in evolved]
+    assert (out / "report.md").read_text().startswith("# digits: 2 evolved subnets")
+    again = prenas("evolve", out)
+    assert (again.status, again.err) == (0, "")
+    assert "generation" not in again.out
+    assert f"{out}: evolved subnets" in prenas("evaluate", out).out
+
+
+def test_evolve_wants_a_recipe_with_evolution(prenas: Command, finished: Path) -> None:
+    refused(prenas("evolve", finished), "has no evolution", "--set evolution={}")
 
 
 def test_a_released_checkpoint_from_file_to_model(prenas: Command, tmp_path: Path) -> None:
@@ -377,7 +406,7 @@ def test_info_of_a_recipe_is_what_set_takes(prenas: Command, tmp_path: Path) -> 
 
 
 def test_info_of_something_unknown_offers_the_nearest(prenas: Command, tmp_path: Path) -> None:
-    refused(prenas("info", "digit"), "did you mean 'digits'?", "tiny")
+    refused(prenas("info", "digit"), "did you mean 'digits'", "tiny")
     refused(prenas("info", tmp_path), "preferred.json is missing", "prenas search")
 
 
@@ -420,7 +449,7 @@ def test_help_lists_the_commands(prenas: Command) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["search", "digit"], ["unknown recipe 'digit'", "did you mean 'digits'?", "tiny"]),
+        (["search", "digit"], ["unknown recipe 'digit'", "did you mean 'digits'", "tiny"]),
         (["search", "digits", "--set", "training.epoch=3"], ["did you mean 'training.epochs'"]),
         (["search", "digits", "--set", "training.epochs=x"], ["training.epochs", "'x'"]),
         (["search", "digits", "--set", "training.epochs"], ["FIELD=VALUE"]),

@@ -20,6 +20,7 @@ from prenas.families.base import SearchSpace, Settings
 from prenas.families.vit.space import VitSettings
 from prenas.recipe import (
     DataRecipe,
+    EvolutionRecipe,
     Preprocessing,
     Recipe,
     SearchRecipe,
@@ -84,7 +85,12 @@ def test_every_field_is_read_by_a_run(tmp_path: Path, monkeypatch: pytest.Monkey
     """A field that nothing outside recipe.py reads promises what it does not keep."""
     # Settings unlike any other test's, so that nothing that reads them is cached yet.
     space = MINI.with_settings(head_dim=3, max_distance=1)
-    recipe = mini_recipe(space=space, training={"epochs": 1}, data=_with_everything_on())
+    recipe = mini_recipe(
+        space=space,
+        training={"epochs": 1},
+        data=_with_everything_on(),
+        evolution=EvolutionRecipe(population=3, generations=2, num_parents=2),
+    )
     reads: dict[tuple[str, str], set[str]] = {}
 
     def spy(self: Value, name: str) -> object:
@@ -227,6 +233,62 @@ def test_a_missing_section_can_be_given_whole() -> None:
     changed = with_overrides(get_recipe("tiny"), ['training={"epochs": 3}', 'data={"name": "own"}'])
     assert changed.training == TrainingRecipe(epochs=3)
     assert changed.data == DataRecipe(name="own")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "evolution"),
+    [
+        (["evolution={}"], EvolutionRecipe()),
+        (["evolution.generations=5"], EvolutionRecipe(generations=5)),
+        (["evolution={}", "evolution.generations=5"], EvolutionRecipe(generations=5)),
+        (
+            ['evolution={"population": 70}', "evolution.num_images=9"],
+            EvolutionRecipe(population=70, num_images=9),
+        ),
+        (["evolution.generations=5", "evolution=none"], None),
+    ],
+)
+def test_evolution_is_switched_on_by_any_word_about_it(
+    overrides: list[str], evolution: EvolutionRecipe | None
+) -> None:
+    assert get_recipe("digits").evolution is None
+    assert with_overrides(get_recipe("digits"), overrides).evolution == evolution
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("evolution.generation=5", "'evolution.generations'"),
+        ("evolution.generations=0", r"evolution\.generations"),
+        ("evolution.num_parents=51", r"evolution: num_parents 51 .* population of 50: lower it"),
+        ("evolution.mutation_prob=1.5", r"evolution\.mutation_prob"),
+        ("evolution=5", "evolution"),
+    ],
+)
+def test_a_wrong_evolution_is_refused(override: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        with_overrides(get_recipe("digits"), [override])
+
+
+def test_evolution_needs_training() -> None:
+    with pytest.raises(ValueError, match=r"evolution searches a trained supernet .* no training"):
+        with_overrides(get_recipe("tiny"), ["evolution={}"])
+
+
+def test_the_rival_is_the_digits_with_evolution() -> None:
+    """Nothing else differs, so that the two can be compared; the values are AutoFormer's."""
+    rival = get_recipe("digits-one-shot")
+    assert rival == with_overrides(get_recipe("digits"), ["evolution={}", "name=digits-one-shot"])
+    assert rival.evolution == EvolutionRecipe(
+        population=50,
+        generations=20,
+        num_parents=10,
+        num_mutations=25,
+        num_crossovers=25,
+        mutation_prob=0.2,
+        depth_mutation_prob=0.4,
+        num_images=None,
+    )
 
 
 def test_an_override_without_a_value_says_how_to_write_one() -> None:
@@ -380,7 +442,7 @@ def test_a_recipe_stands_under_its_name(recipe: Recipe) -> None:
 
 
 def test_an_unknown_recipe_offers_the_nearest() -> None:
-    with pytest.raises(ValueError, match=r"unknown recipe 'digit': did you mean 'digits'\?"):
+    with pytest.raises(ValueError, match=r"unknown recipe 'digit': did you mean 'digits'"):
         get_recipe("digit")
     with pytest.raises(ValueError, match=f"available: {', '.join(sorted(RECIPES))}$"):
         get_recipe("zzz")

@@ -408,7 +408,7 @@ def test_the_largest_within_a_limit(golden_file: Path, tmp_path: Path) -> None:
     assert pipeline.specialize(out, max_params=params[3]).name == "03"
     assert pipeline.specialize(out, max_params=params[3] - 1).name == "02"
     assert pipeline.specialize(out, max_macs="1G").name == f"{len(params) - 1:02d}"
-    with pytest.raises(ValueError, match="no preferred subnet has params <= 1k"):
+    with pytest.raises(ValueError, match="no subnet of this run has params <= 1k"):
         pipeline.specialize(out, max_params="1k")
 
 

@@ -144,7 +144,7 @@ def _candidates(
         nonlocal num_found
         aim = num_found + num
         for _ in range(num * _ATTEMPTS):
-            if num_found == aim:
+            if num_found == aim or len(seen) > within.num_archs - 0.5:
                 return
             genes = propose()
             if genes not in seen and genes in within:

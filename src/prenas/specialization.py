@@ -40,7 +40,7 @@ def pick(evaluations: Sequence[Evaluation], limits: Mapping[str, int]) -> int:
             for number, row in enumerate(evaluations)
         )
         raise ValueError(
-            f"no preferred subnet has {wanted}. There are subnets {there}. "
+            f"no subnet of this run has {wanted}. There are subnets {there}. "
             "Raise the limit, or search with a smaller budget"
         )
 

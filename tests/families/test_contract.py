@@ -6,6 +6,7 @@ A new family is covered as soon as `drawing.TEST_SPACES` has small spaces for it
 import copy
 import random
 import re
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise, product
@@ -107,6 +108,35 @@ def test_arch_survives_json(space: SearchSpace, data: st.DataObject) -> None:
     assert again.id == arch.id
     assert re.fullmatch("[0-9a-f]{10}", arch.id)
     assert family_of(arch) is family_of(space)
+
+
+@each_space
+def test_skeletons_are_every_combination_of_their_choices(space: SearchSpace) -> None:
+    """So that a choice may be exchanged for any other."""
+    values = [tuple(dict(skeleton).values()) for skeleton in space.skeletons]
+    assert len(set(values)) == len(values)
+    assert set(values) == set(product(*map(set, zip(*values, strict=True))))
+
+
+@each_space
+def test_a_sample_is_uniform_and_named_by_its_generator(space: SearchSpace) -> None:
+    """Every choice takes every option equally often, and equal generators draw the same."""
+    num_draws = 600 * len(space.skeletons)
+    generator = np.random.default_rng(0)
+    drawn = [space.sample(generator) for _ in range(num_draws)]
+    again = np.random.default_rng(0)
+    assert drawn[:50] == [space.sample(again) for _ in range(50)]
+    for arch in drawn[:50]:
+        assert fits(space.largest, arch)
+
+    networks = Counter(tuple(arch.network_options.values()) for arch in drawn)
+    assert len(networks) == len(space.skeletons)
+    assert all(abs(number - 600) < 5 * 600**0.5 for number in networks.values())
+    for axis in space.layer_axes:
+        firsts = Counter(arch.layer_options[axis.name][0] for arch in drawn)
+        assert set(firsts) == set(axis.options)
+        expected = num_draws / len(axis.options)
+        assert all(abs(number - expected) < 5 * expected**0.5 for number in firsts.values())
 
 
 @each_space

@@ -80,6 +80,11 @@ def print_preferred(preferred: PreferredSet) -> None:
             for number, subnet in enumerate(preferred.subnets)
         ],
     )
+    if preferred.recipe.evolution is not None:
+        console.print(
+            "For comparison only: the recipe trains on the whole space and evolves afterwards",
+            soft_wrap=True,
+        )
     for number in preferred.empty_budgets:
         console.print(f"No subnet in budget {preferred.budgets[number]}", soft_wrap=True)
     for budget in preferred.partial_budgets:

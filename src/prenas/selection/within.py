@@ -49,16 +49,19 @@ class Within:
         self._lower, self._upper = budget.bounds.T
         self._costs = {skeleton: option_costs(space, skeleton) for skeleton in space.skeletons}
         self._blocks: list[_Block] = []
-        log_chances, ends = [], []
+        log_orders, log_chances, ends = [], [], []
         for skeleton, (base, axes) in self._costs.items():
             counts = tuple(count_vectors(skeleton.num_layers, len(axis), "all") for axis in axes)
-            costs, log_chance = base[None, :], np.zeros(1)
+            costs, orders = base[None, :], np.zeros(1)
             for axis, ways in zip(axes, counts, strict=True):
                 costs = (costs[:, None] + ways @ axis).reshape(-1, len(base))
-                log_chance = (log_chance[:, None] + _log_chance(ways)).reshape(-1)
+                orders = (orders[:, None] + _log_orders(ways)).reshape(-1)
             fitting = np.flatnonzero(self._fits(costs))
             self._blocks.append(_Block(skeleton, counts, fitting))
-            log_chances.append(log_chance[fitting])
+            log_orders.append(orders[fitting])
+            # On one skeleton all are equally likely, on a deeper one each less so.
+            log_num_of_skeleton = skeleton.num_layers * sum(np.log(len(axis)) for axis in axes)
+            log_chances.append(log_orders[-1] - log_num_of_skeleton)
             ends.append((costs.min(axis=0), costs.max(axis=0)))
         every = np.concatenate(log_chances)
         if len(every) == 0:
@@ -71,6 +74,8 @@ class Within:
                 f"no architecture of space {space.name!r} fits the budget {budget}: choose another "
                 f"(--budget), the space reaches {reachable}"
             )
+        self.num_archs = float(np.exp(np.concatenate(log_orders)).sum())
+        """How many they are, exact to rounding."""
         chances = np.cumsum(np.exp(every - every.max()))
         self._cumulative: Floats = chances / chances[-1]
         self._starts = np.cumsum([0, *(len(block.fitting) for block in self._blocks)])
@@ -103,9 +108,7 @@ class Within:
         return fits
 
 
-def _log_chance(counts: Integers) -> Floats:
-    """[ways] log probability of counts [ways, options] when each layer draws uniformly."""
-    num_layers, num_options = counts[0].sum(), counts.shape[1]
-    orders = gammaln(num_layers + 1) - gammaln(counts + 1).sum(axis=1)
-    log_chance: Floats = orders - num_layers * np.log(num_options)
-    return log_chance
+def _log_orders(counts: Integers) -> Floats:
+    """[ways] log of the number of architectures that have the same counts [ways, options]."""
+    log_orders: Floats = gammaln(counts.sum(axis=1) + 1) - gammaln(counts + 1).sum(axis=1)
+    return log_orders
