@@ -33,6 +33,7 @@ COMMANDS = (
     "train",
     "evaluate",
     "report",
+    "status",
     "specialize",
     "import",
     "predict",

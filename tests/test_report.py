@@ -376,8 +376,8 @@ def test_without_a_search(tmp_path: Path) -> None:
         ("no json", "line 1 of .*metrics.jsonl is no record"),
         ("\udcff", "line 1 of .*metrics.jsonl is no record"),
         ('{"loss": 1.0}', "line 1 of .*metrics.jsonl is no record"),
-        ('{"epoch": 0, "loss": "low", "lr": 0.1}', "epoch 0 in .*metrics.jsonl holds"),
-        ('{"epoch": 0, "loss": NaN, "lr": 0.1}', "epoch 0 in .*metrics.jsonl holds"),
+        ('{"epoch": 0, "loss": "low", "lr": 0.1}', "line 1 of .*metrics.jsonl holds loss"),
+        ('{"epoch": 0, "loss": NaN, "lr": 0.1}', "line 1 of .*metrics.jsonl holds loss"),
     ],
 )
 def test_a_damaged_log(line: str, message: str, searched: Path) -> None:
