@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from prenas.cli.tables import console, duration, print_table
@@ -68,20 +67,15 @@ def _training_line(progress: TrainingStatus | None) -> str:
 
 def _print_training(progress: TrainingStatus) -> None:
     if progress.validations:
-        top1 = {(v.subnet, v.params, v.weights): v.top1 for v in progress.validations}
+        top1 = {(v.subnet, v.weights): f"{100 * v.top1:.2f}" for v in progress.validations}
         weights = list(dict.fromkeys(v.weights for v in progress.validations))
+        params = {v.subnet: f"{v.params:,}" for v in progress.validations}
         print_table(
             f"Validation after epoch {progress.validations[0].epoch + 1:,}: top-1, %",
             ["#", "params", *weights],
             [
-                (
-                    subnet,
-                    f"{params:,}",
-                    *(f"{100 * top1.get((subnet, params, w), math.nan):.2f}" for w in weights),
-                )
-                for subnet, params in dict.fromkeys(
-                    (v.subnet, v.params) for v in progress.validations
-                )
+                (subnet, params[subnet], *(top1.get((subnet, name), "-") for name in weights))
+                for subnet in params
             ],
         )
     if progress.skipped:
