@@ -34,6 +34,7 @@ COMMANDS = (
     "evolve",
     "evaluate",
     "report",
+    "status",
     "specialize",
     "import",
     "predict",

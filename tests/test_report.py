@@ -32,7 +32,7 @@ from prenas.report.curves import draw_accuracy, draw_training, grouped, ranges, 
 from prenas.report.forms import amount, millions, words
 from prenas.report.markdown import code, escape, link, table
 from prenas.report.reproduction import command_of
-from prenas.runlog import EpochRecord, read_epochs
+from prenas.runlog import EpochRecord, MetricsLog, ValidationRecord, read_epochs
 from prenas.selection.preferred import PreferredSet
 from training.runs import MINI, StoppedError, contents, mini_recipe, own_recipe
 
@@ -376,8 +376,8 @@ def test_without_a_search(tmp_path: Path) -> None:
         ("no json", "line 1 of .*metrics.jsonl is no record"),
         ("\udcff", "line 1 of .*metrics.jsonl is no record"),
         ('{"loss": 1.0}', "line 1 of .*metrics.jsonl is no record"),
-        ('{"epoch": 0, "loss": "low", "lr": 0.1}', "epoch 0 in .*metrics.jsonl holds"),
-        ('{"epoch": 0, "loss": NaN, "lr": 0.1}', "epoch 0 in .*metrics.jsonl holds"),
+        ('{"epoch": 0, "loss": "low", "lr": 0.1}', "line 1 of .*metrics.jsonl holds loss"),
+        ('{"epoch": 0, "loss": NaN, "lr": 0.1}', "line 1 of .*metrics.jsonl holds loss"),
     ],
 )
 def test_a_damaged_log(line: str, message: str, searched: Path) -> None:
@@ -642,3 +642,41 @@ def test_curves_are_the_log(num_epochs: int) -> None:
         assert list(line.get_xdata()) == list(range(1, num_epochs + 1))
         assert list(line.get_ydata()) == [getattr(epoch, name) for epoch in epochs]
         assert axes.get_xlim()[1] >= 300
+
+
+def test_curves_of_validation() -> None:
+    """A line per subnet and kind of weights; each subnet is named once."""
+    epochs = [EpochRecord(n, 1.0, 0.1, None) for n in range(4)]
+    validations = [
+        ValidationRecord(epoch, epoch, subnet, 900 - subnet, weights, share, None, 1.0, 10)
+        for epoch, share in ((1, 0.25), (3, 0.5))
+        for weights in ("trained", "ema")
+        for subnet in (0, 1, 2)
+    ]
+    figure = Figure()
+    draw_training(figure, epochs, 5, validations)
+    panel = figure.axes[2]
+    assert len(panel.lines) == 6
+    for line in panel.lines:
+        assert list(line.get_xdata()) == [2, 4]
+        assert list(line.get_ydata()) == [25, 50]
+    assert len({(line.get_color(), line.get_linestyle()) for line in panel.lines}) == 6
+    assert len({line.get_color() for line in panel.lines}) == 3
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["0", "1", "2"]
+    assert all(axes.get_xlim()[1] >= 5 for axes in figure.axes)
+
+
+def test_validations_and_skipped_steps_are_told(finished: Path) -> None:
+    before = read_page(pipeline.report(finished)).prose["Training"]
+    assert "validation images" not in before
+    assert "finite" not in before
+    log = MetricsLog(finished / "metrics.jsonl", step=10**6)
+    log.append(
+        "validation",
+        **{"epoch": 2, "step": 27, "subnet": 0, "params": 9, "weights": "ema", "top1": 0.5},
+        **{"top5": None, "loss": 1.0, "num_images": 360},
+    )
+    log.append("epoch", epoch=2, step=27, loss=1.0, lr=0.1, images_per_second=1.0, skipped=2)
+    after = read_page(pipeline.report(finished)).prose["Training"]
+    assert "Top-1 on the validation images during the training" in after
+    assert "2 steps gave no finite numbers" in after

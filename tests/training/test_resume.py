@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from prenas import pipeline
-from prenas.runlog import MetricsLog
 from training.runs import (
     StoppedError,
     assert_same_training,
@@ -87,7 +86,8 @@ def test_an_interruption_of_the_process_leaves_the_log_whole(
     """A line cut short, and lines of epochs whose checkpoint was never written, are dropped."""
     with (unfinished / "metrics.jsonl").open("a") as file:
         file.write(
-            '{"epoch": 2, "loss": 9.0, "lr": 9.0, "images_per_second": 9.0}\n{"epoch": 3, "lo'
+            f'{{"event": "epoch", "epoch": 2, "step": {3 * STEPS}, "loss": 9.0, "lr": 9.0, '
+            '"images_per_second": 9.0}\n{"event": "epoch", "epoch": 3, "lo'
         )
     pipeline.train(unfinished)
     assert_same_training(unfinished, finished_run)
@@ -104,12 +104,8 @@ def test_a_damaged_log_is_mended_or_refused_by_name(line: str, unfinished: Path)
 def test_the_log_has_one_line_per_epoch(finished_run: Path) -> None:
     lines = metrics_of(finished_run)
     assert [line["epoch"] for line in lines] == [0, 1, 2]
-    assert all(line.keys() == {"epoch", "loss", "lr"} for line in lines)
-
-
-def test_a_log_without_a_path_keeps_nothing(tmp_path: Path) -> None:
-    MetricsLog(None, 0).append(epoch=0, loss=1.0)
-    assert list(tmp_path.iterdir()) == []
+    assert [line["step"] for line in lines] == [STEPS, 2 * STEPS, 3 * STEPS]
+    assert all(line.keys() == {"event", "epoch", "step", "loss", "lr"} for line in lines)
 
 
 def test_only_the_last_two_checkpoints_are_kept(two_epochs: Path, finished_run: Path) -> None:

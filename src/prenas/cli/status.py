@@ -67,12 +67,15 @@ def _training_line(progress: TrainingStatus | None) -> str:
 
 def _print_training(progress: TrainingStatus) -> None:
     if progress.validations:
+        top1 = {(v.subnet, v.weights): f"{100 * v.top1:.2f}" for v in progress.validations}
+        weights = list(dict.fromkeys(v.weights for v in progress.validations))
+        params = {v.subnet: f"{v.params:,}" for v in progress.validations}
         print_table(
-            f"Validation after epoch {progress.validations[0].epoch + 1:,}",
-            ["#", "params", "weights", "top-1"],
+            f"Validation after epoch {progress.validations[0].epoch + 1:,}: top-1, %",
+            ["#", "params", *weights],
             [
-                (v.subnet, f"{v.params:,}", v.weights, f"{100 * v.top1:.2f}")
-                for v in progress.validations
+                (subnet, params[subnet], *(top1.get((subnet, name), "-") for name in weights))
+                for subnet in params
             ],
         )
     if progress.skipped:

@@ -1,4 +1,4 @@
-"""Pictures over a number: accuracy over cost, loss and learning rate over epochs."""
+"""Pictures over a number: accuracy over cost; loss, rate and accuracy over epochs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.transforms import Transform
 
     from prenas.evaluation import Evaluation, Metrics
-    from prenas.runlog import EpochRecord
+    from prenas.runlog import EpochRecord, ValidationRecord
 
 
 class _Look(NamedTuple):
@@ -141,25 +141,60 @@ def _name_on_top(axes: Axes, costs: Sequence[float], groups: Sequence[Sequence[i
     top.set_xlabel("subnet", color=GREY)
 
 
-def draw_training(figure: Figure, epochs: Sequence[EpochRecord], num_planned: int) -> None:
-    """Mean loss of each finished epoch, and the learning rate at its end."""
+def draw_training(
+    figure: Figure,
+    epochs: Sequence[EpochRecord],
+    num_planned: int,
+    validations: Sequence[ValidationRecord] = (),
+) -> None:
+    """Mean loss of each finished epoch, the learning rate at its end, and accuracies if any."""
     figure.set_size_inches(9, 3)
     figure.set_layout_engine("constrained")
-    marker = "o" if len(epochs) <= _MOST_MARKED_EPOCHS else None
+    panels = figure.subplots(1, 3 if validations else 2)
     xs = [record.epoch + 1 for record in epochs]
     for axes, name, label, colour in zip(
-        figure.subplots(1, 2),
-        ("loss", "lr"),
-        ("training loss", "learning rate"),
-        (BLUE, GREY),
-        strict=True,
+        panels[:2], ("loss", "lr"), ("training loss", "learning rate"), (BLUE, GREY), strict=True
     ):
         ys = [getattr(record, name) for record in epochs]
-        axes.plot(xs, ys, color=colour, marker=marker, markersize=3.5, linewidth=1.4)
-        axes.set_xlim(0.5, max(num_planned, *xs) + 0.5)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.set_xlabel("epoch")
+        axes.plot(xs, ys, color=colour, marker=_marker(xs), markersize=3.5, linewidth=1.4)
         axes.set_ylabel(label)
         if name == "lr":
             axes.set_ylim(bottom=0)
             axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
+    if validations:
+        _draw_validations(panels[2], validations)
+        names = panels[2].get_legend_handles_labels()
+        figure.legend(*names, title="subnet", loc="outside right center")
+    last = max(num_planned, *xs, *(record.epoch + 1 for record in validations))
+    for axes in panels:
+        axes.set_xlim(0.5, last + 0.5)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_xlabel("epoch")
+
+
+def _draw_validations(axes: Axes, validations: Sequence[ValidationRecord]) -> None:
+    """A line per subnet, darker for larger ones; dotted for averaged weights."""
+    from matplotlib import colormaps
+
+    params = {record.subnet: record.params for record in validations}
+    ranked = sorted(params, key=lambda subnet: params[subnet])
+    named = set()
+    for weights, subnet in dict.fromkeys((record.weights, record.subnet) for record in validations):
+        found = [r for r in validations if (r.subnet, r.weights) == (subnet, weights)]
+        xs = [record.epoch + 1 for record in found]
+        axes.plot(
+            xs,
+            [100 * record.top1 for record in found],
+            "-" if weights == "trained" else ":",
+            color=colormaps["viridis_r"](0.1 + 0.9 * ranked.index(subnet) / len(ranked)),
+            marker=_marker(xs),
+            markersize=3.5,
+            linewidth=1.4,
+            label=None if subnet in named else str(subnet),
+        )
+        named.add(subnet)
+    axes.set_ylabel("validation top-1, %")
+
+
+def _marker(xs: Sequence[int]) -> str | None:
+    return "o" if len(xs) <= _MOST_MARKED_EPOCHS else None

@@ -12,7 +12,7 @@ from prenas.report.cells import architecture_panels, block_score_panels, draw_pa
 from prenas.report.curves import draw_accuracy, draw_training
 from prenas.report.figure import render
 from prenas.report.sections import SECTIONS, RunSoFar
-from prenas.runlog import read_epochs
+from prenas.runlog import read_epochs, read_validations
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,6 +45,7 @@ def write_report(
         folder=out.resolve().name,
         preferred=preferred,
         epochs=read_epochs(out / artifacts.METRICS),
+        validations=read_validations(out / artifacts.METRICS),
         rows=rows,
         best=best,
         models={n: m for n, m in models.items() if (out / m / artifacts.MODEL_ARCH).exists()},
@@ -75,7 +76,12 @@ def _drawings(run: RunSoFar) -> dict[str, Callable[[Figure], None] | None]:
             draw_panels, panels=architecture_panels(run.preferred.archs, axes)
         ),
         "training": (
-            partial(draw_training, epochs=run.epochs, num_planned=num_planned)
+            partial(
+                draw_training,
+                epochs=run.epochs,
+                num_planned=num_planned,
+                validations=run.validations,
+            )
             if run.epochs
             else None
         ),

@@ -17,7 +17,7 @@ from prenas.report.reproduction import command_of
 
 if TYPE_CHECKING:
     from prenas.evaluation import Evaluation, Metrics
-    from prenas.runlog import EpochRecord
+    from prenas.runlog import EpochRecord, ValidationRecord
     from prenas.selection.preferred import PreferredSet, SeedAgreement
 
 _ONLY_SEARCHES = "This recipe only searches: it names no training."
@@ -31,6 +31,8 @@ class RunSoFar(NamedTuple):
     preferred: PreferredSet
     epochs: Sequence[EpochRecord]
     """The finished ones."""
+    validations: Sequence[ValidationRecord]
+    """Those during the training, in their order."""
     rows: Sequence[Evaluation]
     """One per preferred subnet, or none before the evaluation."""
     best: int | None
@@ -199,7 +201,7 @@ def architectures(run: RunSoFar) -> list[str]:
 
 
 def training(run: RunSoFar) -> list[str]:
-    """Loss and learning rate over epochs."""
+    """Loss, learning rate and validation accuracies over epochs."""
     heading, recipe = "## Training", run.preferred.recipe
     if recipe.training is None:
         return [heading, _ONLY_SEARCHES]
@@ -208,14 +210,22 @@ def training(run: RunSoFar) -> list[str]:
     last = run.epochs[-1]
     speeds = [record.images_per_second for record in run.epochs if record.images_per_second]
     speed = f", {median(speeds):,.0f} images/s (median of epochs)" if speeds else ""
-    return [
+    skipped = sum(record.skipped for record in run.epochs)
+    left_out = f" {plural(skipped, 'step')} gave no finite numbers and changed nothing."
+    paragraphs = [
         heading,
-        _picture("training", "Training loss and learning rate over epochs"),
+        _picture("training", "Training over epochs"),
         f"After epoch {last.epoch + 1:,} of {recipe.training.epochs:,}: loss {last.loss:.3f}, "
         f"learning rate {last.lr:.2e}{speed}. The loss is the mean over the epoch's steps, each of "
         "one subnet, with label smoothing, stochastic depth and augmentation on where the recipe "
-        "has them; it is not that of the table.",
+        f"has them; it is not that of the table.{left_out if skipped else ''}",
     ]
+    if run.validations:
+        paragraphs.append(
+            "Top-1 on the validation images during the training, per subnet, darker for larger "
+            "ones; `ema`, dotted, is that of averaged weights."
+        )
+    return paragraphs
 
 
 def stability(run: RunSoFar) -> list[str]:

@@ -1,0 +1,101 @@
+"""What people see of a training while it runs."""
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from prenas.cli import progress as module
+from prenas.cli.progress import training_progress, validation_line
+from prenas.training.loop import Progress
+
+
+def validation(
+    subnet: int, top1: float, epoch: int = 9, weights: str = "trained"
+) -> dict[str, Any]:
+    return {
+        **{"event": "validation", "epoch": epoch, "step": 3 * epoch + 3, "subnet": subnet},
+        **{"params": 1000 + subnet, "weights": weights, "top1": top1, "top5": None, "loss": 1.0},
+        "num_images": 10,
+    }
+
+
+@pytest.mark.parametrize(
+    ("records", "line"),
+    [
+        ([validation(4, 0.5)], "subnet 4 50.0"),
+        ([validation(5, 0.75), validation(0, 0.5)], "smallest 50.0, largest 75.0"),
+        (
+            [validation(n, 0.91 + n / 100) for n in (4, 0, 2, 1, 3)],
+            "smallest 91.0, middle 93.0, largest 95.0",
+        ),
+        (
+            [validation(0, 0.5), validation(0, 0.625, weights="ema")],
+            "subnet 0 50.0; ema: subnet 0 62.5",
+        ),
+    ],
+)
+def test_the_line_of_a_validation(records: list[dict[str, Any]], line: str) -> None:
+    assert validation_line(records) == f"epoch 10: validation top-1 of {line}"
+
+
+def follow() -> None:
+    """Two epochs of three steps with a validation of two subnets after each."""
+    with training_progress() as progress:
+        for step in range(6):
+            progress.watch(Progress(step + 1, 6, step // 3, 2.0, 0.1, 10))
+            progress.sink({"event": "step", "epoch": step // 3, "step": step + 1, "loss": 2.0})
+            if step % 3 == 2:
+                for subnet in (0, 1):
+                    progress.sink(validation(subnet, 0.5 + subnet / 4, epoch=step // 3))
+
+
+def test_elsewhere_than_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """One line per validation, the last one too, between those of the training."""
+    follow()
+    lines = capsys.readouterr().out.splitlines()
+    texts = [f"epoch {epoch}: validation top-1 of smallest 50.0, largest 75.0" for epoch in (1, 2)]
+    assert [line for line in lines if "validation" in line] == texts
+    assert [line.split(":")[0] for line in lines if "validation" not in line] == [
+        f"Training {10 * (10 * step // 6)} %" for step in range(1, 7)
+    ]
+    assert lines.index(texts[0]) == 3
+    assert lines[-1] == texts[1]
+
+
+def test_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above the bar, in full."""
+    screen = io.StringIO()
+    terminal = Console(file=screen, force_terminal=True, width=100, highlight=False)
+    monkeypatch.setattr(module, "console", terminal)
+    follow()
+    for epoch in (1, 2):
+        text = f"epoch {epoch}: validation top-1 of smallest 50.0, largest 75.0"
+        assert screen.getvalue().count(text) == 1
+    assert "Training" in screen.getvalue()
+
+
+def test_a_validation_is_shown_though_the_training_stops(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def stop() -> None:
+        with training_progress() as progress:
+            progress.sink(validation(0, 0.5))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stop()
+    assert "epoch 10: validation top-1 of subnet 0 50.0" in capsys.readouterr().out
+
+
+def test_validations_that_follow_each_other_are_two_lines(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with training_progress() as progress:
+        progress.sink(validation(0, 0.5, epoch=0))
+        progress.sink(validation(0, 0.75, epoch=1))
+    assert capsys.readouterr().out.splitlines() == [
+        "epoch 1: validation top-1 of subnet 0 50.0",
+        "epoch 2: validation top-1 of subnet 0 75.0",
+    ]

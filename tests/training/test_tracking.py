@@ -1,0 +1,295 @@
+"""Trackers follow a training: they show its numbers once, change nothing and stop nothing."""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import tracking as theirs
+from accelerate.state import PartialState
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.metadata import SESSION_START_INFO_TAG
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+from prenas import pipeline
+from prenas.runlog import MetricsLog, read_epochs, read_position
+from prenas.training.tracking import check_trackers, open_trackers, scalars
+from training.runs import (
+    StoppedError,
+    assert_same_training,
+    mini_recipe,
+    never,
+    stop_at,
+)
+
+pytest_plugins = "training.runs"
+
+STEP: dict[str, Any] = {"event": "step", "epoch": 0, "step": 1, "loss": 1.0, "lr": 0.1}
+CONFIG: dict[str, Any] = {
+    "name": "a",
+    "k": 2,
+    "share": 0.5,
+    "on": True,
+    "budgets": ["params=1k"],
+    "test": None,
+}
+
+
+@pytest.fixture(autouse=True)
+def accelerate_is_left_alone() -> Iterator[None]:
+    """No test may leave a trace in accelerate or torch.distributed."""
+    log, threads = theirs.logger, torch.get_num_threads()
+    yield
+    assert PartialState._shared_state == {}
+    assert not torch.distributed.is_initialized()
+    assert torch.get_num_threads() == threads
+    assert theirs.logger is log
+
+
+def shown(folder: Path) -> dict[str, dict[int, float]]:
+    """Name -> step -> value, of what TensorBoard shows; no step may be shown twice."""
+    accumulator = EventAccumulator(str(folder / "tensorboard"))
+    accumulator.Reload()
+    found = {name: accumulator.Scalars(name) for name in accumulator.Tags()["scalars"]}
+    for name, events in found.items():
+        steps = [event.step for event in events]
+        assert steps == sorted(set(steps)), name
+    return {name: {e.step: e.value for e in events} for name, events in found.items()}
+
+
+# --- names ---------------------------------------------------------------------------------------
+
+
+def test_names_of_scalars() -> None:
+    """Every number has a name of its own; what was not measured has none."""
+    validation = {"event": "validation", "subnet": 3, "params": 9, "num_images": 4, "loss": 0.5}
+    assert scalars({**STEP, "grad_norm": None, "images_per_second": 5.0}) == {
+        "train/loss": 1.0,
+        "train/lr": 0.1,
+        "train/images_per_second": 5.0,
+    }
+    assert scalars({**STEP, "event": "epoch", "skipped": 0}) == {
+        "epoch/loss": 1.0,
+        "epoch/lr": 0.1,
+        "epoch/skipped": 0,
+    }
+    assert scalars({**validation, "weights": "trained", "top1": 0.25, "top5": None}) == {
+        "validation/03/top1": 0.25,
+        "validation/03/loss": 0.5,
+    }
+    assert set(scalars({**validation, "weights": "ema", "top1": 0.25, "top5": 0.5})) == {
+        "validation-ema/03/top1",
+        "validation-ema/03/top5",
+        "validation-ema/03/loss",
+    }
+    assert scalars({"event": "skipped", "epoch": 0, "step": 1, "loss": None}) == {}
+
+
+# --- TensorBoard ---------------------------------------------------------------------------------
+
+
+def test_a_run_that_was_cut_off_shows_every_step_once(tmp_path: Path) -> None:
+    """Cut after step 7, continued from the checkpoint of step 4: as if it had never stopped."""
+
+    def train(first_step: int, last_step: int, value: float) -> None:
+        with open_trackers(["tensorboard"], tmp_path, "run", CONFIG, first_step) as sinks:
+            log = MetricsLog(tmp_path / "metrics.jsonl", step=first_step, sinks=sinks)
+            if first_step:  # what a checkpoint at the end of an epoch leaves to do
+                validate(log, first_step)
+            for step in range(first_step + 1, last_step + 1):
+                log.append("step", epoch=step // 4, step=step, loss=value * step, lr=0.1)
+                if step % 4 == 0:
+                    log.append("epoch", epoch=step // 4 - 1, step=step, loss=value, lr=0.1)
+                    validate(log, step)
+
+    def validate(log: MetricsLog, step: int) -> None:
+        log.append(
+            "validation",
+            **{"epoch": step // 4 - 1, "step": step, "subnet": 0, "params": 9},
+            **{"weights": "trained", "top1": step / 100, "top5": None, "loss": 1.0},
+            num_images=4,
+        )
+
+    train(0, 4, 1.0)
+    train(0, 7, 1.0)  # from the start again: its checkpoint was never written
+    train(4, 12, 2.0)
+    found = shown(tmp_path)
+    assert found["train/loss"] == {n: n * (1 if n <= 4 else 2) for n in range(1, 13)}
+    assert found["epoch/loss"] == {4: 1, 8: 2, 12: 2}
+    assert found["validation/00/top1"] == pytest.approx({4: 0.04, 8: 0.08, 12: 0.12})
+
+
+def test_tensorboard_holds_the_recipe(tmp_path: Path) -> None:
+    with open_trackers(["tensorboard"], tmp_path, "run", CONFIG, 0) as sinks:
+        sinks[0](STEP)
+    (events,) = (tmp_path / "tensorboard").iterdir()  # and nothing beside
+    accumulator = EventAccumulator(str(events))
+    accumulator.Reload()
+    content = accumulator.SummaryMetadata(SESSION_START_INFO_TAG).plugin_data.content
+    stored = HParamsPluginData.FromString(content).session_start_info.hparams
+    assert stored.keys() == CONFIG.keys()
+    assert stored["name"].string_value == "a"
+    assert stored["k"].number_value == 2
+    assert stored["budgets"].string_value == '["params=1k"]'
+    assert stored["test"].string_value == "null"
+
+
+def test_a_tracked_training_is_the_same_training(searched: Path, finished_run: Path) -> None:
+    """Interrupted and continued, to the bit; TensorBoard shows what the log holds."""
+    position = read_position(finished_run / "metrics.jsonl")
+    assert position is not None
+    steps = position.steps_per_epoch
+    assert steps is not None
+    with pytest.raises(StoppedError):
+        pipeline.train(searched, track=["tensorboard"], watch=stop_at(2 * steps + 3))
+    seen: list[Mapping[str, Any]] = []
+    pipeline.train(searched, track=["tensorboard"], sinks=[seen.append])
+    assert_same_training(searched, finished_run)
+    epochs = read_epochs(searched / "metrics.jsonl")
+    assert shown(searched)["epoch/loss"] == pytest.approx(
+        {(epoch.epoch + 1) * steps: epoch.loss for epoch in epochs}
+    )
+    assert [record["epoch"] for record in seen] == [1, 2]  # the first stands for the restart
+
+
+def test_accelerate_is_asked_for_no_process_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a launcher has set the variables from which accelerate would make one."""
+    variables = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    for name, value in {**variables, "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(torch.distributed, "init_process_group", never)
+    before = dict(os.environ)
+    with open_trackers(["tensorboard"], tmp_path, "run", CONFIG, 0) as sinks:
+        sinks[0](STEP)
+        assert PartialState._shared_state == {}
+    assert dict(os.environ) == before
+    assert shown(tmp_path)["train/loss"] == {1: 1.0}
+
+
+# --- what goes wrong -----------------------------------------------------------------------------
+
+
+class Recorder:
+    """Stands for a tracker of accelerate."""
+
+    name = "recorder"
+    requires_logging_directory = False
+    finished = 0
+
+    def __init__(self, run_name: str) -> None:
+        self.run_name, self.logged = run_name, 0
+
+    def start(self) -> None:
+        pass
+
+    def store_init_configuration(self, values: dict[str, Any]) -> None:
+        assert values["budgets"] == '["params=1k"]'
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        self.logged += 1
+
+    def finish(self) -> None:
+        type(self).finished += 1
+
+
+class Unplugged(Recorder):
+    name = "unplugged"
+    finished = 0
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        raise ConnectionError(f"no network at step {step}")
+
+    def finish(self) -> None:
+        raise ConnectionError("still no network")
+
+
+class Stranger(Recorder):
+    name = "stranger"
+
+    def start(self) -> None:
+        raise PermissionError("log in first")
+
+
+@pytest.fixture
+def recorders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three trackers more, as if accelerate knew them."""
+    for tracker in (Recorder, Unplugged, Stranger):
+        monkeypatch.setitem(theirs.LOGGER_TYPE_TO_CLASS, tracker.name, tracker)
+        monkeypatch.setattr(tracker, "finished", 0)
+    names = [*theirs.get_available_trackers(), "recorder", "unplugged", "stranger"]
+    monkeypatch.setattr(theirs, "_available_trackers", names)
+
+
+@pytest.mark.usefixtures("recorders")
+def test_a_tracker_that_fails_warns_once_and_stops_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = ["unplugged", "tensorboard", "recorder", "tensorboard"]
+    with (
+        caplog.at_level(logging.WARNING),
+        open_trackers(names, tmp_path, "run", CONFIG, 0) as sinks,
+    ):
+        assert len(sinks) == 3
+        log = MetricsLog(tmp_path / "metrics.jsonl", step=0, sinks=sinks)
+        for step in (1, 2, 3):
+            log.append("step", epoch=0, step=step, loss=1.0, lr=0.1)
+    first, last = (record.getMessage() for record in caplog.records)
+    assert "tracker unplugged failed (ConnectionError: no network at step 1)" in first
+    assert "metrics.jsonl" in first
+    assert "tracker unplugged did not finish" in last
+    assert set(shown(tmp_path)["train/loss"]) == {1, 2, 3}
+    assert Recorder.finished == 1
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+@pytest.mark.usefixtures("recorders")
+def test_a_tracker_that_does_not_start_is_an_error(tmp_path: Path) -> None:
+    """Before the first step, and those that did start are finished."""
+    message = r"'stranger' does not start \(PermissionError: log in first\).*train without"
+    with (
+        pytest.raises(ValueError, match=message),
+        open_trackers(["recorder", "stranger"], tmp_path, "run", CONFIG, 0),
+    ):
+        never()
+    assert Recorder.finished == 1
+
+
+def test_an_error_of_the_training_finishes_them(searched: Path) -> None:
+    with pytest.raises(StoppedError):
+        pipeline.train(searched, track=["tensorboard"], watch=stop_at(10))
+    assert len(shown(searched)["epoch/loss"]) == 1
+
+
+def test_trackers_that_are_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(theirs, "_available_trackers", ["tensorboard"])
+    with pytest.raises(ValueError, match=r"'tensorbord' is unknown.* Installed: tensorboard;"):
+        check_trackers(["tensorboard", "tensorbord"])
+    with pytest.raises(ValueError, match=r"'wandb' is not installed: pip install wandb"):
+        check_trackers(["wandb"])
+    monkeypatch.setattr(theirs, "_available_trackers", [])
+    with pytest.raises(ValueError, match=r"Installed: none; others: aim, .*wandb"):
+        check_trackers(["tensorboard"])
+    monkeypatch.setitem(sys.modules, "accelerate.tracking", None)
+    with pytest.raises(ValueError, match="pip install accelerate tensorboard"):
+        check_trackers(["tensorboard"])
+    check_trackers([])  # who tracks nothing needs nothing
+    with open_trackers([], tmp_path, "run", CONFIG, 0) as sinks:
+        assert sinks == []
+
+
+def test_unknown_trackers_are_refused_before_anything_is_spent(
+    tmp_path: Path, searched: Path
+) -> None:
+    with pytest.raises(ValueError, match="'notes' is unknown"):
+        pipeline.run(mini_recipe(), tmp_path / "run", track=["notes"])
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ValueError, match="'notes' is unknown"):
+        pipeline.train(searched, track=["notes"])
+    assert not (searched / "data.json").exists()
