@@ -25,7 +25,12 @@ def resolve_device(name: str) -> torch.device:
         name = available[-1]
     try:
         device = torch.device(name)
-        if device.type != "cpu" and device.index is None and local_rank():
+        if accelerator and local_rank() and device == torch.device(accelerator.type):
+            if local_rank() >= (count := torch.accelerator.device_count()):
+                raise ValueError(
+                    f"process {local_rank()} of this machine has no {name} device of its own, "
+                    f"there are {count}: start at most {count} processes, or give --device cpu"
+                )
             device = torch.device(device.type, local_rank())
         if device.type in available:
             torch.empty(0, device=device)

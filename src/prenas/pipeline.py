@@ -157,7 +157,9 @@ def train(
     check_trackers(track)
     preferred = read_preferred(out)
     recipe = preferred.recipe
-    if (out / artifacts.SUPERNET).exists():
+    is_done = (out / artifacts.SUPERNET).exists()
+    processes.wait()  # nobody looks for the supernet after another process wrote it
+    if is_done:
         return read_supernet(out, device=device)
     training, splits = ready_to_train(recipe, data, out)
     teacher = _teacher(recipe, where)
@@ -271,7 +273,8 @@ def evaluate(
         return stored_evaluations(out)
     supernet = read_supernet(out, device=device)
     subnets = preferred if archs else handed_over(out, preferred)
-    images = _data(preferred.recipe, data, hold=("validation", "test"))
+    with processes.main_first():
+        images = _data(preferred.recipe, data, hold=("validation", "test"))
     _require_classes(out, preferred, images)
     if isinstance(archs, Arch):
         archs = [archs]
@@ -300,6 +303,7 @@ def evaluate(
                 "subnets": [row.model_dump(mode="json") for row in rows],
             }
             artifacts.write_json(path, document)
+    processes.wait()
     return rows
 
 
@@ -320,11 +324,14 @@ def report(out: str | Path) -> Path:
     Raises:
         ValueError: the search is not done, or a file of the run is damaged or of other weights.
     """
-    out = Path(out)
-    preferred = read_preferred(out)
-    subnets = evolved_subnets(out, preferred) or preferred
-    rows = stored_evaluations(out) if (out / artifacts.EVALUATION).exists() else []
-    return write_report(out, subnets, rows, best=pick(rows, {}) if rows else None)
+    out, processes = Path(out), join()
+    if processes.is_main:
+        preferred = read_preferred(out)
+        subnets = evolved_subnets(out, preferred) or preferred
+        rows = stored_evaluations(out) if (out / artifacts.EVALUATION).exists() else []
+        write_report(out, subnets, rows, best=pick(rows, {}) if rows else None)
+    processes.wait()
+    return out / artifacts.REPORT
 
 
 def specialize(
@@ -351,16 +358,19 @@ def specialize(
     Raises:
         ValueError: no such subnet, none within the limits, or logits that differ.
     """
-    out = Path(out)
+    out, processes = Path(out), join()
     rows = _evaluations(out, data, device)
     number = choose(rows, index, max_params=max_params, max_macs=max_macs)
     folder = Path(to) if to is not None else out / artifacts.SUBNETS / f"{number:02d}"
-    if to is None and (folder / artifacts.MODEL_ARCH).exists():
+    if not processes.is_main:
+        pass
+    elif to is None and (folder / artifacts.MODEL_ARCH).exists():
         _require_of_this_supernet(folder, out)
-        return folder
-    if to is not None and folder.exists() and any(folder.iterdir()):
+    elif to is not None and folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty: choose another folder, nothing was written")
-    _hand_over(out, number, rows[number], folder, data, device)
+    else:
+        _hand_over(out, number, rows[number], folder, data, device)
+    processes.wait()
     return folder
 
 
@@ -465,8 +475,6 @@ def run(
     if recipe.evolution is not None:
         evolve(out, data=data, device=device, watch=watch_evolution)
     rows = _evaluations(Path(out), data, device)
-    if not join().is_main:
-        return rows
     for number in range(len(rows)):
         specialize(out, number, data=data, device=device)
     report(out)
@@ -532,7 +540,8 @@ def ready_to_train(
             f"recipe {recipe.name!r} only searches: it has no training. Choose a recipe that "
             "trains (prenas info lists them), or make one in Python with training=TrainingRecipe"
         )
-    splits = _data(recipe, data, out)
+    with join().main_first():  # it may download them
+        splits = _data(recipe, data, out)
     check_splits(splits, recipe.space.settings)
     if recipe.evolution is not None:
         comparison_images(recipe, splits)

@@ -113,6 +113,8 @@ def train_supernet(
         OSError: a checkpoint or the log cannot be written.
         Stopped: it was asked to stop, and everything is saved.
     """
+    if recipe.final_weights == "best" and folder is None:
+        raise ValueError("training.final_weights is 'best', which are kept on disk: give a folder")
     steps_per_epoch = num_batches(data.train, recipe.batch_size)
     if steps_per_epoch == 0:
         raise ValueError("the training split is empty: give at least one image")
@@ -227,6 +229,7 @@ class _Training:
         if chosen == "ema" and ema is not None:
             network.load_state_dict(ema.module.state_dict())
         elif chosen == "best" and self._folder is not None:
+            self._processes.wait()  # for the one that writes them
             best = self._folder / artifacts.CHECKPOINTS / artifacts.BEST
             artifacts.load_weights(network, best)
 

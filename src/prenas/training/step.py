@@ -68,6 +68,8 @@ class TrainingStep:
         self._schedule = make_schedule(self.optimizer, recipe, steps_per_epoch)
         self._gradients = GradientBuffer(parameters, num_extras=2)
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=recipe.precision == "fp16")
+        # The scaler makes its state when it first scales: here, as a share may hold no images.
+        self._scaler.scale(torch.zeros((), device=self._device))  # type: ignore[no-untyped-call]
         self.ema: ModelEmaV3 | None = None
         if recipe.ema_decay is not None:
             self.ema = ModelEmaV3(supernet.network, decay=recipe.ema_decay)
