@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from prenas import pipeline
+from prenas import pipeline, run_data
 from prenas.cli import app
 from prenas.data import ImageData, labelled_sample, load_data, open_data, with_data
 from prenas.data.pictures import Pictures, Pixels
@@ -470,7 +470,7 @@ def test_an_evaluation_does_not_hold_the_training_images(
         held.append(load_data(*args, **options))
         return held[-1]
 
-    monkeypatch.setattr(pipeline, "load_data", watched)
+    monkeypatch.setattr(run_data, "load_data", watched)
     pipeline.evaluate(finished)
     (data,) = held
     assert isinstance(data.validation, Pixels)

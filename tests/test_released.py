@@ -19,7 +19,7 @@ from torch.utils.data import TensorDataset
 
 import prenas
 from families.test_vit_released import ARCH, SETTINGS, mini, random_native, to_original
-from prenas import pipeline
+from prenas import pipeline, run_data
 from prenas.cost import count
 from prenas.data import ImageData
 from prenas.families import all_spaces, get_family, get_space
@@ -533,5 +533,5 @@ def test_images_of_other_classes_do_not_evaluate_an_imported_run(
             Image.fromarray(pixels).save(tmp_path / "photos" / kind / f"{number}.png")
     before = contents(tmp_path / "run")
     with pytest.raises(ValueError, match=r"these images have 2 classes, .* has \d+ outputs"):
-        pipeline.other_data(tmp_path / "run", [str(tmp_path / "photos")])
+        run_data.other_data(tmp_path / "run", [str(tmp_path / "photos")])
     assert contents(tmp_path / "run") == before

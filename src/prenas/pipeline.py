@@ -13,44 +13,34 @@ import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from prenas import artifacts
 from prenas.data import (
     ImageData,
     check_data_name,
-    check_splits,
-    evaluation_batches,
-    load_data,
     num_batches,
-    open_data,
-    undivided,
-    with_data,
 )
-from prenas.data_recipe import OWN_DATA, DataRecipe
 from prenas.devices import resolve_device
 from prenas.evaluation import Evaluation, evaluate_archs
 from prenas.evolution import Evolved
 from prenas.evolution import Watcher as EvolutionWatcher
-from prenas.export import load, write_model
 from prenas.families.base import Arch
+from prenas.hand_over import hand_over, require_of_this_supernet
 from prenas.one_shot import (
-    comparison_images,
     evolve_budgets,
     evolved_subnets,
     finished_budgets,
     handed_over,
 )
 from prenas.processes import join
-from prenas.proxy.importance import noise_images
-from prenas.recipe import Recipe, TrainingRecipe, flat_fields, with_overrides
-from prenas.released import class_names, imported_set, load_released_checkpoint
+from prenas.recipe import Recipe, flat_fields
+from prenas.released import imported_set, load_released_checkpoint
 from prenas.report import draw_accuracy, render, write_csv, write_report
+from prenas.run_data import has_no_data, images_of, ready_to_train, require_classes
 from prenas.run_folder import (
     is_the_runs,
     locked,
@@ -58,10 +48,6 @@ from prenas.run_folder import (
     read_preferred,
     read_supernet,
     record_data,
-    recorded_class_names,
-    recorded_fingerprint,
-    require_same_classes,
-    require_same_data,
     stored_evaluations,
 )
 from prenas.runlog import Sink
@@ -69,9 +55,7 @@ from prenas.selection.preferred import PreferredSet
 from prenas.specialization import (
     choose,
     pick,
-    require_equal_logits,
     unevaluated,
-    verified_cut,
 )
 from prenas.supernet import Supernet
 from prenas.training.estimate import Estimate, estimate_training
@@ -83,7 +67,6 @@ from prenas.transfer import Source, adapt_source
 from prenas.zero_cost_search import zero_cost_search
 
 _logger = logging.getLogger(__name__)
-_NUM_PROOF_IMAGES = 32
 
 
 def search(
@@ -118,7 +101,7 @@ def _search(recipe: Recipe, out: Path, data: ImageData | None, where: torch.devi
                 "folder"
             )
         if before is None or recipe.search.further_seeds > len(before.agreement):
-            images = _data(recipe, data, out) if recipe.search.images == "data" else None
+            images = images_of(recipe, data, out) if recipe.search.images == "data" else None
             found = zero_cost_search(recipe, images, where)
             artifacts.write_json(out / artifacts.RECIPE, {"recipe": recipe.model_dump(mode="json")})
             preferred = found.preferred
@@ -241,8 +224,8 @@ def evolve(
         )
     if processes.is_main and evolved_subnets(out, preferred) is None:
         supernet = read_supernet(out, device=str(where))
-        images = _data(recipe, data, out, hold=("validation",))
-        _require_classes(out, preferred, images)
+        images = images_of(recipe, data, out, hold=("validation",))
+        require_classes(out, preferred, images)
         with locked(out, recipe):
             evolve_budgets(out, preferred, supernet, images, watch)
     processes.wait()
@@ -274,8 +257,8 @@ def evaluate(
     supernet = read_supernet(out, device=device)
     subnets = preferred if archs else handed_over(out, preferred)
     with processes.main_first():
-        images = _data(preferred.recipe, data, hold=("validation", "test"))
-    _require_classes(out, preferred, images)
+        images = images_of(preferred.recipe, data, hold=("validation", "test"))
+    require_classes(out, preferred, images)
     if isinstance(archs, Arch):
         archs = [archs]
     rows = evaluate_archs(
@@ -365,11 +348,11 @@ def specialize(
     if not processes.is_main:
         pass
     elif to is None and (folder / artifacts.MODEL_ARCH).exists():
-        _require_of_this_supernet(folder, out)
+        require_of_this_supernet(folder, out)
     elif to is not None and folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty: choose another folder, nothing was written")
     else:
-        _hand_over(out, number, rows[number], folder, data, device)
+        hand_over(out, number, rows[number], folder, data, device)
     processes.wait()
     return folder
 
@@ -523,81 +506,6 @@ def dry_run(
     return DryRun(found.preferred, estimate)
 
 
-def ready_to_train(
-    recipe: Recipe, data: ImageData | None = None, out: str | Path | None = None
-) -> tuple[TrainingRecipe, ImageData]:
-    """The training part and the data of a recipe, checked before anything is spent.
-
-    Args:
-        out: a run folder, perhaps not there yet; the images must be those it was begun with.
-
-    Raises:
-        ValueError: the recipe has no training or no data, or the data do not suit its space or
-            the run.
-    """
-    if recipe.training is None:
-        raise ValueError(
-            f"recipe {recipe.name!r} only searches: it has no training. Choose a recipe that "
-            "trains (prenas info lists them), or make one in Python with training=TrainingRecipe"
-        )
-    with join().main_first():  # it may download them
-        splits = _data(recipe, data, out)
-    check_splits(splits, recipe.space.settings)
-    if recipe.evolution is not None:
-        comparison_images(recipe, splits)
-    return recipe.training, splits
-
-
-def other_data(
-    out: str | Path, texts: Sequence[str] = (), *, crops: int | None = None
-) -> ImageData:
-    """Images for a run from another place than its recipe says: moved files, or another test set.
-
-    Args:
-        texts: as `prenas.with_data` takes them; none for the recipe's own images.
-        crops: crops per evaluated image, 1, 5 or 10; None for the recipe's.
-
-    Raises:
-        ValueError: other classes than the run's, or images that are not there or not readable.
-    """
-    out = Path(out)
-    preferred = read_preferred(out)
-    recipe = preferred.recipe
-    moved = with_data(recipe, texts) if texts else recipe
-    if crops is not None:
-        moved = with_overrides(moved, [f"data.crops={crops}"])
-    if moved.data is None:
-        raise ValueError(f"{out} has no images of its own: say where they are (--data)")
-    whole = None
-    if texts and not _may_be_moved(out, preferred, moved.data):
-        whole = undivided(moved.data, recipe.space.settings)
-    images = whole or load_data(moved.data, recipe.space.settings)
-    _require_classes(out, preferred, images)
-    return images
-
-
-def _may_be_moved(out: Path, preferred: PreferredSet, data: DataRecipe) -> bool:
-    """Whether images in another place may be those of a run, divided as it divides them."""
-    if recorded_class_names(out) is None:
-        return preferred.imported is None
-    try:
-        return open_data(data).fingerprint == recorded_fingerprint(out)
-    except ValueError:  # too few to divide, or of other classes
-        return False
-
-
-def _require_classes(out: Path, preferred: PreferredSet, data: ImageData) -> None:
-    """Raises ValueError unless the labels of images mean what the outputs of a run mean."""
-    require_same_classes(out, data)
-    num_outputs = preferred.recipe.space.settings.num_classes
-    is_unknown = preferred.imported is not None and recorded_class_names(out) is None
-    if is_unknown and len(data.class_names) != num_outputs:
-        raise ValueError(
-            f"these images have {len(data.class_names)} classes, {out} has {num_outputs} outputs: "
-            "give images of the classes that the released weights were trained on"
-        )
-
-
 def _evaluations(out: Path, data: ImageData | None, device: str) -> list[Evaluation]:
     """The stored evaluation of the preferred subnets, made first if it is missing.
 
@@ -606,7 +514,7 @@ def _evaluations(out: Path, data: ImageData | None, device: str) -> list[Evaluat
     if (out / artifacts.EVALUATION).exists():
         return stored_evaluations(out)
     preferred = read_preferred(out)
-    if _has_no_data(preferred, data):
+    if has_no_data(preferred, data):
         return unevaluated(preferred)
     if data is not None and not may_be_the_runs(out, preferred.recipe, data):
         raise ValueError(
@@ -614,133 +522,3 @@ def _evaluations(out: Path, data: ImageData | None, device: str) -> list[Evaluat
             f"`prenas evaluate {out}` first"
         )
     return evaluate(out, data=data, device=device)
-
-
-def _require_of_this_supernet(folder: Path, out: Path) -> None:
-    """Raises ValueError unless a handed-over model is whole and of the supernet that is there."""
-    path = folder / artifacts.MODEL_ARCH
-    digest = artifacts.parse_json(path, lambda found: found["provenance"]["supernet_sha256"])
-    supernet = out / artifacts.SUPERNET
-    is_old = supernet.exists() and artifacts.sha256(supernet) != digest
-    if is_old or not (folder / artifacts.MODEL).exists():
-        raise ValueError(
-            f"{folder} is not whole, or was cut from other weights than {supernet}: "
-            "remove it to cut anew"
-        )
-
-
-def _hand_over(
-    out: Path,
-    number: int,
-    row: Evaluation,
-    folder: Path,
-    data: ImageData | None,
-    device: str,
-) -> None:
-    supernet, preferred = read_supernet(out, device=device), read_preferred(out)
-    recipe = preferred.recipe
-    images, names = _proof_images_and_class_names(out, preferred, data)
-    where = next(supernet.parameters()).device
-    network = verified_cut(supernet, row.arch, images.to(where))
-    with locked(out, recipe):
-        write_model(
-            folder,
-            network,
-            row.arch,
-            recipe.space.settings,
-            family=recipe.space.family,
-            class_names=names,
-            preprocessing=recipe.preprocessing,
-            provenance=_provenance(out, number, row, recipe),
-        )
-    _prove_written(folder, network, images, where)
-
-
-def _proof_images_and_class_names(
-    out: Path, preferred: PreferredSet, data: ImageData | None
-) -> tuple[Tensor, tuple[str, ...]]:
-    """From the validation data; for an imported run without data, noise and what is known."""
-    recipe, settings = preferred.recipe, preferred.recipe.space.settings
-    if _has_no_data(preferred, data):
-        mean, std = recipe.preprocessing.mean, recipe.preprocessing.std
-        shape = (_NUM_PROOF_IMAGES, settings.in_chans, settings.image_size)
-        return noise_images(*shape, mean, std, recipe.seed), class_names(settings.num_classes)
-    if data is None and recipe.data is not None:  # a few are looked at: hold none in memory
-        lazily = recipe.data.model_copy(update={"memory_gib": 0.0, "crops": 1})
-        recipe = recipe.model_copy(update={"data": lazily})
-    splits = _data(recipe, data)
-    require_same_classes(out, splits)
-    images, _ = next(evaluation_batches(splits.validation, settings, _NUM_PROOF_IMAGES))
-    if images.ndim == 5:  # several crops of each
-        images = images[:, 0]
-    return images, recorded_class_names(out) or splits.class_names
-
-
-def _prove_written(
-    folder: Path, network: torch.nn.Module, images: Tensor, where: torch.device
-) -> None:
-    """Reads the folder back; a model that does not give the same logits is taken away again."""
-    try:
-        with torch.inference_mode():
-            logits = load(folder).network.to(where)(images.to(where))
-            require_equal_logits(logits, network(images.to(where)), "the written model")
-    except ValueError:
-        (folder / artifacts.MODEL_ARCH).unlink()
-        (folder / artifacts.MODEL).unlink()
-        raise
-
-
-def _provenance(out: Path, number: int, row: Evaluation, recipe: Recipe) -> dict[str, Any]:
-    """Where a handed-over model comes from, and what it was measured to cost and achieve."""
-    return {
-        "recipe": recipe.name,
-        "seed": recipe.seed,
-        "subnet": number,
-        "params": row.params,
-        "macs": row.macs,
-        "evaluation": {name: split.model_dump() for name, split in row.splits.items()},
-        "supernet_sha256": artifacts.sha256(out / artifacts.SUPERNET),
-        "versions": {name: version(name) for name in ("prenas", "torch", "timm")},
-    }
-
-
-def _data(
-    recipe: Recipe,
-    data: ImageData | None,
-    out: str | Path | None = None,
-    *,
-    hold: Sequence[str] = ("train", "validation", "test"),
-) -> ImageData:
-    """The recipe's data, or those passed from Python; ValueError if they do not fit together.
-
-    Args:
-        hold: splits that may be held in memory.
-        out: a run folder that must have been begun with the same images, if it has begun.
-    """
-    if data is None:
-        if recipe.data is None:
-            raise ValueError(
-                f"recipe {recipe.name!r} names no data: say where images are (--data PLACE), "
-                "choose a recipe that names them, or pass data=prenas.ImageData(...) from Python"
-            )
-        data = load_data(recipe.data, recipe.space.settings, hold=hold)
-    elif recipe.data is not None and recipe.data.name != OWN_DATA and data.fingerprint is None:
-        raise ValueError(
-            f"recipe {recipe.name!r} loads {recipe.data.name!r} by itself, yet data were passed: "
-            f"set its data to None or to DataRecipe(name={OWN_DATA!r}), or pass none"
-        )
-    num_classes = recipe.space.settings.num_classes
-    if len(data.class_names) > num_classes:
-        raise ValueError(
-            f"the data have {len(data.class_names)} classes, the head only {num_classes}: "
-            f"set space.settings.num_classes={len(data.class_names)}"
-        )
-    if out is not None:
-        require_same_data(Path(out), data)
-        require_same_classes(Path(out), data)
-    return data
-
-
-def _has_no_data(preferred: PreferredSet, data: ImageData | None) -> bool:
-    """Whether an imported run, which may do without, is used without data."""
-    return preferred.imported is not None and preferred.recipe.data is None and data is None

@@ -8,33 +8,51 @@ import logging
 import os
 import signal
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from prenas.cli.progress import print_generation, training_progress
+from prenas.cli.options import (
+    ArchTexts,
+    BudgetTexts,
+    Crops,
+    DataTexts,
+    Device,
+    Out,
+    Overrides,
+    RecipeName,
+    RunFolder,
+    Seeds,
+    SpaceText,
+    Threads,
+    Trackers,
+)
 from prenas.cli.status import print_status
+from prenas.cli.steps import (
+    chosen_recipe,
+    other_data,
+    read_arch,
+    require_out,
+    run_evolution,
+    run_search,
+    run_training,
+    set_threads,
+    train_and_hand_over,
+)
 from prenas.cli.tables import (
     console,
     errors,
     print_data,
     print_estimate,
     print_evaluations,
-    print_evolved,
     print_lists,
     print_preferred,
     print_space,
     print_table,
 )
-
-if TYPE_CHECKING:
-    from prenas.data import ImageData
-    from prenas.families.base import Arch
-    from prenas.recipe import Recipe
 
 app = typer.Typer(
     help="PreNAS: pick the few subnets worth having, train one supernet on them, take them home.",
@@ -43,55 +61,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-RecipeName = Annotated[
-    str | None, typer.Argument(metavar="[RECIPE]", help="See `prenas info`.", show_default=False)
-]
-SpaceText = Annotated[
-    str | None,
-    typer.Option("--space", metavar="FILE|NAME", help="Another search space: YAML, Python, name."),
-]
-DataTexts = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--data",
-        metavar="SOURCE|SPLIT=PLACE",
-        help="photos/ | photos.tar | cifar10 | hfds/NAME | train=a.tar | validation=0.1 | "
-        "test=none; repeatable.",
-    ),
-]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
-Out = Annotated[Path, typer.Option(help="Folder of the run; made if missing.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="FIELD=VALUE", help="Change a recipe field; repeatable."),
-]
-BudgetTexts = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--budget",
-        metavar="AXIS=AMOUNT",
-        help="params=6M | macs=1.4G | params=5M:6M | params=5M:12M:1M | params=6M,macs=1.4G; "
-        "repeatable, replaces the recipe's.",
-    ),
-]
-Seeds = Annotated[
-    int | None,
-    typer.Option("--further-seeds", help="Initialisations scored beside, to report agreement."),
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all cores.")]
-Crops = Annotated[
-    int | None, typer.Option(help="1, 5 or 10 crops per image, logits averaged.", min=1, max=10)
-]
-Trackers = Annotated[
-    list[str] | None,
-    typer.Option("--track", metavar="NAME", help="tensorboard, wandb, mlflow, ...; repeatable."),
-]
-ArchTexts = Annotated[
-    list[str] | None,
-    typer.Option("--arch", metavar="JSON|FILE", help="Evaluate these instead; repeatable."),
-]
 
 
 def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
@@ -135,10 +104,10 @@ def run_command(
     from prenas import pipeline
     from prenas.training.tracking import check_trackers
 
-    _require_out(out, dry_run)
-    _set_threads(threads)
+    require_out(out, dry_run)
+    set_threads(threads)
     check_trackers(track or ())
-    chosen = _recipe(recipe, space, data, overrides, budget, further_seeds)
+    chosen = chosen_recipe(recipe, space, data, overrides, budget, further_seeds)
     with console.status("Reading images ..."):
         _, images = pipeline.ready_to_train(chosen, out=out)
     print_data(images)
@@ -149,8 +118,8 @@ def run_command(
         print_estimate(plan, chosen)
         return
     assert out is not None, "checked above"
-    _search(chosen, out, device, images)
-    _train_and_hand_over(chosen, out, device, images, track)
+    run_search(chosen, out, device, images)
+    train_and_hand_over(chosen, out, device, images, track)
 
 
 @app.command("finetune")
@@ -195,8 +164,8 @@ def finetune_command(
     from prenas.training.tracking import check_trackers
     from prenas.transfer import finetuning_recipe, read_source
 
-    _require_out(out, dry_run)
-    _set_threads(threads)
+    require_out(out, dry_run)
+    set_threads(threads)
     check_trackers(track or ())
     origin = read_source(source, subnet, max_params=max_params, max_macs=max_macs)
     chosen = finetuning_recipe(
@@ -219,7 +188,7 @@ def finetune_command(
     assert out is not None, "checked above"
     print_preferred(pipeline.finetune(origin, chosen, out, data=images, head=head))
     console.print(f"Weights adapted: {out / artifacts.INITIAL}", soft_wrap=True)
-    _train_and_hand_over(chosen, out, device, images, track)
+    train_and_hand_over(chosen, out, device, images, track)
 
 
 @app.command("search")
@@ -236,8 +205,8 @@ def search_command(
     threads: Threads = None,
 ) -> None:
     """Zero-cost search only: which subnets are worth having, before any training."""
-    _set_threads(threads)
-    _search(_recipe(recipe, space, data, overrides, budget, further_seeds), out, device)
+    set_threads(threads)
+    run_search(chosen_recipe(recipe, space, data, overrides, budget, further_seeds), out, device)
 
 
 @app.command("train")
@@ -250,8 +219,8 @@ def train_command(
     threads: Threads = None,
 ) -> None:
     """Train the supernet of a searched run, or continue where it was interrupted."""
-    _set_threads(threads)
-    _train(run, device, _other_data(run, data), track)
+    set_threads(threads)
+    run_training(run, device, other_data(run, data), track)
 
 
 @app.command("evolve")
@@ -266,8 +235,8 @@ def evolve_command(
 
     For a recipe with evolution (--set evolution={}); goes on with the budget where it was cut off.
     """
-    _set_threads(threads)
-    _evolve(run, device, _other_data(run, data))
+    set_threads(threads)
+    run_evolution(run, device, other_data(run, data))
 
 
 @app.command("evaluate")
@@ -286,10 +255,10 @@ def evaluate_command(
     """
     from prenas import pipeline
 
-    _set_threads(threads)
+    set_threads(threads)
     family = pipeline.read_preferred(run).recipe.space.family
-    archs = [_read_arch(text, family) for text in arch] if arch else None
-    images = _other_data(run, data, crops)
+    archs = [read_arch(text, family) for text in arch] if arch else None
+    images = other_data(run, data, crops)
     rows = pipeline.evaluate(run, archs, data=images, device=device)
     what = "given architectures" if archs else f"{pipeline.subnets_of(run).kind} subnets"
     print_evaluations(rows, f"{run}: {what}")
@@ -338,14 +307,14 @@ def specialize_command(
     """Cut one subnet out, check that it equals the supernet's, write model and description."""
     from prenas import artifacts, pipeline
 
-    _set_threads(threads)
+    set_threads(threads)
     folder = pipeline.specialize(
         run,
         index,
         max_params=max_params,
         max_macs=max_macs,
         to=to,
-        data=_other_data(run, data),
+        data=other_data(run, data),
         device=device,
     )
     provenance = artifacts.read_json(folder / artifacts.MODEL_ARCH)["provenance"]
@@ -381,7 +350,7 @@ def import_command(
     archs = []
     if arch:
         family = load_released_checkpoint(file).family.name
-        archs = [_read_arch(text, family) for text in arch]
+        archs = [read_arch(text, family) for text in arch]
     preferred = pipeline.import_released(file, out, archs, space=space)
     print_preferred(preferred)
     console.print(f"Supernet  {out / artifacts.SUPERNET}", soft_wrap=True)
@@ -403,7 +372,7 @@ def predict_command(
     """
     from prenas.prediction import predict
 
-    _set_threads(threads)
+    set_threads(threads)
     rows, has_failed = [], False
     for prediction in predict(model, images, top=top, device=device):
         has_failed |= prediction.error is not None
@@ -479,152 +448,3 @@ def main() -> None:
     except (ValueError, OSError) as error:
         errors.print(f"{who}error: {error}", style="red", soft_wrap=True)
         sys.exit(2)
-
-
-def _set_threads(threads: int | None) -> None:
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
-
-
-def _recipe(
-    name: str | None,
-    space: str | None,
-    data: Sequence[str] | None,
-    overrides: Sequence[str] | None,
-    budgets: Sequence[str] | None,
-    further_seeds: int | None,
-) -> Recipe:
-    """The named recipe, with the changes of the command line: space, data, then single fields."""
-    from prenas.data import with_data
-    from prenas.recipe import searching_recipe, with_overrides, with_space
-    from prenas.recipes import RECIPES, get_recipe
-    from prenas.space_file import find_space
-
-    if name is not None:
-        recipe = get_recipe(name)
-        if space is not None:
-            recipe = with_space(recipe, find_space(space))
-    elif space is not None and budgets:
-        recipe = searching_recipe(find_space(space), budgets)
-    else:
-        raise ValueError(
-            f"name a recipe ({', '.join(RECIPES)}), or give --space and --budget to search only"
-        )
-    if data:
-        recipe = with_data(recipe, data)
-    changes = list(overrides or ())
-    if budgets:
-        changes.append(f"search.budgets={json.dumps(list(budgets))}")
-    if further_seeds is not None:
-        changes.append(f"search.further_seeds={further_seeds}")
-    return with_overrides(recipe, changes)
-
-
-def _other_data(
-    run: Path, texts: Sequence[str] | None, crops: int | None = None
-) -> ImageData | None:
-    """Images from elsewhere for a run, or with other crops; None for what its recipe says."""
-    from prenas import pipeline
-
-    if not texts and crops is None:
-        return None
-    with console.status("Reading images ..."):
-        return pipeline.other_data(run, texts or (), crops=crops)
-
-
-def _search(recipe: Recipe, out: Path, device: str, data: ImageData | None = None) -> None:
-    from prenas import artifacts, pipeline
-
-    was_done = (out / artifacts.PREFERRED).exists()
-    started = time.perf_counter()
-    with console.status("Scoring every subnet at initialisation ..."):
-        preferred = pipeline.search(recipe, out, data=data, device=device)
-    seconds = time.perf_counter() - started
-    print_preferred(preferred)
-    done = "found done" if was_done else f"done in {seconds:.1f} s"
-    console.print(f"Search {done}: {out / artifacts.PREFERRED}", soft_wrap=True)
-
-
-def _train(out: Path, device: str, data: ImageData | None, track: Sequence[str] | None) -> None:
-    from prenas import artifacts, pipeline
-
-    was_done = (out / artifacts.SUPERNET).exists()
-    started = time.perf_counter()
-    with training_progress() as progress:
-        pipeline.train(
-            out,
-            data=data,
-            device=device,
-            watch=progress.watch,
-            sinks=[progress.sink],
-            track=track or (),
-        )
-    seconds = time.perf_counter() - started
-    done = "found done" if was_done else f"done in {seconds:.0f} s"
-    console.print(f"Training {done}: {out / artifacts.SUPERNET}", soft_wrap=True)
-
-
-def _evolve(out: Path, device: str, data: ImageData | None) -> None:
-    from prenas import artifacts, pipeline
-
-    started = time.perf_counter()
-    found = pipeline.evolve(out, data=data, device=device, watch=print_generation)
-    seconds = time.perf_counter() - started
-    print_evolved(found, f"{out}: evolved subnets")
-    console.print(f"Evolution done in {seconds:.0f} s: {out / artifacts.EVOLUTION}", soft_wrap=True)
-
-
-def _require_out(out: Path | None, dry_run: bool) -> None:
-    if out is None and not dry_run:
-        raise ValueError("say where the run goes: --out FOLDER (or --dry-run to write nothing)")
-
-
-def _train_and_hand_over(
-    recipe: Recipe, out: Path, device: str, images: ImageData, track: Sequence[str] | None
-) -> None:
-    """All that follows the choice of subnets, and where it is."""
-    from prenas import artifacts, pipeline
-
-    _train(out, device, images, track)
-    if recipe.evolution is not None:
-        _evolve(out, device, images)
-    rows = pipeline.evaluate(out, data=images, device=device)
-    kind = pipeline.subnets_of(out).kind
-    print_evaluations(rows, f"{recipe.name}: {kind} subnets, trained together")
-    for number in range(len(rows)):
-        pipeline.specialize(out, number, data=images, device=device)
-    page = pipeline.report(out)
-    models = "00" if len(rows) == 1 else f"00 ... {len(rows) - 1:02d}"
-    console.print(
-        f"\nReport    {page}\nPlot      {out / artifacts.PLOT}\n"
-        f"Table     {out / artifacts.EVALUATION_CSV}\n"
-        f"Models    {out / artifacts.SUBNETS}/{models}, each ready for prenas.load(folder)",
-        soft_wrap=True,
-    )
-
-
-def _read_arch(text: str, family: str) -> Arch:
-    """An architecture from JSON text, or from a file that holds it (an `arch.json` included)."""
-    from pydantic import ValidationError
-
-    from prenas import artifacts
-    from prenas.families import get_family
-    from prenas.values import explain
-
-    path = Path(text) / artifacts.MODEL_ARCH if Path(text).is_dir() else Path(text)
-    is_json = text.lstrip().startswith("{")
-    if not is_json and not path.is_file():
-        raise ValueError(
-            f"--arch {text!r} is neither JSON text nor a file: give "
-            "an object of its fields, an arch.json, or a model folder"
-        )
-    content = text if is_json else path.read_text(encoding="utf-8")
-    try:
-        fields = json.loads(content)
-        return get_family(family).arch_type.model_validate(fields.get("arch", fields))
-    except ValidationError as error:
-        raise ValueError(f"{text} is no {family} architecture: {explain(error)}") from None
-    except (json.JSONDecodeError, AttributeError) as error:
-        raise ValueError(f"{text} is no JSON object of an architecture: {error}") from None
