@@ -45,8 +45,8 @@ def digits_one_shot() -> Recipe:
 
     Data: those of `digits`; so are budgets and number of training steps. Evolution is AutoFormer's
     (ICCV 2021).
-    Cost: that of `digits`, and about six minutes more on one CPU core, to compare 1,000 subnets for
-    each of six budgets.
+    Cost: that of `digits`, and about seven minutes more on one CPU core (scaled from a busy
+    one), to compare 1,000 subnets for each of six budgets.
     Command: `prenas run digits-one-shot --out runs/digits-one-shot --threads 1`.
     """
     return digits().model_copy(update={"name": "digits-one-shot", "evolution": EvolutionRecipe()})
