@@ -276,6 +276,15 @@ def test_damaged_files_are_named(name: str, content: bytes, finished: Path) -> N
     assert contents(finished) == before
 
 
+def test_a_foreign_batch_size(searched: Path) -> None:
+    path = searched / "preferred.json"
+    document = json.loads(path.read_text())
+    document["recipe"]["training"]["batch_size"] = 0
+    path.write_text(json.dumps(document))
+    (problem,) = read_status(searched).problems
+    assert f"{path} is damaged or foreign: epochs and batch_size must be positive" in problem
+
+
 def test_a_foreign_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

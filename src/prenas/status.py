@@ -93,7 +93,7 @@ def read_status(out: str | Path) -> Status:
     if not out.is_dir():
         raise ValueError(f"{out} is {'a file' if out.exists() else 'not there'}: give a run folder")
     problems: list[str] = []
-    recipe = _read(out / artifacts.RECIPE, lambda document: document["recipe"]["name"], problems)
+    recipe = _read(out / artifacts.RECIPE, _parse_recipe, problems)
     search = _read(out / artifacts.PREFERRED, _parse_search, problems)
     is_foreign = any(not path.name.startswith(".") for path in out.iterdir())
     if is_foreign and recipe is None and search is None and not problems:
@@ -120,6 +120,10 @@ def read_status(out: str | Path) -> Status:
     )
 
 
+def _parse_recipe(document: dict[str, Any]) -> str:
+    return str(document["recipe"]["name"])
+
+
 class _Search(NamedTuple):
     """What status needs of a `PreferredSet`; reading all of it would load torch."""
 
@@ -132,6 +136,8 @@ class _Search(NamedTuple):
 
 def _parse_search(document: dict[str, Any]) -> _Search:
     training = document["recipe"]["training"]
+    if training is not None and min(training["epochs"], training["batch_size"]) < 1:
+        raise ValueError("epochs and batch_size must be positive")
     return _Search(
         is_imported=document.get("imported") is not None,
         params=[int(subnet["params"]) for subnet in document["subnets"]],

@@ -212,9 +212,10 @@ def training(run: RunSoFar) -> list[str]:
     speed = f", {median(speeds):,.0f} images/s (median of epochs)" if speeds else ""
     skipped = sum(record.skipped for record in run.epochs)
     left_out = f" {plural(skipped, 'step')} gave no finite numbers and changed nothing."
+    curves = "loss, learning rate and accuracies" if run.validations else "loss and learning rate"
     paragraphs = [
         heading,
-        _picture("training", "Training over epochs"),
+        _picture("training", f"Training {curves} over epochs"),
         f"After epoch {last.epoch + 1:,} of {recipe.training.epochs:,}: loss {last.loss:.3f}, "
         f"learning rate {last.lr:.2e}{speed}. The loss is the mean over the epoch's steps, each of "
         "one subnet, with label smoothing, stochastic depth and augmentation on where the recipe "
