@@ -221,6 +221,21 @@ def test_a_released_checkpoint(checkpoint: Path, pictures: Path, tmp_path: Path)
     )
 
 
+def test_subnets_of_equal_size(checkpoint: Path, pictures: Path, tmp_path: Path) -> None:
+    """Isomers have one budget each, with the same words."""
+    twins = [
+        VitArch(embed_dim=8, num_heads=(1, 1), mlp_ratio=ratios)
+        for ratios in ((1.0, 1.5), (1.5, 1.0))
+    ]
+    pipeline.import_released(checkpoint, tmp_path / "imported", twins)
+    source = read_source(tmp_path / "imported")
+    recipe = finetuning_recipe(source, data=str(pictures), overrides=SHORT)
+    preferred = pipeline.finetune(source, recipe, tmp_path / "fine")
+    assert set(preferred.archs) == set(twins)
+    assert len(set(preferred.budgets)) == 1
+    assert [preferred.budgets_of(number) for number in (0, 1)] == [[preferred.budgets[0]]] * 2
+
+
 def test_imagenets_classes_are_known(tmp_path: Path) -> None:
     """A released network of 1000 classes has names; others of that number keep it if asked to."""
     settings = SETTINGS.changed(num_classes=1000)
