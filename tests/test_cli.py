@@ -22,13 +22,14 @@ from prenas.evaluation import Evaluation
 from prenas.export import load
 from prenas.families import all_spaces
 from prenas.families.vit.space import VitArch
-from prenas.recipes import RECIPES, get_recipe
+from prenas.recipes import RECIPES, TRANSFER_RECIPES, get_recipe
 from training.runs import SMALLEST, StoppedError, contents, stop_at
 
 pytest_plugins = "training.runs"
 
 COMMANDS = (
     "run",
+    "finetune",
     "search",
     "train",
     "evolve",
@@ -199,6 +200,32 @@ def test_what_cannot_be_imported(prenas: Command, tmp_path: Path) -> None:
     assert not out.exists()
     chosen = prenas("import", file, "--out", out)
     assert "the largest network: of no published space" in chosen.out
+
+
+def test_finetuning_goes_all_the_way(prenas: Command, finished_run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "fine"
+    words = ["finetune", finished_run, "--image-size", 12, "--extend-distances", "--subnet", 1]
+    words += ["--set", "training.epochs=1", "--threads", "1"]
+    dry = prenas(*words, "--dry-run")
+    assert (dry.status, dry.err) == (0, "")
+    assert "kept head" in dry.out
+    assert "nothing was written" in dry.out
+    refused(prenas(*words), "say where the run goes: --out FOLDER")
+    result = prenas(*words, "--out", out)
+    assert (result.status, result.err) == (0, "")
+    assert f"fine-tuned from {finished_run}, one subnet; trained there at 8 x 8" in result.out
+    assert f"Models    {out / 'subnets'}/00, each ready" in result.out
+    assert load(out / "subnets" / "00").network(torch.zeros(1, 1, 12, 12)).shape == (1, 10)
+    assert "fine-tuned from" in prenas("info", out).out
+    again = prenas(*words, "--out", out)
+    assert again.status == 0
+    assert "Training found done" in again.out
+    refused(prenas(*words, "--out", out, "--set", "seed=1"), "belongs to another recipe")
+    refused(prenas("finetune", finished_run, "--out", tmp_path / "x", "--head", "x"), "auto, fresh")
+    limited = ["finetune", finished_run, "--max-params", "1", "--out", tmp_path / "x"]
+    refused(prenas(*limited), "no preferred subnet has params <= 1")
+    refused(prenas("finetune", tmp_path / "no", "--out", tmp_path / "x"), "no does not exist")
+    assert not (tmp_path / "x").exists()
 
 
 def test_budgets_replace_the_recipes(prenas: Command, tmp_path: Path) -> None:
@@ -381,7 +408,7 @@ def test_a_full_folder_is_refused(prenas: Command, finished: Path, tmp_path: Pat
 def test_info_lists_everything(prenas: Command) -> None:
     result = prenas("info")
     assert (result.status, result.err) == (0, "")
-    for name in (*RECIPES, *all_spaces()):
+    for name in (*RECIPES, *TRANSFER_RECIPES, *all_spaces()):
         assert re.search(rf"^\s*{name}\b", result.out, re.MULTILINE)
 
 
@@ -393,6 +420,14 @@ def test_info_describes_each(name: str, prenas: Command) -> None:
     assert f"Space {space} " in result.out
     assert "smallest" in result.out
     assert "largest" in result.out
+
+
+@pytest.mark.parametrize("name", TRANSFER_RECIPES)
+def test_info_describes_each_recipe_of_fine_tuning(name: str, prenas: Command) -> None:
+    result = prenas("info", name)
+    assert (result.status, result.err) == (0, "")
+    assert "Source:" in result.out
+    assert re.search(r"training\.epochs +\d+", result.out)
 
 
 def test_info_of_a_recipe_is_what_set_takes(prenas: Command, tmp_path: Path) -> None:

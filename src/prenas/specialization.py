@@ -71,7 +71,8 @@ def choose(
     }
     if (index is None) == (not limits):
         raise ValueError(
-            "say which subnet: either its index, or max_params and/or max_macs (--index, --max-...)"
+            "say which subnet: either its index, or max_params and/or max_macs (--max-params, "
+            "--max-macs)"
         )
     number = pick(evaluations, limits) if index is None else index
     if not 0 <= number < len(evaluations):

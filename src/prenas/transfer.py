@@ -257,11 +257,8 @@ def _require_the_sources(source: Source, recipe: Recipe) -> None:
             f"the subnets of a fine-tuning are those of its source, {source.name}: only "
             "space.settings, data, training and seed may be set"
         )
-    if (
-        recipe.data is None
-        or recipe.data.preprocessing.mean != source.preprocessing.mean
-        or (recipe.data.preprocessing.std != source.preprocessing.std)
-    ):
+    asked, theirs = recipe.preprocessing, source.preprocessing
+    if (asked.mean, asked.std) != (theirs.mean, theirs.std):
         raise ValueError(
             f"mean and deviation of the images are those of {source.name}, whose weights are made "
             "for them: leave data.preprocessing.mean and std out"

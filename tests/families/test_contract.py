@@ -786,3 +786,78 @@ def test_published_archs_are_of_their_space(name: str) -> None:
         assert costs == sorted(costs)
         assert len(set(published)) == len(published) > 0
         assert all(fits(space.largest, arch) for arch in published)
+
+
+# --- adapting weights ----------------------------------------------------------------------------
+
+
+def _larger(space: SearchSpace) -> SearchSpace:
+    height, width = space.settings.image_size
+    return space.with_settings(image_size=(2 * height, 3 * width))
+
+
+def _adapted(supernet: Supernet, space: SearchSpace) -> Supernet:
+    """The supernet with its weights adapted to the settings of `space`, the head kept."""
+    adapted = Supernet(supernet.arch, space.settings).eval()
+    tensors = supernet.network.state_dict()
+    adapted.network.load_state_dict(
+        supernet.family.adapt(tensors, supernet.settings, space.settings, None)
+    )
+    return adapted
+
+
+@each_space
+def test_adapting_to_the_same_settings_changes_nothing(space: SearchSpace) -> None:
+    supernet = shared_supernet(space)
+    assert_same_state(_adapted(supernet, space).network, snapshot(supernet.network))
+
+
+@each_space
+@pytest.mark.parametrize("reach", ["as it was", "full"])
+@settings(max_examples=10)
+@given(data=st.data())
+def test_adapting_commutes_with_cutting(
+    space: SearchSpace, reach: str, data: st.DataObject
+) -> None:
+    """A subnet of the adapted supernet is the adapted subnet: one adaptation serves them all."""
+    family, large = family_of(space), _larger(space)
+    if reach == "full":
+        large = large.model_copy(update={"settings": family.with_full_reach(large.settings)})
+    arch, supernet = data.draw(archs(space)), shared_supernet(space)
+    cut_after = _adapted(supernet, large).cut(arch).state_dict()
+    cut_before = family.adapt(supernet.cut(arch).state_dict(), space.settings, large.settings, None)
+    assert cut_after.keys() == cut_before.keys()
+    for name, tensor in cut_before.items():
+        assert_equal(cut_after[name], tensor)
+
+
+@each_space
+@given(data=st.data())
+def test_a_longer_reach_changes_no_logits_at_first(space: SearchSpace, data: st.DataObject) -> None:
+    large = _larger(space)
+    full = family_of(space).with_full_reach(large.settings)
+    supernet = shared_supernet(space)
+    arch, images = data.draw(archs(space)), images_for(large)
+    expected = _adapted(supernet, large)(images, arch)
+    extended = _adapted(supernet, large.model_copy(update={"settings": full}))
+    assert_equal(extended(images, arch), expected)
+
+
+@each_space
+def test_a_fresh_head_leaves_everything_else(space: SearchSpace) -> None:
+    supernet, new = shared_supernet(space), space.with_settings(num_classes=7).settings
+    before = snapshot(supernet.network)
+    fresh, again = (
+        supernet.family.adapt(before, space.settings, new, torch.Generator().manual_seed(1))
+        for _ in range(2)
+    )
+    network = build(supernet.arch, new)
+    network.load_state_dict(fresh)
+    assert network(images_for(space)).shape == (3, 7)
+    head = {id(parameter) for parameter in network.get_classifier().parameters()}
+    assert head
+    for name, parameter in network.named_parameters():
+        assert torch.equal(fresh[name], again[name])
+        assert (id(parameter) in head) or torch.equal(fresh[name], before[name])
+    with pytest.raises(ValueError, match="cannot be kept for 7 classes"):
+        supernet.family.adapt({}, space.settings, new, None)
