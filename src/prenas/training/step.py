@@ -62,7 +62,7 @@ class TrainingStep:
         self._gradients = GradientBuffer(supernet.network.parameters(), num_extras=2)
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=recipe.precision == "fp16")
         # The scaler makes its state when it first scales: here, as a share may hold no images.
-        self._scaler.scale(torch.zeros((), device=self._device))  # type: ignore[no-untyped-call]
+        self._scaler.scale(torch.zeros((), device=self._device))
         self.ema: ModelEmaV3 | None = None
         if recipe.ema_decay is not None:
             self.ema = ModelEmaV3(supernet.network, decay=recipe.ema_decay)
