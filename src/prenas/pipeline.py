@@ -192,7 +192,8 @@ def _teacher(recipe: Recipe, where: torch.device) -> Teacher | None:
     if recipe.training is None or recipe.training.teacher is None:
         return None
     settings = recipe.space.settings
-    return load_teacher(recipe.training.teacher, settings, recipe.preprocessing, where)
+    with join().main_first():  # it may download it
+        return load_teacher(recipe.training.teacher, settings, recipe.preprocessing, where)
 
 
 def evolve(

@@ -68,6 +68,10 @@ class TeacherRecipe(Value):
     """A model of timm, or the folder of a handed-over model."""
     weights: str | None = None
     """File of its weights; None downloads timm's, or takes the folder's."""
+    mean: tuple[float, ...] | None = None
+    """Per channel, of the images it was trained on; None: as timm, or the folder, says."""
+    std: tuple[float, ...] | None = None
+    """Their deviation."""
     loss: Literal["hard", "soft"] = "hard"
     """Learn its decision, or its probabilities."""
     share: float = Field(0.5, gt=0, le=1)

@@ -9,6 +9,7 @@ from typing import Any
 
 import timm
 import torch
+from safetensors import SafetensorError
 from timm.models import load_checkpoint
 from torch import Tensor, nn
 
@@ -17,6 +18,11 @@ from prenas.data_recipe import Preprocessing
 from prenas.export import load, read_description
 from prenas.families.base import Settings
 from prenas.recipe import TeacherRecipe
+
+_UNREADABLE = (
+    RuntimeError, OSError, ValueError, TypeError, KeyError, AttributeError, EOFError,
+    pickle.UnpicklingError, SafetensorError,
+)  # fmt: skip
 
 Teacher = Callable[[Tensor], Tensor]
 """Images [B, C, H, W], normalised as the data are -> logits [B, num_classes]."""
@@ -34,10 +40,17 @@ def load_teacher(
         ours: mean and deviation of the images it will be given.
 
     Raises:
-        ValueError: no such model, weights that do not fit, other classes or another image size.
+        ValueError: no such model, weights that do not fit, other classes, channels or image size.
     """
     network, mean, std = _network(recipe, settings)
     network = network.to(device).eval().requires_grad_(False)
+    mean, std = recipe.mean or mean, recipe.std or std
+    if not len(mean) == len(std) == settings.in_chans:
+        raise ValueError(
+            f"the teacher {recipe.name!r} has the mean {mean} and the deviation {std}, where "
+            f"images have {settings.in_chans} channels: choose another, or give those of its "
+            "training as training.teacher.mean and training.teacher.std"
+        )
     theirs, own = (
         (torch.tensor(m), torch.tensor(s)) for m, s in ((mean, std), (ours.mean, ours.std))
     )
@@ -83,11 +96,17 @@ def _network(
         if recipe.weights is None:
             network = timm.create_model(recipe.name, pretrained=True)
         else:
-            classes, channels = settings.num_classes, settings.in_chans
-            network = timm.create_model(recipe.name, num_classes=classes, in_chans=channels)
+            sizes: dict[str, Any] = {
+                "num_classes": settings.num_classes,
+                "in_chans": settings.in_chans,
+            }
+            known: Any = timm.get_pretrained_cfg(recipe.name)
+            if known.fixed_input_size and known.input_size[1:] != settings.image_size:
+                sizes["img_size"] = settings.image_size
+            network = timm.create_model(recipe.name, **sizes)
             # Never timm's default, which runs code in pickles.
             load_checkpoint(network, recipe.weights, weights_only=True)
-    except (RuntimeError, OSError, pickle.UnpicklingError) as error:
+    except _UNREADABLE as error:
         raise ValueError(
             f"the weights of the teacher {recipe.name!r} cannot be had ({error}): give a file of "
             "them for this model and these classes as training.teacher.weights"
