@@ -119,6 +119,14 @@ def _search(recipe: Recipe, out: Path, data: ImageData | None, where: torch.devi
                 news = {"recipe": recipe, "agreement": preferred.agreement}
                 preferred = before.model_copy(update=news)
             artifacts.write_json(out / artifacts.PREFERRED, preferred.model_dump(mode="json"))
+        else:  # what decides nothing may change while a run goes on
+            changed = recipe.model_copy(update={"search": before.recipe.search})
+            if changed != before.recipe:
+                preferred = before.model_copy(update={"recipe": changed})
+                artifacts.write_json(
+                    out / artifacts.RECIPE, {"recipe": changed.model_dump(mode="json")}
+                )
+                artifacts.write_json(out / artifacts.PREFERRED, preferred.model_dump(mode="json"))
 
 
 def train(
@@ -147,7 +155,9 @@ def train(
     check_trackers(track)
     preferred = read_preferred(out)
     recipe = preferred.recipe
-    if (out / artifacts.SUPERNET).exists():
+    is_done = (out / artifacts.SUPERNET).exists()
+    processes.wait()  # nobody looks for the file after another one wrote it
+    if is_done:
         return read_supernet(out, device=device)
     training, splits = ready_to_train(recipe, data, out)
     teacher = _teacher(recipe, where)
