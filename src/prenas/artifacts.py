@@ -44,7 +44,11 @@ SCHEMA_VERSIONS = {RECIPE: 1, PREFERRED: 1, DATA: 1, EVOLUTION: 1, EVALUATION: 1
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a whole file or nothing: to a temporary neighbour, synced, then renamed."""
+    """Writes a whole file or nothing: to a temporary neighbour, synced, then renamed.
+
+    Raises:
+        OSError: the disk is full or gone; names the file, which stays as it was.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -52,9 +56,19 @@ def write_bytes(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):  # that of a write names no file
+            raise cannot_write(path, error) from error
         raise
+
+
+def cannot_write(path: Path, error: OSError) -> OSError:
+    """The error of a write in words: which file, why, and what to do."""
+    return OSError(
+        f"cannot write {path} ({error.strerror or error}): free some space or mend the folder, "
+        "then give the same command to continue",
+    )
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -169,13 +183,14 @@ def require_writable(folder: Path) -> None:
     Raises:
         ValueError: the path is a file, or may not be written.
     """
-    probe = folder / f".writable.{os.getpid()}"
+    probe = folder / f".writable.{os.getpid()}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
+        probe.write_text("some bytes, which a full disk refuses")
         probe.unlink()
     except OSError as error:
+        probe.unlink(missing_ok=True)
         raise ValueError(
-            f"cannot write to {folder} ({error.strerror}): choose another --out folder, or "
-            "change its permissions"
+            f"cannot write to {folder} ({error.strerror}): choose another --out folder, change its "
+            "permissions, or free some space"
         ) from None

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from prenas.cost import count
-from prenas.data import ImageSource, evaluation_batches
+from prenas.data import ImageSource, evaluation_batches, readers_watched
 from prenas.families.base import Arch, Settings
 from prenas.processes import ALONE, Processes
 from prenas.supernet import Supernet
@@ -41,6 +41,7 @@ class Evaluation(Value):
 
 
 @torch.inference_mode()
+@readers_watched()
 def evaluate_networks(
     networks: Sequence[nn.Module],
     source: ImageSource,
@@ -57,6 +58,7 @@ def evaluate_networks(
 
     Raises:
         ValueError: an empty split, or data that do not suit the networks.
+        ChildProcessError: a process that reads images has died.
     """
     device = next(networks[0].parameters()).device
     totals = torch.zeros(len(networks), 4, dtype=torch.float64)

@@ -112,6 +112,14 @@ def _search(recipe: Recipe, out: Path, data: ImageData | None, where: torch.devi
                 news = {"recipe": recipe, "agreement": preferred.agreement}
                 preferred = before.model_copy(update=news)
             artifacts.write_json(out / artifacts.PREFERRED, preferred.model_dump(mode="json"))
+        else:  # what decides nothing may change while a run goes on
+            changed = recipe.model_copy(update={"search": before.recipe.search})
+            if changed != before.recipe:
+                preferred = before.model_copy(update={"recipe": changed})
+                artifacts.write_json(
+                    out / artifacts.RECIPE, {"recipe": changed.model_dump(mode="json")}
+                )
+                artifacts.write_json(out / artifacts.PREFERRED, preferred.model_dump(mode="json"))
 
 
 def train(

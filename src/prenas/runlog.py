@@ -112,7 +112,7 @@ class MetricsLog:
                 with self._path.open("a", encoding="utf-8") as file:
                     file.write(_as_line(record))
             except OSError as error:  # that of a write names no file
-                raise OSError(error.errno, error.strerror, str(self._path)) from error
+                raise artifacts.cannot_write(self._path, error) from error
         self._serve(record)
 
     def sync(self) -> None:

@@ -182,30 +182,57 @@ def assert_same_tensors(left: dict[str, Tensor], right: dict[str, Tensor]) -> No
         assert torch.equal(left[name], right[name]), name
 
 
+def assert_same_values(left: Any, right: Any, place: str = "") -> None:
+    """Nested plain values and tensors, to the bit and of the same types."""
+    assert type(left) is type(right), place
+    if isinstance(left, Tensor):
+        assert left.dtype == right.dtype, place
+        assert torch.equal(left, right), place
+    elif isinstance(left, dict):
+        assert left.keys() == right.keys(), place
+        for key in left:
+            assert_same_values(left[key], right[key], f"{place}/{key}")
+    elif isinstance(left, (list, tuple)):
+        assert len(left) == len(right), place
+        for number, pair in enumerate(zip(left, right, strict=True)):
+            assert_same_values(*pair, f"{place}/{number}")
+    else:
+        assert left == right, place
+
+
 def assert_same_training(left: Path, right: Path) -> None:
-    """Two trained run folders agree to the bit in everything but the speed."""
-    for name in ("initial.safetensors", "supernet.safetensors"):
-        assert_same_tensors(load_file(left / name), load_file(right / name))
+    """Two trained run folders agree to the bit in everything but the speed.
+
+    In weights, their moving average and the best of them, every tensor and number of optimiser,
+    loss scaler and position, the log, and which checkpoints are kept; neither has leftovers.
+    """
     assert metrics_of(left) == metrics_of(right)
-    checkpoints = sorted(path.name for path in (left / "checkpoints").iterdir())
-    assert checkpoints == sorted(path.name for path in (right / "checkpoints").iterdir())
-    for checkpoint in checkpoints:
-        states = [
-            torch.load(run / "checkpoints" / checkpoint / "optimizer.pt", weights_only=True)
-            for run in (left, right)
-        ]
-        assert states[0]["param_groups"] == states[1]["param_groups"]
-        assert states[0]["state"].keys() == states[1]["state"].keys() != set()
-        for parameter, ours in states[0]["state"].items():
-            assert_same_tensors(ours, states[1]["state"][parameter])
+    names = [f"checkpoints/{path.relative_to(left / 'checkpoints')}" for path in _files(left)]
+    assert names == [f"checkpoints/{p.relative_to(right / 'checkpoints')}" for p in _files(right)]
+    assert any(name.endswith("state.pt") for name in names)
+    for name in ("initial.safetensors", "supernet.safetensors", *names):
+        read = load_state if name.endswith(".pt") else load_file
+        assert_same_values(read(left / name), read(right / name), name)
+    assert not [path for path in left.rglob("*.tmp")]
 
 
-def metrics_of(run: Path) -> list[dict[str, float]]:
-    """The lines of metrics.jsonl, without the speed."""
+def _files(run: Path) -> list[Path]:
+    return sorted(path for path in (run / "checkpoints").rglob("*") if path.is_file())
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """What a checkpoint keeps beside weights; it holds moments of every trained parameter."""
+    state: dict[str, Any] = torch.load(path, weights_only=True)
+    assert state["optimizer"]["state"]
+    return state
+
+
+def metrics_of(run: Path, event: str | None = None) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl, or those of one event, without the speed."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
-        assert line.pop("images_per_second") > 0
-    return lines
+        assert (line.pop("images_per_second", 0) > 0) == (line["event"] in ("step", "epoch"))
+    return [line for line in lines if event in (None, line["event"])]
 
 
 def global_states() -> list[Any]:

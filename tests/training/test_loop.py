@@ -1,6 +1,8 @@
 """The training loop: learns, stays inside its subnets, says what it does, and stops in words."""
 
+import copy
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +12,21 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from prenas.data import ImageData, load_data, training_batches
+from prenas.data import Batch, ImageData, load_data, training_batches
 from prenas.data_recipe import DataRecipe
 from prenas.families.vit.space import VitArch
 from prenas.recipe import TrainingRecipe
 from prenas.recipes import get_recipe
 from prenas.supernet import Supernet
 from prenas.training.loop import Progress, train_supernet
+from prenas.training.sampler import make_sampler
+from prenas.training.step import Outcome, TrainingStep
 from training.runs import (
     MINI,
     SMALLEST,
     WHOLE,
     assert_same_tensors,
+    assert_same_values,
     global_state_untouched,
     metrics_of,
     own_data,
@@ -114,7 +119,8 @@ def test_watched_steps_and_the_log_agree(tmp_path: Path) -> None:
     assert {progress.num_steps for progress in seen} == {6}
     assert [progress.epoch for progress in seen] == [0, 0, 0, 1, 1, 1]
     assert [progress.num_images for progress in seen] == [16, 16, 8] * 2
-    lines = metrics_of(tmp_path)
+    lines = metrics_of(tmp_path, "epoch")
+    assert len(lines) == 2
     for epoch, line in enumerate(lines):
         steps = seen[3 * epoch : 3 * epoch + 3]
         assert line["loss"] == pytest.approx(sum(step.loss for step in steps) / 3)
@@ -290,27 +296,101 @@ def test_an_empty_training_split_is_refused() -> None:
         trained(TrainingRecipe(epochs=1), ImageData(source, source, None, ("a",)))
 
 
-def test_a_loss_that_is_not_finite_stops_in_words(tmp_path: Path) -> None:
-    """It names the step and the subnet; the weights are not spoilt, the checkpoint stays."""
-    images = torch.randn(24, 1, 8, 8)
-    images[17] = math.nan
-    source = TensorDataset(images, torch.arange(24) % 10)
-    data = ImageData(source, source, None, tuple("0123456789"))
-    recipe, archs = TrainingRecipe(epochs=1, batch_size=4), (INNER,)
+def spoilt(images: Tensor, *places: int) -> ImageData:
+    """Training images of which some are not numbers; the validation images are as they were."""
+    whole = TensorDataset(images.clone(), torch.arange(len(images)) % 10)
+    images[list(places)] = math.nan
+    train = TensorDataset(images, torch.arange(len(images)) % 10)
+    return ImageData(train, whole, None, tuple("0123456789"))
+
+
+def test_a_step_without_a_finite_loss_is_left_out(tmp_path: Path) -> None:
+    """Weights, moments and average stay as they were; the log says which step and why."""
+    data = spoilt(torch.randn(24, 1, 8, 8), 0)
+    recipe = TrainingRecipe(epochs=1, batch_size=4, ema_decay=0.5)
     batches = list(training_batches(data, MINI.settings, 4, 0, 0))
-    step = next(i for i, batch in enumerate(batches) if batch.images.isnan().any())
-    supernet, seen = new_supernet(), []
-    with pytest.raises(ValueError, match=f"the loss is nan at step {step} ") as caught:
-        train_supernet(supernet, archs, data, recipe, folder=tmp_path, watch=seen.append)
-    assert INNER.id in str(caught.value)
-    assert "training.lr_per_512_images" in str(caught.value)
-    assert len(seen) == step
+    bad = next(i for i, batch in enumerate(batches) if batch.images.isnan().any())
+    states: list[dict[str, Any]] = []
+    seen: list[Progress] = []
+    supernet = new_supernet()
+    sampler = make_sampler((INNER,), recipe, 0)
+    step = TrainingStep(supernet, sampler, recipe, len(batches))
+    for number, batch in enumerate(batches):
+        outcome = step(number, batch)
+        assert outcome.is_skipped == (number == bad)
+        assert step.ema is not None
+        moving = {"weights": supernet.network.state_dict(), "ema": step.ema.module.state_dict()}
+        states.append(copy.deepcopy({**moving, "moments": step.optimizer.state_dict()["state"]}))
+    before, after = states[bad - 1], states[bad]
+    assert_same_values(before, after)
+    assert 0 < bad < 5
+    later = states[bad + 1]
+    assert not torch.equal(after["weights"]["head.bias"], later["weights"]["head.bias"])
+
+    supernet, archs = new_supernet(), (INNER,)
+    train_supernet(supernet, archs, data, recipe, folder=tmp_path, watch=seen.append)
+    assert len(seen) == 6
+    (line,) = metrics_of(tmp_path, "skipped")
+    assert line == {
+        "event": "skipped",
+        "epoch": 0,
+        "step": bad + 1,
+        "loss": None,
+        "reason": "the loss is not finite",
+        "archs": [INNER.id],
+    }
+    (epoch,) = metrics_of(tmp_path, "epoch")
+    assert epoch["skipped"] == 1
+    finite = [progress.loss for progress in seen if math.isfinite(progress.loss)]
+    assert epoch["loss"] == pytest.approx(sum(finite) / 5)
     assert all(parameter.isfinite().all() for parameter in supernet.parameters())
 
 
+def test_too_many_skipped_steps_in_a_row_stop_in_words(tmp_path: Path) -> None:
+    """They name step, subnet, last checkpoint and what to try; the weights are not spoilt."""
+    data = spoilt(torch.randn(24, 1, 8, 8), *range(24))
+    recipe = TrainingRecipe(epochs=1, batch_size=4, skipped_steps_limit=3, checkpoint_steps=2)
+    supernet, seen = new_supernet(), []
+    before = {name: tensor.clone() for name, tensor in supernet.network.state_dict().items()}
+    with pytest.raises(ValueError, match="the loss was not finite in 3 steps in a row") as caught:
+        train_supernet(supernet, (INNER,), data, recipe, folder=tmp_path, watch=seen.append)
+    message = str(caught.value)
+    for words in (
+        "the last of them step 3 ",
+        INNER.id,
+        str(tmp_path / "checkpoints" / "step-00000002"),
+        "training.lr_per_512_images",
+        "training.clip_grad_norm",
+        "training.precision",
+    ):
+        assert words in message
+    assert len(seen) == 2
+    assert_same_tensors(supernet.network.state_dict(), before)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3])
+def test_skipped_steps_count_in_a_row_only(limit: int) -> None:
+    """Two in a row twice: a limit of two ends it, a limit of three does not."""
+    data, recipe = own_data(), TrainingRecipe(epochs=1, batch_size=4, skipped_steps_limit=limit)
+    bad, ended = {2, 3, 5, 6}, {1: 2, 2: 3}.get(limit)
+    forward, seen = TrainingStep.__call__, []
+
+    def spoil(self: TrainingStep, step: int, batch: Batch, **kwargs: Any) -> Outcome:
+        images = batch.images * math.nan if step in bad else batch.images
+        return forward(self, step, batch._replace(images=images), **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainingStep, "__call__", spoil)
+        message = value_error_of(
+            lambda: train_supernet(new_supernet(), (INNER,), data, recipe, watch=seen.append)
+        )
+    assert len(seen) == (10 if ended is None else ended)
+    assert (message is None) == (ended is None)
+
+
 def test_a_diverging_training_stops_in_words() -> None:
-    recipe = TrainingRecipe(epochs=3, batch_size=8, lr_per_512_images=1e38)
-    with pytest.raises(ValueError, match=r"the loss is (nan|inf) at step \d+ \(subnet"):
+    recipe = TrainingRecipe(epochs=9, batch_size=8, lr_per_512_images=1e38, validate_epochs=0)
+    with pytest.raises(ValueError, match=r"was not finite in 16 steps in a row.*\(subnet"):
         trained(recipe)
 
 
@@ -332,12 +412,11 @@ class Failing(Dataset[Any]):
 
 def test_the_checkpoint_survives_a_loss_that_is_not_finite(tmp_path: Path) -> None:
     """As the message promises: with mended data the training goes on from it, bit-exactly."""
-    recipe = TrainingRecipe(epochs=2, batch_size=8, drop_path=0.2)
+    recipe = TrainingRecipe(epochs=2, batch_size=8, drop_path=0.2, skipped_steps_limit=1)
     source = Failing(good_readings=24 + 9)
-    data = ImageData(source, source, None, tuple("0123456789"))
-    with pytest.raises(
-        ValueError, match=r"the loss is nan at step 4 .*the last checkpoint is kept"
-    ):
+    data = ImageData(source, Failing(10**6), None, tuple("0123456789"))
+    kept = re.escape(str(tmp_path / "checkpoints" / "step-00000003"))
+    with pytest.raises(ValueError, match=f"step 5 .*{kept} is the last checkpoint"):
         trained(recipe, data, folder=tmp_path)
     source.good_readings = 10**6
     continued, seen = trained(recipe, data, folder=tmp_path)

@@ -1,5 +1,6 @@
 """An interrupted training ends with the same bits as one that was never interrupted."""
 
+import json
 import logging
 import os
 import pickle
@@ -85,10 +86,10 @@ def test_an_interruption_of_the_process_leaves_the_log_whole(
 ) -> None:
     """A line cut short, and lines of epochs whose checkpoint was never written, are dropped."""
     with (unfinished / "metrics.jsonl").open("a") as file:
-        file.write(
-            f'{{"event": "epoch", "epoch": 2, "step": {3 * STEPS}, "loss": 9.0, "lr": 9.0, '
-            '"images_per_second": 9.0}\n{"event": "epoch", "epoch": 3, "lo'
-        )
+        for event in ("step", "epoch", "validation", "skipped"):
+            numbers = {"epoch": 2, "step": 2 * STEPS + 1, "loss": 9.0, "lr": 9.0}
+            file.write(json.dumps({"event": event, **numbers}) + "\n")
+        file.write('{"event": "epoch", "epoch": 3, "lo')
     pipeline.train(unfinished)
     assert_same_training(unfinished, finished_run)
 
@@ -102,15 +103,21 @@ def test_a_damaged_log_is_mended_or_refused_by_name(line: str, unfinished: Path)
 
 
 def test_the_log_has_one_line_per_epoch(finished_run: Path) -> None:
-    lines = metrics_of(finished_run)
-    assert [line["epoch"] for line in lines] == [0, 1, 2]
-    assert [line["step"] for line in lines] == [STEPS, 2 * STEPS, 3 * STEPS]
-    assert all(line.keys() == {"event", "epoch", "step", "loss", "lr"} for line in lines)
+    lines = metrics_of(finished_run, "epoch")
+    assert [(line["epoch"], line["step"]) for line in lines] == [(0, 9), (1, 18), (2, 27)]
+    fields = {"event", "epoch", "step", "loss", "lr", "skipped"}
+    assert all(line.keys() == fields for line in lines)
+    assert all(line["skipped"] == 0 for line in lines)
+
+
+def test_a_log_without_a_path_keeps_nothing(tmp_path: Path) -> None:
+    MetricsLog(None, step=0).append("epoch", epoch=0, step=9, loss=1.0)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_only_the_last_two_checkpoints_are_kept(two_epochs: Path, finished_run: Path) -> None:
-    assert checkpoints(two_epochs) == ["epoch-00001", "epoch-00002"]
-    assert checkpoints(finished_run) == ["epoch-00002", "epoch-00003"]
+    assert checkpoints(two_epochs) == ["best.safetensors", "step-00000009", "step-00000018"]
+    assert checkpoints(finished_run) == ["best.safetensors", "step-00000018", "step-00000027"]
 
 
 def test_a_finished_training_whose_result_is_lost_is_not_trained_again(
@@ -140,28 +147,28 @@ class Bomb:
 def damage(checkpoint: Path, how: str) -> Path:
     """Damages a checkpoint; returns where a bomb would leave its mark."""
     mark = checkpoint.parent.parent / "exploded"
-    weights, optimizer = checkpoint / "supernet.safetensors", checkpoint / "optimizer.pt"
+    weights, state = checkpoint / "supernet.safetensors", checkpoint / "state.pt"
     if how == "weights cut short":
         weights.write_bytes(weights.read_bytes()[:-50])
     elif how == "weights empty":
         weights.write_bytes(b"")
     elif how == "weights missing":
         weights.unlink()
-    elif how == "optimizer cut short":
-        optimizer.write_bytes(optimizer.read_bytes()[: optimizer.stat().st_size // 2])
-    elif how == "optimizer empty":
-        optimizer.write_bytes(b"")
-    elif how == "optimizer is text":
-        optimizer.write_text("not a checkpoint")
-    elif how == "optimizer missing":
-        optimizer.unlink()
-    elif how == "optimizer is a bomb":
-        torch.save({"state": Bomb(mark), "param_groups": []}, optimizer)
-    elif how == "optimizer is a bare bomb":
-        optimizer.write_bytes(pickle.dumps(Bomb(mark), protocol=2))
+    elif how == "state cut short":
+        state.write_bytes(state.read_bytes()[: state.stat().st_size // 2])
+    elif how == "state empty":
+        state.write_bytes(b"")
+    elif how == "state is text":
+        state.write_text("not a checkpoint")
+    elif how == "state missing":
+        state.unlink()
+    elif how == "state is a bomb":
+        torch.save({"optimizer": Bomb(mark), "scaler": {}, "position": {}}, state)
+    elif how == "state is a bare bomb":
+        state.write_bytes(pickle.dumps(Bomb(mark), protocol=2))
     elif how == "everything missing":
         weights.unlink()
-        optimizer.unlink()
+        state.unlink()
     else:
         raise AssertionError(how)
     return mark
@@ -171,12 +178,12 @@ DAMAGES = [
     "weights cut short",
     "weights empty",
     "weights missing",
-    "optimizer cut short",
-    "optimizer empty",
-    "optimizer is text",
-    "optimizer missing",
-    "optimizer is a bomb",
-    "optimizer is a bare bomb",
+    "state cut short",
+    "state empty",
+    "state is text",
+    "state missing",
+    "state is a bomb",
+    "state is a bare bomb",
     "everything missing",
 ]
 
@@ -185,7 +192,7 @@ DAMAGES = [
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     how: str, unfinished: Path, finished_run: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    mark = damage(unfinished / "checkpoints" / "epoch-00002", how)
+    mark = damage(unfinished / "checkpoints" / "step-00000018", how)
     seen = []
     with caplog.at_level(logging.WARNING):
         pipeline.train(unfinished, watch=lambda progress: seen.append(progress.step))
@@ -194,14 +201,14 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     assert_same_training(unfinished, finished_run)
     warnings = [record.getMessage() for record in caplog.records]
     assert len(warnings) == 1
-    assert "epoch-00002 is damaged" in warnings[0]
+    assert "step-00000018 is damaged" in warnings[0]
 
 
-@pytest.mark.parametrize("how", ["weights cut short", "optimizer is a bomb"])
+@pytest.mark.parametrize("how", ["weights cut short", "state is a bomb"])
 def test_damage_everywhere_is_an_error_that_changes_nothing(how: str, unfinished: Path) -> None:
     """Starting over by itself would throw away what someone may have a copy of."""
     folder = unfinished / "checkpoints"
-    marks = [damage(path, how) for path in folder.iterdir()]
+    marks = [damage(path, how) for path in folder.glob("step-*")]
     before = {path: path.read_bytes() for path in sorted(folder.rglob("*.*")) if path.is_file()}
     with pytest.raises(ValueError, match=f"none of the 2 checkpoints in {folder}.*move it away"):
         pipeline.train(unfinished)
@@ -214,10 +221,11 @@ def test_damage_everywhere_is_an_error_that_changes_nothing(how: str, unfinished
 
 def test_a_leftover_of_a_checkpoint_is_harmless(unfinished: Path, finished_run: Path) -> None:
     """A process killed while writing leaves a temporary folder."""
-    for epoch in (2, 3):
-        leftover = unfinished / "checkpoints" / f".epoch-{epoch:05d}.tmp"
+    for name in (".step-00000018.tmp", ".step-00000027.tmp", ".step-00000009.old.tmp"):
+        leftover = unfinished / "checkpoints" / name
         leftover.mkdir()
         (leftover / "supernet.safetensors").write_bytes(b"half a fi")
+    (unfinished / "checkpoints" / ".best.safetensors.123.tmp").write_bytes(b"half a fi")
     pipeline.train(unfinished)
     assert_same_training(unfinished, finished_run)  # which has no leftovers either
 
@@ -225,26 +233,32 @@ def test_a_leftover_of_a_checkpoint_is_harmless(unfinished: Path, finished_run: 
 def test_other_things_among_the_checkpoints_are_left_alone(
     unfinished: Path, finished_run: Path
 ) -> None:
-    (unfinished / "checkpoints" / "epoch-of-peace.txt").write_text("mine")
+    (unfinished / "checkpoints" / "step-of-peace.txt").write_text("mine")
     pipeline.train(unfinished)
-    (unfinished / "checkpoints" / "epoch-of-peace.txt").unlink()
+    (unfinished / "checkpoints" / "step-of-peace.txt").unlink()
     assert_same_training(unfinished, finished_run)
 
 
-@pytest.mark.parametrize("how", ["foreign weights", "foreign optimizer"])
-def test_a_checkpoint_of_another_network_is_an_error_in_words(
-    how: str, unfinished: Path, tmp_path: Path
+@pytest.mark.parametrize("how", ["foreign weights", "foreign state"])
+def test_a_checkpoint_of_another_network_gives_way_to_the_one_before(
+    how: str,
+    unfinished: Path,
+    finished_run: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Readable files that do not belong here: named, and not a bare error of PyTorch."""
-    newest = unfinished / "checkpoints" / "epoch-00002"
+    newest = unfinished / "checkpoints" / "step-00000018"
     other = tmp_path / "other"
     recipe = mini_recipe(search={"budgets": ("params=1k:2k",)}, training={"epochs": 1})
     pipeline.search(recipe, other)
     pipeline.train(other)
-    name = "supernet.safetensors" if how == "foreign weights" else "optimizer.pt"
-    shutil.copy(other / "checkpoints" / "epoch-00001" / name, newest / name)
-    message = value_error_of(lambda: pipeline.train(unfinished))
-    assert message is None or "epoch-00002" in message  # the one before may be taken instead
+    name = "supernet.safetensors" if how == "foreign weights" else "state.pt"
+    shutil.copy(other / "checkpoints" / "step-00000009" / name, newest / name)
+    with caplog.at_level(logging.WARNING):
+        pipeline.train(unfinished)
+    assert "step-00000018 is damaged" in caplog.text
+    assert_same_training(unfinished, finished_run)  # from the one before
 
 
 # --- a process that dies -------------------------------------------------------------------------
@@ -261,7 +275,7 @@ def test_a_killed_process_is_continued_bit_exactly(tmp_path: Path) -> None:
     command += ["--threads", str(torch.get_num_threads())]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     limit = time.monotonic() + 120
-    while not (killed / "checkpoints" / "epoch-00002").exists():
+    while not (killed / "checkpoints" / "step-00000068").exists():
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < limit
         time.sleep(0.002)
@@ -269,7 +283,7 @@ def test_a_killed_process_is_continued_bit_exactly(tmp_path: Path) -> None:
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert not (killed / "supernet.safetensors").exists()
-    done = len((killed / "metrics.jsonl").read_text().splitlines())
+    done = len(metrics_of(killed, "epoch"))
     assert 2 <= done < 8
 
     pipeline.train(killed, device="cpu")

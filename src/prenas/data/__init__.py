@@ -7,6 +7,7 @@ from prenas.data.batches import (
     drawn_subset,
     evaluation_batches,
     labelled_sample,
+    readers_watched,
     training_batches,
 )
 from prenas.data.images import Batch, ImageData, ImageSource, as_batch, num_batches, num_samples
@@ -27,6 +28,7 @@ __all__ = [
     "num_batches",
     "num_samples",
     "open_data",
+    "readers_watched",
     "training_batches",
     "undivided",
     "with_data",

@@ -6,8 +6,12 @@ depend on how many workers or processes make it, or on what ran before.
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import count, islice
 from typing import Any, NamedTuple
 
@@ -141,6 +145,7 @@ def _as_loader(source: ImageSource, batch_size: int, num_workers: int) -> ImageS
         batch_size=batch_size,
         num_workers=num_workers,
         multiprocessing_context=_start_method(num_workers),
+        worker_init_fn=_outlive_requests,
     )
 
 
@@ -164,6 +169,7 @@ def _read(
         batch_sampler=chunks,
         num_workers=num_workers,
         multiprocessing_context=_start_method(num_workers),
+        worker_init_fn=_outlive_requests,
     )
     return _isolated(loader, seed, epoch)
 
@@ -175,19 +181,46 @@ def _isolated(loader: DataLoader[Any], seed: int, epoch: int) -> Iterator[Any]:
     with isolated_global_state(seed, "loader", epoch):
         iterator = iter(loader)
     for number in count():
-        with isolated_global_state(seed, "loader", epoch, number):
+        with isolated_global_state(seed, "loader", epoch, number), readers_watched():
             try:
                 batch = next(iterator)
             except StopIteration:
                 return
-            except RuntimeError as error:
-                if "DataLoader worker" not in str(error):
-                    raise
-                raise ChildProcessError(
-                    f"a process that reads images has died ({error}), as happens when memory or "
-                    "/dev/shm is full: set data.num_workers lower, or 0, and give the command again"
-                ) from error
         yield batch
+
+
+@contextmanager
+def readers_watched() -> Iterator[None]:
+    """Around all that uses batches: PyTorch raises wherever it notices that a reader has died.
+
+    Raises:
+        ChildProcessError: a process that reads images has died.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise ChildProcessError(
+            f"a process that reads images has died ({error}), as happens when memory or /dev/shm "
+            "is full: set data.num_workers lower, or 0, and give the command again"
+        ) from error
+
+
+def _outlive_requests(number: int) -> None:
+    """Makes a reader end when its own training says so, not when all processes are asked to stop.
+
+    Who stops a job often signals all its processes; the training then finishes its step.
+    """
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_await_parents_signal, daemon=True).start()
+
+
+def _await_parents_signal() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def evaluation_batches(

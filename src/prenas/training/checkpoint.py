@@ -44,11 +44,12 @@ def save_checkpoint(
     *,
     num_kept: int,
 ) -> None:
-    """Writes `step-NNNNNNNN/` under another name, renames it into place, drops older ones.
+    """Writes `step-NNNNNNNN/` under another name, renames it into place, drops all but the newest.
 
     Args:
         folder: the run's checkpoint folder.
-        step: steps finished.
+        step: steps finished; checkpoints of later ones, which a resumed training could not read,
+            are dropped too.
         networks: file name -> what is kept as safetensors.
         state: tensors and plain values.
 
@@ -59,8 +60,7 @@ def save_checkpoint(
     temporary = folder / f".{final.name}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.glob(".*.tmp"):  # of a process that was killed while writing
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        tidy(folder, step, num_kept=num_kept)
         temporary.mkdir()
         for name, network in networks.items():
             artifacts.write_tensors(temporary / name, network.state_dict())
@@ -75,11 +75,22 @@ def save_checkpoint(
         shutil.rmtree(temporary, ignore_errors=True)
         found = checkpoints(folder)
         last = f"{found[0].folder} is the last one" if found else "there is none before"
+        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
         raise OSError(
-            f"cannot write the checkpoint of step {step} to {folder} ({error.strerror or error}): "
+            f"cannot write the checkpoint of step {step} to {folder} ({cause.strerror or cause}): "
             f"{last}. Free some space or mend the folder, then give the same command to continue"
         ) from error
-    for older in checkpoints(folder)[num_kept:]:
+    for later in checkpoints(folder):
+        if later.step > step:
+            _remove(later.folder)
+    tidy(folder, step, num_kept=num_kept)
+
+
+def tidy(folder: Path, step: int, *, num_kept: int) -> None:
+    """Removes what a killed process left, and all but the newest checkpoints up to `step`."""
+    for leftover in folder.glob(".*.tmp"):
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    for older in [one for one in checkpoints(folder) if one.step <= step][num_kept:]:
         _remove(older.folder)
 
 

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 
 from prenas import artifacts
-from prenas.data import ImageData, num_batches, training_batches
+from prenas.data import ImageData, num_batches, readers_watched, training_batches
 from prenas.families.base import Arch, SearchSpace
 from prenas.processes import ALONE, Processes
 from prenas.recipe import TrainingRecipe
 from prenas.runlog import MetricsLog, Sink
 from prenas.supernet import Supernet
-from prenas.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from prenas.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint, tidy
 from prenas.training.sampler import make_sampler
 from prenas.training.step import Outcome, TrainingStep
 from prenas.training.stopping import Stopped, StopRequest
@@ -111,6 +111,7 @@ def train_supernet(
     Raises:
         ValueError: data that do not suit the network, or too many steps without finite numbers.
         OSError: a checkpoint or the log cannot be written.
+        ChildProcessError: a process that reads images has died.
         Stopped: it was asked to stop, and everything is saved.
     """
     if recipe.final_weights == "best" and folder is None:
@@ -125,7 +126,8 @@ def train_supernet(
     training = _Training(step, archs, data, recipe, steps_per_epoch, folder, processes)
     training.resume(follow)
     supernet.train()
-    training.run(seed, stop or StopRequest(), watch)
+    with readers_watched():
+        training.run(seed, stop or StopRequest(), watch)
     training.take_final_weights()
     supernet.eval()
 
@@ -155,12 +157,17 @@ class _Training:
         """Goes back to the newest readable checkpoint, and opens the log there."""
         if self._folder is not None:
             load_checkpoint(self._folder / artifacts.CHECKPOINTS, self._networks, self._restore)
+            self._require_best(self._folder / artifacts.CHECKPOINTS / artifacts.BEST)
         step, path = self._position.step, None
+        self._require_same(step)
         sinks: Sequence[Sink] = ()
         if self._processes.is_main:
             path = self._folder and self._folder / artifacts.METRICS
             sinks = follow(step) if follow is not None else ()
         self._log = MetricsLog(path, step=step, sinks=sinks)
+        if self._processes.is_main and self._folder is not None:
+            num_kept = self._recipe.keep_checkpoints
+            tidy(self._folder / artifacts.CHECKPOINTS, step, num_kept=num_kept)
 
     def run(self, seed: int, stop: StopRequest, watch: Watcher | None) -> None:
         """All epochs that are left."""
@@ -343,6 +350,30 @@ class _Training:
                     name,
                     now,
                 )
+
+    def _require_best(self, path: Path) -> None:
+        """Raises ValueError, before it trains, if the weights to hand over are lost."""
+        if self._recipe.final_weights != "best" or self._position.best_top1 < 0:
+            return
+        try:
+            artifacts.read_tensors(path)
+        except (ValueError, OSError) as error:
+            raise ValueError(
+                f"the best weights so far cannot be read ({error}): restore {path} from a copy, or "
+                f"move {path.parent} away to train from the initial weights"
+            ) from None
+
+    def _require_same(self, step: int) -> None:
+        """Raises ValueError if the processes would go on from different steps."""
+        steps = torch.zeros(self._processes.world_size, dtype=torch.float64)
+        steps[self._processes.rank] = step
+        self._processes.add_up(steps)
+        if steps.min() != steps.max():
+            raise ValueError(
+                f"the processes of this run found checkpoints of different steps "
+                f"({', '.join(f'{one:.0f}' for one in steps.tolist())}): give all of them the same "
+                "run folder, on a disk that they share"
+            )
 
     def _stop(self, stop: StopRequest) -> NoReturn:
         self._processes.wait()  # so that nobody leaves, and has the others ended, during a save

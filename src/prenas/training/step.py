@@ -171,6 +171,13 @@ class TrainingStep:
         return {"optimizer": self.optimizer.state_dict(), "scaler": self._scaler.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` gave."""
+        """Restores what `state_dict` gave.
+
+        Raises:
+            ValueError: it belongs to another network or optimiser.
+        """
         self.optimizer.load_state_dict(state["optimizer"])
+        for parameter, moments in self.optimizer.state.items():  # PyTorch compares no shapes
+            if moments["exp_avg"].shape != parameter.shape:
+                raise ValueError("the state of the optimiser belongs to another network")
         self._scaler.load_state_dict(state["scaler"])

@@ -1,0 +1,323 @@
+"""Kills a training again and again; the result must equal that of an unbroken one to the bit.
+
+    python benchmarks/chaos.py --kills 100 --processes 1
+    python benchmarks/chaos.py --kills 100 --processes 2
+
+A short training on the digits, with a checkpoint every three steps and a record of every step, is
+started by `prenas train`, killed at a random moment (SIGKILL to all its processes, as when power
+fails), and started again by the same command until it is finished; then the next one, until there
+were as many kills as asked for. Every finished one is compared with the unbroken one. Several
+processes are started by torchrun. With `--warm` the processes are forked from one that has already
+imported everything, and are told their ranks as torchrun does: the same command without its start.
+
+Results go to `results/chaos.json`; status 1 says that something differed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"  # several processes with several threads wait for each other
+
+import sklearn.datasets
+import torch
+from safetensors.torch import save_file
+
+from prenas import artifacts, cli, pipeline
+from prenas.recipe import with_overrides
+from prenas.recipes import get_recipe
+
+RESULTS = Path(__file__).parent.parent / "results" / "chaos.json"
+CHANGES = (
+    "training.epochs=6",
+    "training.checkpoint_steps=3",
+    "training.log_steps=1",
+    "training.validate_all_epochs=2",
+    "training.ema_decay=0.9",
+    "training.final_weights=best",
+    "data.num_workers=0",
+)
+STATE = "state.pt"
+
+
+# --- starting and killing ------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
+
+
+def command(out: Path) -> list[str]:
+    return ["train", str(out), "--device", "cpu", "--threads", "1"]
+
+
+def start(out: Path, num_processes: int, log: Path) -> int:
+    """Starts the training as a user does; returns the process to wait for."""
+    launcher = [sys.executable, "-m"]
+    if num_processes > 1:
+        launcher += ["torch.distributed.run", f"--nproc-per-node={num_processes}"]
+        launcher += [f"--master-port={free_port()}", "-m"]
+    with log.open("w") as file:
+        return subprocess.Popen(
+            [*launcher, "prenas", *command(out)], stdout=file, stderr=file, start_new_session=True
+        ).pid
+
+
+def start_warm(out: Path, num_processes: int, log: Path) -> int:
+    """The same from this process' memory."""
+    port = free_port()
+    leader = os.fork()
+    if leader:
+        return leader
+    os.setsid()
+    ranks = [fork_rank(rank, num_processes, port, out, log) for rank in range(num_processes)]
+    os._exit(max(os.waitstatus_to_exitcode(os.waitpid(one, 0)[1]) != 0 for one in ranks))
+
+
+def fork_rank(rank: int, world_size: int, port: int, out: Path, log: Path) -> int:
+    process = os.fork()
+    if process:
+        return process
+    descriptor = os.open(log.with_suffix(f".{rank}"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    if world_size > 1:
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "MASTER_PORT": port}
+        os.environ.update({name: str(value) for name, value in place.items()})
+        os.environ["MASTER_ADDR"] = "127.0.0.1"
+    sys.argv = ["prenas", *command(out)]
+    status = 1
+    try:
+        cli.main()
+    except SystemExit as end:
+        status = int(end.code or 0)
+    finally:
+        os._exit(status)
+
+
+def family(process: int) -> Iterator[int]:
+    """A process and all that descend from it; torchrun's are in sessions of their own."""
+    yield process
+    try:
+        children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    except OSError:
+        return
+    for child in children:
+        yield from family(int(child))
+
+
+def has_ended(process: int) -> int | None:
+    """Exit status, if any; this process is its parent."""
+    ended, status = os.waitpid(process, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if ended else None
+
+
+def mark(out: Path) -> tuple[int, int] | None:
+    """Changes whenever the log does."""
+    try:
+        found = (out / artifacts.METRICS).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size
+
+
+def one_life(
+    out: Path, options: argparse.Namespace, dice: random.Random, *, log: Path
+) -> str | None:
+    """Starts the training and kills it; returns where it was hit, None if it ended first.
+
+    A fifth are killed at any time from the start on, the others after they have opened their log.
+    """
+    before = mark(out)
+    process = (start_warm if options.warm else start)(out, options.processes, log)
+    begun, is_early = time.monotonic(), dice.random() < 0.2
+    end = begun + dice.uniform(0, options.early_seconds) if is_early else None
+    while end is None or time.monotonic() < end:
+        status = has_ended(process)
+        if status is not None:
+            if status != 0:
+                texts = [one.read_text() for one in sorted(log.parent.glob(f"{log.stem}*"))]
+                raise SystemExit(f"the training ended with status {status}:\n" + "\n".join(texts))
+            return None
+        if end is None and mark(out) != before:
+            end = time.monotonic() + dice.uniform(0, options.seconds)
+        time.sleep(0.001)
+    for one in list(family(process)):
+        try:
+            os.kill(one, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    os.waitpid(process, 0)
+    return None if (out / artifacts.SUPERNET).exists() else place_of(out)
+
+
+def place_of(out: Path) -> str:
+    """What a killed training was doing, by what it left."""
+    temporary = [path.name for path in out.rglob(".*.tmp")]
+    if temporary:
+        return "in the middle of writing or removing files"
+    lines = []
+    if (out / artifacts.METRICS).exists():
+        lines = (out / artifacts.METRICS).read_text().split("\n")
+    if len(lines) < 2:
+        return "before the first record"
+    if lines[-1]:
+        return "in the middle of a line of the log"
+    return f"after a record of a {json.loads(lines[-2])['event']}"
+
+
+# --- comparing -----------------------------------------------------------------------------------
+
+
+def log_of(run: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (run / artifacts.METRICS).read_text().splitlines()]
+    return [{k: v for k, v in one.items() if k != "images_per_second"} for one in lines]
+
+
+def is_equal(left: Any, right: Any) -> bool:
+    """Nested plain values and tensors, to the bit."""
+    if isinstance(left, torch.Tensor):
+        return left.dtype == right.dtype and torch.equal(left, right)
+    if isinstance(left, dict):
+        return left.keys() == right.keys() and all(is_equal(left[k], right[k]) for k in left)
+    if isinstance(left, (list, tuple)):
+        return len(left) == len(right) and all(map(is_equal, left, right))
+    return bool(left == right)
+
+
+def differences(left: Path, right: Path) -> list[str]:
+    """Names of what differs between two finished trainings, the speed left out."""
+    names = [
+        {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+        - {artifacts.METRICS, artifacts.LOCK}
+        for run in (left, right)
+    ]
+    found = sorted(names[0] ^ names[1])
+    if log_of(left) != log_of(right):
+        found.append(artifacts.METRICS)
+    for name in sorted(names[0] & names[1]):
+        paths = left / name, right / name
+        if name.endswith(STATE):
+            same = is_equal(*(torch.load(path, weights_only=True) for path in paths))
+        else:
+            same = paths[0].read_bytes() == paths[1].read_bytes()
+        if not same:
+            found.append(name)
+    return found
+
+
+def prove_that_differences_are_found(whole: Path, home: Path) -> None:
+    """Changes one bit, one moment, one number of the log, one file: each must be seen."""
+    changed = home / "changed"
+    shutil.copytree(whole, changed)
+    weights = artifacts.read_tensors(changed / artifacts.SUPERNET)
+    next(iter(weights.values())).view(torch.uint8).flatten()[0] ^= 1
+    save_file(weights, changed / artifacts.SUPERNET)
+    path = next(changed.rglob(STATE))
+    state = torch.load(path, weights_only=True)
+    state["optimizer"]["state"][0]["exp_avg"].flatten()[0] += 1e-3
+    torch.save(state, path)
+    log = changed / artifacts.METRICS
+    log.write_text(log.read_text().replace('"step": 7,', '"step": 8,', 1))
+    (changed / artifacts.CHECKPOINTS / ".leftover.tmp").touch()
+    expected = {
+        artifacts.SUPERNET,
+        str(path.relative_to(changed)),
+        artifacts.METRICS,
+        f"{artifacts.CHECKPOINTS}/.leftover.tmp",
+    }
+    assert set(differences(whole, changed)) == expected, "the comparison overlooks differences"
+    shutil.rmtree(changed)
+
+
+# --- the whole -----------------------------------------------------------------------------------
+
+
+def measure(options: argparse.Namespace, home: Path) -> dict[str, Any]:
+    searched, whole, log = home / "searched", home / "whole", home / "log"
+    preparation = os.fork()  # so that nothing has run torch in the process that is forked
+    if not preparation:
+        pipeline.search(with_overrides(get_recipe("digits"), CHANGES), searched)
+        os._exit(0)
+    assert os.waitpid(preparation, 0)[1] == 0, "the search failed"
+    shutil.copytree(searched, whole)
+    unbroken = (start_warm if options.warm else start)(whole, options.processes, log)
+    assert os.waitpid(unbroken, 0)[1] == 0, log.read_text() if log.exists() else "see the log"
+    prove_that_differences_are_found(whole, home)
+
+    dice = random.Random(options.seed)
+    hits: Counter[str] = Counter()
+    num_finished, found = 0, Counter[str]()
+    while sum(hits.values()) < options.kills:
+        out = home / "killed"
+        shutil.copytree(searched, out)
+        while not (out / artifacts.SUPERNET).exists():
+            hit = one_life(out, options, dice, log=log)
+            if hit is not None:
+                hits[hit] += 1
+        num_finished += 1
+        found.update(differences(whole, out))
+        print(f"{sum(hits.values())} kills, {num_finished} runs, {sum(found.values())} differences")
+        sys.stdout.flush()
+        shutil.rmtree(out)
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    return {
+        "command": "python benchmarks/chaos.py " + " ".join(sys.argv[1:]),
+        "processes": options.processes,
+        "warm": options.warm,
+        "kills": sum(hits.values()),
+        "where": dict(hits.most_common()),
+        "runs_compared": num_finished,
+        "is_equal": not found,
+        "differences": dict(found),
+        "recipe": ["digits", *CHANGES],
+        "commit": commit,
+        "hardware": f"{platform.machine()}, 1 thread per process",
+        "torch": torch.__version__,
+        "date": date.today().isoformat(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=100, help="at least so many")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--warm", action="store_true", help="fork instead of starting Python")
+    parser.add_argument("--seconds", type=float, default=2.0, help="longest life of an open log")
+    parser.add_argument("--early-seconds", type=float, default=2.0, help="of the early kills")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    sklearn.datasets.load_digits()  # so that forked processes need not
+    with tempfile.TemporaryDirectory() as home:
+        row = measure(options, Path(home))
+    rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
+    key = ("processes", "warm")
+    rows = [one for one in rows if any(one[name] != row[name] for name in key)] + [row]
+    RESULTS.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+    print(json.dumps(row, indent=1))
+    sys.exit(0 if row["is_equal"] else 1)
+
+
+if __name__ == "__main__":
+    main()
