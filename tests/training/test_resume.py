@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from prenas import pipeline
+from prenas.runlog import MetricsLog
 from training.runs import (
     StoppedError,
     assert_same_training,
