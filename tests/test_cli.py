@@ -617,7 +617,7 @@ def test_ctrl_c_as_a_process(tmp_path: Path) -> None:
     pipeline.search(mini_recipe(training={"epochs": 500}), out)
     process = start("train", out, "--device", "cpu", "--threads", "1")
     limit = time.monotonic() + 120
-    while not (out / "checkpoints" / "epoch-00001").exists():
+    while not (out / "checkpoints" / "step-00000009").exists():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < limit
         time.sleep(0.02)

@@ -109,7 +109,7 @@ def test_run_is_its_steps_in_order(searched: Path, finished_run: Path) -> None:
     ours, theirs = files(searched), files(finished_run)
     assert ours.keys() == theirs.keys()
     for name in ours:
-        if not name.endswith((".png", "metrics.jsonl", "optimizer.pt", ".svg", ".md")):
+        if not name.endswith((".png", "metrics.jsonl", "state.pt", ".svg", ".md")):
             assert ours[name][0] == theirs[name][0], name
 
 

@@ -91,7 +91,7 @@ def test_while_training_and_after_an_interruption(searched: Path) -> None:
     progress = stopped.progress
     assert progress is not None
     assert (progress.step, progress.num_steps, progress.epoch) == (2 * STEPS, 3 * STEPS, 1)
-    assert progress.checkpoint == "checkpoints/epoch-00002"
+    assert progress.checkpoint == f"checkpoints/step-{2 * STEPS:08d}"
     assert progress.images_per_second is not None
     assert progress.seconds_left == pytest.approx(1077 / progress.images_per_second)
 
@@ -163,7 +163,7 @@ def test_in_the_middle_of_an_epoch(searched: Path) -> None:
             **{"loss": 2.0, "lr": 0.1, "grad_norm": 1.0, "images_per_second": speed},
         )
         log.append("skipped", epoch=0, step=step, loss=None, reason="the loss is nan", arch="a")
-    for name in ("step-00000004", "step-00000016", "step-notes", "epoch-00099", "best"):
+    for name in ("step-00000004", "step-00000016", "step-notes", "best.safetensors"):
         (searched / "checkpoints" / name).mkdir(parents=True)
     progress = read_status(searched).progress
     assert progress is not None
@@ -171,7 +171,7 @@ def test_in_the_middle_of_an_epoch(searched: Path) -> None:
     assert (progress.loss, progress.lr, progress.skipped) == (2.0, 0.1, 3)
     assert progress.seconds_left == pytest.approx((3 - 6 / 8) * 1000 / 100)
     assert progress.checkpoint == "checkpoints/step-00000016"
-    assert progress.best == "checkpoints/best"
+    assert progress.best == "checkpoints/best.safetensors"
 
 
 def test_the_log_knows_the_epochs_length_best(searched: Path) -> None:
@@ -311,7 +311,7 @@ def test_the_command(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = show(monkeypatch, capsys, "status", str(finished))
-    for word in ("mini", "3 subnets", "step 27 of 27, epoch 3 of 3, loss ", "checkpoints/epoch-0"):
+    for word in ("mini", "3 subnets", "step 27 of 27, epoch 3 of 3, loss ", "checkpoints/step-0"):
         assert word in out
     (finished / "evaluation.json").unlink()
     for path in finished.glob("subnets/*/arch.json"):

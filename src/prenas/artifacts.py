@@ -177,6 +177,12 @@ def load_weights(network: nn.Module, path: Path) -> None:
         ) from None
 
 
+def find_checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """(finished steps, `step-NNNNNNNN/`) of all whole checkpoints in a folder, newest first."""
+    matches = ((re.fullmatch(r"step-(\d+)", path.name), path) for path in folder.glob("step-*"))
+    return sorted(((int(match[1]), path) for match, path in matches if match), reverse=True)
+
+
 def require_writable(folder: Path) -> None:
     """Makes the folder and proves that files can be written there, before anything is spent.
 

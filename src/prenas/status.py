@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import fcntl
 import math
-import re
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,9 +20,6 @@ T = TypeVar("T")
 
 Stage = Literal["missing", "running", "begun", "done", "imported", "none"]
 """`begun` is stopped half-way; `none` has no place in this run; `imported` stands for `done`."""
-
-_CHECKPOINT = re.compile(r"(step|epoch)-(\d+)")  # epochs are of an older form
-_BEST = "best"
 
 
 class LastValidation(Value):
@@ -56,7 +52,7 @@ class TrainingStatus(Value):
     checkpoint: str | None = None
     """The newest, as a path inside the folder."""
     best: str | None = None
-    """The checkpoint kept as the best, as a path inside the folder."""
+    """The weights kept as the best, as a path inside the folder."""
     validations: tuple[LastValidation, ...] = ()
 
 
@@ -228,15 +224,11 @@ def _progress(out: Path, num_epochs: int, batch_size: int, problems: list[str]) 
 def _checkpoints(out: Path) -> dict[str, str]:
     """The newest and the best, as paths inside the folder."""
     folder = out / artifacts.CHECKPOINTS
-    found = {
-        (match[1] == "step", int(match[2])): path.name
-        for path in folder.glob("*-*")
-        if (match := _CHECKPOINT.fullmatch(path.name))
-    }
-    names = {"checkpoint": found[max(found)]} if found else {}
-    if (folder / _BEST).exists():
-        names["best"] = _BEST
-    return {what: f"{artifacts.CHECKPOINTS}/{name}" for what, name in names.items()}
+    found = artifacts.find_checkpoints(folder)
+    paths = {"checkpoint": found[0][1]} if found else {}
+    if (folder / artifacts.BEST).exists():
+        paths["best"] = folder / artifacts.BEST
+    return {what: str(path.relative_to(out)) for what, path in paths.items()}
 
 
 def _is_locked(out: Path) -> bool:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-import re
 import shutil
 from collections.abc import Callable, Mapping
 from io import BytesIO
@@ -135,9 +134,7 @@ def load_checkpoint(
 
 def checkpoints(folder: Path) -> list[Checkpoint]:
     """All finished checkpoints, newest first."""
-    matches = ((re.fullmatch(r"step-(\d+)", path.name), path) for path in folder.glob("step-*"))
-    found = [Checkpoint(int(match[1]), path) for match, path in matches if match]
-    return sorted(found, reverse=True)
+    return [Checkpoint(*found) for found in artifacts.find_checkpoints(folder)]
 
 
 def _remove(checkpoint: Path) -> None:
