@@ -31,6 +31,7 @@ _DECIDE_NOTHING = (  # fields that may change while a run goes on
 )
 
 _SECONDS_TO_NOTICE = 15
+_SECONDS_OF_STATUS = 0.5
 
 
 def read_preferred(out: str | Path) -> PreferredSet:
@@ -182,16 +183,18 @@ def locked(out: Path, recipe: Recipe) -> Iterator[None]:
 
 
 def _take(lock: TextIO, out: Path) -> None:
-    """Locks a file for this process; waits for what a killed process left, for nobody else.
+    """Locks a file for this process; waits for what a killed process left, for others a moment.
 
-    Processes that read images hold the lock of a killed training until they notice, in seconds.
+    Processes that read images hold the lock of a killed training until they notice, in seconds,
+    and `prenas status` shares it for an instant.
     """
-    limit = time.monotonic() + _SECONDS_TO_NOTICE
+    started = time.monotonic()
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            if time.monotonic() > limit or _is_alive(lock):
+            patience = _SECONDS_OF_STATUS if _is_alive(lock) else _SECONDS_TO_NOTICE
+            if time.monotonic() - started > patience:
                 raise ValueError(
                     f"another process is working in {out}: wait for it, or choose another folder"
                 ) from None
