@@ -514,7 +514,7 @@ def test_the_report_of_an_imported_run(mini_file: Path, tmp_path: Path) -> None:
     text = pipeline.report(tmp_path / "run").read_text()
     assert f"imported from {mini_file.name}, the largest network: of no published space" in text
     assert f"prenas import {mini_file.name} --out run" in text
-    assert "Nothing was chosen here: the run was imported." in text
+    assert "Nothing was chosen here: the run was imported from mini.pth" in text
     assert "None" not in text.split("<details>")[0]
 
 
