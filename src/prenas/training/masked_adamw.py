@@ -1,17 +1,17 @@
-"""AdamW that touches only what a step sampled: moments, decay and step counts per owned region.
+"""AdamW that touches only what a step sampled: moments, decay and step counts per element.
 
 Plain AdamW moves every weight at every step: where a subnet owns nothing the gradient is zero, but
 momentum and decay act on it, and the moments fade. Here an element's moments, decay and bias
 correction advance only at steps whose subnets own it, as if it were alone in an optimiser that ran
 at those steps (Loshchilov and Hutter, ICLR 2019, arXiv 1711.05101, applied per element).
 
-Step counts are kept per cell of a grid: subnets own leading boxes, so the edges of the boxes seen
-so far cut a tensor into cells whose elements have always been owned together.
+Subnets own leading boxes. Their union is cut into boxes that do not overlap, and the step is
+AdamW's on views of these: what nobody owns is never looked at.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -19,9 +19,6 @@ import torch
 from torch import Tensor
 
 from prenas.families.base import Box
-
-Edges = tuple[tuple[int, ...], ...]
-"""Per dimension the upper ends of the cells, rising; the last is the size of the tensor."""
 
 
 class MaskedAdamW(torch.optim.Optimizer):
@@ -47,86 +44,65 @@ class MaskedAdamW(torch.optim.Optimizer):
             owned: parameter -> leading boxes, whose union the step sampled; absent ones stay.
         """
         for group in self.param_groups:
-            for parameter in group["params"]:
-                boxes = owned.get(parameter)
-                if boxes and parameter.grad is not None:
-                    self._move(parameter, boxes, group)
+            parts = [
+                [tensor[box] for tensor in self._tensors(parameter)]
+                for parameter in group["params"]
+                if parameter.grad is not None
+                for box in disjoint(owned.get(parameter, ()))
+            ]
+            if parts:
+                _move([list(tensors) for tensors in zip(*parts, strict=True)], group)
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores moments and counts; counts stay on the CPU, where cells are worked out."""
-        super().load_state_dict(state_dict)
-        for state in self.state.values():
-            state["counts"] = state["counts"].cpu()
-
-    def _move(self, parameter: Tensor, boxes: Sequence[Box], group: dict[str, Any]) -> None:
+    def _tensors(self, parameter: Tensor) -> tuple[Tensor, ...]:
+        """Weight, gradient, first and second moment, steps: all of one shape."""
         state = self.state[parameter]
         if not state:
-            state["exp_avg"] = torch.zeros_like(parameter)
-            state["exp_avg_sq"] = torch.zeros_like(parameter)
-            state["edges"] = tuple((size,) for size in parameter.shape)
-            state["counts"] = torch.zeros([1] * parameter.ndim)
-        ends = {tuple(part.stop for part in box) for box in boxes}
-        for end in ends:
-            _cut(state, end)
-        edges: Edges = state["edges"]
-        hull = tuple(max(sizes) for sizes in zip(*ends, strict=True))
-        inner = tuple(slice(0, size) for size in hull)
-        cells = tuple(slice(0, _cell(row, size)) for row, size in zip(edges, hull, strict=True))
-        is_owned = torch.zeros_like(state["counts"][cells], dtype=torch.bool)
-        for end in ends:
-            is_owned[
-                tuple(slice(0, _cell(r, size)) for r, size in zip(edges, end, strict=True))
-            ] = 1
-        state["counts"][cells] += is_owned
-
-        weight, gradient = parameter[inner], parameter.grad[inner]  # type: ignore[index]
-        mean, square = state["exp_avg"][inner], state["exp_avg_sq"][inner]
-        if not is_owned.all():  # several boxes, none of which holds the others
-            mask = _spread(is_owned, edges, hull).to(weight.device)
-            kept = [tensor.clone() for tensor in (weight, mean, square)]
-        lr, eps, (beta1, beta2) = group["lr"], group["eps"], group["betas"]
-        weight.mul_(1 - lr * group["weight_decay"])
-        mean.lerp_(gradient, 1 - beta1)
-        square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        counts = state["counts"][cells].double()
-        first = lr / (1 - beta1**counts)
-        second = (1 - beta2**counts).sqrt()
-        if counts.min() == counts.max():
-            denominator = (square.sqrt() / second.max().item()).add_(eps)
-            weight.addcdiv_(mean, denominator, value=-first.max().item())
-        else:
-            per_element = [_spread(one.float(), edges, hull).to(weight) for one in (first, second)]
-            denominator = (square.sqrt() / per_element[1]).add_(eps)
-            weight.sub_(mean.mul(per_element[0]).div_(denominator))
-        if not is_owned.all():
-            for tensor, before in zip((weight, mean, square), kept, strict=True):
-                tensor.copy_(torch.where(mask, tensor, before))
+            for name in ("exp_avg", "exp_avg_sq", "steps"):
+                state[name] = torch.zeros_like(parameter)
+        assert parameter.grad is not None, "left out above"
+        return parameter, parameter.grad, state["exp_avg"], state["exp_avg_sq"], state["steps"]
 
 
-def _cell(edges: Sequence[int], size: int) -> int:
-    """How many cells make up the leading `size` elements."""
-    return bisect_left(edges, size) + 1
+def _move(lists: list[list[Tensor]], group: Mapping[str, Any]) -> None:
+    """AdamW's step on lists of weights, gradients, moments, and steps taken per element."""
+    weights, gradients, means, squares, steps = lists
+    lr, (beta1, beta2) = group["lr"], group["betas"]
+    torch._foreach_add_(steps, 1)
+    torch._foreach_mul_(weights, 1 - lr * group["weight_decay"])
+    torch._foreach_lerp_(means, gradients, 1 - beta1)
+    torch._foreach_mul_(squares, beta2)
+    torch._foreach_addcmul_(squares, gradients, gradients, 1 - beta2)
+    # beta ** steps - 1, exact also where it is small
+    first, second = (torch._foreach_mul(steps, math.log(beta)) for beta in (beta1, beta2))
+    torch._foreach_expm1_(first)
+    torch._foreach_expm1_(second)
+    # mean / (1 - beta1 ** steps) / (sqrt(square / (1 - beta2 ** steps)) + eps)
+    torch._foreach_neg_(second)
+    denominators = torch._foreach_div(squares, second)
+    torch._foreach_sqrt_(denominators)
+    torch._foreach_add_(denominators, group["eps"])
+    torch._foreach_mul_(denominators, first)
+    torch._foreach_addcdiv_(weights, means, denominators, value=lr)
 
 
-def _cut(state: dict[str, Any], end: Sequence[int]) -> None:
-    """Cuts the cells at the edges of a leading box; both halves keep their count."""
-    edges: list[tuple[int, ...]] = list(state["edges"])
-    for dimension, size in enumerate(end):
-        if size not in edges[dimension]:
-            place = bisect_left(edges[dimension], size)
-            halves = torch.ones(len(edges[dimension]), dtype=torch.long)
-            halves[place] = 2
-            state["counts"] = state["counts"].repeat_interleave(halves, dim=dimension)
-            row = edges[dimension]
-            edges[dimension] = (*row[:place], size, *row[place:])
-    state["edges"] = tuple(edges)
+def disjoint(boxes: Iterable[Box]) -> list[Box]:
+    """Boxes that do not overlap, of the same union as some leading boxes."""
+    return _disjoint({tuple(part.stop for part in box) for box in boxes})
 
 
-def _spread(cells: Tensor, edges: Edges, hull: Sequence[int]) -> Tensor:
-    """One value per cell -> one per element of the box `hull`, or of size 1 where all are equal."""
-    for dimension, (row, size) in enumerate(zip(edges, hull, strict=True)):
-        if cells.shape[dimension] > 1:
-            ends = [end for end in row if end <= size]
-            widths = [end - start for start, end in zip([0, *ends], ends, strict=False)]
-            cells = cells.repeat_interleave(torch.tensor(widths), dim=dimension)
-    return cells
+def _disjoint(ends: set[tuple[int, ...]]) -> list[Box]:
+    """The same for boxes from the origin to these ends, slab by slab along the first dimension."""
+    outer = {end for end in ends if not any(_is_within(end, o) for o in ends if o != end)}
+    if len(outer) == 1:
+        return [tuple(slice(0, size) for size in end) for end in outer]
+    found: list[Box] = []
+    start = 0
+    for stop in sorted({end[0] for end in outer}):
+        inner = _disjoint({end[1:] for end in outer if end[0] >= stop})
+        found += [(slice(start, stop), *box) for box in inner]
+        start = stop
+    return found
+
+
+def _is_within(end: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    return all(size <= limit for size, limit in zip(end, other, strict=True))

@@ -1,0 +1,81 @@
+"""Losses against the formulas of the papers, written out."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from prenas.recipe import TeacherRecipe, TrainingRecipe
+from prenas.training.objective import inplace_distillation_loss, label_loss, taught_loss
+
+GENERATOR = torch.Generator().manual_seed(0)
+STUDENT, OTHER = torch.randn(2, 7, 5, generator=GENERATOR).double()
+LABELS = torch.tensor([0, 1, 2, 3, 4, 0, 1])
+
+
+def probabilities(logits: Tensor) -> Tensor:
+    return logits.exp() / logits.exp().sum(dim=1, keepdim=True)
+
+
+def gradient(loss_of: object) -> Tensor:
+    logits = STUDENT.clone().requires_grad_()
+    loss_of(logits).backward()  # type: ignore[operator]
+    assert logits.grad is not None
+    return logits.grad
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_labels_are_smoothed_over_all_classes(smoothing: float) -> None:
+    recipe = TrainingRecipe(epochs=1, label_smoothing=smoothing)
+    target = torch.eye(5).double()[LABELS] * (1 - smoothing) + smoothing / 5
+    expected = -(target * probabilities(STUDENT).log()).sum(dim=1).mean()
+    torch.testing.assert_close(label_loss(STUDENT, LABELS, recipe), expected)
+    shares = torch.eye(5).double()[LABELS]  # as mixing gives them
+    torch.testing.assert_close(label_loss(STUDENT, shares, recipe), expected)
+
+
+def test_in_place_distillation_is_cross_entropy_with_the_largests_probabilities() -> None:
+    expected = -(probabilities(OTHER) * probabilities(STUDENT).log()).sum(dim=1).mean()
+    torch.testing.assert_close(inplace_distillation_loss(STUDENT, OTHER), expected)
+
+
+def test_in_place_distillation_moves_students_as_kullback_leibler_does() -> None:
+    ours = gradient(lambda logits: inplace_distillation_loss(logits, OTHER))
+    theirs = gradient(
+        lambda logits: (
+            (probabilities(OTHER) * (probabilities(OTHER) / probabilities(logits)).log())
+            .sum(dim=1)
+            .mean()
+        )
+    )
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_nothing_flows_back_through_the_largest() -> None:
+    student, largest = STUDENT.clone().requires_grad_(), OTHER.clone().requires_grad_()
+    inplace_distillation_loss(student, largest).backward()
+    assert largest.grad is None
+    assert student.grad is not None
+    assert student.grad.any()
+
+
+@pytest.mark.parametrize("share", [0.5, 0.1, 1.0])
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_a_soft_teacher_is_equation_2_of_deit(share: float, temperature: float) -> None:
+    """(1 - lambda) L_CE(psi(Z_s), y) + lambda tau^2 KL(psi(Z_s / tau), psi(Z_t / tau)), where
+    the divergence is taken from the teacher, as everywhere in distillation."""
+    recipe = TeacherRecipe(name="x", loss="soft", share=share, temperature=temperature)
+    labels = torch.tensor(1.7).double()
+    ours, theirs = probabilities(STUDENT / temperature), probabilities(OTHER / temperature)
+    divergence = (theirs * (theirs / ours).log()).sum(dim=1).mean()
+    expected = (1 - share) * labels + share * temperature**2 * divergence
+    torch.testing.assert_close(taught_loss(labels, STUDENT, OTHER, recipe), expected)
+
+
+def test_a_hard_teacher_is_equation_3_of_deit() -> None:
+    """1/2 L_CE(psi(Z_s), y) + 1/2 L_CE(psi(Z_s), y_t), y_t the decision of the teacher."""
+    plain = TrainingRecipe(epochs=1, label_smoothing=0.0)
+    labels = label_loss(STUDENT, LABELS, plain)
+    rows, log = torch.arange(7), probabilities(STUDENT).log()
+    expected = -log[rows, LABELS].mean() / 2 - log[rows, OTHER.argmax(dim=1)].mean() / 2
+    found = taught_loss(labels, STUDENT, OTHER, TeacherRecipe(name="x"))
+    torch.testing.assert_close(found, expected)

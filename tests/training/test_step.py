@@ -1,0 +1,353 @@
+"""One step: gradients of every strategy against sums written out, precisions, moving averages."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from prenas.data import Batch, ImageData, training_batches
+from prenas.data.augmentation import Mixing
+from prenas.data_recipe import Augmentation
+from prenas.families.vit.space import VitArch
+from prenas.recipe import TeacherRecipe, TrainingRecipe
+from prenas.supernet import Supernet
+from prenas.training.loop import train_supernet
+from prenas.training.sampler import make_sampler
+from prenas.training.step import Outcome, TrainingStep
+from training.runs import MINI, SMALLEST, WHOLE, assert_same_tensors, own_data
+
+INNER = VitArch(embed_dim=8, num_heads=(1, 2), mlp_ratio=(2.0, 1.0))
+ARCHS = (SMALLEST, INNER, WHOLE)
+SANDWICH = {"sandwich": 2}
+IN_PLACE = {"sandwich": 2, "inplace_distillation": True}
+
+
+def recipe_of(**fields: Any) -> TrainingRecipe:
+    plain = {"epochs": 2, "batch_size": 8, "lr_per_512_images": 0.32, "label_smoothing": 0.1}
+    return TrainingRecipe(**{**plain, **fields})
+
+
+def new_supernet(drop_path: float = 0.0) -> Supernet:
+    supernet = Supernet(WHOLE, MINI.settings, drop_path=drop_path)
+    supernet.initialize(torch.Generator().manual_seed(0))
+    with torch.no_grad():  # biases at zero would hide mistakes
+        for parameter in supernet.parameters():
+            parameter += 0.05
+    return supernet.train()
+
+
+def teach(images: Tensor) -> Tensor:
+    """Stands for a teacher: ten sums of pixels."""
+    return images.flatten(1)[:, :60].reshape(-1, 6, 10).sum(dim=1)
+
+
+def new_step(recipe: TrainingRecipe, drop_path: float = 0.0, **options: Any) -> TrainingStep:
+    sampler = make_sampler(ARCHS, recipe, 0)
+    return TrainingStep(new_supernet(drop_path), sampler, recipe, 5, **options)
+
+
+def batches(data: ImageData | None = None, size: int = 8, epoch: int = 0) -> Iterator[Batch]:
+    return iter(training_batches(data or own_data(), MINI.settings, size, 0, epoch))
+
+
+def gradient_of(step: TrainingStep, batch: Batch, number: int = 0) -> tuple[Tensor, Outcome]:
+    """The gradient that the optimiser saw; the weights stay, as nothing is learnt from it."""
+    kept: list[Tensor] = []
+    before = {n: p.detach().clone() for n, p in step.supernet.network.named_parameters()}
+    handle = step.optimizer.register_step_pre_hook(
+        lambda *_: kept.append(step._gradients.flat.clone())
+    )
+    outcome = step(number, batch)
+    handle.remove()
+    step.supernet.network.load_state_dict(before)
+    return kept[0], outcome
+
+
+def flat(gradients: tuple[Tensor | None, ...], parameters: list[Tensor]) -> Tensor:
+    return torch.cat(
+        [
+            (torch.zeros_like(p) if g is None else g).flatten()
+            for g, p in zip(gradients, parameters, strict=True)
+        ]
+    )
+
+
+def literal(
+    supernet: Supernet, archs: tuple[VitArch, ...], batch: Batch, recipe: TrainingRecipe
+) -> tuple[Tensor, float]:
+    """Gradient and loss: every subnet computed alone, its loss written out, then summed."""
+    parameters = list(supernet.network.parameters())
+    total, loss_sum = torch.zeros(sum(p.numel() for p in parameters)), 0.0
+    largest = supernet(batch.images, archs[0]).detach()
+    told = teach(batch.images)
+    for number, arch in enumerate(archs):
+        logits = supernet(batch.images, arch)
+        if recipe.inplace_distillation and number:
+            loss = -(largest.softmax(1) * logits.log_softmax(1)).sum(dim=1).mean()
+        else:
+            loss = cross_entropy(logits, batch.labels, label_smoothing=recipe.label_smoothing)
+            if recipe.teacher is not None:
+                loss = (loss + cross_entropy(logits, told.argmax(dim=1))) / 2
+        total += flat(torch.autograd.grad(loss, parameters, allow_unused=True), parameters)
+        loss_sum += loss.item()
+    over = len(archs) if recipe.sandwich_loss == "mean" else 1
+    return total / over, loss_sum / over
+
+
+@pytest.mark.parametrize("loss", ["mean", "sum"])
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        pytest.param({}, id="single"),
+        pytest.param(SANDWICH, id="sandwich"),
+        pytest.param(IN_PLACE, id="in-place"),
+        pytest.param({"teacher": TeacherRecipe(name="x")}, id="teacher"),
+        pytest.param({**IN_PLACE, "teacher": TeacherRecipe(name="x")}, id="both"),
+    ],
+)
+def test_the_gradient_is_the_sum_of_the_subnets_own(strategy: dict[str, Any], loss: Any) -> None:
+    recipe = recipe_of(sandwich_loss=loss, **strategy)
+    step = new_step(recipe, teacher=teach if recipe.teacher else None)
+    for number, batch in enumerate(batches()):
+        found, outcome = gradient_of(step, batch, number)
+        expected, expected_loss = literal(new_supernet(), outcome.archs, batch, recipe)
+        assert len(outcome.archs) == (4 if recipe.sandwich else 1)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+        assert outcome.loss == pytest.approx(expected_loss, rel=1e-5)
+        assert outcome.grad_norm == pytest.approx(expected.norm().item(), rel=1e-4)
+
+
+def test_subnets_of_a_step_have_noise_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Tensor] = []
+    forward = Supernet.forward
+    monkeypatch.setattr(
+        Supernet, "forward", lambda self, *args: seen.append(args[-1]) or forward(self, *args)
+    )
+    new_step(recipe_of(**SANDWICH), drop_path=0.3)(0, next(batches()))
+    assert len(seen) == 4
+    assert all(not torch.equal(seen[0], other) for other in seen[1:])
+
+
+# --- accumulation --------------------------------------------------------------------------------
+
+
+def mixed_data() -> ImageData:
+    mixing = Mixing(Augmentation(mixup=0.8, cutmix=1.0, mixing_mode="elem"), 10)
+    return replace(own_data(num_images=37), mixing=mixing)
+
+
+@pytest.mark.parametrize("parts", [2, 3, 8, 50])
+@pytest.mark.parametrize("strategy", [{}, IN_PLACE], ids=["single", "in-place"])
+def test_parts_of_a_batch_add_up_to_the_batch(parts: int, strategy: dict[str, Any]) -> None:
+    """Mixed images, drop path, odd sizes; the last batch has five images."""
+    whole = new_step(recipe_of(**strategy), drop_path=0.3)
+    divided = new_step(recipe_of(grad_accum_steps=parts, **strategy), drop_path=0.3)
+    ours, theirs = batches(mixed_data()), batches(mixed_data())
+    for number, (left, right) in enumerate(zip(ours, theirs, strict=True)):
+        expected, before = gradient_of(whole, left, number)
+        found, after = gradient_of(divided, right, number)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+        assert after.loss == pytest.approx(before.loss, rel=1e-5)
+    assert number == 4
+    assert len(left.labels) == 5
+
+
+@pytest.mark.parametrize("size", range(1, 10))
+def test_parts_are_all_of_the_batch_and_nearly_equal(size: int) -> None:
+    batch = next(batches(size=size))
+    for number in range(1, 12):
+        parts = list(batch.parts(number))
+        sizes = [len(part.labels) for part in parts]
+        assert torch.equal(torch.cat([part.images for part in parts]), batch.images)
+        assert [g for part in parts for g in part.generators] == batch.generators
+        assert {part.total for part in parts} == {size}
+        assert len(sizes) <= number
+        assert min(sizes) > 0
+        assert max(sizes) == math.ceil(size / number)
+
+
+# --- precision -----------------------------------------------------------------------------------
+
+
+def losses_of(recipe: TrainingRecipe, **options: Any) -> tuple[list[float], TrainingStep]:
+    step = new_step(recipe, **options)
+    source, number, losses = own_data(), 0, []
+    for epoch in range(6):
+        for batch in batches(source, epoch=epoch):
+            losses.append(step(number, batch).loss)
+            number += 1
+    return losses, step
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize(
+    "strategy",
+    [{}, {**IN_PLACE, "grad_accum_steps": 2, "optimizer": "masked_adamw", "ema_decay": 0.9}],
+    ids=["single", "everything"],
+)
+def test_half_precision_trains_near_single(precision: Any, strategy: dict[str, Any]) -> None:
+    strategy = {"epochs": 6, "clip_grad_norm": 1.0, **strategy}
+    single, _ = losses_of(recipe_of(**strategy))
+    half, step = losses_of(recipe_of(precision=precision, **strategy))
+    assert sum(half[-5:]) < sum(half[:5])
+    assert half != single
+    assert half == pytest.approx(single, rel=0.05)
+    kept = [*step.supernet.parameters(), step._gradients.message]
+    kept += [t for state in step.optimizer.state.values() for t in state.values()]
+    kept += [] if step.ema is None else list(step.ema.module.parameters())
+    assert {tensor.dtype for tensor in kept} == {torch.float32}
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("strategy", [{}, {**IN_PLACE, "grad_accum_steps": 3}])
+def test_half_precision_computes_the_same_gradient(
+    precision: Any, strategy: dict[str, Any]
+) -> None:
+    """All parts are scaled and unscaled alike: one that was not would be 65,536 times too small."""
+    expected, _ = gradient_of(new_step(recipe_of(**strategy)), next(batches()))
+    found, _ = gradient_of(new_step(recipe_of(precision=precision, **strategy)), next(batches()))
+    tolerance = 2e-2 if precision == "fp16" else 0.1
+    assert (found - expected).norm() < tolerance * expected.norm()
+
+
+def test_networks_really_run_in_half_precision() -> None:
+    seen = []
+    step = new_step(recipe_of(precision="bf16"))
+    teacher = torch.nn.Linear(64, 10)
+
+    def spying(images: Tensor) -> Tensor:
+        seen.append(teacher(images.flatten(1)).dtype)
+        return torch.zeros(len(images), 10)
+
+    step = new_step(recipe_of(precision="bf16", teacher=TeacherRecipe(name="x")), teacher=spying)
+    step(0, next(batches()))
+    assert seen == [torch.bfloat16]
+
+
+def test_an_overflow_halves_the_scale_and_moves_nothing() -> None:
+    step = new_step(recipe_of(precision="fp16", ema_decay=0.9))
+    (first, second, *_) = batches()
+    step(0, first)
+    before = {name: t.clone() for name, t in step.supernet.state_dict().items()}
+    assert step.ema is not None
+    average = {name: t.clone() for name, t in step.ema.module.state_dict().items()}
+    scale = step._scaler.get_scale()
+    step._scaler._scale.fill_(2.0**60)  # type: ignore[union-attr]
+    assert step(1, second).is_skipped
+    assert step._scaler.get_scale() == 2.0**59
+    assert_same_tensors(dict(step.supernet.state_dict()), before)
+    assert_same_tensors(dict(step.ema.module.state_dict()), average)
+    step._scaler._scale.fill_(scale)  # type: ignore[union-attr]
+    assert not step(2, second).is_skipped
+
+
+def test_the_scale_goes_on_where_it_was() -> None:
+    step = new_step(recipe_of(precision="fp16"))
+    step._scaler._scale.fill_(1024.0)  # type: ignore[union-attr]
+    step(0, next(batches()))
+    again = new_step(recipe_of(precision="fp16"))
+    again.load_state_dict(step.state_dict())
+    assert again._scaler.state_dict() == step._scaler.state_dict()
+    assert again._scaler.get_scale() == 1024.0
+
+
+def test_a_share_without_images_may_come_first() -> None:
+    """As in a run that is continued where fewer images than processes are left."""
+    empty = Batch(torch.empty(0, 1, 8, 8), torch.empty(0, dtype=torch.long), [], 1)
+    outcome = new_step(recipe_of(precision="fp16"))(0, empty)
+    assert (outcome.loss, outcome.grad_norm, outcome.is_skipped) == (0.0, 0.0, False)
+
+
+def test_numbers_that_are_not_finite_move_nothing_in_single_precision_either() -> None:
+    step = new_step(recipe_of(ema_decay=0.9, optimizer="masked_adamw"))
+    batch = next(batches())
+    before = {name: t.clone() for name, t in step.supernet.state_dict().items()}
+    batch.images[3] = math.inf
+    assert step(0, batch).is_skipped
+    assert_same_tensors(dict(step.supernet.state_dict()), before)
+    assert not step.optimizer.state
+
+
+# --- moving average ------------------------------------------------------------------------------
+
+
+def test_the_average_is_the_literal_recursion() -> None:
+    step = new_step(recipe_of(ema_decay=0.9))
+    expected = {n: p.detach().double() for n, p in step.supernet.network.named_parameters()}
+    for number, batch in enumerate(batches()):
+        step(number, batch)
+        for name, parameter in step.supernet.network.named_parameters():
+            expected[name] = 0.9 * expected[name] + 0.1 * parameter.detach().double()
+    assert step.ema is not None
+    for name, average in step.ema.module.named_parameters():
+        torch.testing.assert_close(average.double(), expected[name], rtol=1e-5, atol=1e-7)
+
+
+def trained(tmp_path: Any, **fields: Any) -> tuple[Supernet, list[dict[str, Any]]]:
+    """A training that gets better and worse, and the records of its validations."""
+    supernet, records = new_supernet(), []
+    recipe = recipe_of(lr_per_512_images=0.64, epochs=4, min_lr=0.0, **fields)
+    train_supernet(
+        supernet, ARCHS, own_data(), recipe, folder=tmp_path, follow=lambda _: [records.append]
+    )
+    return supernet, [r for r in records if r["event"] == "validation"]
+
+
+def saved(path: Any) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "chosen"),
+    [
+        ({}, "supernet"),
+        ({"ema_decay": 0.9}, "ema"),
+        ({"ema_decay": 0.9, "final_weights": "ema"}, "ema"),
+        ({"ema_decay": 0.9, "final_weights": "last"}, "supernet"),
+    ],
+)
+def test_what_is_handed_over(fields: dict[str, Any], chosen: str, tmp_path: Any) -> None:
+    supernet, _ = trained(tmp_path, **fields)
+    last = max((tmp_path / "checkpoints").glob("step-*"))
+    expected = saved(last / f"{chosen}.safetensors")
+    assert_same_tensors(dict(supernet.network.state_dict()), expected)
+    if "ema_decay" in fields:
+        both = [
+            saved(last / name)["head.weight"]
+            for name in ("supernet.safetensors", "ema.safetensors")
+        ]
+        assert not torch.equal(*both)
+
+
+@pytest.mark.parametrize("ema", [None, 0.5])
+def test_the_best_weights_are_those_of_the_best_validation(ema: Any, tmp_path: Any) -> None:
+    supernet, records = trained(
+        tmp_path, ema_decay=ema, final_weights="best", validate_all_epochs=1
+    )
+    weights = "trained" if ema is None else "ema"
+    means = {}
+    for epoch in range(4):
+        rows = [r for r in records if r["epoch"] == epoch and r["weights"] == weights]
+        assert [row["subnet"] for row in rows] == [0, 1, 2]
+        means[epoch] = sum(row["top1"] for row in rows) / 3
+    assert {r["weights"] for r in records} == ({"trained"} if ema is None else {"trained", "ema"})
+    best = max(means, key=lambda epoch: means[epoch])  # the first of equals
+
+    step = new_step(recipe_of(lr_per_512_images=0.64, epochs=4, min_lr=0.0, ema_decay=ema))
+    everything = (batch for epoch in range(best + 1) for batch in batches(epoch=epoch))
+    for number, batch in enumerate(everything):
+        step(number, batch)
+    network = step.supernet.network if step.ema is None else step.ema.module
+    assert_same_tensors(dict(supernet.network.state_dict()), dict(network.state_dict()))
+
+
+def test_best_weights_without_a_folder_are_refused() -> None:
+    with pytest.raises(ValueError, match="give a folder"):
+        train_supernet(new_supernet(), ARCHS, own_data(), recipe_of(final_weights="best"))
