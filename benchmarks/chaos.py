@@ -29,6 +29,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -162,10 +163,8 @@ def one_life(
             end = time.monotonic() + dice.uniform(0, options.seconds)
         time.sleep(0.001)
     for one in list(family(process)):
-        try:
+        with suppress(ProcessLookupError):
             os.kill(one, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
     os.waitpid(process, 0)
     return None if (out / artifacts.SUPERNET).exists() else place_of(out)
 
