@@ -5,10 +5,6 @@ import logging
 import os
 import pickle
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -260,33 +256,3 @@ def test_a_checkpoint_of_another_network_gives_way_to_the_one_before(
         pipeline.train(unfinished)
     assert "step-00000018 is damaged" in caplog.text
     assert_same_training(unfinished, finished_run)  # from the one before
-
-
-# --- a process that dies -------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_a_killed_process_is_continued_bit_exactly(tmp_path: Path) -> None:
-    """SIGKILL in the middle of an epoch of `prenas train`, then the same from Python."""
-    recipe = mini_recipe(training={"epochs": 8, "batch_size": 32})
-    killed, whole = tmp_path / "killed", tmp_path / "whole"
-    for out in (killed, whole):
-        pipeline.search(recipe, out)
-    command = [sys.executable, "-m", "prenas", "train", str(killed), "--device", "cpu"]
-    command += ["--threads", str(torch.get_num_threads())]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    limit = time.monotonic() + 120
-    while not (killed / "checkpoints" / "step-00000068").exists():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < limit
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    assert not (killed / "supernet.safetensors").exists()
-    done = len(metrics_of(killed, "epoch"))
-    assert 2 <= done < 8
-
-    pipeline.train(killed, device="cpu")
-    pipeline.train(whole, device="cpu")
-    assert_same_training(killed, whole)
