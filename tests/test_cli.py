@@ -223,7 +223,7 @@ def test_finetuning_goes_all_the_way(prenas: Command, finished_run: Path, tmp_pa
     refused(prenas(*words, "--out", out, "--set", "seed=1"), "belongs to another recipe")
     refused(prenas("finetune", finished_run, "--out", tmp_path / "x", "--head", "x"), "auto, fresh")
     limited = ["finetune", finished_run, "--max-params", "1", "--out", tmp_path / "x"]
-    refused(prenas(*limited), "no preferred subnet has params <= 1")
+    refused(prenas(*limited), "no subnet of this run has params <= 1")
     refused(prenas("finetune", tmp_path / "no", "--out", tmp_path / "x"), "no does not exist")
     assert not (tmp_path / "x").exists()
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from families.drawing import ALL_SPACES, choices
-from prenas import evaluation, one_shot, pipeline
+from prenas import evaluation, one_shot, pipeline, run_data
 from prenas.cost import count
 from prenas.data import num_samples
 from prenas.evaluation import evaluate_archs, top1_of_archs
@@ -345,7 +345,7 @@ def test_one_shot_hands_over_the_best_of_every_budget(evolved_run: Path) -> None
     """By brute force over the whole space, each architecture cut out as it is handed over."""
     supernet = pipeline.read_supernet(evolved_run)
     assert supernet.arch == MINI.largest
-    validation = {"validation": pipeline.other_data(evolved_run).validation}
+    validation = {"validation": run_data.other_data(evolved_run).validation}
     every = evaluate_archs(supernet, sorted(every_arch(MINI), key=lambda a: a.id), validation)
     budgets = parse_budgets(RECIPE.search.budgets).kept[:3]  # the fourth is empty
     found = pipeline.evolve(evolved_run)
@@ -471,7 +471,7 @@ def test_every_candidate_is_compared_on_the_same_drawn_validation_images(
     assert found[0].accuracy * 50 == pytest.approx(round(found[0].accuracy * 50))
     assert len({id(source) for source in sources}) == 1
     assert num_samples(sources[0]) == 50
-    data = pipeline.other_data(trained)
+    data = run_data.other_data(trained)
     again = one_shot.comparison_images(few, data)
     drawn = [int(label) for _, label in again]  # type: ignore[attr-defined]
     assert drawn == [int(label) for _, label in sources[0]]
@@ -533,7 +533,7 @@ def test_the_envelope_of_one_shot_is_the_whole_space(evolved_run: Path) -> None:
 def test_comparing_on_shared_weights_equals_evaluating_cut_networks(evolved_run: Path) -> None:
     """And reads the images once for all, leaving the weights as they are."""
     supernet = pipeline.read_supernet(evolved_run)
-    source = pipeline.other_data(evolved_run).validation
+    source = run_data.other_data(evolved_run).validation
     archs = [MINI.smallest, MINI.largest, *list(every_arch(MINI))[:5]]
     before = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
     found = top1_of_archs(supernet, archs, source, batch_size=100)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
-from prenas import pipeline, run_folder
+from prenas import hand_over, pipeline, run_folder
 from prenas.artifacts import read_tensors, write_tensors
 from prenas.data import ImageData
 from prenas.evaluation import Evaluation
@@ -41,8 +41,9 @@ def files(run: Path) -> dict[str, tuple[bytes, int]]:
 
 def forbid_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes every step's work an error."""
-    for name in ("zero_cost_search", "train_supernet", "evaluate_archs", "verified_cut"):
+    for name in ("zero_cost_search", "train_supernet", "evaluate_archs"):
         monkeypatch.setattr(pipeline, name, never)
+    monkeypatch.setattr(hand_over, "verified_cut", never)
 
 
 # --- once ----------------------------------------------------------------------------------------
@@ -161,9 +162,10 @@ def test_only_what_is_missing_is_done(
     for name in lost:
         path = finished / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    work = getattr(pipeline, redone)
+    home = hand_over if redone == "verified_cut" else pipeline
+    work = getattr(home, redone)
     forbid_work(monkeypatch)
-    monkeypatch.setattr(pipeline, redone, work)
+    monkeypatch.setattr(home, redone, work)
     pipeline.run(mini_recipe(), finished)
     for name, (content, _) in files(finished).items():
         if not name.endswith(".png"):
@@ -252,7 +254,7 @@ def test_a_folder_that_refuses_files_is_found_out_before_any_work(
         raise PermissionError(13, "Permission denied", str(self))
 
     monkeypatch.setattr(pipeline, "zero_cost_search", never)
-    monkeypatch.setattr(Path, "touch", deny)
+    monkeypatch.setattr(Path, "write_text", deny)
     with pytest.raises(ValueError, match=r"cannot write to .*run \(Permission denied\): choose"):
         pipeline.search(mini_recipe(), tmp_path / "run")
 

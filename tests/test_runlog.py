@@ -112,7 +112,7 @@ def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
     path.symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left") as raised:
         log.append("epoch", epoch=1, step=2, loss=1.0, lr=0.1)
-    assert raised.value.filename == str(path)
+    assert str(path) in str(raised.value)
     assert len(seen) == 1
     # What a real disk takes of the line is dropped when the run goes on.
     path.unlink()

@@ -12,7 +12,7 @@ from PIL import Image
 
 import prenas
 from families.test_vit_released import ARCH, SETTINGS, mini, random_native, to_original
-from prenas import pipeline
+from prenas import pipeline, run_data
 from prenas.artifacts import read_tensors
 from prenas.cost import count
 from prenas.data_recipe import Augmentation
@@ -173,7 +173,7 @@ def test_one_subnet_by_number_or_limit(
     limit = finished_rows[1].params
     best = max(finished_rows[:2], key=lambda row: (row.splits["validation"].top1, -row.params))
     assert read_source(finished_run, max_params=limit).archs == (best.arch,)
-    with pytest.raises(ValueError, match="no preferred subnet has macs <= 1"):
+    with pytest.raises(ValueError, match="no subnet of this run has macs <= 1"):
         read_source(finished_run, max_macs=1)
     with pytest.raises(ValueError, match="there is no subnet 3: this run has 0 to 2"):
         read_source(finished_run, 3)
@@ -367,7 +367,7 @@ def test_a_run_goes_on_with_the_classes_it_was_made_for(
     again = finetuning_recipe(source, data=str(pictures))
     pipeline.finetune(source, again, tmp_path / "folder")
     with pytest.raises(ValueError, match="not those of"):
-        pipeline.other_data(tmp_path / "folder", ["digits"])
+        run_data.other_data(tmp_path / "folder", ["digits"])
 
 
 def test_there_is_no_search_in_it(

@@ -143,7 +143,7 @@ def test_copies_differ_and_the_first_is_what_it_would_be_alone() -> None:
         return [
             (int(label), float(image.sum()), generator.random())
             for batch in training_batches(data, NUMBERED, 5, 0, 0)
-            for image, label, generator in zip(*batch, strict=True)
+            for image, label, generator in zip(*batch[:3], strict=True)
         ]
 
     once, thrice = drawn(1), drawn(3)

@@ -167,11 +167,11 @@ def finished(finished_run: Path, tmp_path: Path) -> Path:
 
 
 def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
-    """Relative name -> (content, time of change) of every file below a folder."""
+    """Relative name -> (content, time of change) of every file below a folder but the lock."""
     return {
         str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.name != ".lock"
     }
 
 

@@ -243,10 +243,10 @@ class _Training:
     def _note(self, outcome: Outcome, epoch: int, clock: _Clock) -> None:
         """Keeps the numbers of a step; ends the training after too many that were skipped."""
         position = self._position
+        reason = "loss" if not math.isfinite(outcome.loss) else "gradient"
         if outcome.is_skipped:
             position.skipped += 1
             position.skipped_in_a_row += 1
-            reason = "loss" if not math.isfinite(outcome.loss) else "gradient"
             self._log.append(
                 "skipped",
                 epoch=epoch,
@@ -255,13 +255,13 @@ class _Training:
                 reason=f"the {reason} is not finite",
                 archs=[arch.id for arch in outcome.archs],
             )
-            if position.skipped_in_a_row >= self._recipe.skipped_steps_limit:
-                raise ValueError(self._too_many_skipped(outcome, reason))
         else:
             position.skipped_in_a_row = 0
             position.epoch_loss.add(outcome.loss)
             position.window_loss.add(outcome.loss)
             position.window_norm.add(outcome.grad_norm)
+        if position.skipped_in_a_row >= self._recipe.skipped_steps_limit:
+            raise ValueError(self._too_many_skipped(outcome, reason))
         if _is_due(position.step, self._recipe.log_steps):
             self._log.append(
                 "step",
