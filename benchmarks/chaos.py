@@ -141,17 +141,25 @@ def mark(out: Path) -> tuple[int, int] | None:
     return found.st_ino, found.st_size
 
 
+class Rhythm:
+    """How long a start and a record take on this machine, now; kills keep to it."""
+
+    start = record = 1.0
+
+
 def one_life(
-    out: Path, options: argparse.Namespace, dice: random.Random, *, log: Path
+    out: Path, options: argparse.Namespace, dice: random.Random, rhythm: Rhythm, *, log: Path
 ) -> str | None:
     """Starts the training and kills it; returns where it was hit, None if it ended first.
 
-    A fifth are killed at any time from the start on, the others after they have opened their log.
+    A fifth are killed while they start, the others at any time up to so many changes of the log.
     """
-    before = mark(out)
+    last = mark(out)
     process = (start_warm if options.warm else start)(out, options.processes, log)
-    begun, is_early = time.monotonic(), dice.random() < 0.2
-    end = begun + dice.uniform(0, options.early_seconds) if is_early else None
+    begun = changed = time.monotonic()
+    num_awaited = dice.randint(1, options.records)
+    end = begun + dice.uniform(0, rhythm.start) if dice.random() < 0.2 else None
+    num_seen = 0
     while end is None or time.monotonic() < end:
         status = has_ended(process)
         if status is not None:
@@ -159,9 +167,17 @@ def one_life(
                 texts = [one.read_text() for one in sorted(log.parent.glob(f"{log.stem}*"))]
                 raise SystemExit(f"the training ended with status {status}:\n" + "\n".join(texts))
             return None
-        if end is None and mark(out) != before:
-            end = time.monotonic() + dice.uniform(0, options.seconds)
-        time.sleep(0.001)
+        now = time.monotonic()
+        if end is None and (found := mark(out)) != last:
+            num_seen += 1
+            if num_seen == 1:
+                rhythm.start = now - begun
+            else:
+                rhythm.record = (rhythm.record + now - changed) / 2
+            last, changed = found, now
+            if num_seen == num_awaited:
+                end = now + dice.uniform(0, 2 * rhythm.record)
+        time.sleep(0.0005)
     for one in list(family(process)):
         with suppress(ProcessLookupError):
             os.kill(one, signal.SIGKILL)
@@ -263,14 +279,14 @@ def measure(options: argparse.Namespace, home: Path) -> dict[str, Any]:
     assert os.waitpid(unbroken, 0)[1] == 0, log.read_text() if log.exists() else "see the log"
     prove_that_differences_are_found(whole, home)
 
-    dice = random.Random(options.seed)
+    dice, rhythm = random.Random(options.seed), Rhythm()
     hits: Counter[str] = Counter()
     num_finished, found = 0, Counter[str]()
     while sum(hits.values()) < options.kills:
         out = home / "killed"
         shutil.copytree(searched, out)
         while not (out / artifacts.SUPERNET).exists():
-            hit = one_life(out, options, dice, log=log)
+            hit = one_life(out, options, dice, rhythm, log=log)
             if hit is not None:
                 hits[hit] += 1
         num_finished += 1
@@ -303,8 +319,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100, help="at least so many")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--warm", action="store_true", help="fork instead of starting Python")
-    parser.add_argument("--seconds", type=float, default=2.0, help="longest life of an open log")
-    parser.add_argument("--early-seconds", type=float, default=2.0, help="of the early kills")
+    parser.add_argument("--records", type=int, default=16, help="most that are seen before a kill")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     sklearn.datasets.load_digits()  # so that forked processes need not

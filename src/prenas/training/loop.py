@@ -127,7 +127,7 @@ def train_supernet(
     training.resume(follow)
     supernet.train()
     with readers_watched():
-        training.run(seed, stop or StopRequest(), watch)
+        training.run(seed, StopRequest() if stop is None else stop, watch)
     training.take_final_weights()
     supernet.eval()
 
