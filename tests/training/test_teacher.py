@@ -77,7 +77,7 @@ def test_timms_network_with_own_weights_sees_its_own_normalisation(
 
 
 def test_a_transformer_is_made_for_the_images(tmp_path: Path) -> None:
-    """timm's image size of this network is 160; its weights here are of 32 pixels and 3 channels."""
+    """timm's image size of this network is 160; its weights here are of 32 pixels, 3 channels."""
     settings = MINI.with_settings(image_size=(32, 32), in_chans=3, num_classes=7).settings
     network = timms("test_vit", num_classes=7, in_chans=3, img_size=32)
     save_file(network.state_dict(), tmp_path / "vit.safetensors")
