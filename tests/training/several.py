@@ -20,6 +20,7 @@ from prenas.supernet import Supernet
 from prenas.training.loop import train_supernet
 from prenas.training.sampler import make_sampler
 from prenas.training.step import TrainingStep
+from training.curves import losses_of
 from training.runs import MINI, SMALLEST, WHOLE, own_data
 
 INNER = VitArch(embed_dim=8, num_heads=(1, 2), mlp_ratio=(2.0, 1.0))
@@ -142,6 +143,7 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     processes = join()
     results = {name: trained(name, processes) for name in CASES}
+    results["digits"] = losses_of("digits", processes)
     results["overflow"] = overflown(processes)
     results["reductions"] = counted(processes)
     order: list[int] = []

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from prenas.processes import ALONE
+from training.curves import golden
 from training.runs import assert_same_tensors
 from training.several import CASES, overflown, trained
 
@@ -29,7 +30,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         env={**os.environ, "PYTHONPATH": os.pathsep.join([tests, *([found] if found else [])])},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=500,
     )
     assert done.returncode == 0, done.stderr
     return [torch.load(folder / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1)]
@@ -84,3 +85,7 @@ def test_a_step_takes_one_reduction(both: list[dict[str, Any]]) -> None:
 def test_the_main_process_goes_first(both: list[dict[str, Any]]) -> None:
     assert [found["order"]["place"] for found in both] == [1, 2]
     assert both[0]["order"]["pid"] != both[1]["order"]["pid"]
+
+
+def test_a_recipes_losses_are_those_of_one_process(both: list[dict[str, Any]]) -> None:
+    assert both[0]["digits"] == both[1]["digits"] == pytest.approx(golden("digits"), rel=1e-3)
