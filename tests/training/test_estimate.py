@@ -3,9 +3,11 @@
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from typer.testing import CliRunner
 
 from prenas import pipeline
@@ -13,9 +15,10 @@ from prenas.cli import app
 from prenas.cost import count
 from prenas.data import num_samples, training_batches
 from prenas.families.vit.space import VitArch
+from prenas.recipe import TeacherRecipe
 from prenas.supernet import Supernet
 from prenas.training import estimate
-from prenas.training.estimate import SubnetCost, estimate_training
+from prenas.training.estimate import Estimate, SubnetCost, estimate_training
 from prenas.training.sampler import BalancedSampler, SandwichSampler, SingleSampler
 from training.runs import MINI, WHOLE, contents, global_state_untouched, mini_recipe, own_data
 
@@ -62,7 +65,7 @@ def test_what_is_kept_grows_with_the_images_and_the_network() -> None:
     recipe, data = mini_recipe(), own_data(num_images=32)
     assert recipe.training is not None
     supernet = Supernet(WHOLE, MINI.settings).initialize(torch.Generator().manual_seed(0)).train()
-    measure = estimate._Measure(supernet, recipe.training, None)
+    measure = estimate._Measure(supernet, recipe.training)
     batches = {
         size: next(iter(training_batches(data, MINI.settings, size, 0, 0))) for size in (8, 32)
     }
@@ -169,3 +172,66 @@ def test_too_little_memory_is_said(
     monkeypatch.setattr(estimate, "_machine_bytes", lambda device: 1_000_000)
     output = " ".join(CliRunner().invoke(app, words).output.split())
     assert "That is more than the 1 MB of this machine: lower training.batch_size" in output
+
+
+# --- strategies ----------------------------------------------------------------------------------
+
+
+def estimated(monkeypatch: pytest.MonkeyPatch, **fields: Any) -> Estimate:
+    """By a clock on which every step takes a second per subnet, and everything else no time."""
+    recipe, data = mini_recipe(), own_data(num_images=40)
+    assert recipe.training is not None
+    options = {name: fields.pop(name) for name in ("teacher", "space") if name in fields}
+    now, forward = [0.0], Supernet.forward
+
+    def ticking(self: Supernet, *args: Any) -> Tensor:
+        now[0] += 1.0
+        return forward(self, *args)
+
+    if "teacher" in options:
+
+        def teacher(images: Tensor) -> Tensor:
+            now[0] += 0.25
+            return torch.zeros(len(images), 10)
+
+        options["teacher"] = teacher
+        fields["teacher"] = TeacherRecipe(name="any")
+    monkeypatch.setattr(Supernet, "forward", ticking)
+    monkeypatch.setattr(estimate.time, "perf_counter", lambda: now[0])
+    training = recipe.training.model_copy(update={"batch_size": 40, "epochs": 5, **fields})
+    supernet = Supernet(WHOLE, MINI.settings).initialize(torch.Generator().manual_seed(0))
+    return estimate_training(supernet, archs(3), data, training, **options)
+
+
+@pytest.mark.parametrize(
+    ("fields", "seconds_per_step"),
+    [
+        ({}, 1.0),
+        ({"sandwich": 2}, 4.0),
+        ({"sandwich": 0, "inplace_distillation": True}, 2.0),
+        ({"teacher": True}, 1.25),
+        ({"sandwich": 2, "teacher": True}, 4.25),
+        ({"grad_accum_steps": 4}, 1.0),
+        ({"space": MINI}, 1.0),
+    ],
+)
+def test_a_step_takes_its_subnets_and_its_teacher_once(
+    fields: dict[str, Any], seconds_per_step: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps of 32 of 40 images were measured; five epochs of one step are trained."""
+    found = estimated(monkeypatch, **fields)
+    assert found.num_steps == 5
+    assert found.training_seconds == pytest.approx(5 * seconds_per_step * 40 / 32)
+
+
+def test_parts_of_a_batch_divide_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = estimated(monkeypatch).activation_bytes
+    assert estimated(monkeypatch, grad_accum_steps=3).activation_bytes == whole // 40 * 14
+    assert estimated(monkeypatch, sandwich=2).activation_bytes == whole  # one after the other
+
+
+def test_averages_and_step_counts_take_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = estimated(monkeypatch).state_bytes / 4
+    assert estimated(monkeypatch, ema_decay=0.9).state_bytes == 5 * copy
+    masked = estimated(monkeypatch, ema_decay=0.9, optimizer="masked_adamw")
+    assert masked.state_bytes == 6 * copy

@@ -177,7 +177,7 @@ def test_parts_are_all_of_the_batch_and_nearly_equal(size: int) -> None:
 def losses_of(recipe: TrainingRecipe, **options: Any) -> tuple[list[float], TrainingStep]:
     step = new_step(recipe, **options)
     source, number, losses = own_data(), 0, []
-    for epoch in range(6):
+    for epoch in range(3):
         for batch in batches(source, epoch=epoch):
             losses.append(step(number, batch).loss)
             number += 1
@@ -191,7 +191,7 @@ def losses_of(recipe: TrainingRecipe, **options: Any) -> tuple[list[float], Trai
     ids=["single", "everything"],
 )
 def test_half_precision_trains_near_single(precision: Any, strategy: dict[str, Any]) -> None:
-    strategy = {"epochs": 6, "clip_grad_norm": 1.0, **strategy}
+    strategy = {"epochs": 3, "clip_grad_norm": 1.0, **strategy}
     single, _ = losses_of(recipe_of(**strategy))
     half, step = losses_of(recipe_of(precision=precision, **strategy))
     assert sum(half[-5:]) < sum(half[:5])

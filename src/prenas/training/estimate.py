@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import islice
@@ -30,7 +30,7 @@ _NUM_TIMED = 2  # steps per subnet, after one to warm up
 _MOST_SUBNETS = 8
 _NUM_DRAWS = 500  # steps that stand for all when the share of each subnet is counted
 _BYTES = 4  # float32
-_COPIES = 4  # weights, gradients, and the optimiser's two moments
+_COPIES = 4  # weights, gradients, and the optimiser's two moments; further ones by the recipe
 _FORWARD_SHARE = 1 / 3  # of a training step's work
 
 
@@ -58,7 +58,7 @@ class Estimate(NamedTuple):
     evaluation_seconds: float
     """Of all preferred subnets on every split, at the end."""
     state_bytes: int
-    """Weights, gradients and moments of the supernet."""
+    """Weights, gradients, moments, step counts and moving average of the supernet."""
     activation_bytes: int
     """Of a full step of the costliest subnet."""
     machine_bytes: int
@@ -95,11 +95,13 @@ def estimate_training(
     num_loaded = sum(len(batch.labels) for batch in others)
     loading = (time.perf_counter() - started) / num_loaded if num_loaded else 0.0
 
-    measure = _Measure(supernet.train(), recipe, teacher)
+    measure = _Measure(supernet.train(), recipe)
     stride = max(1, -(-len(archs) // _MOST_SUBNETS))
     chosen = [*archs[::-1][::stride][::-1]]  # the largest is always among them
     costs = tuple(measure(arch, first) for arch in chosen)
     per_image = _mean_seconds(costs, make_sampler(archs, recipe, seed, space), supernet.settings)
+    if teacher is not None:  # once per step, however many subnets learn from it
+        per_image += measure.seconds_of(teacher, first)
     num_trained = recipe.epochs * num_samples(data.train)
     workers = data.num_workers
     per_image_loaded = max(per_image, loading / workers) if workers else per_image + loading
@@ -114,11 +116,15 @@ def estimate_training(
         loading_seconds=loading,
         training_seconds=num_trained * per_image_loaded,
         evaluation_seconds=num_evaluated * len(archs) * data.num_crops * mean_forward,
-        state_bytes=_COPIES * _BYTES * num_params,
+        state_bytes=_num_copies(recipe) * _BYTES * num_params,
         activation_bytes=-(-recipe.batch_size // recipe.grad_accum_steps)
         * max(cost.activation_bytes for cost in costs),
         machine_bytes=_machine_bytes(next(supernet.parameters()).device),
     )
+
+
+def _num_copies(recipe: TrainingRecipe) -> int:
+    return _COPIES + (recipe.optimizer == "masked_adamw") + (recipe.ema_decay is not None)
 
 
 def _machine_bytes(device: torch.device) -> int:
@@ -142,7 +148,7 @@ def _mean_seconds(costs: Sequence[SubnetCost], sampler: Sampler, settings: Setti
 class _Measure:
     """Times training steps, and counts what they keep for the backward pass."""
 
-    def __init__(self, supernet: Supernet, recipe: TrainingRecipe, teacher: Teacher | None) -> None:
+    def __init__(self, supernet: Supernet, recipe: TrainingRecipe) -> None:
         self._supernet = supernet
         self._device = next(supernet.parameters()).device
         self._arch: Arch
@@ -150,22 +156,26 @@ class _Measure:
         alone = recipe.model_copy(
             update={"sandwich": None, "inplace_distillation": False, "grad_accum_steps": 1}
         )
-        self._step = TrainingStep(
-            supernet, lambda step: (self._arch,), alone, steps_per_epoch=1, teacher=teacher
-        )
+        self._step = TrainingStep(supernet, lambda step: (self._arch,), alone, steps_per_epoch=1)
 
     def __call__(self, arch: Arch, batch: Batch) -> SubnetCost:
         self._arch = arch
         kept = _KeptBytes(self._supernet)
         with kept.counting():
             self._step(0, batch)
-        seconds = min(self._timed(batch) for _ in range(_NUM_TIMED))
+        seconds = min(self._timed(lambda: self._step(0, batch)) for _ in range(_NUM_TIMED))
         return SubnetCost(arch, seconds / len(batch.labels), kept.total // len(batch.labels))
 
-    def _timed(self, batch: Batch) -> float:
+    def seconds_of(self, teacher: Teacher, batch: Batch) -> float:
+        """What a teacher takes per image, in float32."""
+        images = batch.images.to(self._device)
+        teacher(images)
+        return min(self._timed(lambda: teacher(images)) for _ in range(_NUM_TIMED)) / len(images)
+
+    def _timed(self, action: Callable[[], object]) -> float:
         self._wait()
         started = time.perf_counter()
-        self._step(0, batch)
+        action()
         self._wait()
         return time.perf_counter() - started
 

@@ -109,7 +109,8 @@ def train_supernet(
             the sinks that get every record of the log from there on.
 
     Raises:
-        ValueError: data that do not suit the network, or too many steps without finite numbers.
+        ValueError: data that do not suit the network, a folder that cannot be written, or too many
+            steps without finite numbers.
         OSError: a checkpoint or the log cannot be written.
         ChildProcessError: a process that reads images has died.
         Stopped: it was asked to stop, and everything is saved.
@@ -162,6 +163,8 @@ class _Training:
         self._require_same(step)
         sinks: Sequence[Sink] = ()
         if self._processes.is_main:
+            if self._folder is not None:
+                artifacts.require_writable(self._folder)
             path = self._folder and self._folder / artifacts.METRICS
             sinks = follow(step) if follow is not None else ()
         self._log = MetricsLog(path, step=step, sinks=sinks)

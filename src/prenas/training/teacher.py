@@ -92,6 +92,11 @@ def _network(
             f"({', '.join(near) or 'timm.list_models() names them'}) or the folder of a model "
             "that `prenas specialize` handed over"
         )
+    if recipe.weights is not None and not Path(recipe.weights).is_file():
+        raise ValueError(
+            f"there is no file {recipe.weights}: give the weights of the teacher {recipe.name!r} "
+            "as training.teacher.weights"
+        )
     try:
         if recipe.weights is None:
             network = timm.create_model(recipe.name, pretrained=True)

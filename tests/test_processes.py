@@ -1,0 +1,195 @@
+"""Several processes: how they are joined, which device each takes, and whole runs of two."""
+
+import csv
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prenas import devices, processes
+from prenas.devices import resolve_device
+from prenas.processes import ALONE, Processes, join
+
+SPACE = """
+family: vit
+embed_dim: [8, 16]
+depth: [1, 2]
+num_heads: [1, 2]
+mlp_ratio: [1, 2]
+image_size: 8
+in_chans: 1
+num_classes: 10
+patch_size: 4
+head_dim: 4
+max_distance: 2
+"""
+
+
+@given(st.integers(1, 9), st.lists(st.integers(), max_size=30))
+def test_shares_are_nearly_equal_and_hold_everything_once(
+    world_size: int, items: list[int]
+) -> None:
+    shares = [Processes(rank, world_size).share(items) for rank in range(world_size)]
+    assert sorted(item for share in shares for item in share) == sorted(items)
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_nothing_is_joined_where_nothing_was_launched(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    assert join() == ALONE
+    assert ALONE.is_main
+    tensor = torch.ones(2)
+    ALONE.add_up(tensor)
+    ALONE.wait()
+    assert tensor.tolist() == [1, 1]
+    assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "LOCAL_RANK"])
+def test_variables_that_do_not_read_are_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "two")
+    with pytest.raises(ValueError, match=f"{name} is 'two'.*torchrun"):
+        join() if name == "WORLD_SIZE" else processes.local_rank()
+
+
+# --- devices -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_accelerators(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with two CUDA devices, as far as `resolve_device` looks."""
+    accelerator = torch.accelerator
+    monkeypatch.setattr(accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(accelerator, "device_count", lambda: 2)
+    monkeypatch.setattr(devices.torch, "empty", lambda *args, **options: None)
+
+
+@pytest.mark.usefixtures("two_accelerators")
+@pytest.mark.parametrize(
+    ("name", "rank", "expected"),
+    [
+        ("auto", 0, "cuda"),
+        ("auto", 1, "cuda:1"),
+        ("cuda", 1, "cuda:1"),
+        ("cuda:0", 1, "cuda:0"),
+        ("cpu", 1, "cpu"),
+        ("cpu", 7, "cpu"),
+    ],
+)
+def test_each_process_takes_its_own_accelerator(
+    name: str, rank: int, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", str(rank))
+    assert resolve_device(name) == torch.device(expected)
+
+
+@pytest.mark.usefixtures("two_accelerators")
+def test_more_processes_than_accelerators_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(ValueError, match=r"process 2 .* there are 2: start at most 2 processes"):
+        resolve_device("auto")
+
+
+# --- whole runs ----------------------------------------------------------------------------------
+
+
+def launched(words: list[str], *, launcher: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", *launcher, "-m", "prenas", *words],
+        env={**os.environ, "COLUMNS": "200"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    try:
+        output, errors = process.communicate(timeout=280)
+    finally:
+        process.kill()
+    return process.returncode, output, errors
+
+
+def words_of(out: Path, **overrides: Any) -> list[str]:
+    space = out.with_suffix(".yaml")
+    space.write_text(SPACE)
+    fields = {"training.epochs": 2, "training.batch_size": 128, **overrides}
+    changes = [text for name, value in fields.items() for text in ("--set", f"{name}={value}")]
+    budget = ["--budget", "params=1200:3300:700"]
+    return ["run", "digits", "--space", str(space), *budget, *changes, "--out", str(out)]
+
+
+def accuracies(out: Path) -> list[tuple[str, str]]:
+    with (out / "evaluation.csv").open() as file:
+        return [(row["params"], row["validation_top1"]) for row in csv.DictReader(file)]
+
+
+@pytest.mark.slow
+def test_a_run_of_two_processes_is_a_run(tmp_path: Path) -> None:
+    """Every line once, every subnet handed over, the accuracies of one process."""
+    words = words_of(tmp_path / "two")
+    code, output, errors = finished(
+        launched(words, launcher=["--standalone", "--nproc_per_node=2"])
+    )
+    assert code == 0, errors
+    lines = [line for line in output.splitlines() if re.search(r"[A-Za-z]", line)]
+    told = [line for line in lines if re.match(r"Images|Search|Training|epoch|Report|Models", line)]
+    assert len(told) == len(set(told)) >= 12
+    assert "Traceback" not in errors
+    assert len(list((tmp_path / "two" / "subnets").iterdir())) == 3
+    assert not list((tmp_path / "two").rglob("*.tmp"))
+
+    alone = subprocess.run(
+        [sys.executable, "-m", "prenas", *words_of(tmp_path / "one")],
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert alone.returncode == 0, alone.stderr
+    assert len(alone.stdout.splitlines()) == len(output.splitlines())
+    assert accuracies(tmp_path / "two") == accuracies(tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_mistakes_are_said_in_words_before_training(tmp_path: Path) -> None:
+    words = words_of(tmp_path / "bad", **{"training.epochz": 3})
+    code, _, errors = finished(launched(words, launcher=["--standalone", "--nproc_per_node=2"]))
+    assert code != 0
+    assert "process 0: error: unknown recipe field 'training.epochz'" in errors
+    assert "did you mean 'training.epochs'" in errors
+    assert not (tmp_path / "bad").exists()
+
+
+@pytest.mark.slow
+def test_two_machines_train_together(tmp_path: Path) -> None:
+    """Two agents of torchrun, as on two machines that share the run folder."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = words_of(tmp_path / "run", **{"training.epochs": 1})
+    agents = [
+        launched(
+            words,
+            launcher=[
+                *("--nnodes=2", f"--node_rank={rank}", "--nproc_per_node=1"),
+                *("--master_addr=127.0.0.1", f"--master_port={port}"),
+            ],
+        )
+        for rank in (0, 1)
+    ]
+    (code, output, errors), (other_code, silence, _) = [finished(agent) for agent in agents]
+    assert (code, other_code) == (0, 0), errors
+    assert "Training done" in output
+    assert silence == ""
+    assert (tmp_path / "run" / "report.md").exists()

@@ -1,0 +1,106 @@
+"""The first losses of the small recipes, kept in `tests/golden/losses`, one step per line."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prenas.data import load_data, with_data
+from prenas.processes import ALONE, Processes
+from prenas.recipe import Recipe, with_overrides
+from prenas.recipes import get_recipe
+from prenas.training.loop import Progress, train_supernet
+from prenas.zero_cost_search import zero_cost_search
+from training.runs import StoppedError
+
+FOLDER = Path(__file__).parents[1] / "golden" / "losses"
+_NEVER = ["training.validate_epochs=0", "training.validate_all_epochs=0"]
+_SANDWICH = ["training.sandwich=1", "training.inplace_distillation=true"]
+_ON_DISK = ["data.memory_gib=0"]
+
+CURVES: dict[str, tuple[str, list[str], int]] = {
+    "digits": ("digits", [], 40),
+    "digits-sandwich": ("digits", _SANDWICH, 40),
+    "digits-masked": ("digits", ["training.optimizer=masked_adamw"], 40),
+    "digits-bf16": ("digits", ["training.precision=bf16"], 40),
+}
+"""Name -> recipe, overrides, number of steps: data that every installation has."""
+
+BIG_CURVES: dict[str, tuple[str, list[str], int]] = {
+    "fashion-mnist": ("fashion-mnist", [], 20),
+    "cifar10": ("cifar10", _ON_DISK, 20),
+    "photos": ("photos", _ON_DISK, 20),
+}
+"""The same for data that the repository does not hold."""
+
+TOLERANCES = {"digits-bf16": 1e-2, "photos": 1e-2}
+"""Relative; of the others 1e-3. Half precision, and pictures that are decoded and resized, differ
+a little between processors and versions of Pillow."""
+
+
+def _places() -> dict[str, list[Path]]:
+    """Recipe -> files whose pictures it trains on, where they are not found by name."""
+    folder = Path(os.environ.get("PRENAS_DATA", ""))
+    return {
+        "cifar10": [folder / "cifar10-train.tar", folder / "cifar10-test.tar"],
+        "photos": [folder / "imagenet-250.tar"],
+        "fashion-mnist": [Path("/usr/share/datasets/fashion-mnist")],
+    }
+
+
+def missing_data(name: str) -> str | None:
+    """What a curve's data lack, in words; None if they are there."""
+    lacking = [str(path) for path in _places().get(name, []) if not path.exists()]
+    if not lacking:
+        return None
+    return f"there is no {', '.join(lacking)}: set PRENAS_DATA to the folder of the tars"
+
+
+def _recipe(name: str) -> Recipe:
+    recipe_name, overrides, _ = {**CURVES, **BIG_CURVES}[name]
+    recipe = get_recipe(recipe_name)
+    if name == "cifar10":
+        train, test = _places()[name]
+        recipe = with_data(recipe, [f"train={train}", f"test={test}"])
+    elif name == "photos":
+        (few,) = _places()[name]  # one picture per class: none to spare for validation
+        recipe = with_data(recipe, [f"train={few}", f"validation={few}", "test=none"])
+    return with_overrides(recipe, [*overrides, *_NEVER])
+
+
+def losses_of(name: str, processes: Processes = ALONE) -> list[float]:
+    """The losses of the first steps."""
+    recipe, num_steps = _recipe(name), {**CURVES, **BIG_CURVES}[name][2]
+    assert recipe.data is not None
+    assert recipe.training is not None
+    found = zero_cost_search(recipe, None, torch.device("cpu"))
+    envelope, drop_path = found.preferred.envelope, recipe.training.drop_path
+    losses: list[float] = []
+
+    def watch(progress: Progress) -> None:
+        losses.append(progress.loss)
+        if progress.step == num_steps:
+            raise StoppedError
+
+    options: dict[str, Any] = {"seed": recipe.seed, "processes": processes, "watch": watch}
+    try:
+        train_supernet(
+            found.supernet.trimmed(envelope, drop_path=drop_path),
+            found.preferred.archs,
+            load_data(recipe.data, recipe.space.settings),
+            recipe.training,
+            **options,
+        )
+    except StoppedError:
+        return losses
+    raise AssertionError(f"the training ended before step {num_steps}")
+
+
+def golden(name: str) -> list[float]:
+    return [float(line) for line in (FOLDER / f"{name}.txt").read_text().splitlines()]
+
+
+def write_golden(name: str) -> None:
+    text = "".join(f"{loss:.6g}\n" for loss in losses_of(name))
+    (FOLDER / f"{name}.txt").write_text(text)
