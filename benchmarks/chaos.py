@@ -10,7 +10,7 @@ were as many kills as asked for. Every finished one is compared with the unbroke
 processes are started by torchrun. With `--warm` the processes are forked from one that has already
 imported everything, and are told their ranks as torchrun does: the same command without its start.
 
-Results go to `results/chaos.json`; status 1 says that something differed.
+Results go to `results/chaos.json` after every finished one; status 1 says that something differed.
 """
 
 from __future__ import annotations
@@ -267,7 +267,11 @@ def prove_that_differences_are_found(whole: Path, home: Path) -> None:
 # --- the whole -----------------------------------------------------------------------------------
 
 
-def measure(options: argparse.Namespace, home: Path) -> dict[str, Any]:
+def measure(options: argparse.Namespace, home: Path) -> Iterator[dict[str, Any]]:
+    """The results so far, after every finished training."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True
+    ).stdout.strip()
     searched, whole, log = home / "searched", home / "whole", home / "log"
     preparation = os.fork()  # so that nothing has run torch in the process that is forked
     if not preparation:
@@ -280,8 +284,8 @@ def measure(options: argparse.Namespace, home: Path) -> dict[str, Any]:
     prove_that_differences_are_found(whole, home)
 
     dice, rhythm = random.Random(options.seed), Rhythm()
-    hits: Counter[str] = Counter()
-    num_finished, found = 0, Counter[str]()
+    hits, found = Counter[str](), Counter[str]()
+    num_finished = 0
     while sum(hits.values()) < options.kills:
         out = home / "killed"
         shutil.copytree(searched, out)
@@ -291,27 +295,30 @@ def measure(options: argparse.Namespace, home: Path) -> dict[str, Any]:
                 hits[hit] += 1
         num_finished += 1
         found.update(differences(whole, out))
-        print(f"{sum(hits.values())} kills, {num_finished} runs, {sum(found.values())} differences")
-        sys.stdout.flush()
         shutil.rmtree(out)
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    return {
-        "command": "python benchmarks/chaos.py " + " ".join(sys.argv[1:]),
-        "processes": options.processes,
-        "warm": options.warm,
-        "kills": sum(hits.values()),
-        "where": dict(hits.most_common()),
-        "runs_compared": num_finished,
-        "is_equal": not found,
-        "differences": dict(found),
-        "recipe": ["digits", *CHANGES],
-        "commit": commit,
-        "hardware": f"{platform.machine()}, 1 thread per process",
-        "torch": torch.__version__,
-        "date": date.today().isoformat(),
-    }
+        yield {
+            "command": "python benchmarks/chaos.py " + " ".join(sys.argv[1:]),
+            "processes": options.processes,
+            "warm": options.warm,
+            "kills": sum(hits.values()),
+            "where": dict(hits.most_common()),
+            "runs_compared": num_finished,
+            "is_equal": not found,
+            "differences": dict(found),
+            "recipe": ["digits", *CHANGES],
+            "commit": commit,
+            "hardware": f"{platform.machine()}, 1 thread per process",
+            "torch": torch.__version__,
+            "date": date.today().isoformat(),
+        }
+
+
+def keep(row: dict[str, Any]) -> None:
+    """Puts results into the file, in place of those of the same kind."""
+    rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
+    key = ("processes", "warm")
+    rows = [one for one in rows if any(one[name] != row[name] for name in key)] + [row]
+    RESULTS.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
 
 
 def main() -> None:
@@ -324,11 +331,10 @@ def main() -> None:
     options = parser.parse_args()
     sklearn.datasets.load_digits()  # so that forked processes need not
     with tempfile.TemporaryDirectory() as home:
-        row = measure(options, Path(home))
-    rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
-    key = ("processes", "warm")
-    rows = [one for one in rows if any(one[name] != row[name] for name in key)] + [row]
-    RESULTS.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+        for row in measure(options, Path(home)):
+            keep(row)
+            print(f"{row['kills']} kills, {row['runs_compared']} runs, equal: {row['is_equal']}")
+            sys.stdout.flush()
     print(json.dumps(row, indent=1))
     sys.exit(0 if row["is_equal"] else 1)
 

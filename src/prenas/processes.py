@@ -50,8 +50,8 @@ class Processes(NamedTuple):
                 dist.all_reduce(tensor)
             except RuntimeError as error:
                 raise ConnectionError(
-                    f"another process of this run has ended ({str(error).splitlines()[0]}): its "
-                    "own message says why. Give the same command to continue from the last "
+                    f"another process of this run has ended ({_first_sentence(error)}): its own "
+                    "message says why. Give the same command to continue from the last "
                     "checkpoint"
                 ) from error
 
@@ -110,6 +110,11 @@ def _number(variable: str, default: int) -> int:
             "unset it, or start the command with torchrun or accelerate launch"
         )
     return int(text)
+
+
+def _first_sentence(error: Exception) -> str:
+    """Without PyTorch's guesses, which follow."""
+    return str(error).partition("\n")[0].partition(". ")[0]
 
 
 def _leave() -> None:

@@ -173,17 +173,31 @@ def watch_changes(run: Path, act: Callable[[int], None]) -> None:
     sys.addaudithook(hook)
 
 
-def in_child(action: Callable[[], object]) -> int:
-    """Runs it in a process of its own; returns the exit status, negative for a signal."""
+def start(action: Callable[[], object]) -> int:
+    """Runs it in a process of its own; returns its number."""
     child = os.fork()
     if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        return child
+    status = 1
     try:
         action()
+        status = 0
+    except SystemExit as end:
+        status = int(end.code or 0)
     except BaseException:
         sys.excepthook(*sys.exc_info())
-        os._exit(1)
-    os._exit(0)
+    finally:
+        os._exit(status)
+
+
+def end_of(child: int) -> int:
+    """Waits for a process; returns its exit status, negative for a signal."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def in_child(action: Callable[[], object]) -> int:
+    """Runs it in a process of its own to its end; returns its exit status."""
+    return end_of(start(action))
 
 
 def train(run: Path, data: ImageData) -> None:

@@ -1,22 +1,32 @@
 """An interrupted training ends with the same bits as one that was never interrupted."""
 
+import dataclasses
 import json
 import logging
 import os
 import pickle
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from prenas import pipeline
+from prenas.data import ImageData
+from prenas.data_recipe import Augmentation
+from prenas.recipes import get_recipe
 from prenas.runlog import MetricsLog
+from prenas.training.loop import Progress
 from training.runs import (
     StoppedError,
     assert_same_training,
     metrics_of,
     mini_recipe,
+    own_data,
+    own_recipe,
     stop_at,
     value_error_of,
 )
@@ -126,6 +136,104 @@ def test_a_finished_training_whose_result_is_lost_is_not_trained_again(
     pipeline.train(finished, watch=lambda progress: seen.append(progress.step))
     assert seen == []
     assert_same_training(finished, finished_run)
+
+
+# --- in the middle of an epoch -------------------------------------------------------------------
+
+
+EVERYTHING = {
+    "checkpoint_steps": 4,
+    "optimizer": "masked_adamw",
+    "sandwich": 1,
+    "inplace_distillation": True,
+    "ema_decay": 0.9,
+    "final_weights": "best",
+    "log_steps": 3,
+}
+CHANGED = {"shift_pixels": 1.0, "erasing": 0.5, "mixup": 0.4, "cutmix": 1.0, "repeats": 2}
+
+
+@pytest.mark.parametrize(
+    ("training", "augmentation"),
+    [
+        pytest.param({"checkpoint_steps": 4}, {}, id="plain"),
+        pytest.param({"checkpoint_steps": 1, "keep_checkpoints": 3}, {}, id="every-step"),
+        pytest.param(EVERYTHING, {}, id="masked-sandwich-average-best"),
+        pytest.param({"checkpoint_steps": 4}, CHANGED, id="mixed-erased-repeated"),
+    ],
+)
+def test_an_epoch_is_continued_in_its_middle(
+    training: dict[str, Any], augmentation: dict[str, Any], tmp_path: Path
+) -> None:
+    digits = get_recipe("digits").data
+    assert digits is not None
+    data = digits.model_copy(update={"augmentation": Augmentation(**augmentation)})
+    recipe = mini_recipe(training={"epochs": 2, **training}, data=data)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    pipeline.search(recipe, whole)
+    shutil.copytree(whole, broken)
+    pipeline.train(whole)
+    period = training["checkpoint_steps"]
+    for step in (3, 7, STEPS + 6):
+        seen: list[int] = []
+
+        def watch(progress: Progress, step: int = step, seen: list[int] = seen) -> None:
+            seen.append(progress.step)
+            stop_at(step)(progress)
+
+        done = steps_saved(broken)[-1]
+        with pytest.raises(StoppedError):
+            pipeline.train(broken, watch=watch)
+        assert seen[0] == done + 1
+        assert steps_saved(broken)[-1] >= step - period
+    pipeline.train(broken)
+    assert_same_training(broken, whole)
+    kept = training.get("keep_checkpoints", 2)
+    assert len(steps_saved(whole)) == kept + 1
+
+
+def steps_saved(run: Path) -> list[int]:
+    """From none, 0, to the newest."""
+    found = [path.name for path in (run / "checkpoints").glob("step-*")]
+    return sorted([0, *(int(name.removeprefix("step-")) for name in found)])
+
+
+class Stream(IterableDataset[Any]):
+    """40 images that can only be iterated."""
+
+    def __len__(self) -> int:
+        return 40
+
+    def __iter__(self) -> Iterator[Any]:
+        train = own_data().train
+        assert isinstance(train, TensorDataset)
+        return iter(train)
+
+
+def loader(data: ImageData) -> ImageData:
+    """Shuffled by the loader itself."""
+    assert isinstance(data.train, Dataset)
+    return dataclasses.replace(data, train=DataLoader(data.train, batch_size=8, shuffle=True))
+
+
+def stream(data: ImageData) -> ImageData:
+    return dataclasses.replace(data, train=Stream())
+
+
+@pytest.mark.parametrize("given", [loader, stream])
+def test_an_epoch_of_an_own_loader_is_continued_in_its_middle(
+    given: Callable[[ImageData], ImageData], tmp_path: Path
+) -> None:
+    training = {"epochs": 2, "batch_size": 8, "checkpoint_steps": 2, "drop_path": 0.3}
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for run in (whole, broken):
+        pipeline.search(own_recipe(training=training), run, data=own_data())
+    pipeline.train(whole, data=given(own_data()))
+    for step in (3, 9):
+        with pytest.raises(StoppedError):
+            pipeline.train(broken, data=given(own_data()), watch=stop_at(step))
+    pipeline.train(broken, data=given(own_data()))
+    assert_same_training(broken, whole)
 
 
 # --- damage --------------------------------------------------------------------------------------

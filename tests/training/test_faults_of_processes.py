@@ -1,0 +1,110 @@
+"""Two processes of one run: what happens to one of them ends both in words, and costs nothing."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from prenas import pipeline
+from training.pairs import RECIPE
+from training.runs import assert_same_tensors, assert_same_training, metrics_of
+
+TESTS = Path(__file__).parent.parent
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])}
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of all runs that `training.pairs` made."""
+    home = tmp_path_factory.mktemp("pairs")
+    command = [sys.executable, "-m", "training.pairs", str(home)]
+    subprocess.run(command, check=True, timeout=500, env=ENVIRONMENT)
+    return home
+
+
+def ends(pairs: Path, name: str) -> list[list[tuple[int, str]]]:
+    """Per life and process: exit status, words."""
+    document: dict[str, Any] = json.loads((pairs / "ends.json").read_text())
+    return [
+        [(status, " ".join(words.split())) for status, words in life] for life in document[name]
+    ]
+
+
+def test_a_request_to_one_process_stops_both_after_the_same_step(pairs: Path) -> None:
+    stopped, continued = ends(pairs, "stopped")
+    assert [status for status, _ in stopped] == [143, 143]
+    assert "stopped after step 7, saved: give the same command again" in stopped[0][1]
+    assert [status for status, _ in continued] == [0, 0]
+    assert_same_training(pairs / "stopped", pairs / "whole")
+
+
+@pytest.mark.parametrize(("name", "killed"), [("first-killed", 0), ("second-killed", 1)])
+def test_the_other_of_a_killed_process_ends_in_words(name: str, killed: int, pairs: Path) -> None:
+    ended, continued = ends(pairs, name)
+    assert ended[killed][0] == -9
+    status, words = ended[1 - killed]
+    assert status == 2
+    assert f"process {1 - killed}: error: another process of this run has ended" in words
+    assert "Give the same command to continue from the last checkpoint" in words
+    assert "Traceback" not in words
+    assert [status for status, _ in continued] == [0, 0]
+    assert_same_training(pairs / name, pairs / "whole")
+
+
+def test_what_is_no_number_in_one_process_is_left_out_in_both(pairs: Path) -> None:
+    assert [status for status, _ in ends(pairs, "spoilt")[0]] == [0, 0]
+    assert [line["step"] for line in metrics_of(pairs / "spoilt", "skipped")] == [6]
+    for name in ("spoilt", "whole"):
+        weights = [load_file(pairs / f"{name}.{rank}.safetensors") for rank in range(2)]
+        assert all(tensor.isfinite().all() for tensor in weights[0].values())
+        assert_same_tensors(*weights)
+
+
+def test_another_number_of_processes_is_warned_of(pairs: Path) -> None:
+    _, ((status, words),) = ends(pairs, "alone")
+    assert status == 0
+    assert "the training was begun with 2 processes and goes on with 1" in words
+
+
+KILLS_ITSELF_ONCE = """
+import os, signal, sys
+from pathlib import Path
+from prenas import cli
+from prenas.training.step import TrainingStep
+
+call, mark = TrainingStep.__call__, Path(sys.argv[2] + ".killed")
+
+def once(self, step, batch, **options):
+    if step == 6 and os.environ["RANK"] == "1" and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return call(self, step, batch, **options)
+
+TrainingStep.__call__ = once
+cli.main()
+"""
+
+
+def test_torchrun_restarts_a_run_of_which_a_process_was_killed(pairs: Path, tmp_path: Path) -> None:
+    script, run = tmp_path / "script.py", tmp_path / "run"
+    script.write_text(KILLS_ITSELF_ONCE)
+    pipeline.search(RECIPE, run)
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
+    command = [sys.executable, "-m", *launcher, str(script), "train", str(run), "--device", "cpu"]
+    ended = subprocess.run(
+        [*command, "--threads", "1"],
+        env={**ENVIRONMENT, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert Path(f"{run}.killed").exists()
+    assert_same_training(run, pairs / "whole")
