@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -189,7 +190,8 @@ def require_writable(folder: Path) -> None:
         probe.write_text("some bytes, which a full disk refuses")
         probe.unlink()
     except OSError as error:
-        probe.unlink(missing_ok=True)
+        with suppress(OSError):
+            probe.unlink()
         raise ValueError(
             f"cannot write to {folder} ({error.strerror}): choose another --out folder, change its "
             "permissions, or free some space"
