@@ -9,6 +9,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ from prenas import pipeline
 from prenas.cli import app
 from prenas.data import Batch, ImageData
 from prenas.recipe import Recipe
+from prenas.run_folder import locked
 from prenas.status import read_status
 from prenas.training.loop import Progress
 from prenas.training.step import Outcome, TrainingStep
@@ -381,6 +383,50 @@ def test_the_command_says_how_to_go_on(
     assert result.exit_code == status
     words = "stopped after step 5, saved: give the same command again to continue"
     assert words in re.sub(r"\s+", " ", result.output + result.stderr)
+
+
+# --- a killed process' lock -----------------------------------------------------------------------
+
+
+def hold(out: Path, *, reader_seconds: float, then: Callable[[], object]) -> int:
+    """A process that locks a folder, forks one as readers are forked, and does something."""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        with locked(out, mini_recipe()):
+            if os.fork() == 0:
+                time.sleep(reader_seconds)
+                os._exit(0)
+            (out / "held").touch()
+            then()
+    finally:
+        os._exit(0)
+
+
+def test_what_a_killed_process_left_is_waited_for(tmp_path: Path) -> None:
+    """Its readers hold the lock on, until they notice."""
+    out = tmp_path / "run"
+    child = hold(out, reader_seconds=1.5, then=lambda: os.kill(os.getpid(), signal.SIGKILL))
+    os.waitpid(child, 0)
+    (out / "held").unlink()
+    started = time.monotonic()
+    with locked(out, mini_recipe()):
+        assert 0.5 < time.monotonic() - started < 10
+
+
+def test_a_process_that_is_alive_is_not_waited_for(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    child = hold(out, reader_seconds=0, then=lambda: time.sleep(60))
+    while not (out / "held").exists():
+        time.sleep(0.01)
+    (out / "held").unlink()
+    started = time.monotonic()
+    with pytest.raises(ValueError, match="another process is working"), locked(out, mini_recipe()):
+        pass
+    assert time.monotonic() - started < 5
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
 
 
 # --- what may change while a run goes on ---------------------------------------------------------

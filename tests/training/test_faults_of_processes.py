@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -73,38 +74,57 @@ def test_another_number_of_processes_is_warned_of(pairs: Path) -> None:
     assert "the training was begun with 2 processes and goes on with 1" in words
 
 
-KILLS_ITSELF_ONCE = """
+DISTURBED = """
 import os, signal, sys
 from pathlib import Path
 from prenas import cli
 from prenas.training.step import TrainingStep
 
-call, mark = TrainingStep.__call__, Path(sys.argv[2] + ".killed")
+call, rank = TrainingStep.__call__, os.environ["RANK"]
 
-def once(self, step, batch, **options):
-    if step == 6 and os.environ["RANK"] == "1" and not mark.exists():
-        mark.touch()
+def once(what):
+    mark = Path(f"{sys.argv[2]}.{what}")
+    is_first = not mark.exists()
+    mark.touch()
+    return is_first
+
+def disturbed(self, step, batch, **options):
+    if (step, rank) == (6, "0") and once("stopped"):
+        os.kill(os.getppid(), signal.SIGTERM)
+    if (step, rank) == (13, "1") and once("killed"):
         os.kill(os.getpid(), signal.SIGKILL)
     return call(self, step, batch, **options)
 
-TrainingStep.__call__ = once
+TrainingStep.__call__ = disturbed
 cli.main()
 """
 
 
-def test_torchrun_restarts_a_run_of_which_a_process_was_killed(pairs: Path, tmp_path: Path) -> None:
+def test_torchrun_stops_a_run_and_restarts_one_of_which_a_process_was_killed(
+    pairs: Path, tmp_path: Path
+) -> None:
     script, run = tmp_path / "script.py", tmp_path / "run"
-    script.write_text(KILLS_ITSELF_ONCE)
+    script.write_text(DISTURBED)
     pipeline.search(RECIPE, run)
     launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
     command = [sys.executable, "-m", *launcher, str(script), "train", str(run), "--device", "cpu"]
-    ended = subprocess.run(
-        [*command, "--threads", "1"],
-        env={**ENVIRONMENT, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert ended.returncode == 0, ended.stderr
+
+    def launched() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*command, "--threads", "1"],
+            env={**ENVIRONMENT, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    stopped = launched()  # torchrun itself gets SIGTERM, and passes it on
+    assert stopped.returncode != 0
+    assert re.search(r"stopped after step (\d+), saved", stopped.stderr), stopped.stderr
+    assert not (run / "supernet.safetensors").exists()
+
+    restarted = launched()
+    assert restarted.returncode == 0, restarted.stderr
     assert Path(f"{run}.killed").exists()
+    assert "another process of this run has ended" in restarted.stderr
     assert_same_training(run, pairs / "whole")
