@@ -112,14 +112,17 @@ def _search(recipe: Recipe, out: Path, data: ImageData | None, where: torch.devi
                 news = {"recipe": recipe, "agreement": preferred.agreement}
                 preferred = before.model_copy(update=news)
             artifacts.write_json(out / artifacts.PREFERRED, preferred.model_dump(mode="json"))
-        else:  # what decides nothing may change while a run goes on
-            changed = recipe.model_copy(update={"search": before.recipe.search})
-            if changed != before.recipe:
-                preferred = before.model_copy(update={"recipe": changed})
-                artifacts.write_json(
-                    out / artifacts.RECIPE, {"recipe": changed.model_dump(mode="json")}
-                )
-                artifacts.write_json(out / artifacts.PREFERRED, preferred.model_dump(mode="json"))
+        else:
+            _note_changes(out, before, recipe)
+
+
+def _note_changes(out: Path, before: PreferredSet, recipe: Recipe) -> None:
+    """Takes over what decides nothing, which alone may change while a run goes on."""
+    changed = recipe.model_copy(update={"search": before.recipe.search})
+    if changed != before.recipe:
+        preferred = before.model_copy(update={"recipe": changed})
+        artifacts.write_json(out / artifacts.RECIPE, {"recipe": changed.model_dump(mode="json")})
+        artifacts.write_json(out / artifacts.PREFERRED, preferred.model_dump(mode="json"))
 
 
 def train(
@@ -429,20 +432,27 @@ def finetune(
         ValueError: a recipe that is not for this source, images or classes that do not suit it, or
             a folder of another run.
     """
-    out = Path(out)
+    out, processes = Path(out), join()
     _, images = ready_to_train(recipe, data, out)
+    if processes.is_main:
+        _finetune(source, recipe, out, images, head)
+    processes.wait()
+    return read_preferred(out)
+
+
+def _finetune(source: Source, recipe: Recipe, out: Path, images: ImageData, head: str) -> None:
     preferred, supernet = adapt_source(source, recipe, images.class_names, head)
     with locked(out, recipe):
         if (out / artifacts.PREFERRED).exists():
             before = read_preferred(out)
             if (before.adapted, before.archs) != (preferred.adapted, preferred.archs):
                 raise ValueError(f"{out} holds another run: choose another folder")
+            _note_changes(out, before, recipe)
         else:
             artifacts.write_json(out / artifacts.RECIPE, {"recipe": recipe.model_dump(mode="json")})
             artifacts.write_tensors(out / artifacts.INITIAL, supernet.network.state_dict())
             record_data(out, images)
             artifacts.write_json(out / artifacts.PREFERRED, preferred.model_dump(mode="json"))
-    return read_preferred(out)
 
 
 def run(
