@@ -151,9 +151,8 @@ def train(
     check_trackers(track)
     preferred = read_preferred(out)
     recipe = preferred.recipe
-    is_done = (out / artifacts.SUPERNET).exists()
-    processes.wait()  # nobody looks for the supernet after another process wrote it
-    if is_done:
+    # One looks for all: on a shared disk others may see a file late, and all must go one way.
+    if processes.any(processes.is_main and (out / artifacts.SUPERNET).exists()):
         return read_supernet(out, device=device)
     training, splits = ready_to_train(recipe, data, out)
     teacher = _teacher(recipe, where)
@@ -263,7 +262,7 @@ def evaluate(
     """
     out, path, processes = Path(out), Path(out) / artifacts.EVALUATION, join()
     preferred = read_preferred(out)
-    is_stored = archs is None and path.exists()
+    is_stored = processes.any(processes.is_main and archs is None and path.exists())
     if is_stored and (data is None or is_the_runs(out, preferred.recipe, data)):
         return stored_evaluations(out)
     supernet = read_supernet(out, device=device)
@@ -281,8 +280,7 @@ def evaluate(
         num_crops=images.num_crops,
         processes=processes,
     )
-    processes.wait()  # nobody looks for the file below after it was written
-    is_first = archs is None and not path.exists() and processes.is_main
+    is_first = processes.is_main and archs is None and not path.exists()
     if is_first and not may_be_the_runs(out, preferred.recipe, images):
         _logger.warning("these images are not those that %s was trained on: not recorded", out)
     elif is_first:
@@ -530,7 +528,8 @@ def _evaluations(out: Path, data: ImageData | None, device: str) -> list[Evaluat
 
     An imported run without data has no results, only costs.
     """
-    if (out / artifacts.EVALUATION).exists():
+    processes = join()
+    if processes.any(processes.is_main and (out / artifacts.EVALUATION).exists()):
         return stored_evaluations(out)
     preferred = read_preferred(out)
     if has_no_data(preferred, data):
