@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,15 +23,16 @@ class TrainingProgress:
     def __init__(self, bar: Bar) -> None:
         self._bar = bar
         self._task = bar.add_task("", total=None, epoch=0, loss=0.0, lr=0.0, rate=0.0)
-        self._mean_loss, self._num_images, self._next_tenth = 0.0, 0, 0
+        self._mean_loss, self._num_images, self._next_tenth = math.nan, 0, 0
         self._started = time.perf_counter()
         self._validations: list[Mapping[str, Any]] = []
 
     def watch(self, progress: Progress) -> None:
         """Called after every training step."""
         self.flush()
-        smoothed = 0.95 * self._mean_loss + 0.05 * progress.loss
-        self._mean_loss = smoothed if self._num_images else progress.loss
+        if math.isfinite(progress.loss):  # that of a skipped step says nothing
+            before = progress.loss if math.isnan(self._mean_loss) else self._mean_loss
+            self._mean_loss = 0.95 * before + 0.05 * progress.loss
         self._num_images += progress.num_images
         rate = self._num_images / (time.perf_counter() - self._started)
         self._bar.update(
