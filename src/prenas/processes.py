@@ -104,9 +104,9 @@ def join() -> Processes:
 
 
 @lru_cache
-def _patient_group() -> dist.ProcessGroup | None:
+def _patient_group() -> dist.ProcessGroup:
     """The same processes, which notice at once if one ends, but never tire of waiting."""
-    return dist.new_group(backend="gloo", timeout=_PATIENCE)
+    return dist.new_group(backend="gloo", timeout=_PATIENCE)  # type: ignore[return-value]
 
 
 def local_rank() -> int:
