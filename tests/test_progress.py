@@ -1,6 +1,7 @@
 """What people see of a training while it runs."""
 
 import io
+import math
 from typing import Any
 
 import pytest
@@ -49,6 +50,14 @@ def follow() -> None:
             if step % 3 == 2:
                 for subnet in (0, 1):
                     progress.sink(validation(subnet, 0.5 + subnet / 4, epoch=step // 3))
+
+
+def test_a_skipped_step_leaves_the_shown_loss_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    with training_progress() as progress:
+        for step, loss in enumerate([math.nan, 2.0, math.inf, 2.0]):
+            progress.watch(Progress(step + 1, 4, 0, loss, 0.1, 10))
+    lines = capsys.readouterr().out.splitlines()
+    assert ["loss 2.000" in line for line in lines] == [False, True, True, True]
 
 
 def test_elsewhere_than_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:

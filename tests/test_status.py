@@ -15,7 +15,9 @@ from families.test_vit_released import mini
 from prenas import pipeline
 from prenas.artifacts import write_json
 from prenas.cli import app, main
+from prenas.evolution import Generation
 from prenas.runlog import MetricsLog
+from prenas.selection.budgets import parse_budgets
 from prenas.status import Status, read_status
 from training.runs import StoppedError, contents, mini_recipe, stop_at
 
@@ -107,6 +109,33 @@ def test_after_everything(finished: Path) -> None:
     status = read_status(finished)
     assert (status.hand_over, status.num_models) == ("begun", 2)
     assert status.next_command is None  # nobody has to take all of them home
+
+
+def test_one_shot_nas_evolves_between_training_and_evaluation(tmp_path: Path) -> None:
+    evolution = {"population": 4, "generations": 2, "num_parents": 2, "num_mutations": 2}
+    recipe = mini_recipe(training={"epochs": 1}, evolution=evolution)
+    pipeline.search(recipe, tmp_path)
+    pipeline.train(tmp_path)
+    status = read_status(tmp_path)
+    assert (status.evolution, status.evaluation) == ("missing", "missing")
+    assert status.next_command == f"prenas evolve {tmp_path}"
+
+    def stop_in_the_second_budget(generation: Generation) -> None:
+        if generation.budget != parse_budgets(recipe.search.budgets, keep_partial=False).kept[0]:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        pipeline.evolve(tmp_path, watch=stop_in_the_second_budget)
+    status = read_status(tmp_path)
+    assert (status.evolution, status.next_command) == ("begun", f"prenas evolve {tmp_path}")
+    found = pipeline.evolve(tmp_path)
+    status = read_status(tmp_path)
+    assert (status.evolution, status.next_command) == ("done", f"prenas evaluate {tmp_path}")
+    assert status.num_subnets == len({each.arch for each in found})
+    pipeline.evaluate(tmp_path)
+    largest = max(each.params for each in found)
+    command = f"prenas specialize {tmp_path} --max-params {largest}"
+    assert read_status(tmp_path).next_command == command
 
 
 def test_a_recipe_that_only_searches(tmp_path: Path) -> None:

@@ -154,6 +154,22 @@ def test_a_larger_image(source: Source, extend: bool, tmp_path: Path) -> None:
     assert len(pipeline.evaluate(tmp_path / "fine")) == 3
 
 
+def test_a_run_of_one_shot_nas_gives_its_evolved_subnets(tmp_path: Path) -> None:
+    evolution = {"population": 4, "generations": 2, "num_parents": 2, "num_mutations": 2}
+    out = tmp_path / "rival"
+    pipeline.search(mini_recipe(training={"epochs": 1}, evolution=evolution), out)
+    pipeline.train(out)
+    with pytest.raises(ValueError, match=f"no finished evolution.*prenas evolve {out}"):
+        read_source(out)
+    evolved = tuple(found.arch for found in pipeline.evolve(out))
+    source = read_source(out)
+    assert set(source.archs) == set(evolved)
+    assert read_source(out, 1).archs == source.archs[1:2]
+    pipeline.finetune(source, finetuning_recipe(source, overrides=SHORT), tmp_path / "fine")
+    supernet = pipeline.train(tmp_path / "fine")
+    assert supernet.arch == source.supernet.arch
+
+
 def test_one_subnet_by_number_or_limit(
     finished_run: Path, finished_rows: list[Evaluation], pictures: Path, tmp_path: Path
 ) -> None:
@@ -296,6 +312,7 @@ def test_a_fresh_head_is_the_seeds(source: Source) -> None:
         ({"overrides": ["space.settings.max_distance=1"]}, "max_distance 1 would drop"),
         ({"overrides": ["space.depth=[1]"]}, "subnets of a fine-tuning are those of its source"),
         ({"overrides": ["search.k=2"]}, "only space.settings, data, training and seed"),
+        ({"overrides": ["evolution={}"]}, "only space.settings, data, training and seed"),
         ({"overrides": ["data.preprocessing.mean=[0.5]"]}, "whose weights are made for them"),
         ({"overrides": ["training.epoch=2"]}, "did you mean 'training.epochs'"),
         ({"image_size": 10}, r"image_size \(10, 10\) is not a multiple of patch_size 4"),
@@ -428,6 +445,8 @@ def test_the_same_again_continues_and_another_is_refused(
     assert {n: v for n, v in after.items() if n != ".lock"} == {
         n: v for n, v in before.items() if n != ".lock"
     }
+    more = with_overrides(recipe, ["data.memory_gib=0.5"])
+    assert pipeline.finetune(source, more, out).recipe == more
     pipeline.train(out)
     pipeline.finetune(source, recipe, tmp_path / "whole")
     pipeline.train(tmp_path / "whole")

@@ -112,14 +112,17 @@ def _search(recipe: Recipe, out: Path, data: ImageData | None, where: torch.devi
                 news = {"recipe": recipe, "agreement": preferred.agreement}
                 preferred = before.model_copy(update=news)
             artifacts.write_json(out / artifacts.PREFERRED, preferred.model_dump(mode="json"))
-        else:  # what decides nothing may change while a run goes on
-            changed = recipe.model_copy(update={"search": before.recipe.search})
-            if changed != before.recipe:
-                preferred = before.model_copy(update={"recipe": changed})
-                artifacts.write_json(
-                    out / artifacts.RECIPE, {"recipe": changed.model_dump(mode="json")}
-                )
-                artifacts.write_json(out / artifacts.PREFERRED, preferred.model_dump(mode="json"))
+        else:
+            _note_changes(out, before, recipe)
+
+
+def _note_changes(out: Path, before: PreferredSet, recipe: Recipe) -> None:
+    """Takes over what decides nothing, which alone may change while a run goes on."""
+    changed = recipe.model_copy(update={"search": before.recipe.search})
+    if changed != before.recipe:
+        preferred = before.model_copy(update={"recipe": changed})
+        artifacts.write_json(out / artifacts.RECIPE, {"recipe": changed.model_dump(mode="json")})
+        artifacts.write_json(out / artifacts.PREFERRED, preferred.model_dump(mode="json"))
 
 
 def train(
@@ -148,9 +151,8 @@ def train(
     check_trackers(track)
     preferred = read_preferred(out)
     recipe = preferred.recipe
-    is_done = (out / artifacts.SUPERNET).exists()
-    processes.wait()  # nobody looks for the supernet after another process wrote it
-    if is_done:
+    # One looks for all: on a shared disk others may see a file late, and all must go one way.
+    if processes.any(processes.is_main and (out / artifacts.SUPERNET).exists()):
         return read_supernet(out, device=device)
     training, splits = ready_to_train(recipe, data, out)
     teacher = _teacher(recipe, where)
@@ -260,7 +262,7 @@ def evaluate(
     """
     out, path, processes = Path(out), Path(out) / artifacts.EVALUATION, join()
     preferred = read_preferred(out)
-    is_stored = archs is None and path.exists()
+    is_stored = processes.any(processes.is_main and archs is None and path.exists())
     if is_stored and (data is None or is_the_runs(out, preferred.recipe, data)):
         return stored_evaluations(out)
     supernet = read_supernet(out, device=device)
@@ -278,8 +280,7 @@ def evaluate(
         num_crops=images.num_crops,
         processes=processes,
     )
-    processes.wait()  # nobody looks for the file below after it was written
-    is_first = archs is None and not path.exists() and processes.is_main
+    is_first = processes.is_main and archs is None and not path.exists()
     if is_first and not may_be_the_runs(out, preferred.recipe, images):
         _logger.warning("these images are not those that %s was trained on: not recorded", out)
     elif is_first:
@@ -429,20 +430,27 @@ def finetune(
         ValueError: a recipe that is not for this source, images or classes that do not suit it, or
             a folder of another run.
     """
-    out = Path(out)
+    out, processes = Path(out), join()
     _, images = ready_to_train(recipe, data, out)
+    if processes.is_main:
+        _finetune(source, recipe, out, images, head)
+    processes.wait()
+    return read_preferred(out)
+
+
+def _finetune(source: Source, recipe: Recipe, out: Path, images: ImageData, head: str) -> None:
     preferred, supernet = adapt_source(source, recipe, images.class_names, head)
     with locked(out, recipe):
         if (out / artifacts.PREFERRED).exists():
             before = read_preferred(out)
             if (before.adapted, before.archs) != (preferred.adapted, preferred.archs):
                 raise ValueError(f"{out} holds another run: choose another folder")
+            _note_changes(out, before, recipe)
         else:
             artifacts.write_json(out / artifacts.RECIPE, {"recipe": recipe.model_dump(mode="json")})
             artifacts.write_tensors(out / artifacts.INITIAL, supernet.network.state_dict())
             record_data(out, images)
             artifacts.write_json(out / artifacts.PREFERRED, preferred.model_dump(mode="json"))
-    return read_preferred(out)
 
 
 def run(
@@ -520,7 +528,8 @@ def _evaluations(out: Path, data: ImageData | None, device: str) -> list[Evaluat
 
     An imported run without data has no results, only costs.
     """
-    if (out / artifacts.EVALUATION).exists():
+    processes = join()
+    if processes.any(processes.is_main and (out / artifacts.EVALUATION).exists()):
         return stored_evaluations(out)
     preferred = read_preferred(out)
     if has_no_data(preferred, data):

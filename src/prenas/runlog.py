@@ -2,8 +2,9 @@
 
 Every record names its `event`, its `epoch` (from 0) and its `step` (steps finished):
 
-- `step`: loss, lr, grad_norm, images_per_second, over the steps since the one before;
-- `epoch`: loss, lr, images_per_second, skipped, over a finished epoch;
+- `step`: loss, grad_norm, means over the steps since the one before but skipped ones; lr of the
+  last; images_per_second since the epoch, or this call, began;
+- `epoch`: loss, lr, images_per_second alike, over a finished epoch; skipped, how many steps were;
 - `validation`: subnet, params, weights ("trained" or "ema"), top1, top5, loss, num_images;
 - `skipped`: loss, reason, archs (ids) of a step that was left out.
 

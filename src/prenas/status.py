@@ -6,6 +6,7 @@ Works at every stage, beside whoever writes, and names what is damaged instead o
 from __future__ import annotations
 
 import fcntl
+import json
 import math
 import shlex
 from collections.abc import Callable, Sequence
@@ -65,6 +66,8 @@ class Status(Value):
     num_subnets: int | None
     search: Stage
     training: Stage
+    evolution: Stage
+    """Of one-shot NAS alone."""
     evaluation: Stage
     hand_over: Stage
     num_models: int
@@ -97,17 +100,22 @@ def read_status(out: str | Path) -> Status:
     progress = None
     if search is not None and search.training is not None:
         progress = _progress(out, *search.training, problems)
+    evolved = _read(out / artifacts.EVOLUTION, _parse_evolution, problems)
+    is_evolved = search is not None and evolved is not None and len(evolved) >= search.num_evolved
+    if search is not None and evolved is not None and is_evolved:  # these are what follows is about
+        search = search._replace(params=list(dict(evolved).values()))
     num_models = len(list(out.glob(f"{artifacts.SUBNETS}/*/{artifacts.MODEL_ARCH}")))
     is_busy = _is_locked(out)
-    stages = _stages(out, search, num_models, is_busy)
+    stages = _stages(out, search, is_evolved, num_models, is_busy)
     return Status(
         folder=str(out),
         recipe=recipe,
         num_subnets=len(search.params) if search else None,
         search=stages[0],
         training=stages[1],
-        evaluation=stages[2],
-        hand_over=stages[3],
+        evolution=stages[2],
+        evaluation=stages[3],
+        hand_over=stages[4],
         num_models=num_models,
         is_busy=is_busy,
         progress=progress,
@@ -128,6 +136,8 @@ class _Search(NamedTuple):
     """Per subnet."""
     training: tuple[int, int] | None
     """Epochs and batch size."""
+    num_evolved: int
+    """Budgets that evolution searches; 0 where there is none."""
 
 
 def _parse_search(document: dict[str, Any]) -> _Search:
@@ -138,7 +148,15 @@ def _parse_search(document: dict[str, Any]) -> _Search:
         is_imported=document.get("imported") is not None,
         params=[int(subnet["params"]) for subnet in document["subnets"]],
         training=training and (int(training["epochs"]), int(training["batch_size"])),
+        num_evolved=len(document["budgets"]) - len(document["empty_budgets"])
+        if document["recipe"].get("evolution")
+        else 0,
     )
+
+
+def _parse_evolution(document: dict[str, Any]) -> list[tuple[str, int]]:
+    """(architecture as text, parameters) of every finished budget."""
+    return [(json.dumps(found["arch"]), int(found["params"])) for found in document["budgets"]]
 
 
 def _read(path: Path, parse: Callable[[dict[str, Any]], T], problems: list[str]) -> T | None:
@@ -150,18 +168,22 @@ def _read(path: Path, parse: Callable[[dict[str, Any]], T], problems: list[str])
         return None
 
 
-def _stages(out: Path, search: _Search | None, num_models: int, is_busy: bool) -> list[Stage]:
-    """Search, training, evaluation, hand-over."""
+def _stages(
+    out: Path, search: _Search | None, is_evolved: bool, num_models: int, is_busy: bool
+) -> list[Stage]:
+    """Search, training, evolution, evaluation, hand-over."""
     has = {path.name for path in out.iterdir()}
     is_done = [
         search is not None,
         artifacts.SUPERNET in has,
+        is_evolved or not (search and search.num_evolved),
         artifacts.EVALUATION in has,
         search is not None and num_models >= len(search.params),
     ]
     is_begun = [
         artifacts.RECIPE in has,
         bool({artifacts.METRICS, artifacts.CHECKPOINTS} & has),
+        artifacts.EVOLUTION in has,
         False,
         num_models > 0,
     ]
@@ -170,10 +192,12 @@ def _stages(out: Path, search: _Search | None, num_models: int, is_busy: bool) -
         is_next = not done and all(stage == "done" for stage in stages)
         unfinished: Stage = "begun" if begun else "missing"
         stages.append("done" if done else "running" if is_next and is_busy else unfinished)
+    if search is None or not search.num_evolved:
+        stages[2] = "none"
     if search is not None and search.is_imported:
         stages[0] = "imported"
     elif search is not None and search.training is None:
-        stages[1:] = ["none"] * 3
+        stages[1:] = ["none"] * 4
     return stages
 
 
@@ -255,8 +279,9 @@ def _next(
     if search.is_imported:  # from a file, and for images, that the folder does not name
         start, where = f"import FILE --out {folder}", " --data PLACE"
     best = f" --max-params {max(search.params)}"  # by validation, within what all subnets keep
-    commands = (start, f"evaluate {folder}{where}", f"specialize {folder}{best}")
+    evolve = f"evolve {folder}"
+    commands = (start, evolve, f"evaluate {folder}{where}", f"specialize {folder}{best}")
     for stage, command in zip(stages[1:], commands, strict=True):
-        if stage == "missing" or (stage == "begun" and command is start):
+        if stage == "missing" or (stage == "begun" and command in (start, evolve)):
             return f"prenas {command}"
     return None

@@ -19,6 +19,7 @@ from prenas.evaluation import Evaluation
 from prenas.export import read_description
 from prenas.families import unknown_name
 from prenas.families.base import Arch, SearchSpace
+from prenas.one_shot import handed_over
 from prenas.randomness import torch_generator
 from prenas.recipe import (
     Recipe,
@@ -35,7 +36,13 @@ from prenas.run_folder import (
     recorded_class_names,
     stored_evaluations,
 )
-from prenas.selection.preferred import Adapted, PreferredSet, exact_budgets, unscored_set
+from prenas.selection.preferred import (
+    Adapted,
+    PreferredSet,
+    envelope,
+    exact_budgets,
+    unscored_set,
+)
 from prenas.specialization import choose, unevaluated
 from prenas.supernet import Supernet
 
@@ -82,8 +89,9 @@ def read_source(
     """Reads what is to be fine-tuned; with an index or limits, one of its subnets alone.
 
     Args:
-        path: a trained or imported run, a folder that `specialize` wrote, or a checkpoint that the
-            authors released (its published subnets, else its largest network).
+        path: a trained or imported run (of one-shot NAS an evolved one), a folder that
+            `specialize` wrote, or a checkpoint that the authors released (its published subnets,
+            else its largest network).
         index: number of the subnet in the source's table; or limits, as `specialize` takes them.
 
     Raises:
@@ -111,7 +119,8 @@ def read_source(
 
 
 def _of_run(path: Path, by_limits: bool) -> tuple[Source, list[Evaluation]]:
-    preferred, supernet = read_preferred(path), read_supernet(path, device="cpu")
+    supernet = read_supernet(path, device="cpu")
+    preferred = handed_over(path, read_preferred(path))
     recipe, names = preferred.recipe, recorded_class_names(path)
     if names is None and preferred.imported is not None:
         names = _published_names(supernet)
@@ -124,7 +133,7 @@ def _of_run(path: Path, by_limits: bool) -> tuple[Source, list[Evaluation]]:
     source = Source(
         name=str(path),
         sha256=artifacts.sha256(path / artifacts.SUPERNET),
-        supernet=supernet,
+        supernet=supernet.trimmed(envelope(preferred.archs)),  # one-shot NAS trains all
         archs=preferred.archs,
         space=recipe.space,
         preprocessing=recipe.preprocessing,
@@ -252,7 +261,8 @@ def _require_the_sources(source: Source, recipe: Recipe) -> None:
     """Raises ValueError if overrides touch what only the source decides."""
     space = recipe.space.model_copy(update={"settings": source.space.settings})
     budgets = exact_budgets(source.archs, source.supernet.settings)
-    if space != source.space or recipe.search != SearchRecipe(budgets=budgets):
+    is_other = space != source.space or recipe.search != SearchRecipe(budgets=budgets)
+    if is_other or recipe.evolution is not None:
         raise ValueError(
             f"the subnets of a fine-tuning are those of its source, {source.name}: only "
             "space.settings, data, training and seed may be set"

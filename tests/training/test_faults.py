@@ -381,7 +381,7 @@ def test_the_command_says_how_to_go_on(
     monkeypatch.setattr(TrainingStep, "__call__", signalled)
     result = CliRunner().invoke(app, ["train", str(searched), "--device", "cpu"])
     assert result.exit_code == status
-    words = "stopped after step 5, saved: give the same command again to continue"
+    words = "stopped after training step 5, saved: give the same command again to continue"
     assert words in re.sub(r"\s+", " ", result.output + result.stderr)
 
 

@@ -41,7 +41,7 @@ def ends(pairs: Path, name: str) -> list[list[tuple[int, str]]]:
 def test_a_request_to_one_process_stops_both_after_the_same_step(pairs: Path) -> None:
     stopped, continued = ends(pairs, "stopped")
     assert [status for status, _ in stopped] == [143, 143]
-    assert "stopped after step 7, saved: give the same command again" in stopped[0][1]
+    assert "stopped after training step 7, saved: give the same command again" in stopped[0][1]
     assert [status for status, _ in continued] == [0, 0]
     assert_same_training(pairs / "stopped", pairs / "whole")
 

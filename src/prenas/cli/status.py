@@ -27,15 +27,17 @@ def print_status(status: Status) -> None:
         words = _WORDS | ({"begun": "begun"} if status.num_models else {})
         found = f"{status.num_subnets} subnets" if status.num_subnets else ""
         models = f"{status.num_models} of {status.num_subnets} subnets"
+        steps = [
+            ("search", words[status.search], found),
+            ("training", words[status.training], _training_line(progress)),
+            ("evolution", words[status.evolution], ""),
+            ("evaluation", words[status.evaluation], ""),
+            ("hand-over", words[status.hand_over], models if status.num_models else ""),
+        ]
+        if status.evolution == "none":
+            steps = [step for step in steps if step[0] != "evolution"]
         print_table(
-            f"{status.folder}: {status.recipe or 'no recipe yet'}",
-            ["step", "state", "what"],
-            [
-                ("search", words[status.search], found),
-                ("training", words[status.training], _training_line(progress)),
-                ("evaluation", words[status.evaluation], ""),
-                ("hand-over", words[status.hand_over], models if status.num_models else ""),
-            ],
+            f"{status.folder}: {status.recipe or 'no recipe yet'}", ["step", "state", "what"], steps
         )
     if progress is not None:
         _print_training(progress)

@@ -348,10 +348,13 @@ class _Training:
             if before != now and self._processes.is_main:
                 _logger.warning(
                     "the training was begun with %d %s and goes on with %d: the result will differ "
-                    "in the order of float sums",
+                    "in the order of float sums%s",
                     before,
                     name,
                     now,
+                    ", and in which images are mixed"
+                    if name == "processes" and self._data.mixing is not None
+                    else "",
                 )
 
     def _require_best(self, path: Path) -> None:
