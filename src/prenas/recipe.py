@@ -143,9 +143,17 @@ class TrainingRecipe(Value):
             raise ValueError(
                 "final_weights is 'ema' but there is no moving average: set ema_decay, e.g. 0.999"
             )
-        if self.final_weights == "best" and not (self.validate_epochs or self.validate_all_epochs):
+        if self.final_weights == "best" and not self.validate_all_epochs:
             raise ValueError(
-                "final_weights is 'best' but nothing is evaluated: set validate_all_epochs"
+                "final_weights is 'best', which evaluations of all subnets find, but there are none: "
+                "set validate_all_epochs"
+            )
+        if self.sandwich_loss == "sum" and self.sandwich is None:
+            raise ValueError("sandwich_loss is 'sum' but there is no sandwich: set sandwich too")
+        if self.freeze == "backbone" and self.layer_decay is not None:
+            raise ValueError(
+                "layer_decay lowers the rates of layers that freeze='backbone' does not train: "
+                "drop one of them"
             )
         return self
 
