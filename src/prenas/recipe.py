@@ -145,8 +145,8 @@ class TrainingRecipe(Value):
             )
         if self.final_weights == "best" and not self.validate_all_epochs:
             raise ValueError(
-                "final_weights is 'best', which evaluations of all subnets find, but there are none: "
-                "set validate_all_epochs"
+                "final_weights is 'best', which evaluations of all subnets find, but there are "
+                "none: set validate_all_epochs"
             )
         if self.sandwich_loss == "sum" and self.sandwich is None:
             raise ValueError("sandwich_loss is 'sum' but there is no sandwich: set sandwich too")
