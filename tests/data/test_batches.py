@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
 
 from data.making import SETTINGS, loaded, write
 from prenas.data import (
@@ -244,3 +244,49 @@ def test_own_augmentation_gets_a_generator_per_copy() -> None:
         for image in batch.images
     ]
     assert len(set(numbers)) == 10
+
+
+# --- loaders from Python -------------------------------------------------------------------------
+
+
+class Rotating:
+    """A sampler that wants to be told the epoch, like those of several processes."""
+
+    def __init__(self, length: int) -> None:
+        self.length, self.epoch = length, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Any:
+        return iter([(place + self.epoch) % self.length for place in range(self.length)])
+
+
+@pytest.mark.parametrize("kind", ["shuffling", "its generator", "sampler's generator", "set_epoch"])
+def test_an_epoch_of_a_loader_does_not_depend_on_the_epochs_before(kind: str) -> None:
+    """As a training meets it that is continued in another process."""
+
+    def labels(epochs: Sequence[int]) -> list[int]:
+        plain = own_data(num_images=40)
+        source = plain.train
+        assert isinstance(source, Dataset)
+        own = torch.Generator().manual_seed(5)
+        options: dict[str, dict[str, Any]] = {
+            "shuffling": {"shuffle": True},
+            "its generator": {"shuffle": True, "generator": own},
+            "sampler's generator": {"sampler": RandomSampler(range(40), generator=own)},
+            "set_epoch": {"sampler": Rotating(40)},
+        }
+        loader = DataLoader(source, batch_size=8, **options[kind])
+        data = ImageData(loader, plain.validation, None, plain.class_names)
+        settings = VitSettings(
+            image_size=(8, 8), in_chans=1, num_classes=10, patch_size=4, head_dim=4
+        )
+        found = [list(training_batches(data, settings, 8, 3, epoch)) for epoch in epochs]
+        return [int(label) for batch in found[-1] for label in batch.labels]
+
+    assert labels([2]) == labels([0, 1, 2])
+    assert labels([1]) != labels([2])

@@ -23,7 +23,7 @@ from prenas.data.images import Batch, ImageData, ImageSource, as_batch, num_samp
 from prenas.data.pictures import Pixels
 from prenas.families.base import Settings
 from prenas.processes import ALONE, Processes
-from prenas.randomness import isolated_global_state, numpy_generator, torch_generator
+from prenas.randomness import derive_seed, isolated_global_state, numpy_generator, torch_generator
 
 
 class _Sample(NamedTuple):
@@ -176,8 +176,12 @@ def _read(
 
 def _isolated(loader: DataLoader[Any], seed: int, epoch: int) -> Iterator[Any]:
     """Iterates a loader while all its global draws (order, worker seeds) come from the seed."""
-    if hasattr(loader.dataset, "set_epoch"):  # timm's and Hugging Face's way of shuffling streams
-        loader.dataset.set_epoch(epoch)
+    for part in (loader.dataset, loader.sampler):  # how streams and samplers are shuffled anew
+        if hasattr(part, "set_epoch"):
+            part.set_epoch(epoch)
+    for own in (loader, loader.sampler):  # else a continued training would meet its first order
+        if isinstance(generator := getattr(own, "generator", None), torch.Generator):
+            generator.manual_seed(derive_seed(seed, "loader's own", epoch))
     with isolated_global_state(seed, "loader", epoch):
         iterator = iter(loader)
     for number in count():
