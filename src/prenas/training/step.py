@@ -77,6 +77,9 @@ class TrainingStep:
     def __call__(self, step: int, batch: Batch, *, stop: bool = False) -> Outcome:
         """Trains the subnets of that step on this process' share of a batch.
 
+        Loss and gradient are judged after they were added up over all processes, so all of them
+        decide alike whether the weights move, and the loss scaler stays the same in all.
+
         Args:
             step: number of the step, from 0.
             stop: asks all processes to stop after this step.
@@ -90,14 +93,21 @@ class TrainingStep:
         self._gradients.extras[0], self._gradients.extras[1] = loss, float(stop)
         self._processes.add_up(self._gradients.message)  # the one reduction of a step
 
-        total, votes = self._gradients.extras.tolist()
-        norm = self._update(archs, total)
+        if self._scaler.is_enabled():
+            self._scaler.unscale_(self.optimizer)
+        norm = self._gradients.norm()
+        # Read together: on an accelerator each reading waits for all that was asked before.
+        total, votes, grad_norm = torch.stack([*self._gradients.extras, norm]).tolist()
+        is_finite = math.isfinite(total + grad_norm)
+        if is_finite:
+            self._move(archs, norm)
+        self._scaler.update()
         return Outcome(
             archs=archs,
             loss=total,
-            grad_norm=norm,
+            grad_norm=grad_norm,
             lr=learning_rate(self.optimizer),
-            is_skipped=not math.isfinite(total + norm),
+            is_skipped=not is_finite,
             must_stop=votes > 0,
         )
 
@@ -138,25 +148,16 @@ class TrainingStep:
         draws = np.stack([generator.random(num_branches) for generator in part.generators])
         return torch.from_numpy(draws).to(self._device, torch.float32)
 
-    def _update(self, archs: Sequence[Arch], loss: float) -> float:
-        """Moves the weights unless loss or gradient are not finite; returns the gradient's norm.
-
-        Both were added up over all processes, so all of them decide alike, the scaler included.
-        """
-        if self._scaler.is_enabled():
-            self._scaler.unscale_(self.optimizer)
-        norm = self._gradients.norm()
-        if math.isfinite(loss + norm.item()):
-            if self._recipe.clip_grad_norm is not None:
-                self._gradients.clip(norm, self._recipe.clip_grad_norm)
-            if isinstance(self.optimizer, MaskedAdamW):
-                self._scaler.step(self.optimizer, owned=self._owned(archs))
-            else:
-                self._scaler.step(self.optimizer)
-            if self.ema is not None:
-                self.ema.update(self.supernet.network)
-        self._scaler.update()
-        return norm.item()
+    def _move(self, archs: Sequence[Arch], norm: Tensor) -> None:
+        """Moves the weights along the gradient, of that L2 norm, and their average after them."""
+        if self._recipe.clip_grad_norm is not None:
+            self._gradients.clip(norm, self._recipe.clip_grad_norm)
+        if isinstance(self.optimizer, MaskedAdamW):
+            self._scaler.step(self.optimizer, owned=self._owned(archs))
+        else:
+            self._scaler.step(self.optimizer)
+        if self.ema is not None:
+            self.ema.update(self.supernet.network)
 
     def _owned(self, archs: Sequence[Arch]) -> dict[Tensor, list[Any]]:
         """Parameter -> the boxes of it that the subnets own."""
