@@ -13,7 +13,6 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import lru_cache
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -22,8 +21,7 @@ from torch import Tensor
 
 T = TypeVar("T")
 
-_TIMEOUT = timedelta(hours=2)  # a step's sum, while others may be late: the first one writes
-_PATIENCE = timedelta(days=30)  # of waiting, while the first one searches, evolves or downloads
+_TIMEOUT = timedelta(days=1)  # the others wait while the first one searches, evolves or downloads
 
 
 class Processes(NamedTuple):
@@ -41,18 +39,15 @@ class Processes(NamedTuple):
         """This process' part of a batch; neighbours, such as copies of an image, part company."""
         return items[self.rank :: self.world_size]
 
-    def add_up(self, tensor: Tensor, *, patiently: bool = False) -> None:
+    def add_up(self, tensor: Tensor) -> None:
         """Replaces a tensor by its sum over all processes, equal to the bit in each of them.
-
-        Args:
-            patiently: others may come very late; for tensors on the CPU.
 
         Raises:
             ConnectionError: another process has ended.
         """
         if self.world_size > 1:
             try:
-                dist.all_reduce(tensor, group=_patient_group() if patiently else None)
+                dist.all_reduce(tensor)
             except RuntimeError as error:
                 raise ConnectionError(
                     f"another process of this run has ended ({_first_sentence(error)}): its own "
@@ -63,7 +58,7 @@ class Processes(NamedTuple):
     def any(self, flag: bool) -> bool:
         """Whether any process says so; returns once every process has come here."""
         votes = torch.tensor([float(flag)])
-        self.add_up(votes, patiently=True)
+        self.add_up(votes)
         return bool(votes.item() > 0)
 
     def wait(self) -> None:
@@ -99,14 +94,7 @@ def join() -> Processes:
             torch.cuda.set_device(local_rank() % torch.cuda.device_count())
         dist.init_process_group("cpu:gloo,cuda:nccl" if has_cuda else "gloo", timeout=_TIMEOUT)
         atexit.register(_leave)
-        _patient_group()  # now, while all are sure to come
     return Processes(dist.get_rank(), dist.get_world_size())
-
-
-@lru_cache
-def _patient_group() -> dist.ProcessGroup:
-    """The same processes, which notice at once if one ends, but never tire of waiting."""
-    return dist.new_group(backend="gloo", timeout=_PATIENCE)  # type: ignore[return-value]
 
 
 def local_rank() -> int:

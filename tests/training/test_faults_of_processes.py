@@ -120,7 +120,7 @@ def test_torchrun_stops_a_run_and_restarts_one_of_which_a_process_was_killed(
 
     stopped = launched()  # torchrun itself gets SIGTERM, and passes it on
     assert stopped.returncode != 0
-    assert re.search(r"stopped after step (\d+), saved", stopped.stderr), stopped.stderr
+    assert re.search(r"stopped after training step (\d+), saved", stopped.stderr), stopped.stderr
     assert not (run / "supernet.safetensors").exists()
 
     restarted = launched()

@@ -113,7 +113,7 @@ def test_a_layer_wise_training_resumes_to_the_bit(tmp_path: Path) -> None:
 def test_a_frozen_backbone_keeps_its_bits(tmp_path: Path) -> None:
     network = supernet()
     before = {name: tensor.clone() for name, tensor in network.network.state_dict().items()}
-    recipe = training(freeze="backbone", layer_decay=0.5, drop_path=0.1, clip_grad_norm=1.0)
+    recipe = training(freeze="backbone", drop_path=0.1, clip_grad_norm=1.0)
     train_supernet(network, [SMALLEST, WHOLE], own_data(), recipe, folder=tmp_path)
     changed = {
         name

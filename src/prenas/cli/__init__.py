@@ -43,6 +43,7 @@ from prenas.cli.steps import (
     train_and_hand_over,
 )
 from prenas.cli.tables import (
+    IS_QUIET,
     console,
     errors,
     print_data,
@@ -73,7 +74,8 @@ def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
         except KeyboardInterrupt as stopped:
             # A training that could still save says so, and by which signal it was asked to stop.
             words = str(stopped) or "stopped"
-            errors.print(f"{words}: give the same command again to continue", soft_wrap=True)
+            if not IS_QUIET:
+                errors.print(f"{words}: give the same command again to continue", soft_wrap=True)
             number: int = getattr(stopped, "signal_number", signal.SIGINT)
             raise typer.Exit(128 + number) from None
 

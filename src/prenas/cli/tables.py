@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from prenas.selection.preferred import PreferredSet
 
 # Of several processes of one run, as torchrun numbers them, only the first one speaks.
-_IS_QUIET = os.environ.get("RANK", "0") != "0"
+IS_QUIET = os.environ.get("RANK", "0") != "0"
 
-console = Console(highlight=False, markup=False, emoji=False, quiet=_IS_QUIET)
+console = Console(highlight=False, markup=False, emoji=False, quiet=IS_QUIET)
 errors = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
@@ -50,7 +50,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]
         table.add_row(*map(str, row))
     console.print(title, style="bold", soft_wrap=True)
     width = Console(width=10_000).measure(table).maximum
-    wide = Console(width=width, highlight=False, markup=False, emoji=False, quiet=_IS_QUIET)
+    wide = Console(width=width, highlight=False, markup=False, emoji=False, quiet=IS_QUIET)
     wide.print(table)
 
 
