@@ -24,6 +24,7 @@ from prenas.recipe import (
     Preprocessing,
     Recipe,
     SearchRecipe,
+    TeacherRecipe,
     TrainingRecipe,
     differences,
     flat_fields,
@@ -507,3 +508,12 @@ def test_every_recipe_states_source_or_data_cost_and_command(name: str) -> None:
     )
     if get_recipe(name).training is not None:
         assert "Source:" in text or "Data:" in text or name == "photos"
+
+
+def test_a_teacher_is_named_field_by_field() -> None:
+    words = ["training.teacher.name=runs/a/subnets/05", "training.teacher.loss=soft"]
+    recipe = with_overrides(mini_recipe(), words)
+    assert recipe.training is not None
+    assert recipe.training.teacher == TeacherRecipe(name="runs/a/subnets/05", loss="soft")
+    with pytest.raises(ValueError, match=r"training\.teacher\.name"):
+        with_overrides(mini_recipe(), ["training.teacher.loss=soft"])

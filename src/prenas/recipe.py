@@ -113,7 +113,8 @@ class TrainingRecipe(Value):
     ema_decay: float | None = Field(None, gt=0, lt=1)
     """Keeps an exponential moving average of all weights with this decay per step."""
     final_weights: Literal["last", "ema", "best"] | None = None
-    """What is handed over; None: the moving average if there is one, else the last weights."""
+    """What is handed over; None: the moving average if there is one, else the last weights. For
+    `best` every evaluation is of all subnets."""
     skipped_steps_limit: int = Field(16, ge=1)
     """So many steps in a row without a finite loss or gradient end the training."""
     checkpoint_steps: int | None = Field(None, ge=1)
@@ -143,10 +144,9 @@ class TrainingRecipe(Value):
             raise ValueError(
                 "final_weights is 'ema' but there is no moving average: set ema_decay, e.g. 0.999"
             )
-        if self.final_weights == "best" and not self.validate_all_epochs:
+        if self.final_weights == "best" and not (self.validate_epochs or self.validate_all_epochs):
             raise ValueError(
-                "final_weights is 'best', which evaluations of all subnets find, but there are "
-                "none: set validate_all_epochs"
+                "final_weights is 'best' but nothing is evaluated: set validate_epochs"
             )
         if self.sandwich_loss == "sum" and self.sandwich is None:
             raise ValueError("sandwich_loss is 'sum' but there is no sandwich: set sandwich too")
@@ -156,6 +156,11 @@ class TrainingRecipe(Value):
                 "drop one of them"
             )
         return self
+
+    @property
+    def handed_over_weights(self) -> Literal["last", "ema", "best"]:
+        """What is handed over, by name."""
+        return self.final_weights or ("last" if self.ema_decay is None else "ema")
 
     @property
     def peak_lr(self) -> float:
@@ -269,7 +274,7 @@ def with_overrides(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
     """The recipe with fields changed by `path=value` texts, e.g. `training.epochs=3`.
 
     Values are JSON, `none`, or plain text where JSON does not read. `evolution={}`, or any field
-    of it, switches evolution on with its defaults.
+    of it, switches evolution on with its defaults; `training.teacher.name` does so for a teacher.
 
     Raises:
         ValueError: an unknown field (nearest names offered), or a value of the wrong type.
@@ -285,6 +290,12 @@ def with_overrides(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
         if parents[:1] == ["evolution"] and isinstance(fields["evolution"], dict | None):
             defaults = EvolutionRecipe().model_dump(mode="json")
             fields["evolution"] = {**defaults, **(fields["evolution"] or {})}
+        training = fields["training"]
+        if parents == ["training", "teacher"] and training and training["teacher"] is None:
+            training["teacher"] = {
+                name: None if field.is_required() else field.default
+                for name, field in TeacherRecipe.model_fields.items()
+            }
         target: Any = fields
         for depth, key in enumerate([*parents, last]):
             if not isinstance(target, dict):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from prenas.data import ImageData, check_splits, load_data, open_data, undivided, with_data
 from prenas.data_recipe import OWN_DATA, DataRecipe
 from prenas.one_shot import comparison_images
@@ -18,6 +20,7 @@ from prenas.run_folder import (
     require_same_data,
 )
 from prenas.selection.preferred import PreferredSet
+from prenas.training.teacher import load_teacher
 
 
 def ready_to_train(
@@ -30,7 +33,7 @@ def ready_to_train(
 
     Raises:
         ValueError: the recipe has no training or no data, or the data do not suit its space or
-            the run.
+            the run, or the teacher does not suit them.
     """
     if recipe.training is None:
         raise ValueError(
@@ -42,6 +45,9 @@ def ready_to_train(
     check_splits(splits, recipe.space.settings)
     if recipe.evolution is not None:
         comparison_images(recipe, splits)
+    if recipe.training.teacher is not None:  # made again where the training is
+        settings, teacher = recipe.space.settings, recipe.training.teacher
+        load_teacher(teacher, settings, recipe.preprocessing, torch.device("cpu"))
     return recipe.training, splits
 
 

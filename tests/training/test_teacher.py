@@ -13,7 +13,7 @@ from torch import nn
 import prenas
 from prenas import pipeline
 from prenas.data_recipe import Preprocessing
-from prenas.recipe import TeacherRecipe
+from prenas.recipe import TeacherRecipe, with_overrides
 from prenas.supernet import Supernet
 from prenas.training import teacher as room
 from prenas.training.sampler import make_sampler
@@ -233,3 +233,10 @@ def test_own_data_stay_out_of_it() -> None:
     batch = next(batches(own_data()))
     step(0, batch)
     assert torch.equal(torch.cat(seen), batch.images)
+
+
+def test_a_wrong_teacher_is_found_before_anything_is_written(tmp_path: Path) -> None:
+    recipe = with_overrides(mini_recipe(), ["training.teacher.name=nobody"])
+    with pytest.raises(ValueError, match="there is no teacher 'nobody'"):
+        pipeline.run(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

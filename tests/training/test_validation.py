@@ -98,3 +98,11 @@ def test_some_subnets_alone_never_make_the_best(tmp_path: Path) -> None:
     )
     assert {exists for _, exists in seen} == {False}
     assert best.exists()
+
+
+def test_the_best_weights_are_looked_for_in_every_evaluation() -> None:
+    recipe = TrainingRecipe(
+        epochs=9, validate_epochs=2, validate_all_epochs=0, final_weights="best"
+    )
+    due = {epoch: len(subnets_due(range(5), recipe, epoch)) for epoch in range(1, 10)}  # type: ignore[arg-type]
+    assert due == {1: 0, 2: 5, 3: 0, 4: 5, 5: 0, 6: 5, 7: 0, 8: 5, 9: 5}

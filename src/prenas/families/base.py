@@ -14,10 +14,10 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator
 from torch import Tensor, nn
 
-from prenas.values import Value
+from prenas.values import Value, explain
 
 Box = tuple[slice, ...]
 """The part of a tensor that a subnet owns, as an index: `tensor[box]` is a view."""
@@ -63,7 +63,10 @@ class Settings(Value):
 
     def changed(self, **fields: Any) -> Self:
         """A copy with other values of some fields, checked; ValueError for unknown fields."""
-        return type(self).model_validate({**self.model_dump(), **fields})
+        try:
+            return type(self).model_validate({**self.model_dump(), **fields})
+        except ValidationError as error:
+            raise ValueError(explain(error)) from None
 
     @field_validator("image_size", mode="before")
     @classmethod

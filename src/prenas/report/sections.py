@@ -43,6 +43,13 @@ class RunSoFar(NamedTuple):
     """What `data.json` says of the images; None before the training."""
 
 
+_WEIGHTS = {
+    "last": "the last weights",
+    "ema": "their moving average",
+    "best": "the weights of the best validation",
+}
+
+
 def summary(run: RunSoFar) -> list[str]:
     """Title and three lines: what was searched, how far it is trained, what came out."""
     preferred, recipe = run.preferred, run.preferred.recipe
@@ -217,14 +224,21 @@ def training(run: RunSoFar) -> list[str]:
         heading,
         _picture("training", f"Training {curves} over epochs"),
         f"After epoch {last.epoch + 1:,} of {recipe.training.epochs:,}: loss {last.loss:.3f}, "
-        f"learning rate {last.lr:.2e}{speed}. The loss is the mean over the epoch's steps, each of "
-        "one subnet, with label smoothing, stochastic depth and augmentation on where the recipe "
-        f"has them; it is not that of the table.{left_out if skipped else ''}",
+        f"learning rate {last.lr:.2e}{speed}. The loss is that of the training, the mean over the "
+        "epoch's steps and their subnets, with label smoothing, stochastic depth, augmentation "
+        "and what else the recipe teaches by; it is not that of the table. Handed over are "
+        f"{_WEIGHTS[recipe.training.handed_over_weights]}.{left_out if skipped else ''}",
     ]
     if run.validations:
         paragraphs.append(
-            "Top-1 on the validation images during the training, per subnet, darker for larger "
-            "ones; `ema`, dotted, is that of averaged weights."
+            "Top-1 on the validation images during the training, per subnet"
+            + (" of the zero-cost search, not the evolved ones" if recipe.evolution else "")
+            + ", darker for larger ones"
+            + (
+                "; `ema`, dotted, is that of averaged weights."
+                if recipe.training.ema_decay
+                else "."
+            )
         )
     return paragraphs
 

@@ -235,7 +235,7 @@ class _Training:
     def take_final_weights(self) -> None:
         """Puts the weights that are handed over into the supernet."""
         network, ema = self._step.supernet.network, self._step.ema
-        chosen = self._recipe.final_weights or ("last" if ema is None else "ema")
+        chosen = self._recipe.handed_over_weights
         if chosen == "ema" and ema is not None:
             network.load_state_dict(ema.module.state_dict())
         elif chosen == "best" and self._folder is not None:

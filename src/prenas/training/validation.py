@@ -15,7 +15,8 @@ from prenas.supernet import Supernet
 
 def subnets_due(archs: Sequence[Arch], recipe: TrainingRecipe, epochs_done: int) -> list[int]:
     """Numbers of the subnets to evaluate after so many epochs: all, the smallest, middle and
-    largest, or none. After the last epoch: all, where anything is evaluated at all.
+    largest, or none. All of them too after the last epoch, where anything is evaluated at all,
+    and wherever the best weights are to be found.
     """
 
     def is_due(period: int) -> bool:
@@ -25,6 +26,8 @@ def subnets_due(archs: Sequence[Arch], recipe: TrainingRecipe, epochs_done: int)
     if is_due(recipe.validate_all_epochs) or is_last:
         return list(range(len(archs)))
     if is_due(recipe.validate_epochs):
+        if recipe.final_weights == "best":
+            return list(range(len(archs)))
         return sorted({0, len(archs) // 2, len(archs) - 1})
     return []
 
