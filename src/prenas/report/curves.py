@@ -179,7 +179,8 @@ def _draw_validations(axes: Axes, validations: Sequence[ValidationRecord]) -> No
     params = {record.subnet: record.params for record in validations}
     ranked = sorted(params, key=lambda subnet: params[subnet])
     named = set()
-    for subnet, weights in sorted({(record.subnet, record.weights) for record in validations}):
+    lines = {(record.subnet, record.weights) for record in validations}
+    for subnet, weights in sorted(lines, key=lambda line: (line[0], line[1] != "trained")):
         found = [r for r in validations if (r.subnet, r.weights) == (subnet, weights)]
         xs = [record.epoch + 1 for record in found]
         axes.plot(
