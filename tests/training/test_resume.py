@@ -364,3 +364,15 @@ def test_a_checkpoint_of_another_network_gives_way_to_the_one_before(
         pipeline.train(unfinished)
     assert "step-00000018 is damaged" in caplog.text
     assert_same_training(unfinished, finished_run)  # from the one before
+
+
+def test_checkpoints_of_the_older_form_are_not_passed_over(searched: Path) -> None:
+    """Nor the log of that training, which starting over would empty."""
+    older = searched / "checkpoints" / "epoch-00007"
+    older.mkdir(parents=True)
+    log = '{"epoch": 6, "loss": 1.0, "lr": 0.1, "images_per_second": 1.0}\n'
+    (searched / "metrics.jsonl").write_text(log)
+    with pytest.raises(ValueError, match=r"epoch-00007 was written by an earlier prenas.*move"):
+        pipeline.train(searched)
+    assert older.is_dir()
+    assert (searched / "metrics.jsonl").read_text() == log

@@ -108,6 +108,11 @@ def load_checkpoint(
         ValueError: checkpoints exist, but none can be read.
     """
     found = checkpoints(folder)
+    if not found and (older := sorted(folder.glob("epoch-*/"))):  # starting over would lose them
+        raise ValueError(
+            f"{older[-1]} was written by an earlier prenas, in a form that is no longer read: "
+            "finish the training with that version, or move the folder away to train anew"
+        )
     for number, checkpoint in enumerate(found):
         try:
             state = torch.load(checkpoint.folder / _STATE, map_location="cpu", weights_only=True)
