@@ -16,13 +16,13 @@ test: install  ## lint, types, every test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest --durations=10
+	$(BIN)/pytest -n 2 --dist loadfile --durations=10
 
 check: install  ## the quick form for every day: lint, types, fast tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -q -m "not slow"
+	$(BIN)/pytest -n 2 --dist loadfile -q -m "not slow"
 
 bench: install  ## ratios measured side by side, printed and saved under results/
 	$(BIN)/python benchmarks/search.py

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import atexit
 import os
+import time
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -92,7 +94,14 @@ def join() -> Processes:
         has_cuda = torch.cuda.is_available()
         if has_cuda:
             torch.cuda.set_device(local_rank() % torch.cuda.device_count())
-        dist.init_process_group("cpu:gloo,cuda:nccl" if has_cuda else "gloo", timeout=_TIMEOUT)
+        store, rank, world_size = next(iter(dist.rendezvous("env://", timeout=_TIMEOUT)))
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if has_cuda else "gloo",
+            store=_fresh(store, rank, world_size),
+            rank=rank,
+            world_size=world_size,
+            timeout=_TIMEOUT,
+        )
         atexit.register(_leave)
     return Processes(dist.get_rank(), dist.get_world_size())
 
@@ -100,6 +109,31 @@ def join() -> Processes:
 def local_rank() -> int:
     """Number of this process on its machine; 0 where nothing launched several."""
     return _number("LOCAL_RANK", 0)
+
+
+def _fresh(store: dist.Store, rank: int, world_size: int) -> dist.Store:
+    """A part of the launcher's store in which nobody has written before.
+
+    torchrun keeps one store over all restarts of a run, so that a process started again may read
+    the address of one that was killed. No variable numbers the restarts alike on all machines;
+    hence the processes greet each other anew: each says a word of its own that no earlier process
+    can have answered.
+    """
+    word = uuid.uuid4().hex
+    if rank == 0:
+        missing = set(range(1, world_size))
+        while missing:
+            for other in list(missing):
+                if store.check([f"prenas/{word}/{other}"]):
+                    missing.remove(other)
+                elif store.check([f"prenas/hello/{other}"]):  # of this life or of an earlier one
+                    store.set(f"prenas/{store.get(f'prenas/hello/{other}').decode()}", word)
+            time.sleep(0.02)
+        return dist.PrefixStore(word, store)
+    store.set(f"prenas/hello/{rank}", word)
+    chosen = store.get(f"prenas/{word}").decode()
+    store.set(f"prenas/{chosen}/{rank}", "here")
+    return dist.PrefixStore(chosen, store)
 
 
 def _number(variable: str, default: int) -> int:

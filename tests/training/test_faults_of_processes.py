@@ -75,12 +75,14 @@ def test_another_number_of_processes_is_warned_of(pairs: Path) -> None:
 
 
 DISTURBED = """
-import os, signal, sys
+import os, signal, sys, time
 from pathlib import Path
 from prenas import cli
 from prenas.training.step import TrainingStep
 
 call, rank = TrainingStep.__call__, os.environ["RANK"]
+if (os.environ["TORCHELASTIC_RESTART_COUNT"], rank) == ("1", "1"):
+    time.sleep(2)  # the first one meets the traces that the killed one left behind
 
 def once(what):
     mark = Path(f"{sys.argv[2]}.{what}")
