@@ -1,0 +1,78 @@
+"""How fast prenas is, as ratios: all sections side by side in one run, printed and saved.
+
+    python -m benchmarks                       every section
+    python -m benchmarks attention search      some of them
+
+A section replaces its own part of results/speed.json and leaves the others as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.paired import ROOT, Options, Section, environment
+
+SECTIONS = ("attention", "supernet", "search", "loader", "compiled")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(SECTIONS))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=11, help="turns of every variant")
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "speed.json")
+    arguments = parser.parse_args()
+    unknown = [name for name in arguments.sections if name not in SECTIONS]
+    if unknown:
+        parser.error(f"unknown section {unknown[0]!r}: choose from {', '.join(SECTIONS)}")
+    if arguments.rounds < 1:
+        parser.error(f"--rounds {arguments.rounds}: give at least 1")
+    torch.set_num_threads(arguments.threads)
+    options = Options(arguments.threads, arguments.rounds)
+    for name in arguments.sections or SECTIONS:
+        section = import_module(f"benchmarks.{name}").measure(options)
+        _print(section)
+        _save(arguments.out, name, section, options)
+
+
+def _print(section: Section) -> None:
+    console = Console()
+    table = Table("ratio", "median", "quartiles", "target", "", title=section.title)
+    for found in section.ratios:
+        low, high = found.quartiles
+        met = {None: "", True: "met", False: "missed"}[found.is_met]
+        table.add_row(
+            found.what + (f" ({found.note})" if found.note else ""),
+            f"{found.median:.3f}",
+            f"{low:.3f} to {high:.3f}",
+            "" if found.target is None else f"at most {found.target:g}",
+            met,
+        )
+    console.print(table)
+    for name, value in section.facts.items():
+        console.print(
+            f"  {name}: {value:,.4g}" if isinstance(value, float) else f"  {name}: {value}"
+        )
+
+
+def _save(path: Path, name: str, section: Section, options: Options) -> None:
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    found[name] = {**environment(options), **section.to_json()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""Timing side by side: variants take turns in one process, so that all of them see one machine.
+
+A claim is a ratio: of each round's seconds, one variant over another; the median of the rounds,
+with their quartiles. Seconds stand beside it for orientation only.
+"""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Options(NamedTuple):
+    """What the command line says."""
+
+    threads: int
+    rounds: int
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """One variant over another, in one run."""
+
+    what: str
+    """E.g. "training step, fused / no relative positions"."""
+    median: float
+    quartiles: tuple[float, float]
+    target: float | None = None
+    """At most this, where one is set."""
+    note: str = ""
+
+    @property
+    def is_met(self) -> bool | None:
+        """Whether the target is met; None without one."""
+        return None if self.target is None else self.median <= self.target
+
+
+@dataclass(frozen=True)
+class Section:
+    """What one benchmark found."""
+
+    title: str
+    ratios: tuple[Ratio, ...]
+    facts: Mapping[str, Any]
+    """Seconds, bytes, rates, counts: as measured, by name."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in results/."""
+        return asdict(self)
+
+
+def take_turns(
+    variants: Mapping[str, Callable[[], object]], rounds: int, *, warm_ups: int = 1
+) -> dict[str, list[float]]:
+    """Seconds of every variant in every round, each round starting with another variant.
+
+    Works of an accelerator are waited for.
+    """
+    names = list(variants)
+    for _ in range(warm_ups):
+        for name in names:
+            variants[name]()
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(rounds):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            _finish()
+            started = time.perf_counter()
+            variants[name]()
+            _finish()
+            seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def _finish() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def ratio(
+    what: str,
+    over: list[float],
+    under: list[float],
+    *,
+    target: float | None = None,
+    note: str = "",
+) -> Ratio:
+    """Of two variants that took turns."""
+    rounds = [a / b for a, b in zip(over, under, strict=True)]
+    if len(rounds) == 1:
+        return Ratio(what, rounds[0], (rounds[0], rounds[0]), target, note)
+    low, median, high = statistics.quantiles(rounds, n=4, method="inclusive")
+    return Ratio(what, median, (low, high), target, note)
+
+
+def medians(seconds: Mapping[str, list[float]]) -> dict[str, float]:
+    """Variant -> its median in seconds."""
+    return {f"{name}, s": statistics.median(found) for name, found in seconds.items()}
+
+
+def peak_bytes(work: Callable[[], object]) -> int:
+    """The most that PyTorch's CPU allocator holds while `work` runs, beyond what it held before.
+
+    Counted from the allocator's own events, so it is the same on every machine; scratch that a
+    library takes from the system directly is not in it.
+    """
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
+        work()
+    events = [
+        event
+        for event in profile.profiler.kineto_results.events()  # type: ignore[union-attr]
+        if event.name() == "[memory]"
+    ]
+    held = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
+
+
+def environment(options: Options) -> dict[str, Any]:
+    """What every result states beside its numbers."""
+    commit = subprocess.run(
+        ["git", "-C", str(ROOT), "describe", "--always", "--dirty"], capture_output=True, text=True
+    ).stdout.strip()
+    return {
+        "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
+        "commit": commit,
+        "date": date.today().isoformat(),
+        "hardware": f"{platform.machine()}, {_cpu_model()}, {options.threads} threads",
+        "versions": _versions(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    names = ("torch", "torchvision", "timm", "numpy", "pillow")
+    return {name: version(name) for name in names} | {"python": platform.python_version()}
+
+
+def _cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    units = [
+        unit
+        for unit in ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+        if any(unit in line.split() for line in lines if line.startswith("flags"))
+    ]
+    return f"{names[0] if names else platform.processor()} ({', '.join(units)})"
