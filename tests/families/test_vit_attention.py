@@ -1,5 +1,7 @@
-"""Relative attention in one fused call equals the direct form, written literally in reference."""
+"""Relative attention in both fast forms equals the direct one, written literally in reference."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import pytest
@@ -10,12 +12,9 @@ from torch import Tensor
 
 from families.drawing import TEST_SPACES, archs, assert_equal, images_for, new_supernet
 from prenas.families.base import SearchSpace
-from prenas.families.vit.attention import (
-    fused_relative_attention,
-    grid_index,
-    lay_out,
-    padded_width,
-)
+from prenas.families.vit import attention_in_parts as parts
+from prenas.families.vit.attention import attention_at_once, grid_index, lay_out, padded_width
+from prenas.families.vit.attention_in_parts import attention_in_parts, suits_parts
 from prenas.families.vit.network import VisionTransformer
 from prenas.families.vit.space import VitArch, VitSettings
 from reference.vit import LiteralVit, literal_attention
@@ -39,7 +38,7 @@ cases = st.builds(
     max_distance=st.integers(1, 4),
     heads=st.integers(1, 3),
     head_dim=st.integers(1, 10),
-    batch=st.integers(1, 2),
+    batch=st.integers(1, 4),
 )
 
 
@@ -54,11 +53,27 @@ def draw_inputs(case: Case, seed: int = 0, dtype: torch.dtype = torch.float64) -
     ]
 
 
-def fused(inputs: list[Tensor], case: Case, scale: float) -> Tensor:
+Form = Callable[..., Tensor]
+both_forms = pytest.mark.parametrize("form", [attention_at_once, attention_in_parts])
+
+
+@contextmanager
+def parts_of(num_images: int, case: Case) -> Iterator[None]:
+    """So small a cache that a part has so many images."""
+    before, tokens = parts._CACHE_BYTES, case.rows * case.columns + 1
+    threads = torch.get_num_threads()
+    parts._CACHE_BYTES = -(-num_images * case.heads * tokens**2 * 8 // threads)
+    yield
+    parts._CACHE_BYTES = before
+
+
+def fast(form: Form, inputs: list[Tensor], case: Case, scale: float) -> Tensor:
     q, k, v, *tables = inputs
     grid = grid_index(case.rows, case.columns, case.head_dim, case.max_distance)
     laid = lay_out(tables[0], tables[1], grid), lay_out(tables[2], tables[3], grid)
-    return fused_relative_attention(q, k, v, *laid, grid.features, scale)
+    qkv = torch.stack([q, k, v]).permute(1, 3, 2, 0, 4)  # [B, N, H, 3, d]
+    same_type = (x.to(q.dtype) for x in (*laid, grid.features))
+    return form(qkv, *same_type, grid.shape, scale).transpose(1, 2)
 
 
 def literal(inputs: list[Tensor], case: Case, scale: float) -> Tensor:
@@ -73,18 +88,24 @@ def output_and_gradients(out: Tensor, inputs: list[Tensor]) -> list[Tensor]:
     return [out, *torch.autograd.grad(out, inputs, cotangent.to(out.dtype))]
 
 
+@both_forms
 @settings(max_examples=80)
-@given(case=cases, scale=st.sampled_from([None, 0.2, 1.0]))
-def test_fused_equals_literal(case: Case, scale: float | None) -> None:
-    """Output and all gradients; grids beyond the maximum distance clip, 1 x n grids as well."""
+@given(case=cases, scale=st.sampled_from([None, 0.2, 1.0]), num_images=st.integers(1, 4))
+def test_both_equal_the_literal_form(
+    form: Form, case: Case, scale: float | None, num_images: int
+) -> None:
+    """Output and all gradients; grids beyond the maximum distance clip, 1 x n grids as well; with
+    parts of one image or more, the last perhaps of fewer."""
     scale = scale or case.head_dim**-0.5
     inputs = draw_inputs(case)
-    actual = output_and_gradients(fused(inputs, case, scale), inputs)
+    with parts_of(num_images, case):
+        actual = output_and_gradients(fast(form, inputs, case, scale), inputs)
     expected = output_and_gradients(literal(inputs, case, scale), inputs)
     for ours, theirs in zip(actual, expected, strict=True):
         assert_equal(ours, theirs, 1e-12)
 
 
+@both_forms
 @pytest.mark.parametrize(
     "case",
     [
@@ -95,20 +116,21 @@ def test_fused_equals_literal(case: Case, scale: float | None) -> None:
     ],
     ids=str,
 )
-def test_fused_equals_literal_at_full_size(case: Case) -> None:
+def test_both_equal_the_literal_form_at_full_size(form: Form, case: Case) -> None:
     """The published grid, and grids that go beyond distance 14."""
     inputs = draw_inputs(case)
-    actual = output_and_gradients(fused(inputs, case, 0.125), inputs)
+    actual = output_and_gradients(fast(form, inputs, case, 0.125), inputs)
     expected = output_and_gradients(literal(inputs, case, 0.125), inputs)
     for ours, theirs in zip(actual, expected, strict=True):
         assert_equal(ours, theirs, 1e-12)
 
 
-def test_distances_beyond_the_maximum_share_a_row() -> None:
+@both_forms
+def test_distances_beyond_the_maximum_share_a_row(form: Form) -> None:
     """Only the first and last rows serve what is farther; rows no grid needs have no gradient."""
     case = Case(6, 2, 3, 1, 4, 1)
     inputs = draw_inputs(case)
-    _, *gradients = output_and_gradients(fused(inputs, case, 0.5), inputs)
+    _, *gradients = output_and_gradients(fast(form, inputs, case, 0.5), inputs)
     key_vertical, key_horizontal, value_vertical, value_horizontal = (
         gradient.abs().sum(1) > 0 for gradient in gradients[3:]
     )
@@ -117,8 +139,9 @@ def test_distances_beyond_the_maximum_share_a_row() -> None:
     assert key_horizontal.tolist() == value_horizontal.tolist() == near
 
 
+@both_forms
 @pytest.mark.parametrize("tables_in_float32", [True, False])
-def test_bfloat16_is_no_worse_than_the_literal_form(tables_in_float32: bool) -> None:
+def test_bfloat16_is_no_worse_than_the_literal_form(form: Form, tables_in_float32: bool) -> None:
     """Error against float64 about that of the direct form (0.7 times, in fact), mean and largest.
 
     Tables stay in float32 under autocast and meet q, k and v in bfloat16.
@@ -129,12 +152,49 @@ def test_bfloat16_is_no_worse_than_the_literal_form(tables_in_float32: bool) -> 
         truth = literal([x.double() for x in rounded], case, 0.125)
         reference = literal(rounded, case, 0.125)
         given = rounded[:3] + [x.float() if tables_in_float32 else x for x in rounded[3:]]
-        ours = fused(given, case, 0.125)
+        ours = fast(form, given, case, 0.125)
         assert ours.dtype == torch.bfloat16
         errors = [(x.double() - truth).abs() for x in (ours, reference)]
         assert errors[0].square().mean().sqrt() <= 1.25 * errors[1].square().mean().sqrt()
         assert errors[0].max() <= 1.5 * errors[1].max()
         assert errors[0].max() <= 2**-5 * truth.abs().max()
+
+
+def test_bfloat16_gradients_are_no_worse_than_those_of_the_literal_form() -> None:
+    """Sums over all images stay in float32, whatever the tables are in."""
+    case = Case(14, 14, 14, 3, 64, 4)
+    rounded = [x.detach().bfloat16() for x in draw_inputs(case)]
+    doubles, halves, others = (
+        [x.to(dtype, copy=True).requires_grad_() for x in rounded]
+        for dtype in (torch.float64, torch.bfloat16, torch.bfloat16)
+    )
+    truth = output_and_gradients(literal(doubles, case, 0.125), doubles)
+    reference = output_and_gradients(literal(halves, case, 0.125), halves)
+    with parts_of(1, case):
+        ours = output_and_gradients(fast(attention_in_parts, others, case, 0.125), others)
+    for mine, theirs, true in zip(ours, reference, truth, strict=True):
+        assert (mine.double() - true).norm() <= 1.25 * (theirs.double() - true).norm()
+
+
+def test_nothing_of_size_n_by_n_is_kept_for_the_backward_pass() -> None:
+    """Beside queries, keys and values, which were there: the mass per key row, class and column."""
+    case = Case(14, 14, 14, 2, 16, 3)
+    inputs = draw_inputs(case)
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+        fast(attention_in_parts, inputs, case, 0.25)
+    tokens = case.batch * 197 * case.heads
+    sizes = sorted((x.numel() for x in kept if x.numel() > 197 * 32), reverse=True)
+    assert sizes == [3 * tokens * case.head_dim, tokens * 29]
+
+
+def test_parts_are_for_processors_and_pictures_of_some_hundred_tokens() -> None:
+    qkv = torch.empty(1, 197, 3, 3, 64)
+    assert suits_parts(qkv)
+    assert suits_parts(qkv.bfloat16())
+    assert not suits_parts(qkv.half())
+    assert not suits_parts(qkv.to("meta"))
+    assert not suits_parts(torch.empty(1, 64 * 64 + 1, 3, 3, 1))
 
 
 @given(st.integers(1, 128), st.integers(1, 40), st.integers(1, 40))
@@ -159,7 +219,8 @@ def test_key_features_are_one_hot(rows: int, columns: int) -> None:
     expected[0, rows] = 1
     for row in range(rows):
         for column in range(columns):
-            expected[1 + row * columns + column, [row, rows + 1 + column]] = 1
+            place = [rows - 1 - row, rows + columns - column]  # the last ones first
+            expected[1 + row * columns + column, place] = 1
     assert torch.equal(features, expected)
 
 

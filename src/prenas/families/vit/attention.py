@@ -1,13 +1,14 @@
-"""Self-attention with contextual 2-D relative positions, as one fused attention call.
+"""Self-attention with contextual 2-D relative positions at the price of a slightly wider head.
 
 The direct form, `logit = scale * q.(k + Kv[iv] + Kh[ih])` and `out = sum p * (v + Vv[iv] + Vh[ih])`
 (method.md, section 5), needs an (N, N, head_dim) tensor. Here the query carries its products
 with the key tables, one entry per key row and per key column, and each key and value carries a
-one-hot feature of its row and column. One `scaled_dot_product_attention` of a slightly larger
-width then gives the exact logits, and beside `sum p*v` the attention mass per key row and column,
-which two small products with the value tables finish. Memory stays O(N).
+one-hot feature of its row and column. Attention of that width gives the exact logits, and beside
+`sum p*v` the attention mass per key row and column, which two small products with the value tables
+finish. Nothing of size N x N is kept.
 
-Shapes: B batch, H heads, N tokens (class token first), R x C patch grid, d head_dim, F features.
+Shapes: B batch, H heads, N tokens (class token first), R x C patch grid, d head_dim, F features,
+T = 2R + 2C - 1 rows of a table laid out for a grid.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
+from prenas.families.vit.attention_in_parts import attention_in_parts, suits_parts
+
 _WIDTH_MULTIPLE = 8  # fused kernels want head widths in multiples of 8; the rest is zeros
 
 
 def padded_width(head_dim: int, rows: int, columns: int) -> int:
-    """Head width of the fused call: head_dim, a feature per key row, class and column, padding."""
+    """Head width of attention: head_dim, a feature per key row, class and column, padding."""
     width = head_dim + rows + 1 + columns
     return width + -width % _WIDTH_MULTIPLE
 
@@ -31,28 +34,42 @@ class GridIndex(NamedTuple):
     """What attention needs to know about the patch grid; the same for all layers and heads."""
 
     rows: Tensor
-    """[R, R] table row for (query row, key row)."""
+    """[2R - 1] row of the vertical table for key row minus query row = R - 1 ... 1 - R."""
     columns: Tensor
-    """[C, C] table row for (query column, key column)."""
+    """[2C - 1] row of the horizontal table, likewise."""
     features: Tensor
-    """[N, F] one-hot row, class and column features of every key, padded with zeros."""
+    """[N, F] one-hot features of every key: row, last first; class; column, last first; zeros."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(R, C)."""
+        return (len(self.rows) + 1) // 2, (len(self.columns) + 1) // 2
 
 
 def grid_index(rows: int, columns: int, head_dim: int, max_distance: int) -> GridIndex:
     """Indices and key features of a grid: distances clipped to +-max_distance, 0 left for class."""
 
     def table_rows(side: int) -> Tensor:
-        position = torch.arange(side)
-        distance = position[None, :] - position[:, None]  # key minus query
+        distance = torch.arange(side - 1, -side, -1)  # key minus query
         return distance.clamp(-max_distance, max_distance) + max_distance + 1
 
-    num_features = padded_width(head_dim, rows, columns) - head_dim
-    features = torch.zeros(rows * columns + 1, num_features)
+    features = torch.zeros(rows * columns + 1, padded_width(head_dim, rows, columns) - head_dim)
     features[0, rows] = 1.0
     patch = torch.arange(rows * columns)
-    features[patch + 1, patch // columns] = 1.0
-    features[patch + 1, rows + 1 + patch % columns] = 1.0
+    features[patch + 1, rows - 1 - patch // columns] = 1.0
+    features[patch + 1, rows + columns - patch % columns] = 1.0
     return GridIndex(table_rows(rows), table_rows(columns), features)
+
+
+def lay_out(vertical: Tensor, horizontal: Tensor, grid: GridIndex) -> Tensor:
+    """A pair of tables [2 * max_distance + 2, d], looked up once for a grid: [T, d].
+
+    First a vector per vertical distance, then per horizontal one, last that of every pair with the
+    class token in it. Key rows count down, so that the vectors of all key rows, as a query in row
+    r sees them, are the entries r ... r + R - 1.
+    """
+    class_token = vertical[:1] + horizontal[:1]
+    return torch.cat([vertical[grid.rows], horizontal[grid.columns], class_token])
 
 
 class RelativeAttention(nn.Module):
@@ -77,58 +94,49 @@ class RelativeAttention(nn.Module):
 
     def forward(self, tokens: Tensor, grid: GridIndex) -> Tensor:
         """[B, N, D] -> [B, N, D]."""
-        qkv = self.qkv(tokens).reshape(*tokens.shape[:2], self.num_heads, 3, self.head_dim)
-        q, k, v = qkv.permute(3, 0, 2, 1, 4).unbind(0)  # each [B, H, N, d]
-        out = fused_relative_attention(
-            q,
-            k,
-            v,
-            lay_out(self.key_vertical, self.key_horizontal, grid),
-            lay_out(self.value_vertical, self.value_horizontal, grid),
-            grid.features,
+        qkv = torch.unflatten(self.qkv(tokens), 2, (self.num_heads, 3, self.head_dim))
+        attend = attention_in_parts if suits_parts(qkv) else attention_at_once
+        out = attend(
+            qkv,
+            lay_out(self.key_vertical, self.key_horizontal, grid).to(qkv.dtype),
+            lay_out(self.value_vertical, self.value_horizontal, grid).to(qkv.dtype),
+            grid.features.to(qkv.dtype),
+            grid.shape,
             self.scale,
         )
-        return self.proj(out.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+        return self.proj(out.flatten(2))  # type: ignore[no-any-return]
 
 
-class LaidTable(NamedTuple):
-    """A pair of tables, looked up once for a grid."""
-
-    rows: Tensor
-    """[R, R + 1, d]: for each query row, the vector of every key row and of the class key."""
-    columns: Tensor
-    """[C, C, d]: for each query column, the vector of every key column."""
-    class_token: Tensor
-    """[d]: the vector of every pair with the class token in it."""
-
-
-def lay_out(vertical: Tensor, horizontal: Tensor, grid: GridIndex) -> LaidTable:
-    """Looks up a vertical and a horizontal table [2 * max_distance + 2, d] for a grid."""
-    class_token = vertical[0] + horizontal[0]
-    by_row = vertical[grid.rows]
-    by_row = torch.cat([by_row, class_token.expand(by_row.shape[0], 1, -1)], dim=1)
-    return LaidTable(by_row, horizontal[grid.columns], class_token)
-
-
-def fused_relative_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    key_table: LaidTable,
-    value_table: LaidTable,
+def attention_at_once(
+    qkv: Tensor,
+    key_table: Tensor,
+    value_table: Tensor,
     features: Tensor,
+    grid: tuple[int, int],
     scale: float,
 ) -> Tensor:
-    """Attention with contextual 2-D relative positions; q, k, v and the result are [B, H, N, d]."""
-    batch, heads, _, head_dim = q.shape
-    rows, columns = key_table.rows.shape[0], key_table.columns.shape[0]
-    grid_shape = (batch, heads, rows, columns)
-    num_used = rows + 1 + columns
-    features = features.to(q.dtype).expand(batch, heads, -1, -1)  # [B, H, N, F]
+    """Attention with relative positions as one `scaled_dot_product_attention`.
 
-    patches = q[:, :, 1:].reshape(*grid_shape, head_dim)  # [B, H, R, C, d]
-    by_row = torch.einsum("bhrcd,rsd->bhrcs", patches, key_table.rows.to(q.dtype))
-    by_column = torch.einsum("bhrcd,csd->bhrcs", patches, key_table.columns.to(q.dtype))
+    Args:
+        qkv: [B, N, H, 3, d].
+        key_table, value_table: [T, d] of `lay_out`.
+        features: [N, F] of the `GridIndex`.
+        grid: (R, C).
+        scale: factor of the logits.
+
+    Returns:
+        [B, N, H, d].
+    """
+    q, k, v = qkv.permute(3, 0, 2, 1, 4).unbind(0)  # each [B, H, N, d]
+    rows, columns = grid
+    num_used = rows + 1 + columns
+    head_dim = q.shape[-1]
+    features = features.expand(*q.shape[:2], -1, -1)  # [B, H, N, F]
+    seen_rows, seen_columns = _seen(key_table, rows, columns)
+
+    patches = torch.unflatten(q[:, :, 1:], 2, grid)  # [B, H, R, C, d]
+    by_row = torch.einsum("bhrcd,rds->bhrcs", patches, seen_rows)
+    by_column = torch.einsum("bhrcd,cds->bhrcs", patches, seen_columns)
     # A class query adds the same number to all its logits, which softmax does not see: zeros do.
     products = pad(
         torch.cat([by_row, by_column], dim=-1).flatten(2, 3),
@@ -141,13 +149,23 @@ def fused_relative_attention(
         torch.cat([v, features], dim=-1),
         scale=scale,
     )
-    values = out[..., :head_dim]
-    mass = out[:, :, 1:, head_dim:].reshape(*grid_shape, features.shape[-1])
-    relative = torch.einsum(
-        "bhrcs,rsd->bhrcd", mass[..., : rows + 1], value_table.rows.to(q.dtype)
-    ) + torch.einsum(
-        "bhrcs,csd->bhrcd", mass[..., rows + 1 : num_used], value_table.columns.to(q.dtype)
+    mass = torch.unflatten(out[:, :, 1:, head_dim : head_dim + num_used], 2, grid)
+    seen_rows, seen_columns = _seen(value_table, rows, columns)
+    relative = torch.einsum("bhrcs,rds->bhrcd", mass[..., : rows + 1], seen_rows) + torch.einsum(
+        "bhrcs,cds->bhrcd", mass[..., rows + 1 :], seen_columns
     )
     # Every pair of a class query uses the class vector, and its attention sums to one.
-    class_query = value_table.class_token.to(q.dtype).expand(batch, heads, 1, -1)
-    return values + torch.cat([class_query, relative.flatten(2, 3)], dim=2)
+    class_query = value_table[-1].expand(*q.shape[:2], 1, -1)
+    out = out[..., :head_dim] + torch.cat([class_query, relative.flatten(2, 3)], dim=2)
+    return out.transpose(1, 2)
+
+
+def _seen(table: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+    """What queries of a row, and of a column, see of a table: [R, d, R + 1] and [C, d, C].
+
+    The class vector stands behind the rows.
+    """
+    vertical, horizontal = table[: 2 * rows - 1], table[2 * rows - 1 : -1]
+    class_token = table[-1, :, None].expand(rows, -1, 1)
+    by_row = torch.cat([vertical.unfold(0, rows, 1), class_token], dim=2)
+    return by_row, horizontal.unfold(0, columns, 1)
