@@ -59,7 +59,7 @@ def training_transform(
             f"({error}): write a policy such as rand-m9-mstd0.5-inc1, v0r-mstd0.5 or original"
         ) from None
     for change in changes:
-        _mend_posterize(change)
+        mend_posterize(change)
     crops = [crop] if augmentation.crop_scale else whole.transforms[:-1]  # type: ignore[attr-defined]
     transform: PictureTransform = Compose([*crops, *changes, to_tensor])
     return transform
@@ -72,7 +72,7 @@ def _check_sections(policy: str) -> None:
             raise ValueError(f"{section!r} has no number")
 
 
-def _mend_posterize(change: Any) -> None:
+def mend_posterize(change: Any) -> None:
     """Lets timm's policies posterize to 0 bits, which Pillow refuses from version 13 on."""
     for op in getattr(change, "ops", None) or chain(*getattr(change, "policy", ())):
         if op.name.startswith("Posterize"):
