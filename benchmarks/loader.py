@@ -167,7 +167,10 @@ def _decoders(contents: Sequence[bytes], rounds: int) -> tuple[list[Ratio], dict
     """Of those that are installed; every one gives RGB."""
     found = dict(_installed_decoders())
     seconds = take_turns(
-        {name: lambda decode=decode: [decode(c) for c in contents] for name, decode in found.items()},
+        {
+            name: lambda decode=decode: [decode(c) for c in contents]
+            for name, decode in found.items()
+        },
         rounds,
     )
     ratios = [
