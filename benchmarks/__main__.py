@@ -44,7 +44,8 @@ def main() -> None:
     for name in arguments.sections or SECTIONS:
         section = import_module(f"benchmarks.{name}").measure(options)
         _print(section)
-        _save(arguments.out, name, section, options)
+        if section.ratios:  # else it says what it lacks, and earlier results stay
+            _save(arguments.out, name, section, options)
 
 
 def _print(section: Section) -> None:

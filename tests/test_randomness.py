@@ -13,6 +13,7 @@ from prenas.randomness import (
     derive_seed,
     isolated_global_state,
     numpy_generator,
+    reseed_global_state,
     torch_generator,
 )
 
@@ -118,6 +119,21 @@ def test_isolated_block_is_seeded_and_leaves_no_trace() -> None:
     assert again == first
     for numbers, others in zip(zip(*first, strict=True), zip(*other, strict=True), strict=True):
         assert set(numbers).isdisjoint(others)
+
+
+@pytest.mark.usefixtures("_global_state_is_put_back")
+def test_reseeding_inside_a_block_draws_what_a_block_of_its_own_draws() -> None:
+    """Whatever was drawn before, also where a generator keeps a second normal number."""
+
+    def draws() -> list[float]:
+        return [random.gauss(0, 1), np.random.randn(), float(torch.randn(())), random.random()]
+
+    with isolated_global_state(3, "samples", 1):
+        expected = draws()
+    with isolated_global_state(0, "all"):
+        draws()
+        reseed_global_state(3, "samples", 1)
+        assert draws() == expected
 
 
 @pytest.mark.usefixtures("_global_state_is_put_back")

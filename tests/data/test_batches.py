@@ -1,6 +1,7 @@
 """Batches of pictures: a sample follows from (seed, epoch, image, copy), however it is made."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
 
-from data.making import SETTINGS, loaded, write
+from data.making import GREY_BYTES, SETTINGS, loaded, write
 from prenas.data import (
     ImageData,
     check_splits,
@@ -20,9 +21,11 @@ from prenas.data import (
     num_samples,
     training_batches,
 )
+from prenas.data.augmentation import BatchAugmentation
 from prenas.data.pictures import Pictures, Pixels
 from prenas.data_recipe import Augmentation
 from prenas.families.vit.space import VitSettings
+from prenas.randomness import isolated_global_state, numpy_generator, torch_generator
 from training.runs import global_state_untouched, own_data, value_error_of
 
 EVERYTHING = Augmentation(
@@ -34,6 +37,9 @@ EVERYTHING = Augmentation(
     rotation_degrees=5.0,
     scale=0.1,
     erasing=0.5,
+)
+FLIPPED = Augmentation(
+    crop_scale=(0.3, 1.0), auto_augment="rand-m9-mstd0.5-inc1", flip=0.5, erasing=0.5, mixup=0.8
 )
 MIXED = EVERYTHING.model_copy(update={"mixup": 0.8, "cutmix": 1.0, "mixing_mode": "elem"})
 
@@ -82,6 +88,52 @@ def test_mixed_batches_do_not_depend_on_how_they_are_made(way: str, photos: Path
     assert torch.equal(found_shares, shares)
     assert shares.shape == (18, 4)
     assert torch.allclose(shares.sum(1), torch.ones(18), atol=1e-6)
+
+
+def literal_batches(data: ImageData, batch_size: int, seed: int, epoch: int) -> list[Any]:
+    """(images, labels, what the generators give next), image by image, without any short cut."""
+    source = data.train
+    assert isinstance(source, Pictures)
+    assert data.augmentation is not None
+    order = torch.randperm(len(source), generator=torch_generator(seed, "shuffle", epoch)).tolist()
+    samples = [(image, copy) for image in order for copy in range(data.repeats)][: len(order)]
+    batches = []
+    for number, start in enumerate(range(0, len(samples), batch_size)):
+        rows, generators = [], []
+        for image, copy in samples[start : start + batch_size]:
+            position = (epoch, image, copy) if copy else (epoch, image)
+            with isolated_global_state(seed, "transforms", *position):
+                pixels, label = source[image]
+            generator = numpy_generator(seed, "sample", *position)
+            rows.append((data.augmentation(pixels[None], [generator])[0], label))
+            generators.append(generator)
+        images, labels = torch.stack([row for row, _ in rows]), torch.tensor([n for _, n in rows])
+        if data.mixing is not None:
+            with isolated_global_state(seed, "mixing", epoch, number):
+                images, labels = data.mixing(images, labels)
+        batches.append((images, labels, [generator.random() for generator in generators]))
+    return batches
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("changes", [FLIPPED, MIXED])
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_batches_are_those_of_the_literal_form(
+    num_workers: int, changes: Augmentation, repeats: int, photos: Path
+) -> None:
+    """Every image alone, all global generators kept and restored around it; to the bit."""
+    changes = changes.model_copy(update={"repeats": repeats})
+    data = loaded(photos, augmentation=changes, memory_gib=0.0, num_workers=num_workers)
+    found = list(training_batches(data, SETTINGS, 5, 3, 2))
+    expected = literal_batches(data, 5, 3, 2)
+    assert len(found) == len(expected) == 4
+    for batch, (images, labels, numbers) in zip(found, expected, strict=True):
+        assert torch.equal(batch.labels, labels)
+        assert [generator.random() for generator in batch.generators] == numbers
+        if changes.rotation_degrees:  # interpolated, whose sums depend on the batch
+            assert torch.allclose(batch.images, images, atol=1e-4)
+        else:
+            assert torch.equal(batch.images, images)
 
 
 @pytest.mark.parametrize("changes", [EVERYTHING, MIXED])
@@ -150,6 +202,25 @@ def test_copies_differ_and_the_first_is_what_it_would_be_alone() -> None:
     assert len({image for _, image, _ in thrice}) == 12
     assert len({number for _, _, number in thrice}) == 12
     assert thrice[::3] == once[:4]
+
+
+@pytest.mark.parametrize(("batch_size", "num_decoded"), [(6, 6), (18, 6), (4, 9), (1, 18)])
+def test_a_picture_is_decoded_once_for_its_copies_in_a_batch(
+    batch_size: int, num_decoded: int, photos: Path
+) -> None:
+    data = loaded(photos, memory_gib=0.0, augmentation=FLIPPED.model_copy(update={"repeats": 3}))
+    assert isinstance(data.train, Pictures)
+    opened: list[str] = []
+    pictures = data.train.pictures
+
+    def open_(name: str) -> Any:
+        opened.append(name)
+        return pictures.open(name)
+
+    data.train.pictures = replace(pictures, open=open_)
+    batches = list(training_batches(data, SETTINGS, batch_size, 0, 0))
+    assert len(torch.cat([batch.labels for batch in batches])) == 18
+    assert len(opened) == num_decoded
 
 
 def test_copies_of_pictures_held_resized_are_augmented_anew(photos: Path) -> None:
@@ -231,6 +302,37 @@ def test_a_failing_picture_on_a_worker_is_named(photos: Path, tmp_path: Path) ->
     assert message is not None
     assert "a/1.png" in message
     assert "data.unreadable=skip" in message
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_unsuitable_images_are_refused_in_words_wherever_they_are_read(num_workers: int) -> None:
+    """Without the traceback of a process before them."""
+    other = VitSettings(image_size=(16, 8), num_classes=100, patch_size=4)
+    data = numbered(Numbered(10), num_workers=num_workers)
+    message = value_error_of(lambda: list(training_batches(data, other, 4, 0, 0)))
+    assert message is not None
+    assert message.startswith("the data gives images of shape (4, 3, 8, 8)")
+
+
+def test_images_of_a_loader_stay_what_they_are() -> None:
+    """It may give the same tensors again; the changes of a batch work in place."""
+    plain = own_data(num_images=8)
+    images, labels = torch.full((8, 1, 8, 8), 5.0), torch.arange(8)
+
+    class Given(Dataset[Any]):
+        def __len__(self) -> int:
+            return 8
+
+        def __getitem__(self, index: int) -> Any:
+            return images[index], labels[index]
+
+    loader = DataLoader(Given(), batch_size=8, collate_fn=lambda _: (images, labels))
+    own_changes = BatchAugmentation(Augmentation(erasing=1.0), GREY_BYTES)
+    data = ImageData(loader, plain.validation, None, plain.class_names, augmentation=own_changes)
+    settings = VitSettings(image_size=(8, 8), in_chans=1, num_classes=10, patch_size=4, head_dim=4)
+    (batch,) = training_batches(data, settings, 8, 0, 0)
+    assert (batch.images != 5).any()
+    assert (images == 5).all()
 
 
 def test_own_augmentation_gets_a_generator_per_copy() -> None:

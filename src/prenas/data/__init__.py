@@ -7,11 +7,11 @@ from prenas.data.batches import (
     drawn_subset,
     evaluation_batches,
     labelled_sample,
-    readers_watched,
     training_batches,
 )
 from prenas.data.images import Batch, ImageData, ImageSource, as_batch, num_batches, num_samples
 from prenas.data.naming import with_data
+from prenas.data.reading import readers_watched
 from prenas.data.sources import check_data_name, load_data, open_data, undivided
 
 __all__ = [

@@ -1,7 +1,8 @@
 """Random changes of training images: timm's, with every draw named.
 
-Pictures are changed one by one, inside the data set (`picture_transform`); batches of normalised
-images are moved, erased (`BatchAugmentation`, each sample from its own generator) and mixed.
+Pictures are changed one by one, inside the data set (`training_transform`); batches of normalised
+images are moved, erased (`BatchAugmentation`, each sample from its own generator) and mixed, in
+place where that is possible: at 224 pixels a new batch costs as much as most of these changes.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch.nn.functional import affine_grid, grid_sample, one_hot, pad
 
 from prenas.data_recipe import Augmentation, Preprocessing
 from prenas.families.base import Settings
-from prenas.randomness import isolated_global_state
+from prenas.randomness import isolated_global_state, reseed_global_state
 
 PictureTransform = Callable[[Image], Tensor]
 """Picture -> uint8 [C, H, W], or [crops, C, H, W]."""
@@ -59,7 +60,7 @@ def training_transform(
             f"({error}): write a policy such as rand-m9-mstd0.5-inc1, v0r-mstd0.5 or original"
         ) from None
     for change in changes:
-        _mend_posterize(change)
+        mend_posterize(change)
     crops = [crop] if augmentation.crop_scale else whole.transforms[:-1]  # type: ignore[attr-defined]
     transform: PictureTransform = Compose([*crops, *changes, to_tensor])
     return transform
@@ -72,7 +73,7 @@ def _check_sections(policy: str) -> None:
             raise ValueError(f"{section!r} has no number")
 
 
-def _mend_posterize(change: Any) -> None:
+def mend_posterize(change: Any) -> None:
     """Lets timm's policies posterize to 0 bits, which Pillow refuses from version 13 on."""
     for op in getattr(change, "ops", None) or chain(*getattr(change, "policy", ())):
         if op.name.startswith("Posterize"):
@@ -117,12 +118,13 @@ class _SeveralCrops:
         return torch.stack([self._to_tensor(crop) for crop in self._cut(self._resize(image))])
 
 
-def normalized(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """uint8 [..., C, H, W] -> float32: scaled to [0, 1], minus mean, over deviation."""
+def normalized(pixels: Tensor, preprocessing: Preprocessing, out: Tensor | None = None) -> Tensor:
+    """uint8 [..., C, H, W] -> float32: scaled to [0, 1], minus mean, over deviation; into `out`."""
     mean, std = (
         torch.tensor(numbers).view(-1, 1, 1) for numbers in (preprocessing.mean, preprocessing.std)
     )
-    return pixels.float().div_(255).sub_(mean).div_(std)
+    result = pixels.float() if out is None else out.copy_(pixels)
+    return result.div_(255).sub_(mean).div_(std)
 
 
 class BatchAffine:
@@ -165,15 +167,18 @@ class BatchAffine:
         return moved + self._fill
 
     def _moved_whole(self, images: Tensor, generators: Sequence[np.random.Generator]) -> Tensor:
-        """Mirror images and shifts by whole pixels, without interpolation."""
+        """Mirror images, in place; shifts by whole pixels, without interpolation."""
         recipe, most = self._recipe, self._recipe.crop_padding
-        if not (recipe.flip or most):
+        if not most:
+            for image, generator in zip(images, generators, strict=True):
+                if recipe.flip and generator.random() < recipe.flip:
+                    image.copy_(image.flip(-1))
             return images
         height, width = images.shape[2:]
-        padded = pad(images - self._fill, (most,) * 4) + self._fill if most else images
+        padded = pad(images - self._fill, (most,) * 4) + self._fill
         moved = torch.empty_like(images)
         for image, result, generator in zip(padded, moved, generators, strict=True):
-            left, top = most + generator.integers(-most, most + 1, 2) if most else (0, 0)
+            left, top = most + generator.integers(-most, most + 1, 2)
             part = image[:, top : top + height, left : left + width]
             is_mirrored = recipe.flip and generator.random() < recipe.flip
             result.copy_(part.flip(-1) if is_mirrored else part)
@@ -202,12 +207,12 @@ class BatchAugmentation:
         )
 
     def __call__(self, images: Tensor, generators: Sequence[np.random.Generator]) -> Tensor:
-        """Images [B, C, H, W], moved and erased."""
+        """Images [B, C, H, W], moved and erased, perhaps in place."""
         images = self._move(images, generators)
         if self._erase is not None:
-            images = images.clone()
-            for image, generator in zip(images, generators, strict=True):
-                with isolated_global_state(int(generator.integers(2**62)), "erasing"):
+            with isolated_global_state(0, "erasing"):
+                for image, generator in zip(images, generators, strict=True):
+                    reseed_global_state(int(generator.integers(2**62)), "erasing")
                     self._erase(image)
         return images
 
@@ -232,11 +237,11 @@ class Mixing:
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Images [B, C, H, W] and labels [B] -> mixed, and shares of the classes [B, classes].
 
-        Draws are global. Of an odd batch the last image, which has no partner, stays as it is.
+        Done in place, by global draws. Of an odd batch the last image, which has no partner, stays
+        as it is.
         """
         paired = len(labels) // 2 * 2
         shares = one_hot(labels, self._num_classes).float()
         if paired:
-            images = images.clone()
             _, shares[:paired] = self._mix(images[:paired], labels[:paired])
         return images, shares

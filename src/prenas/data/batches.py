@@ -6,47 +6,58 @@ depend on how many workers or processes make it, or on what ran before.
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
-import threading
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from itertools import count, islice
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from prenas.data.images import Batch, ImageData, ImageSource, as_batch, num_samples
-from prenas.data.pictures import Pixels
+from prenas.data.reading import Chunk, Reader, Sample, as_loader, isolated, read
 from prenas.families.base import Settings
 from prenas.processes import ALONE, Processes
-from prenas.randomness import derive_seed, isolated_global_state, numpy_generator, torch_generator
+from prenas.randomness import isolated_global_state, numpy_generator, torch_generator
+
+_Changed = tuple[Tensor, Tensor, list[np.random.Generator]]
+"""Images, labels, generators: a batch of one process."""
 
 
-class _Sample(NamedTuple):
-    """Which image, and which of its repeated augmentations."""
+@dataclass(frozen=True)
+class _Changes:
+    """What happens to the batches of one epoch after they were read, by whatever process."""
 
-    image: int
-    copy: int = 0
+    data: ImageData
+    settings: Settings
+    seed: int
+    epoch: int
+    rank: int
 
-    @property
-    def position(self) -> tuple[int, ...]:
-        """What its randomness is named by, besides seed and epoch."""
-        return (self.image, self.copy) if self.copy else (self.image,)
+    def __call__(self, chunk: Chunk, batch: Any) -> _Changed | ValueError:
+        """The batch checked, then changed; what does not suit is told by a value.
 
+        Raised in a process of its own, an error would arrive behind its traceback.
+        """
+        try:
+            images, labels = as_batch(batch, self.settings)
+        except ValueError as error:
+            return error
+        return self.changed(chunk, images, labels)
 
-class _SeededDataset(Dataset[Any]):
-    """A data set whose transforms draw from global generators, seeded per (epoch, sample)."""
-
-    def __init__(self, dataset: Dataset[Any], seed: int, epoch: int) -> None:
-        self._dataset, self._seed, self._epoch = dataset, seed, epoch
-
-    def __getitem__(self, sample: _Sample) -> Any:
-        with isolated_global_state(self._seed, "transforms", self._epoch, *sample.position):
-            return self._dataset[sample.image]
+    def changed(self, chunk: Chunk, images: Tensor, labels: Tensor) -> _Changed:
+        """Augmented and mixed, perhaps in place."""
+        seed, epoch = self.seed, self.epoch
+        generators = [numpy_generator(seed, "sample", epoch, *s.position) for s in chunk.samples]
+        if self.data.augmentation is not None:
+            images = self.data.augmentation(images, generators)
+        if self.data.mixing is not None:  # pairs images of one process
+            place = (epoch, chunk.number, self.rank) if self.rank else (epoch, chunk.number)
+            with isolated_global_state(seed, "mixing", *place):
+                images, labels = self.data.mixing(images, labels)
+        return images, labels, generators
 
 
 def training_batches(
@@ -69,162 +80,57 @@ def training_batches(
     Raises:
         ValueError: a batch whose images or labels do not suit the network.
     """
-    source = _as_loader(data.train, batch_size, data.num_workers)
+    source = as_loader(data.train, batch_size, data.num_workers)
+    changes = _Changes(data, settings, seed, epoch, processes.rank)
     if isinstance(source, DataLoader):
-        read = _shares_of_loader(source, settings, seed, epoch, start, processes)
+        yield from _batches_of_loader(source, changes, start, processes)
     else:
-        read = _shares_of_dataset(source, data, settings, batch_size, seed, epoch, start, processes)
-    for number, (samples, images, labels, total) in enumerate(read, start=start):
-        generators = [numpy_generator(seed, "sample", epoch, *s.position) for s in samples]
-        if data.augmentation is not None and samples:
-            images = data.augmentation(images, generators)
-        if data.mixing is not None and samples:  # pairs images of one process
-            place = (epoch, number, processes.rank) if processes.rank else (epoch, number)
-            with isolated_global_state(seed, "mixing", *place):
-                images, labels = data.mixing(images, labels)
-        yield Batch(images, labels, generators, total)
+        yield from _batches_of_dataset(source, changes, batch_size, start, processes)
 
 
-_Share = tuple[Sequence[_Sample], Tensor, Tensor, int]
-"""Samples of one process, their images and labels, and how many all processes have."""
-
-
-def _shares_of_dataset(
-    source: Dataset[Any],
-    data: ImageData,
-    settings: Settings,
-    batch_size: int,
-    seed: int,
-    epoch: int,
-    start: int,
-    processes: Processes,
-) -> Iterator[_Share]:
+def _batches_of_dataset(
+    source: Dataset[Any], changes: _Changes, batch_size: int, start: int, processes: Processes
+) -> Iterator[Batch]:
     """Reads nothing but this process' own samples."""
+    data, settings, seed, epoch = changes.data, changes.settings, changes.seed, changes.epoch
     generator = torch_generator(seed, "shuffle", epoch)
     order = torch.randperm(num_samples(source), generator=generator).tolist()
-    repeated = (_Sample(index, copy) for index in order for copy in range(data.repeats))
+    repeated = (Sample(index, copy) for index in order for copy in range(data.repeats))
     samples = [sample for sample, _ in zip(repeated, order, strict=False)]
-    chunks = _chunks(samples, batch_size)[start:]
-    own = [list(processes.share(chunk)) for chunk in chunks]
-    batches = iter(_read(source, [c for c in own if c], data.num_workers, seed, epoch))
-    for chunk, samples in zip(chunks, own, strict=True):
-        if samples:
-            images, labels = as_batch(next(batches), settings)
+    whole = _chunks(samples, batch_size)[start:]
+    own = [chunk._replace(samples=list(processes.share(chunk.samples))) for chunk in whole]
+    reader = Reader(source, seed, epoch, changes)
+    batches = read(reader, [chunk for chunk in own if chunk.samples], data.num_workers)
+    for chunk, part in zip(whole, own, strict=True):
+        if part.samples:
+            batch = next(batches)
+            if isinstance(batch, ValueError):
+                raise batch
         else:  # fewer images than processes, at the end of the epoch
             images = torch.empty(0, settings.in_chans, *settings.image_size)
-            labels = torch.empty(0, dtype=torch.long)
-        yield samples, images, labels, len(chunk)
+            batch = images, torch.empty(0, dtype=torch.long), []
+        images, labels, generators = batch
+        yield Batch(images, labels, generators, len(chunk.samples))
 
 
-def _shares_of_loader(
-    source: DataLoader[Any],
-    settings: Settings,
-    seed: int,
-    epoch: int,
-    start: int,
-    processes: Processes,
-) -> Iterator[_Share]:
+def _batches_of_loader(
+    source: DataLoader[Any], changes: _Changes, start: int, processes: Processes
+) -> Iterator[Batch]:
     """A loader divides its images itself: every process reads all, and keeps its share."""
     num_seen = 0
-    for number, batch in enumerate(_isolated(source, seed, epoch)):
-        images, labels = as_batch(batch, settings)
-        samples = [_Sample(num_seen + place) for place in range(len(labels))]
+    for number, batch in enumerate(isolated(source, changes.seed, changes.epoch)):
+        images, labels = as_batch(batch, changes.settings)
+        samples = [Sample(num_seen + place) for place in range(len(labels))]
         num_seen += len(labels)
-        if number >= start:
-            own = slice(processes.rank, None, processes.world_size)
-            yield processes.share(samples), images[own], labels[own], len(labels)
-
-
-def _as_loader(source: ImageSource, batch_size: int, num_workers: int) -> ImageSource:
-    """A data set that only iterates becomes a loader; others stay what they are."""
-    if not isinstance(source, IterableDataset):
-        return source
-    num_samples(source)  # refuses one without a length
-    return DataLoader(
-        source,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        multiprocessing_context=_start_method(num_workers),
-        worker_init_fn=_outlive_requests,
-    )
-
-
-def _start_method(num_workers: int) -> str | None:
-    """Forked processes share what is held in memory; others would be sent a copy each."""
-    return "fork" if num_workers and sys.platform == "linux" else None
-
-
-def _read(
-    dataset: Dataset[Any],
-    chunks: Sequence[list[_Sample]],
-    num_workers: int,
-    seed: int,
-    epoch: int,
-) -> Iterable[Any]:
-    """Batches (images, labels) of the given samples."""
-    if isinstance(dataset, (TensorDataset, Pixels)):  # no transforms: whole batches at once
-        return (dataset[[sample.image for sample in chunk]] for chunk in chunks)
-    loader: DataLoader[Any] = DataLoader(
-        _SeededDataset(dataset, seed, epoch),
-        batch_sampler=chunks,
-        num_workers=num_workers,
-        multiprocessing_context=_start_method(num_workers),
-        worker_init_fn=_outlive_requests,
-    )
-    return _isolated(loader, seed, epoch)
-
-
-def _isolated(loader: DataLoader[Any], seed: int, epoch: int) -> Iterator[Any]:
-    """Iterates a loader while all its global draws (order, worker seeds) come from the seed."""
-    for part in (loader.dataset, loader.sampler):  # how streams and samplers are shuffled anew
-        if hasattr(part, "set_epoch"):
-            part.set_epoch(epoch)
-    for own in (loader, loader.sampler):  # else a continued training would meet its first order
-        if isinstance(generator := getattr(own, "generator", None), torch.Generator):
-            generator.manual_seed(derive_seed(seed, "loader's own", epoch))
-    with isolated_global_state(seed, "loader", epoch):
-        iterator = iter(loader)
-    for number in count():
-        with isolated_global_state(seed, "loader", epoch, number), readers_watched():
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                return
-        yield batch
-
-
-@contextmanager
-def readers_watched() -> Iterator[None]:
-    """Around all that uses batches: PyTorch raises wherever it notices that a reader has died.
-
-    Raises:
-        ChildProcessError: a process that reads images has died.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise ChildProcessError(
-            f"a process that reads images has died ({error}), as happens when memory or /dev/shm "
-            "is full: set data.num_workers lower, or 0, and give the command again"
-        ) from error
-
-
-def _outlive_requests(number: int) -> None:
-    """Makes a reader end when its own training says so, not when all processes are asked to stop.
-
-    Who stops a job often signals all its processes; the training then finishes its step.
-    """
-    if hasattr(signal, "sigwaitinfo"):  # not on macOS
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_await_parents_signal, daemon=True).start()
-
-
-def _await_parents_signal() -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
-    os._exit(0)
+        if number < start:
+            continue
+        part = Chunk(number, list(processes.share(samples)))
+        own = slice(processes.rank, None, processes.world_size)
+        images, labels = images[own].clone(), labels[own]  # they may be the loader's for longer
+        if part.samples:
+            yield Batch(*changes.changed(part, images, labels), len(samples))
+        else:
+            yield Batch(images, labels, [], len(samples))
 
 
 def evaluation_batches(
@@ -242,21 +148,23 @@ def evaluation_batches(
     Args:
         processes: each gets its share of the images; of a loader, its share of the batches.
     """
-    source = _as_loader(source, batch_size, num_workers)
+    source = as_loader(source, batch_size, num_workers)
     loader: Iterable[Any]
     if isinstance(source, DataLoader):
         rank, world_size = processes
-        loader = islice(_isolated(source, seed=0, epoch=0), rank, None, world_size)
+        loader = islice(isolated(source, seed=0, epoch=0), rank, None, world_size)
     else:
         indices = processes.share(range(num_samples(source)))
-        samples = [_Sample(index) for index in indices]
-        loader = _read(source, _chunks(samples, batch_size), num_workers, seed=0, epoch=0)
+        samples = [Sample(index) for index in indices]
+        reader = Reader(source, seed=0, epoch=0)
+        loader = read(reader, _chunks(samples, batch_size), num_workers)
     for batch in loader:
         yield as_batch(batch, settings, with_crops=True)
 
 
-def _chunks(samples: list[_Sample], size: int) -> list[list[_Sample]]:
-    return [samples[start : start + size] for start in range(0, len(samples), size)]
+def _chunks(samples: list[Sample], size: int) -> list[Chunk]:
+    starts = range(0, len(samples), size)
+    return [Chunk(number, samples[i : i + size]) for number, i in enumerate(starts)]
 
 
 def labelled_sample(

@@ -35,9 +35,11 @@ class ImageData:
     unchanged: Dataset[Any] | None = None
     """The training images without augmentation, for a search on data; None where `train` is so."""
     augmentation: Callable[[Tensor, Sequence[np.random.Generator]], Tensor] | None = None
-    """(images [B, C, H, W], one generator per sample) -> changed images."""
+    """(images [B, C, H, W], one generator per sample) -> changed images, perhaps in place. It runs
+    in the process that reads, like `mixing`: where these are not forked, both are pickled."""
     mixing: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
-    """(images, labels [B]) -> mixed images, shares of the classes [B, num_classes]."""
+    """(images, labels [B]) -> mixed images, perhaps in place, and shares of the classes
+    [B, num_classes]."""
     repeats: int = 1
     """Copies of each image that follow each other, each augmented anew (data sets only)."""
     num_workers: int = 0

@@ -51,6 +51,9 @@ def with_channels(image: Image.Image, in_chans: int) -> Image.Image:
             "is unknown: scale it to 8 bits first"
         )
     check_picture_channels(in_chans)
+    if image.mode == _MODES[in_chans]:
+        image.load()
+        return image
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert(_MODES[in_chans])
@@ -202,7 +205,7 @@ class Pictures(Dataset[Any]):
     ) -> None:
         """`skip`: an unreadable picture is replaced by the next one, with a warning."""
         self.pictures = pictures
-        self._transform, self._in_chans = transform, in_chans
+        self.transform, self._in_chans = transform, in_chans
         self._preprocessing, self._skip = preprocessing, skip
 
     @property
@@ -214,11 +217,27 @@ class Pictures(Dataset[Any]):
         return len(self.pictures)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        picture, label = self.read(index)
+        return normalized(self.transform(picture), self._preprocessing), label
+
+    def normalized(self, pixels: Sequence[Tensor], out: Tensor) -> Tensor:
+        """Transformed pictures, normalised, as the batch `out`."""
+        for one, image in zip(pixels, out, strict=True):  # all steps of one are in the cache
+            normalized(one, self._preprocessing, out=image)
+        return out
+
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        """The decoded picture and its label.
+
+        Raises:
+            PictureError: it cannot be read, and unreadable pictures are not skipped.
+            ValueError: none of all pictures can be read.
+        """
         for offset in range(len(self)):
             place = (index + offset) % len(self)
             name = self.pictures.names[place]
             try:
-                image = with_channels(self.pictures.open(name), self._in_chans)
+                picture = with_channels(self.pictures.open(name), self._in_chans)
             except MemoryError:
                 raise
             except Exception as error:  # decoders fail in many ways on broken files
@@ -231,8 +250,7 @@ class Pictures(Dataset[Any]):
                 reason = reason_of(error)
                 _logger.warning("picture %s cannot be read (%s): the next is used", name, reason)
                 continue
-            pixels = self._transform(image)
-            return normalized(pixels, self._preprocessing), self.pictures.labels[place]
+            return picture, self.pictures.labels[place]
         raise ValueError(f"none of the {len(self)} pictures can be read")
 
 
