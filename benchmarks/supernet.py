@@ -8,16 +8,18 @@ PyTorch loop, with fused AdamW, clipping where the recipe clips, and one learnin
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
+from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.paired import Options, Ratio, Section, medians, ratio, take_turns
 from prenas.data import Batch
 from prenas.families import get_family
-from prenas.families.base import Arch
+from prenas.families.base import Arch, Box
 from prenas.recipe import TrainingRecipe
 from prenas.recipes import get_recipe
 from prenas.supernet import Supernet
@@ -28,26 +30,22 @@ from prenas.zero_cost_search import zero_cost_search
 
 _NUM_TINY_IMAGES = 32
 _DIGITS_THREADS = (1, 2)
+_NUM_SHARES = 8
 _DIGITS_REPEATS = 5  # turns of digits per turn of the large network: their steps are short
 
 
 def measure(options: Options) -> Section:
     """Steps, their passes and optimisers, on the digits and at 224 pixels."""
     ratios: list[Ratio] = []
-    facts: dict[str, float] = {}
-    for work in (_digits(threads) for threads in _DIGITS_THREADS):
-        torch.set_num_threads(work.threads)
-        seconds = take_turns(work.variants(), options.rounds * _DIGITS_REPEATS, warm_ups=3)
-        ratios += work.ratios(seconds, 1.25)
-        facts |= work.facts(seconds)
+    facts: dict[str, Any] = {}
+    for threads in _DIGITS_THREADS:
+        torch.set_num_threads(threads)
+        _digits(f"digits, {threads} threads").measure(
+            _DIGITS_REPEATS * options.rounds, 1.25, ratios, facts
+        )
     torch.set_num_threads(options.threads)
-    work = _tiny(options.threads)
-    seconds = take_turns(work.variants(), options.rounds)
-    return Section(
-        "Supernet step over the step of the subnet cut out",
-        (*ratios, *work.ratios(seconds, 1.05)),
-        facts | work.facts(seconds),
-    )
+    _tiny(f"tiny, {options.threads} threads").measure(options.rounds, 1.05, ratios, facts)
+    return Section("Supernet step over the step of the subnet cut out", tuple(ratios), facts)
 
 
 class _Work:
@@ -60,9 +58,8 @@ class _Work:
         archs: Sequence[Arch],
         recipe: TrainingRecipe,
         num_images: int,
-        threads: int,
     ) -> None:
-        self.name, self.threads = f"{name}, {threads} threads", threads
+        self._name = name
         self._archs, self._recipe = archs, recipe
         settings = supernet.settings
         generator = torch.Generator().manual_seed(0)
@@ -84,11 +81,12 @@ class _Work:
 
         self._plain_step, self._masked_step = new_step(recipe), new_step(masked)
         self._subnets = BoundSubnets(self._plain_step.supernet)
+        self._owned = [_owned(self._masked_step.supernet, arch) for arch in archs]
         num_branches = supernet.family.num_branches(supernet.arch)
         self._noise = torch.rand(num_images, num_branches, generator=generator)
         self._cut = [_Cut(self._plain_step.supernet, arch, recipe) for arch in archs]
 
-    def variants(self) -> dict[str, Callable[[], object]]:
+    def _variants(self) -> dict[str, Callable[[], object]]:
         """One turn: a step of every subnet."""
 
         def step_of(step: TrainingStep) -> None:
@@ -113,45 +111,69 @@ class _Work:
                     clip_grad_norm_(cut.network.parameters(), self._recipe.clip_grad_norm)
                 cut.optimizer.step()
 
-        found: dict[str, Callable[[], object]] = {
+        return {
             "step": lambda: step_of(self._plain_step),
             "masked step": lambda: step_of(self._masked_step),
             "step, cut": cut_steps,
             "passes": passes,
             "passes, cut": cut_passes,
             "optimiser": lambda: [self._plain_step.optimizer.step() for _ in self._archs],
+            "masked optimiser": lambda: [self._masked_step.optimizer.step(o) for o in self._owned],
             "optimiser, cut": lambda: [cut.optimizer.step() for cut in self._cut],
         }
-        return {f"{self.name}: {name}": variant for name, variant in found.items()}
 
     def _loss(self, logits: torch.Tensor) -> torch.Tensor:
         return cross_entropy(logits, self._labels, label_smoothing=self._recipe.label_smoothing)
 
-    def ratios(self, seconds: dict[str, list[float]], target: float) -> list[Ratio]:
-        def over(what: str, left: str, right: str, target: float | None = None) -> Ratio:
-            times = [seconds[f"{self.name}: {name}"] for name in (left, right)]
-            return ratio(f"{self.name}: {what}", *times, target=target)
-
-        return [
-            over("training step, supernet / cut", "step", "step, cut", target),
-            over("forward and backward, supernet / cut", "passes", "passes, cut"),
-            over("optimiser, all of the supernet / cut", "optimiser", "optimiser, cut"),
-            over("training step, masked AdamW / AdamW", "masked step", "step"),
-        ]
-
-    def facts(self, seconds: dict[str, list[float]]) -> dict[str, float]:
-        def num_params(network: torch.nn.Module) -> int:
-            return sum(parameter.numel() for parameter in network.parameters())
-
-        name = self.name
-        return {
-            f"{name}: parameters of the supernet": num_params(self._plain_step.supernet),
-            f"{name}: mean parameters of the subnets": sum(
-                num_params(cut.network) for cut in self._cut
+    def measure(
+        self, rounds: int, target: float, ratios: list[Ratio], facts: dict[str, Any]
+    ) -> None:
+        """Adds what it finds."""
+        variants = self._variants()
+        seconds = take_turns(variants, rounds)
+        for what, left, right in (
+            ("training step, supernet / cut", "step", "step, cut"),
+            ("forward and backward, supernet / cut", "passes", "passes, cut"),
+            ("optimiser, all of the supernet / cut", "optimiser", "optimiser, cut"),
+            ("training step, masked AdamW / AdamW", "masked step", "step"),
+            ("optimiser, masked AdamW / AdamW", "masked optimiser", "optimiser"),
+        ):
+            ratios.append(
+                ratio(
+                    f"{self._name}: {what}",
+                    seconds[left],
+                    seconds[right],
+                    target=target if left == "step" else None,
+                )
             )
-            / len(self._cut),
+        found = {
+            "parameters of the supernet": _num_params(self._plain_step.supernet),
+            "parameters of the subnets": [_num_params(cut.network) for cut in self._cut],
             **medians(seconds),
+            "where the time of a step goes": _shares(variants["step"]),
+            "where the time of a cut step goes": _shares(variants["step, cut"]),
         }
+        facts |= {f"{self._name}: {what}": value for what, value in found.items()}
+
+
+def _num_params(network: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def _owned(supernet: Supernet, arch: Arch) -> dict[torch.Tensor, list[Box]]:
+    boxes = supernet.owned(arch)
+    parameters = supernet.network.named_parameters()
+    return {parameter: [boxes[name]] for name, parameter in parameters if name in boxes}
+
+
+def _shares(work: Callable[[], object]) -> dict[str, float]:
+    """Operation -> its share of the time, of those that take most."""
+    with profile(activities=[ProfilerActivity.CPU]) as found:
+        work()
+    times = {event.key: event.self_cpu_time_total for event in found.key_averages()}
+    total = sum(times.values())
+    first = sorted(times, key=lambda key: -times[key])[:_NUM_SHARES]
+    return {key: round(times[key] / total, 3) for key in first}
 
 
 class _Cut:
@@ -162,21 +184,21 @@ class _Cut:
         self.optimizer = make_optimizer(self.network, recipe)
 
 
-def _digits(threads: int) -> _Work:
+def _digits(name: str) -> _Work:
+    """The preferred subnets in their envelope."""
     recipe = get_recipe("digits")
-    found = zero_cost_search(recipe, None, torch.device("cpu"))
-    assert recipe.training is not None, "the digits are trained"
+    preferred, supernet = zero_cost_search(recipe, None, torch.device("cpu"))
     training = recipe.training
-    supernet = found.supernet.trimmed(found.preferred.envelope)
-    return _Work("digits", supernet, found.preferred.archs, training, training.batch_size, threads)
+    assert training is not None, "the digits are trained"
+    trimmed = supernet.trimmed(preferred.envelope)
+    return _Work(name, trimmed, preferred.archs, training, training.batch_size)
 
 
-def _tiny(threads: int) -> _Work:
+def _tiny(name: str) -> _Work:
     """The cheapest published subnet in the envelope of all published ones."""
     recipe, published = get_recipe("imagenet-tiny"), get_family("vit").published["tiny"]
     assert recipe.training is not None, "ImageNet is trained on"
     training = recipe.training.model_copy(update={"precision": "fp32"})
-    envelope = get_family("vit").envelope(published)
-    supernet = Supernet(envelope, recipe.space.settings)
+    supernet = Supernet(get_family("vit").envelope(published), recipe.space.settings)
     supernet.initialize(torch.Generator().manual_seed(0))
-    return _Work("tiny", supernet, published[:1], training, _NUM_TINY_IMAGES, threads)
+    return _Work(name, supernet, published[:1], training, _NUM_TINY_IMAGES)

@@ -128,9 +128,9 @@ class Supernet(nn.Module):
             ValueError: the architecture does not fit into this supernet, or a shared parameter
                 that is trained has no `.grad` to add to.
         """
-        shared = named_tensors(self.network)
+        shared, owned = named_tensors(self.network), self.owned(arch)
         network = build_structure(arch, self.settings, self._rates(arch)).train(self.training)
-        for name, box in self.owned(arch).items():
+        for name, box in owned.items():
             path, _, own_name = name.rpartition(".")
             tensor = shared[name]
             view = tensor.detach()[box]

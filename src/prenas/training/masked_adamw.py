@@ -127,7 +127,7 @@ def _in_pieces(views: Sequence[Tensor], limit: float) -> Iterable[tuple[Tensor, 
     if first.numel() <= limit:
         return [tuple(views)]
     rows = max(1, int(limit * len(first) // first.numel()))
-    return zip(*(view.split(rows) for view in views), strict=True)
+    return zip(*(view.split(rows) for view in views), strict=True)  # type: ignore[no-untyped-call]
 
 
 def _move(blocks: Sequence[Sequence[list[Tensor]]], group: Mapping[str, Any]) -> None:
