@@ -67,7 +67,8 @@ class MaskedAdamW(torch.optim.Optimizer):
                 The same object means the same boxes in a later step, which is then faster.
         """
         for group, blocks in zip(self.param_groups, self._blocks(owned), strict=True):
-            _move(blocks, group)
+            for block in blocks:
+                _move(block, group)
 
     def _blocks(self, owned: Mapping[Tensor, Sequence[Box]]) -> list[list[list[list[Tensor]]]]:
         places = [
@@ -130,34 +131,26 @@ def _in_pieces(views: Sequence[Tensor], limit: float) -> Iterable[tuple[Tensor, 
     return zip(*(view.split(rows) for view in views), strict=True)  # type: ignore[no-untyped-call]
 
 
-def _move(blocks: Sequence[Sequence[list[Tensor]]], group: Mapping[str, Any]) -> None:
+def _move(lists: Sequence[list[Tensor]], group: Mapping[str, Any]) -> None:
     """AdamW's step on lists of weights, gradients, moments, and steps taken per element."""
+    weights, gradients, means, squares, steps = lists
     lr, (beta1, beta2) = group["lr"], group["betas"]
-    # As tensors, which in many small calls cost half of what plain numbers do.
-    one, kept, fading, eps, log1, log2 = (
-        torch.tensor(number, dtype=group["params"][0].dtype)
-        for number in (
-            *(1, 1 - lr * group["weight_decay"], beta2, group["eps"]),
-            *(math.log(beta1), math.log(beta2)),
-        )
-    )
-    for weights, gradients, means, squares, steps in blocks:
-        torch._foreach_add_(steps, one)
-        torch._foreach_mul_(weights, kept)
-        torch._foreach_lerp_(means, gradients, 1 - beta1)
-        torch._foreach_mul_(squares, fading)
-        torch._foreach_addcmul_(squares, gradients, gradients, 1 - beta2)
-        # beta ** steps - 1, exact also where it is small
-        first, second = (torch._foreach_mul(steps, log) for log in (log1, log2))
-        torch._foreach_expm1_(first)
-        torch._foreach_expm1_(second)
-        # mean / (1 - beta1 ** steps) / (sqrt(square / (1 - beta2 ** steps)) + eps)
-        torch._foreach_neg_(second)
-        denominators = torch._foreach_div(squares, second)
-        torch._foreach_sqrt_(denominators)
-        torch._foreach_add_(denominators, eps)
-        torch._foreach_mul_(denominators, first)
-        torch._foreach_addcdiv_(weights, means, denominators, value=lr)
+    torch._foreach_add_(steps, 1)
+    torch._foreach_mul_(weights, 1 - lr * group["weight_decay"])
+    torch._foreach_lerp_(means, gradients, 1 - beta1)
+    torch._foreach_mul_(squares, beta2)
+    torch._foreach_addcmul_(squares, gradients, gradients, 1 - beta2)
+    # beta ** steps - 1, exact also where it is small
+    first, second = (torch._foreach_mul(steps, math.log(beta)) for beta in (beta1, beta2))
+    torch._foreach_expm1_(first)
+    torch._foreach_expm1_(second)
+    # mean / (1 - beta1 ** steps) / (sqrt(square / (1 - beta2 ** steps)) + eps)
+    torch._foreach_neg_(second)
+    denominators = torch._foreach_div(squares, second)
+    torch._foreach_sqrt_(denominators)
+    torch._foreach_add_(denominators, group["eps"])
+    torch._foreach_mul_(denominators, first)
+    torch._foreach_addcdiv_(weights, means, denominators, value=lr)
 
 
 def disjoint(boxes: Iterable[Box]) -> list[Box]:
