@@ -117,6 +117,36 @@ class Supernet(nn.Module):
                 tensor.copy_(views[name])
         return network
 
+    def bound(self, arch: Arch) -> nn.Module:
+        """The plain network of `arch` on the shared weights themselves, in the supernet's mode.
+
+        Its parameters are leaves that view the owned part of the shared ones, and their `.grad`
+        views that part of the shared `.grad`: backward passes add to it in place, as cheaply as
+        in a network of its own. It holds as long as the shared tensors stay where they are.
+
+        Raises:
+            ValueError: the architecture does not fit into this supernet, or a shared parameter
+                that is trained has no `.grad` to add to.
+        """
+        shared, owned = named_tensors(self.network), self.owned(arch)
+        network = build_structure(arch, self.settings, self._rates(arch)).train(self.training)
+        for name, box in owned.items():
+            path, _, own_name = name.rpartition(".")
+            tensor = shared[name]
+            view = tensor.detach()[box]
+            if isinstance(tensor, nn.Parameter):
+                view = nn.Parameter(view, requires_grad=tensor.requires_grad)
+                if tensor.requires_grad:
+                    if tensor.grad is None:
+                        raise ValueError(
+                            f"{name} is trained, but has no .grad that a bound subnet could add "
+                            "to: make a GradientBuffer of the parameters first, or call "
+                            "supernet(images, arch)"
+                        )
+                    view.grad = tensor.grad[box]
+            setattr(network.get_submodule(path), own_name, view)
+        return network
+
     def trimmed(self, arch: Arch, *, drop_path: float = 0.0) -> Supernet:
         """A smaller supernet whose largest network is `arch`, with a copy of these weights."""
         supernet = Supernet(arch, self.settings, drop_path=drop_path).to(next(self.parameters()))

@@ -7,19 +7,21 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from prenas import pipeline
 from prenas.cli import app
 from prenas.cost import count
 from prenas.data import num_samples, training_batches
+from prenas.families.base import Arch
 from prenas.families.vit.space import VitArch
 from prenas.recipe import TeacherRecipe
 from prenas.supernet import Supernet
 from prenas.training import estimate
 from prenas.training.estimate import Estimate, SubnetCost, estimate_training
 from prenas.training.sampler import BalancedSampler, SandwichSampler, SingleSampler
+from prenas.training.subnets import BoundSubnets
 from training.runs import MINI, WHOLE, contents, global_state_untouched, mini_recipe, own_data
 
 pytest_plugins = "training.runs"
@@ -182,11 +184,11 @@ def estimated(monkeypatch: pytest.MonkeyPatch, **fields: Any) -> Estimate:
     recipe, data = mini_recipe(), own_data(num_images=40)
     assert recipe.training is not None
     options = {name: fields.pop(name) for name in ("teacher", "space") if name in fields}
-    now, forward = [0.0], Supernet.forward
+    now, subnet_of = [0.0], BoundSubnets.__call__
 
-    def ticking(self: Supernet, *args: Any) -> Tensor:
+    def ticking(self: BoundSubnets, arch: Arch) -> nn.Module:
         now[0] += 1.0
-        return forward(self, *args)
+        return subnet_of(self, arch)
 
     if "teacher" in options:
 
@@ -196,7 +198,7 @@ def estimated(monkeypatch: pytest.MonkeyPatch, **fields: Any) -> Estimate:
 
         options["teacher"] = teacher
         fields["teacher"] = TeacherRecipe(name="any")
-    monkeypatch.setattr(Supernet, "forward", ticking)
+    monkeypatch.setattr(BoundSubnets, "__call__", ticking)
     monkeypatch.setattr(estimate.time, "perf_counter", lambda: now[0])
     training = recipe.training.model_copy(update={"batch_size": 40, "epochs": 5, **fields})
     supernet = Supernet(WHOLE, MINI.settings).initialize(torch.Generator().manual_seed(0))

@@ -1,5 +1,6 @@
 """The masked optimiser: AdamW of every element alone, at the steps whose subnets own it."""
 
+import copy
 from io import BytesIO
 from typing import Any
 
@@ -15,6 +16,7 @@ from prenas.families.base import Arch, Box
 from prenas.families.vit.space import VitArch
 from prenas.recipe import TrainingRecipe
 from prenas.supernet import Supernet
+from prenas.training import masked_adamw
 from prenas.training.masked_adamw import MaskedAdamW, disjoint
 from prenas.training.optim import make_optimizer
 from reference.masked_adamw import ReferenceMaskedAdamW
@@ -213,6 +215,52 @@ def test_a_parameter_without_gradient_stays() -> None:
     before = layer.weight.detach().clone()
     MaskedAdamW(layer.parameters()).step({layer.weight: [(slice(0, 2), slice(0, 3))]})
     assert torch.equal(layer.weight, before)
+
+
+# --- what is kept from step to step --------------------------------------------------------------
+
+
+def moved(steps: list[list[Arch]], *, again: bool) -> dict[str, Tensor]:
+    """Weights and state after steps that name their boxes by the same object each time, or anew.
+
+    The gradients are new tensors from the third step on, and the state is loaded before the last.
+    """
+    supernet = new_supernet()
+    optimizer, known = made(supernet), {}
+    for number, chosen in enumerate(steps):
+        before = {name: p.grad for name, p in supernet.network.named_parameters()}
+        fill_gradients(supernet, chosen, number)
+        for name, parameter in supernet.network.named_parameters():
+            if number in (1, 2) and before[name] is not None:
+                before[name].copy_(parameter.grad)  # type: ignore[union-attr]
+                parameter.grad = before[name]
+        if number == len(steps) - 1:
+            optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+        boxes = boxes_of(supernet, chosen)
+        owned = {supernet.network.get_parameter(name): found for name, found in boxes.items()}
+        optimizer.step(known.setdefault(tuple(chosen), owned) if again else owned)
+    return everything(supernet, optimizer)
+
+
+@pytest.mark.parametrize("block", [1, 7, 50, 2**16])
+def test_views_that_are_kept_change_nothing(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does their size, to the bit: every element is moved alone."""
+    steps = [[WHOLE], [WIDE, DEEP], [WHOLE], [SMALLEST], [WIDE, DEEP], [WHOLE], [WIDE, DEEP]]
+    expected = moved(steps, again=False)
+    monkeypatch.setattr(masked_adamw, "_BLOCK", block)
+    found = moved(steps, again=True)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+
+
+def test_it_keeps_views_of_the_latest_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(masked_adamw, "MOST_KEPT", 3)
+    supernet = new_supernet()
+    optimizer = made(supernet)
+    for number in range(8):
+        step(optimizer, supernet, [SMALLEST], number)
+        assert len(optimizer._kept) == min(number + 1, 3)
+    assert not copy.deepcopy(optimizer)._kept
 
 
 # --- boxes ---------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from prenas.data import Batch, ImageData, training_batches
 from prenas.data.augmentation import Mixing
 from prenas.data_recipe import Augmentation
+from prenas.families.vit.network import VisionTransformer
 from prenas.families.vit.space import VitArch
 from prenas.recipe import TeacherRecipe, TrainingRecipe
 from prenas.supernet import Supernet
@@ -126,9 +127,11 @@ def test_the_gradient_is_the_sum_of_the_subnets_own(strategy: dict[str, Any], lo
 
 def test_subnets_of_a_step_have_noise_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Tensor] = []
-    forward = Supernet.forward
+    forward = VisionTransformer.forward
     monkeypatch.setattr(
-        Supernet, "forward", lambda self, *args: seen.append(args[-1]) or forward(self, *args)
+        VisionTransformer,
+        "forward",
+        lambda self, *args: seen.append(args[-1]) or forward(self, *args),
     )
     new_step(recipe_of(**SANDWICH), drop_path=0.3)(0, next(batches()))
     assert len(seen) == 4

@@ -6,19 +6,36 @@ correction advance only at steps whose subnets own it, as if it were alone in an
 at those steps (Loshchilov and Hutter, ICLR 2019, arXiv 1711.05101, applied per element).
 
 Subnets own leading boxes. Their union is cut into boxes that do not overlap, and the step is
-AdamW's on views of these: what nobody owns is never looked at.
+AdamW's on views of them: what nobody owns is never looked at. The views are kept for the next step
+of the same subnets, in blocks that fit into a processor's cache.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from prenas.families.base import Box
+from prenas.training.subnets import MOST_KEPT
+
+_BLOCK = 2**16  # elements: all that the step reads and writes of them is two MiB in float32
+
+Place = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+"""Weight, gradient, first and second moment, steps: all of one shape."""
+
+
+class _Kept(NamedTuple):
+    """Views for the next step of the same subnets."""
+
+    owned: Mapping[Tensor, Sequence[Box]]
+    addresses: list[int]
+    """Of the tensors that were viewed, which must not have moved."""
+    blocks: list[list[list[list[Tensor]]]]
+    """Per group of parameters: blocks, each as lists of weights, gradients and so on."""
 
 
 class MaskedAdamW(torch.optim.Optimizer):
@@ -35,6 +52,11 @@ class MaskedAdamW(torch.optim.Optimizer):
         super().__init__(
             params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         )
+        self._kept: dict[int, _Kept] = {}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._kept = {}
 
     @torch.no_grad()
     def step(self, owned: Mapping[Tensor, Sequence[Box]]) -> None:  # type: ignore[override]
@@ -42,19 +64,35 @@ class MaskedAdamW(torch.optim.Optimizer):
 
         Args:
             owned: parameter -> leading boxes, whose union the step sampled; absent ones stay.
+                The same object means the same boxes in a later step, which is then faster.
         """
-        for group in self.param_groups:
-            parts = [
-                [tensor[box] for tensor in self._tensors(parameter)]
-                for parameter in group["params"]
-                if parameter.grad is not None
-                for box in disjoint(owned.get(parameter, ()))
-            ]
-            if parts:
-                _move([list(tensors) for tensors in zip(*parts, strict=True)], group)
+        for group, blocks in zip(self.param_groups, self._blocks(owned), strict=True):
+            for block in blocks:
+                _move(block, group)
 
-    def _tensors(self, parameter: Tensor) -> tuple[Tensor, ...]:
-        """Weight, gradient, first and second moment, steps: all of one shape."""
+    def _blocks(self, owned: Mapping[Tensor, Sequence[Box]]) -> list[list[list[list[Tensor]]]]:
+        places = [
+            [
+                (self._place(parameter), owned[parameter])
+                for parameter in group["params"]
+                if parameter.grad is not None and owned.get(parameter)
+            ]
+            for group in self.param_groups
+        ]
+        # Steps are made and replaced together with the moments.
+        addresses = [
+            tensor.data_ptr() for group in places for place, _ in group for tensor in place[:3]
+        ]
+        kept = self._kept.get(id(owned))
+        if kept is None or kept.owned is not owned or kept.addresses != addresses:
+            kept = _Kept(owned, addresses, [list(_in_blocks(group)) for group in places])
+            self._kept.pop(id(owned), None)
+            if len(self._kept) == MOST_KEPT:
+                del self._kept[next(iter(self._kept))]
+            self._kept[id(owned)] = kept
+        return kept.blocks
+
+    def _place(self, parameter: Tensor) -> Place:
         state = self.state[parameter]
         if not state:
             for name in ("exp_avg", "exp_avg_sq", "steps"):
@@ -63,7 +101,37 @@ class MaskedAdamW(torch.optim.Optimizer):
         return parameter, parameter.grad, state["exp_avg"], state["exp_avg_sq"], state["steps"]
 
 
-def _move(lists: list[list[Tensor]], group: Mapping[str, Any]) -> None:
+def _in_blocks(places: Iterable[tuple[Place, Sequence[Box]]]) -> Iterator[list[list[Tensor]]]:
+    """Views of the boxes, transposed to lists; on a CPU no list has more than `_BLOCK` elements.
+
+    A processor goes through a block a dozen times and should find it in its cache; an accelerator
+    wants as much as there is in one call.
+    """
+    block: list[tuple[Tensor, ...]] = []
+    size = 0
+    for place, boxes in places:
+        limit = _BLOCK if place[0].device.type == "cpu" else math.inf
+        for box in disjoint(boxes):
+            for views in _in_pieces([tensor[box] for tensor in place], limit):
+                if block and size + views[0].numel() > limit:
+                    yield [list(tensors) for tensors in zip(*block, strict=True)]
+                    block, size = [], 0
+                block.append(views)
+                size += views[0].numel()
+    if block:
+        yield [list(tensors) for tensors in zip(*block, strict=True)]
+
+
+def _in_pieces(views: Sequence[Tensor], limit: float) -> Iterable[tuple[Tensor, ...]]:
+    """The same views, cut along their first dimension until they fit, or are single rows."""
+    first = views[0]
+    if first.numel() <= limit:
+        return [tuple(views)]
+    rows = max(1, int(limit * len(first) // first.numel()))
+    return zip(*(view.split(rows) for view in views), strict=True)  # type: ignore[no-untyped-call]
+
+
+def _move(lists: Sequence[list[Tensor]], group: Mapping[str, Any]) -> None:
     """AdamW's step on lists of weights, gradients, moments, and steps taken per element."""
     weights, gradients, means, squares, steps = lists
     lr, (beta1, beta2) = group["lr"], group["betas"]

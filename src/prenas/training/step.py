@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor
 
 from prenas.data import Batch
-from prenas.families.base import Arch
+from prenas.families.base import Arch, Box
 from prenas.processes import ALONE, Processes
 from prenas.recipe import TrainingRecipe
 from prenas.supernet import Supernet
@@ -26,6 +27,7 @@ from prenas.training.optim import (
     trained_parameters,
 )
 from prenas.training.sampler import Sampler
+from prenas.training.subnets import MOST_KEPT, BoundSubnets
 from prenas.training.teacher import Teacher
 
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -67,6 +69,8 @@ class TrainingStep:
         self._processes = processes
         self._schedule = make_schedule(self.optimizer, recipe, steps_per_epoch)
         self._gradients = GradientBuffer(parameters, num_extras=2)
+        self._subnets = BoundSubnets(supernet)
+        self._owned = lru_cache(maxsize=MOST_KEPT)(partial(_owned_boxes, supernet))
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=recipe.precision == "fp16")
         # The scaler makes its state when it first scales: here, as a share may hold no images.
         self._scaler.scale(torch.zeros((), device=self._device))
@@ -120,7 +124,7 @@ class TrainingStep:
         if recipe.sandwich_loss == "mean":
             weight /= len(archs)
         for arch in archs:
-            logits = self._run(self.supernet, images, arch, self._noise(part))
+            logits = self._run(self._subnets(arch), images, self._noise(part))
             if largest is not None:
                 loss = inplace_distillation_loss(logits, largest)
             else:
@@ -153,19 +157,11 @@ class TrainingStep:
         if self._recipe.clip_grad_norm is not None:
             self._gradients.clip(norm, self._recipe.clip_grad_norm)
         if isinstance(self.optimizer, MaskedAdamW):
-            self._scaler.step(self.optimizer, owned=self._owned(archs))
+            self._scaler.step(self.optimizer, owned=self._owned(tuple(archs)))
         else:
             self._scaler.step(self.optimizer)
         if self.ema is not None:
             self.ema.update(self.supernet.network)
-
-    def _owned(self, archs: Sequence[Arch]) -> dict[Tensor, list[Any]]:
-        """Parameter -> the boxes of it that the subnets own."""
-        boxes = [self.supernet.owned(arch) for arch in archs]
-        return {
-            parameter: [each[name] for each in boxes if name in each]
-            for name, parameter in self.supernet.network.named_parameters()
-        }
 
     def state_dict(self) -> dict[str, Any]:
         """What a continued training needs beside weights and moving averages."""
@@ -182,3 +178,12 @@ class TrainingStep:
             if moments["exp_avg"].shape != parameter.shape:
                 raise ValueError("the state of the optimiser belongs to another network")
         self._scaler.load_state_dict(state["scaler"])
+
+
+def _owned_boxes(supernet: Supernet, archs: tuple[Arch, ...]) -> dict[Tensor, list[Box]]:
+    """Parameter -> the boxes of it that the subnets own."""
+    boxes = [supernet.owned(arch) for arch in archs]
+    return {
+        parameter: [each[name] for each in boxes if name in each]
+        for name, parameter in supernet.network.named_parameters()
+    }

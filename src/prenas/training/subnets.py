@@ -1,0 +1,65 @@
+"""The subnets of a training: real networks on the shared weights, kept from step to step.
+
+Run through `supernet(images, arch)`, every tensor is sliced anew in each step, and the backward
+pass writes a full-size tensor of zeros per slice. Here the views are made once per subnet and are
+leaves, whose gradients are added in place to the part of the shared ones that the subnet owns.
+"""
+
+from __future__ import annotations
+
+import warnings
+from functools import lru_cache
+
+from torch import nn
+
+from prenas.families.base import Arch
+from prenas.supernet import Supernet
+
+MOST_KEPT = 64
+"""More than any preferred set has; who draws from a whole space rarely meets a subnet again."""
+
+# Said once per process by an addition to `.grad` of a view with gaps, which is what we want.
+warnings.filterwarnings("ignore", "grad and param do not obey the gradient layout contract")
+
+
+class BoundSubnets:
+    """Subnet -> `supernet.bound(arch)`, kept as long as the shared tensors stay where they are."""
+
+    def __init__(self, supernet: Supernet) -> None:
+        self._supernet = supernet
+        self._modules = tuple(supernet.network.modules())
+        self._kept = lru_cache(maxsize=MOST_KEPT)(supernet.bound)
+        self._places: list[tuple[int, int, bool]] = []
+
+    def __call__(self, arch: Arch) -> nn.Module:
+        """The network of a subnet, in the supernet's mode.
+
+        Raises:
+            ValueError: the architecture does not fit, or a shared parameter has no `.grad` yet.
+        """
+        places = self._found_places()
+        if places != self._places:
+            self._kept.cache_clear()
+            self._places = places
+        network = self._kept(arch)
+        if network.training != self._supernet.training:
+            network.train(self._supernet.training)
+        return network
+
+    def _found_places(self) -> list[tuple[int, int, bool]]:
+        """Where tensors and gradients lie, and which are trained: what the views depend on.
+
+        Moving or casting a network, and loading by assignment, put other memory behind it. What
+        views hold on to is not freed, so no address comes back while they are kept.
+        """
+        return [
+            (
+                tensor.data_ptr(),
+                0 if tensor.grad is None else tensor.grad.data_ptr(),
+                tensor.requires_grad,
+            )
+            for module in self._modules
+            for tensors in (module._parameters, module._buffers)
+            for tensor in tensors.values()
+            if tensor is not None
+        ]

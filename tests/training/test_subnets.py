@@ -1,0 +1,227 @@
+"""Bound subnets: the plain networks of architectures on the shared weights and gradients."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from families.drawing import ALL_SPACES, archs, images_for, new_supernet, noise_for
+from prenas.families.base import Arch, SearchSpace, named_tensors
+from prenas.supernet import Supernet
+from prenas.training import subnets as kept_subnets
+from prenas.training.gradients import GradientBuffer
+from prenas.training.subnets import BoundSubnets
+from training.runs import MINI, SMALLEST, WHOLE
+
+each_space = pytest.mark.parametrize("space", ALL_SPACES)
+DROP_PATH = 0.3
+
+
+def run_sliced(supernet: Supernet) -> Callable[[Arch, Tensor, Tensor], Tensor]:
+    return lambda arch, images, noise: supernet(images, arch, noise)
+
+
+def run_bound(supernet: Supernet) -> Callable[[Arch, Tensor, Tensor], Tensor]:
+    subnets = BoundSubnets(supernet)
+    return lambda arch, images, noise: subnets(arch)(images, noise)
+
+
+def outcome(
+    space: SearchSpace, make: Callable[..., Callable[..., Tensor]], chosen: Sequence[Arch]
+) -> tuple[list[Tensor], Tensor]:
+    """Logits of subnets, and what their backward passes make of a buffer full of numbers."""
+    supernet = new_supernet(space, DROP_PATH).train()
+    buffer = GradientBuffer(supernet.network.parameters())
+    buffer.flat.copy_(torch.randn(len(buffer.flat), generator=torch.Generator().manual_seed(0)))
+    run, found = make(supernet), []
+    for number, arch in enumerate(chosen):
+        images, noise = images_for(space, seed=number), noise_for(supernet, seed=number)
+        found.append(run(arch, images, noise))
+        found[-1].square().mean().backward()  # type: ignore[no-untyped-call]
+    return found, buffer.flat
+
+
+@each_space
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@settings(max_examples=15)
+@given(data=st.data())
+def test_logits_and_gradients_are_those_of_the_supernet_to_the_bit(
+    space: SearchSpace, precision: str, data: st.DataObject
+) -> None:
+    """Of several subnets in one step, some of them twice, on top of what was there."""
+    chosen = data.draw(st.lists(archs(space), min_size=1, max_size=3))
+    chosen.append(chosen[0])
+    half = torch.autocast("cpu", torch.bfloat16)
+    with half if precision == "bf16" else nullcontext():
+        expected, expected_gradient = outcome(space, run_sliced, chosen)
+        found, gradient = outcome(space, run_bound, chosen)
+    assert all(map(torch.equal, found, expected))
+    assert torch.equal(gradient, expected_gradient)
+
+
+@each_space
+@settings(max_examples=10)
+@given(data=st.data())
+def test_nothing_outside_the_owned_part_is_touched(space: SearchSpace, data: st.DataObject) -> None:
+    arch = data.draw(archs(space))
+    supernet = new_supernet(space).train()
+    buffer = GradientBuffer(supernet.network.parameters())
+    buffer.flat.fill_(3.0)
+    BoundSubnets(supernet)(arch)(images_for(space)).square().sum().backward()
+    boxes = supernet.owned(arch)
+    for name, parameter in supernet.network.named_parameters():
+        assert parameter.grad is not None
+        changed = parameter.grad != 3.0
+        if name in boxes:
+            assert changed[boxes[name]].any()
+            changed[boxes[name]] = False
+        assert not changed.any()
+
+
+@each_space
+def test_every_tensor_is_a_leaf_on_shared_memory(space: SearchSpace) -> None:
+    """Parameters, their gradients, and buffers, such as a normalisation updates in place."""
+    supernet = new_supernet(space)
+    GradientBuffer(supernet.network.parameters())
+    shared = named_tensors(supernet.network)
+    for arch in (space.smallest, space.largest):
+        network, cut = supernet.bound(arch), supernet.cut(arch)
+        assert named_tensors(network).keys() == named_tensors(cut).keys()
+        assert network.state_dict().keys() == cut.state_dict().keys()
+        for name, tensor in named_tensors(network).items():
+            assert tensor.shape == named_tensors(cut)[name].shape
+            assert tensor.data_ptr() == shared[name].data_ptr()
+            assert tensor.is_leaf
+            assert isinstance(tensor, nn.Parameter) == isinstance(shared[name], nn.Parameter)
+            if tensor.requires_grad:
+                assert tensor.grad.data_ptr() == shared[name].grad.data_ptr()  # type: ignore[union-attr]
+
+
+def test_frozen_parameters_stay_frozen() -> None:
+    supernet = new_supernet(MINI).requires_grad_(False)
+    supernet.network.head.requires_grad_(True)  # type: ignore[union-attr, operator]
+    GradientBuffer(supernet.network.head.parameters())  # type: ignore[union-attr]
+    network = BoundSubnets(supernet)(SMALLEST)
+    asking = [name for name, p in network.named_parameters() if p.requires_grad]
+    assert asking == ["head.weight", "head.bias"]
+    network(images_for(MINI)).sum().backward()
+    assert supernet.network.head.weight.grad[:, : SMALLEST.embed_dim].any()  # type: ignore[union-attr, index]
+
+
+def test_gradients_need_a_place() -> None:
+    with pytest.raises(ValueError, match="make a GradientBuffer"):
+        BoundSubnets(new_supernet(MINI))(SMALLEST)
+
+
+def test_what_does_not_fit_is_refused_as_by_the_supernet() -> None:
+    supernet = new_supernet(MINI, arch=SMALLEST)
+    with pytest.raises(ValueError, match="does not fit") as found:
+        BoundSubnets(supernet)(WHOLE)
+    with pytest.raises(ValueError, match=re.escape(str(found.value))):
+        supernet.owned(WHOLE)
+
+
+# --- keeping -------------------------------------------------------------------------------------
+
+
+def new_subnets() -> tuple[Supernet, BoundSubnets]:
+    supernet = new_supernet(MINI)
+    GradientBuffer(supernet.network.parameters())
+    return supernet, BoundSubnets(supernet)
+
+
+def test_changes_in_place_are_seen_by_what_is_kept() -> None:
+    """A step of an optimiser, a checkpoint, another mode."""
+    supernet, subnets = new_subnets()
+    images, network = images_for(MINI), subnets(SMALLEST)
+    other = new_supernet(MINI, 0.5)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(-0.5)
+    supernet.load_state_dict(other.state_dict())
+    torch.optim.SGD(supernet.parameters(), lr=0.1).step()
+    for mode in (True, False):
+        supernet.train(mode)
+        assert subnets(SMALLEST) is network
+        assert {module.training for module in network.modules()} == {mode}
+        assert torch.equal(network(images), supernet(images, SMALLEST))
+
+
+def _cast(supernet: Supernet) -> None:
+    supernet.double()
+
+
+def _assign(supernet: Supernet) -> None:
+    supernet.load_state_dict(new_supernet(MINI).double().state_dict(), assign=True)
+    GradientBuffer(supernet.network.parameters())
+
+
+def _replace_data(supernet: Supernet) -> None:
+    for parameter in supernet.parameters():
+        parameter.data = parameter.data * 2
+
+
+def _new_gradients(supernet: Supernet) -> None:
+    GradientBuffer(supernet.network.parameters())
+
+
+def _freeze(supernet: Supernet) -> None:
+    supernet.network.requires_grad_(False)
+    supernet.network.head.requires_grad_(True)  # type: ignore[union-attr, operator]
+
+
+@pytest.mark.parametrize("change", [_cast, _assign, _replace_data, _new_gradients, _freeze])
+def test_what_is_kept_is_made_anew_where_tensors_moved(
+    change: Callable[[Supernet], None],
+) -> None:
+    supernet, subnets = new_subnets()
+    before = subnets(SMALLEST)
+    change(supernet)
+    network = subnets(SMALLEST)
+    assert network is not before
+    assert subnets(SMALLEST) is network
+    images = images_for(MINI).to(next(supernet.parameters()).dtype)
+    logits = network(images)
+    assert torch.equal(logits, supernet(images, SMALLEST))
+    for parameter in supernet.network.parameters():
+        if parameter.grad is not None:
+            parameter.grad.zero_()
+    logits.square().sum().backward()
+    found = supernet.network.head.weight.grad.clone()  # type: ignore[union-attr, operator]
+    supernet.network.head.weight.grad.zero_()  # type: ignore[union-attr, operator]
+    supernet(images, SMALLEST).square().sum().backward()
+    assert found.any()
+    assert torch.equal(found, supernet.network.head.weight.grad)  # type: ignore[union-attr, arg-type]
+
+
+def test_only_the_latest_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept_subnets, "MOST_KEPT", 1)
+    _, subnets = new_subnets()
+    first = subnets(SMALLEST)
+    assert subnets(SMALLEST) is first
+    subnets(WHOLE)
+    assert subnets(SMALLEST) is not first
+
+
+def test_pytorch_does_not_warn_of_gaps() -> None:
+    """Adding to views with gaps is meant; PyTorch says so once per process otherwise."""
+    script = """
+import torch
+from prenas.families import get_space
+from prenas.supernet import Supernet
+from prenas.training.gradients import GradientBuffer
+from prenas.training.subnets import BoundSubnets
+space = get_space("digits")
+supernet = Supernet(space.supernet, space.settings).initialize(torch.Generator())
+GradientBuffer(supernet.network.parameters())
+BoundSubnets(supernet)(space.smallest)(torch.randn(2, 1, 8, 8)).sum().backward()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
