@@ -69,7 +69,9 @@ class TrainingStep:
         self._processes = processes
         self._schedule = make_schedule(self.optimizer, recipe, steps_per_epoch)
         self._gradients = GradientBuffer(parameters, num_extras=2)
-        self._subnets = BoundSubnets(supernet)
+        share = len(processes.share(range(recipe.batch_size)))
+        part = math.ceil(share / recipe.grad_accum_steps) if recipe.compile else None
+        self._subnets = BoundSubnets(supernet, compiled_for=part)
         self._owned = lru_cache(maxsize=MOST_KEPT)(partial(_owned_boxes, supernet))
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=recipe.precision == "fp16")
         # The scaler makes its state when it first scales: here, as a share may hold no images.

@@ -8,12 +8,14 @@ leaves, whose gradients are added in place to the part of the shared ones that t
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from functools import lru_cache
 
-from torch import nn
+from torch import Tensor, nn
 
 from prenas.families.base import Arch
 from prenas.supernet import Supernet
+from prenas.training.compiled import Compiled
 
 MOST_KEPT = 64
 """More than any preferred set has; who draws from a whole space rarely meets a subnet again."""
@@ -23,16 +25,20 @@ warnings.filterwarnings("ignore", "grad and param do not obey the gradient layou
 
 
 class BoundSubnets:
-    """Subnet -> `supernet.bound(arch)`, kept as long as the shared tensors stay where they are."""
+    """Subnet -> `supernet.bound(arch)`, kept as long as the shared tensors stay where they are.
 
-    def __init__(self, supernet: Supernet) -> None:
-        self._supernet = supernet
+    Args:
+        compiled_for: compile them for batches of so many images; None leaves them as they are.
+    """
+
+    def __init__(self, supernet: Supernet, *, compiled_for: int | None = None) -> None:
+        self._supernet, self._compiled_for = supernet, compiled_for
         self._modules = tuple(supernet.network.modules())
-        self._kept = lru_cache(maxsize=MOST_KEPT)(supernet.bound)
+        self._kept = lru_cache(maxsize=MOST_KEPT)(self._make)
         self._places: list[tuple[int, int, bool]] = []
 
-    def __call__(self, arch: Arch) -> nn.Module:
-        """The network of a subnet, in the supernet's mode.
+    def __call__(self, arch: Arch) -> Callable[[Tensor, Tensor | None], Tensor]:
+        """The network of a subnet, in the supernet's mode: (images, noise) -> logits.
 
         Raises:
             ValueError: the architecture does not fit, or a shared parameter has no `.grad` yet.
@@ -41,10 +47,16 @@ class BoundSubnets:
         if places != self._places:
             self._kept.cache_clear()
             self._places = places
-        network = self._kept(arch)
+        network, run = self._kept(arch)
         if network.training != self._supernet.training:
             network.train(self._supernet.training)
-        return network
+        return run
+
+    def _make(self, arch: Arch) -> tuple[nn.Module, Callable[[Tensor, Tensor | None], Tensor]]:
+        network = self._supernet.bound(arch)
+        if self._compiled_for is None:
+            return network, network
+        return network, Compiled(network, self._compiled_for)
 
     def _found_places(self) -> list[tuple[int, int, bool]]:
         """Where tensors and gradients lie, and which are trained: what the views depend on.
