@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from benchmarks.paired import ROOT
 from prenas import get_recipe
 from prenas.families import build, family_of
+from prenas.families.base import Settings
 from prenas.families.vit.space import VitArch, VitSettings
 from prenas.randomness import torch_generator
 
@@ -98,7 +99,7 @@ class PlainStep:
         return 3 * sum(p.numel() * p.element_size() for p in self.network.parameters())
 
 
-def some_images(number: int, settings: VitSettings) -> tuple[Tensor, Tensor]:
+def some_images(number: int, settings: Settings) -> tuple[Tensor, Tensor]:
     """Noise [B, C, H, W] and labels [B]."""
     generator = torch_generator(0, "benchmark")
     images = torch.randn(number, settings.in_chans, *settings.image_size, generator=generator)
