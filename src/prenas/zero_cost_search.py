@@ -15,7 +15,7 @@ from prenas.data import ImageData, labelled_sample
 from prenas.families.base import Arch, SearchSpace
 from prenas.proxy.importance import Importance, measure_importance, noise_images
 from prenas.proxy.scores import Floats
-from prenas.proxy.tables import BlockScores, block_scores, space_tables
+from prenas.proxy.tables import BlockScores, block_scores, cost_tables, space_tables
 from prenas.randomness import torch_generator
 from prenas.recipe import Recipe
 from prenas.selection.budgets import Budget, Budgets, parse_budgets
@@ -68,6 +68,8 @@ def zero_cost_search(
     """
     settings = recipe.search
     budgets = parse_budgets(settings.budgets, keep_partial=settings.keep_partial)
+    # Budgets that hold nothing are told before images are read and gradients taken.
+    select(Candidates(cost_tables(recipe.space), settings.enumeration), budgets.kept)
     images, labels = _images(recipe, data)
     supernet = new_supernet(recipe, recipe.seed)
     scored = _score(recipe, supernet, images, labels, device, recipe.seed)
