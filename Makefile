@@ -25,7 +25,7 @@ check: install  ## the quick form for every day: lint, types, fast tests
 	$(BIN)/pytest -n 2 --dist loadfile -q -m "not slow"
 
 bench: install  ## ratios measured side by side, printed and saved under results/
-	$(BIN)/python benchmarks/search.py
+	$(BIN)/python -m benchmarks
 
 install: $(VENV)/installed
 

@@ -1,44 +1,194 @@
-"""Zero-cost selection by tables against the per-candidate form, side by side, in one run.
+"""Zero-cost search: scoring and selecting, the backward pass before it, the exact optimum after it.
 
-Both select from the same importances of the published `tiny` space: the product by cumulative
-sums and array operations, the reference (tests/reference) by slicing every tensor for every
-candidate. The answers must be equal, or the script fails. Prints a table and writes a JSON file.
-
-Usage: python benchmarks/search.py [--threads 2] [--repeats 5] [--out results/search.json]
+Tables are compared with the literal form that slices every tensor for every candidate
+(tests/reference); the choices must be equal, or the section fails.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import platform
 import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import date
-from pathlib import Path
+from contextlib import nullcontext
+from functools import cache, partial
 from typing import Any
 
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+from benchmarks.paired import ROOT, Options, Ratio, Section, medians, peak_bytes, ratio, take_turns
+from prenas.proxy.importance import Importance, measure_importance, noise_images
+from prenas.proxy.tables import SpaceTables, block_scores, cost_tables, space_tables
+from prenas.recipe import Recipe
+from prenas.recipes import get_recipe
+from prenas.selection.budgets import parse_budgets
+from prenas.selection.exact import optimum
+from prenas.selection.isomers import isomer_gains
+from prenas.selection.select import Candidates, Pick, select
+from prenas.zero_cost_search import new_supernet
 
-from prenas.proxy.importance import Importance, measure_importance, noise_images  # noqa: E402
-from prenas.proxy.tables import block_scores, space_tables  # noqa: E402
-from prenas.recipe import Recipe  # noqa: E402
-from prenas.recipes import get_recipe  # noqa: E402
-from prenas.selection.budgets import parse_budgets  # noqa: E402
-from prenas.selection.isomers import isomer_gains  # noqa: E402
-from prenas.selection.select import Candidates, select  # noqa: E402
-from prenas.zero_cost_search import new_supernet  # noqa: E402
-from reference.scores import select_literal  # noqa: E402
+_TARGET_SECONDS = 0.2
+_BATCH_SIZES = (1, 4, 16)
+_SEEDS = {"digits": range(5), "tiny": range(2)}
+"""Recipe -> initialisations on which the choices of all variants are compared."""
 
 
-def importances(recipe: Recipe) -> Importance:
+def measure(options: Options) -> Section:
+    rounds = min(options.rounds, 3)  # of seconds each
+    ratios, facts = [], {}
+    for part in (_against_literal, _first_and_again, _backward_passes):
+        found_ratios, found_facts = part(options._replace(rounds=rounds))
+        ratios += found_ratios
+        facts |= found_facts
+    return Section("Zero-cost search", tuple(ratios), facts)
+
+
+def _against_literal(options: Options) -> tuple[list[Ratio], dict[str, Any]]:
+    sys.path.insert(0, str(ROOT / "tests"))
+    from reference.scores import select_literal
+
+    recipe = get_recipe("tiny")
+    space, importance = recipe.space, _importance(recipe)
+
+    def per_candidate() -> list[tuple[Any, ...]]:
+        selected = select_literal(
+            importance.weights,
+            importance.gradients,
+            embed_dim_options=space.embed_dim,
+            depth_options=space.depth,
+            num_heads_options=space.num_heads,
+            mlp_ratio_options=space.mlp_ratio,
+            min_params=5_000_000,
+            max_params=12_000_000,
+            interval=1_000_000,
+            top_k=recipe.search.k,
+            published=False,
+            head_bias_quirk=False,
+        )
+        return [
+            (best.embed_dim, best.num_heads, best.mlp_ratio)
+            for _, found in sorted(selected.items())
+            for best in found
+        ]
+
+    def by_tables() -> list[tuple[Any, ...]]:
+        picks = _pick(recipe, _tables(recipe, importance))
+        archs = [
+            space.compose(space.skeletons[pick.candidate.skeleton], pick.candidate.choices)
+            for pick in picks
+        ]
+        return [(arch.embed_dim, arch.num_heads, arch.mlp_ratio) for arch in archs]
+
+    fast, slow = by_tables(), per_candidate()
+    assert fast == slow, f"the two forms chose differently:\n{fast}\n{slow}"
+    seconds = take_turns(
+        {"tiny, tables": by_tables, "tiny, per candidate": per_candidate},
+        options.rounds,
+        warm_ups=0,
+    )
+    tables, literal = seconds.values()
+    return [ratio("tiny: tables / per candidate", tables, literal)], medians(seconds)
+
+
+def _first_and_again(options: Options) -> tuple[list[Ratio], dict[str, Any]]:
+    """Of `small`, each round in a process of its own, with nothing kept from before."""
+    code = f"from benchmarks.search import one_search; one_search({options.threads})"
+    found = [
+        json.loads(
+            subprocess.run(
+                [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
+            ).stdout
+        )
+        for _ in range(options.rounds)
+    ]
+    facts = {
+        f"small, {name}": value
+        if isinstance(value, list | str)
+        else statistics.median(one[name] for one in found)
+        for name, value in found[0].items()
+    }
+    first = [one["first time, s"] for one in found]
+    facts["small, candidates per second"] = facts["small, candidates"] / statistics.median(first)
+    what = f"small: scoring and selecting, first time / {_TARGET_SECONDS} s"
+    return [ratio(what, first, [_TARGET_SECONDS] * len(first), target=1.0)], facts
+
+
+def one_search(threads: int) -> None:
+    """One search of `small`, timed part by part; prints JSON.
+
+    A network is built before, because PyTorch loads parts of itself with the first one.
+    """
+    torch.set_num_threads(threads)
+    recipe = get_recipe("small")
+    new_supernet(get_recipe("digits"), 0)
+    facts: dict[str, Any] = {}
+
+    def timed(name: str, work: Callable[[], Any]) -> Any:
+        started = time.perf_counter()
+        result = work()
+        facts[f"{name}, s"] = time.perf_counter() - started
+        return result
+
+    timed("costs, before the backward pass", lambda: Candidates(cost_tables(recipe.space)))
+    importance = timed("backward pass", lambda: _importance(recipe))
+    facts["peak memory of the process by then, GB"] = _resident_gb()
+    picks = timed("first time", lambda: _pick(recipe, _tables(recipe, importance)))
+    facts["peak memory of the process after it, GB"] = _resident_gb()
+    timed("again", lambda: _pick(recipe, _tables(recipe, importance)))
+    tables = _tables(recipe, importance)
+    facts["candidates"] = len(Candidates(tables))
+    budgets = parse_budgets(recipe.search.budgets).kept
+    optima = timed("exact optimum of all budgets", lambda: [optimum(tables, b) for b in budgets])
+    facts["gaps to the exact optimum, %"] = [
+        round(100 * (1 - pick.candidate.score / optima[pick.budget].candidate.score), 3)
+        for pick in picks
+    ]
+    sys.stdout.write(json.dumps(facts))
+
+
+def _resident_gb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def _backward_passes(options: Options) -> tuple[list[Ratio], dict[str, Any]]:
+    """In other batches and in bf16: time, memory, and whether the choice stays."""
+    usual = "fp32, batches of 4"
+    variants = {f"fp32, batches of {size}": (size, False) for size in _BATCH_SIZES}
+    variants["bf16, batches of 4"] = (4, True)
+    tiny = get_recipe("tiny")
+    works = {name: partial(_importance, tiny, *how) for name, how in variants.items()}
+    seconds = take_turns(works, options.rounds, warm_ups=0)
+    facts = {f"tiny, {name}": value for name, value in medians(seconds).items()}
+    for name, work in works.items():
+        facts[f"tiny, {name}, peak MB"] = peak_bytes(work) / 1e6
+    for name in sorted(variants.keys() - {usual}):
+        same = (
+            f"{recipe} {sum(map(partial(_is_same, recipe, variants[name]), seeds))} of {len(seeds)}"
+            for recipe, seeds in _SEEDS.items()
+        )
+        facts[f"same choice, {name}"] = ", ".join(same)
+    return [
+        ratio(f"tiny: backward pass, {name} / {usual}", seconds[name], seconds[usual])
+        for name in variants
+        if name != usual
+    ], facts
+
+
+def _is_same(name: str, how: tuple[int, bool], seed: int) -> bool:
+    return _choice(name, how, seed) == _choice(name, (4, False), seed)
+
+
+@cache
+def _choice(name: str, how: tuple[int, bool], seed: int) -> list[tuple[Any, ...]]:
+    recipe = get_recipe(name).model_copy(update={"seed": seed})
+    picks = _pick(recipe, _tables(recipe, _importance(recipe, *how)))
+    return [(pick.candidate.skeleton, pick.candidate.choices) for pick in picks]
+
+
+def _importance(recipe: Recipe, batch_size: int = 4, is_bf16: bool = False) -> Importance:
     space = recipe.space
     images = noise_images(
         recipe.search.num_images,
@@ -48,116 +198,17 @@ def importances(recipe: Recipe) -> Importance:
         recipe.preprocessing.std,
         recipe.seed,
     )
-    return measure_importance(new_supernet(recipe, recipe.seed), space.largest, images)
+    supernet = new_supernet(recipe, recipe.seed)
+    with torch.autocast("cpu", torch.bfloat16) if is_bf16 else nullcontext():
+        return measure_importance(supernet, space.largest, images, batch_size=batch_size)
 
 
-def by_tables(recipe: Recipe, importance: Importance) -> tuple[int, list[tuple[Any, ...]]]:
-    space, search = recipe.space, recipe.search
-    gains = isomer_gains(search.isomers, block_scores(space, importance), recipe.seed)
-    candidates = Candidates(space_tables(space, importance, gains, score=search.score))
-    picks = select(candidates, parse_budgets(search.budgets).kept, search.k)
-    chosen = []
-    for pick in picks:
-        skeleton = space.skeletons[pick.candidate.skeleton]
-        arch = space.compose(skeleton, pick.candidate.choices)
-        chosen.append((arch.embed_dim, arch.num_heads, arch.mlp_ratio))
-    return len(candidates), chosen
+def _tables(recipe: Recipe, importance: Importance) -> SpaceTables:
+    blocks = block_scores(recipe.space, importance)
+    gains = isomer_gains(recipe.search.isomers, blocks, recipe.seed)
+    return space_tables(recipe.space, importance, gains, score=recipe.search.score)
 
 
-def per_candidate(recipe: Recipe, importance: Importance) -> list[tuple[Any, ...]]:
-    space = recipe.space
-    selected = select_literal(
-        importance.weights,
-        importance.gradients,
-        embed_dim_options=space.embed_dim,
-        depth_options=space.depth,
-        num_heads_options=space.num_heads,
-        mlp_ratio_options=space.mlp_ratio,
-        min_params=5_000_000,
-        max_params=12_000_000,
-        interval=1_000_000,
-        top_k=recipe.search.k,
-        published=False,
-        head_bias_quirk=False,
-    )
-    return [
-        (best.embed_dim, best.num_heads, best.mlp_ratio)
-        for _, found in sorted(selected.items())
-        for best in found
-    ]
-
-
-def timed(function: Callable[[], Any]) -> tuple[float, Any]:
-    started = time.perf_counter()
-    result = function()
-    return time.perf_counter() - started, result
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=ROOT / "results" / "search.json")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-
-    result: dict[str, Any] = {"threads": arguments.threads}
-    small = get_recipe("small")
-    result["small_backward_s"], importance = timed(lambda: importances(small))
-    result["small_first_s"], (num_candidates, _) = timed(lambda: by_tables(small, importance))
-    result["small_again_s"], _ = timed(lambda: by_tables(small, importance))
-    result["small_candidates"] = num_candidates
-    result["peak_memory_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    del importance
-
-    tiny = get_recipe("tiny")
-    result["tiny_backward_s"], importance = timed(lambda: importances(tiny))
-    by_tables(tiny, importance)  # builds the structures, which later searches reuse
-    table_times, literal_times = [], []
-    for _ in range(arguments.repeats):  # interleaved, so that both see the same machine
-        seconds, (num_candidates, fast) = timed(lambda: by_tables(tiny, importance))
-        table_times.append(seconds)
-        if len(literal_times) < max(1, arguments.repeats // 3):
-            seconds, slow = timed(lambda: per_candidate(tiny, importance))
-            literal_times.append(seconds)
-            assert fast == slow, f"the two forms chose differently:\n{fast}\n{slow}"
-    result["tiny_candidates"] = num_candidates
-    result["tiny_tables_s"] = statistics.median(table_times)
-    result["tiny_tables_s_range"] = [min(table_times), max(table_times)]
-    result["tiny_per_candidate_s"] = statistics.median(literal_times)
-    result["tiny_per_candidate_s_range"] = [min(literal_times), max(literal_times)]
-    result["tiny_ratio"] = result["tiny_per_candidate_s"] / result["tiny_tables_s"]
-
-    commit = subprocess.run(
-        ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-    ).stdout.strip()
-    result |= {
-        "command": "python benchmarks/search.py " + " ".join(sys.argv[1:]),
-        "commit": commit,
-        "date": date.today().isoformat(),
-        "hardware": f"{platform.machine()}, {_cpu_model()}, {arguments.threads} threads",
-        "torch": torch.__version__,
-    }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
-    for name in ("tables", "per_candidate"):
-        seconds = result[f"tiny_{name}_s"]
-        rate = result["tiny_candidates"] / seconds
-        print(f"tiny   {name:15s} {seconds:9.4f} s   {rate:12,.0f} candidates/s")
-    print(f"tiny   same subnets chosen; tables are {result['tiny_ratio']:.0f} times faster")
-    print(
-        f"small  {result['small_candidates']:,} candidates scored and selected: "
-        f"{result['small_first_s']:.2f} s the first time, {result['small_again_s']:.2f} s again; "
-        f"peak memory of the process {result['peak_memory_gb']:.2f} GB"
-    )
-
-
-def _cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
-if __name__ == "__main__":
-    main()
+def _pick(recipe: Recipe, tables: SpaceTables) -> list[Pick]:
+    budgets = parse_budgets(recipe.search.budgets).kept
+    return select(Candidates(tables, recipe.search.enumeration), budgets, recipe.search.k)

@@ -126,6 +126,12 @@ def test_the_steps_one_by_one(prenas: Command, tmp_path: Path) -> None:
     assert (found.status, found.err) == (0, "")
     assert re.search(r"Seed 1: tau of scores 0\.\d+, of block scores num_heads", found.out)
     assert pipeline.read_preferred(out).recipe.search.further_seeds == 1
+    assert "gap" not in found.out
+    exact = ("--set", "search.exact_optimum=true")
+    asked = prenas("search", "digits", "--out", out, *SMALL, *exact)
+    assert (asked.status, asked.err) == (0, "")
+    assert re.search(r"lead +gap +best of", asked.out)
+    assert "no promise of a better network" in asked.out
     trained = prenas("train", out)
     assert (trained.status, trained.err) == (0, "")
     evaluated = prenas("evaluate", out)

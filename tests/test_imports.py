@@ -31,6 +31,7 @@ ROOMS: list[set[str]] = [
     {"proxy"},
     {"selection.budgets", "selection.isomers"},
     {"selection.select", "selection.within"},
+    {"selection.exact"},
     {"data_recipe"},
     {"recipe", "space_file"},
     {"recipes", "data", "selection.preferred"},

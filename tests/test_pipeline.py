@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from prenas import hand_over, pipeline, run_folder
 from prenas.artifacts import read_tensors, write_tensors
+from prenas.cost import count
 from prenas.data import ImageData
 from prenas.evaluation import Evaluation
 from prenas.export import load
@@ -643,6 +644,36 @@ def test_more_seeds_can_be_asked_of_a_finished_search(searched_run: Path, tmp_pa
     assert (after.subnets, after.choices) == (before.subnets, before.choices)
     assert (out / "initial.safetensors").read_bytes() == weights
     assert pipeline.search(before.recipe, out).agreement == after.agreement
+
+
+def test_the_exact_optimum_can_be_asked_of_a_finished_search(
+    searched_run: Path, tmp_path: Path
+) -> None:
+    """It only reports, and is kept when more seeds are asked for afterwards."""
+    out = tmp_path / "run"
+    shutil.copytree(searched_run, out)
+    before = pipeline.read_preferred(out)
+    assert before.optima == ()
+    more = with_overrides(before.recipe, ["search.exact_optimum=true"])
+    after = pipeline.search(more, out)
+    held = [n for n in range(len(before.budgets)) if n not in before.empty_budgets]
+    assert [found.budget for found in after.optima] == held
+    for found in after.optima:
+        cost = count(found.arch, before.recipe.space.settings)
+        assert (found.params, found.macs) == (cost.params, cost.macs)
+        (best,) = (
+            before.subnets[choice.subnet]
+            for choice in before.choices
+            if choice.budget == found.budget and choice.rank == 0
+        )
+        assert best.score is not None
+        assert found.gap is not None
+        assert 0 <= found.gap < 0.1
+        assert found.unproven == 0
+        assert found.score * (1 - found.gap) == pytest.approx(best.score, rel=1e-9)
+    assert (after.subnets, after.choices) == (before.subnets, before.choices)
+    seeds = with_overrides(before.recipe, ["search.further_seeds=1"])
+    assert pipeline.search(seeds, out).optima == after.optima
 
 
 def test_other_data_are_evaluated_and_only_returned(tmp_path: Path) -> None:

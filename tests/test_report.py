@@ -313,6 +313,7 @@ def test_a_picture_without_its_source_goes_away(finished: Path) -> None:
     "search",
     [
         pytest.param({"k": 3, "further_seeds": 2}, id="k=3"),
+        pytest.param({"k": 2, "exact_optimum": True}, id="optima"),
         pytest.param({"budgets": ("params=2k",)}, id="one-subnet"),
         pytest.param(
             {"budgets": ("params=3k,macs=60k", "params=3k", "params=9M:10M")}, id="shared"
@@ -324,6 +325,12 @@ def test_other_searches(search: dict[str, Any], tmp_path: Path) -> None:
     shown = read_page(pipeline.report(tmp_path / "run"))
     check_subnets(shown, preferred, [])
     check_targets(shown, tmp_path / "run")
+    optima = shown.tables.get("Against the whole space", [])
+    for line, found in zip(optima, preferred.optima, strict=True):
+        assert line["budget"] == preferred.budgets[found.budget]
+        assert line["params"] == f"{found.params:,}"
+        assert found.gap is not None
+        assert float(line["gap, %"]) == pytest.approx(100 * found.gap, rel=0.06)
     assert len(shown.tables.get(STABILITY, [])) == len(preferred.agreement)
     for line, seed in zip(shown.tables.get(STABILITY, []), preferred.agreement, strict=True):
         assert int(line["seed"]) == seed.seed

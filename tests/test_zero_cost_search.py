@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
 from prenas import pipeline
+from prenas import zero_cost_search as searching
 from prenas.cost import count
 from prenas.data import ImageData, load_data
 from prenas.data.pictures import Pixels
@@ -74,6 +75,14 @@ def test_another_seed_is_another_initialisation(mini_search: Search) -> None:
         right.reachable,
         right.num_archs,
     )
+
+
+def test_budgets_that_hold_nothing_are_told_before_the_backward_pass(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(searching, "measure_importance")
+    with pytest.raises(ValueError, match=r"no subnet fits any of the 1 budgets .*reaches params"):
+        zero_cost_search(mini_recipe(search={"budgets": ("params=1M:2M",)}))
 
 
 @pytest.mark.parametrize("rule", ["normalised", "random"])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
+from math import prod
 from typing import Any
 
-from prenas.families import build_structure, family_of
-from prenas.families.base import Arch, Cost, Settings
+from prenas.families import family_of, parameter_shapes
+from prenas.families.base import Arch, Cost, Settings, Shape
 
 
 def count(arch: Arch, settings: Settings | None = None, **changes: Any) -> Cost:
@@ -24,5 +26,9 @@ def count(arch: Arch, settings: Settings | None = None, **changes: Any) -> Cost:
 
 @lru_cache(maxsize=4096)
 def _count(arch: Arch, settings: Settings) -> Cost:
-    params = sum(p.numel() for p in build_structure(arch, settings).parameters())
-    return Cost(params, *family_of(arch).macs(arch, settings))
+    return count_shapes(arch, settings, parameter_shapes(arch, settings).values())
+
+
+def count_shapes(arch: Arch, settings: Settings, shapes: Iterable[Shape]) -> Cost:
+    """The same for who knows already what shapes the parameters of `arch` have."""
+    return Cost(sum(map(prod, shapes)), *family_of(arch).macs(arch, settings))

@@ -254,6 +254,7 @@ def evolved_set(preferred: PreferredSet, evolved: Sequence[Evolved]) -> EvolvedS
         # Scores at initialisation decided nothing here.
         "block_scores": {},
         "agreement": (),
+        "optima": (),
         "evolved": tuple(evolved),
     }
     return EvolvedSet(**fields)

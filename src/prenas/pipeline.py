@@ -100,7 +100,7 @@ def _search(recipe: Recipe, out: Path, data: ImageData | None, where: torch.devi
                 f"{out} was {before.origin.summary}, there is no search to do: choose another "
                 "folder"
             )
-        if before is None or recipe.search.further_seeds > len(before.agreement):
+        if before is None or _asks_more(recipe, before):
             images = images_of(recipe, data, out) if recipe.search.images == "data" else None
             found = zero_cost_search(recipe, images, where)
             artifacts.write_json(out / artifacts.RECIPE, {"recipe": recipe.model_dump(mode="json")})
@@ -108,12 +108,22 @@ def _search(recipe: Recipe, out: Path, data: ImageData | None, where: torch.devi
             if before is None:
                 weights = found.supernet.network.state_dict()
                 artifacts.write_tensors(out / artifacts.INITIAL, weights)
-            else:  # more seeds were asked for: what was chosen stays
-                news = {"recipe": recipe, "agreement": preferred.agreement}
+            else:  # more was asked about it: what was chosen stays
+                news = {
+                    "recipe": recipe,
+                    "agreement": preferred.agreement,
+                    "optima": preferred.optima or before.optima,
+                }
                 preferred = before.model_copy(update=news)
             artifacts.write_json(out / artifacts.PREFERRED, preferred.model_dump(mode="json"))
         else:
             _note_changes(out, before, recipe)
+
+
+def _asks_more(recipe: Recipe, before: PreferredSet) -> bool:
+    """Whether a search is to report what it has not reported yet."""
+    asked = recipe.search
+    return asked.further_seeds > len(before.agreement) or asked.exact_optimum > bool(before.optima)
 
 
 def _note_changes(out: Path, before: PreferredSet, recipe: Recipe) -> None:

@@ -53,6 +53,8 @@ class SearchRecipe(Value):
     batch_size: int = Field(4, ge=1)
     further_seeds: int = Field(0, ge=0)
     """Initialisations beyond the recipe's seed, scored only to report how far they agree."""
+    exact_optimum: bool = False
+    """Also find, and only report, the highest score within each budget over the whole space."""
 
     @field_validator("budgets")
     @classmethod

@@ -23,6 +23,7 @@ from prenas.supernet import Supernet
 
 _DECIDE_NOTHING = (  # fields that may change while a run goes on
     "search.further_seeds:",
+    "search.exact_optimum:",
     "data.unreadable:",
     "data.memory_gib:",
     "data.num_workers:",

@@ -15,13 +15,21 @@ from prenas.data import ImageData, labelled_sample
 from prenas.families.base import Arch, SearchSpace
 from prenas.proxy.importance import Importance, measure_importance, noise_images
 from prenas.proxy.scores import Floats
-from prenas.proxy.tables import BlockScores, block_scores, space_tables
+from prenas.proxy.tables import (
+    BlockScores,
+    SpaceTables,
+    block_scores,
+    cost_tables,
+    space_tables,
+)
 from prenas.randomness import torch_generator
 from prenas.recipe import Recipe
 from prenas.selection.budgets import Budget, Budgets, parse_budgets
+from prenas.selection.exact import optimum
 from prenas.selection.isomers import isomer_gains
 from prenas.selection.preferred import (
     Choice,
+    ExactOptimum,
     PreferredSet,
     PreferredSubnet,
     SeedAgreement,
@@ -42,7 +50,7 @@ class _Scored(NamedTuple):
     """What one initialisation says."""
 
     block_scores: tuple[BlockScores, ...]
-    gains: tuple[Floats, ...]
+    tables: SpaceTables
     candidates: Candidates
 
 
@@ -68,6 +76,8 @@ def zero_cost_search(
     """
     settings = recipe.search
     budgets = parse_budgets(settings.budgets, keep_partial=settings.keep_partial)
+    # Budgets that hold nothing are told before images are read and gradients taken.
+    select(Candidates(cost_tables(recipe.space), settings.enumeration), budgets.kept)
     images, labels = _images(recipe, data)
     supernet = new_supernet(recipe, recipe.seed)
     scored = _score(recipe, supernet, images, labels, device, recipe.seed)
@@ -117,7 +127,7 @@ def _score(
     blocks = block_scores(space, importance)
     gains = isomer_gains(search.isomers, blocks, seed)
     tables = space_tables(space, importance, gains, score=search.score)
-    return _Scored(blocks, gains, Candidates(tables, search.enumeration))
+    return _Scored(blocks, tables, Candidates(tables, search.enumeration))
 
 
 def _arch(space: SearchSpace, candidate: Candidate) -> Arch:
@@ -162,13 +172,40 @@ def _preferred_set(
         num_classes_of_isomers=len(scored.candidates),
         block_scores={
             axis.name: tuple(map(tuple, gains.tolist()))
-            for axis, gains in zip(space.layer_axes, scored.gains, strict=True)
+            for axis, gains in zip(space.layer_axes, scored.tables.gains, strict=True)
         },
         agreement=tuple(agreement),
+        optima=_optima(space, budgets.kept, picks, scored) if recipe.search.exact_optimum else (),
         device=str(device),
         num_threads=torch.get_num_threads(),
         versions=versions_in_use(),
     )
+
+
+def _optima(
+    space: SearchSpace, budgets: Sequence[Budget], picks: Sequence[Pick], scored: _Scored
+) -> tuple[ExactOptimum, ...]:
+    best = {pick.budget: pick.candidate for pick in picks if pick.rank == 0}
+    optima = []
+    for number, budget in enumerate(budgets):
+        if (found := optimum(scored.tables, budget)) is None:
+            continue
+        ours, chosen = found.candidate, best.get(number)
+        unit, gap = abs(ours.score or 1.0), None
+        if chosen is not None:  # of one subnet the last bits may differ, by the order of the sum
+            is_same = (ours.skeleton, ours.choices) == (chosen.skeleton, chosen.choices)
+            gap = 0.0 if is_same else max(0.0, (ours.score - chosen.score) / unit)
+        optima.append(
+            ExactOptimum(
+                budget=number,
+                arch=_arch(space, ours),
+                **ours.cost,
+                score=ours.score,
+                gap=gap,
+                unproven=(found.proven - ours.score) / unit,
+            )
+        )
+    return tuple(optima)
 
 
 def _agreement(

@@ -32,7 +32,15 @@ from families.drawing import (
     shared_supernet,
 )
 from prenas.cost import count
-from prenas.families import FAMILIES, all_spaces, build, build_structure, family_of, get_space
+from prenas.families import (
+    FAMILIES,
+    all_spaces,
+    build,
+    build_structure,
+    family_of,
+    get_space,
+    parameter_shapes,
+)
 from prenas.families.base import Arch, SearchSpace, TensorRole, leading_boxes, tensor_shapes
 from prenas.supernet import Supernet
 
@@ -558,6 +566,7 @@ def test_building_leaves_the_global_generators_alone(space: SearchSpace) -> None
     with global_state_untouched():
         network = build(space.largest, space.settings)
         build_structure(space.smallest, space.settings)
+        parameter_shapes(space.smallest, space.settings)
         Supernet(space.supernet, space.settings, drop_path=DROP_PATH).initialize(generator)
     assert all(parameter.device.type == "cpu" for parameter in network.parameters())
 
@@ -567,6 +576,14 @@ def test_structure_needs_no_memory(space: SearchSpace) -> None:
     structure = build_structure(space.supernet, space.settings)
     tensors = [*structure.parameters(), *structure.buffers()]
     assert {tensor.device.type for tensor in tensors} == {"meta"}
+
+
+@each_space
+def test_shapes_are_known_without_a_structure(space: SearchSpace) -> None:
+    for arch in (space.smallest, space.supernet):
+        built = build_structure(arch, space.settings).named_parameters()
+        found = parameter_shapes(arch, space.settings)
+        assert list(found.items()) == [(name, tuple(p.shape)) for name, p in built]
 
 
 # --- costs ---------------------------------------------------------------------------------------

@@ -66,7 +66,11 @@ def print_preferred(preferred: PreferredSet) -> None:
     print_table(
         f"{preferred.recipe.name}: {_plural(len(preferred.subnets), 'preferred subnet')} of "
         f"{preferred.num_archs:.3g} ({origin})",
-        ["#", "params", "MACs, M", "architecture", "score", "lead", "best of"],
+        [
+            *("#", "params", "MACs, M", "architecture", "score", "lead"),
+            *(["gap"] if preferred.optima else []),
+            "best of",
+        ],
         [
             (
                 number,
@@ -75,11 +79,18 @@ def print_preferred(preferred: PreferredSet) -> None:
                 subnet.arch.summary,
                 "-" if subnet.score is None else f"{subnet.score:,.1f}",
                 leads[number],
+                *([_gaps(preferred.gaps_of(number))] if preferred.optima else []),
                 "; ".join(preferred.budgets_of(number)),
             )
             for number, subnet in enumerate(preferred.subnets)
         ],
     )
+    if preferred.optima:
+        console.print(
+            "The gap is to the highest score of the whole space within the budget, isomer rule or "
+            "not; a higher score is no promise of a better network",
+            soft_wrap=True,
+        )
     if preferred.recipe.evolution is not None:
         console.print(
             "For comparison only: the recipe trains on the whole space and evolves afterwards",
@@ -102,6 +113,17 @@ def print_preferred(preferred: PreferredSet) -> None:
             f"per-layer options changed: {changed}",
             soft_wrap=True,
         )
+
+
+def _gaps(gaps: Sequence[tuple[float, float]]) -> str:
+    """Of every budget; what the solver left open is added, as a bound."""
+    return (
+        "; ".join(
+            f"{'at most ' if unproven else ''}{100 * (gap + unproven):.2g} %"
+            for gap, unproven in gaps
+        )
+        or "-"
+    )
 
 
 def _plural(number: int, noun: str) -> str:

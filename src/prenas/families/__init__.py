@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from prenas.families import vit
-from prenas.families.base import Arch, Family, SearchSpace, Settings
+from prenas.families.base import Arch, Family, SearchSpace, Settings, Shape
 from prenas.randomness import isolated_global_state
 
 FAMILIES: dict[str, Family] = {family.name: family for family in (vit.FAMILY,)}
@@ -66,3 +68,28 @@ def build_structure(
     """The same network without memory: shapes and layers only, on the `meta` device."""
     with torch.device("meta"):
         return family_of(arch).build(arch, settings, drop_path_rates)
+
+
+class _WeightsWithoutValues(TorchFunctionMode):
+    """Layers made under it reserve no memory for their weights, and nothing fills them."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is torch.empty:
+            kwargs["device"] = "meta"
+        elif getattr(func, "__module__", "") == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
+def parameter_shapes(arch: Arch, settings: Settings) -> dict[str, Shape]:
+    """Name -> shape of every parameter of the plain network, in half the time of a structure."""
+    with isolated_global_state(0, "constructors"), _WeightsWithoutValues():
+        network = family_of(arch).build(arch, settings, ())
+    return {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}

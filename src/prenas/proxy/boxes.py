@@ -26,12 +26,12 @@ class BoxSums:
             for found, part in zip(borders, box, strict=True):
                 found.update((part.start, part.stop))
         self._borders = [sorted(found) for found in borders]
-        pieces = values
+        pieces = values.double()
         for dim in reversed(range(values.ndim)):
             edges = self._borders[dim]
             pieces = torch.stack(
                 [
-                    pieces.narrow(dim, start, stop - start).sum(dim, dtype=torch.float64)
+                    pieces.narrow(dim, start, stop - start).sum(dim)
                     for start, stop in pairwise(edges)
                 ],
                 dim=dim,
@@ -45,8 +45,11 @@ class BoxSums:
     def __call__(self, box: Box) -> float:
         """The sum over a box whose borders were among those given."""
         total = 0.0
+        # Nothing lies before a first border, so a box that starts there has fewer corners.
         ends = [
             ((position[part.stop], 1), (position[part.start], -1))
+            if part.start
+            else ((position[part.stop], 1),)
             for position, part in zip(self._position, box, strict=True)
         ]
         for corner in product(*ends):

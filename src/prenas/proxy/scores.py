@@ -27,6 +27,7 @@ class WeightScore:
     layer_choices_only: bool = False
     """Sum only over tensors that a per-layer choice sizes (ViT: qkv, proj, fc1, fc2)."""
     finish: Callable[[Floats], Floats] | None = None
+    """Convex, so that its largest value stands at the largest or the smallest sum."""
 
 
 DEFAULT_SCORE = "sum_abs_weight_times_gradient"

@@ -7,20 +7,30 @@ per layer and axis. The family's layers are interchangeable, so an option costs 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from prenas.cost import count
+from prenas.cost import count_shapes
 from prenas.families import family_of
-from prenas.families.base import COST_AXES, Arch, Box, SearchSpace, Settings, Skeleton
+from prenas.families.base import (
+    COST_AXES,
+    Arch,
+    Box,
+    Family,
+    SearchSpace,
+    Settings,
+    Skeleton,
+    leading_boxes,
+)
 from prenas.proxy.boxes import BoxSums
 from prenas.proxy.importance import Importance
+from prenas.proxy.layout import layout_of
 from prenas.proxy.scores import WEIGHT_SCORES, Floats
-from prenas.supernet import owned_boxes
 
 Integers = npt.NDArray[np.int64]
 
@@ -66,6 +76,13 @@ class SpaceTables:
     """Applied to a subnet's sum to give its score; None leaves the sum."""
 
 
+class _Boxes(NamedTuple):
+    """What the subnets on one skeleton own of the supernet; see `Layout`."""
+
+    fixed: dict[str, Box]
+    chosen: list[list[dict[str, Box]]]
+
+
 def _probes(space: SearchSpace, skeleton: Skeleton) -> Iterator[tuple[int | None, int, Arch]]:
     """(axis, option, architecture with that option in all layers and the smallest elsewhere)."""
     smallest = [[0] * skeleton.num_layers for _ in space.layer_axes]
@@ -76,22 +93,32 @@ def _probes(space: SearchSpace, skeleton: Skeleton) -> Iterator[tuple[int | None
             yield number, option, space.compose(skeleton, choices)
 
 
+def _boxes(space: SearchSpace, importance: Importance, skeleton: Skeleton) -> _Boxes:
+    layout = layout_of(space, skeleton)
+    full = {name: tuple(weight.shape) for name, weight in importance.weights.items()}
+    return _Boxes(
+        leading_boxes(layout.fixed, full),
+        [[leading_boxes(shapes, full) for shapes in options] for options in layout.chosen],
+    )
+
+
 def _tensor_sums(
-    space: SearchSpace, importance: Importance, score: str
+    space: SearchSpace, importance: Importance, score: str, boxes: Iterable[_Boxes]
 ) -> Iterator[tuple[str, BoxSums]]:
-    """Sums of the score's elements, tensor by tensor, over the boxes of all probes."""
+    """Sums of the score's elements, tensor by tensor, over the boxes of all skeletons."""
     family, entry = family_of(space), WEIGHT_SCORES[score]
-    boxes: dict[str, list[Box]] = {}
-    for skeleton in space.skeletons:
-        for _, _, arch in _probes(space, skeleton):
-            for name, box in owned_boxes(arch, space.supernet, space.settings).items():
-                boxes.setdefault(name, []).append(box)
+    boxes_of: dict[str, list[Box]] = {}
+    for fixed, chosen in boxes:
+        for parts in (fixed, *chain.from_iterable(chosen)):
+            for name, box in parts.items():
+                boxes_of.setdefault(name, []).append(box)
     for name, weight in importance.weights.items():
         is_summed = family.is_scored(name) and (
             not entry.layer_choices_only or family.role(name).axis is not None
         )
         if is_summed:
-            yield name, BoxSums(entry.element(weight, importance.gradients[name]), boxes[name])
+            elements = entry.element(weight, importance.gradients[name])
+            yield name, BoxSums(elements, boxes_of[name])
 
 
 def space_tables(
@@ -108,27 +135,45 @@ def space_tables(
         score: a name from `WEIGHT_SCORES` or from the family's scores of architectures.
     """
     function = family_of(space).arch_scores.get(score)
-    sums = {} if function else dict(_tensor_sums(space, importance, score))
+    if function:
+        scored = [_arch_scores(space, skeleton, function) for skeleton in space.skeletons]
+    else:
+        boxes = [_boxes(space, importance, skeleton) for skeleton in space.skeletons]
+        sums = dict(_tensor_sums(space, importance, score, boxes))
+        family = family_of(space)
+        scored = [
+            _weight_scores(family, skeleton, parts, sums)
+            for skeleton, parts in zip(space.skeletons, boxes, strict=True)
+        ]
     skeletons = []
-    for skeleton in space.skeletons:
+    for skeleton, (base_score, scores) in zip(space.skeletons, scored, strict=True):
         base_cost, costs = option_costs(space, skeleton)
-        base_score, scores = (
-            _arch_scores(space, skeleton, function)
-            if function
-            else _weight_scores(space, skeleton, sums)
-        )
         axes = tuple(AxisTable(*pair) for pair in zip(costs, scores, strict=True))
         skeletons.append(SkeletonTable(skeleton.num_layers, base_cost, base_score, axes))
     finish = None if function else WEIGHT_SCORES[score].finish
     return SpaceTables(tuple(skeletons), gains, finish)
 
 
+def cost_tables(space: SearchSpace) -> SpaceTables:
+    """Tables of costs alone, every score zero: all that is known before the backward pass."""
+    skeletons = []
+    for skeleton in space.skeletons:
+        base, costs = option_costs(space, skeleton)
+        axes = tuple(AxisTable(c, np.zeros((skeleton.num_layers, len(c)))) for c in costs)
+        skeletons.append(SkeletonTable(skeleton.num_layers, base, 0.0, axes))
+    deepest = max(table.num_layers for table in skeletons)
+    gains = tuple(np.zeros((deepest, len(axis.options))) for axis in space.layer_axes)
+    return SpaceTables(tuple(skeletons), gains)
+
+
 def option_costs(space: SearchSpace, skeleton: Skeleton) -> tuple[Integers, list[Integers]]:
     """Base cost [cost axes], and per axis what an option adds in one layer [options, cost axes]."""
     base = np.zeros(len(COST_AXES), dtype=np.int64)
     added = [np.zeros((len(axis.options), len(COST_AXES)), np.int64) for axis in space.layer_axes]
+    layout = layout_of(space, skeleton)
     for axis, option, arch in _probes(space, skeleton):
-        cost = count(arch, space.settings)
+        options = [option if number == axis else 0 for number in range(len(added))]
+        cost = count_shapes(arch, space.settings, layout.shapes(options))
         total = np.array([getattr(cost, name) for name in COST_AXES], dtype=np.int64)
         if axis is None:
             base = total
@@ -139,24 +184,16 @@ def option_costs(space: SearchSpace, skeleton: Skeleton) -> tuple[Integers, list
 
 
 def _weight_scores(
-    space: SearchSpace, skeleton: Skeleton, sums: Mapping[str, BoxSums]
+    family: Family, skeleton: Skeleton, boxes: _Boxes, sums: Mapping[str, BoxSums]
 ) -> tuple[float, list[Floats]]:
     """Base score, and per axis the score [layers, options] of the tensors that the axis sizes."""
-    family = family_of(space)
-    number_of = {axis.name: number for number, axis in enumerate(space.layer_axes)}
-    base = 0.0
-    scores = [np.zeros((skeleton.num_layers, len(axis.options))) for axis in space.layer_axes]
-    for probed, option, arch in _probes(space, skeleton):
-        boxes = owned_boxes(arch, space.supernet, space.settings)
-        for name in sums:
-            if name not in boxes:
-                continue
-            layer, axis = family.role(name)
-            if axis is None:
-                base += sums[name](boxes[name]) if probed is None else 0.0
-            elif probed is None or number_of[axis] == probed:
-                assert layer is not None, f"{name} has an axis but no layer"
-                scores[number_of[axis]][layer, option] += sums[name](boxes[name])
+    base = sum((sums[name](box) for name, box in boxes.fixed.items() if name in sums), 0.0)
+    scores = [np.zeros((skeleton.num_layers, len(options))) for options in boxes.chosen]
+    for axis_scores, options in zip(scores, boxes.chosen, strict=True):
+        for option, parts in enumerate(options):
+            for name, box in parts.items():
+                if name in sums:
+                    axis_scores[family.role(name).layer, option] += sums[name](box)
     return base, scores
 
 
@@ -184,18 +221,16 @@ def block_scores(space: SearchSpace, importance: Importance) -> tuple[BlockScore
     """
     family = family_of(space)
     skeleton = space.skeletons[-1]
-    probes = {(axis, option): arch for axis, option, arch in _probes(space, skeleton)}
+    chosen = _boxes(space, importance, skeleton).chosen
     result = []
     for number, axis in enumerate(space.layer_axes):
         shape = (skeleton.num_layers, len(axis.options))
         normalised, raw = np.zeros(shape), np.zeros(shape)
-        archs = [probes[None, 0]] + [probes[number, o] for o in range(1, len(axis.options))]
-        owned = [owned_boxes(arch, space.supernet, space.settings) for arch in archs]
         for layer in range(skeleton.num_layers):
             for inner_name, unit_dim in family.unit_tensors[axis.name]:
                 name = family.layer_prefix(layer) + inner_name
                 weight, gradient = importance.weights[name], importance.gradients[name]
-                boxes = [boxes[name] for boxes in owned]
+                boxes = [parts[name] for parts in chosen[number]]
                 sums = BoxSums((weight * gradient).abs_(), boxes)
                 gain = np.diff([sums(box) for box in boxes])
                 matrix = list(boxes[-1])

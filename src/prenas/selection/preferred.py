@@ -42,6 +42,20 @@ class Choice(Value):
     there was no other."""
 
 
+class ExactOptimum(Value):
+    """The highest score of a budget over the whole space, isomer rule or not; only reported."""
+
+    budget: int
+    arch: SerializeAsAny[Arch]
+    params: int
+    macs: int
+    score: float
+    gap: float | None
+    """How far the chosen best subnet stays behind, relative to `score`; None if none was chosen."""
+    unproven: float
+    """How much more any subnet could score at most, relative to `score`; 0 if it is proven."""
+
+
 class SeedAgreement(Value):
     """How far another initialisation agrees with the one that was used (Kendall's tau, -1..1)."""
 
@@ -123,6 +137,8 @@ class PreferredSet(Value):
     block_scores: dict[str, tuple[tuple[float, ...], ...]]
     """Per axis the gains [layers, options] by which the isomer rule ranked layers."""
     agreement: tuple[SeedAgreement, ...]
+    optima: tuple[ExactOptimum, ...] = ()
+    """Of every budget that holds any subnet, if the recipe asks for them."""
     device: str
     num_threads: int
     versions: dict[str, str]
@@ -139,11 +155,14 @@ class PreferredSet(Value):
             return fields
         recipe = recipe_from_dict(fields["recipe"])
         arch_type = get_family(recipe.space.family).arch_type
-        subnets = [
-            {**subnet, "arch": arch_type.model_validate(subnet["arch"])}
-            for subnet in fields["subnets"]
-        ]
-        return {**fields, "recipe": recipe, "subnets": subnets}
+        with_archs = {
+            name: [
+                {**entry, "arch": arch_type.model_validate(entry["arch"])}
+                for entry in fields.get(name, ())
+            ]
+            for name in ("subnets", "optima")
+        }
+        return {**fields, "recipe": recipe, **with_archs}
 
     @property
     def origin(self) -> Imported | Adapted | None:
@@ -164,6 +183,15 @@ class PreferredSet(Value):
         if self.recipe.evolution is not None:
             return self.recipe.space.largest
         return envelope(self.archs)
+
+    def gaps_of(self, subnet: int) -> list[tuple[float, float]]:
+        """(gap, unproven) of `ExactOptimum`, per budget that a subnet is the best of."""
+        chosen = {(choice.budget, choice.subnet) for choice in self.choices if choice.rank == 0}
+        return [
+            (found.gap, found.unproven)
+            for found in self.optima
+            if (found.budget, subnet) in chosen and found.gap is not None
+        ]
 
     def budgets_of(self, subnet: int) -> list[str]:
         """The budgets that chose a subnet."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
@@ -99,19 +98,19 @@ class Candidates:
             score=float(self.scores[index]),
         )
 
-    @cached_property
-    def ranking(self) -> Integers:
-        """Candidates from best to worst: score, then lower costs, then enumeration order."""
-        keys = [self.costs[:, axis] for axis in reversed(range(self.costs.shape[1]))]
-        # The sort is stable, so enumeration order breaks what is left.
-        ranking: Integers = np.lexsort((*keys, -self.scores))
-        return ranking
-
     def best(self, budget: Budget, num: int) -> Integers:
-        """Indices of the `num` best candidates inside the budget, best first."""
+        """Indices of the `num` best candidates inside the budget, best first.
+
+        By score, then lower costs, then enumeration order.
+        """
         lower, upper = budget.bounds.T
-        inside = ((self.costs >= lower) & (self.costs < upper)).all(axis=1)
-        best: Integers = self.ranking[inside[self.ranking]][:num]
+        inside = np.flatnonzero(((self.costs >= lower) & (self.costs < upper)).all(axis=1))
+        if len(inside) > num:  # only those that can be among the best need an order
+            scores = self.scores[inside]
+            inside = inside[scores >= np.partition(scores, -num)[-num]]
+        keys = [self.costs[inside, axis] for axis in reversed(range(self.costs.shape[1]))]
+        # The sort is stable, so enumeration order breaks what is left.
+        best: Integers = inside[np.lexsort((*keys, -self.scores[inside]))][:num]
         return best
 
     def reachable(self) -> str:
