@@ -126,6 +126,8 @@ class _Part:
         self.multiply(self.q, key_table)
         self.k.body.copy_(k)
         self.v.body.copy_(v)
+        # All pairs with the class token use the last vector of a table: where it is the key, as a
+        # part of key and value; where it is the query, through the row of every other key.
         self.k.body[:, :, 0] += key_table[-1]
         self.v.body[:, :, 0] += value_table[-1]
 
