@@ -276,6 +276,13 @@ def test_evolution_needs_training() -> None:
         with_overrides(get_recipe("tiny"), ["evolution={}"])
 
 
+def test_the_whole_space_is_not_compiled() -> None:
+    with pytest.raises(
+        ValueError, match=r"nearly every step meets a new one: set training\.compile"
+    ):
+        with_overrides(get_recipe("digits-one-shot"), ["training.compile=true"])
+
+
 def test_the_rival_is_the_digits_with_evolution() -> None:
     """Nothing else differs, so that the two can be compared; the values are AutoFormer's."""
     rival = get_recipe("digits-one-shot")

@@ -255,6 +255,11 @@ class Recipe(Value):
                 "evolution searches a trained supernet but the recipe has no training: set "
                 "evolution to none, or choose a recipe that trains"
             )
+        if self.evolution is not None and self.training is not None and self.training.compile:
+            raise ValueError(
+                "training.compile makes a graph per subnet, but evolution trains on the whole "
+                "space, where nearly every step meets a new one: set training.compile=false"
+            )
         return self
 
     @property

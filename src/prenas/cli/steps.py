@@ -90,8 +90,16 @@ def run_training(
 ) -> None:
     """Trains, and shows how it goes."""
     from prenas import artifacts, pipeline
+    from prenas.run_folder import read_preferred
 
     was_done = (out / artifacts.SUPERNET).exists()
+    preferred = read_preferred(out)
+    training = preferred.recipe.training
+    if training is not None and training.compile and not was_done:
+        console.print(
+            f"Each of the {len(preferred.subnets)} subnets is compiled at its first step, which "
+            "takes a minute or two"
+        )
     started = time.perf_counter()
     with training_progress() as progress:
         pipeline.train(
