@@ -6,11 +6,14 @@ import re
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -193,3 +196,22 @@ def test_two_machines_train_together(tmp_path: Path) -> None:
     assert "Training done" in output
     assert silence == ""
     assert (tmp_path / "run" / "report.md").exists()
+
+
+def test_a_process_that_does_not_come_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "_TIMEOUT", timedelta(seconds=0.2))
+    with pytest.raises(TimeoutError, match=r"processes \[1, 2\] of 3 did not come"):
+        processes._fresh(dist.HashStore(), 0, 3)
+
+
+def test_what_an_earlier_life_left_behind_is_not_taken_for_this_one() -> None:
+    """Both of two processes find the same part of the store, with a word of before in it."""
+    store = dist.HashStore()
+    store.set("prenas/hello/1", "a word of a process that was killed")
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda rank: processes._fresh(store, rank, 2), (0, 1))
+    first.set("key", "value")
+    assert second.get("key") == b"value"
+    with ThreadPoolExecutor(2) as pool:
+        again, _ = pool.map(lambda rank: processes._fresh(store, rank, 2), (0, 1))
+    assert not again.check(["key"])

@@ -118,11 +118,20 @@ def _fresh(store: dist.Store, rank: int, world_size: int) -> dist.Store:
     the address of one that was killed. No variable numbers the restarts alike on all machines;
     hence the processes greet each other anew: each says a word of its own that no earlier process
     can have answered.
+
+    Raises:
+        TimeoutError: some process does not come.
     """
     word = uuid.uuid4().hex
     if rank == 0:
         missing = set(range(1, world_size))
+        deadline = time.monotonic() + _TIMEOUT.total_seconds()
         while missing:
+            if time.monotonic() > deadline:
+                raise TimeoutError(
+                    f"processes {sorted(missing)} of {world_size} did not come: look for their "
+                    "messages, and start all of them again"
+                )
             for other in list(missing):
                 if store.check([f"prenas/{word}/{other}"]):
                     missing.remove(other)

@@ -314,6 +314,16 @@ def test_unsuitable_images_are_refused_in_words_wherever_they_are_read(num_worke
     assert message.startswith("the data gives images of shape (4, 3, 8, 8)")
 
 
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_augmentation_that_refuses_is_heard_wherever_it_runs(num_workers: int) -> None:
+    def refuse(images: Tensor, generators: object) -> Tensor:
+        raise ValueError("these images are upside down")
+
+    data = numbered(Numbered(10), num_workers=num_workers, augmentation=refuse)
+    message = value_error_of(lambda: list(training_batches(data, NUMBERED, 4, 0, 0)))
+    assert message == "these images are upside down"
+
+
 def test_images_of_a_loader_stay_what_they_are() -> None:
     """It may give the same tensors again; the changes of a batch work in place."""
     plain = own_data(num_images=8)

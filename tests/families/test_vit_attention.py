@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from typing import NamedTuple
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.func import functional_call, grad, vmap
 
 from families.drawing import TEST_SPACES, archs, assert_equal, images_for, new_supernet
 from prenas.families.base import SearchSpace
@@ -186,6 +188,32 @@ def test_nothing_of_size_n_by_n_is_kept_for_the_backward_pass() -> None:
     tokens = case.batch * 197 * case.heads
     sizes = sorted((x.numel() for x in kept if x.numel() > 197 * 32), reverse=True)
     assert sizes == [3 * tokens * case.head_dim, tokens * 29]
+
+
+def test_a_traced_network_takes_other_batches_and_is_saved() -> None:
+    space = TEST_SPACES["vit"][0]
+    network = new_supernet(space).network.eval()
+    for may_learn in (False, True):
+        with torch.set_grad_enabled(may_learn):
+            traced = torch.jit.trace(network, images_for(space, batch=2))
+        torch.jit.save(traced, BytesIO())
+        images = images_for(space, batch=5)
+        assert_equal(traced(images), network(images), 1e-5)
+
+
+def test_gradients_per_sample_by_torch_func() -> None:
+    space = TEST_SPACES["vit"][0]
+    network = new_supernet(space).network.double().eval()
+    weights = dict(network.named_parameters())
+    images = images_for(space, batch=3).double()
+
+    def loss(weights: dict[str, Tensor], image: Tensor) -> Tensor:
+        return functional_call(network, weights, (image[None],)).square().sum()
+
+    found = vmap(grad(loss), in_dims=(None, 0))(weights, images)
+    expected = torch.autograd.grad(network(images).square().sum(), list(weights.values()))
+    for name, whole in zip(weights, expected, strict=True):
+        assert_equal(found[name].sum(0), whole, 1e-10)
 
 
 def test_parts_are_for_processors_and_pictures_of_some_hundred_tokens() -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
-from prenas.data.images import Batch, ImageData, ImageSource, as_batch, num_samples
+from prenas.data.images import Augment, Batch, ImageData, ImageSource, Mix, as_batch, num_samples
 from prenas.data.reading import Chunk, Reader, Sample, as_loader, isolated, read
 from prenas.families.base import Settings
 from prenas.processes import ALONE, Processes
@@ -30,7 +30,8 @@ _Changed = tuple[Tensor, Tensor, list[np.random.Generator]]
 class _Changes:
     """What happens to the batches of one epoch after they were read, by whatever process."""
 
-    data: ImageData
+    augmentation: Augment | None
+    mixing: Mix | None
     settings: Settings
     seed: int
     epoch: int
@@ -42,21 +43,20 @@ class _Changes:
         Raised in a process of its own, an error would arrive behind its traceback.
         """
         try:
-            images, labels = as_batch(batch, self.settings)
+            return self.changed(chunk, *as_batch(batch, self.settings))
         except ValueError as error:
             return error
-        return self.changed(chunk, images, labels)
 
     def changed(self, chunk: Chunk, images: Tensor, labels: Tensor) -> _Changed:
         """Augmented and mixed, perhaps in place."""
         seed, epoch = self.seed, self.epoch
         generators = [numpy_generator(seed, "sample", epoch, *s.position) for s in chunk.samples]
-        if self.data.augmentation is not None:
-            images = self.data.augmentation(images, generators)
-        if self.data.mixing is not None:  # pairs images of one process
+        if self.augmentation is not None:
+            images = self.augmentation(images, generators)
+        if self.mixing is not None:  # pairs images of one process
             place = (epoch, chunk.number, self.rank) if self.rank else (epoch, chunk.number)
             with isolated_global_state(seed, "mixing", *place):
-                images, labels = self.data.mixing(images, labels)
+                images, labels = self.mixing(images, labels)
         return images, labels, generators
 
 
@@ -81,18 +81,23 @@ def training_batches(
         ValueError: a batch whose images or labels do not suit the network.
     """
     source = as_loader(data.train, batch_size, data.num_workers)
-    changes = _Changes(data, settings, seed, epoch, processes.rank)
+    changes = _Changes(data.augmentation, data.mixing, settings, seed, epoch, processes.rank)
     if isinstance(source, DataLoader):
         yield from _batches_of_loader(source, changes, start, processes)
     else:
-        yield from _batches_of_dataset(source, changes, batch_size, start, processes)
+        yield from _batches_of_dataset(source, data, changes, batch_size, start, processes)
 
 
 def _batches_of_dataset(
-    source: Dataset[Any], changes: _Changes, batch_size: int, start: int, processes: Processes
+    source: Dataset[Any],
+    data: ImageData,
+    changes: _Changes,
+    batch_size: int,
+    start: int,
+    processes: Processes,
 ) -> Iterator[Batch]:
     """Reads nothing but this process' own samples."""
-    data, settings, seed, epoch = changes.data, changes.settings, changes.seed, changes.epoch
+    settings, seed, epoch = changes.settings, changes.seed, changes.epoch
     generator = torch_generator(seed, "shuffle", epoch)
     order = torch.randperm(num_samples(source), generator=generator).tolist()
     repeated = (Sample(index, copy) for index in order for copy in range(data.repeats))

@@ -17,6 +17,9 @@ from prenas.families.base import Settings
 ImageSource = Dataset[Any] | DataLoader[Any]
 """A data set of (image [C, H, W], label) pairs, or a loader of batches of them."""
 
+Augment = Callable[[Tensor, Sequence[np.random.Generator]], Tensor]
+Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
 
 @dataclass(frozen=True)
 class ImageData:
@@ -34,10 +37,11 @@ class ImageData:
     class_names: tuple[str, ...]
     unchanged: Dataset[Any] | None = None
     """The training images without augmentation, for a search on data; None where `train` is so."""
-    augmentation: Callable[[Tensor, Sequence[np.random.Generator]], Tensor] | None = None
+    augmentation: Augment | None = None
     """(images [B, C, H, W], one generator per sample) -> changed images, perhaps in place. It runs
-    in the process that reads, like `mixing`: where these are not forked, both are pickled."""
-    mixing: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
+    in the process that reads, like `mixing`, made anew every epoch: so both keep no state and stay
+    on the processor; where processes are not forked, both are pickled."""
+    mixing: Mix | None = None
     """(images, labels [B]) -> mixed images, perhaps in place, and shares of the classes
     [B, num_classes]."""
     repeats: int = 1

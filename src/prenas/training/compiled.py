@@ -40,9 +40,8 @@ class Compiled:
                 self._works = False
                 reason = str(error).strip().partition("\n")[0]
                 _logger.warning(
-                    "torch.compile failed (%s): this subnet is trained uncompiled, more slowly. It "
-                    "needs a C++ compiler on a processor, Triton on a GPU; training.compile=false "
-                    "does without",
+                    "torch.compile failed (%s): this subnet is trained uncompiled, to the same "
+                    "end. Compiling needs a C++ compiler on a processor, Triton on a GPU",
                     reason,
                 )
         return self._network(images, noise)  # type: ignore[no-any-return]

@@ -27,7 +27,8 @@ _DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 def suits_parts(qkv: Tensor) -> bool:
     """Whether `attention_in_parts` is the form to take for queries, keys, values [B, N, H, 3, d].
 
-    Not on an accelerator, not while compiling (which fuses for itself), not for large images.
+    Not on an accelerator, not for large images; not where others look into it: compilers (which
+    fuse for themselves), `torch.jit.trace`, the transforms of `torch.func`.
     """
     _, tokens, heads = qkv.shape[:3]
     return (
@@ -35,6 +36,8 @@ def suits_parts(qkv: Tensor) -> bool:
         and qkv.dtype in _DTYPES
         and heads * tokens**2 * qkv.element_size() <= _MOST_BYTES
         and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()  # type: ignore[no-untyped-call]
+        and not torch._C._are_functorch_transforms_active()
     )
 
 
