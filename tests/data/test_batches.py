@@ -1,6 +1,7 @@
 """Batches of pictures: a sample follows from (seed, epoch, image, copy), however it is made."""
 
-from collections.abc import Sequence
+import multiprocessing
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from prenas.data import (
 )
 from prenas.data.augmentation import BatchAugmentation
 from prenas.data.pictures import Pictures, Pixels
+from prenas.data.reading import isolated
 from prenas.data_recipe import Augmentation
 from prenas.families.vit.space import VitSettings
 from prenas.randomness import isolated_global_state, numpy_generator, torch_generator
@@ -322,6 +324,31 @@ def test_an_augmentation_that_refuses_is_heard_wherever_it_runs(num_workers: int
     data = numbered(Numbered(10), num_workers=num_workers, augmentation=refuse)
     message = value_error_of(lambda: list(training_batches(data, NUMBERED, 4, 0, 0)))
     assert message == "these images are upside down"
+
+
+class _Broken:
+    """A loader whose next batch lies in the memory of a process that may have died."""
+
+    dataset = sampler = None
+
+    def __init__(self, *readers: multiprocessing.Process) -> None:
+        self._workers = readers
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        raise ConnectionResetError("reset by peer")
+
+
+def test_a_batch_that_died_with_its_reader_is_told_from_a_broken_connection() -> None:
+    reader = multiprocessing.get_context("fork").Process(target=lambda: None)
+    reader.start()
+    reader.join()
+    with pytest.raises(ChildProcessError, match=r"reads images has died \(reset by peer\)"):
+        next(isolated(_Broken(reader), 0, 0))  # type: ignore[arg-type]
+    with pytest.raises(ConnectionResetError):
+        next(isolated(_Broken(), 0, 0))  # type: ignore[arg-type]
 
 
 def test_images_of_a_loader_stay_what_they_are() -> None:

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count, groupby
+from multiprocessing.connection import wait
 from typing import Any, NamedTuple
 
 import torch
@@ -160,7 +161,24 @@ def isolated(loader: DataLoader[Any], seed: int, epoch: int) -> Iterator[Any]:
                 batch = next(iterator)
             except StopIteration:
                 return
+            except (OSError, EOFError) as error:
+                # A finished batch of a reader that died before it could hand over the memory.
+                if _has_lost_a_reader(iterator):
+                    raise _loss(error) from error
+                raise
         yield batch
+
+
+def _has_lost_a_reader(iterator: Iterator[Any]) -> bool:
+    workers = getattr(iterator, "_workers", ())
+    return bool(wait([worker.sentinel for worker in workers], timeout=1.0))
+
+
+def _loss(error: Exception) -> ChildProcessError:
+    return ChildProcessError(
+        f"a process that reads images has died ({error}), as happens when memory or /dev/shm "
+        "is full: set data.num_workers lower, or 0, and give the command again"
+    )
 
 
 @contextmanager
@@ -175,10 +193,7 @@ def readers_watched() -> Iterator[None]:
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        raise ChildProcessError(
-            f"a process that reads images has died ({error}), as happens when memory or /dev/shm "
-            "is full: set data.num_workers lower, or 0, and give the command again"
-        ) from error
+        raise _loss(error) from error
 
 
 def _outlive_requests(number: int) -> None:
