@@ -8,6 +8,7 @@ gradients of the shared weights, and are zero outside the part that the subnet o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import copy
 from functools import lru_cache
 from threading import get_ident
@@ -15,19 +16,28 @@ from threading import get_ident
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from prenas.families import build, build_structure, family_of
-from prenas.families.base import Arch, Box, Settings, leading_boxes, named_tensors, tensor_shapes
+from prenas.families import build_shared, build_structure, family_of
+from prenas.families.base import Arch, Box, Settings, named_tensors, tensor_shapes
+from prenas.families.base import owned_boxes as boxes_of
+
+Statistics = Mapping[str, Tensor]
+"""What a subnet knows of its own of the images that flow through it: buffers by name."""
 
 
 def _structure(
-    arch: Arch, settings: Settings, drop_path_rates: tuple[float, ...], training: bool
+    arch: Arch,
+    settings: Settings,
+    drop_path_rates: tuple[float, ...],
+    dropout: float,
+    training: bool,
 ) -> nn.Module:
     """The layers of a subnet without weights, kept for the next call.
 
     One per mode, so that a call changes nothing; one per thread, because a call lends it weights.
     """
-    return _kept_structure(arch, settings, drop_path_rates, training, get_ident())
+    return _kept_structure(arch, settings, drop_path_rates, dropout, training, get_ident())
 
 
 @lru_cache(maxsize=256)
@@ -35,19 +45,47 @@ def _kept_structure(
     arch: Arch,
     settings: Settings,
     drop_path_rates: tuple[float, ...],
+    dropout: float,
     training: bool,
     _thread: int,
 ) -> nn.Module:
-    return build_structure(arch, settings, drop_path_rates).train(training)
+    structure = build_structure(arch, settings, drop_path_rates, dropout)
+    return _without_tracking(structure).train(training)
+
+
+def _without_tracking(network: nn.Module) -> nn.Module:
+    """Training leaves statistics alone: those of one subnet are wrong for every other."""
+    for module in network.modules():
+        if isinstance(module, _BatchNorm):
+            module.track_running_stats = False
+    return network
+
+
+def statistic_names(network: nn.Module) -> tuple[str, ...]:
+    """The buffers that hold statistics of images, BatchNorm's, by name."""
+    return tuple(
+        f"{path}.{name}" if path else name
+        for path, module in network.named_modules()
+        if isinstance(module, _BatchNorm)
+        for name, _ in module.named_buffers(recurse=False)
+    )
 
 
 @lru_cache(maxsize=256)
 def owned_boxes(arch: Arch, largest: Arch, settings: Settings) -> dict[str, Box]:
     """Which part of every tensor of the `largest` network the subnet `arch` owns."""
-    return leading_boxes(
-        tensor_shapes(_structure(arch, settings, (), False)),
-        tensor_shapes(_structure(largest, settings, (), False)),
-    )
+    return _boxes(arch, settings, _shared_shapes(largest, settings))
+
+
+@lru_cache(maxsize=64)
+def _shared_shapes(largest: Arch, settings: Settings) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):
+        return tensor_shapes(build_shared(largest, settings))
+
+
+def _boxes(arch: Arch, settings: Settings, full: dict[str, tuple[int, ...]]) -> dict[str, Box]:
+    structure = _structure(arch, settings, (), 0.0, False)
+    return boxes_of(family_of(arch), tensor_shapes(structure), full)
 
 
 class Supernet(nn.Module):
@@ -56,21 +94,31 @@ class Supernet(nn.Module):
     Args:
         arch: the largest network, whose weights all subnets share.
         settings: input and classes, the same for all subnets.
-        drop_path: stochastic-depth rate of the last layer, rising linearly from 0 over the depth
-            of the supernet; a layer keeps its rate in every subnet.
+        drop_path: highest stochastic-depth rate; the family gives each layer its own, which it
+            keeps in every subnet.
+        dropout: rate of the features before the classifier.
     """
 
-    def __init__(self, arch: Arch, settings: Settings, *, drop_path: float = 0.0) -> None:
+    def __init__(
+        self, arch: Arch, settings: Settings, *, drop_path: float = 0.0, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.family = family_of(arch)
         self.arch = arch
         self.settings = settings
-        # One rate per layer of the deepest network, so layer i has the same rate in all of them.
-        num_layers = max(1, self.family.num_layers(arch))
-        self.drop_path_rates: tuple[float, ...] = tuple(
-            torch.linspace(0.0, drop_path, num_layers).tolist()
-        )
-        self.network = build(arch, settings, self.drop_path_rates)
+        self.dropout = dropout
+        rates = self.family.drop_path_rates(arch, drop_path)
+        self.drop_path_rates = dict(zip(self.family.layers(arch), rates, strict=True))
+        """Rate of every layer, by what its names begin with."""
+        self.network = build_shared(arch, settings)
+        self.has_statistics = bool(statistic_names(self.network))
+        """Whether subnets need statistics of their own before they can be evaluated."""
+
+    @property
+    def num_draws(self) -> int:
+        """Uniform numbers per image that `noise` holds: branches, then features if they drop."""
+        branches = self.family.num_branches(self.arch)
+        return branches + (self.family.num_features(self.arch) if self.dropout else 0)
 
     def initialize(self, generator: torch.Generator) -> Supernet:
         """Fills the weights with the family's initialisation; returns self."""
@@ -78,19 +126,42 @@ class Supernet(nn.Module):
             self.family.initialize(self.network, generator)
         return self
 
-    def forward(self, images: Tensor, arch: Arch, noise: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        images: Tensor,
+        arch: Arch,
+        noise: Tensor | None = None,
+        statistics: Statistics | None = None,
+    ) -> Tensor:
         """Logits [B, num_classes] of the subnet `arch` for images [B, in_chans, height, width].
 
         Args:
-            noise: uniform numbers in [0, 1) of shape [B, branches of the supernet], one row per
-                sample, that decide in training which residual branches stochastic depth drops.
+            noise: uniform numbers in [0, 1) of shape [B, num_draws], one row per sample, that
+                decide in training which residual branches, and then which features, are dropped.
+            statistics: what calibration gave for this subnet; needed in evaluation mode where
+                `has_statistics`.
 
         Raises:
-            ValueError: the architecture does not fit, or the images have another shape.
+            ValueError: the architecture does not fit, the images have another shape, or statistics
+                are missing.
         """
         views = self.views(arch)
-        structure = _structure(arch, self.settings, self._rates(arch), self.training)
+        if not self.training:
+            views.update(self._required(arch, statistics))
+        structure = _structure(
+            arch, self.settings, self._rates(arch), self.dropout, self.training
+        )
         return functional_call(structure, views, (images, noise), strict=True)  # type: ignore[no-any-return]
+
+    def _required(self, arch: Arch, statistics: Statistics | None) -> Statistics:
+        if self.has_statistics and statistics is None:
+            raise ValueError(
+                f"subnet {arch.id} ({arch.summary}) has no statistics of its own yet: subnets "
+                "share weights, but what BatchNorm knows of the images differs in each. Calibrate "
+                "it first (`prenas calibrate RUN`, or prenas.calibrate(supernet, archs, batches)) "
+                "and give what that returns as `statistics`"
+            )
+        return statistics or {}
 
     def views(self, arch: Arch) -> dict[str, Tensor]:
         """The subnet's tensors (parameters and buffers) as views of the shared ones."""
@@ -106,30 +177,43 @@ class Supernet(nn.Module):
         self.family.check_contains(self.arch, arch)
         return dict(owned_boxes(arch, self.arch, self.settings))
 
-    def cut(self, arch: Arch) -> nn.Module:
-        """The plain network of `arch` with a copy of its weights, in the supernet's mode."""
+    def cut(self, arch: Arch, statistics: Statistics | None = None) -> nn.Module:
+        """The plain network of `arch` with a copy of its weights, in the supernet's mode.
+
+        In training mode its statistics, where it has any, are those of a new network.
+
+        Raises:
+            ValueError: the architecture does not fit, or evaluation lacks statistics.
+        """
         views = self.views(arch)
+        if not self.training:
+            views.update(self._required(arch, statistics))
         like = next(self.network.parameters())
-        structure = build_structure(arch, self.settings, self._rates(arch)).to(like.dtype)
-        network = structure.to_empty(device=like.device).train(self.training)
+        structure = build_structure(arch, self.settings, self._rates(arch), self.dropout)
+        network = structure.to(like.dtype).to_empty(device=like.device).train(self.training)
         with torch.no_grad():
             for name, tensor in named_tensors(network).items():
                 tensor.copy_(views[name])
         return network
 
-    def bound(self, arch: Arch) -> nn.Module:
+    def bound(self, arch: Arch, *, drops: bool = True) -> nn.Module:
         """The plain network of `arch` on the shared weights themselves, in the supernet's mode.
 
         Its parameters are leaves that view the owned part of the shared ones, and their `.grad`
         views that part of the shared `.grad`: backward passes add to it in place, as cheaply as
         in a network of its own. It holds as long as the shared tensors stay where they are.
 
+        Args:
+            drops: whether stochastic depth and dropout act in training.
+
         Raises:
             ValueError: the architecture does not fit into this supernet, or a shared parameter
                 that is trained has no `.grad` to add to.
         """
         shared, owned = named_tensors(self.network), self.owned(arch)
-        network = build_structure(arch, self.settings, self._rates(arch)).train(self.training)
+        rates, dropout = (self._rates(arch), self.dropout) if drops else ((), 0.0)
+        structure = build_structure(arch, self.settings, rates, dropout)
+        network = _without_tracking(structure).train(self.training)
         for name, box in owned.items():
             path, _, own_name = name.rpartition(".")
             tensor = shared[name]
@@ -147,17 +231,31 @@ class Supernet(nn.Module):
             setattr(network.get_submodule(path), own_name, view)
         return network
 
-    def trimmed(self, arch: Arch, *, drop_path: float = 0.0) -> Supernet:
-        """A smaller supernet whose largest network is `arch`, with a copy of these weights."""
-        supernet = Supernet(arch, self.settings, drop_path=drop_path).to(next(self.parameters()))
-        supernet.network.load_state_dict(self.cut(arch).state_dict())
+    def trimmed(self, arch: Arch, *, drop_path: float = 0.0, dropout: float = 0.0) -> Supernet:
+        """A smaller supernet whose largest network is `arch`, with a copy of these weights.
+
+        Raises:
+            ValueError: the architecture does not fit into this supernet.
+        """
+        self.family.check_contains(self.arch, arch)
+        supernet = Supernet(arch, self.settings, drop_path=drop_path, dropout=dropout)
+        supernet = supernet.to(next(self.parameters()))
+        smaller, shared = named_tensors(supernet.network), named_tensors(self.network)
+        boxes = boxes_of(self.family, tensor_shapes(supernet.network), tensor_shapes(self.network))
+        with torch.no_grad():
+            for name, tensor in smaller.items():
+                tensor.copy_(shared[name][boxes[name]])
         return supernet.train(self.training)
 
     def with_network(self, network: nn.Module) -> Supernet:
-        """The same supernet over other weights, such as a moving average; nothing is copied."""
+        """The same supernet over other weights, such as a moving average; nothing is copied.
+
+        In that network's mode.
+        """
         other = copy(self)
         other._modules = {"network": network}
+        other.training = network.training
         return other
 
     def _rates(self, arch: Arch) -> tuple[float, ...]:
-        return self.drop_path_rates[: self.family.num_layers(arch)]
+        return tuple(self.drop_path_rates[layer] for layer in self.family.layers(arch))

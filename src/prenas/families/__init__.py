@@ -10,11 +10,11 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from prenas.families import vit
+from prenas.families import mobilenet, vit
 from prenas.families.base import Arch, Family, SearchSpace, Settings, Shape
 from prenas.randomness import isolated_global_state
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (vit.FAMILY,)}
+FAMILIES: dict[str, Family] = {family.name: family for family in (vit.FAMILY, mobilenet.FAMILY)}
 
 
 def unknown_name(kind: str, name: str, choices: Iterable[str]) -> ValueError:
@@ -53,21 +53,30 @@ def get_space(name: str) -> SearchSpace:
     return spaces[name]
 
 
-def build(arch: Arch, settings: Settings, drop_path_rates: Sequence[float] = ()) -> nn.Module:
+def build(
+    arch: Arch, settings: Settings, drop_path_rates: Sequence[float] = (), dropout: float = 0.0
+) -> nn.Module:
     """The plain network of one architecture, its weights yet to be filled.
 
     Layer constructors draw from the global generator; here that leaves no trace.
     """
     with isolated_global_state(0, "constructors"):
-        return family_of(arch).build(arch, settings, drop_path_rates)
+        return family_of(arch).build(arch, settings, drop_path_rates, dropout)
 
 
 def build_structure(
-    arch: Arch, settings: Settings, drop_path_rates: Sequence[float] = ()
+    arch: Arch, settings: Settings, drop_path_rates: Sequence[float] = (), dropout: float = 0.0
 ) -> nn.Module:
     """The same network without memory: shapes and layers only, on the `meta` device."""
     with torch.device("meta"):
-        return family_of(arch).build(arch, settings, drop_path_rates)
+        return family_of(arch).build(arch, settings, drop_path_rates, dropout)
+
+
+def build_shared(arch: Arch, settings: Settings) -> nn.Module:
+    """The network that holds the shared weights of a supernet whose largest is `arch`."""
+    family = family_of(arch)
+    with isolated_global_state(0, "constructors"):
+        return (family.build_shared or family.build)(arch, settings, (), 0.0)
 
 
 class _WeightsWithoutValues(TorchFunctionMode):
@@ -91,5 +100,5 @@ class _WeightsWithoutValues(TorchFunctionMode):
 def parameter_shapes(arch: Arch, settings: Settings) -> dict[str, Shape]:
     """Name -> shape of every parameter of the plain network, in half the time of a structure."""
     with _WeightsWithoutValues():  # nothing is drawn
-        network = family_of(arch).build(arch, settings, ())
+        network = family_of(arch).build(arch, settings, (), 0.0)
     return {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import NamedTuple
 
 import torch
@@ -51,37 +52,35 @@ def measure_importance(
     """Gradient of one scalar at the subnet `largest`, for all weights of the supernet.
 
     The scalar is the sum of all logits of all images, or, with labels, the mean cross-entropy.
-    Evaluation mode, so the result is deterministic (the original leaves stochastic depth on);
-    images pass in small batches, whose gradients add up, to bound the memory.
+    The family prepares a copy of the network (evaluation mode, unless it says otherwise), so the
+    result is deterministic (the original leaves stochastic depth on) and the supernet keeps its
+    weights; those of the copy are what counts. Images pass in small batches, whose gradients add
+    up, to bound the memory.
 
     Raises:
         ValueError: a layer of the largest subnet that S sums over has no gradient at all, so that
             its importance would be meaningless.
     """
-    was_training = supernet.training
-    supernet.eval()
-    parameters = dict(supernet.network.named_parameters())
-    try:
-        total: list[Tensor] | None = None
-        for start in range(0, len(images), batch_size):
-            batch = slice(start, start + batch_size)
-            logits = supernet(images[batch], largest)
-            scalar = (
-                logits.sum()
-                if labels is None
-                else cross_entropy(logits, labels[batch], reduction="sum") / len(images)
-            )
-            gradients = torch.autograd.grad(
-                scalar, list(parameters.values()), materialize_grads=True
-            )
-            if total is None:  # own copies: autograd may hand out gradients that share memory
-                total = [gradient.clone() for gradient in gradients]
-            else:
-                for sum_so_far, gradient in zip(total, gradients, strict=True):
-                    sum_so_far += gradient
-            del logits, scalar, gradients  # before the next batch asks for as much
-    finally:
-        supernet.train(was_training)
+    network = deepcopy(supernet.network)
+    supernet.family.prepare_for_scoring(network)
+    prepared = supernet.with_network(network)
+    parameters = dict(network.named_parameters())
+    total: list[Tensor] | None = None
+    for start in range(0, len(images), batch_size):
+        batch = slice(start, start + batch_size)
+        logits = prepared(images[batch], largest)
+        scalar = (
+            logits.sum()
+            if labels is None
+            else cross_entropy(logits, labels[batch], reduction="sum") / len(images)
+        )
+        gradients = torch.autograd.grad(scalar, list(parameters.values()), materialize_grads=True)
+        if total is None:  # own copies: autograd may hand out gradients that share memory
+            total = [gradient.clone() for gradient in gradients]
+        else:
+            for sum_so_far, gradient in zip(total, gradients, strict=True):
+                sum_so_far += gradient
+        del logits, scalar, gradients  # before the next batch asks for as much
     if total is None:
         raise ValueError("no images: importance needs at least one")
     importance = Importance(

@@ -9,6 +9,7 @@ import torch
 from timm.layers import DropPath, Mlp, PatchEmbed
 from torch import Tensor, nn
 
+from prenas.families.base import TensorRole, Work
 from prenas.families.vit.attention import (
     GridIndex,
     RelativeAttention,
@@ -63,7 +64,11 @@ class VisionTransformer(nn.Module):
     key_features: Tensor
 
     def __init__(
-        self, arch: VitArch, settings: VitSettings, drop_path_rates: Sequence[float] = ()
+        self,
+        arch: VitArch,
+        settings: VitSettings,
+        drop_path_rates: Sequence[float] = (),
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.arch = arch
@@ -194,20 +199,27 @@ def initialize(network: nn.Module, generator: torch.Generator) -> None:
             nn.init.trunc_normal_(parameter, std=0.02, generator=generator)
 
 
-def macs(arch: VitArch, settings: VitSettings) -> tuple[int, int]:
-    """Multiply-accumulates of one image: (all matrix products, what relative positions add)."""
+def drop_path_rates(arch: VitArch, rate: float) -> tuple[float, ...]:
+    """Rising linearly from 0 in the first layer to `rate` in the last."""
+    return tuple(torch.linspace(0.0, rate, arch.depth).tolist())
+
+
+def work(arch: VitArch, settings: VitSettings) -> list[Work]:
+    """Multiply-accumulates of one image, and what relative positions add: first what stands beside
+    the layers, then layer by layer."""
     rows, columns = settings.grid
     patches = rows * columns
     tokens = patches + 1
     width, head_dim = arch.embed_dim, settings.head_dim
-    total = patches * settings.in_chans * settings.patch_size**2 * width
-    total += width * settings.num_classes
     features = padded_width(head_dim, rows, columns) - head_dim
-    relative = 0
-    for heads, hidden in zip(arch.num_heads, arch.hidden_dims, strict=True):
+    ends = patches * settings.in_chans * settings.patch_size**2 * width
+    ends += width * settings.num_classes
+    parts = [Work(TensorRole(0, None), ends)]
+    for layer, (heads, hidden) in enumerate(zip(arch.num_heads, arch.hidden_dims, strict=True)):
         projections = tokens * width * heads * head_dim * 4
         attention = 2 * heads * tokens**2 * head_dim
-        total += projections + attention + 2 * tokens * width * hidden
-        relative += 2 * heads * tokens**2 * features
+        total = projections + attention + 2 * tokens * width * hidden
+        relative = 2 * heads * tokens**2 * features
         relative += 2 * heads * patches * (rows + 1 + columns) * head_dim
-    return total, relative
+        parts.append(Work(TensorRole(0, layer), total, relative))
+    return parts

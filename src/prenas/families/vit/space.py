@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import product
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from prenas.families.base import Arch, LayerAxis, SearchSpace, Settings, Skeleton
+from prenas.families.base import Arch, Choices, LayerAxis, SearchSpace, Settings, Stage
 
 Positive = Annotated[int, Field(ge=1)]
 Ratio = Annotated[float, Field(gt=0)]
@@ -61,8 +60,8 @@ class VitArch(Arch):
         return {"embed_dim": self.embed_dim, "depth": self.depth}
 
     @property
-    def layer_options(self) -> dict[str, tuple[float, ...]]:
-        return {"num_heads": self.num_heads, "mlp_ratio": self.mlp_ratio}
+    def layer_options(self) -> dict[str, tuple[tuple[float, ...], ...]]:
+        return {"num_heads": (self.num_heads,), "mlp_ratio": (self.mlp_ratio,)}
 
     @property
     def hidden_dims(self) -> tuple[int, ...]:
@@ -95,17 +94,6 @@ class VitSettings(Settings):
         """Patches per column and per row of the image: (rows, columns)."""
         height, width = self.image_size
         return height // self.patch_size, width // self.patch_size
-
-
-class VitSkeleton(Skeleton):
-    """The two choices made once per Vision Transformer."""
-
-    embed_dim: Positive
-    depth: Positive
-
-    @property
-    def num_layers(self) -> int:
-        return self.depth
 
 
 class VitSpace(SearchSpace):
@@ -163,21 +151,19 @@ class VitSpace(SearchSpace):
         return self
 
     @property
-    def layer_axes(self) -> tuple[LayerAxis, ...]:
-        return (LayerAxis("num_heads", self.num_heads), LayerAxis("mlp_ratio", self.mlp_ratio))
+    def chain(self) -> tuple[Stage, ...]:
+        """One stage: the width is that of the whole network."""
+        axes = LayerAxis("num_heads", self.num_heads), LayerAxis("mlp_ratio", self.mlp_ratio)
+        return (Stage(self.embed_dim, self.depth, axes),)
 
-    @property
-    def skeletons(self) -> tuple[VitSkeleton, ...]:
-        return tuple(
-            VitSkeleton(embed_dim=width, depth=depth)
-            for width, depth in product(self.embed_dim, self.depth)
-        )
+    def resolution_for(self, macs: int) -> None:
+        return None
 
-    def compose(self, skeleton: Skeleton, choices: Sequence[Sequence[int]]) -> VitArch:
-        assert isinstance(skeleton, VitSkeleton), f"not a ViT skeleton: {skeleton!r}"
-        heads, ratios = choices
+    def compose(self, choices: Choices, resolution: int | None = None) -> VitArch:
+        (choice,) = choices
+        heads, ratios = choice.options
         return VitArch(
-            embed_dim=skeleton.embed_dim,
+            embed_dim=self.embed_dim[choice.width],
             num_heads=tuple(self.num_heads[option] for option in heads),
             mlp_ratio=tuple(self.mlp_ratio[option] for option in ratios),
         )

@@ -1,0 +1,69 @@
+"""The convolutional family: MobileNet-like networks of inverted residual blocks."""
+
+from __future__ import annotations
+
+import re
+
+from prenas.families.base import Family, TensorRole
+from prenas.families.mobilenet.adaptation import adapt, with_full_reach
+from prenas.families.mobilenet.network import (
+    MobileNet,
+    build_shared,
+    drop_path_rates,
+    initialize,
+    layers,
+    owned_box,
+    prepare_for_scoring,
+    work,
+)
+from prenas.families.mobilenet.space import (
+    MobileNetArch,
+    MobileNetSettings,
+    MobileNetSpace,
+    balancing_group,
+    check_contains,
+    envelope,
+    space_of,
+)
+from prenas.families.mobilenet.spaces import SPACES
+
+_UNIT_TENSORS = {
+    "kernel": (("conv_dw.weight", 2),),
+    "expand": (("conv_pw.weight", 0), ("conv_dw.weight", 0), ("conv_pwl.weight", 1)),
+}
+
+
+def _role(arch: MobileNetArch, name: str) -> TensorRole:
+    head = len(arch.stages) + 1
+    if match := re.match(r"blocks\.(\d+)\.(\d+)\.", name):
+        stage, block = int(match[1]) + 1, int(match[2])
+        return TensorRole(stage, None if stage == head else block)
+    return TensorRole(0 if name.startswith(("conv_stem.", "bn1.")) else head, None)
+
+
+FAMILY = Family(
+    name="mobilenet",
+    arch_type=MobileNetArch,
+    space_type=MobileNetSpace,
+    settings_type=MobileNetSettings,
+    spaces=SPACES,
+    build=MobileNet,
+    initialize=initialize,
+    work=work,
+    role=_role,
+    is_scored=lambda name: True,
+    unit_tensors=_UNIT_TENSORS,
+    layers=layers,
+    drop_path_rates=drop_path_rates,
+    num_branches=lambda arch: arch.num_blocks,
+    num_features=lambda arch: arch.head,
+    balancing_group=balancing_group,
+    envelope=envelope,
+    check_contains=check_contains,
+    space_of=space_of,
+    adapt=adapt,
+    with_full_reach=with_full_reach,
+    owned_box=owned_box,
+    build_shared=build_shared,
+    prepare_for_scoring=prepare_for_scoring,
+)
