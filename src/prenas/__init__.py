@@ -16,9 +16,16 @@ if TYPE_CHECKING:
     from prenas.data_recipe import Augmentation, DataRecipe, Preprocessing
     from prenas.evaluation import Evaluation, Metrics
     from prenas.evolution import Evolved
-    from prenas.export import Model, load
+    from prenas.export import Model, load, load_timm
     from prenas.families import get_space
     from prenas.families.base import Arch, Cost, SearchSpace
+    from prenas.families.mobilenet.space import (
+        MobileNetArch,
+        MobileNetSettings,
+        MobileNetSpace,
+        StageArch,
+        StageOptions,
+    )
     from prenas.families.vit.space import VitArch, VitSettings, VitSpace
     from prenas.pipeline import (
         evaluate,
@@ -57,9 +64,16 @@ _HOMES = {
     "prenas.data_recipe": ("Augmentation", "DataRecipe", "Preprocessing"),
     "prenas.evaluation": ("Evaluation", "Metrics"),
     "prenas.evolution": ("Evolved",),
-    "prenas.export": ("Model", "load"),
+    "prenas.export": ("Model", "load", "load_timm"),
     "prenas.families": ("get_space",),
     "prenas.families.base": ("Arch", "Cost", "SearchSpace"),
+    "prenas.families.mobilenet.space": (
+        "MobileNetArch",
+        "MobileNetSettings",
+        "MobileNetSpace",
+        "StageArch",
+        "StageOptions",
+    ),
     "prenas.families.vit.space": ("VitArch", "VitSettings", "VitSpace"),
     "prenas.pipeline": (
         "evaluate",
@@ -101,6 +115,9 @@ __all__ = [
     "Evolved",
     "ImageData",
     "Metrics",
+    "MobileNetArch",
+    "MobileNetSettings",
+    "MobileNetSpace",
     "Model",
     "Prediction",
     "PreferredSet",
@@ -109,6 +126,8 @@ __all__ = [
     "SearchRecipe",
     "SearchSpace",
     "Source",
+    "StageArch",
+    "StageOptions",
     "Supernet",
     "TrainingRecipe",
     "TransferRecipe",
@@ -125,6 +144,7 @@ __all__ = [
     "import_released",
     "load",
     "load_released_checkpoint",
+    "load_timm",
     "predict",
     "read_preferred",
     "read_source",

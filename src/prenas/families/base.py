@@ -338,6 +338,9 @@ class Family:
     tensors that the largest does not have; None: it is the plain network of the largest."""
     prepare_for_scoring: Callable[[nn.Module], None] = nn.Module.eval  # type: ignore[assignment]
     """Mode and values that an initialised network is scored with, set in place."""
+    stock: Callable[[Any, Any], nn.Module] | None = None
+    """(arch, settings) -> timm's own network of this architecture, which takes the same state
+    dict; raises ValueError, which says what differs, where timm has no such network."""
     arch_scores: Mapping[str, Callable[[Any, Any], float]] = field(default_factory=dict)
     """Scores that need no weights: name -> function of (arch, settings), additive over layers."""
     published: Mapping[str, tuple[Arch, ...]] = field(default_factory=dict)

@@ -26,6 +26,7 @@ from prenas.families.mobilenet.space import (
     space_of,
 )
 from prenas.families.mobilenet.spaces import SPACES
+from prenas.families.mobilenet.stock import stock
 
 _UNIT_TENSORS = {
     "kernel": (("conv_dw.weight", 2),),
@@ -66,4 +67,5 @@ FAMILY = Family(
     owned_box=owned_box,
     build_shared=build_shared,
     prepare_for_scoring=prepare_for_scoring,
+    stock=stock,
 )

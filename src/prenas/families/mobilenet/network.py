@@ -21,7 +21,7 @@ from prenas.families.base import Box, Shape, TensorRole, Work
 from prenas.families.mobilenet.space import Activation, MobileNetArch, MobileNetSettings
 from prenas.randomness import isolated_global_state, torch_generator
 
-_se = partial(
+squeeze_excite = partial(
     SqueezeExcite,
     gate_layer="hard_sigmoid",
     force_act_layer=nn.ReLU,
@@ -152,7 +152,7 @@ def _block(spec: BlockSpec, rate: float) -> Block:
         "stride": spec.stride,
         "noskip": True,
         "act_layer": get_act_layer(spec.act),
-        "se_layer": _se if spec.se else None,
+        "se_layer": squeeze_excite if spec.se else None,
     }
     block: Block
     if spec.expansion:
@@ -181,7 +181,8 @@ class MobileNet(nn.Module):
         super().__init__()
         self.arch, self.settings = arch, settings
         self.num_classes = settings.num_classes
-        self.num_features, self.head_hidden_size = arch.widths[-1], arch.head
+        last = int(arch.widths[-1] * settings.head_expand)
+        self.num_features, self.head_hidden_size = last, arch.head
         self.drop_rate = dropout
         rates = tuple(drop_path_rates) or (0.0,) * arch.num_blocks
         if len(rates) < arch.num_blocks:
@@ -194,7 +195,6 @@ class MobileNet(nn.Module):
         stages: list[list[nn.Module]] = [[] for _ in arch.stages]
         for spec, rate in zip(block_specs(arch, settings), rates, strict=False):
             stages[spec.stage - 1].append(_block(spec, rate))
-        last = int(arch.widths[-1] * settings.head_expand)
         act = get_act_layer(settings.head_act)
         stages.append([ConvBnAct(arch.widths[-1], last, 1, act_layer=act)])
         self.blocks = nn.ModuleList(nn.ModuleList(stage) for stage in stages)
@@ -322,9 +322,7 @@ def owned_box(name: str, shape: Shape, full: Shape) -> Box:
     if len(shape) != 4:
         return tuple(slice(0, size) for size in shape)
     starts = (0, 0, (full[2] - shape[2]) // 2, (full[3] - shape[3]) // 2)
-    return tuple(
-        slice(start, start + size) for start, size in zip(starts, shape, strict=True)
-    )
+    return tuple(slice(start, start + size) for start, size in zip(starts, shape, strict=True))
 
 
 def initialize(network: nn.Module, generator: torch.Generator) -> None:

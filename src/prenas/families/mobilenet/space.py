@@ -158,8 +158,7 @@ Options = Annotated[tuple[Positive, ...], Field(min_length=1)]
 def _rising(options: tuple[float, ...]) -> tuple[float, ...]:
     if list(options) != sorted(set(options)):
         raise ValueError(
-            f"the options {list(options)} must rise, each once: write "
-            f"{sorted(set(options))}"
+            f"the options {list(options)} must rise, each once: write {sorted(set(options))}"
         )
     return options
 
@@ -177,6 +176,13 @@ class StageOptions(Value):
     stride: Literal[1, 2] = 1
     se: bool = False
     act: Activation = "silu"
+    expansion: bool | None = None
+    """Whether blocks have a layer that widens; None: if the largest ratio is more than 1."""
+
+    @property
+    def has_expansion(self) -> bool:
+        """Whether blocks have a layer that widens."""
+        return self.expand[-1] > 1 if self.expansion is None else self.expansion
 
     @property
     def axes(self) -> tuple[LayerAxis, ...]:
@@ -253,7 +259,7 @@ class MobileNetSpace(SearchSpace):
                     stride=options.stride,
                     se=options.se,
                     act=options.act,
-                    expansion=options.expand[-1] > 1,
+                    expansion=options.has_expansion,
                 )
                 for options, choice in zip(self.stages, stages, strict=True)
             ),
@@ -273,7 +279,7 @@ def balancing_group(arch: MobileNetArch) -> tuple[int, ...]:
 def envelope(archs: Sequence[MobileNetArch]) -> MobileNetArch:
     """Largest resolution, widths and depths, and per block the largest kernel and ratio."""
     return MobileNetArch(
-        resolution=max((arch.resolution or 0 for arch in archs)) or None,
+        resolution=max(arch.resolution or 0 for arch in archs) or None,
         stem=max(arch.stem for arch in archs),
         stages=tuple(
             StageArch(
@@ -352,6 +358,7 @@ def space_of(
                 stride=stages[0].stride,
                 se=stages[0].se,
                 act=stages[0].act,
+                expansion=stages[0].expansion,
             )
             for stages in zip(*(arch.stages for arch in archs), strict=True)
         ),

@@ -75,9 +75,7 @@ _SMALL = MobileNetSpace(
         _stage((80, 96), (1, 2), expand=(3, 4), se=True),
     ),
     head=(192, 256),
-    settings=MobileNetSettings(
-        image_size=(28, 28), num_classes=10, stem_stride=1, head_expand=4
-    ),
+    settings=MobileNetSettings(image_size=(28, 28), num_classes=10, stem_stride=1, head_expand=4),
 )
 
 SPACES = {space.name: space for space in (_MOBILENET, _OFA, _MICRO, _SMALL)}
