@@ -19,13 +19,8 @@ if TYPE_CHECKING:
     from prenas.export import Model, load, load_timm
     from prenas.families import get_space
     from prenas.families.base import Arch, Cost, SearchSpace
-    from prenas.families.mobilenet.space import (
-        MobileNetArch,
-        MobileNetSettings,
-        MobileNetSpace,
-        StageArch,
-        StageOptions,
-    )
+    from prenas.families.mobilenet.arch import MobileNetArch, MobileNetSettings, StageArch
+    from prenas.families.mobilenet.space import MobileNetSpace, StageOptions
     from prenas.families.vit.space import VitArch, VitSettings, VitSpace
     from prenas.pipeline import (
         evaluate,
@@ -67,13 +62,8 @@ _HOMES = {
     "prenas.export": ("Model", "load", "load_timm"),
     "prenas.families": ("get_space",),
     "prenas.families.base": ("Arch", "Cost", "SearchSpace"),
-    "prenas.families.mobilenet.space": (
-        "MobileNetArch",
-        "MobileNetSettings",
-        "MobileNetSpace",
-        "StageArch",
-        "StageOptions",
-    ),
+    "prenas.families.mobilenet.arch": ("MobileNetArch", "MobileNetSettings", "StageArch"),
+    "prenas.families.mobilenet.space": ("MobileNetSpace", "StageOptions"),
     "prenas.families.vit.space": ("VitArch", "VitSettings", "VitSpace"),
     "prenas.pipeline": (
         "evaluate",

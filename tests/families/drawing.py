@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from prenas.families import FAMILIES, build_structure, get_space
 from prenas.families.base import Arch, Choices, SearchSpace, Stage, StageChoice
-from prenas.families.mobilenet.space import MobileNetSettings, MobileNetSpace, StageOptions
+from prenas.families.mobilenet.arch import MobileNetSettings
+from prenas.families.mobilenet.space import MobileNetSpace, StageOptions
 from prenas.families.vit.space import VitSettings, VitSpace
 from prenas.supernet import Statistics, Supernet, statistic_names
 

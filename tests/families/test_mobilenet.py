@@ -22,7 +22,8 @@ from families.drawing import archs, new_supernet, run, statistics_for
 from prenas.cost import count
 from prenas.families import build, family_of, get_space
 from prenas.families.base import StageChoice, named_tensors
-from prenas.families.mobilenet.space import MobileNetArch, MobileNetSpace, StageArch
+from prenas.families.mobilenet.arch import MobileNetArch, StageArch
+from prenas.families.mobilenet.space import MobileNetSpace
 from prenas.supernet import Supernet
 
 GOLDEN = Path(__file__).parents[1] / "golden"

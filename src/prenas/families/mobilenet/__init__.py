@@ -6,25 +6,17 @@ import re
 
 from prenas.families.base import Family, TensorRole
 from prenas.families.mobilenet.adaptation import adapt, with_full_reach
-from prenas.families.mobilenet.network import (
-    MobileNet,
-    build_shared,
-    drop_path_rates,
-    initialize,
-    layers,
-    owned_box,
-    prepare_for_scoring,
-    work,
-)
-from prenas.families.mobilenet.space import (
+from prenas.families.mobilenet.arch import (
     MobileNetArch,
     MobileNetSettings,
-    MobileNetSpace,
     balancing_group,
     check_contains,
     envelope,
-    space_of,
 )
+from prenas.families.mobilenet.initialization import initialize, prepare_for_scoring
+from prenas.families.mobilenet.network import MobileNet, build_shared
+from prenas.families.mobilenet.parts import drop_path_rates, layers, owned_box, work
+from prenas.families.mobilenet.space import MobileNetSpace, space_of
 from prenas.families.mobilenet.spaces import SPACES
 from prenas.families.mobilenet.stock import stock
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from prenas.families.mobilenet.network import draw_classifier
-from prenas.families.mobilenet.space import MobileNetSettings
+from prenas.families.mobilenet.arch import MobileNetSettings
+from prenas.families.mobilenet.network import draw_uniform
 
 _FREE = {"image_size", "num_classes"}
 """What may change; everything else decides shapes or what the weights mean."""
@@ -28,7 +28,7 @@ def adapt(
         num_features = weight.shape[1]
         for name, shape in (("weight", (num_features,)), ("bias", ())):
             drawn = weight.new_empty(new.num_classes, *shape)
-            draw_classifier(drawn, num_features, generator)
+            draw_uniform(drawn, num_features, generator)
             adapted[f"classifier.{name}"] = drawn
     return adapted
 

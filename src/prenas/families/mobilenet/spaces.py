@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from prenas.families.mobilenet.space import MobileNetSettings, MobileNetSpace, StageOptions
+from prenas.families.mobilenet.arch import MobileNetSettings
+from prenas.families.mobilenet.space import MobileNetSpace, StageOptions
 
 
 def _stage(width: tuple[int, ...], depth: tuple[int, ...], **options: Any) -> StageOptions:

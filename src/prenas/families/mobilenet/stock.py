@@ -6,8 +6,9 @@ from timm.layers import get_act_layer
 from timm.models._efficientnet_builder import decode_arch_def
 from timm.models.mobilenetv3 import MobileNetV3
 
-from prenas.families.mobilenet.network import block_specs, squeeze_excite
-from prenas.families.mobilenet.space import MobileNetArch, MobileNetSettings
+from prenas.families.mobilenet.arch import MobileNetArch, MobileNetSettings
+from prenas.families.mobilenet.blocks import squeeze_excite
+from prenas.families.mobilenet.parts import block_specs
 
 _ACT_CODES = {"relu": "re", "hard_swish": "hs", "silu": "sw"}
 
@@ -45,7 +46,7 @@ def stock(arch: MobileNetArch, settings: MobileNetSettings) -> MobileNetV3:
         )
     last = int(arch.widths[-1] * settings.head_expand)
     return MobileNetV3(
-        decode_arch_def([*stages, [f"cn_r1_k1_s1_c{last}"]]),
+        decode_arch_def([*stages, [f"cn_r1_k1_s1_c{last}"]]),  # type: ignore[no-untyped-call]
         num_classes=settings.num_classes,
         in_chans=settings.in_chans,
         stem_size=arch.stem,
