@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from copy import copy
 from functools import lru_cache
 from threading import get_ident
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,18 +27,21 @@ Statistics = Mapping[str, Tensor]
 """What a subnet knows of its own of the images that flow through it: buffers by name."""
 
 
+_Mode = Literal["training", "evaluating", "observing"]
+
+
 def _structure(
     arch: Arch,
     settings: Settings,
     drop_path_rates: tuple[float, ...],
     dropout: float,
-    training: bool,
+    mode: _Mode,
 ) -> nn.Module:
     """The layers of a subnet without weights, kept for the next call.
 
     One per mode, so that a call changes nothing; one per thread, because a call lends it weights.
     """
-    return _kept_structure(arch, settings, drop_path_rates, dropout, training, get_ident())
+    return _kept_structure(arch, settings, drop_path_rates, dropout, mode, get_ident())
 
 
 @lru_cache(maxsize=256)
@@ -46,18 +50,25 @@ def _kept_structure(
     settings: Settings,
     drop_path_rates: tuple[float, ...],
     dropout: float,
-    training: bool,
+    mode: _Mode,
     _thread: int,
 ) -> nn.Module:
     structure = build_structure(arch, settings, drop_path_rates, dropout)
-    return _without_tracking(structure).train(training)
+    return _in_mode(structure, mode)
 
 
-def _without_tracking(network: nn.Module) -> nn.Module:
-    """Training leaves statistics alone: those of one subnet are wrong for every other."""
+def _in_mode(network: nn.Module, mode: _Mode) -> nn.Module:
+    """Training leaves statistics alone: those of one subnet are wrong for every other.
+
+    Observing is evaluation but for BatchNorm, which takes the plain average over batches.
+    """
+    network.train(mode == "training")
     for module in network.modules():
         if isinstance(module, _BatchNorm):
-            module.track_running_stats = False
+            module.track_running_stats = mode == "observing"
+            if mode == "observing":
+                module.train()
+                module.momentum = None
     return network
 
 
@@ -84,7 +95,7 @@ def _shared_shapes(largest: Arch, settings: Settings) -> dict[str, tuple[int, ..
 
 
 def _boxes(arch: Arch, settings: Settings, full: dict[str, tuple[int, ...]]) -> dict[str, Box]:
-    structure = _structure(arch, settings, (), 0.0, False)
+    structure = _structure(arch, settings, (), 0.0, "evaluating")
     return boxes_of(family_of(arch), tensor_shapes(structure), full)
 
 
@@ -148,11 +159,37 @@ class Supernet(nn.Module):
         views = self.views(arch)
         if not self.training:
             views.update(self._required(arch, statistics))
-        structure = _structure(arch, self.settings, self._rates(arch), self.dropout, self.training)
+        structure = self._lent(arch, "training" if self.training else "evaluating")
         return functional_call(structure, views, (images, noise), strict=True)  # type: ignore[no-any-return]
 
+    def _lent(self, arch: Arch, mode: _Mode) -> nn.Module:
+        return _structure(arch, self.settings, self._rates(arch), self.dropout, mode)
+
+    def fresh_statistics(self, arch: Arch) -> dict[str, Tensor]:
+        """Statistics of no image, to be filled by `observe`; empty where there are none."""
+        found = {}
+        for name in statistic_names(self._lent(arch, "observing")):
+            like = named_tensors(self.network)[name]
+            shape = tuple(part.stop for part in self.owned(arch)[name])
+            fill = torch.ones if name.endswith("running_var") else torch.zeros
+            found[name] = fill(shape, dtype=like.dtype, device=like.device)
+        return found
+
+    @torch.no_grad()
+    def observe(self, images: Tensor, arch: Arch, statistics: dict[str, Tensor]) -> None:
+        """Adds what a subnet sees of a batch to its statistics, in place.
+
+        They are plain averages over batches, of means and unbiased variances, each layer seeing
+        what the ones before make of the same batch; stochastic depth and dropout are off.
+
+        Args:
+            statistics: of `fresh_statistics`, perhaps filled by batches before.
+        """
+        views = {**self.views(arch), **statistics}
+        functional_call(self._lent(arch, "observing"), views, (images, None), strict=True)
+
     def _required(self, arch: Arch, statistics: Statistics | None) -> Statistics:
-        if self.has_statistics and statistics is None:
+        if self.has_statistics and not statistics:
             raise ValueError(
                 f"subnet {arch.id} ({arch.summary}) has no statistics of its own yet: subnets "
                 "share weights, but what BatchNorm knows of the images differs in each. Calibrate "
@@ -178,14 +215,14 @@ class Supernet(nn.Module):
     def cut(self, arch: Arch, statistics: Statistics | None = None) -> nn.Module:
         """The plain network of `arch` with a copy of its weights, in the supernet's mode.
 
-        In training mode its statistics, where it has any, are those of a new network.
+        Its statistics, where it has any, are the given ones, or in training mode a new network's.
 
         Raises:
             ValueError: the architecture does not fit, or evaluation lacks statistics.
         """
-        views = self.views(arch)
-        if not self.training:
-            views.update(self._required(arch, statistics))
+        if statistics is None and self.training:
+            statistics = self.fresh_statistics(arch)
+        views = {**self.views(arch), **self._required(arch, statistics)}
         like = next(self.network.parameters())
         structure = build_structure(arch, self.settings, self._rates(arch), self.dropout)
         network = structure.to(like.dtype).to_empty(device=like.device).train(self.training)
@@ -211,7 +248,7 @@ class Supernet(nn.Module):
         shared, owned = named_tensors(self.network), self.owned(arch)
         rates, dropout = (self._rates(arch), self.dropout) if drops else ((), 0.0)
         structure = build_structure(arch, self.settings, rates, dropout)
-        network = _without_tracking(structure).train(self.training)
+        network = _in_mode(structure, "training" if self.training else "evaluating")
         for name, box in owned.items():
             path, _, own_name = name.rpartition(".")
             tensor = shared[name]
