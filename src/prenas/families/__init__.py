@@ -53,21 +53,23 @@ def get_space(name: str) -> SearchSpace:
     return spaces[name]
 
 
-def build(arch: Arch, settings: Settings, drop_path_rates: Sequence[float] = ()) -> nn.Module:
+def build(
+    arch: Arch, settings: Settings, drop_path_rates: Sequence[float] = (), dropout: float = 0.0
+) -> nn.Module:
     """The plain network of one architecture, its weights yet to be filled.
 
     Layer constructors draw from the global generator; here that leaves no trace.
     """
     with isolated_global_state(0, "constructors"):
-        return family_of(arch).build(arch, settings, drop_path_rates)
+        return family_of(arch).build(arch, settings, drop_path_rates, dropout)
 
 
 def build_structure(
-    arch: Arch, settings: Settings, drop_path_rates: Sequence[float] = ()
+    arch: Arch, settings: Settings, drop_path_rates: Sequence[float] = (), dropout: float = 0.0
 ) -> nn.Module:
     """The same network without memory: shapes and layers only, on the `meta` device."""
     with torch.device("meta"):
-        return family_of(arch).build(arch, settings, drop_path_rates)
+        return family_of(arch).build(arch, settings, drop_path_rates, dropout)
 
 
 class _WeightsWithoutValues(TorchFunctionMode):
@@ -91,5 +93,5 @@ class _WeightsWithoutValues(TorchFunctionMode):
 def parameter_shapes(arch: Arch, settings: Settings) -> dict[str, Shape]:
     """Name -> shape of every parameter of the plain network, in half the time of a structure."""
     with _WeightsWithoutValues():  # nothing is drawn
-        network = family_of(arch).build(arch, settings, ())
+        network = family_of(arch).build(arch, settings, (), 0.0)
     return {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}

@@ -210,10 +210,11 @@ class Family:
     space_type: type[SearchSpace]
     settings_type: type[Settings]
     spaces: Mapping[str, SearchSpace]
-    build: Callable[[Any, Any, Sequence[float]], nn.Module]
-    """(arch, settings, stochastic-depth rate of each layer) -> plain network, uninitialised.
+    build: Callable[[Any, Any, Sequence[float], float], nn.Module]
+    """(arch, settings, stochastic-depth rate of each layer, dropout before the classifier) -> plain
+    network, uninitialised.
 
-    With timm's `no_weight_decay`, `group_matcher` and `get_classifier`.
+    With timm's `no_weight_decay`, `group_matcher`, `get_classifier` and `head_hidden_size`.
     """
     initialize: Callable[[nn.Module, torch.Generator], None]
     """Fills a network that `build` made, every draw from the generator."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import torch
 from timm.optim import create_optimizer_v2
@@ -24,8 +24,13 @@ def trained_parameters(network: nn.Module, recipe: TrainingRecipe) -> list[nn.Pa
     return list(trained.requires_grad_(True).parameters())
 
 
+_TIMM_NAMES: Final = {"adamw": "adamw", "masked_adamw": "adamw", "sgd": "sgd"}
+
+
 def make_optimizer(network: nn.Module, recipe: TrainingRecipe) -> torch.optim.Optimizer:
-    """AdamW; biases, norms and what the network names in `no_weight_decay()` do not decay.
+    """AdamW, or SGD with Nesterov momentum 0.9.
+
+    Biases, norms and what the network names in `no_weight_decay()` do not decay.
 
     Plain AdamW, as published, also moves weights that a step did not sample, because momentum and
     decay act on their zero gradients; the masked one does not. With `layer_decay` the layer `n`
@@ -34,7 +39,7 @@ def make_optimizer(network: nn.Module, recipe: TrainingRecipe) -> torch.optim.Op
     """
     optimizer: torch.optim.Optimizer = create_optimizer_v2(
         network,
-        opt="adamw",
+        opt=_TIMM_NAMES[recipe.optimizer],
         lr=recipe.peak_lr,
         weight_decay=recipe.weight_decay,
         layer_decay=recipe.layer_decay,
@@ -42,6 +47,22 @@ def make_optimizer(network: nn.Module, recipe: TrainingRecipe) -> torch.optim.Op
     )
     masked = recipe.optimizer == "masked_adamw"
     return MaskedAdamW(optimizer.param_groups) if masked else optimizer
+
+
+def check_state(optimizer: torch.optim.Optimizer) -> None:
+    """Compares a restored state with the parameters, which PyTorch does not.
+
+    Raises:
+        ValueError: it is of another network, or of another kind of optimiser.
+    """
+    moment = "momentum_buffer" if isinstance(optimizer, torch.optim.SGD) else "exp_avg"
+    for parameter, state in optimizer.state.items():
+        if moment not in state:
+            raise ValueError(
+                f"the state of the optimiser has no {moment}, it belongs to another optimiser"
+            )
+        if state[moment].shape != parameter.shape:
+            raise ValueError("the state of the optimiser belongs to another network")
 
 
 def make_schedule(
