@@ -7,7 +7,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from prenas.families import FAMILIES, family_of, get_space
+from prenas.families import FAMILIES, get_space
 from prenas.families.base import Arch, SearchSpace, Skeleton
 from prenas.families.vit.space import VitSettings, VitSpace
 from prenas.supernet import Supernet
@@ -87,10 +87,9 @@ def images_for(space: SearchSpace, batch: int = 3, seed: int = 0) -> Tensor:
 
 
 def noise_for(supernet: Supernet, batch: int = 3, seed: int = 0) -> Tensor:
-    """Uniform numbers [batch, branches] that decide what stochastic depth drops."""
+    """Uniform numbers [batch, draws] that decide what stochastic depth and dropout drop."""
     generator = torch.Generator().manual_seed(seed)
-    num_branches = family_of(supernet.arch).num_branches(supernet.arch)
-    return torch.rand(batch, num_branches, generator=generator)
+    return torch.rand(batch, supernet.num_draws, generator=generator)
 
 
 def assert_equal(actual: Tensor, expected: Tensor, relative: float = 1e-6) -> None:

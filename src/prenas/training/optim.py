@@ -49,20 +49,21 @@ def make_optimizer(network: nn.Module, recipe: TrainingRecipe) -> torch.optim.Op
     return MaskedAdamW(optimizer.param_groups) if masked else optimizer
 
 
-def check_state(optimizer: torch.optim.Optimizer) -> None:
-    """Compares a restored state with the parameters, which PyTorch does not.
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Loads what its `state_dict` gave; PyTorch would compare neither shapes nor kinds.
 
     Raises:
         ValueError: it is of another network, or of another kind of optimiser.
     """
     moment = "momentum_buffer" if isinstance(optimizer, torch.optim.SGD) else "exp_avg"
-    for parameter, state in optimizer.state.items():
-        if moment not in state:
-            raise ValueError(
-                f"the state of the optimiser has no {moment}, it belongs to another optimiser"
-            )
-        if state[moment].shape != parameter.shape:
+    parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
+    shapes = {number: parameter.shape for number, parameter in enumerate(parameters)}
+    for number, saved in state["state"].items():
+        if moment not in saved:
+            raise ValueError(f"the state has no {moment}: it belongs to another optimiser")
+        if saved[moment].shape != shapes.get(number):
             raise ValueError("the state of the optimiser belongs to another network")
+    optimizer.load_state_dict(state)
 
 
 def make_schedule(

@@ -22,10 +22,10 @@ from prenas.training.gradients import GradientBuffer
 from prenas.training.masked_adamw import MaskedAdamW
 from prenas.training.objective import label_loss, taught_loss
 from prenas.training.optim import (
-    check_state,
     learning_rate,
     make_optimizer,
     make_schedule,
+    restore_optimizer,
     trained_parameters,
 )
 from prenas.training.sampler import Sampler
@@ -131,7 +131,7 @@ class TrainingStep:
         if recipe.sandwich_loss == "mean":
             weight /= len(archs)
         for number, arch in enumerate(archs):  # the largest is the first
-            drops = number == 0 or recipe.drops_in == "all"
+            drops = recipe.drops_in == "all" or number == 0
             noise = self._noise(part) if drops else None
             logits = self._run(self._subnets(arch, drops=drops), images, noise)
             if largest is not None:
@@ -185,8 +185,7 @@ class TrainingStep:
         Raises:
             ValueError: it belongs to another network or optimiser.
         """
-        self.optimizer.load_state_dict(state["optimizer"])
-        check_state(self.optimizer)
+        restore_optimizer(self.optimizer, state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
 
 
