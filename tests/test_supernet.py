@@ -21,6 +21,7 @@ from prenas.families import family_of, get_space
 from prenas.families.base import SearchSpace
 from prenas.randomness import torch_generator
 from prenas.supernet import Supernet
+from prenas.training.gradients import GradientBuffer
 
 each_space = pytest.mark.parametrize("space", ALL_SPACES)
 
@@ -144,6 +145,42 @@ def test_noise_beyond_the_subnets_layers_is_not_read(space: SearchSpace) -> None
     changed[:, used:] = 1 - changed[:, used:]
     assert torch.equal(supernet(images, arch, noise), supernet(images, arch, changed))
     assert torch.equal(supernet(images, arch, noise), supernet(images, arch, noise[:, :used]))
+
+
+@each_space
+def test_dropout_reads_the_last_columns_of_the_noise(space: SearchSpace) -> None:
+    """One row of noise serves any subnet: of the features it has as many columns, from the end."""
+    plain = shared_supernet(space, training=True)
+    supernet = plain.trimmed(space.supernet, drop_path=0.5, dropout=0.5)
+    images, noise, num_branches = images_for(space), noise_for(supernet), noise_for(plain).shape[1]
+    whole = supernet.network.head_hidden_size
+    assert noise.shape[1] == supernet.num_draws == num_branches + whole  # type: ignore[operator]
+    for arch in (space.smallest, space.largest):
+        own, num_features = family_of(space).num_branches(arch), plain.cut(arch).head_hidden_size
+        unread = slice(own, supernet.num_draws - num_features)  # type: ignore[operator]
+        changed = noise.clone()
+        changed[:, unread] = 1 - changed[:, unread]
+        logits = supernet(images, arch, noise)
+        assert torch.equal(logits, supernet(images, arch, changed))
+        assert torch.equal(logits, supernet.cut(arch)(images, noise))
+        kept = torch.cat([noise[:, :-num_features], torch.ones(3, num_features)], dim=1)  # type: ignore[operator]
+        assert not torch.equal(logits, supernet(images, arch, kept))
+
+
+@each_space
+def test_dropout_and_stochastic_depth_are_of_training_and_can_be_left_out(
+    space: SearchSpace,
+) -> None:
+    plain, images = new_supernet(space).train(), images_for(space)
+    supernet = plain.trimmed(space.supernet, drop_path=0.5, dropout=0.5)
+    GradientBuffer(supernet.network.parameters())
+    arch, zeros = space.largest, torch.zeros(3, supernet.num_draws)
+    still, expected = supernet.bound(arch, drops=False), plain(images, arch)
+    for noise in (None, zeros):
+        assert torch.equal(still(images, noise), expected)
+    assert torch.equal(supernet.bound(arch)(images, zeros), supernet(images, arch, zeros))
+    assert not torch.allclose(supernet(images, arch, zeros), expected)
+    assert torch.equal(supernet.eval()(images, arch, zeros), plain.eval()(images, arch))
 
 
 @each_space

@@ -37,7 +37,7 @@ from prenas.one_shot import (
     handed_over,
 )
 from prenas.processes import join
-from prenas.recipe import Recipe, flat_fields
+from prenas.recipe import Recipe, TrainingRecipe, flat_fields
 from prenas.released import imported_set, load_released_checkpoint
 from prenas.report import draw_accuracy, render, write_csv, write_report
 from prenas.run_data import has_no_data, images_of, ready_to_train, require_classes
@@ -175,7 +175,7 @@ def train(
 
         if processes.is_main:
             record_data(out, splits)
-        supernet = _initial_supernet(out, preferred, training.drop_path)
+        supernet = _initial_supernet(out, preferred, training)
         train_supernet(
             supernet.to(where),
             preferred.archs,
@@ -198,13 +198,15 @@ def train(
     return supernet
 
 
-def _initial_supernet(out: Path, preferred: PreferredSet, drop_path: float) -> Supernet:
+def _initial_supernet(out: Path, preferred: PreferredSet, training: TrainingRecipe) -> Supernet:
     """The envelope with the weights that were scored, or adapted, before the training."""
     space = preferred.recipe.space
     arch = space.supernet if preferred.adapted is None else preferred.envelope
     initial = Supernet(arch, space.settings)
     artifacts.load_weights(initial.network, out / artifacts.INITIAL)
-    return initial.trimmed(preferred.envelope, drop_path=drop_path)
+    return initial.trimmed(
+        preferred.envelope, drop_path=training.drop_path, dropout=training.dropout
+    )
 
 
 def _teacher(recipe: Recipe, where: torch.device) -> Teacher | None:
@@ -518,8 +520,9 @@ def dry_run(
         if source is None
         else adapt_source(source, recipe, splits.class_names, head)
     )
-    envelope = found.preferred.envelope
-    supernet = found.supernet.trimmed(envelope, drop_path=training.drop_path).to(where)
+    supernet = found.supernet.trimmed(
+        found.preferred.envelope, drop_path=training.drop_path, dropout=training.dropout
+    ).to(where)
     archs = found.preferred.archs
     estimate = estimate_training(
         supernet,

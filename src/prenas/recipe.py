@@ -63,6 +63,10 @@ class SearchRecipe(Value):
         return budgets
 
 
+Distillation = Literal["cross_entropy", "kl", "alpha"]
+"""What is compared in in-place distillation, see `prenas.training.distillation`."""
+
+
 class TeacherRecipe(Value):
     """A trained network that subnets learn from beside the labels (DeiT, arXiv 2012.12877)."""
 
@@ -104,16 +108,25 @@ class TrainingRecipe(Value):
     weight_decay: float = Field(0.05, ge=0)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     drop_path: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Of the features before the classifier."""
+    drops_in: Literal["all", "largest"] = "all"
+    """Which subnets of a step have drop_path and dropout; `largest` of a sandwich alone as
+    AttentiveNAS."""
     clip_grad_norm: float | None = Field(None, gt=0)
     """Largest L2 norm of a step's gradient; None (`--set ...=none`) is no limit."""
-    optimizer: Literal["adamw", "masked_adamw"] = "adamw"
-    """Masked: moments, decay and step counts act only on what a step's subnets own."""
+    clip_grad_value: float | None = Field(None, gt=0)
+    """Largest magnitude of each element of a step's gradient, in place of the norm."""
+    optimizer: Literal["adamw", "masked_adamw", "sgd"] = "adamw"
+    """Masked: moments, decay and step counts act only on what a step's subnets own. `sgd` has
+    Nesterov momentum 0.9; rates and decays of AdamW do not suit it."""
     sandwich: int | None = Field(None, ge=0)
     """Per step the largest subnet, so many random ones, the smallest; None: one subnet per step."""
     sandwich_loss: Literal["mean", "sum"] = "mean"
     """Over the subnets of a step: mean as PreNAS' released code, sum as US-Nets and BigNAS."""
-    inplace_distillation: bool = False
-    """Sandwich: the others learn the probabilities of the largest instead of the labels."""
+    inplace_distillation: Distillation | None = None
+    """Sandwich: the others learn the probabilities of the largest instead of the labels, by
+    cross-entropy (also `true`), Kullback-Leibler or adaptive alpha-divergence (AlphaNet)."""
     teacher: TeacherRecipe | None = None
     ema_decay: float | None = Field(None, gt=0, lt=1)
     """Keeps an exponential moving average of all weights with this decay per step."""
@@ -138,6 +151,13 @@ class TrainingRecipe(Value):
     freeze: Literal["none", "backbone"] = "none"
     """`backbone`: only the head trains, everything else keeps its weights."""
 
+    @field_validator("inplace_distillation", mode="before")
+    @classmethod
+    def _cross_entropy_from_true(cls, value: object) -> object:
+        if isinstance(value, bool):  # as recipes saved it before there was a choice
+            return "cross_entropy" if value else None
+        return value
+
     @model_validator(mode="after")
     def _fits_together(self) -> TrainingRecipe:
         if self.inplace_distillation and self.sandwich is None:
@@ -155,6 +175,16 @@ class TrainingRecipe(Value):
             )
         if self.sandwich_loss == "sum" and self.sandwich is None:
             raise ValueError("sandwich_loss is 'sum' but there is no sandwich: set sandwich too")
+        if self.drops_in == "largest" and self.sandwich is None:
+            raise ValueError(
+                "drops_in is 'largest' but a step without a sandwich has no largest subnet: set "
+                "sandwich too, e.g. sandwich=2, or drops_in=all"
+            )
+        if self.clip_grad_norm is not None and self.clip_grad_value is not None:
+            raise ValueError(
+                f"clip_grad_norm {self.clip_grad_norm} and clip_grad_value "
+                f"{self.clip_grad_value} are two ways to clip: set one of them to none"
+            )
         if self.freeze == "backbone" and self.layer_decay is not None:
             raise ValueError(
                 "layer_decay lowers the rates of layers that freeze='backbone' does not train: "

@@ -127,9 +127,10 @@ class Supernet(nn.Module):
 
     @property
     def num_draws(self) -> int:
-        """Uniform numbers per image that `noise` holds: branches, then features if they drop."""
-        branches = self.family.num_branches(self.arch)
-        return branches + (self.family.num_features(self.arch) if self.dropout else 0)
+        """Columns of `noise`: one per residual branch, then, only with dropout, one per feature
+        before the classifier."""
+        num_features = int(self.network.head_hidden_size) if self.dropout else 0  # type: ignore[arg-type]
+        return self.family.num_branches(self.arch) + num_features
 
     def initialize(self, generator: torch.Generator) -> Supernet:
         """Fills the weights with the family's initialisation; returns self."""
@@ -163,7 +164,7 @@ class Supernet(nn.Module):
         return functional_call(structure, views, (images, noise), strict=True)  # type: ignore[no-any-return]
 
     def _lent(self, arch: Arch, mode: _Mode) -> nn.Module:
-        return _structure(arch, self.settings, self._rates(arch), self.dropout, mode)
+        return _structure(arch, self.settings, *self._drops(arch), mode)
 
     def fresh_statistics(self, arch: Arch) -> dict[str, Tensor]:
         """Statistics of no image, to be filled by `observe`; empty where there are none."""
@@ -224,7 +225,7 @@ class Supernet(nn.Module):
             statistics = self.fresh_statistics(arch)
         views = {**self.views(arch), **self._required(arch, statistics)}
         like = next(self.network.parameters())
-        structure = build_structure(arch, self.settings, self._rates(arch), self.dropout)
+        structure = build_structure(arch, self.settings, *self._drops(arch))
         network = structure.to(like.dtype).to_empty(device=like.device).train(self.training)
         with torch.no_grad():
             for name, tensor in named_tensors(network).items():
@@ -246,8 +247,8 @@ class Supernet(nn.Module):
                 that is trained has no `.grad` to add to.
         """
         shared, owned = named_tensors(self.network), self.owned(arch)
-        rates, dropout = (self._rates(arch), self.dropout) if drops else ((), 0.0)
-        structure = build_structure(arch, self.settings, rates, dropout)
+        rates = self._drops(arch) if drops else ()
+        structure = build_structure(arch, self.settings, *rates)
         network = _in_mode(structure, "training" if self.training else "evaluating")
         for name, box in owned.items():
             path, _, own_name = name.rpartition(".")
@@ -292,5 +293,7 @@ class Supernet(nn.Module):
         other.training = network.training
         return other
 
-    def _rates(self, arch: Arch) -> tuple[float, ...]:
-        return tuple(self.drop_path_rates[layer] for layer in self.family.layers(arch))
+    def _drops(self, arch: Arch) -> tuple[tuple[float, ...], float]:
+        """Rates of stochastic depth and of dropout in a subnet."""
+        rates = tuple(self.drop_path_rates[layer] for layer in self.family.layers(arch))
+        return rates, self.dropout

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
-from families.drawing import new_supernet
+from families.drawing import assert_equal, new_supernet
 from prenas.cost import count
 from prenas.families import build, build_structure, get_family, get_space
 from prenas.families.base import StageChoice
@@ -329,6 +329,33 @@ def tokens_by_hand(network: VisionTransformer, images: Tensor, scales: Tensor) -
         tokens = tokens + attention[:, None, None] * block.attn(block.norm1(tokens), grid)
         tokens = tokens + mlp[:, None, None] * block.mlp(block.norm2(tokens))
     return network.norm(tokens)
+
+
+def test_noise_decides_which_features_are_dropped() -> None:
+    """Feature i of D is kept if the noise in column i - D is at least the rate, and scaled."""
+    space, rate = get_space("digits"), 0.25
+    arch = space.smallest
+    width, branches = arch.embed_dim, 2 * arch.depth
+    supernet = new_supernet(space).trimmed(space.supernet, dropout=rate).train()
+    images = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(2))
+    noise = torch.rand(5, branches + width, generator=torch.Generator().manual_seed(5))
+    noise[0, -width:] = rate  # kept, all of them
+    noise[1, -width:] = 0.2499
+    network = supernet.cut(arch)
+    pooled = network.forward_features(images)[:, 1:].mean(1)
+    kept = noise[:, branches:] >= rate
+    assert kept[0].all()
+    assert not kept[1].any()
+    expected = torch.where(kept, pooled / (1 - rate), 0.0)
+    assert_equal(network(images, noise), network.head(expected))
+    assert_equal(network.forward_head(network.forward_features(images), True, noise), expected)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        found = network(images)
+        torch.manual_seed(3)
+        assert torch.equal(found, network.head(nn.functional.dropout(pooled, rate)))
+    with pytest.raises(ValueError, match=rf"need \(5, {branches + width} or more\)"):
+        network(images, noise[:, 1:])
 
 
 def test_noise_decides_which_branches_are_dropped() -> None:

@@ -201,6 +201,21 @@ def test_what_is_kept_is_made_anew_where_tensors_moved(
     assert torch.equal(found, supernet.network.head.weight.grad)  # type: ignore[union-attr, arg-type]
 
 
+def test_a_subnet_is_kept_with_and_without_drops() -> None:
+    """Two networks on the same weights and gradients."""
+    supernet = new_supernet(MINI, drop_path=0.5).train()
+    buffer, subnets = GradientBuffer(supernet.network.parameters()), BoundSubnets(supernet)
+    dropping, still = subnets(WHOLE), subnets(WHOLE, drops=False)
+    images, noise = images_for(MINI), torch.zeros_like(noise_for(supernet))
+    assert not torch.allclose(dropping(images, noise), still(images, noise))
+    assert torch.equal(still(images, None), new_supernet(MINI).train()(images, WHOLE))
+    assert (subnets(WHOLE, drops=True), subnets(WHOLE, drops=False)) == (dropping, still)
+    for network in (dropping, still):
+        buffer.zero()
+        network(images, noise).square().sum().backward()
+        assert buffer.flat.any()
+
+
 def test_only_the_latest_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kept_subnets, "MOST_KEPT", 1)
     _, subnets = new_subnets()

@@ -294,8 +294,9 @@ class Family:
     """(arch, settings, stochastic-depth rate of each layer, dropout before the classifier) -> plain
     network, uninitialised.
 
-    With timm's `no_weight_decay`, `group_matcher` and `get_classifier`. Normalisation by batch
-    statistics is PyTorch's BatchNorm or made of it; the rest of the package finds it by that.
+    With timm's `no_weight_decay`, `group_matcher`, `get_classifier` and `head_hidden_size`.
+    Normalisation by batch statistics is PyTorch's BatchNorm or made of it; the rest of the package
+    finds it by that.
     """
     initialize: Callable[[nn.Module, torch.Generator], None]
     """Fills a network that `build` made, every draw from the generator."""
@@ -313,8 +314,6 @@ class Family:
     """(supernet, highest rate) -> stochastic-depth rate of each layer, kept in every subnet."""
     num_branches: Callable[[Any], int]
     """Residual branches of an architecture: a draw for stochastic depth each."""
-    num_features: Callable[[Any], int]
-    """Features before the classifier: a draw for dropout each."""
     balancing_group: Callable[[Any], tuple[int, ...]]
     """The group of an architecture: draw a group, then a member (method.md, section 4)."""
     envelope: Callable[[Sequence[Any]], Arch]

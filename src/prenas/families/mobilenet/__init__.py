@@ -49,7 +49,6 @@ FAMILY = Family(
     layers=layers,
     drop_path_rates=drop_path_rates,
     num_branches=lambda arch: arch.num_blocks,
-    num_features=lambda arch: arch.head,
     balancing_group=balancing_group,
     envelope=envelope,
     check_contains=check_contains,

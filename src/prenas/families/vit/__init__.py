@@ -65,7 +65,6 @@ FAMILY = Family(
     unit_tensors=_UNIT_TENSORS,
     layers=lambda arch: tuple(f"blocks.{layer}." for layer in range(arch.depth)),
     drop_path_rates=drop_path_rates,
-    num_features=lambda arch: arch.embed_dim,
     num_branches=lambda arch: 2 * arch.depth,
     balancing_group=balancing_group,
     envelope=envelope,

@@ -96,6 +96,7 @@ class VisionTransformer(nn.Module):
             )
         )
         self.norm = nn.LayerNorm(arch.embed_dim, eps=_NORM_EPS)
+        self.head_drop = nn.Dropout(dropout)
         self.head = self._make_head(settings.num_classes)
         grid = grid_index(rows, columns, settings.head_dim, settings.max_distance)
         self.register_buffer("row_index", grid.rows, persistent=False)
@@ -111,12 +112,13 @@ class VisionTransformer(nn.Module):
                 f"(batch, {expected[0]} channels, {expected[1]}, {expected[2]}): resize the "
                 "images, or build the network with another image_size or in_chans"
             )
+        num_draws = 2 * len(self.blocks) + (self.num_features if self.head_drop.p else 0)
         if noise is not None and (
-            noise.ndim != 2 or len(noise) != len(images) or noise.shape[1] < 2 * len(self.blocks)
+            noise.ndim != 2 or len(noise) != len(images) or noise.shape[1] < num_draws
         ):
             raise ValueError(
                 f"noise has shape {tuple(noise.shape)}, but {len(images)} images through "
-                f"{len(self.blocks)} blocks need ({len(images)}, {2 * len(self.blocks)} or more)"
+                f"{len(self.blocks)} blocks need ({len(images)}, {num_draws} or more)"
             )
         tokens = self.patch_embed(images)
         cls_token = self.cls_token.expand(tokens.shape[0], -1, -1)
@@ -127,18 +129,31 @@ class VisionTransformer(nn.Module):
             tokens = block(tokens, grid, branches)
         return self.norm(tokens)  # type: ignore[no-any-return]
 
-    def forward_head(self, tokens: Tensor, pre_logits: bool = False) -> Tensor:
-        """Tokens [B, N, D] -> logits [B, num_classes], or the pooled features [B, D]."""
-        pooled = tokens[:, 1:].mean(dim=1)
+    def forward_head(
+        self, tokens: Tensor, pre_logits: bool = False, noise: Tensor | None = None
+    ) -> Tensor:
+        """Tokens [B, N, D] -> logits [B, num_classes], or the pooled features [B, D].
+
+        The last D columns of `noise` decide which features dropout drops in training.
+        """
+        pooled = self._drop(tokens[:, 1:].mean(dim=1), noise)
         return pooled if pre_logits else self.head(pooled)
+
+    def _drop(self, features: Tensor, noise: Tensor | None) -> Tensor:
+        rate = self.head_drop.p
+        if noise is None or not self.training or not rate:
+            return self.head_drop(features)  # type: ignore[no-any-return]
+        draws = noise[:, -self.num_features :]
+        return features * ((draws >= rate).to(features.dtype) / (1.0 - rate))
 
     def forward(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         """[B, in_chans, height, width] -> logits [B, num_classes].
 
         `noise` [B, 2 * depth or more], uniform in [0, 1), decides which residual branches are
-        dropped in training; without it timm's stochastic depth draws from the global generator.
+        dropped in training, and, with dropout, its last D columns which features of the head;
+        without it stochastic depth and dropout draw from the global generator.
         """
-        return self.forward_head(self.forward_features(images, noise))
+        return self.forward_head(self.forward_features(images, noise), noise=noise)
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that timm's optimiser factory must not decay, beside biases and norms."""
