@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from prenas import artifacts
+from prenas.calibration import calibrate_on
 from prenas.data import ImageData, ImageSource, drawn_subset
 from prenas.evaluation import top1_of_archs
 from prenas.evolution import Evolved, EvolvedSet, Watcher, evolve, evolved_set, remembering
@@ -35,7 +36,18 @@ def evolve_budgets(
 
     def accuracy(archs: Sequence[Arch]) -> list[float]:
         workers, crops = data.num_workers, data.num_crops
-        return top1_of_archs(supernet, archs, source, num_workers=workers, num_crops=crops)
+        statistics = calibrate_on(
+            supernet,
+            archs,
+            data,
+            recipe.calibration,
+            recipe.calibration.while_evolving,
+            seed=recipe.seed,
+            first_epoch=recipe.training.epochs if recipe.training else 0,
+        )
+        return top1_of_archs(
+            supernet, archs, source, statistics, num_workers=workers, num_crops=crops
+        )
 
     known = remembering(accuracy)
     finished = {found.budget: found for found in finished_budgets(out, recipe)}

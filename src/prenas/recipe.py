@@ -203,6 +203,22 @@ class TrainingRecipe(Value):
         return self.lr_per_512_images * self.batch_size / 512
 
 
+class CalibrationRecipe(Value):
+    """What subnets with BatchNorm see of the training images before they are evaluated.
+
+    Numbers of images as AttentiveNAS has them; families without BatchNorm see none.
+    """
+
+    num_images: int = Field(16_384, ge=1)
+    """For the results and the models that are handed over."""
+    batch_size: int = Field(256, ge=2)
+    """Statistics are averages over batches of so many."""
+    while_training: int = Field(2_048, ge=1)
+    """Before each validation as the training goes on."""
+    while_evolving: int = Field(8_192, ge=1)
+    """Before the candidates of one-shot NAS are compared."""
+
+
 class EvolutionRecipe(Value):
     """Evolutionary search in a trained supernet, AutoFormer's values (ICCV 2021)."""
 
@@ -255,6 +271,7 @@ class Recipe(Value):
     search: SearchRecipe
     data: DataRecipe | None = None
     training: TrainingRecipe | None = None
+    calibration: CalibrationRecipe = CalibrationRecipe()
     evolution: EvolutionRecipe | None = None
     """One-shot NAS, the rival: train on the whole space, search the trained supernet by evolution
     afterwards; None for PreNAS."""

@@ -125,6 +125,22 @@ class Supernet(nn.Module):
         self.has_statistics = bool(statistic_names(self.network))
         """Whether subnets need statistics of their own before they can be evaluated."""
 
+    @classmethod
+    def around(cls, network: nn.Module, arch: Arch, settings: Settings) -> Supernet:
+        """A supernet whose largest network is this plain one of `arch`, with a copy of its weights.
+
+        What only smaller subnets would own is zero.
+        """
+        supernet = cls(arch, settings)
+        views, tensors = supernet.views(arch), named_tensors(network)
+        with torch.no_grad():
+            for name, shared in named_tensors(supernet.network).items():
+                if name not in views:
+                    shared.zero_()
+                else:
+                    views[name].copy_(tensors[name])
+        return supernet
+
     @property
     def num_draws(self) -> int:
         """Columns of `noise`: one per residual branch, then, only with dropout, one per feature
@@ -159,7 +175,7 @@ class Supernet(nn.Module):
         """
         views = self.views(arch)
         if not self.training:
-            views.update(self._required(arch, statistics))
+            views.update(self.required(arch, statistics))
         structure = self._lent(arch, "training" if self.training else "evaluating")
         return functional_call(structure, views, (images, noise), strict=True)  # type: ignore[no-any-return]
 
@@ -168,10 +184,9 @@ class Supernet(nn.Module):
 
     def fresh_statistics(self, arch: Arch) -> dict[str, Tensor]:
         """Statistics of no image, to be filled by `observe`; empty where there are none."""
-        found = {}
+        found, shared, owned = {}, named_tensors(self.network), self.owned(arch)
         for name in statistic_names(self._lent(arch, "observing")):
-            like = named_tensors(self.network)[name]
-            shape = tuple(part.stop for part in self.owned(arch)[name])
+            like, shape = shared[name], tuple(part.stop for part in owned[name])
             fill = torch.ones if name.endswith("running_var") else torch.zeros
             found[name] = fill(shape, dtype=like.dtype, device=like.device)
         return found
@@ -189,7 +204,12 @@ class Supernet(nn.Module):
         views = {**self.views(arch), **statistics}
         functional_call(self._lent(arch, "observing"), views, (images, None), strict=True)
 
-    def _required(self, arch: Arch, statistics: Statistics | None) -> Statistics:
+    def required(self, arch: Arch, statistics: Statistics | None) -> Statistics:
+        """The statistics of a subnet for evaluation.
+
+        Raises:
+            ValueError: they are missing, and needed.
+        """
         if self.has_statistics and not statistics:
             raise ValueError(
                 f"subnet {arch.id} ({arch.summary}) has no statistics of its own yet: subnets "
@@ -197,7 +217,8 @@ class Supernet(nn.Module):
                 "it first (`prenas calibrate RUN`, or prenas.calibrate(supernet, archs, batches)) "
                 "and give what that returns as `statistics`"
             )
-        return statistics or {}
+        device = next(self.network.parameters()).device
+        return {name: tensor.to(device) for name, tensor in (statistics or {}).items()}
 
     def views(self, arch: Arch) -> dict[str, Tensor]:
         """The subnet's tensors (parameters and buffers) as views of the shared ones."""
@@ -221,9 +242,10 @@ class Supernet(nn.Module):
         Raises:
             ValueError: the architecture does not fit, or evaluation lacks statistics.
         """
+        views = self.views(arch)
         if statistics is None and self.training:
             statistics = self.fresh_statistics(arch)
-        views = {**self.views(arch), **self._required(arch, statistics)}
+        views.update(self.required(arch, statistics))
         like = next(self.network.parameters())
         structure = build_structure(arch, self.settings, *self._drops(arch))
         network = structure.to(like.dtype).to_empty(device=like.device).train(self.training)
