@@ -298,6 +298,7 @@ def test_with_identity_shortcuts_a_subnet_is_a_stock_model(name: str, data: st.D
     assert type(theirs) is MobileNetV3
     theirs.load_state_dict(network.state_dict())
     images = torch.randn(2, 3, *space.settings.image_size)
+    images = images.contiguous(memory_format=torch.channels_last)
     assert torch.equal(theirs.eval()(images), network(images))
 
 

@@ -69,6 +69,8 @@ class MobileNet(nn.Module):
         side = self.arch.resolution
         if side is not None and (side, side) != expected[1:]:
             images = interpolate(images, (side, side), mode="bicubic", align_corners=False)
+        # Channels last, in which convolutions of this kind take two thirds of the time on a CPU.
+        images = images.contiguous(memory_format=torch.channels_last)
         x = self.bn1(self.conv_stem(images))
         place = 0
         for stage in self.blocks[:-1]:
