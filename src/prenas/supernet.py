@@ -148,9 +148,7 @@ class Supernet(nn.Module):
         views = self.views(arch)
         if not self.training:
             views.update(self._required(arch, statistics))
-        structure = _structure(
-            arch, self.settings, self._rates(arch), self.dropout, self.training
-        )
+        structure = _structure(arch, self.settings, self._rates(arch), self.dropout, self.training)
         return functional_call(structure, views, (images, noise), strict=True)  # type: ignore[no-any-return]
 
     def _required(self, arch: Arch, statistics: Statistics | None) -> Statistics:
