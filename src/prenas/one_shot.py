@@ -14,7 +14,7 @@ from prenas.evolution import Evolved, EvolvedSet, Watcher, evolve, evolved_set, 
 from prenas.families import get_family
 from prenas.families.base import Arch
 from prenas.recipe import Recipe
-from prenas.selection.budgets import parse_budgets
+from prenas.selection.placing import placed_budgets
 from prenas.selection.preferred import PreferredSet
 from prenas.supernet import Supernet
 
@@ -51,7 +51,13 @@ def evolve_budgets(
 
     known = remembering(accuracy)
     finished = {found.budget: found for found in finished_budgets(out, recipe)}
-    budgets = parse_budgets(recipe.search.budgets, keep_partial=recipe.search.keep_partial).kept
+    search = recipe.search
+    budgets = placed_budgets(
+        recipe.space,
+        search.budgets,
+        keep_partial=search.keep_partial,
+        enumeration=search.enumeration,
+    ).kept
     for number, budget in enumerate(budgets):
         if number in preferred.empty_budgets or str(budget) in finished:
             continue

@@ -29,8 +29,8 @@ from prenas.data_recipe import (
 )
 from prenas.families import get_family, get_space, unknown_name
 from prenas.families.base import SearchSpace
-from prenas.proxy.scores import DEFAULT_SCORE, check_score_name
-from prenas.selection.budgets import parse_budgets
+from prenas.proxy.scores import DEFAULT_SCORE, Scope, check_score_name
+from prenas.selection.budgets import check_resolutions, parse_budgets
 from prenas.selection.isomers import Enumeration, IsomerRule
 from prenas.values import Value, explain
 
@@ -45,6 +45,8 @@ class SearchRecipe(Value):
     keep_partial: bool = False
     """Keep a grid's last interval when the step does not divide the range."""
     score: str = DEFAULT_SCORE
+    scope: Scope = "all"
+    """`blocks`: S sums only over tensors that belong to a layer, without stem and head."""
     isomers: IsomerRule = "normalised"
     enumeration: Enumeration = "all"
     images: Literal["noise", "data"] = "noise"
@@ -292,6 +294,8 @@ class Recipe(Value):
     @model_validator(mode="after")
     def _parts_agree(self) -> Recipe:
         check_score_name(self.search.score, self.space.family)
+        budgets = parse_budgets(self.search.budgets, keep_partial=True)
+        check_resolutions(budgets.kept, self.space)
         self.preprocessing.check_channels(self.space.settings.in_chans)
         if self.search.images == "data" and self.data is None:
             raise ValueError(

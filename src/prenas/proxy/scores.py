@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,9 @@ from prenas.families import FAMILIES, unknown_name
 
 Floats = npt.NDArray[np.float64]
 
+Scope = Literal["all", "blocks"]
+"""Whether S sums over everything that is scored, or only over tensors that belong to a layer."""
+
 
 @dataclass(frozen=True)
 class WeightScore:
@@ -25,7 +29,7 @@ class WeightScore:
 
     element: Callable[[Tensor, Tensor], Tensor]
     layer_choices_only: bool = False
-    """Sum only over tensors that a per-layer choice sizes (ViT: qkv, proj, fc1, fc2)."""
+    """Sum only over modules of layers that a per-layer choice sizes (ViT: qkv, proj, fc1, fc2)."""
     finish: Callable[[Floats], Floats] | None = None
     """Convex, so that its largest value stands at the largest or the smallest sum."""
 
