@@ -89,7 +89,10 @@ def literal(
     for number, arch in enumerate(archs):
         logits = supernet(batch.images, arch)
         if recipe.inplace_distillation and number:
-            loss = -(largest.softmax(1) * logits.log_softmax(1)).sum(dim=1).mean()
+            p = largest.softmax(1)
+            loss = -(p * logits.log_softmax(1)).sum(dim=1).mean()
+            if recipe.inplace_distillation == "kl":
+                loss += (p * p.log()).sum(dim=1).mean()
         else:
             loss = cross_entropy(logits, batch.labels, label_smoothing=recipe.label_smoothing)
             if recipe.teacher is not None:
@@ -108,6 +111,7 @@ def literal(
         pytest.param(SANDWICH, "sum", id="sandwich-sum"),
         pytest.param(IN_PLACE, "mean", id="in-place-mean"),
         pytest.param(IN_PLACE, "sum", id="in-place-sum"),
+        pytest.param({**IN_PLACE, "inplace_distillation": "kl"}, "sum", id="in-place-kl-sum"),
         pytest.param({"teacher": TeacherRecipe(name="x")}, "mean", id="teacher"),
         pytest.param({**IN_PLACE, "teacher": TeacherRecipe(name="x")}, "mean", id="both-mean"),
         pytest.param({**IN_PLACE, "teacher": TeacherRecipe(name="x")}, "sum", id="both-sum"),
