@@ -49,7 +49,7 @@ def hand_over(
     images, names = _proof_images_and_class_names(out, preferred, data)
     where = next(supernet.parameters()).device
     stored = stored_statistics(out, [row.arch])
-    network = verified_cut(supernet, row.arch, images.to(where), stored and stored[0])
+    network = verified_cut(supernet, row.arch, images.to(where), stored[0] if stored else None)
     with locked(out, recipe):
         write_model(
             folder,

@@ -90,7 +90,7 @@ class MobileNet(nn.Module):
             else:
                 kept = noise[:, -pooled.shape[1] :] >= self.drop_rate
                 pooled = pooled * kept.to(pooled.dtype) / (1.0 - self.drop_rate)
-        return pooled if pre_logits else self.classifier(pooled)
+        return pooled if pre_logits else self.classifier(pooled)  # type: ignore[no-any-return]
 
     def forward(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         """[B, in_chans, height, width] -> logits [B, num_classes].
