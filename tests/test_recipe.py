@@ -33,6 +33,7 @@ from prenas.recipe import (
 )
 from prenas.recipes import RECIPES, get_recipe
 from prenas.values import Value
+from test_pipeline_convolutional import recipe_of as conv_recipe
 from training.runs import MINI, mini_recipe
 
 each_recipe = pytest.mark.parametrize("recipe", [get_recipe(name) for name in RECIPES], ids=RECIPES)
@@ -102,6 +103,9 @@ def test_every_field_is_read_by_a_run(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(Value, "__getattribute__", spy, raising=False)
     pipeline.run(recipe, tmp_path / "run")
     assert CliRunner().invoke(app, ["info", str(tmp_path / "run")]).exit_code == 0
+    small = {"population": 2, "generations": 1, "num_parents": 1}
+    convolutional = conv_recipe(training={"epochs": 1}, evolution=EvolutionRecipe(**small))
+    pipeline.run(convolutional, tmp_path / "convolutional")
     monkeypatch.undo()
 
     promised = {

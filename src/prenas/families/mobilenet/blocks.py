@@ -5,8 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import torch
-from timm.layers import get_act_layer, make_divisible
+from timm.layers import drop_path, get_act_layer, make_divisible
 from timm.models._efficientnet_blocks import (
     DepthwiseSeparableConv,
     InvertedResidual,
@@ -75,9 +74,9 @@ class Block(nn.Module):
         branch: Tensor = super().forward(x)
         if self.kind == "none":
             return branch
-        if self.training and self.rate:
-            if noise is None:
-                noise = torch.rand(len(x), device=x.device)
+        if noise is None:
+            branch = drop_path(branch, self.rate, self.training)
+        elif self.training and self.rate:
             kept = (noise >= self.rate).to(branch.dtype) / (1.0 - self.rate)
             branch = branch * kept[:, None, None, None]
         return branch + (x if self.kind == "identity" else self.shortcut(x))
