@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from prenas.families.mobilenet.space import MobileNetSpace, StageOptions
     from prenas.families.vit.space import VitArch, VitSettings, VitSpace
     from prenas.pipeline import (
+        calibrate,
         evaluate,
         evolve,
         finetune,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     )
     from prenas.prediction import Prediction, predict
     from prenas.recipe import (
+        CalibrationRecipe,
         EvolutionRecipe,
         Recipe,
         SearchRecipe,
@@ -66,6 +68,7 @@ _HOMES = {
     "prenas.families.mobilenet.space": ("MobileNetSpace", "StageOptions"),
     "prenas.families.vit.space": ("VitArch", "VitSettings", "VitSpace"),
     "prenas.pipeline": (
+        "calibrate",
         "evaluate",
         "evolve",
         "finetune",
@@ -79,6 +82,7 @@ _HOMES = {
     ),
     "prenas.prediction": ("Prediction", "predict"),
     "prenas.recipe": (
+        "CalibrationRecipe",
         "EvolutionRecipe",
         "Recipe",
         "SearchRecipe",
@@ -98,6 +102,7 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "Arch",
     "Augmentation",
+    "CalibrationRecipe",
     "Cost",
     "DataRecipe",
     "Evaluation",
@@ -124,6 +129,7 @@ __all__ = [
     "VitArch",
     "VitSettings",
     "VitSpace",
+    "calibrate",
     "count",
     "evaluate",
     "evolve",

@@ -214,8 +214,9 @@ class Supernet(nn.Module):
             raise ValueError(
                 f"subnet {arch.id} ({arch.summary}) has no statistics of its own yet: subnets "
                 "share weights, but what BatchNorm knows of the images differs in each. Calibrate "
-                "it first (`prenas calibrate RUN`, or prenas.calibrate(supernet, archs, batches)) "
-                "and give what that returns as `statistics`"
+                "it first (`prenas calibrate RUN` and prenas.calibrate(RUN), or "
+                "prenas.calibration.calibrate(supernet, archs, batches)), and give what that "
+                "returns as `statistics`"
             )
         device = next(self.network.parameters()).device
         return {name: tensor.to(device) for name, tensor in (statistics or {}).items()}
