@@ -249,9 +249,10 @@ def print_space(space: SearchSpace) -> None:
     per_layer = [axis.name for axis in space.layer_axes]
     rows: dict[str, list[tuple[str, str, str]]] = {"per network": [], "per layer": [], "fixed": []}
     for name, value in flat_fields(space):
-        if name in ("family", "name") or value is None or _holds_groups(value):
+        if name in ("family", "name") or value is None or _holds(value, dict):
             continue
-        is_axis = isinstance(value, list) and not name.startswith("settings.")
+        is_list = isinstance(value, list) and not _holds(value, list)
+        is_axis = is_list and not name.startswith("settings.")
         once = "per network" if is_axis else "fixed"
         chosen = "per layer" if name in per_layer else once
         rows[chosen].append((name, json.dumps(value), chosen))
@@ -299,9 +300,9 @@ def print_space(space: SearchSpace) -> None:
     )
 
 
-def _holds_groups(value: object) -> bool:
-    """Whether a field lists groups of fields, which a table of their own shows."""
-    return isinstance(value, list) and any(isinstance(one, dict) for one in value)
+def _holds(value: object, kind: type) -> bool:
+    """Whether a field lists what is more than a number: groups of fields, or other lists."""
+    return isinstance(value, list) and any(isinstance(one, kind) for one in value)
 
 
 def _listed(options: Sequence[float]) -> str:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
-from pydantic import Field, ValidationError, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator
 from torch import Tensor, nn
 
 from prenas.values import Value, explain
@@ -98,6 +98,41 @@ class Cost(NamedTuple):
 
 COST_AXES = ("params", "macs")
 """The costs a budget may bound, in the order in which they break ties between equal scores."""
+
+
+_MOST_LAYERS = 1000
+
+
+def _listed(value: object) -> object:
+    """One number is one option."""
+    return (value,) if isinstance(value, (str, int, float)) else value
+
+
+def _rising(options: tuple[float, ...]) -> tuple[float, ...]:
+    if not options:
+        raise ValueError("no option is given: list at least one, in rising order")
+    rising = sorted(set(options))
+    if list(options) != rising:
+        raise ValueError(
+            f"options {list(options)} must be all different and in rising order: write {rising}"
+        )
+    return options
+
+
+def _not_absurd(depths: tuple[int, ...]) -> tuple[int, ...]:
+    if depths[-1] > _MOST_LAYERS:
+        raise ValueError(
+            f"{depths[-1]:,} layers are more than a search can handle: write at most "
+            f"{_MOST_LAYERS:,}"
+        )
+    return depths
+
+
+OPTIONS = BeforeValidator(_listed), AfterValidator(_rising)
+"""For fields of a space that list options: `Annotated[tuple[int, ...], *OPTIONS]`."""
+
+NOT_TOO_DEEP = AfterValidator(_not_absurd)
+"""For those that list depths."""
 
 
 class LayerAxis(NamedTuple):

@@ -85,7 +85,7 @@ def small() -> Recipe:
     Cost: about two minutes per epoch on one CPU core.
     Command: `prenas run mobilenet-small --out runs/small --threads 1`.
     """
-    return _small_pictures("mobilenet-small", ("macs=2M:10M:1M",), epochs=30)
+    return _small_pictures("mobilenet-small", ("macs=2M:10M:1M",), epochs=15)
 
 
 def small_sandwich() -> Recipe:
@@ -121,7 +121,7 @@ def _small_pictures(space: str, budgets: tuple[str, ...], *, epochs: int) -> Rec
             epochs=epochs,
             batch_size=128,
             optimizer="sgd",
-            lr_per_512_images=0.4,
+            lr_per_512_images=1.6,
             min_lr=0.0,
             warmup_epochs=1,
             warmup_lr=1e-3,

@@ -140,8 +140,9 @@ def subnets(run: RunSoFar) -> list[str]:
         rows.append(cells)
     lead = (
         "The score ranks subnets of one budget before any training; it grows with size and tells "
-        "nothing between budgets, nor between resolutions. The lead is how far, relative to it, the best subnet of the "
-        "budget that was not chosen stays behind: a lead that is tiny may turn with another seed."
+        "nothing between budgets, nor between resolutions. The lead is how far, relative to it, "
+        "the best subnet of the budget that was not chosen stays behind: a lead that is tiny may "
+        "turn with another seed."
     )
     if isinstance(preferred, EvolvedSet):
         lead = (
@@ -275,9 +276,9 @@ def stability(run: RunSoFar) -> list[str]:
         f"Each row is another initialisation beside seed {run.preferred.recipe.seed}, which chose. "
         "Kendall's tau runs from -1 (reversed) over 0 (unrelated) to 1 (equal ranking): of the "
         "score S over all classes of the space, and of the block scores by which layers are "
-        "ranked. Same class: in so many budgets the best subnet has equal widths, depths and counts "
-        f"of options. Then, per budget, the layers' options that differ; {NONE} where width or "
-        "depth do, or where the budget is empty.",
+        "ranked. Same class: in so many budgets the best subnet has equal widths, depths and "
+        f"counts of options. Then, per budget, the layers' options that differ; {NONE} where width "
+        "or depth do, or where the budget is empty.",
     ]
 
 
@@ -320,8 +321,8 @@ def block_scores(run: RunSoFar) -> list[str]:
         _picture("block_scores", "Block score of every option in every layer"),
         "What decided, between subnets made of the same parts, which layer gets the larger option: "
         "the block score of a larger option in each layer, in % of the largest of its axis and "
-        "stage; darker is larger. At random initialisation little of this ranking survives another seed: the "
-        "stability above says how much.",
+        "stage; darker is larger. At random initialisation little of this ranking survives another "
+        "seed: the stability above says how much.",
     ]
 
 

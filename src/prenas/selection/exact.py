@@ -1,7 +1,7 @@
 """The highest score that any subnet within a budget has, isomer rule or not.
 
 The selector looks at one representative of each isomer class (method.md, section 3). Here layers
-that are not tied choose freely.
+that are not tied choose freely, also where there is but one stage, so they are never listed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from prenas.proxy.tables import SpaceTables
 from prenas.selection.budgets import Budget
 from prenas.selection.graph import Candidate, free_graph
 from prenas.selection.program import Program
+from prenas.selection.ranking import Fronts, finished, signs
 
 _TOLERANCE = 1e-9
 """Relative difference of scores that the solver cannot tell."""
@@ -36,18 +37,18 @@ def optimum(tables: SpaceTables, budget: Budget) -> Optimum | None:
     looked for. Between equal scores any may be given, the same in every call.
     """
 
-    def finished(total: float) -> float:
-        return float(tables.finish(np.array(total))) if tables.finish else total
-
     graph = free_graph(tables)
+    if (answer := Fronts(graph, [budget], 1).best(budget)) is not None:
+        return Optimum(answer[0], answer[0].score) if answer else None
     best: Candidate | None = None
     proven = -math.inf
-    for sign in (1, -1) if tables.finish else (1,):
+    for sign in signs(graph):
         solution = Program(graph, budget, sign).solve()
         if solution is None:
             continue
-        found = replace(solution.candidate, score=finished(solution.candidate.score))
-        proven = max(proven, finished(solution.bound))
+        score, bound = finished(graph, np.array([solution.candidate.score, solution.bound]))
+        found = replace(solution.candidate, score=float(score))
+        proven = max(proven, float(bound))
         if best is None or found.score > best.score:
             best = found
     if best is None:

@@ -116,7 +116,7 @@ def _walk(graph: Graph, prune: Prune | None, limit: tuple[int, int] | None) -> W
     labels, stage = [first], list[int]()  # and the nodes behind the current stage
     rest = graph.cheapest_rest(limit[0]) if limit else None
     for node, edges in enumerate(graph.incoming[1:], start=1):
-        if stage and graph.edges.tail[edges[0]] >= stage[0]:
+        if stage and graph.edges.tail[edges].max() >= stage[0]:
             _rank(labels, stage, len(graph.edges.part))
             stage = []
         found = _extended(graph, labels, edges, prune if node < graph.end else None)

@@ -18,6 +18,7 @@ from prenas.families.base import COST_AXES
 from prenas.proxy.scores import Floats
 from prenas.selection.budgets import Budget
 from prenas.selection.graph import Candidate, Graph
+from prenas.selection.ranking import finished, signs
 
 _INFEASIBLE = 2
 """What `milp` answers where nothing fits."""
@@ -109,21 +110,16 @@ class Program:
 def best_by_program(graph: Graph, budget: Budget, num: int) -> list[Candidate]:
     """The `num` best ways within a budget, best first; their scores with `finish`.
 
-    A score with a `finish` has its highest values at the largest or the smallest sums, so both are
-    looked for. Between scores that differ by less than 1e-9 any may be given, the same in every
-    call.
+    Between scores that differ by less than 1e-9 any may be given, the same in every call.
     """
-    finish = graph.tables.finish
     found: dict[tuple[int, ...], Candidate] = {}
-    for sign in (1, -1) if finish else (1,):
+    for sign in signs(graph):
         program = Program(graph, budget, sign)
         for _ in range(num):
             solution = program.solve()
             if solution is None:
                 break
-            candidate = solution.candidate
-            if finish:
-                candidate = replace(candidate, score=float(finish(np.array(candidate.score))))
-            found[tuple(solution.way)] = candidate
+            (score,) = finished(graph, np.array([solution.candidate.score]))
+            found[tuple(solution.way)] = replace(solution.candidate, score=float(score))
             program.exclude(solution.way)
     return sorted(found.values(), key=lambda one: budget.preference(one.score, one.cost))[:num]

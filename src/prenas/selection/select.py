@@ -8,21 +8,18 @@ as long as what it gives lies above the lower end; else an integer program does.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from operator import itemgetter
-
-import numpy as np
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from prenas.families.base import COST_AXES
-from prenas.proxy.layout import Integers
 from prenas.proxy.scores import Floats
 from prenas.proxy.tables import SpaceTables
 from prenas.selection.budgets import Budget, format_amount
-from prenas.selection.front import Ways, best_ways, every_way, spread_ways
+from prenas.selection.front import Ways, every_way, spread_ways
 from prenas.selection.graph import Candidate, item_graph
 from prenas.selection.isomers import Enumeration
 from prenas.selection.program import Program, best_by_program
+from prenas.selection.ranking import Fronts, finished, ranked
 
 
 @dataclass(frozen=True)
@@ -49,49 +46,19 @@ class Candidates:
     @property
     def scores(self) -> Floats | None:
         """[classes] in enumeration order; None where they are too many to be listed."""
-        return None if self._listed is None else self._finished(self._listed.scores)
+        return None if self._listed is None else finished(self._graph, self._listed.scores)
 
     def best(self, budgets: Sequence[Budget], num: int) -> list[list[Candidate]]:
         """Per budget the `num` best candidates inside it, best first."""
-        if self._listed is not None:
-            return [self._ranked([(1, self._listed)], budget, num) for budget in budgets]
-        fronts: dict[str, list[tuple[int, Ways]]] = {}
-        for axis, name in enumerate(COST_AXES):
-            limits = [b.intervals[name][1] for b in budgets if list(b.intervals) == [name]]
-            if limits:
-                fronts[name] = [
-                    (sign, best_ways(self._graph, axis, num, max(limits), sign=sign))
-                    for sign in ((1, -1) if self.tables.finish else (1,))
-                ]
-        return [self._best(budget, num, fronts) for budget in budgets]
-
-    def _best(
-        self, budget: Budget, num: int, fronts: Mapping[str, Sequence[tuple[int, Ways]]]
-    ) -> list[Candidate]:
-        if len(budget.intervals) == 1:
-            ((name, (_, limit)),) = budget.intervals.items()
-            below = budget._replace(intervals={name: (0, limit)})
-            found = self._ranked(fronts[name], below, num)
-            if all(budget.holds(candidate.cost) for candidate in found):
-                return found
-        return best_by_program(self._graph, budget, num)
-
-    def _ranked(
-        self, fronts: Iterable[tuple[int, Ways]], budget: Budget, num: int
-    ) -> list[Candidate]:
-        """The `num` best of some ways, whose scores are given with the sign before them."""
-        found: dict[tuple[int, ...], tuple[tuple[float, ...], Candidate]] = {}
-        for sign, ways in fronts:
-            scores = self._finished(sign * ways.scores)
-            for place in _best_places(scores, ways, budget, num).tolist():
-                way = ways[place]
-                candidate = replace(self._graph.candidate(way), score=float(scores[place]))
-                rank = *budget.preference(candidate.score, candidate.cost), float(ways.order[place])
-                found[tuple(way)] = rank, candidate
-        return [candidate for _, candidate in sorted(found.values(), key=itemgetter(0))[:num]]
-
-    def _finished(self, scores: Floats) -> Floats:
-        return self.tables.finish(scores) if self.tables.finish else scores
+        graph, listed = self._graph, self._listed
+        if listed is not None:
+            return [ranked(graph, [(1, listed)], budget, num) for budget in budgets]
+        fronts = Fronts(graph, budgets, num)
+        answers = [(budget, fronts.best(budget)) for budget in budgets]
+        return [
+            best_by_program(graph, budget, num) if found is None else found
+            for budget, found in answers
+        ]
 
     def holds_any(self, budget: Budget) -> bool:
         """Whether a budget holds any candidate, whatever it scores."""
@@ -121,17 +88,6 @@ class Candidates:
             f"{name} {format_amount(least)} to {format_amount(most)}"
             for name, (least, most) in zip(COST_AXES, self._ends(), strict=True)
         )
-
-
-def _best_places(scores: Floats, ways: Ways, budget: Budget, num: int) -> Integers:
-    """The `num` best ways within a budget, best first."""
-    inside = np.flatnonzero(budget.contains(ways.costs))
-    if len(inside) > num:  # only those that can be among the best need an order
-        found = scores[inside]
-        inside = inside[found >= np.partition(found, -num)[-num]]
-    keys = [ways.costs[inside, axis] for axis in reversed(budget.axes_in_order)]
-    best: Integers = inside[np.lexsort((ways.order[inside], *keys, -scores[inside]))][:num]
-    return best
 
 
 def select(

@@ -18,6 +18,7 @@ from prenas.families.base import COST_AXES, Choices, SearchSpace
 from prenas.proxy.layout import Integers
 from prenas.proxy.scores import Floats
 from prenas.proxy.tables import cost_tables
+from prenas.randomness import numpy_generator
 from prenas.selection.budgets import Budget, format_amount
 from prenas.selection.graph import Graph, free_graph
 from prenas.selection.program import Program
@@ -87,7 +88,7 @@ class Within:
     def _holds_any(self) -> bool:
         if self.num_archs == 0 or all(step.is_exact for step in self._steps):
             return self.num_archs > 0
-        generator = np.random.default_rng(0)  # what it draws decides nothing, but is quick
+        generator = numpy_generator(0, "whether a budget holds any")
         if any(self._proposed(generator) in self for _ in range(_ATTEMPTS)):
             return True
         return Program(self._graph, self._budget).solve() is not None

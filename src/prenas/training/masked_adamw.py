@@ -5,9 +5,9 @@ momentum and decay act on it, and the moments fade. Here an element's moments, d
 correction advance only at steps whose subnets own it, as if it were alone in an optimiser that ran
 at those steps (Loshchilov and Hutter, ICLR 2019, arXiv 1711.05101, applied per element).
 
-Subnets own boxes of every tensor. Their union is cut into boxes that do not overlap, and the step is
-AdamW's on views of them: what nobody owns is never looked at. The views are kept for the next step
-of the same subnets, in blocks that fit into a processor's cache.
+Subnets own boxes of every tensor. Their union is cut into boxes that do not overlap, and the step
+is AdamW's on views of them: what nobody owns is never looked at. The views are kept for the next
+step of the same subnets, in blocks that fit into a processor's cache.
 """
 
 from __future__ import annotations

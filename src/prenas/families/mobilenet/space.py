@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from prenas.families.base import Choices, LayerAxis, SearchSpace, Stage
+from prenas.families.base import NOT_TOO_DEEP, OPTIONS, Choices, LayerAxis, SearchSpace, Stage
 from prenas.families.mobilenet.arch import (
     Activation,
     Kernel,
@@ -19,32 +19,30 @@ from prenas.families.mobilenet.arch import (
 )
 from prenas.values import Value
 
-Options = Annotated[tuple[Positive, ...], Field(min_length=1)]
-
-
-def _rising(options: tuple[float, ...]) -> tuple[float, ...]:
-    if list(options) != sorted(set(options)):
-        raise ValueError(
-            f"the options {list(options)} must rise, each once: write {sorted(set(options))}"
-        )
-    return options
-
-
-Rising = AfterValidator(_rising)
+Options = Annotated[tuple[Positive, ...], *OPTIONS]
 
 
 class StageOptions(Value):
     """The options of one stage, from small to large, and its fixed design."""
 
-    width: Annotated[Options, Rising]
-    depth: Annotated[Options, Rising]
-    kernel: Annotated[tuple[Kernel, ...], Field(min_length=1), Rising] = (3,)
-    expand: Annotated[tuple[Ratio, ...], Field(min_length=1), Rising]
+    width: Options
+    depth: Annotated[tuple[Positive, ...], *OPTIONS, NOT_TOO_DEEP]
+    kernel: Annotated[tuple[Kernel, ...], *OPTIONS] = (3,)
+    expand: Annotated[tuple[Ratio, ...], *OPTIONS]
     stride: Literal[1, 2] = 1
     se: bool = False
     act: Activation = "silu"
     expansion: bool | None = None
     """Whether blocks have a layer that widens; None: if the largest ratio is more than 1."""
+
+    @model_validator(mode="after")
+    def _expansion_suits(self) -> StageOptions:
+        if self.expansion is False and self.expand != (1.0,):
+            raise ValueError(
+                f"expand is {list(self.expand)} in a stage without expansion layers: write 1, or "
+                "leave expansion out"
+            )
+        return self
 
     @property
     def has_expansion(self) -> bool:
@@ -61,14 +59,14 @@ class MobileNetSpace(SearchSpace):
     """Options for the stem, every stage and the head; per block, kernel and expansion ratio."""
 
     family: Literal["mobilenet"] = "mobilenet"
-    resolution: Annotated[tuple[Positive, ...], Rising] = ()
+    resolution: Options | tuple[()] = ()
     """Sides that networks resize their images to; empty: images are taken as they come."""
     schedule: tuple[tuple[Positive, Positive], ...] = ()
     """(MACs, resolution): networks of fewer MACs than that have this resolution, those of more
     than all the largest; empty: the resolution nearest to the image size."""
-    stem: Annotated[Options, Rising]
+    stem: Options
     stages: tuple[StageOptions, ...] = Field(min_length=1)
-    head: Annotated[Options, Rising]
+    head: Options
     tied: bool = True
     """Whether all blocks of a stage take the same kernel and expansion ratio."""
     settings: MobileNetSettings = MobileNetSettings()
@@ -81,6 +79,10 @@ class MobileNetSpace(SearchSpace):
                 f"image_size {self.settings.image_size} is not square, but networks resize to "
                 f"squares of {', '.join(map(str, self.resolution))} pixels: choose a square, or "
                 "leave resolution out"
+            )
+        if list(self.schedule) != sorted(set(self.schedule)):
+            raise ValueError(
+                f"the schedule {list(self.schedule)} must rise: write {sorted(set(self.schedule))}"
             )
         unknown = [side for _, side in self.schedule if side not in self.resolution]
         if unknown:

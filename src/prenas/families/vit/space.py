@@ -6,14 +6,21 @@ import math
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from prenas.families.base import Arch, Choices, LayerAxis, SearchSpace, Settings, Stage
+from prenas.families.base import (
+    NOT_TOO_DEEP,
+    OPTIONS,
+    Arch,
+    Choices,
+    LayerAxis,
+    SearchSpace,
+    Settings,
+    Stage,
+)
 
 Positive = Annotated[int, Field(ge=1)]
 Ratio = Annotated[float, Field(gt=0)]
-
-_MOST_LAYERS = 1000
 
 
 class VitArch(Arch):
@@ -101,40 +108,13 @@ class VitSpace(SearchSpace):
 
     family: Literal["vit"] = "vit"
     name: str
-    embed_dim: tuple[Positive, ...]
-    depth: tuple[Positive, ...]
-    num_heads: tuple[Positive, ...]
-    mlp_ratio: tuple[Ratio, ...]
+    embed_dim: Annotated[tuple[Positive, ...], *OPTIONS]
+    depth: Annotated[tuple[Positive, ...], *OPTIONS, NOT_TOO_DEEP]
+    num_heads: Annotated[tuple[Positive, ...], *OPTIONS]
+    mlp_ratio: Annotated[tuple[Ratio, ...], *OPTIONS]
     supernet_embed_dim: Positive | None = None
     """Width of the network that is initialised and scored; None means the widest option."""
     settings: VitSettings = VitSettings()
-
-    @field_validator("embed_dim", "depth", "num_heads", "mlp_ratio", mode="before")
-    @classmethod
-    def _one_option_from_one_number(cls, value: object) -> object:
-        return (value,) if isinstance(value, (str, int, float)) else value
-
-    @field_validator("embed_dim", "depth", "num_heads", "mlp_ratio")
-    @classmethod
-    def _rising(cls, options: tuple[float, ...]) -> tuple[float, ...]:
-        if not options:
-            raise ValueError("no option is given: list at least one, in rising order")
-        rising = sorted(set(options))
-        if list(options) != rising:
-            raise ValueError(
-                f"options {list(options)} must be all different and in rising order: write {rising}"
-            )
-        return options
-
-    @field_validator("depth")
-    @classmethod
-    def _not_absurd(cls, depths: tuple[int, ...]) -> tuple[int, ...]:
-        if depths[-1] > _MOST_LAYERS:
-            raise ValueError(
-                f"{depths[-1]:,} layers are more than a search can handle: "
-                f"write at most {_MOST_LAYERS:,}"
-            )
-        return depths
 
     @model_validator(mode="after")
     def _supernet_contains_all(self) -> VitSpace:
