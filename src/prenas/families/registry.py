@@ -146,9 +146,11 @@ def _load_declared() -> list[str]:
 
 def _load(entry: EntryPoint) -> None:
     """Registers a declared family; ValueError that names it for whatever goes wrong."""
-    package = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an unknown package"
-    where = f"family {entry.name!r} of {package} ({entry.value}) cannot be used"
+    where = f"family {entry.name!r} of {_package(entry)} ({entry.value}) cannot be used"
     remedy = "repair or uninstall that package"
+    for other in _declared():
+        if other.name == entry.name and other.value != entry.value:
+            raise ValueError(f"{where}: {_package(other)} has one of that name too; {remedy}")
     try:
         family = entry.load()
     except (Exception, SystemExit) as error:
@@ -161,6 +163,10 @@ def _load(entry: EntryPoint) -> None:
         register(family)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
+
+
+def _package(entry: EntryPoint) -> str:
+    return f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an unknown package"
 
 
 @cache
