@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,15 @@ def test_stages_of_another_number_do_not_fit() -> None:
     _, odd = TEST_SPACES[residual_mlp.FAMILY.name]
     with pytest.raises(ValueError, match="3 stages, not 2"):
         residual_mlp.check_contains(SPACE.largest, odd.smallest)
+
+
+def test_the_document_quotes_the_example() -> None:
+    """To the letter."""
+    root = Path(__file__).resolve().parents[2]
+    text = (root / "docs/extending.md").read_text(encoding="utf-8")
+    section = text.split("## A family")[1]
+    blocks = re.findall(r"^```(python|toml)\n(.*?)^```", section, flags=re.MULTILINE | re.DOTALL)
+    files = {"python": "residual_mlp.py", "toml": "pyproject.toml"}
+    assert {language for language, _ in blocks} == set(files)
+    for language, block in blocks:
+        assert block in (root / "examples/residual_mlp" / files[language]).read_text("utf-8")
