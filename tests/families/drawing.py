@@ -7,12 +7,16 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from prenas.families import FAMILIES, build_structure, get_space
+from prenas.families import FAMILIES, build_structure, get_space, register
 from prenas.families.base import Arch, Choices, SearchSpace, Stage, StageChoice
 from prenas.families.mobilenet.arch import MobileNetSettings
 from prenas.families.mobilenet.space import MobileNetSpace, StageOptions
 from prenas.families.vit.space import VitSettings, VitSpace
 from prenas.supernet import Statistics, Supernet, statistic_names
+from residual_mlp import DIGITS, FAMILY, MlpSettings, MlpSpace
+from residual_mlp import StageOptions as MlpStage
+
+register(FAMILY)  # of examples/, as another package's
 
 _VIT_ODD = VitSpace(
     name="odd",
@@ -51,9 +55,21 @@ _MOBILENET_IDENTITY = get_space("mobilenet-micro").with_settings(
     shortcut="identity", image_size=(9, 14)
 )
 
+_MLP_ODD = MlpSpace(
+    name="odd",
+    stages=(
+        MlpStage(width=(5, 9), depth=(1, 3), hidden=(3, 7)),
+        MlpStage(width=(9,), depth=(2,), hidden=(2, 4, 5)),
+        MlpStage(width=(4, 6, 11), depth=(1, 2), hidden=(6,)),
+    ),
+    settings=MlpSettings(image_size=(5, 7), in_chans=2, num_classes=5, grid=3),
+)
+"""Three stages, one of a single width and depth, a grid that does not divide the image."""
+
 TEST_SPACES: dict[str, tuple[SearchSpace, ...]] = {
     "vit": (get_space("digits"), _VIT_ODD),
     "mobilenet": (get_space("mobilenet-micro"), _MOBILENET_ODD, _MOBILENET_IDENTITY),
+    "residual-mlp": (DIGITS, _MLP_ODD),
 }
 """Family -> spaces that the contract suite runs on: small, and awkward in every way there is."""
 

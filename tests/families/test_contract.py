@@ -1015,6 +1015,7 @@ def test_a_fresh_head_leaves_everything_else(space: SearchSpace) -> None:
         supernet.family.adapt(before, space.settings, new, torch.Generator().manual_seed(1))
         for _ in range(2)
     )
+    assert supernet.family.adapt({}, space.settings, new, torch.Generator()) == {}
     network = build_shared(supernet.arch, new)
     network.load_state_dict(fresh)
     assert network(images_for(space)).shape == (3, 7)

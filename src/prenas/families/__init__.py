@@ -1,9 +1,8 @@
-"""The table of families, and lookups that name the choices."""
+"""The table of families, lookups that name the choices, and networks by their architectures."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -11,46 +10,38 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from prenas.families import mobilenet, vit
-from prenas.families.base import Arch, Family, SearchSpace, Settings, Shape
+from prenas.families.base import Arch, Settings, Shape
+from prenas.families.registry import (
+    FAMILIES,
+    all_families,
+    all_spaces,
+    family_names,
+    family_of,
+    get_family,
+    get_space,
+    register,
+    unknown_name,
+)
 from prenas.randomness import isolated_global_state
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (vit.FAMILY, mobilenet.FAMILY)}
+__all__ = [
+    "FAMILIES",
+    "all_families",
+    "all_spaces",
+    "build",
+    "build_shared",
+    "build_structure",
+    "family_names",
+    "family_of",
+    "get_family",
+    "get_space",
+    "parameter_shapes",
+    "register",
+    "unknown_name",
+]
 
-
-def unknown_name(kind: str, name: str, choices: Iterable[str]) -> ValueError:
-    """The error for a name that is not in a table: nearest names first, then all of them."""
-    choices = sorted(choices)
-    near = get_close_matches(name, choices, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-    return ValueError(f"unknown {kind} {name!r}: {hint}available: {', '.join(choices)}")
-
-
-def get_family(name: str) -> Family:
-    """The family of that name; ValueError lists the choices."""
-    if name not in FAMILIES:
-        raise unknown_name("family", name, FAMILIES)
-    return FAMILIES[name]
-
-
-def family_of(value: Arch | SearchSpace | Settings) -> Family:
-    """The family that an architecture, a space or settings belong to."""
-    for family in FAMILIES.values():
-        if isinstance(value, (family.arch_type, family.space_type, family.settings_type)):
-            return family
-    raise TypeError(f"{type(value).__name__} belongs to no family of {', '.join(FAMILIES)}")
-
-
-def all_spaces() -> dict[str, SearchSpace]:
-    """Every named space of every family."""
-    return {name: space for family in FAMILIES.values() for name, space in family.spaces.items()}
-
-
-def get_space(name: str) -> SearchSpace:
-    """The named space; ValueError lists the choices."""
-    spaces = all_spaces()
-    if name not in spaces:
-        raise unknown_name("space", name, spaces)
-    return spaces[name]
+for _family in (vit.FAMILY, mobilenet.FAMILY):
+    register(_family)
 
 
 def build(

@@ -316,9 +316,17 @@ def leading_box(name: str, shape: Shape, full: Shape) -> Box:
     return tuple(slice(0, size) for size in shape)
 
 
-@dataclass(frozen=True)
+def unchanged(settings: Any) -> Any:
+    """The settings of a family without relative positions reach as far as they ever will."""
+    return settings
+
+
+@dataclass(frozen=True, kw_only=True)
 class Family:
-    """Everything the rooms outside `families/` need to know about one kind of network."""
+    """Everything the rooms outside `families/` need to know about one kind of network.
+
+    Fields with a default may be left out.
+    """
 
     name: str
     arch_type: type[Arch]
@@ -339,7 +347,7 @@ class Family:
     """(arch, settings) -> the multiply-accumulates of every part of the network."""
     role: Callable[[Any, str], TensorRole]
     """(arch, parameter name) -> stage and layer."""
-    is_scored: Callable[[str], bool]
+    is_scored: Callable[[str], bool] = lambda name: True
     """Whether the score S sums over this parameter."""
     unit_tensors: Mapping[str, tuple[tuple[str, int], ...]]
     """Layer axis -> (name inside the layer, dimension) of the tensors whose units it adds."""
@@ -361,9 +369,10 @@ class Family:
     """(tensors, their settings, new settings, generator) -> tensors for the new settings.
 
     Of a supernet or a subnet alike. The head is drawn anew from the generator; None keeps it.
+    Without tensors it only checks the settings.
     Raises ValueError, in words, for settings that these weights cannot serve.
     """
-    with_full_reach: Callable[[Any], Settings]
+    with_full_reach: Callable[[Any], Settings] = unchanged
     """Settings -> the same, where relative positions tell all distances of the image apart."""
     owned_box: Callable[[str, Shape, Shape], Box] = leading_box
     """(parameter or buffer, a subnet's shape of it, the supernet's) -> the part that is shared."""
@@ -386,6 +395,17 @@ class Family:
 
     Raises ValueError, which says why, for tensors that are not of this family.
     """
+
+
+def check_images(images: Tensor, settings: Settings) -> None:
+    """Raises ValueError, with both shapes, unless a network of these settings takes the images."""
+    expected = (settings.in_chans, *settings.image_size)
+    if images.ndim != 4 or tuple(images.shape[1:]) != expected:
+        raise ValueError(
+            f"images have shape {tuple(images.shape)}, but this network takes "
+            f"(batch, {expected[0]} channels, {expected[1]}, {expected[2]}): resize the "
+            "images, or build the network with another image_size or in_chans"
+        )
 
 
 def owned_boxes(

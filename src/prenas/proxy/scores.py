@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from prenas.families import FAMILIES, unknown_name
+from prenas.families import get_family, unknown_name
 
 Floats = npt.NDArray[np.float64]
 
@@ -48,6 +48,6 @@ WEIGHT_SCORES: dict[str, WeightScore] = {
 
 def check_score_name(name: str, family: str) -> None:
     """ValueError, with the choices, unless the family can be scored by this name."""
-    choices = [*WEIGHT_SCORES, *FAMILIES[family].arch_scores]
+    choices = [*WEIGHT_SCORES, *get_family(family).arch_scores]
     if name not in choices:
         raise unknown_name("score", name, choices)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from prenas.families.base import Family, TensorRole
-from prenas.families.mobilenet.adaptation import adapt, with_full_reach
+from prenas.families.mobilenet.adaptation import adapt
 from prenas.families.mobilenet.arch import (
     MobileNetArch,
     MobileNetSettings,
@@ -44,7 +44,6 @@ FAMILY = Family(
     initialize=initialize,
     work=work,
     role=_role,
-    is_scored=lambda name: True,
     unit_tensors=_UNIT_TENSORS,
     layers=layers,
     drop_path_rates=drop_path_rates,
@@ -54,7 +53,6 @@ FAMILY = Family(
     check_contains=check_contains,
     space_of=space_of,
     adapt=adapt,
-    with_full_reach=with_full_reach,
     owned_box=owned_box,
     build_shared=build_shared,
     prepare_for_scoring=prepare_for_scoring,

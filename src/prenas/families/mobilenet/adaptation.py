@@ -33,11 +33,6 @@ def adapt(
     return adapted
 
 
-def with_full_reach(settings: MobileNetSettings) -> MobileNetSettings:
-    """The contract's `with_full_reach`: there are no relative positions."""
-    return settings
-
-
 def _check(old: MobileNetSettings, new: MobileNetSettings, *, keeps_head: bool) -> None:
     fields = (name for name in type(old).model_fields if name not in _FREE)
     problems = [

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout as drop
 from torch.nn.functional import interpolate
 
+from prenas.families.base import check_images
 from prenas.families.mobilenet.arch import MobileNetArch, MobileNetSettings
 from prenas.families.mobilenet.blocks import Shortcut, make_block
 from prenas.families.mobilenet.parts import block_specs
@@ -58,16 +59,10 @@ class MobileNet(nn.Module):
 
     def forward_features(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         """[B, in_chans, height, width] -> feature maps [B, channels, height', width']."""
-        expected = (self.settings.in_chans, *self.settings.image_size)
-        if images.ndim != 4 or tuple(images.shape[1:]) != expected:
-            raise ValueError(
-                f"images have shape {tuple(images.shape)}, but this network takes "
-                f"(batch, {expected[0]} channels, {expected[1]}, {expected[2]}): resize the "
-                "images, or build the network with another image_size or in_chans"
-            )
+        check_images(images, self.settings)
         self._check_noise(images, noise)
         side = self.arch.resolution
-        if side is not None and (side, side) != expected[1:]:
+        if side is not None and (side, side) != self.settings.image_size:
             images = interpolate(images, (side, side), mode="bicubic", align_corners=False)
         # Channels last, in which convolutions of this kind take two thirds of the time on a CPU.
         images = images.contiguous(memory_format=torch.channels_last)

@@ -9,7 +9,7 @@ import torch
 from timm.layers import DropPath, Mlp, PatchEmbed
 from torch import Tensor, nn
 
-from prenas.families.base import TensorRole, Work
+from prenas.families.base import TensorRole, Work, check_images
 from prenas.families.vit.attention import (
     GridIndex,
     RelativeAttention,
@@ -105,13 +105,7 @@ class VisionTransformer(nn.Module):
 
     def forward_features(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         """[B, in_chans, height, width] -> normalised tokens [B, N, D], the class token first."""
-        expected = (self.settings.in_chans, *self.settings.image_size)
-        if images.ndim != 4 or tuple(images.shape[1:]) != expected:
-            raise ValueError(
-                f"images have shape {tuple(images.shape)}, but this network takes "
-                f"(batch, {expected[0]} channels, {expected[1]}, {expected[2]}): resize the "
-                "images, or build the network with another image_size or in_chans"
-            )
+        check_images(images, self.settings)
         num_draws = 2 * len(self.blocks) + (self.num_features if self.head_drop.p else 0)
         if noise is not None and (
             noise.ndim != 2 or len(noise) != len(images) or noise.shape[1] < num_draws
