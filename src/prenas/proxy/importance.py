@@ -64,6 +64,9 @@ def measure_importance(
     network = deepcopy(supernet.network)
     supernet.family.prepare_for_scoring(network)
     prepared = supernet.with_network(network)
+    # A family may prepare its networks by training mode, where these would act.
+    prepared.drop_path_rates = dict.fromkeys(supernet.drop_path_rates, 0.0)
+    prepared.dropout = 0.0
     parameters = dict(network.named_parameters())
     total: list[Tensor] | None = None
     for start in range(0, len(images), batch_size):
