@@ -66,9 +66,12 @@ def ranked(graph: Graph, fronts: Iterable[SignedWays], budget: Budget, num: int)
         for place in _best_places(scores, ways, budget, num).tolist():
             way = ways[place]
             candidate = replace(graph.candidate(way), score=float(scores[place]))
-            rank = *budget.preference(candidate.score, candidate.cost), float(ways.order[place])
-            found[tuple(way)] = rank, candidate
-    return [candidate for _, candidate in sorted(found.values(), key=itemgetter(0))[:num]]
+            found[tuple(way)] = budget.preference(candidate.score, candidate.cost), candidate
+    in_order = sorted(
+        found.items(), key=itemgetter(0)
+    )  # edges are numbered in it; orders hold within one front alone
+    ranking = sorted((one for _, one in in_order), key=itemgetter(0))
+    return [candidate for _, candidate in ranking[:num]]
 
 
 def _best_places(scores: Floats, ways: Ways, budget: Budget, num: int) -> Integers:
