@@ -118,10 +118,10 @@ def _free(table: StageTable) -> list[StageChoice]:
 def every_class(found: SpaceTables, enumeration: Enumeration) -> Iterator[Choices]:
     """One subnet of every class of isomers: width by width, depth by depth, class by class of
     layers, axis by axis, count vector by count vector."""
-    yield from itertools.product(*(_representatives(t, enumeration) for t in found.stages))
+    yield from itertools.product(*(representatives(t, enumeration) for t in found.stages))
 
 
-def _representatives(table: StageTable, enumeration: Enumeration) -> list[StageChoice]:
+def representatives(table: StageTable, enumeration: Enumeration) -> list[StageChoice]:
     if table.tied:
         return _free(table)
     chosen = []
