@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,9 @@ from torch.nn.functional import cross_entropy
 from prenas.families.base import Arch
 from prenas.randomness import torch_generator
 from prenas.supernet import Supernet
+
+_FEWEST_IMAGES = 8
+"""In a batch whose statistics a network normalises by: 8 and 32 chose the same subnets."""
 
 
 class Importance(NamedTuple):
@@ -52,10 +56,11 @@ def measure_importance(
     """Gradient of one scalar at the subnet `largest`, for all weights of the supernet.
 
     The scalar is the sum of all logits of all images, or, with labels, the mean cross-entropy.
-    The family prepares a copy of the network (evaluation mode, unless it says otherwise), so the
-    result is deterministic (the original leaves stochastic depth on) and the supernet keeps its
-    weights; those of the copy are what counts. Images pass in small batches, whose gradients add
-    up, to bound the memory.
+    The family prepares a copy of the network (evaluation mode, unless it says otherwise), and
+    nothing is dropped, so the result is deterministic (the original leaves stochastic depth on) and
+    the supernet keeps its weights; those of the copy are what counts. Images pass in small batches,
+    whose gradients add up, to bound the memory; where networks normalise by the statistics of a
+    batch, in equal ones of no fewer than eight images, of which such statistics mean something.
 
     Raises:
         ValueError: a layer of the largest subnet that S sums over has no gradient at all, so that
@@ -64,13 +69,10 @@ def measure_importance(
     network = deepcopy(supernet.network)
     supernet.family.prepare_for_scoring(network)
     prepared = supernet.with_network(network)
-    # A family may prepare its networks by training mode, where these would act.
-    prepared.drop_path_rates = dict.fromkeys(supernet.drop_path_rates, 0.0)
-    prepared.dropout = 0.0
+    prepared.drop_path_rates, prepared.dropout = dict.fromkeys(prepared.drop_path_rates, 0.0), 0.0
     parameters = dict(network.named_parameters())
     total: list[Tensor] | None = None
-    for start in range(0, len(images), batch_size):
-        batch = slice(start, start + batch_size)
+    for batch in _batches(len(images), batch_size, supernet.has_statistics):
         logits = prepared(images[batch], largest)
         scalar = (
             logits.sum()
@@ -92,6 +94,15 @@ def measure_importance(
     )
     _check(importance, supernet, largest)
     return importance
+
+
+def _batches(num_images: int, batch_size: int, are_equal: bool) -> list[slice]:
+    """Batches of that size and a smaller rest, or equal ones of at least that and eight images."""
+    if not are_equal:
+        return [slice(start, start + batch_size) for start in range(0, num_images, batch_size)]
+    number = max(num_images // max(batch_size, _FEWEST_IMAGES), 1)
+    ends = [num_images * part // number for part in range(number + 1)]
+    return [slice(*pair) for pair in pairwise(ends) if num_images]
 
 
 def _check(importance: Importance, supernet: Supernet, largest: Arch) -> None:

@@ -124,6 +124,10 @@ def parse_budgets(texts: Iterable[str], *, keep_partial: bool = False) -> Budget
             if not amounts:
                 raise ValueError(f"cannot read the budget {text!r}: {_SHAPE}")
             if axis == "resolution":
+                if resolutions != [None]:
+                    raise ValueError(
+                        f"the budget {text!r} names resolution twice: join them, as 192/224"
+                    )
                 resolutions = [*map(_parse_resolution, amounts.split("/"))]
                 continue
             if axis not in COST_AXES:

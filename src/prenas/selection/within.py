@@ -53,12 +53,14 @@ class Within:
         self._graph = free_graph(self._tables)
         self._steps = _steps(self._graph, budget)
         weights = np.ones(len(self._graph.edges.part))
-        self._weights, self._counts = weights, _counts(self._graph, self._steps, weights)
-        self.num_archs = float(self._ends().sum())
+        counts = _counts(self._graph, self._steps, weights)
+        self.num_archs = float(self._ends(counts).sum())
         """How many they are, exact to rounding or, where steps are coarse, somewhat too many."""
         if weighting == "genes" and self.num_archs:
-            self._weights = _chances(self._graph)
-            self._counts = _counts(self._graph, self._steps, self._weights)
+            weights = _chances(self._graph)
+            counts = _counts(self._graph, self._steps, weights)
+        self._weights, self._counts = weights, counts
+        self._end_sums = np.cumsum(self._ends(counts))
         if not self._holds_any():
             reachable = ", ".join(
                 f"{name} {format_amount(int(self._graph.cheapest(axis)[-1]))} to "
@@ -73,9 +75,10 @@ class Within:
     def draw(self, generator: np.random.Generator) -> Genes:
         """One of them, as likely as the weighting says."""
         while True:
-            genes = self._proposed(generator)
-            if genes in self:
-                return genes
+            way = self._proposed(generator)
+            if self._fits(way):
+                candidate = self._graph.candidate(way)
+                return Genes(candidate.choices, candidate.resolution)
 
     def __contains__(self, genes: Genes) -> bool:
         cost = self._tables.cost(genes.choices)
@@ -89,38 +92,36 @@ class Within:
         if self.num_archs == 0 or all(step.is_exact for step in self._steps):
             return self.num_archs > 0
         generator = numpy_generator(0, "whether a budget holds any")
-        if any(self._proposed(generator) in self for _ in range(_ATTEMPTS)):
+        if any(self._fits(self._proposed(generator)) for _ in range(_ATTEMPTS)):
             return True
         return Program(self._graph, self._budget).solve() is not None
 
-    def _ends(self) -> Floats:
+    def _fits(self, way: list[int]) -> bool:
+        return bool(self._budget.contains(self._graph.edges.cost[way].sum(axis=0)))
+
+    def _ends(self, counts: Floats) -> Floats:
         """Counts at the end of the graph, zero where no way can be within the budget."""
-        found = self._counts[-1].copy()
+        found: Floats = counts[-1].copy()
         for number, step in enumerate(self._steps):
             np.moveaxis(found, number, 0)[: step.first] = 0
         return found
 
-    def _proposed(self, generator: np.random.Generator) -> Genes:
-        """An architecture by steps, from the end of the graph backwards."""
-        ends = self._ends()
-        spent = np.array(np.unravel_index(_drawn(ends.ravel(), generator), ends.shape))
+    def _proposed(self, generator: np.random.Generator) -> list[int]:
+        """A way by steps, drawn from the end of the graph backwards."""
+        shape = self._counts.shape[1:]
+        spent = np.array(np.unravel_index(_drawn(self._end_sums, generator), shape))
         way, node = list[int](), self._graph.end
         while node:
             edges = self._graph.incoming[node]
             before = spent - np.stack([step.of_edge[edges] for step in self._steps], axis=1)
             possible = np.flatnonzero((before >= 0).all(axis=1))
-            counts = [
-                self._counts[tail][tuple(rest)]
-                for tail, rest in zip(
-                    self._graph.edges.tail[edges[possible]], before[possible], strict=True
-                )
-            ]
-            place = possible[_drawn(self._weights[edges[possible]] * counts, generator)]
+            edges, before = edges[possible], before[possible]
+            counts = self._counts[self._graph.edges.tail[edges], *before.T]
+            place = _drawn(np.cumsum(self._weights[edges] * counts), generator)
             spent, edge = before[place], int(edges[place])
             way.append(edge)
             node = int(self._graph.edges.tail[edge])
-        candidate = self._graph.candidate(way[::-1])
-        return Genes(candidate.choices, candidate.resolution)
+        return way[::-1]
 
 
 class _Step(NamedTuple):
@@ -161,13 +162,13 @@ def _longest(graph: Graph) -> int:
     return int(lengths[-1])
 
 
-def _counts(graph: Graph, steps: list[_Step], weights: Floats) -> list[Floats]:
-    """Per node, the sum of the weights of all ways to there, by the steps that they take."""
+def _counts(graph: Graph, steps: list[_Step], weights: Floats) -> Floats:
+    """[nodes, *steps] the sum of the weights of all ways to a node, by the steps that they take."""
     shape = tuple(step.number for step in steps)
-    counts = [np.zeros(shape) for _ in range(graph.end + 1)]
+    counts = np.zeros((graph.end + 1, *shape))
     if 0 in shape:
         return counts
-    counts[0][(0,) * len(shape)] = 1.0
+    counts[(0,) * counts.ndim] = 1.0
     of_edges = np.stack([step.of_edge for step in steps], axis=1)
     for node, edges in enumerate(graph.incoming[1:], start=1):
         for edge in edges:
@@ -197,7 +198,6 @@ def _chances(graph: Graph) -> Floats:
     return chances
 
 
-def _drawn(weights: Floats, generator: np.random.Generator) -> int:
-    """A place, as likely as its weight."""
-    sums = np.cumsum(weights)
+def _drawn(sums: Floats, generator: np.random.Generator) -> int:
+    """A place, as likely as it adds to the running sums."""
     return int(np.searchsorted(sums, generator.random() * sums[-1], side="right"))
