@@ -358,8 +358,8 @@ def test_a_tied_stage_mutates_as_one_gene() -> None:
     assert changed == pytest.approx(0.2 * 2 / 3, abs=0.07)
 
 
-def test_the_best_of_a_chain_of_tied_stages_is_found() -> None:
-    """Of 5,184 architectures that fit a budget between, by looking at 120 of them."""
+def test_one_of_the_best_of_a_chain_of_tied_stages_is_found_by_looking_at_a_few() -> None:
+    """120 of 2,580: as good as one in a hundred, where a tied stage is one gene per axis."""
     space = get_space("mobilenet-micro")
     accuracy, budget = Additive(space), budget_of("macs=500k:900k")
     recipe = EvolutionRecipe(
@@ -369,10 +369,9 @@ def test_the_best_of_a_chain_of_tied_stages_is_found() -> None:
     asked = [arch for archs in accuracy.asked for arch in archs]
     assert len(set(asked)) == len(asked) == found.num_evaluated == 120
     assert all(fits(arch, budget, space) for arch in asked)
-    generator = np.random.default_rng(0)
-    within = Within(space, budget)
-    drawn = {space.compose(*within.draw(generator)) for _ in range(120)}
-    assert found.accuracy > max(map(accuracy.of, drawn))
+    generator, within = np.random.default_rng(0), Within(space, budget)
+    drawn = [accuracy.of(space.compose(*within.draw(generator))) for _ in range(1000)]
+    assert found.accuracy >= np.quantile(drawn, 0.99)
 
 
 # --- in a run folder -----------------------------------------------------------------------------
