@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from families.drawing import ALL_SPACES, images_for, new_supernet
 from prenas import artifacts
@@ -30,7 +31,7 @@ def by_hand(network: nn.Module, batches: list[Tensor]) -> dict[str, Tensor]:
     """BatchNorm alone in training mode, its momentum None, as any PyTorch user would do it."""
     network.eval()
     for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, _BatchNorm):
             module.reset_running_stats()
             module.momentum = None
             module.train()
@@ -41,7 +42,7 @@ def by_hand(network: nn.Module, batches: list[Tensor]) -> dict[str, Tensor]:
 
 
 def _names(network: nn.Module) -> set[str]:
-    norms = [n for n, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [n for n, module in network.named_modules() if isinstance(module, _BatchNorm)]
     kinds = ("running_mean", "running_var", "num_batches_tracked")
     return {f"{norm}.{kind}" for norm in norms for kind in kinds}
 

@@ -229,6 +229,7 @@ class ResidualMlp(nn.Module):
     ) -> None:
         super().__init__()
         self.settings, self.dropout = settings, dropout
+        self.drops = any(drop_path_rates)
         self.num_classes = settings.num_classes
         self.num_blocks = len(layers(arch))
         rates = iter(drop_path_rates or (0.0,) * self.num_blocks)
@@ -261,7 +262,7 @@ class ResidualMlp(nn.Module):
 
     def forward(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         """Logits; `noise` [B, a column per block, with dropout one more per feature] in [0, 1)."""
-        if noise is None and self.training:
+        if noise is None and self.training and (self.dropout or self.drops):
             num_features = self.num_features if self.dropout else 0
             shape = len(images), self.num_blocks + num_features
             noise = torch.rand(shape, device=images.device)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from families.drawing import ALL_SPACES, TEST_SPACES, images_for, new_supernet
-from prenas.families.base import SearchSpace
+from prenas.families.base import Arch, SearchSpace
 from prenas.proxy.importance import Importance, _batches, measure_importance, noise_images
 from prenas.supernet import Supernet
 
@@ -35,9 +35,9 @@ def assert_gradients_close(
         torch.testing.assert_close(actual[name], gradient, rtol=0, atol=bound, msg=name)
 
 
-def embedded(supernet: Supernet, network: torch.nn.Module) -> dict[str, Tensor]:
+def embedded(supernet: Supernet, network: torch.nn.Module, arch: Arch) -> dict[str, Tensor]:
     """Gradients of a cut network in the supernet's full size, zero elsewhere."""
-    boxes = supernet.owned(network.arch)
+    boxes = supernet.owned(arch)
     gradients = dict(network.named_parameters())
     full = {}
     for name, parameter in supernet.network.named_parameters():
@@ -65,7 +65,7 @@ def test_equals_plain_autograd_on_the_cut_network(space: SearchSpace, labelled: 
     logits = network(images)
     scalar = logits.sum() if labels is None else cross_entropy(logits, labels)
     scalar.backward()
-    expected = embedded(supernet, network)
+    expected = embedded(supernet, network, space.scored)
     assert_gradients_close(
         importance.gradients, expected, 1e-3 if supernet.has_statistics else 1e-4
     )
