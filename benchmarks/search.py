@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from functools import cache, partial
 from typing import Any
@@ -20,17 +20,24 @@ from typing import Any
 import torch
 
 from benchmarks.paired import ROOT, Options, Ratio, Section, medians, peak_bytes, ratio, take_turns
+from prenas.families import build_shared, get_space
+from prenas.families.base import SearchSpace
+from prenas.proxy.gains import block_scores
 from prenas.proxy.importance import Importance, measure_importance, noise_images
-from prenas.proxy.tables import SpaceTables, block_scores, cost_tables, space_tables
+from prenas.proxy.scores import DEFAULT_SCORE
+from prenas.proxy.tables import SpaceTables, cost_tables, space_tables, stage_scores
+from prenas.randomness import torch_generator
 from prenas.recipe import Recipe
 from prenas.recipes import get_recipe
-from prenas.selection.budgets import parse_budgets
+from prenas.selection.budgets import Budget, parse_budgets
 from prenas.selection.exact import optimum
-from prenas.selection.isomers import isomer_gains
+from prenas.selection.isomers import isomer_gains, num_isomer_classes
+from prenas.selection.placing import placed_budgets
 from prenas.selection.select import Candidates, Pick, select
 from prenas.zero_cost_search import new_supernet
 
 _TARGET_SECONDS = 0.2
+_LONG_CHAIN_BUDGETS = "macs=200M:700M:25M"
 _BATCH_SIZES = (1, 4, 16)
 _SEEDS = {"digits": range(5), "tiny": range(2)}
 """Recipe -> initialisations on which the choices of all variants are compared."""
@@ -39,7 +46,7 @@ _SEEDS = {"digits": range(5), "tiny": range(2)}
 def measure(options: Options) -> Section:
     rounds = min(options.rounds, 3)  # of seconds each
     ratios, facts = [], {}
-    for part in (_against_literal, _first_and_again, _backward_passes):
+    for part in (_against_literal, _first_and_again, _long_chain, _backward_passes):
         found_ratios, found_facts = part(options._replace(rounds=rounds))
         ratios += found_ratios
         facts |= found_facts
@@ -76,10 +83,7 @@ def _against_literal(options: Options) -> tuple[list[Ratio], dict[str, Any]]:
 
     def by_tables() -> list[tuple[Any, ...]]:
         picks = _pick(recipe, _tables(recipe, importance))
-        archs = [
-            space.compose(space.skeletons[pick.candidate.skeleton], pick.candidate.choices)
-            for pick in picks
-        ]
+        archs = [space.compose(pick.candidate.choices) for pick in picks]
         return [(arch.embed_dim, arch.num_heads, arch.mlp_ratio) for arch in archs]
 
     fast, slow = by_tables(), per_candidate()
@@ -139,7 +143,7 @@ def one_search(threads: int) -> None:
     facts["peak memory of the process after it, GB"] = _resident_gb()
     timed("again", lambda: _pick(recipe, _tables(recipe, importance)))
     tables = _tables(recipe, importance)
-    facts["candidates"] = len(Candidates(tables))
+    facts["candidates"] = num_isomer_classes(recipe.space)
     budgets = parse_budgets(recipe.search.budgets).kept
     optima = timed("exact optimum of all budgets", lambda: [optimum(tables, b) for b in budgets])
     facts["gaps to the exact optimum, %"] = [
@@ -151,6 +155,39 @@ def one_search(threads: int) -> None:
 
 def _resident_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def _long_chain(options: Options) -> tuple[list[Ratio], dict[str, Any]]:
+    """All budgets of `mobilenet` after the backward pass, from importances drawn at random."""
+    space = get_space("mobilenet")
+    budgets = placed_budgets(space, [_LONG_CHAIN_BUDGETS]).kept
+    network = build_shared(space.supernet, space.settings)
+    generator = torch_generator(0, "importances")
+    weights, gradients = (
+        {n: torch.randn(p.shape, generator=generator) for n, p in network.named_parameters()}
+        for _ in range(2)
+    )
+    importance = Importance(weights, gradients)
+    resolutions = dict.fromkeys(budget.resolution for budget in budgets)
+
+    def score_and_select() -> list[Pick]:
+        tables = _tables_at(resolutions, space, importance)
+        return _select(tables, budgets)
+
+    tables = _tables_at(resolutions, space, importance)
+    works = {
+        "mobilenet, scoring and selecting": score_and_select,
+        "mobilenet, selecting": partial(_select, tables, budgets),
+    }
+    seconds = take_turns(works, options.rounds, warm_ups=1)
+    both = seconds["mobilenet, scoring and selecting"]
+    what = "mobilenet: scoring and selecting for all budgets / 1 s"
+    facts = {**medians(seconds), "mobilenet, budgets": len(budgets)}
+    return [ratio(what, both, [1.0] * len(both), target=1.0)], facts
+
+
+def _select(tables: dict[int | None, SpaceTables], budgets: Sequence[Budget]) -> list[Pick]:
+    return select({side: Candidates(found) for side, found in tables.items()}, budgets)
 
 
 def _backward_passes(options: Options) -> tuple[list[Ratio], dict[str, Any]]:
@@ -185,7 +222,7 @@ def _is_same(name: str, how: tuple[int, bool], seed: int) -> bool:
 def _choice(name: str, how: tuple[int, bool], seed: int) -> list[tuple[Any, ...]]:
     recipe = get_recipe(name).model_copy(update={"seed": seed})
     picks = _pick(recipe, _tables(recipe, _importance(recipe, *how)))
-    return [(pick.candidate.skeleton, pick.candidate.choices) for pick in picks]
+    return [pick.candidate.choices for pick in picks]
 
 
 def _importance(recipe: Recipe, batch_size: int = 4, is_bf16: bool = False) -> Importance:
@@ -200,15 +237,25 @@ def _importance(recipe: Recipe, batch_size: int = 4, is_bf16: bool = False) -> I
     )
     supernet = new_supernet(recipe, recipe.seed)
     with torch.autocast("cpu", torch.bfloat16) if is_bf16 else nullcontext():
-        return measure_importance(supernet, space.largest, images, batch_size=batch_size)
+        return measure_importance(supernet, space.scored, images, batch_size=batch_size)
 
 
 def _tables(recipe: Recipe, importance: Importance) -> SpaceTables:
-    blocks = block_scores(recipe.space, importance)
-    gains = isomer_gains(recipe.search.isomers, blocks, recipe.seed)
-    return space_tables(recipe.space, importance, gains, score=recipe.search.score)
+    return _tables_at([None], recipe.space, importance)[None]
+
+
+def _tables_at(
+    resolutions: Iterable[int | None], space: SearchSpace, importance: Importance
+) -> dict[int | None, SpaceTables]:
+    gains = isomer_gains("normalised", block_scores(space, importance), 0)
+    scores = stage_scores(space, importance, score=DEFAULT_SCORE)
+    return {
+        side: space_tables(space, scores, gains, score=DEFAULT_SCORE, resolution=side)
+        for side in resolutions
+    }
 
 
 def _pick(recipe: Recipe, tables: SpaceTables) -> list[Pick]:
     budgets = parse_budgets(recipe.search.budgets).kept
-    return select(Candidates(tables, recipe.search.enumeration), budgets, recipe.search.k)
+    candidates = Candidates(tables, recipe.search.enumeration)
+    return select({None: candidates}, budgets, recipe.search.k)

@@ -35,14 +35,18 @@ _DIGITS_REPEATS = 5  # turns of digits per turn of the large network: their step
 
 
 def measure(options: Options) -> Section:
-    """Steps, their passes and optimisers, on the digits and at 224 pixels."""
+    """Steps, their passes and optimisers, on the digits, convolutions, and at 224 pixels."""
     ratios: list[Ratio] = []
     facts: dict[str, Any] = {}
     for threads in _DIGITS_THREADS:
         torch.set_num_threads(threads)
-        _digits(f"digits, {threads} threads").measure(
+        _preferred("digits", f"digits, {threads} threads").measure(
             _DIGITS_REPEATS * options.rounds, 1.25, ratios, facts
         )
+    torch.set_num_threads(1)
+    _preferred("mobilenet-micro", "mobilenet-micro, 1 threads").measure(
+        options.rounds, 1.25, ratios, facts
+    )
     torch.set_num_threads(options.threads)
     _tiny(f"tiny, {options.threads} threads").measure(options.rounds, 1.05, ratios, facts)
     return Section("Supernet step over the step of the subnet cut out", tuple(ratios), facts)
@@ -82,8 +86,7 @@ class _Work:
         self._plain_step, self._masked_step = new_step(recipe), new_step(masked)
         self._subnets = BoundSubnets(self._plain_step.supernet)
         self._owned = [_owned(self._masked_step.supernet, arch) for arch in archs]
-        num_branches = supernet.family.num_branches(supernet.arch)
-        self._noise = torch.rand(num_images, num_branches, generator=generator)
+        self._noise = torch.rand(num_images, supernet.num_draws, generator=generator)
         self._cut = [_Cut(self._plain_step.supernet, arch, recipe) for arch in archs]
 
     def _variants(self) -> dict[str, Callable[[], object]]:
@@ -184,12 +187,12 @@ class _Cut:
         self.optimizer = make_optimizer(self.network, recipe)
 
 
-def _digits(name: str) -> _Work:
-    """The preferred subnets in their envelope."""
-    recipe = get_recipe("digits")
+def _preferred(recipe_name: str, name: str) -> _Work:
+    """The preferred subnets of a recipe in their envelope."""
+    recipe = get_recipe(recipe_name)
     preferred, supernet = zero_cost_search(recipe, None, torch.device("cpu"))
     training = recipe.training
-    assert training is not None, "the digits are trained"
+    assert training is not None, "the recipe trains"
     trimmed = supernet.trimmed(preferred.envelope)
     return _Work(name, trimmed, preferred.archs, training, training.batch_size)
 

@@ -215,8 +215,8 @@ def spoil_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes every cut network differ a little from the supernet."""
     cut = Supernet.cut
 
-    def spoilt(self: Supernet, arch: Any) -> nn.Module:
-        network = cut(self, arch)
+    def spoilt(self: Supernet, arch: Any, statistics: Any = None) -> nn.Module:
+        network = cut(self, arch, statistics)
         with torch.no_grad():
             network.get_parameter("head.bias")[0] += 1e-2
         return network

@@ -7,6 +7,7 @@ import functools
 import json
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,16 @@ import torch
 from torch import Tensor
 
 from prenas.cost import count
+from prenas.families.base import Choices, StageChoice
 from prenas.families.vit.space import VitArch, VitSettings, VitSpace
+from prenas.proxy.gains import BlockScores, block_scores
 from prenas.proxy.importance import Importance, measure_importance
 from prenas.proxy.scores import WEIGHT_SCORES
-from prenas.proxy.tables import BlockScores, SpaceTables, block_scores, space_tables
+from prenas.proxy.tables import SpaceTables, space_tables, stage_scores
 from prenas.selection.budgets import parse_budgets
-from prenas.selection.isomers import isomer_gains
+from prenas.selection.isomers import isomer_gains, num_isomer_classes
 from prenas.selection.select import Candidates, select
 from prenas.supernet import Supernet
-from proxy.reading import sum_from_tables
 from reference.original import fill, golden_input, native_name, to_native
 
 NETWORKS = ("vit_micro", "vit_tiny_224")
@@ -173,22 +175,24 @@ def golden_importance(name: str) -> Importance:
 
 @functools.cache
 def golden_block_scores(name: str) -> tuple[BlockScores, ...]:
-    return block_scores(golden_space(name), golden_importance(name))
+    (stage,) = block_scores(golden_space(name), golden_importance(name))
+    return stage
 
 
 @functools.cache
 def golden_tables(name: str, score: str) -> SpaceTables:
-    gains = isomer_gains("normalised", golden_block_scores(name), seed=0)
-    return space_tables(golden_space(name), golden_importance(name), gains, score=score)
+    gains = isomer_gains("normalised", [golden_block_scores(name)], seed=0)
+    scores = stage_scores(golden_space(name), golden_importance(name), score=score)
+    return space_tables(golden_space(name), scores, gains, score=score)
 
 
-def choices_of(space: VitSpace, arch: VitArch) -> tuple[int, list[list[int]]]:
-    """Number of the skeleton, and the option index per axis and layer."""
-    skeletons = [(skeleton.embed_dim, skeleton.depth) for skeleton in space.skeletons]
-    return skeletons.index((arch.embed_dim, arch.depth)), [
-        [space.num_heads.index(heads) for heads in arch.num_heads],
-        [space.mlp_ratio.index(ratio) for ratio in arch.mlp_ratio],
-    ]
+def choices_of(space: VitSpace, arch: VitArch) -> Choices:
+    """The choices that the architecture is composed of."""
+    options = (
+        tuple(space.num_heads.index(heads) for heads in arch.num_heads),
+        tuple(space.mlp_ratio.index(ratio) for ratio in arch.mlp_ratio),
+    )
+    return (StageChoice(space.embed_dim.index(arch.embed_dim), arch.depth, options),)
 
 
 def head_bias_quirk(name: str, arch: VitArch, score: str) -> float:
@@ -208,11 +212,12 @@ def head_bias_quirk(name: str, arch: VitArch, score: str) -> float:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_scores(name: str, score: str) -> None:
     """Every score of every golden architecture to 1e-5, read off the production tables."""
+    sums = replace(golden_tables(name, SCORES[score]), finish=None)
     golden, space = load_golden(name), golden_space(name)
     tables = golden_tables(name, SCORES[score])
     for entry, expected in zip(golden["archs"], golden["scores"], strict=True):
         arch = read_arch(entry["arch"])
-        ours = sum_from_tables(tables, *choices_of(space, arch))
+        ours = sums.score(choices_of(space, arch))
         ours -= head_bias_quirk(name, arch, score)
         if tables.finish:
             ours = float(tables.finish(np.array(ours)))
@@ -249,14 +254,16 @@ def test_selection(name: str) -> None:
     golden, space = load_golden(name), golden_space(name)
     search = golden["search"]
     candidates = Candidates(golden_tables(name, SCORES["left_super_taylor6"]), "published")
-    assert len(candidates) == search["num_candidates"]
+    assert candidates.scores is not None
+    assert len(candidates.scores) == search["num_candidates"]
+    assert num_isomer_classes(space, "published") == search["num_candidates"]
     low, high, step = (search[f"{key}_m"] for key in ("min_params", "max_params", "interval"))
     budgets = parse_budgets([f"params={low}M:{high}M:{step}M"])
     assert not budgets.partial
     selected: dict[int, list[tuple[VitArch, int, float]]] = {}
-    for pick in select(candidates, budgets.kept, k=search["top_k"]):
+    for pick in select({None: candidates}, budgets.kept, k=search["top_k"]):
         candidate = pick.candidate
-        arch = space.compose(space.skeletons[candidate.skeleton], candidate.choices)
+        arch = space.compose(candidate.choices)
         upper_edge = budgets.kept[pick.budget].intervals["params"][1]
         found = selected.setdefault(upper_edge, [])
         assert pick.rank == len(found)

@@ -33,6 +33,7 @@ from prenas.recipe import (
 )
 from prenas.recipes import RECIPES, get_recipe
 from prenas.values import Value
+from test_pipeline_convolutional import recipe_of as conv_recipe
 from training.runs import MINI, mini_recipe
 
 each_recipe = pytest.mark.parametrize("recipe", [get_recipe(name) for name in RECIPES], ids=RECIPES)
@@ -102,6 +103,9 @@ def test_every_field_is_read_by_a_run(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(Value, "__getattribute__", spy, raising=False)
     pipeline.run(recipe, tmp_path / "run")
     assert CliRunner().invoke(app, ["info", str(tmp_path / "run")]).exit_code == 0
+    small = {"population": 2, "generations": 1, "num_parents": 1}
+    convolutional = conv_recipe(training={"epochs": 1}, evolution=EvolutionRecipe(**small))
+    pipeline.run(convolutional, tmp_path / "convolutional")
     monkeypatch.undo()
 
     promised = {
@@ -234,6 +238,46 @@ def test_a_missing_section_can_be_given_whole() -> None:
     changed = with_overrides(get_recipe("tiny"), ['training={"epochs": 3}', 'data={"name": "own"}'])
     assert changed.training == TrainingRecipe(epochs=3)
     assert changed.data == DataRecipe(name="own")
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [(True, "cross_entropy"), (False, None), (None, None), ("kl", "kl"), ("alpha", "alpha")],
+)
+def test_in_place_distillation_reads_what_older_recipes_saved(given: object, kind: object) -> None:
+    fields = {"epochs": 1, "sandwich": 2, "inplace_distillation": given}
+    recipe = TrainingRecipe.model_validate(fields)
+    assert recipe.inplace_distillation == kind
+    assert TrainingRecipe.model_validate_json(recipe.model_dump_json()) == recipe
+    word = json.dumps(given) if given is None or isinstance(given, bool) else given
+    words = ["training.sandwich=2", f"training.inplace_distillation={word}"]
+    changed = with_overrides(get_recipe("digits"), words).training
+    assert changed is not None
+    assert changed.inplace_distillation == kind
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["training.inplace_distillation=alpha"], "set sandwich too"),
+        (
+            ["training.sandwich=2", "training.inplace_distillation=hard"],
+            r"training\.inplace_distillation: .*'cross_entropy', 'kl' or 'alpha'",
+        ),
+        (["training.drops_in=largest"], "without a sandwich has no largest subnet: set sandwich"),
+        (["training.drops_in=first"], r"training\.drops_in: .*'all' or 'largest'"),
+        (
+            ["training.clip_grad_value=0.5"],
+            r"clip_grad_norm 1\.0 and clip_grad_value 0\.5 are two ways .* one of them to none",
+        ),
+        (["training.clip_grad_value=0"], r"training\.clip_grad_value.*0"),
+        (["training.dropout=1"], r"training\.dropout.*1"),
+        (["training.optimizer=rmsprop"], r"training\.optimizer.*'masked_adamw' or 'sgd'"),
+    ],
+)
+def test_what_does_not_go_together_in_training_is_refused(overrides: list[str], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        with_overrides(get_recipe("digits"), overrides)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from families.test_vit_released import ARCH, SETTINGS, mini, random_native, to_o
 from prenas import pipeline, run_data
 from prenas.cost import count
 from prenas.data import ImageData
-from prenas.families import all_spaces, get_family, get_space
+from prenas.families import get_family, get_space
 from prenas.families.vit.space import VitArch
 from prenas.proxy.importance import noise_images
 from prenas.recipe import with_overrides
@@ -342,7 +342,7 @@ def test_given_subnets_come_first(mini_file: Path) -> None:
         ([], "digits", "available: base, small, tiny"),
         ([], "tiny", "embed_dim 192 > 12"),
         ([ARCH.model_copy(update={"embed_dim": 13})], None, "embed_dim 13 > 12"),
-        ([ARCH], "nowhere", f"available: {', '.join(sorted(all_spaces()))}"),
+        ([ARCH], "nowhere", f"available: {', '.join(sorted(get_family('vit').spaces))}"),
         (
             [
                 VitArch(embed_dim=6, num_heads=(1, 1), mlp_ratio=(4.0, 7.0)),

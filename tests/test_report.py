@@ -526,30 +526,38 @@ def test_wilson_interval(num_images: int, data: st.DataObject) -> None:
 @pytest.mark.parametrize("space", ALL_SPACES)
 @given(data=st.data())
 def test_cells_are_the_architectures(space: SearchSpace, data: st.DataObject) -> None:
+    """Stage beside stage, each as wide as the deepest of the subnets has it."""
     shown = data.draw(st.lists(archs(space), min_size=1, max_size=4))
     panels = architecture_panels(shown, space.layer_axes)
     assert [panel.title for panel in panels] == [words(axis.name) for axis in space.layer_axes]
     for panel, axis in zip(panels, space.layer_axes, strict=True):
+        per_arch = [arch.layer_options[axis.name] for arch in shown]
+        depths = [max(map(len, stages)) for stages in zip(*per_arch, strict=True)]
+        assert panel.num_columns == sum(depths)
         for number, (arch, cells) in enumerate(zip(shown, panel.rows, strict=True)):
-            options = arch.layer_options[axis.name]
-            assert [cell and cell.text for cell in cells] == [
-                None if option is None else f"{option:g}" for option in options
+            options = [
+                stage[layer] if layer < len(stage) else None
+                for stage, depth in zip(per_arch[number], depths, strict=True)
+                for layer in range(depth)
             ]
-            for cell, option in zip(cells, options, strict=True):
+            for cell, option in zip(cells, options, strict=False):
+                assert (cell and cell.text) == (None if option is None else f"{option:g}")
                 if cell is not None:
                     assert axis.options[round(cell.shade * (len(axis.options) - 1))] == option
+            assert not any(option is not None for option in options[len(cells) :])
             words_before = [str(number), *(f"{v:g}" for v in arch.network_options.values())]
             assert list(panel.labels[number]) == words_before
-        assert panel.num_columns == max(len(arch.layer_options[axis.name]) for arch in shown)
 
 
 def test_cells_are_the_block_scores(searched_run: Path) -> None:
+    """In % of the largest gain of an axis and stage."""
     preferred = pipeline.read_preferred(searched_run)
-    for panel, axis in zip(
-        block_score_panels(preferred.block_scores, MINI.layer_axes), MINI.layer_axes, strict=True
-    ):
-        gains = preferred.block_scores[axis.name]
-        assert [int(label) for (label,) in panel.labels] == list(axis.options[1:])
+    panels = block_score_panels(preferred.block_scores, MINI.chain)
+    (stage,) = MINI.chain
+    assert len(panels) == len(stage.axes)
+    for panel, axis in zip(panels, stage.axes, strict=True):
+        (gains,) = preferred.block_scores[axis.name]
+        assert [float(label) for (label,) in panel.labels] == list(axis.options[1:])
         largest = max(max(layer) for layer in gains)
         for option, cells in enumerate(panel.rows, start=1):
             for layer, cell in enumerate(cells):

@@ -191,10 +191,12 @@ def test_the_example_is_what_its_comments_say() -> None:
 
 def test_the_guides_space_is_read(write: Write) -> None:
     text = (ROOT / "docs/guide.md").read_text(encoding="utf-8")
-    (snippet,) = re.findall(r"^```yaml\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
-    space = read_space(write("my_space.yaml", snippet))
-    assert space.name == "my_space"
-    assert space.num_archs > 1000
+    snippets = re.findall(r"^```yaml\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    spaces = [read_space(write("my_space.yaml", snippet)) for snippet in snippets]
+    assert {space.family for space in spaces} == {"vit", "mobilenet"}
+    for space in spaces:
+        assert space.name == "my_space"
+        assert space.num_archs > 1000
 
 
 # --- what is refused -----------------------------------------------------------------------------
@@ -204,8 +206,8 @@ def test_the_guides_space_is_read(write: Write) -> None:
     ("old", "new", "words"),
     [
         # fields
-        ("family: vit\n", "", ["family: write one of vit"]),
-        ("family: vit", "family: [vit]", ["family: write one of vit (given: ['vit'])"]),
+        ("family: vit\n", "", ["family: write one of mobilenet", "vit"]),
+        ("family: vit", "family: [vit]", ["write one of mobilenet", "vit (given: ['vit'])"]),
         ("family: vit", "family: vitt", ["unknown family 'vitt': did you mean 'vit'?"]),
         ("num_heads", "num_head", ["'num_head': did you mean 'num_heads'", "num_heads is missing"]),
         ("image_size", "size", ["unknown field 'size'", "available: depth, embed_dim"]),

@@ -1,5 +1,7 @@
 """Specialisation: the best subnet within a limit, cut and proven."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -115,8 +117,8 @@ def test_a_cut_network_is_a_plain_one_that_can_be_trained_further() -> None:
 def test_a_spoilt_cut_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     supernet, cut = new_supernet(), Supernet.cut
 
-    def spoilt(self: Supernet, arch: VitArch) -> torch.nn.Module:
-        network = cut(self, arch)
+    def spoilt(self: Supernet, arch: VitArch, statistics: Any = None) -> torch.nn.Module:
+        network = cut(self, arch, statistics)
         with torch.no_grad():
             network.get_parameter("head.bias")[3] += 1e-2
         return network

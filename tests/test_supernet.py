@@ -12,15 +12,18 @@ from families.drawing import (
     ALL_SPACES,
     archs,
     assert_equal,
+    cut,
     images_for,
     new_supernet,
     noise_for,
+    run,
     shared_supernet,
 )
-from prenas.families import family_of, get_space
+from prenas.families import build_structure, family_of, get_space
 from prenas.families.base import SearchSpace
 from prenas.randomness import torch_generator
 from prenas.supernet import Supernet
+from prenas.training.gradients import GradientBuffer
 
 each_space = pytest.mark.parametrize("space", ALL_SPACES)
 
@@ -34,15 +37,23 @@ def test_its_state_is_that_of_the_largest_network(space: SearchSpace) -> None:
     other.load_state_dict(state)
     images = images_for(space)
     for arch in (space.smallest, space.largest):
-        assert torch.equal(other.eval()(images, arch), supernet.eval()(images, arch))
+        assert torch.equal(run(other.eval(), images, arch), run(supernet.eval(), images, arch))
+
+
+def space_uses(space: SearchSpace, name: str) -> bool:
+    """Whether the plain largest network has a tensor."""
+    return name in dict(build_structure(space.supernet, space.settings).named_parameters())
 
 
 @each_space
 def test_its_own_network_is_the_subnet_of_its_arch(space: SearchSpace) -> None:
-    supernet, images = shared_supernet(space), images_for(space)
-    assert_equal(supernet(images, supernet.arch), supernet.network(images))
+    supernet, images = shared_supernet(space, training=True), images_for(space)
+    assert_equal(supernet(images, supernet.arch), supernet.cut(supernet.arch)(images))
     boxes = supernet.owned(supernet.arch)
     for name, parameter in supernet.network.named_parameters():
+        if name not in boxes:  # kept for smaller subnets alone
+            assert not space_uses(space, name)
+            continue
         assert boxes[name] == tuple(slice(0, size) for size in parameter.shape)
         assert supernet.views(supernet.arch)[name].data_ptr() == parameter.data_ptr()
 
@@ -52,12 +63,12 @@ def test_a_copy_is_another_supernet(space: SearchSpace) -> None:
     """Structures are shared between calls, weights never."""
     supernet, images = new_supernet(space).eval(), images_for(space)
     twin = copy.deepcopy(supernet)
-    before = supernet(images, space.smallest)
+    before = run(supernet, images, space.smallest)
     with torch.no_grad():
         for parameter in twin.parameters():
             parameter.mul_(-1)
-    assert not torch.equal(twin(images, space.smallest), before)
-    assert torch.equal(supernet(images, space.smallest), before)
+    assert not torch.equal(run(twin, images, space.smallest), before)
+    assert torch.equal(run(supernet, images, space.smallest), before)
 
 
 @each_space
@@ -70,7 +81,7 @@ def test_gradients_of_subnets_add_up(space: SearchSpace, data: st.DataObject) ->
     parameters = list(supernet.parameters())
 
     def gradients(*chosen: int) -> list[torch.Tensor]:
-        loss = sum(supernet(images, members[i]).square().sum() for i in chosen)
+        loss = sum(run(supernet, images, members[i]).square().sum() for i in chosen)
         return list(torch.autograd.grad(loss, parameters, materialize_grads=True))
 
     together = gradients(*range(len(members)))
@@ -104,10 +115,10 @@ def test_a_step_moves_what_the_subnet_owns_alone(space: SearchSpace) -> None:
 def test_a_failed_call_leaves_nothing_behind(space: SearchSpace) -> None:
     """An error inside the network: the next call of that subnet is as if nothing had been."""
     supernet, images = new_supernet(space).eval(), images_for(space)
-    expected = supernet(images, space.smallest)
+    expected = run(supernet, images, space.smallest)
     with pytest.raises(ValueError, match="images"):
-        supernet(images[:, :, 1:], space.smallest)
-    assert torch.equal(supernet(images, space.smallest), expected)
+        run(supernet, images[:, :, 1:], space.smallest)
+    assert torch.equal(run(supernet, images, space.smallest), expected)
 
 
 @each_space
@@ -117,20 +128,18 @@ def test_same_arch_under_other_settings(space: SearchSpace) -> None:
     images = images_for(space)
     first, second = new_supernet(space).eval(), new_supernet(other).eval()
     for _ in range(2):
-        assert first(images, space.smallest).shape == (3, space.settings.num_classes)
-        assert second(images, space.smallest).shape == (3, other.settings.num_classes)
+        assert run(first, images, space.smallest).shape == (3, space.settings.num_classes)
+        assert run(second, images, space.smallest).shape == (3, other.settings.num_classes)
 
 
 @each_space
-def test_rates_rise_from_zero(space: SearchSpace) -> None:
+def test_rates_are_the_familys(space: SearchSpace) -> None:
     """One per layer of the largest network; none drops without `drop_path`."""
-    num_layers = family_of(space).num_layers(space.supernet)
-    rates = Supernet(space.supernet, space.settings, drop_path=0.2).drop_path_rates
-    assert len(rates) == num_layers
-    assert rates[0] == 0.0
-    assert rates[-1] == pytest.approx(0.2 if num_layers > 1 else 0.0)
-    assert list(rates) == sorted(rates)
-    assert not any(Supernet(space.supernet, space.settings).drop_path_rates)
+    family, rates = family_of(space), Supernet(space.supernet, space.settings, drop_path=0.2)
+    expected = family.drop_path_rates(space.supernet, 0.2)
+    assert list(rates.drop_path_rates) == list(family.layers(space.supernet))
+    assert tuple(rates.drop_path_rates.values()) == expected
+    assert not any(Supernet(space.supernet, space.settings).drop_path_rates.values())
 
 
 @each_space
@@ -147,15 +156,52 @@ def test_noise_beyond_the_subnets_layers_is_not_read(space: SearchSpace) -> None
 
 
 @each_space
+def test_dropout_reads_the_last_columns_of_the_noise(space: SearchSpace) -> None:
+    """One row of noise serves any subnet: of the features it has as many columns, from the end."""
+    plain = shared_supernet(space, training=True)
+    supernet = plain.trimmed(space.supernet, drop_path=0.5, dropout=0.5)
+    images, noise, num_branches = images_for(space), noise_for(supernet), noise_for(plain).shape[1]
+    whole = supernet.network.head_hidden_size
+    assert noise.shape[1] == supernet.num_draws == num_branches + whole  # type: ignore[operator]
+    for arch in (space.smallest, space.largest):
+        own, num_features = family_of(space).num_branches(arch), plain.cut(arch).head_hidden_size
+        unread = slice(own, supernet.num_draws - num_features)  # type: ignore[operator]
+        changed = noise.clone()
+        changed[:, unread] = 1 - changed[:, unread]
+        logits = supernet(images, arch, noise)
+        assert torch.equal(logits, supernet(images, arch, changed))
+        assert torch.equal(logits, supernet.cut(arch)(images, noise))
+        kept = torch.cat([noise[:, :-num_features], torch.ones(3, num_features)], dim=1)  # type: ignore[operator]
+        assert not torch.equal(logits, supernet(images, arch, kept))
+
+
+@each_space
+def test_dropout_and_stochastic_depth_are_of_training_and_can_be_left_out(
+    space: SearchSpace,
+) -> None:
+    plain, images = new_supernet(space).train(), images_for(space)
+    supernet = plain.trimmed(space.supernet, drop_path=0.5, dropout=0.5)
+    GradientBuffer(supernet.network.parameters())
+    arch, zeros = space.largest, torch.zeros(3, supernet.num_draws)
+    still, expected = supernet.bound(arch, drops=False), plain(images, arch)
+    for noise in (None, zeros):
+        assert torch.equal(still(images, noise), expected)
+    assert torch.equal(supernet.bound(arch)(images, zeros), supernet(images, arch, zeros))
+    assert not torch.allclose(supernet(images, arch, zeros), expected)
+    evaluated = run(supernet.eval(), images, arch, zeros)
+    assert torch.equal(evaluated, run(plain.eval(), images, arch))
+
+
+@each_space
 def test_mixed_precision_equals_the_cut_network(space: SearchSpace) -> None:
     """Autocast meets views as it meets parameters."""
     supernet, images = shared_supernet(space), images_for(space)
     with torch.autocast("cpu", torch.bfloat16):
         for arch in (space.smallest, space.largest):
-            ours, theirs = supernet(images, arch), supernet.cut(arch)(images)
+            ours, theirs = run(supernet, images, arch), cut(supernet, arch)(images)
             assert ours.dtype == theirs.dtype == torch.bfloat16
             assert_equal(ours, theirs, 2**-8)
-    exact = supernet(images, space.largest)
+    exact = run(supernet, images, space.largest)
     torch.testing.assert_close(ours.float(), exact, rtol=0, atol=0.1 * exact.abs().max().item())
 
 

@@ -4,7 +4,6 @@ import json
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,15 +15,19 @@ from prenas import zero_cost_search as searching
 from prenas.cost import count
 from prenas.data import ImageData, load_data
 from prenas.data.pictures import Pixels
+from prenas.families import family_of
+from prenas.families.base import Arch
 from prenas.families.vit.space import VitArch
-from prenas.proxy.importance import measure_importance, noise_images
-from prenas.proxy.scores import WEIGHT_SCORES
-from prenas.recipe import Recipe
+from prenas.proxy.importance import Importance, measure_importance, noise_images
+from prenas.proxy.scores import WEIGHT_SCORES, Scope
+from prenas.recipe import Recipe, SearchRecipe, with_overrides
+from prenas.recipes import get_recipe
 from prenas.selection.budgets import parse_budgets
 from prenas.selection.isomers import IsomerRule
 from prenas.selection.preferred import PreferredSet, envelope
 from prenas.supernet import Supernet
 from prenas.zero_cost_search import Search, new_supernet, zero_cost_search
+from reference.scores import ATTENTION_AND_MLP_SUFFIXES
 from training.runs import (
     MINI,
     assert_same_tensors,
@@ -141,18 +144,20 @@ def test_agreement_reports_what_the_other_seed_would_find() -> None:
 # --- scored as it says ---------------------------------------------------------------------------
 
 
-def score_of(arch: VitArch, name: str, supernet: Supernet, gradients: dict[str, Any]) -> float:
+def score_of(
+    arch: Arch, name: str, supernet: Supernet, importance: Importance, scope: Scope = "all"
+) -> float:
     """The definition (method section 2): a sum over the scored weights that the subnet owns."""
-    from prenas.families import family_of
-
     family, total = family_of(arch), 0.0
-    weights = dict(supernet.network.named_parameters())
+    weights, gradients = importance
     for tensor, box in supernet.owned(arch).items():
         if tensor not in weights or not family.is_scored(tensor):
             continue
-        if name.endswith("of_layer_choices") and family.role(tensor).axis is None:
+        if name.endswith("of_layer_choices") and not tensor.endswith(ATTENTION_AND_MLP_SUFFIXES):
             continue
-        weight, gradient = weights[tensor].detach()[box].double(), gradients[tensor][box].double()
+        if scope == "blocks" and not tensor.startswith(family.layers(arch)):
+            continue
+        weight, gradient = weights[tensor][box].double(), gradients[tensor][box].double()
         if name == "sum_abs_weight":
             total += float(weight.abs().sum())
         elif name == "abs_sum_weight_times_gradient":
@@ -169,11 +174,57 @@ def test_reported_scores_are_the_definition(score: str) -> None:
     search = zero_cost_search(recipe)
     preprocessing = recipe.preprocessing
     images = noise_images(8, 1, (8, 8), preprocessing.mean, preprocessing.std, recipe.seed)
-    gradients = measure_importance(search.supernet, MINI.largest, images).gradients
+    importance = measure_importance(search.supernet, MINI.largest, images)
     for subnet in search.preferred.subnets:
         assert isinstance(subnet.arch, VitArch)
-        expected = score_of(subnet.arch, score, search.supernet, gradients)
+        expected = score_of(subnet.arch, score, search.supernet, importance)
         assert subnet.score == pytest.approx(expected, rel=1e-4)
+
+
+def micro_recipe(*overrides: str) -> Recipe:
+    """A convolutional search of a second or two."""
+    small = SearchRecipe(budgets=("macs=400k:1M:200k",), num_images=16, batch_size=16)
+    recipe = get_recipe("mobilenet-micro").model_copy(update={"search": small})
+    return with_overrides(recipe, overrides)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("scope", ["all", "blocks"])
+def test_scopes_of_a_convolutional_search(scope: Scope, tied: bool) -> None:
+    """Sliced tensor by tensor; the score without stem and head is reported beside either."""
+    recipe = micro_recipe(f"search.scope={scope}", f"space.tied={str(tied).lower()}")
+    search, preprocessing = zero_cost_search(recipe), recipe.preprocessing
+    images = noise_images(16, 3, (28, 28), preprocessing.mean, preprocessing.std, recipe.seed)
+    importance = measure_importance(search.supernet, recipe.space.scored, images, batch_size=16)
+    budgets = parse_budgets(recipe.search.budgets).kept
+    assert [choice.budget for choice in search.preferred.choices] == [0, 1, 2]
+    for choice in search.preferred.choices:
+        subnet = search.preferred.subnets[choice.subnet]
+        low, high = budgets[choice.budget].intervals["macs"]
+        assert low <= subnet.macs < high
+        both = {
+            one: score_of(subnet.arch, "", search.supernet, importance, one)
+            for one in ("all", "blocks")
+        }
+        assert both["blocks"] < 0.9 * both["all"]
+        assert subnet.score == pytest.approx(both[scope], rel=1e-4)
+        assert subnet.score_of_blocks == pytest.approx(both["blocks"], rel=1e-4)
+    gains = search.preferred.block_scores
+    layers = [len(stage) for stage in gains["expand"]]
+    assert layers == ([0] * 5 if tied else [0, 1, 3, 4, 0])
+
+
+def test_scope_blocks_has_no_need_of_the_largest_head() -> None:
+    """Nothing that a head adds counts, and it costs: the smallest is taken, the other not."""
+    heads = {
+        scope: [
+            subnet.arch.network_options["head"]
+            for subnet in found(micro_recipe(f"search.scope={scope}")).subnets
+        ]
+        for scope in ("all", "blocks")
+    }
+    assert set(heads["blocks"]) == {64}
+    assert 96 in heads["all"]
 
 
 def test_the_best_of_a_budget_is_the_best_there_is() -> None:
@@ -182,7 +233,7 @@ def test_the_best_of_a_budget_is_the_best_there_is() -> None:
     search = zero_cost_search(recipe)
     preprocessing = recipe.preprocessing
     images = noise_images(8, 1, (8, 8), preprocessing.mean, preprocessing.std, recipe.seed)
-    gradients = measure_importance(search.supernet, MINI.largest, images).gradients
+    importance = measure_importance(search.supernet, MINI.largest, images)
     every = [
         VitArch(embed_dim=width, num_heads=heads, mlp_ratio=ratios)
         for width, depth in product(MINI.embed_dim, MINI.depth)
@@ -197,7 +248,7 @@ def test_the_best_of_a_budget_is_the_best_there_is() -> None:
         (low, high) = budget.intervals["params"]
         inside = [a for a in every if low <= count(a, MINI.settings).params < high]
         scores = sorted(
-            (score_of(arch, "", search.supernet, gradients) for arch in inside), reverse=True
+            (score_of(arch, "", search.supernet, importance) for arch in inside), reverse=True
         )
         assert (number in chosen) is bool(inside)
         if inside:
@@ -241,7 +292,8 @@ def test_options_follow_the_gains_that_are_reported(rule: str) -> None:
     for subnet in preferred.subnets:
         for axis in ("num_heads", "mlp_ratio"):
             options = getattr(subnet.arch, axis)
-            gains = [layer[1] for layer in preferred.block_scores[axis]]
+            (stage,) = preferred.block_scores[axis]
+            gains = [layer[1] for layer in stage]
             assert len(gains) == 2
             if len(set(options)) == 2:
                 seen += 1
@@ -326,8 +378,6 @@ def test_subnets_are_listed_once_from_the_cheapest_on() -> None:
 
 
 def test_the_envelope_contains_all_and_nothing_more(mini_search: Search) -> None:
-    from prenas.families import family_of
-
     preferred = mini_search.preferred
     largest = preferred.envelope
     assert isinstance(largest, VitArch)
@@ -381,7 +431,7 @@ def test_training_starts_from_the_scored_weights(
     for name, tensor in started.items():
         assert torch.equal(tensor, scored[name][boxes[name]]), name
     assert sum(t.numel() for t in started.values()) < sum(t.numel() for t in scored.values())
-    assert max(supernet.drop_path_rates) == pytest.approx(0.2)
+    assert max(supernet.drop_path_rates.values()) == pytest.approx(0.2)
 
 
 # --- images --------------------------------------------------------------------------------------

@@ -16,11 +16,14 @@ if TYPE_CHECKING:
     from prenas.data_recipe import Augmentation, DataRecipe, Preprocessing
     from prenas.evaluation import Evaluation, Metrics
     from prenas.evolution import Evolved
-    from prenas.export import Model, load
+    from prenas.export import Model, load, load_timm
     from prenas.families import get_space
     from prenas.families.base import Arch, Cost, SearchSpace
+    from prenas.families.mobilenet.arch import MobileNetArch, MobileNetSettings, StageArch
+    from prenas.families.mobilenet.space import MobileNetSpace, StageOptions
     from prenas.families.vit.space import VitArch, VitSettings, VitSpace
     from prenas.pipeline import (
+        calibrate,
         evaluate,
         evolve,
         finetune,
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     )
     from prenas.prediction import Prediction, predict
     from prenas.recipe import (
+        CalibrationRecipe,
         EvolutionRecipe,
         Recipe,
         SearchRecipe,
@@ -57,11 +61,14 @@ _HOMES = {
     "prenas.data_recipe": ("Augmentation", "DataRecipe", "Preprocessing"),
     "prenas.evaluation": ("Evaluation", "Metrics"),
     "prenas.evolution": ("Evolved",),
-    "prenas.export": ("Model", "load"),
+    "prenas.export": ("Model", "load", "load_timm"),
     "prenas.families": ("get_space",),
     "prenas.families.base": ("Arch", "Cost", "SearchSpace"),
+    "prenas.families.mobilenet.arch": ("MobileNetArch", "MobileNetSettings", "StageArch"),
+    "prenas.families.mobilenet.space": ("MobileNetSpace", "StageOptions"),
     "prenas.families.vit.space": ("VitArch", "VitSettings", "VitSpace"),
     "prenas.pipeline": (
+        "calibrate",
         "evaluate",
         "evolve",
         "finetune",
@@ -75,6 +82,7 @@ _HOMES = {
     ),
     "prenas.prediction": ("Prediction", "predict"),
     "prenas.recipe": (
+        "CalibrationRecipe",
         "EvolutionRecipe",
         "Recipe",
         "SearchRecipe",
@@ -94,6 +102,7 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "Arch",
     "Augmentation",
+    "CalibrationRecipe",
     "Cost",
     "DataRecipe",
     "Evaluation",
@@ -101,6 +110,9 @@ __all__ = [
     "Evolved",
     "ImageData",
     "Metrics",
+    "MobileNetArch",
+    "MobileNetSettings",
+    "MobileNetSpace",
     "Model",
     "Prediction",
     "PreferredSet",
@@ -109,12 +121,15 @@ __all__ = [
     "SearchRecipe",
     "SearchSpace",
     "Source",
+    "StageArch",
+    "StageOptions",
     "Supernet",
     "TrainingRecipe",
     "TransferRecipe",
     "VitArch",
     "VitSettings",
     "VitSpace",
+    "calibrate",
     "count",
     "evaluate",
     "evolve",
@@ -125,6 +140,7 @@ __all__ = [
     "import_released",
     "load",
     "load_released_checkpoint",
+    "load_timm",
     "predict",
     "read_preferred",
     "read_source",

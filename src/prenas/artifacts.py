@@ -31,6 +31,8 @@ METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 SUPERNET = "supernet.safetensors"
 EVOLUTION = "evolution.json"
+CALIBRATION = "calibration.json"
+STATISTICS = "calibration.safetensors"
 EVALUATION = "evaluation.json"
 EVALUATION_CSV = "evaluation.csv"
 PLOT = "accuracy.png"
@@ -41,7 +43,15 @@ MODEL = "model.safetensors"
 MODEL_ARCH = "arch.json"
 LOCK = ".lock"
 
-SCHEMA_VERSIONS = {RECIPE: 1, PREFERRED: 1, DATA: 1, EVOLUTION: 1, EVALUATION: 1, MODEL_ARCH: 1}
+SCHEMA_VERSIONS = {
+    RECIPE: 1,
+    PREFERRED: 1,
+    DATA: 1,
+    EVOLUTION: 1,
+    CALIBRATION: 1,
+    EVALUATION: 1,
+    MODEL_ARCH: 1,
+}
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -31,4 +31,9 @@ def _count(arch: Arch, settings: Settings) -> Cost:
 
 def count_shapes(arch: Arch, settings: Settings, shapes: Iterable[Shape]) -> Cost:
     """The same for who knows already what shapes the parameters of `arch` have."""
-    return Cost(sum(map(prod, shapes)), *family_of(arch).macs(arch, settings))
+    parts = family_of(arch).work(arch, settings)
+    return Cost(
+        params=sum(map(prod, shapes)),
+        macs=sum(part.macs for part in parts),
+        relative_macs=sum(part.relative_macs for part in parts),
+    )

@@ -13,7 +13,7 @@ from prenas.cost import count
 from prenas.data import ImageSource, evaluation_batches, readers_watched
 from prenas.families.base import Arch, Settings
 from prenas.processes import ALONE, Processes
-from prenas.supernet import Supernet
+from prenas.supernet import Statistics, Supernet
 from prenas.values import Value
 
 _TOP5_FROM_CLASSES = 20  # with fewer, five guesses say little
@@ -113,18 +113,19 @@ def _hits(logits: Tensor, labels: Tensor, k: int) -> Tensor:
 class _Shared(nn.Module):
     """A subnet on the supernet's own weights, not a copy of them."""
 
-    def __init__(self, supernet: Supernet, arch: Arch) -> None:
+    def __init__(self, supernet: Supernet, arch: Arch, statistics: Statistics) -> None:
         super().__init__()
-        self.supernet, self.arch = supernet, arch
+        self.supernet, self.arch, self.statistics = supernet, arch, statistics
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.supernet(images, self.arch)  # type: ignore[no-any-return]
+        return self.supernet(images, self.arch, statistics=self.statistics)  # type: ignore[no-any-return]
 
 
 def top1_of_archs(
     supernet: Supernet,
     archs: Sequence[Arch],
     source: ImageSource,
+    statistics: Sequence[Statistics],
     *,
     batch_size: int = 256,
     num_workers: int = 0,
@@ -136,7 +137,7 @@ def top1_of_archs(
     number. The supernet is in evaluation mode; the rest is as in `evaluate_archs`.
     """
     metrics = evaluate_networks(
-        [_Shared(supernet, arch) for arch in archs],
+        [_Shared(supernet, *pair) for pair in zip(archs, statistics, strict=True)],
         source,
         supernet.settings,
         batch_size=max(1, batch_size // num_crops),
@@ -149,6 +150,7 @@ def evaluate_archs(
     supernet: Supernet,
     archs: Sequence[Arch],
     splits: Mapping[str, ImageSource],
+    statistics: Sequence[Statistics] | None = None,
     *,
     batch_size: int = 256,
     num_workers: int = 0,
@@ -158,9 +160,18 @@ def evaluate_archs(
     """Evaluates architectures that fit into the supernet, each on every split.
 
     Args:
+        statistics: what `prenas.calibration.calibrate` gave for each, in the order of the
+            architectures; needed where the supernet `has_statistics`.
         batch_size: crops at once, of which an image has `num_crops`.
+
+    Raises:
+        ValueError: an architecture does not fit, statistics are missing, or data that do not suit.
     """
-    networks = [supernet.cut(arch).eval() for arch in archs]
+    known = [None] * len(archs) if statistics is None else statistics
+    networks = [
+        supernet.cut(arch, supernet.required(arch, own)).eval()
+        for arch, own in zip(archs, known, strict=True)
+    ]
     results = {
         name: evaluate_networks(
             networks,

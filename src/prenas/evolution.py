@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import SerializeAsAny
 
 from prenas.cost import count
-from prenas.families.base import COST_AXES, Arch, SearchSpace, Skeleton
+from prenas.families.base import COST_AXES, Arch, SearchSpace, Stage, StageChoice
 from prenas.randomness import numpy_generator
 from prenas.recipe import EvolutionRecipe
 from prenas.selection.budgets import Budget
@@ -161,67 +161,83 @@ def _candidates(
 
 
 class _Breeding:
-    """Genes from genes, legal whatever the parents are; a gene is one choice."""
+    """Genes from genes of one resolution, legal whatever the parents are; a gene is one choice.
+
+    Of a stage whose layers are tied, the options of all of its layers are one gene per axis.
+    """
 
     def __init__(self, space: SearchSpace, recipe: EvolutionRecipe) -> None:
         self.recipe = recipe
-        self._num_options = [len(axis.options) for axis in space.layer_axes]
-        self._skeletons = {_network_genes(skeleton): skeleton for skeleton in space.skeletons}
-        self._network_options = [
-            list(dict.fromkeys(values)) for values in zip(*self._skeletons, strict=True)
-        ]
+        self._stages = space.chain
 
     def mutant(self, parent: Genes, generator: np.random.Generator) -> Genes:
         """Every gene of the parent, or with the recipe's probability one drawn anew.
 
         Layers that the parent does not have are drawn; surplus ones at the end are cut.
         """
-        network_genes = tuple(
-            options[generator.integers(len(options))]
+        choices = (
+            self._mutated(stage, choice, generator)
+            for stage, choice in zip(self._stages, parent.choices, strict=True)
+        )
+        return parent._replace(choices=tuple(choices))
+
+    def _mutated(
+        self, stage: Stage, choice: StageChoice, generator: np.random.Generator
+    ) -> StageChoice:
+        width, depth = (
+            int(options[generator.integers(len(options))])
             if generator.random() < self.recipe.depth_mutation_prob
             else gene
-            for gene, options in zip(
-                _network_genes(parent.skeleton), self._network_options, strict=True
+            for gene, options in (
+                (choice.width, range(len(stage.widths))),
+                (choice.depth, stage.depths),
             )
         )
-        skeleton = self._skeletons[network_genes]
-        choices = []
-        for inherited, num_options in zip(parent.choices, self._num_options, strict=True):
-            drawn = generator.integers(num_options, size=skeleton.num_layers).tolist()
-            mutates = generator.random(skeleton.num_layers) < self.recipe.mutation_prob
-            choices.append(
-                tuple(
-                    drawn[layer] if layer >= len(inherited) or mutates[layer] else inherited[layer]
-                    for layer in range(skeleton.num_layers)
-                )
-            )
-        return Genes(skeleton, tuple(choices))
+        num_genes = min(depth, 1) if stage.tied else depth
+        chosen = []
+        for inherited, axis in zip(choice.options, stage.axes, strict=True):
+            drawn = generator.integers(len(axis.options), size=num_genes).tolist()
+            mutates = generator.random(num_genes) < self.recipe.mutation_prob
+            genes = [
+                drawn[gene] if gene >= len(inherited) or mutates[gene] else inherited[gene]
+                for gene in range(num_genes)
+            ]
+            chosen.append(_in_layers(genes, depth))
+        return StageChoice(width, depth, tuple(chosen))
 
     def crossover(self, left: Genes, right: Genes, generator: np.random.Generator) -> Genes:
         """Every gene from either parent, by the toss of a coin.
 
-        So is the depth. A layer that only one parent has is that one's; one that neither has
-        (possible where several choices decide the depth) is drawn.
+        So is the depth of a stage. A layer that only one parent has is that one's.
         """
-        pairs = zip(_network_genes(left.skeleton), _network_genes(right.skeleton), strict=True)
-        skeleton = self._skeletons[tuple(pair[generator.integers(2)] for pair in pairs)]
-        choices = []
-        for *parents, num_options in zip(
-            left.choices, right.choices, self._num_options, strict=True
-        ):
-            drawn = generator.integers(num_options, size=skeleton.num_layers).tolist()
-            coins = generator.integers(2, size=skeleton.num_layers).tolist()
-            choice = []
-            for layer in range(skeleton.num_layers):
-                offered = [options[layer] for options in parents if layer < len(options)]
-                choice.append(offered[coins[layer] % len(offered)] if offered else drawn[layer])
-            choices.append(tuple(choice))
-        return Genes(skeleton, tuple(choices))
+        choices = (
+            self._crossed(stage, pair, generator)
+            for stage, *pair in zip(self._stages, left.choices, right.choices, strict=True)
+        )
+        return left._replace(choices=tuple(choices))
+
+    def _crossed(
+        self, stage: Stage, parents: Sequence[StageChoice], generator: np.random.Generator
+    ) -> StageChoice:
+        width, depth = (
+            pair[generator.integers(2)]
+            for pair in zip(*((one.width, one.depth) for one in parents), strict=True)
+        )
+        num_genes = min(depth, 1) if stage.tied else depth
+        chosen = []
+        for offers in zip(*(one.options for one in parents), strict=True):
+            coins = generator.integers(2, size=num_genes).tolist()
+            genes = []
+            for gene in range(num_genes):
+                offered = [options[gene] for options in offers if gene < len(options)]
+                genes.append(offered[coins[gene] % len(offered)])
+            chosen.append(_in_layers(genes, depth))
+        return StageChoice(width, depth, tuple(chosen))
 
 
-def _network_genes(skeleton: Skeleton) -> tuple[object, ...]:
-    """The choices made once per network."""
-    return tuple(value for _, value in skeleton)
+def _in_layers(genes: Sequence[int], depth: int) -> tuple[int, ...]:
+    """The option of every layer; one gene alone is that of all."""
+    return tuple(genes) if len(genes) == depth else tuple(genes) * depth
 
 
 class EvolvedSet(PreferredSet):

@@ -13,7 +13,7 @@ from prenas import artifacts
 from prenas.data.augmentation import evaluation_transform, normalized
 from prenas.data.pictures import with_channels
 from prenas.data_recipe import Preprocessing
-from prenas.families import build, get_family
+from prenas.families import build, family_of, get_family
 from prenas.families.base import Arch, Settings
 
 Transform = Callable[[Image], Tensor]
@@ -67,6 +67,24 @@ def load(folder: str | Path) -> Model:
         ValueError: a file is damaged, foreign, or does not match the architecture.
     """
     return load_described(folder).model
+
+
+def load_timm(folder: str | Path) -> Model:
+    """As `load`, the network being timm's own, where timm has this architecture.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load`; or timm has no such network, and why.
+    """
+    description = read_description(folder)
+    stock = family_of(description.arch).stock
+    if stock is None:
+        raise ValueError(
+            f"{folder} holds a network of the family {family_of(description.arch).name}, which "
+            "timm does not have: load it with prenas.load"
+        )
+    network = stock(description.arch, description.settings)
+    artifacts.load_weights(network, Path(folder) / artifacts.MODEL)
+    return Model(network.eval(), make_transform(description.settings, description.preprocessing))
 
 
 class Described(NamedTuple):

@@ -24,6 +24,7 @@ from prenas.run_folder import (
     recorded_class_names,
     require_same_classes,
 )
+from prenas.run_statistics import stored_statistics
 from prenas.selection.preferred import PreferredSet
 from prenas.specialization import require_equal_logits, verified_cut
 
@@ -47,7 +48,8 @@ def hand_over(
     recipe = preferred.recipe
     images, names = _proof_images_and_class_names(out, preferred, data)
     where = next(supernet.parameters()).device
-    network = verified_cut(supernet, row.arch, images.to(where))
+    stored = stored_statistics(out, [row.arch])
+    network = verified_cut(supernet, row.arch, images.to(where), stored[0] if stored else None)
     with locked(out, recipe):
         write_model(
             folder,

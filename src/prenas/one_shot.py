@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from prenas import artifacts
+from prenas.calibration import calibrate_on
 from prenas.data import ImageData, ImageSource, drawn_subset
 from prenas.evaluation import top1_of_archs
 from prenas.evolution import Evolved, EvolvedSet, Watcher, evolve, evolved_set, remembering
 from prenas.families import get_family
 from prenas.families.base import Arch
 from prenas.recipe import Recipe
-from prenas.selection.budgets import parse_budgets
+from prenas.selection.placing import placed_budgets
 from prenas.selection.preferred import PreferredSet
 from prenas.supernet import Supernet
 
@@ -35,11 +36,28 @@ def evolve_budgets(
 
     def accuracy(archs: Sequence[Arch]) -> list[float]:
         workers, crops = data.num_workers, data.num_crops
-        return top1_of_archs(supernet, archs, source, num_workers=workers, num_crops=crops)
+        statistics = calibrate_on(
+            supernet,
+            archs,
+            data,
+            recipe.calibration,
+            recipe.calibration.while_evolving,
+            seed=recipe.seed,
+            first_epoch=recipe.training.epochs if recipe.training else 0,
+        )
+        return top1_of_archs(
+            supernet, archs, source, statistics, num_workers=workers, num_crops=crops
+        )
 
     known = remembering(accuracy)
     finished = {found.budget: found for found in finished_budgets(out, recipe)}
-    budgets = parse_budgets(recipe.search.budgets, keep_partial=recipe.search.keep_partial).kept
+    search = recipe.search
+    budgets = placed_budgets(
+        recipe.space,
+        search.budgets,
+        keep_partial=search.keep_partial,
+        enumeration=search.enumeration,
+    ).kept
     for number, budget in enumerate(budgets):
         if number in preferred.empty_budgets or str(budget) in finished:
             continue

@@ -1,6 +1,7 @@
-"""The whole method on one page: search, train, evaluate, specialise, each from file to file.
+"""The whole method on one page: search, train, calibrate, evaluate, specialise, file to file.
 
-One-shot NAS, where the recipe has evolution, evolves between training and evaluation.
+One-shot NAS, where the recipe has evolution, evolves after training. Families without BatchNorm
+have nothing to calibrate.
 
 Every step reads what the step before wrote in the run folder, and writes its own result last and
 whole. A finished step is not redone, an unfinished one is continued, and a folder of another
@@ -19,6 +20,7 @@ from typing import NamedTuple
 import torch
 
 from prenas import artifacts
+from prenas.calibration import calibrate_on
 from prenas.data import (
     ImageData,
     check_data_name,
@@ -28,6 +30,7 @@ from prenas.devices import resolve_device
 from prenas.evaluation import Evaluation, evaluate_archs
 from prenas.evolution import Evolved
 from prenas.evolution import Watcher as EvolutionWatcher
+from prenas.families import build_structure
 from prenas.families.base import Arch
 from prenas.hand_over import hand_over, require_of_this_supernet
 from prenas.one_shot import (
@@ -37,7 +40,7 @@ from prenas.one_shot import (
     handed_over,
 )
 from prenas.processes import join
-from prenas.recipe import Recipe, flat_fields
+from prenas.recipe import Recipe, TrainingRecipe, flat_fields
 from prenas.released import imported_set, load_released_checkpoint
 from prenas.report import draw_accuracy, render, write_csv, write_report
 from prenas.run_data import has_no_data, images_of, ready_to_train, require_classes
@@ -50,6 +53,7 @@ from prenas.run_folder import (
     record_data,
     stored_evaluations,
 )
+from prenas.run_statistics import stored_statistics, write_statistics
 from prenas.runlog import Sink
 from prenas.selection.preferred import PreferredSet
 from prenas.specialization import (
@@ -57,7 +61,7 @@ from prenas.specialization import (
     pick,
     unevaluated,
 )
-from prenas.supernet import Supernet
+from prenas.supernet import Statistics, Supernet, statistic_names
 from prenas.training.estimate import Estimate, estimate_training
 from prenas.training.loop import Watcher, train_supernet
 from prenas.training.stopping import Stopped, stop_requests
@@ -175,7 +179,7 @@ def train(
 
         if processes.is_main:
             record_data(out, splits)
-        supernet = _initial_supernet(out, preferred, training.drop_path)
+        supernet = _initial_supernet(out, preferred, training)
         train_supernet(
             supernet.to(where),
             preferred.archs,
@@ -184,6 +188,7 @@ def train(
             seed=recipe.seed,
             space=recipe.space if recipe.evolution else None,
             teacher=teacher,
+            calibration=recipe.calibration,
             folder=out,
             processes=processes,
             stop=stop,
@@ -198,13 +203,15 @@ def train(
     return supernet
 
 
-def _initial_supernet(out: Path, preferred: PreferredSet, drop_path: float) -> Supernet:
+def _initial_supernet(out: Path, preferred: PreferredSet, training: TrainingRecipe) -> Supernet:
     """The envelope with the weights that were scored, or adapted, before the training."""
     space = preferred.recipe.space
     arch = space.supernet if preferred.adapted is None else preferred.envelope
     initial = Supernet(arch, space.settings)
     artifacts.load_weights(initial.network, out / artifacts.INITIAL)
-    return initial.trimmed(preferred.envelope, drop_path=drop_path)
+    return initial.trimmed(
+        preferred.envelope, drop_path=training.drop_path, dropout=training.dropout
+    )
 
 
 def _teacher(recipe: Recipe, where: torch.device) -> Teacher | None:
@@ -253,6 +260,71 @@ def evolve(
     return list(finished_budgets(out, recipe))
 
 
+def needs_calibration(out: str | Path) -> bool:
+    """Whether the networks of a run keep statistics of images, which training does not gather."""
+    recipe = read_preferred(out).recipe
+    structure = build_structure(recipe.space.smallest, recipe.space.settings)
+    return bool(statistic_names(structure))
+
+
+def calibrate(
+    out: str | Path, *, data: ImageData | None = None, device: str = "auto"
+) -> list[Statistics]:
+    """Gathers what BatchNorm must know of the images, for every subnet that is handed over.
+
+    Writes `calibration.safetensors` and `calibration.json`, of families that need it. Evaluation
+    does this first where it is missing. Several processes share the subnets.
+
+    Returns:
+        Per subnet, in the order of the evaluation; empty for families without BatchNorm.
+
+    Raises:
+        ValueError: the training, or the evolution, is not finished, or other images than the run's.
+    """
+    out, processes = Path(out), join()
+    preferred = read_preferred(out)
+    recipe = preferred.recipe
+    archs = handed_over(out, preferred).archs
+    supernet = read_supernet(out, device=device)
+    if not supernet.has_statistics:
+        return [{} for _ in archs]
+    if processes.any(processes.is_main and (out / artifacts.CALIBRATION).exists()):
+        stored = stored_statistics(out, archs)
+        assert stored is not None, "the first process saw it"
+        return stored
+    found = _calibrated(out, preferred, supernet, archs, data)
+    if processes.is_main:
+        with locked(out, recipe):
+            write_statistics(out, archs, found, recipe.calibration)
+    processes.wait()
+    return found
+
+
+def _calibrated(
+    out: Path,
+    preferred: PreferredSet,
+    supernet: Supernet,
+    archs: Sequence[Arch],
+    data: ImageData | None,
+) -> list[Statistics]:
+    """Statistics of subnets from the run's training images, or empty ones if none are needed."""
+    if not supernet.has_statistics:
+        return [{} for _ in archs]
+    recipe, processes = preferred.recipe, join()
+    with processes.main_first():
+        images = images_of(recipe, data, out, hold=())
+    require_classes(out, preferred, images)
+    return calibrate_on(
+        supernet,
+        archs,
+        images,
+        recipe.calibration,
+        seed=recipe.seed,
+        first_epoch=recipe.training.epochs if recipe.training else 0,
+        processes=processes,
+    )
+
+
 def evaluate(
     out: str | Path,
     archs: Arch | Sequence[Arch] | None = None,
@@ -282,10 +354,14 @@ def evaluate(
     require_classes(out, preferred, images)
     if isinstance(archs, Arch):
         archs = [archs]
+    own = data if data is not None and may_be_the_runs(out, preferred.recipe, data) else None
     rows = evaluate_archs(
         supernet,
         archs or subnets.archs,
         images.splits,
+        _calibrated(out, preferred, supernet, archs, own)
+        if archs
+        else calibrate(out, data=own, device=device),
         num_workers=images.num_workers,
         num_crops=images.num_crops,
         processes=processes,
@@ -518,8 +594,9 @@ def dry_run(
         if source is None
         else adapt_source(source, recipe, splits.class_names, head)
     )
-    envelope = found.preferred.envelope
-    supernet = found.supernet.trimmed(envelope, drop_path=training.drop_path).to(where)
+    supernet = found.supernet.trimmed(
+        found.preferred.envelope, drop_path=training.drop_path, dropout=training.dropout
+    ).to(where)
     archs = found.preferred.archs
     estimate = estimate_training(
         supernet,

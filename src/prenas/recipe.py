@@ -29,8 +29,8 @@ from prenas.data_recipe import (
 )
 from prenas.families import get_family, get_space, unknown_name
 from prenas.families.base import SearchSpace
-from prenas.proxy.scores import DEFAULT_SCORE, check_score_name
-from prenas.selection.budgets import parse_budgets
+from prenas.proxy.scores import DEFAULT_SCORE, Scope, check_score_name
+from prenas.selection.budgets import check_resolutions, parse_budgets
 from prenas.selection.isomers import Enumeration, IsomerRule
 from prenas.values import Value, explain
 
@@ -45,6 +45,8 @@ class SearchRecipe(Value):
     keep_partial: bool = False
     """Keep a grid's last interval when the step does not divide the range."""
     score: str = DEFAULT_SCORE
+    scope: Scope = "all"
+    """`blocks`: S sums only over tensors that belong to a layer, without stem and head."""
     isomers: IsomerRule = "normalised"
     enumeration: Enumeration = "all"
     images: Literal["noise", "data"] = "noise"
@@ -61,6 +63,10 @@ class SearchRecipe(Value):
     def _readable(cls, budgets: tuple[str, ...]) -> tuple[str, ...]:
         parse_budgets(budgets, keep_partial=True)
         return budgets
+
+
+Distillation = Literal["cross_entropy", "kl", "alpha"]
+"""What is compared in in-place distillation, see `prenas.training.distillation`."""
 
 
 class TeacherRecipe(Value):
@@ -104,16 +110,25 @@ class TrainingRecipe(Value):
     weight_decay: float = Field(0.05, ge=0)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     drop_path: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Of the features before the classifier."""
+    drops_in: Literal["all", "largest"] = "all"
+    """Which subnets of a step have drop_path and dropout; `largest` of a sandwich alone as
+    AttentiveNAS."""
     clip_grad_norm: float | None = Field(None, gt=0)
     """Largest L2 norm of a step's gradient; None (`--set ...=none`) is no limit."""
-    optimizer: Literal["adamw", "masked_adamw"] = "adamw"
-    """Masked: moments, decay and step counts act only on what a step's subnets own."""
+    clip_grad_value: float | None = Field(None, gt=0)
+    """Largest magnitude of each element of a step's gradient, in place of the norm."""
+    optimizer: Literal["adamw", "masked_adamw", "sgd"] = "adamw"
+    """Masked: moments, decay and step counts act only on what a step's subnets own. `sgd` has
+    Nesterov momentum 0.9; rates and decays of AdamW do not suit it."""
     sandwich: int | None = Field(None, ge=0)
     """Per step the largest subnet, so many random ones, the smallest; None: one subnet per step."""
     sandwich_loss: Literal["mean", "sum"] = "mean"
     """Over the subnets of a step: mean as PreNAS' released code, sum as US-Nets and BigNAS."""
-    inplace_distillation: bool = False
-    """Sandwich: the others learn the probabilities of the largest instead of the labels."""
+    inplace_distillation: Distillation | None = None
+    """Sandwich: the others learn the probabilities of the largest instead of the labels, by
+    cross-entropy (also `true`), Kullback-Leibler or adaptive alpha-divergence (AlphaNet)."""
     teacher: TeacherRecipe | None = None
     ema_decay: float | None = Field(None, gt=0, lt=1)
     """Keeps an exponential moving average of all weights with this decay per step."""
@@ -138,6 +153,13 @@ class TrainingRecipe(Value):
     freeze: Literal["none", "backbone"] = "none"
     """`backbone`: only the head trains, everything else keeps its weights."""
 
+    @field_validator("inplace_distillation", mode="before")
+    @classmethod
+    def _cross_entropy_from_true(cls, value: object) -> object:
+        if isinstance(value, bool):  # as recipes saved it before there was a choice
+            return "cross_entropy" if value else None
+        return value
+
     @model_validator(mode="after")
     def _fits_together(self) -> TrainingRecipe:
         if self.inplace_distillation and self.sandwich is None:
@@ -155,6 +177,16 @@ class TrainingRecipe(Value):
             )
         if self.sandwich_loss == "sum" and self.sandwich is None:
             raise ValueError("sandwich_loss is 'sum' but there is no sandwich: set sandwich too")
+        if self.drops_in == "largest" and self.sandwich is None:
+            raise ValueError(
+                "drops_in is 'largest' but a step without a sandwich has no largest subnet: set "
+                "sandwich too, e.g. sandwich=2, or drops_in=all"
+            )
+        if self.clip_grad_norm is not None and self.clip_grad_value is not None:
+            raise ValueError(
+                f"clip_grad_norm {self.clip_grad_norm} and clip_grad_value "
+                f"{self.clip_grad_value} are two ways to clip: set one of them to none"
+            )
         if self.freeze == "backbone" and self.layer_decay is not None:
             raise ValueError(
                 "layer_decay lowers the rates of layers that freeze='backbone' does not train: "
@@ -171,6 +203,22 @@ class TrainingRecipe(Value):
     def peak_lr(self) -> float:
         """Learning rate after warm-up."""
         return self.lr_per_512_images * self.batch_size / 512
+
+
+class CalibrationRecipe(Value):
+    """What subnets with BatchNorm see of the training images before they are evaluated.
+
+    Numbers of images as AttentiveNAS has them; families without BatchNorm see none.
+    """
+
+    num_images: int = Field(16_384, ge=1)
+    """For the results and the models that are handed over."""
+    batch_size: int = Field(256, ge=2)
+    """Statistics are averages over batches of so many."""
+    while_training: int = Field(2_048, ge=1)
+    """Before each validation as the training goes on."""
+    while_evolving: int = Field(8_192, ge=1)
+    """Before the candidates of one-shot NAS are compared."""
 
 
 class EvolutionRecipe(Value):
@@ -225,6 +273,7 @@ class Recipe(Value):
     search: SearchRecipe
     data: DataRecipe | None = None
     training: TrainingRecipe | None = None
+    calibration: CalibrationRecipe = CalibrationRecipe()
     evolution: EvolutionRecipe | None = None
     """One-shot NAS, the rival: train on the whole space, search the trained supernet by evolution
     afterwards; None for PreNAS."""
@@ -245,6 +294,8 @@ class Recipe(Value):
     @model_validator(mode="after")
     def _parts_agree(self) -> Recipe:
         check_score_name(self.search.score, self.space.family)
+        budgets = parse_budgets(self.search.budgets, keep_partial=True)
+        check_resolutions(budgets.kept, self.space)
         self.preprocessing.check_channels(self.space.settings.in_chans)
         if self.search.images == "data" and self.data is None:
             raise ValueError(

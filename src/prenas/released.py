@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from prenas import artifacts
-from prenas.families import FAMILIES, family_of, unknown_name
+from prenas.families import all_families, family_of, unknown_name
 from prenas.families.base import Arch, SearchSpace, Settings
 from prenas.recipe import Preprocessing, Recipe, SearchRecipe
 from prenas.selection.preferred import (
@@ -104,7 +104,7 @@ def _tensors_of(content: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def _supernet_of(tensors: dict[str, Tensor], options: dict[str, Any]) -> Supernet:
     """The first family that knows the tensors builds it; ValueError with what each said."""
     problems = []
-    for family in FAMILIES.values():
+    for family in all_families():
         if family.read_released is None:
             continue
         try:

@@ -16,7 +16,14 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from prenas.families import FAMILIES, all_spaces, get_family, get_space, unknown_name
+from prenas.families import (
+    all_spaces,
+    family_names,
+    family_of,
+    get_family,
+    get_space,
+    unknown_name,
+)
 from prenas.families.base import SearchSpace
 from prenas.values import explain
 
@@ -31,7 +38,7 @@ def names_a_space_file(text: str) -> bool:
 
 def find_space(text: str) -> SearchSpace:
     """A named space, or the space of a file; ValueError lists the names."""
-    if text not in all_spaces() and names_a_space_file(text):
+    if names_a_space_file(text) and text not in all_spaces():
         return read_space(text)
     return get_space(text)
 
@@ -98,7 +105,7 @@ def _space_of_fields(fields: Mapping[str, Any]) -> SearchSpace:
     """
     if not isinstance(fields.get("family"), str):
         given = f" (given: {fields['family']!r})" if "family" in fields else ""
-        raise ValueError(f"family: write one of {', '.join(sorted(FAMILIES))}{given}")
+        raise ValueError(f"family: write one of {', '.join(family_names())}{given}")
     family = get_family(fields["family"])
     settings_names = family.settings_type.model_fields
     space_fields = family.space_type.model_fields
@@ -267,10 +274,10 @@ def _space_of_module(file: Path, variable: str | None) -> SearchSpace:
         raise ValueError(
             f"{file} must have one SearchSpace at module level, it has {_listed(public)}: {hint}"
         )
-    if not isinstance(space, tuple(family.space_type for family in FAMILIES.values())):
-        raise ValueError(
-            f"{file}: {type(space).__name__} belongs to no family of {', '.join(FAMILIES)}"
-        )
+    try:
+        family_of(space)
+    except TypeError as error:
+        raise ValueError(f"{file}: {error}") from None
     return space
 
 

@@ -11,7 +11,7 @@ from prenas.evaluation import Evaluation
 from prenas.families.base import Arch
 from prenas.selection.budgets import format_amount, parse_amount
 from prenas.selection.preferred import PreferredSet
-from prenas.supernet import Supernet
+from prenas.supernet import Statistics, Supernet
 
 _TOLERANCE = 1e-5  # of the largest logit: the two differ in the order of float32 sums at most
 
@@ -89,15 +89,18 @@ def unevaluated(preferred: PreferredSet) -> list[Evaluation]:
 
 
 @torch.no_grad()
-def verified_cut(supernet: Supernet, arch: Arch, images: Tensor) -> nn.Module:
+def verified_cut(
+    supernet: Supernet, arch: Arch, images: Tensor, statistics: Statistics | None = None
+) -> nn.Module:
     """The plain network of `arch`, after checking on real images that it equals the supernet.
 
     Raises:
         ValueError: their logits differ by more than 1e-5 of the largest.
     """
     supernet.eval()
-    network = supernet.cut(arch)
-    require_equal_logits(network(images), supernet(images, arch), "the cut network")
+    network = supernet.cut(arch, statistics)
+    expected = supernet(images, arch, statistics=statistics)
+    require_equal_logits(network(images), expected, "the cut network")
     return network
 
 

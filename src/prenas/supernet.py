@@ -8,26 +8,40 @@ gradients of the shared weights, and are zero outside the part that the subnet o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import copy
 from functools import lru_cache
 from threading import get_ident
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from prenas.families import build, build_structure, family_of
-from prenas.families.base import Arch, Box, Settings, leading_boxes, named_tensors, tensor_shapes
+from prenas.families import build_shared, build_structure, family_of
+from prenas.families.base import Arch, Box, Settings, named_tensors, tensor_shapes
+from prenas.families.base import owned_boxes as boxes_of
+
+Statistics = Mapping[str, Tensor]
+"""What a subnet knows of its own of the images that flow through it: buffers by name."""
+
+
+_Mode = Literal["training", "evaluating", "observing"]
 
 
 def _structure(
-    arch: Arch, settings: Settings, drop_path_rates: tuple[float, ...], training: bool
+    arch: Arch,
+    settings: Settings,
+    drop_path_rates: tuple[float, ...],
+    dropout: float,
+    mode: _Mode,
 ) -> nn.Module:
     """The layers of a subnet without weights, kept for the next call.
 
     One per mode, so that a call changes nothing; one per thread, because a call lends it weights.
     """
-    return _kept_structure(arch, settings, drop_path_rates, training, get_ident())
+    return _kept_structure(arch, settings, drop_path_rates, dropout, mode, get_ident())
 
 
 @lru_cache(maxsize=256)
@@ -35,19 +49,54 @@ def _kept_structure(
     arch: Arch,
     settings: Settings,
     drop_path_rates: tuple[float, ...],
-    training: bool,
+    dropout: float,
+    mode: _Mode,
     _thread: int,
 ) -> nn.Module:
-    return build_structure(arch, settings, drop_path_rates).train(training)
+    structure = build_structure(arch, settings, drop_path_rates, dropout)
+    return _in_mode(structure, mode)
+
+
+def _in_mode(network: nn.Module, mode: _Mode) -> nn.Module:
+    """Training leaves statistics alone: those of one subnet are wrong for every other.
+
+    Observing is evaluation but for BatchNorm, which takes the plain average over batches.
+    """
+    network.train(mode == "training")
+    for module in network.modules():
+        if isinstance(module, _BatchNorm):
+            module.track_running_stats = mode == "observing"
+            if mode == "observing":
+                module.train()
+                module.momentum = None
+    return network
+
+
+def statistic_names(network: nn.Module) -> tuple[str, ...]:
+    """The buffers that hold statistics of images, BatchNorm's, by name."""
+    return tuple(
+        f"{path}.{name}" if path else name
+        for path, module in network.named_modules()
+        if isinstance(module, _BatchNorm)
+        for name, _ in module.named_buffers(recurse=False)
+    )
 
 
 @lru_cache(maxsize=256)
 def owned_boxes(arch: Arch, largest: Arch, settings: Settings) -> dict[str, Box]:
     """Which part of every tensor of the `largest` network the subnet `arch` owns."""
-    return leading_boxes(
-        tensor_shapes(_structure(arch, settings, (), False)),
-        tensor_shapes(_structure(largest, settings, (), False)),
-    )
+    return _boxes(arch, settings, _shared_shapes(largest, settings))
+
+
+@lru_cache(maxsize=64)
+def _shared_shapes(largest: Arch, settings: Settings) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):
+        return tensor_shapes(build_shared(largest, settings))
+
+
+def _boxes(arch: Arch, settings: Settings, full: dict[str, tuple[int, ...]]) -> dict[str, Box]:
+    structure = _structure(arch, settings, (), 0.0, "evaluating")
+    return boxes_of(family_of(arch), tensor_shapes(structure), full)
 
 
 class Supernet(nn.Module):
@@ -56,21 +105,48 @@ class Supernet(nn.Module):
     Args:
         arch: the largest network, whose weights all subnets share.
         settings: input and classes, the same for all subnets.
-        drop_path: stochastic-depth rate of the last layer, rising linearly from 0 over the depth
-            of the supernet; a layer keeps its rate in every subnet.
+        drop_path: highest stochastic-depth rate; the family gives each layer its own, which it
+            keeps in every subnet.
+        dropout: rate of the features before the classifier.
     """
 
-    def __init__(self, arch: Arch, settings: Settings, *, drop_path: float = 0.0) -> None:
+    def __init__(
+        self, arch: Arch, settings: Settings, *, drop_path: float = 0.0, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.family = family_of(arch)
         self.arch = arch
         self.settings = settings
-        # One rate per layer of the deepest network, so layer i has the same rate in all of them.
-        num_layers = max(1, self.family.num_layers(arch))
-        self.drop_path_rates: tuple[float, ...] = tuple(
-            torch.linspace(0.0, drop_path, num_layers).tolist()
-        )
-        self.network = build(arch, settings, self.drop_path_rates)
+        self.dropout = dropout
+        rates = self.family.drop_path_rates(arch, drop_path)
+        self.drop_path_rates = dict(zip(self.family.layers(arch), rates, strict=True))
+        """Rate of every layer, by what its names begin with."""
+        self.network = build_shared(arch, settings)
+        self.has_statistics = bool(statistic_names(self.network))
+        """Whether subnets need statistics of their own before they can be evaluated."""
+
+    @classmethod
+    def around(cls, network: nn.Module, arch: Arch, settings: Settings) -> Supernet:
+        """A supernet whose largest network is this plain one of `arch`, with a copy of its weights.
+
+        What only smaller subnets would own is zero.
+        """
+        supernet = cls(arch, settings)
+        views, tensors = supernet.views(arch), named_tensors(network)
+        with torch.no_grad():
+            for name, shared in named_tensors(supernet.network).items():
+                if name not in views:
+                    shared.zero_()
+                else:
+                    views[name].copy_(tensors[name])
+        return supernet
+
+    @property
+    def num_draws(self) -> int:
+        """Columns of `noise`: one per residual branch, then, only with dropout, one per feature
+        before the classifier."""
+        num_features = int(self.network.head_hidden_size) if self.dropout else 0  # type: ignore[arg-type]
+        return self.family.num_branches(self.arch) + num_features
 
     def initialize(self, generator: torch.Generator) -> Supernet:
         """Fills the weights with the family's initialisation; returns self."""
@@ -78,19 +154,72 @@ class Supernet(nn.Module):
             self.family.initialize(self.network, generator)
         return self
 
-    def forward(self, images: Tensor, arch: Arch, noise: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        images: Tensor,
+        arch: Arch,
+        noise: Tensor | None = None,
+        statistics: Statistics | None = None,
+    ) -> Tensor:
         """Logits [B, num_classes] of the subnet `arch` for images [B, in_chans, height, width].
 
         Args:
-            noise: uniform numbers in [0, 1) of shape [B, branches of the supernet], one row per
-                sample, that decide in training which residual branches stochastic depth drops.
+            noise: uniform numbers in [0, 1) of shape [B, num_draws], one row per sample, that
+                decide in training which residual branches, and then which features, are dropped.
+            statistics: what calibration gave for this subnet; needed in evaluation mode where
+                `has_statistics`.
 
         Raises:
-            ValueError: the architecture does not fit, or the images have another shape.
+            ValueError: the architecture does not fit, the images have another shape, or statistics
+                are missing.
         """
         views = self.views(arch)
-        structure = _structure(arch, self.settings, self._rates(arch), self.training)
+        if not self.training:
+            views.update(self.required(arch, statistics))
+        structure = self._lent(arch, "training" if self.training else "evaluating")
         return functional_call(structure, views, (images, noise), strict=True)  # type: ignore[no-any-return]
+
+    def _lent(self, arch: Arch, mode: _Mode) -> nn.Module:
+        return _structure(arch, self.settings, *self._drops(arch), mode)
+
+    def fresh_statistics(self, arch: Arch) -> dict[str, Tensor]:
+        """Statistics of no image, to be filled by `observe`; empty where there are none."""
+        found, shared, owned = {}, named_tensors(self.network), self.owned(arch)
+        for name in statistic_names(self._lent(arch, "observing")):
+            like, shape = shared[name], tuple(part.stop for part in owned[name])
+            fill = torch.ones if name.endswith("running_var") else torch.zeros
+            found[name] = fill(shape, dtype=like.dtype, device=like.device)
+        return found
+
+    @torch.no_grad()
+    def observe(self, images: Tensor, arch: Arch, statistics: dict[str, Tensor]) -> None:
+        """Adds what a subnet sees of a batch to its statistics, in place.
+
+        They are plain averages over batches, of means and unbiased variances, each layer seeing
+        what the ones before make of the same batch; stochastic depth and dropout are off.
+
+        Args:
+            statistics: of `fresh_statistics`, perhaps filled by batches before.
+        """
+        views = {**self.views(arch), **statistics}
+        functional_call(self._lent(arch, "observing"), views, (images, None), strict=True)
+
+    def required(self, arch: Arch, statistics: Statistics | None) -> Statistics:
+        """The statistics of a subnet for evaluation.
+
+        Raises:
+            ValueError: they are missing, and needed.
+        """
+        if self.has_statistics and not statistics:
+            raise ValueError(
+                f"subnet {arch.id} ({arch.summary}) has no statistics of its own yet: subnets "
+                "share weights, but what BatchNorm knows of the images differs in each. Calibrate "
+                "it first (`prenas calibrate RUN` and prenas.calibrate(RUN), or "
+                "prenas.calibration.calibrate(supernet, archs, batches)), and give what that "
+                "returns as `statistics`"
+            )
+        device = next(self.network.parameters()).device
+        return {name: tensor.to(device) for name, tensor in (statistics or {}).items()}
 
     def views(self, arch: Arch) -> dict[str, Tensor]:
         """The subnet's tensors (parameters and buffers) as views of the shared ones."""
@@ -106,30 +235,44 @@ class Supernet(nn.Module):
         self.family.check_contains(self.arch, arch)
         return dict(owned_boxes(arch, self.arch, self.settings))
 
-    def cut(self, arch: Arch) -> nn.Module:
-        """The plain network of `arch` with a copy of its weights, in the supernet's mode."""
+    def cut(self, arch: Arch, statistics: Statistics | None = None) -> nn.Module:
+        """The plain network of `arch` with a copy of its weights, in the supernet's mode.
+
+        Its statistics, where it has any, are the given ones, or in training mode a new network's.
+
+        Raises:
+            ValueError: the architecture does not fit, or evaluation lacks statistics.
+        """
         views = self.views(arch)
+        if statistics is None and self.training:
+            statistics = self.fresh_statistics(arch)
+        views.update(self.required(arch, statistics))
         like = next(self.network.parameters())
-        structure = build_structure(arch, self.settings, self._rates(arch)).to(like.dtype)
-        network = structure.to_empty(device=like.device).train(self.training)
+        structure = build_structure(arch, self.settings, *self._drops(arch))
+        network = structure.to(like.dtype).to_empty(device=like.device).train(self.training)
         with torch.no_grad():
             for name, tensor in named_tensors(network).items():
                 tensor.copy_(views[name])
         return network
 
-    def bound(self, arch: Arch) -> nn.Module:
+    def bound(self, arch: Arch, *, drops: bool = True) -> nn.Module:
         """The plain network of `arch` on the shared weights themselves, in the supernet's mode.
 
         Its parameters are leaves that view the owned part of the shared ones, and their `.grad`
         views that part of the shared `.grad`: backward passes add to it in place, as cheaply as
         in a network of its own. It holds as long as the shared tensors stay where they are.
 
+        Args:
+            drops: whether stochastic depth and dropout act in training.
+
         Raises:
             ValueError: the architecture does not fit into this supernet, or a shared parameter
                 that is trained has no `.grad` to add to.
         """
         shared, owned = named_tensors(self.network), self.owned(arch)
-        network = build_structure(arch, self.settings, self._rates(arch)).train(self.training)
+        rates = self._drops(arch) if drops else ()
+        structure = build_structure(arch, self.settings, *rates)
+        network = _in_mode(structure, "training" if self.training else "evaluating")
         for name, box in owned.items():
             path, _, own_name = name.rpartition(".")
             tensor = shared[name]
@@ -147,17 +290,33 @@ class Supernet(nn.Module):
             setattr(network.get_submodule(path), own_name, view)
         return network
 
-    def trimmed(self, arch: Arch, *, drop_path: float = 0.0) -> Supernet:
-        """A smaller supernet whose largest network is `arch`, with a copy of these weights."""
-        supernet = Supernet(arch, self.settings, drop_path=drop_path).to(next(self.parameters()))
-        supernet.network.load_state_dict(self.cut(arch).state_dict())
+    def trimmed(self, arch: Arch, *, drop_path: float = 0.0, dropout: float = 0.0) -> Supernet:
+        """A smaller supernet whose largest network is `arch`, with a copy of these weights.
+
+        Raises:
+            ValueError: the architecture does not fit into this supernet.
+        """
+        self.family.check_contains(self.arch, arch)
+        supernet = Supernet(arch, self.settings, drop_path=drop_path, dropout=dropout)
+        supernet = supernet.to(next(self.parameters()))
+        smaller, shared = named_tensors(supernet.network), named_tensors(self.network)
+        boxes = boxes_of(self.family, tensor_shapes(supernet.network), tensor_shapes(self.network))
+        with torch.no_grad():
+            for name, tensor in smaller.items():
+                tensor.copy_(shared[name][boxes[name]])
         return supernet.train(self.training)
 
     def with_network(self, network: nn.Module) -> Supernet:
-        """The same supernet over other weights, such as a moving average; nothing is copied."""
+        """The same supernet over other weights, such as a moving average; nothing is copied.
+
+        In that network's mode.
+        """
         other = copy(self)
         other._modules = {"network": network}
+        other.training = network.training
         return other
 
-    def _rates(self, arch: Arch) -> tuple[float, ...]:
-        return self.drop_path_rates[: self.family.num_layers(arch)]
+    def _drops(self, arch: Arch) -> tuple[tuple[float, ...], float]:
+        """Rates of stochastic depth and of dropout in a subnet."""
+        rates = tuple(self.drop_path_rates[layer] for layer in self.family.layers(arch))
+        return rates, self.dropout

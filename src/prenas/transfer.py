@@ -17,7 +17,7 @@ from prenas.data import ImageData, with_data
 from prenas.data_recipe import OWN_DATA, Augmentation, DataRecipe, Preprocessing
 from prenas.evaluation import Evaluation
 from prenas.export import read_description
-from prenas.families import unknown_name
+from prenas.families import build, unknown_name
 from prenas.families.base import Arch, SearchSpace
 from prenas.one_shot import handed_over
 from prenas.randomness import torch_generator
@@ -145,8 +145,9 @@ def _of_run(path: Path, by_limits: bool) -> tuple[Source, list[Evaluation]]:
 
 def _of_model(path: Path) -> tuple[Source, list[Evaluation]]:
     arch, settings, preprocessing, names = read_description(path)
-    supernet = Supernet(arch, settings)
-    artifacts.load_weights(supernet.network, path / artifacts.MODEL)
+    network = build(arch, settings)
+    artifacts.load_weights(network, path / artifacts.MODEL)
+    supernet = Supernet.around(network, arch, settings)
     source = Source(
         name=str(path),
         sha256=artifacts.sha256(path / artifacts.MODEL),

@@ -5,12 +5,18 @@ import functools
 import pytest
 import torch
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
-from prenas.families import FAMILIES, family_of, get_space
-from prenas.families.base import Arch, SearchSpace, Skeleton
+from prenas.families import FAMILIES, build_structure, get_space, register
+from prenas.families.base import Arch, Choices, SearchSpace, Stage, StageChoice
+from prenas.families.mobilenet.arch import MobileNetSettings
+from prenas.families.mobilenet.space import MobileNetSpace, StageOptions
 from prenas.families.vit.space import VitSettings, VitSpace
-from prenas.supernet import Supernet
+from prenas.supernet import Statistics, Supernet, statistic_names
+from residual_mlp import DIGITS, FAMILY, MlpSettings, MlpSpace
+from residual_mlp import StageOptions as MlpStage
+
+register(FAMILY)  # of examples/, as another package's
 
 _VIT_ODD = VitSpace(
     name="odd",
@@ -25,41 +31,83 @@ _VIT_ODD = VitSpace(
 )
 """Fractional hidden widths, a 2 x 5 grid with distances beyond the maximum, a wider supernet."""
 
-TEST_SPACES: dict[str, tuple[SearchSpace, ...]] = {"vit": (get_space("digits"), _VIT_ODD)}
+_MOBILENET_ODD = MobileNetSpace(
+    name="odd",
+    resolution=(13, 17),
+    stem=(8, 16),
+    stages=(
+        StageOptions(width=(8, 16), depth=(1, 2), kernel=(1, 3), expand=(1,)),
+        StageOptions(
+            width=(8, 24), depth=(1, 3), kernel=(3, 5, 7), expand=(1, 2.5), stride=2, se=True,
+            act="hard_swish",
+        ),
+        StageOptions(width=(16,), depth=(2,), expand=(2, 3), act="relu"),
+    ),
+    head=(5, 12),
+    tied=False,
+    settings=MobileNetSettings(
+        image_size=(15, 15), in_chans=1, num_classes=5, stem_stride=1, head_expand=1.5
+    ),
+)  # fmt: skip
+"""Free blocks, resizing, odd sides, kernels 1 to 7, grey images, widths equal at a stage's ends."""
+
+_MOBILENET_IDENTITY = get_space("mobilenet-micro").with_settings(
+    shortcut="identity", image_size=(9, 14)
+)
+
+_MLP_ODD = MlpSpace(
+    name="odd",
+    stages=(
+        MlpStage(width=(5, 9), depth=(1, 3), hidden=(3, 7)),
+        MlpStage(width=(9,), depth=(2,), hidden=(2, 4, 5)),
+        MlpStage(width=(4, 6, 11), depth=(1, 2), hidden=(6,)),
+    ),
+    settings=MlpSettings(image_size=(5, 7), in_chans=2, num_classes=5, grid=3),
+)
+"""Three stages, one of a single width and depth, a grid that does not divide the image."""
+
+TEST_SPACES: dict[str, tuple[SearchSpace, ...]] = {
+    "vit": (get_space("digits"), _VIT_ODD),
+    "mobilenet": (get_space("mobilenet-micro"), _MOBILENET_ODD, _MOBILENET_IDENTITY),
+    "residual-mlp": (DIGITS, _MLP_ODD),
+}
 """Family -> spaces that the contract suite runs on: small, and awkward in every way there is."""
 
 
 ALL_SPACES = [
-    pytest.param(space, id=f"{family}-{space.name}")
+    pytest.param(space, id=f"{family}-{number}-{space.name}")
     for family in FAMILIES
-    for space in TEST_SPACES.get(family, ())
+    for number, space in enumerate(TEST_SPACES.get(family, ()))
 ]
 """For parametrising tests; a family without test spaces fails a test of its own."""
 
 
 @st.composite
-def choices(draw: st.DrawFn, space: SearchSpace, skeleton: Skeleton) -> list[list[int]]:
-    """One option index per axis and layer of a skeleton."""
-    return [
-        draw(
-            st.lists(
-                st.integers(0, len(axis.options) - 1),
-                min_size=skeleton.num_layers,
-                max_size=skeleton.num_layers,
-            )
+def choices(draw: st.DrawFn, space: SearchSpace) -> Choices:
+    """A choice in every stage."""
+    return tuple(draw(stage_choices(stage)) for stage in space.chain)
+
+
+@st.composite
+def stage_choices(draw: st.DrawFn, stage: Stage) -> StageChoice:
+    """A width, a depth, and an option per axis and layer; of a tied stage one per axis."""
+    depth = draw(st.sampled_from(stage.depths))
+    options = []
+    for axis in stage.axes:
+        number = st.integers(0, len(axis.options) - 1)
+        options.append(
+            (draw(number),) * depth if stage.tied else tuple(draw(number) for _ in range(depth))
         )
-        for axis in space.layer_axes
-    ]
+    return StageChoice(draw(st.integers(0, len(stage.widths) - 1)), depth, tuple(options))
 
 
 @st.composite
 def archs(draw: st.DrawFn, space: SearchSpace) -> Arch:
     """Any architecture of a space; the smallest, largest and the supernet's own come up too."""
-    extremes = st.sampled_from([space.smallest, space.largest, space.supernet])
+    extremes = st.sampled_from([space.smallest, space.largest, space.supernet, space.scored])
     if draw(st.integers(0, 5)) == 0:
         return draw(extremes)
-    skeleton = draw(st.sampled_from(space.skeletons))
-    return space.compose(skeleton, draw(choices(space, skeleton)))
+    return space.compose(draw(choices(space)), draw(st.sampled_from(space.resolutions)))
 
 
 @functools.cache
@@ -79,6 +127,33 @@ def new_supernet(space: SearchSpace, drop_path: float = 0.0, arch: Arch | None =
     return supernet
 
 
+def statistics_for(supernet: Supernet, arch: Arch, seed: int = 0) -> Statistics:
+    """Means and variances of its own for a subnet, where its family keeps any."""
+    generator = torch.Generator().manual_seed(seed)
+    found = {}
+    views = supernet.views(arch)
+    for name in statistic_names(build_structure(arch, supernet.settings)):
+        shape = views[name].shape
+        if name.endswith("num_batches_tracked"):
+            found[name] = torch.tensor(1)
+        else:
+            drawn = torch.rand(shape, generator=generator, dtype=views[name].dtype)
+            found[name] = drawn + 0.5 if name.endswith("var") else 0.3 * (drawn - 0.5)
+    return found
+
+
+def run(supernet: Supernet, images: Tensor, arch: Arch, noise: Tensor | None = None) -> Tensor:
+    """Logits in the supernet's mode; in evaluation with `statistics_for` the subnet."""
+    statistics = None if supernet.training else statistics_for(supernet, arch)
+    logits: Tensor = supernet(images, arch, noise, statistics)
+    return logits
+
+
+def cut(supernet: Supernet, arch: Arch) -> nn.Module:
+    """The plain network in the supernet's mode; in evaluation with the same statistics."""
+    return supernet.cut(arch, None if supernet.training else statistics_for(supernet, arch))
+
+
 def images_for(space: SearchSpace, batch: int = 3, seed: int = 0) -> Tensor:
     """Normal noise [batch, channels, height, width] of the size that a space takes."""
     generator = torch.Generator().manual_seed(seed)
@@ -89,8 +164,7 @@ def images_for(space: SearchSpace, batch: int = 3, seed: int = 0) -> Tensor:
 def noise_for(supernet: Supernet, batch: int = 3, seed: int = 0) -> Tensor:
     """Uniform numbers [batch, branches] that decide what stochastic depth drops."""
     generator = torch.Generator().manual_seed(seed)
-    num_branches = family_of(supernet.arch).num_branches(supernet.arch)
-    return torch.rand(batch, num_branches, generator=generator)
+    return torch.rand(batch, supernet.num_draws, generator=generator)
 
 
 def assert_equal(actual: Tensor, expected: Tensor, relative: float = 1e-6) -> None:

@@ -3,7 +3,7 @@
 A new family is covered as soon as `drawing.TEST_SPACES` has small spaces for it.
 """
 
-import copy
+import math
 import random
 import re
 from collections import Counter
@@ -26,9 +26,11 @@ from families.drawing import (
     archs,
     assert_equal,
     choices,
+    cut,
     images_for,
     new_supernet,
     noise_for,
+    run,
     shared_supernet,
 )
 from prenas.cost import count
@@ -36,13 +38,23 @@ from prenas.families import (
     FAMILIES,
     all_spaces,
     build,
+    build_shared,
     build_structure,
     family_of,
     get_space,
     parameter_shapes,
 )
-from prenas.families.base import Arch, SearchSpace, TensorRole, leading_boxes, tensor_shapes
-from prenas.supernet import Supernet
+from prenas.families.base import (
+    Arch,
+    Choices,
+    SearchSpace,
+    Stage,
+    StageChoice,
+    TensorRole,
+    owned_boxes,
+    tensor_shapes,
+)
+from prenas.supernet import Supernet, statistic_names
 
 each_space = pytest.mark.parametrize("space", ALL_SPACES)
 DROP_PATH = 0.3
@@ -119,32 +131,33 @@ def test_arch_survives_json(space: SearchSpace, data: st.DataObject) -> None:
 
 
 @each_space
-def test_skeletons_are_every_combination_of_their_choices(space: SearchSpace) -> None:
-    """So that a choice may be exchanged for any other."""
-    values = [tuple(dict(skeleton).values()) for skeleton in space.skeletons]
-    assert len(set(values)) == len(values)
-    assert set(values) == set(product(*map(set, zip(*values, strict=True))))
-
-
-@each_space
 def test_a_sample_is_uniform_and_named_by_its_generator(space: SearchSpace) -> None:
     """Every choice takes every option equally often, and equal generators draw the same."""
-    num_draws = 600 * len(space.skeletons)
-    generator = np.random.default_rng(0)
-    drawn = [space.sample(generator) for _ in range(num_draws)]
-    again = np.random.default_rng(0)
-    assert drawn[:50] == [space.sample(again) for _ in range(50)]
-    for arch in drawn[:50]:
+    num_draws = 6000
+    generator, again = np.random.default_rng(0), np.random.default_rng(0)
+    drawn = [space.sample_choices(generator) for _ in range(num_draws)]
+    for picked, resolution in drawn[:50]:
+        arch = space.compose(picked, resolution)
+        assert arch == space.sample(again)
         assert fits(space.largest, arch)
 
-    networks = Counter(tuple(arch.network_options.values()) for arch in drawn)
-    assert len(networks) == len(space.skeletons)
-    assert all(abs(number - 600) < 5 * 600**0.5 for number in networks.values())
-    for axis in space.layer_axes:
-        firsts = Counter(arch.layer_options[axis.name][0] for arch in drawn)
-        assert set(firsts) == set(axis.options)
-        expected = num_draws / len(axis.options)
-        assert all(abs(number - expected) < 5 * expected**0.5 for number in firsts.values())
+    def assert_uniform(found: list[int], num_options: int) -> None:
+        expected = len(found) / num_options
+        numbers = Counter(found)
+        assert len(numbers) == num_options
+        assert all(abs(number - expected) < 5 * expected**0.5 for number in numbers.values())
+
+    assert_uniform([resolution or 0 for _, resolution in drawn], len(space.resolutions))
+    for number, stage in enumerate(space.chain):
+        in_stage = [choices[number] for choices, _ in drawn]
+        assert_uniform([choice.width for choice in in_stage], len(stage.widths))
+        assert_uniform([choice.depth for choice in in_stage], len(stage.depths))
+        for place, axis in enumerate(stage.axes):
+            for layer in (0, -1):
+                options = [choice.options[place][layer] for choice in in_stage]
+                assert_uniform(options, len(axis.options))
+        if stage.tied:
+            assert all(len(set(axis)) == 1 for choice in in_stage for axis in choice.options)
 
 
 @each_space
@@ -173,44 +186,63 @@ def test_arch_is_frozen_and_closed(space: SearchSpace) -> None:
 
 @each_space
 def test_compose_yields_every_arch_once(space: SearchSpace) -> None:
-    """All of a small space; of a large one its smallest skeleton with two options per axis."""
-    if space.num_archs <= 5000:
-        skeletons, options = space.skeletons, [len(axis.options) for axis in space.layer_axes]
-        expected = space.num_archs
-    else:
-        skeletons, options = space.skeletons[:1], [2 for _ in space.layer_axes]
-        expected = 2 ** (len(options) * skeletons[0].num_layers)
-    found = {
-        space.compose(skeleton, axis_choices)
-        for skeleton in skeletons
-        for axis_choices in product(
-            *(product(range(num), repeat=skeleton.num_layers) for num in options)
+    """All of a small space; of a large one those with at most two options everywhere."""
+    chain = space.chain
+    if space.num_archs > 6000:
+        chain = tuple(
+            stage._replace(
+                widths=stage.widths[:2],
+                depths=stage.depths[:1],
+                axes=tuple(axis._replace(options=axis.options[:2]) for axis in stage.axes),
+            )
+            for stage in chain
         )
+    ways = [list(_stage_choices(stage)) for stage in chain]
+    found = {
+        space.compose(choices, resolution)
+        for choices in product(*ways)
+        for resolution in space.resolutions
     }
-    assert len(found) == expected
-    assert len({arch.id for arch in found}) == expected
+    assert len(found) == math.prod(map(len, ways)) * len(space.resolutions)
+    if chain == space.chain:
+        assert len(found) == space.num_archs
+    assert len({arch.id for arch in found}) == len(found)
+
+
+def _stage_choices(stage: Stage) -> Iterator[StageChoice]:
+    """Every choice in a stage."""
+    for width, depth in product(range(len(stage.widths)), stage.depths):
+        layers = min(depth, 1) if stage.tied else depth
+        per_axis = [product(range(len(axis.options)), repeat=layers) for axis in stage.axes]
+        for options in product(*per_axis):
+            repeated = tuple(one * depth if stage.tied else one for one in options)
+            yield StageChoice(width, depth, repeated)
 
 
 @each_space
 @given(data=st.data())
 def test_options_are_what_was_chosen(space: SearchSpace, data: st.DataObject) -> None:
-    """In every layer what was composed, and per network what tells skeletons apart."""
-    skeleton = data.draw(st.sampled_from(space.skeletons))
-    picked = data.draw(choices(space, skeleton))
-    arch = space.compose(skeleton, picked)
-    assert list(arch.layer_options) == [axis.name for axis in space.layer_axes]
-    for axis, numbers in zip(space.layer_axes, picked, strict=True):
-        kept = [option for option in arch.layer_options[axis.name] if option is not None]
-        assert kept == [axis.options[number] for number in numbers]
-    other_skeleton = data.draw(st.sampled_from(space.skeletons))
-    other = space.compose(other_skeleton, data.draw(choices(space, other_skeleton)))
-    assert list(arch.network_options) == list(other.network_options)
-    assert (arch.network_options == other.network_options) == (skeleton == other_skeleton)
+    """In every layer what was composed, and per network what tells the rest apart."""
+    picked, resolution = data.draw(choices(space)), data.draw(st.sampled_from(space.resolutions))
+    arch = space.compose(picked, resolution)
+    expected: dict[str, list[tuple[float, ...]]] = {axis.name: [] for axis in space.layer_axes}
+    for stage, choice in zip(space.chain, picked, strict=True):
+        for axis, numbers in zip(stage.axes, choice.options, strict=True):
+            expected[axis.name].append(tuple(axis.options[number] for number in numbers))
+    assert {name: list(stages) for name, stages in arch.layer_options.items()} == expected
+    other = space.compose(data.draw(choices(space)), data.draw(st.sampled_from(space.resolutions)))
+    assert list(other.network_options) == list(arch.network_options)
+    is_same = other.network_options == arch.network_options
+    assert (is_same and other.layer_options == arch.layer_options) == (other == arch)
     assert not set(arch.network_options) & set(arch.layer_options)
-    lengths = {len(options) for options in arch.layer_options.values()}
-    assert len(lengths) == 1
-    blanks = {tuple(o is None for o in options) for options in arch.layer_options.values()}
-    assert len(blanks) == 1
+
+
+@each_space
+def test_layer_axes_are_those_of_the_stages(space: SearchSpace) -> None:
+    for axis in space.layer_axes:
+        found = [a.options for stage in space.chain for a in stage.axes if a.name == axis.name]
+        assert set(axis.options) == set().union(*found)
+        assert list(axis.options) == sorted(set(axis.options))
 
 
 @each_space
@@ -231,22 +263,28 @@ def test_extremes_bound_the_space(space: SearchSpace, data: st.DataObject) -> No
 
 
 @each_space
-def test_axes_rise(space: SearchSpace) -> None:
-    """Options from small to large: each costs more than the one before, in every layer alike."""
-    skeleton = space.skeletons[-1]
-    zeros = [[0] * skeleton.num_layers for _ in space.layer_axes]
-    assert len({axis.name for axis in space.layer_axes}) == len(space.layer_axes)
-    for number, axis in enumerate(space.layer_axes):
-        assert list(axis.options) == sorted(set(axis.options))
-        for layer in range(skeleton.num_layers):
-            costs = []
-            for option in range(len(axis.options)):
-                picked = copy.deepcopy(zeros)
-                picked[number][layer] = option
-                costs.append(count(space.compose(skeleton, picked), space.settings))
-            for smaller, larger in pairwise(costs):
-                assert smaller.params < larger.params
-                assert smaller.macs < larger.macs
+def test_options_rise(space: SearchSpace) -> None:
+    """From small to large: each costs more than the one before, in every layer alike."""
+    smallest = space.extreme(0)
+    for number, stage in enumerate(space.chain):
+        for options in (stage.widths, stage.depths, *(axis.options for axis in stage.axes)):
+            assert list(options) == sorted(set(options))
+        depth = stage.depths[-1]
+        lowest = smallest[number]._replace(
+            depth=depth, options=tuple((0,) * depth for _ in stage.axes)
+        )
+        for place, axis in enumerate(stage.axes):
+            for layer in range(depth):
+                costs = []
+                for option in range(len(axis.options)):
+                    layers = tuple(option * (one == layer) for one in range(depth))
+                    changed = [*lowest.options[:place], layers, *lowest.options[place + 1 :]]
+                    choice = lowest._replace(options=tuple(changed))
+                    picked = (*smallest[:number], choice, *smallest[number + 1 :])
+                    costs.append(count(space.compose(picked), space.settings))
+                for smaller, larger in pairwise(costs):
+                    assert smaller.params < larger.params
+                    assert smaller.macs < larger.macs
 
 
 @each_space
@@ -282,12 +320,18 @@ def test_envelope_contains_its_members(space: SearchSpace, data: st.DataObject) 
 @each_space
 @given(data=st.data())
 def test_envelope_is_minimal(space: SearchSpace, data: st.DataObject) -> None:
-    """On one skeleton: per axis and layer the largest option that a member has, no larger."""
-    skeleton = data.draw(st.sampled_from(space.skeletons))
-    members = data.draw(st.lists(choices(space, skeleton), min_size=1, max_size=3))
-    largest = np.max(members, axis=0).tolist()
-    envelope = family_of(space).envelope([space.compose(skeleton, member) for member in members])
-    assert envelope == space.compose(skeleton, largest)
+    """The largest width and depth of every stage, and per layer the largest option."""
+    members = data.draw(st.lists(choices(space), min_size=1, max_size=3))
+    largest = []
+    for stage, *picked in zip(space.chain, *members, strict=True):
+        depth = max(choice.depth for choice in picked)
+        options = tuple(
+            tuple(max(c.options[a][i] for c in picked if c.depth > i) for i in range(depth))
+            for a in range(len(stage.axes))
+        )
+        largest.append(StageChoice(max(choice.width for choice in picked), depth, options))
+    envelope = family_of(space).envelope([space.compose(member) for member in members])
+    assert envelope == space.compose(tuple(largest))
 
 
 @each_space
@@ -297,9 +341,10 @@ def test_arch_that_does_not_fit_is_an_error_with_both_sizes(
 ) -> None:
     """Containment is what the tensors' shapes say, and every complaint is `size > size`."""
     largest, arch = data.draw(archs(space)), data.draw(archs(space))
-    shapes = [tensor_shapes(build_structure(a, space.settings)) for a in (arch, largest)]
+    with torch.device("meta"):
+        full = tensor_shapes(build_shared(largest, space.settings))
     try:
-        leading_boxes(*shapes)
+        owned_boxes(family_of(space), tensor_shapes(build_structure(arch, space.settings)), full)
     except ValueError:
         pass
     else:
@@ -308,8 +353,8 @@ def test_arch_that_does_not_fit_is_an_error_with_both_sizes(
     supernet = Supernet(largest, space.settings)
     calls = {
         "check": lambda: family_of(space).check_contains(largest, arch),
-        "call": lambda: supernet(images_for(space), arch),
-        "cut": lambda: supernet.cut(arch),
+        "call": lambda: run(supernet, images_for(space), arch),
+        "cut": lambda: cut(supernet, arch),
         "trim": lambda: supernet.trimmed(arch),
     }
     for call in calls.values():
@@ -333,12 +378,12 @@ def test_supernet_output_equals_the_cut_network(
     arch = data.draw(archs(space))
     supernet = shared_supernet(space, DROP_PATH, training)
     images, noise = images_for(space), noise_for(supernet, seed=data.draw(st.integers(0, 99)))
-    network = supernet.cut(arch)
+    network = cut(supernet, arch)
     assert network.training == training
     assert all(module.training == training for module in network.modules())
     expected = network(images, noise)
     assert expected.shape == (3, space.settings.num_classes)
-    assert_equal(supernet(images, arch, noise), expected)
+    assert_equal(run(supernet, images, arch, noise), expected)
 
 
 @each_space
@@ -348,8 +393,8 @@ def test_stochastic_depth_acts_in_training_alone(space: SearchSpace) -> None:
     for drop_path, training in ((DROP_PATH, False), (0.0, True), (DROP_PATH, True)):
         supernet = shared_supernet(space, drop_path, training)
         noise = noise_for(supernet)
-        kept, some = (supernet(images, arch, n) for n in (torch.ones_like(noise), noise))
-        dropped = supernet(images, arch, torch.zeros_like(noise))
+        kept, some = (run(supernet, images, arch, n) for n in (torch.ones_like(noise), noise))
+        dropped = run(supernet, images, arch, torch.zeros_like(noise))
         acts = bool(drop_path) and training
         assert torch.equal(kept, dropped) == (not acts)
         assert torch.equal(kept, some) == (not acts)
@@ -361,12 +406,12 @@ def test_cut_network_is_independent(space: SearchSpace) -> None:
     """It holds a copy: neither side sees what becomes of the other's weights."""
     supernet, images = new_supernet(space).eval(), images_for(space)
     arch = space.smallest
-    before = supernet(images, arch)
-    network = supernet.cut(arch)
+    before = run(supernet, images, arch)
+    network = cut(supernet, arch)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(2)
-    assert torch.equal(supernet(images, arch), before)
+    assert torch.equal(run(supernet, images, arch), before)
     after = network(images)
     assert not torch.equal(after, before)
     with torch.no_grad():
@@ -399,8 +444,8 @@ def test_views_share_the_weights(space: SearchSpace) -> None:
 def test_cut_keeps_the_type_of_the_weights(space: SearchSpace) -> None:
     """A copy in another precision would be another network."""
     supernet, images = new_supernet(space).eval().double(), images_for(space).double()
-    expected = supernet(images, space.smallest)
-    network = supernet.cut(space.smallest)
+    expected = run(supernet, images, space.smallest)
+    network = cut(supernet, space.smallest)
     assert {p.dtype for p in network.parameters()} == {torch.float64}
     assert_equal(network(images), expected, 1e-12)
 
@@ -416,13 +461,13 @@ def test_trimmed_supernet_gives_the_same_logits(space: SearchSpace, data: st.Dat
     trimmed = supernet.trimmed(envelope).eval()
     assert trimmed.arch == envelope
     assert trimmed.settings == space.settings
-    expected = {arch: supernet(images, arch) for arch in members}
+    expected = {arch: run(supernet, images, arch) for arch in members}
     for arch in members:
-        assert_equal(trimmed(images, arch), expected[arch])
+        assert_equal(run(trimmed, images, arch), expected[arch])
     with torch.no_grad():
         for parameter in trimmed.parameters():
             parameter.zero_()
-    assert torch.equal(supernet(images, members[0]), expected[members[0]])
+    assert torch.equal(run(supernet, images, members[0]), expected[members[0]])
 
 
 @each_space
@@ -432,24 +477,29 @@ def test_trimmed_supernet_has_its_own_stochastic_depth(space: SearchSpace) -> No
         trimmed.drop_path_rates
         == Supernet(space.smallest, space.settings, drop_path=DROP_PATH).drop_path_rates
     )
-    assert len(trimmed.drop_path_rates) == family_of(space).num_layers(space.smallest)
+    assert len(trimmed.drop_path_rates) == len(family_of(space).layers(space.smallest))
 
 
 @each_space
 @given(data=st.data())
 def test_layers_keep_their_stochastic_depth_rate(space: SearchSpace, data: st.DataObject) -> None:
-    """Rates rise linearly over the supernet's depth; a subnet has the first of them."""
-    arch = data.draw(archs(space))
+    """A layer of a subnet has the supernet's rate, or none where it has no branch to drop."""
+    arch, family = data.draw(archs(space)), family_of(space)
     supernet = shared_supernet(space, DROP_PATH, True)
-    depth = family_of(space).num_layers(space.supernet)
-    rates = [DROP_PATH * layer / max(1, depth - 1) for layer in range(depth)]
-    assert supernet.drop_path_rates == pytest.approx(rates)
-    branches = [
-        module.drop_prob for module in supernet.cut(arch).modules() if hasattr(module, "drop_prob")
-    ]
-    num_layers = family_of(space).num_layers(arch)
-    assert branches
-    assert sorted(set(branches)) == pytest.approx(sorted(set(rates[:num_layers])))
+    rates = family.drop_path_rates(space.supernet, DROP_PATH)
+    assert supernet.drop_path_rates == dict(zip(family.layers(space.supernet), rates, strict=True))
+    assert list(rates) == sorted(rates)
+    assert 0 < rates[-1] <= DROP_PATH + 1e-6
+    network = cut(supernet, arch)
+    assert set(family.layers(arch)) <= set(supernet.drop_path_rates)
+    for layer in family.layers(arch):
+        found = {
+            module.drop_prob
+            for name, module in network.named_modules()
+            if f"{name}.".startswith(layer) and hasattr(module, "drop_prob")
+        }
+        assert found
+        assert found <= {supernet.drop_path_rates[layer], 0.0}
 
 
 # --- gradients -----------------------------------------------------------------------------------
@@ -472,12 +522,12 @@ def test_gradients_stay_inside_the_slice(
         zip(
             names,
             torch.autograd.grad(
-                (supernet(images, arch, noise) * weight).sum(), parameters, allow_unused=True
+                (run(supernet, images, arch, noise) * weight).sum(), parameters, allow_unused=True
             ),
             strict=True,
         )
     )
-    network = supernet.cut(arch)
+    network = cut(supernet, arch)
     (network(images, noise) * weight).sum().backward()
     expected = {name: parameter.grad for name, parameter in network.named_parameters()}
     assert {name for name, g in gradients.items() if g is not None} == {
@@ -504,12 +554,12 @@ def test_gradients_stay_inside_the_slice(
 def test_layers_that_are_not_owned_have_no_gradient(space: SearchSpace) -> None:
     """So that an optimiser which skips missing gradients leaves them alone."""
     supernet, arch = new_supernet(space).eval(), space.smallest
-    supernet(images_for(space), arch).square().sum().backward()
+    run(supernet, images_for(space), arch).square().sum().backward()
     owned = supernet.owned(arch)
     missing = [name for name, p in supernet.network.named_parameters() if p.grad is None]
     role = family_of(space).role
     assert set(missing) == {n for n, _ in supernet.network.named_parameters() if n not in owned}
-    assert all(role(name).layer is not None for name in missing)
+    assert all(role(space.supernet, name).layer is not None for name in missing)
 
 
 # --- nothing stays behind ------------------------------------------------------------------------
@@ -529,20 +579,17 @@ def test_no_call_changes_a_later_call(
     with torch.no_grad(), global_state_untouched():
         before = snapshot(supernet)
         modes = [module.training for module in supernet.modules()]
-        expected = supernet(images, first, noise)
+        expected = run(supernet, images, first, noise)
         for other in others:
-            supernet(images, other, noise)
-            supernet.cut(other).train(not training)
+            run(supernet, images, other, noise)
+            cut(supernet, other).train(not training)
             supernet.trimmed(other).train(not training)
             supernet.owned(other)
             count(other, space.settings)
-        assert torch.equal(supernet(images, first, noise), expected)
+        assert torch.equal(run(supernet, images, first, noise), expected)
         assert [module.training for module in supernet.modules()] == modes
         assert all(parameter.grad is None for parameter in supernet.parameters())
-        if not training:
-            assert_same_state(supernet, before)
-        for name, parameter in supernet.named_parameters():
-            assert torch.equal(parameter, before[name])
+        assert_same_state(supernet, before)  # statistics of images too
 
 
 @each_space
@@ -552,12 +599,15 @@ def test_modes_do_not_mix(space: SearchSpace) -> None:
     still = new_supernet(space, 0.0).train()
     images, noise = images_for(space), torch.zeros_like(noise_for(supernet))
     with torch.no_grad():
-        trained = supernet.train()(images, space.largest, noise)
-        evaluated = supernet.eval()(images, space.largest, noise)
+        trained = run(supernet.train(), images, space.largest, noise)
+        evaluated = run(supernet.eval(), images, space.largest, noise)
         assert not torch.equal(trained, evaluated)
-        assert torch.equal(still(images, space.largest, noise), evaluated)
-        assert torch.equal(supernet.train()(images, space.largest, noise), trained)
-        assert torch.equal(supernet.eval()(images, space.largest), evaluated)
+        undropped = run(still, images, space.largest, noise)
+        assert not torch.equal(trained, undropped)
+        if not supernet.has_statistics:
+            assert torch.equal(undropped, evaluated)
+        assert torch.equal(run(supernet.train(), images, space.largest, noise), trained)
+        assert torch.equal(run(supernet.eval(), images, space.largest), evaluated)
 
 
 @each_space
@@ -607,80 +657,174 @@ def test_counts_are_those_of_the_built_network(space: SearchSpace, data: st.Data
 
 
 @each_space
-def test_roles_name_layers_and_axes(space: SearchSpace) -> None:
-    family = family_of(space)
-    structure = build_structure(space.supernet, space.settings)
-    num_layers = family.num_layers(space.supernet)
-    axes = {axis.name for axis in space.layer_axes}
-    roles = {name: family.role(name) for name, _ in structure.named_parameters()}
-    for name, role in roles.items():
-        assert isinstance(role, TensorRole)
-        if role.layer is None:
-            assert role.axis is None
-        else:
-            assert 0 <= role.layer < num_layers
-            assert name.startswith(family.layer_prefix(role.layer))
-        assert role.axis is None or role.axis in axes
-    assert {role.layer for role in roles.values()} >= set(range(num_layers))
-    assert {role.axis for role in roles.values()} >= axes
-    assert any(family.is_scored(name) for name in roles)
+@settings(max_examples=15)
+@given(data=st.data())
+def test_work_is_told_layer_by_layer(space: SearchSpace, data: st.DataObject) -> None:
+    """One entry per layer, in order, and what stands beside layers under its stage."""
+    arch = data.draw(archs(space))
+    parts = family_of(space).work(arch, space.settings)
+    depths = [len(stage) for stage in next(iter(arch.layer_options.values()))]
+    layers = [part.role for part in parts if part.role.layer is not None]
+    numbers = [number for number, stage in enumerate(space.chain) if stage.axes]
+    assert layers == [
+        TensorRole(number, layer)
+        for number, depth in zip(numbers, depths, strict=True)
+        for layer in range(depth)
+    ]
+    assert all(part.macs > 0 and part.relative_macs >= 0 for part in parts)
+
+
+# --- roles ---------------------------------------------------------------------------------------
+
+
+@each_space
+@settings(max_examples=15)
+@given(data=st.data())
+def test_roles_name_stages_and_layers(space: SearchSpace, data: st.DataObject) -> None:
+    family, arch = family_of(space), data.draw(archs(space))
+    names = [name for name, _ in build_structure(arch, space.settings).named_parameters()]
+    roles = {name: family.role(arch, name) for name in names}
+    depths = [len(stage) for stage in next(iter(arch.layer_options.values()))]
+    numbers = [number for number, stage in enumerate(space.chain) if stage.axes]
+    expected = [
+        TensorRole(number, layer)
+        for number, depth in zip(numbers, depths, strict=True)
+        for layer in range(depth)
+    ]
+    assert len(family.layers(arch)) == len(set(family.layers(arch))) == len(expected)
+    for layer, role in zip(family.layers(arch), expected, strict=True):
+        assert {roles[name] for name in names if name.startswith(layer)} == {role}
+    beside = {roles[name] for name in names if not name.startswith(family.layers(arch))}
+    assert beside <= {TensorRole(number, None) for number in range(len(space.chain))}
+    assert {role.stage for role in roles.values()} == set(range(len(space.chain)))
+    assert any(family.is_scored(name) for name in names)
+
+
+def _changed_roles(space: SearchSpace, *picked: Choices) -> set[TensorRole]:
+    """Roles of the tensors that differ between two architectures of equal depths."""
+    archs_ = [space.compose(one) for one in picked]
+    shapes = [tensor_shapes(build_structure(arch, space.settings)) for arch in archs_]
+    names = set(shapes[0]) | set(shapes[1])
+    role = family_of(space).role
+    return {role(archs_[0], n) for n in names if shapes[0].get(n) != shapes[1].get(n)}
+
+
+@each_space
+@given(data=st.data())
+def test_an_option_resizes_only_its_own_layer(space: SearchSpace, data: st.DataObject) -> None:
+    """What the tables rely on: given the widths, layers are independent of each other."""
+    before = data.draw(choices(space))
+    places = [
+        (number, axis, layer)
+        for number, stage in enumerate(space.chain)
+        for axis, one in enumerate(stage.axes)
+        for layer in range(before[number].depth)
+        if len(one.options) > 1
+    ]
+    number, axis, layer = data.draw(st.sampled_from(places))
+    options = [list(one) for one in before[number].options]
+    num_options = len(space.chain[number].axes[axis].options)
+    options[axis][layer] = data.draw(
+        st.sampled_from([one for one in range(num_options) if one != options[axis][layer]])
+    )
+    choice = before[number]._replace(options=tuple(map(tuple, options)))
+    after = (*before[:number], choice, *before[number + 1 :])
+    assert _changed_roles(space, before, after) == {TensorRole(number, layer)}
+
+
+@each_space
+@given(data=st.data())
+def test_a_width_is_known_to_neighbours_alone(space: SearchSpace, data: st.DataObject) -> None:
+    """It resizes its own stage, and of the next one the first layer, or what has no layer."""
+    before = data.draw(choices(space))
+    number = data.draw(
+        st.sampled_from([n for n, stage in enumerate(space.chain) if len(stage.widths) > 1])
+    )
+    num_widths = len(space.chain[number].widths)
+    other = data.draw(st.sampled_from([w for w in range(num_widths) if w != before[number].width]))
+    after = (*before[:number], before[number]._replace(width=other), *before[number + 1 :])
+    changed = _changed_roles(space, before, after)
+    assert {role for role in changed if role.stage != number} <= {
+        TensorRole(number + 1, 0),
+        TensorRole(number + 1, None),
+    }
+    assert any(role.stage == number for role in changed)
 
 
 @each_space
 def test_unit_tensors_are_sized_by_their_axis(space: SearchSpace) -> None:
-    """The matrices whose units an axis adds grow along the named dimension, and along no other."""
+    """What an axis adds units to grows along the named dimension."""
     family = family_of(space)
     assert set(family.unit_tensors) == {axis.name for axis in space.layer_axes}
-    skeleton = space.skeletons[-1]
-    zeros = [[0] * skeleton.num_layers for _ in space.layer_axes]
-    small = tensor_shapes(build_structure(space.compose(skeleton, zeros), space.settings))
-    for number, axis in enumerate(space.layer_axes):
-        picked = copy.deepcopy(zeros)
-        picked[number] = [1] * skeleton.num_layers
-        large = tensor_shapes(build_structure(space.compose(skeleton, picked), space.settings))
-        for layer in range(skeleton.num_layers):
-            for inner_name, dim in family.unit_tensors[axis.name]:
-                name = family.layer_prefix(layer) + inner_name
-                assert family.is_scored(name)
-                assert family.role(name) == (layer, axis.name)
-                assert large[name][dim] > small[name][dim]
-                assert large[name][:dim] == small[name][:dim]
-                assert large[name][dim + 1 :] == small[name][dim + 1 :]
+    largest = space.extreme(-1)
+    large = tensor_shapes(build_structure(space.compose(largest), space.settings))
+    layers = iter(family.layers(space.compose(largest)))
+    for number, stage in enumerate(space.chain):
+        prefixes = [next(layers) for _ in range(largest[number].depth)]
+        for place, axis in enumerate(stage.axes):
+            if len(axis.options) == 1:
+                continue
+            options = list(largest[number].options)
+            options[place] = (0,) * largest[number].depth
+            choice = largest[number]._replace(options=tuple(options))
+            picked = (*largest[:number], choice, *largest[number + 1 :])
+            small = tensor_shapes(build_structure(space.compose(picked), space.settings))
+            for prefix in prefixes:
+                for inner_name, dim in family.unit_tensors[axis.name]:
+                    name = prefix + inner_name
+                    assert family.is_scored(name)
+                    assert large[name][dim] > small[name][dim]
 
 
 @each_space
 @given(data=st.data())
-def test_an_option_resizes_only_tensors_of_its_role(
-    space: SearchSpace, data: st.DataObject
-) -> None:
-    """What the tables rely on: layers and axes are independent of each other."""
-    skeleton = data.draw(st.sampled_from(space.skeletons))
-    before = data.draw(choices(space, skeleton))
-    number = data.draw(st.integers(0, len(space.layer_axes) - 1))
-    layer = data.draw(st.integers(0, skeleton.num_layers - 1))
-    option = data.draw(st.integers(0, len(space.layer_axes[number].options) - 1))
-    assume(option != before[number][layer])
-    after = copy.deepcopy(before)
-    after[number][layer] = option
-    shapes = [
-        tensor_shapes(build_structure(space.compose(skeleton, picked), space.settings))
-        for picked in (before, after)
-    ]
-    assert shapes[0].keys() == shapes[1].keys()
-    changed = {name for name in shapes[0] if shapes[0][name] != shapes[1][name]}
-    assert changed
-    role = family_of(space).role
-    assert {role(name) for name in changed} == {TensorRole(layer, space.layer_axes[number].name)}
-
-
-@each_space
-@given(data=st.data())
-def test_balancing_groups_are_skeletons(space: SearchSpace, data: st.DataObject) -> None:
-    """Members of a group differ in their per-layer choices alone."""
-    skeletons = data.draw(st.lists(st.sampled_from(space.skeletons), min_size=2, max_size=2))
-    left, right = (space.compose(s, data.draw(choices(space, s))) for s in skeletons)
+def test_balancing_groups_are_of_networks(space: SearchSpace, data: st.DataObject) -> None:
+    """What is chosen layer by layer does not decide the group; what is chosen once may."""
+    left = data.draw(choices(space))
+    right = tuple(
+        choice._replace(
+            options=tuple(
+                tuple(data.draw(st.integers(0, len(axis.options) - 1)) for _ in range(choice.depth))
+                for axis in stage.axes
+            )
+        )
+        for stage, choice in zip(space.chain, left, strict=True)
+    )
     group = family_of(space).balancing_group
-    assert (group(left) == group(right)) == (skeletons[0] == skeletons[1])
+    assert group(space.compose(left)) == group(space.compose(right))
+    assert group(space.smallest) != group(space.largest)
+
+
+# --- statistics of images ------------------------------------------------------------------------
+
+
+@each_space
+def test_evaluation_needs_statistics_where_there_are_any(space: SearchSpace) -> None:
+    supernet, images = new_supernet(space), images_for(space)
+    names = statistic_names(build_structure(space.smallest, space.settings))
+    assert supernet.has_statistics == bool(names)
+    supernet.train()(images, space.smallest)
+    supernet.cut(space.smallest)
+    if not names:
+        supernet.eval()(images, space.smallest)
+        return
+    for call in (lambda: supernet(images, space.smallest), lambda: supernet.cut(space.smallest)):
+        supernet.eval()
+        with pytest.raises(ValueError, match="Calibrate it first"):
+            call()
+
+
+@each_space
+def test_training_leaves_statistics_alone(space: SearchSpace) -> None:
+    """Called as a function, or bound as in training: of the shared network no buffer changes."""
+    supernet, images = new_supernet(space).train(), images_for(space)
+    before = {name: buffer.clone() for name, buffer in supernet.named_buffers()}
+    supernet(images * 3 + 1, space.smallest)
+    for parameter in supernet.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    supernet.bound(space.largest)(images * 3 + 1)
+    for name, buffer in supernet.named_buffers():
+        assert torch.equal(buffer, before[name])
 
 
 # --- initialisation ------------------------------------------------------------------------------
@@ -723,9 +867,9 @@ def test_images_of_another_shape_are_an_error(space: SearchSpace, data: st.DataO
     images = torch.zeros(2, *shape)
     supernet = shared_supernet(space)
     for call in (
-        lambda: supernet(images, space.smallest),
-        lambda: supernet.cut(space.smallest)(images),
-        lambda: supernet.cut(space.smallest).forward_features(images),
+        lambda: run(supernet, images, space.smallest),
+        lambda: cut(supernet, space.smallest)(images),
+        lambda: cut(supernet, space.smallest).forward_features(images),
     ):
         with pytest.raises(ValueError, match="images") as caught:
             call()
@@ -736,7 +880,7 @@ def test_images_of_another_shape_are_an_error(space: SearchSpace, data: st.DataO
 @each_space
 def test_an_image_without_batch_is_an_error(space: SearchSpace) -> None:
     with pytest.raises(ValueError, match="batch"):
-        shared_supernet(space)(images_for(space)[0], space.smallest)
+        run(shared_supernet(space), images_for(space)[0], space.smallest)
 
 
 @each_space
@@ -744,15 +888,15 @@ def test_an_image_without_batch_is_an_error(space: SearchSpace) -> None:
 def test_any_batch_size(space: SearchSpace, batch: int) -> None:
     """An image's logits do not depend on its neighbours."""
     supernet, images = shared_supernet(space), images_for(space, batch=5)
-    logits = supernet(images[:batch], space.largest)
+    logits = run(supernet, images[:batch], space.largest)
     assert logits.shape == (batch, space.settings.num_classes)
-    assert_equal(logits, supernet(images, space.largest)[:batch])
+    assert_equal(logits, run(supernet, images, space.largest)[:batch])
 
 
 @each_space
 def test_network_is_used_like_a_timm_model(space: SearchSpace) -> None:
     """Features, head, another classifier, and what timm's fine-tuning asks of a model."""
-    network, images = shared_supernet(space).cut(space.largest), images_for(space)
+    network, images = cut(shared_supernet(space), space.largest), images_for(space)
     logits = network(images)
     features = network.forward_features(images)
     assert_equal(network.forward_head(features), logits)
@@ -810,7 +954,8 @@ def test_published_archs_are_of_their_space(name: str) -> None:
 
 def _larger(space: SearchSpace) -> SearchSpace:
     height, width = space.settings.image_size
-    return space.with_settings(image_size=(2 * height, 3 * width))
+    resizes = space.resolutions != (None,)  # to squares
+    return space.with_settings(image_size=(2 * height, (2 if resizes else 3) * width))
 
 
 def _adapted(supernet: Supernet, space: SearchSpace) -> Supernet:
@@ -841,8 +986,10 @@ def test_adapting_commutes_with_cutting(
     if reach == "full":
         large = large.model_copy(update={"settings": family.with_full_reach(large.settings)})
     arch, supernet = data.draw(archs(space)), shared_supernet(space)
-    cut_after = _adapted(supernet, large).cut(arch).state_dict()
-    cut_before = family.adapt(supernet.cut(arch).state_dict(), space.settings, large.settings, None)
+    cut_after = cut(_adapted(supernet, large), arch).state_dict()
+    cut_before = family.adapt(
+        cut(supernet, arch).state_dict(), space.settings, large.settings, None
+    )
     assert cut_after.keys() == cut_before.keys()
     for name, tensor in cut_before.items():
         assert_equal(cut_after[name], tensor)
@@ -855,9 +1002,9 @@ def test_a_longer_reach_changes_no_logits_at_first(space: SearchSpace, data: st.
     full = family_of(space).with_full_reach(large.settings)
     supernet = shared_supernet(space)
     arch, images = data.draw(archs(space)), images_for(large)
-    expected = _adapted(supernet, large)(images, arch)
+    expected = run(_adapted(supernet, large), images, arch)
     extended = _adapted(supernet, large.model_copy(update={"settings": full}))
-    assert_equal(extended(images, arch), expected)
+    assert_equal(run(extended, images, arch), expected)
 
 
 @each_space
@@ -868,7 +1015,8 @@ def test_a_fresh_head_leaves_everything_else(space: SearchSpace) -> None:
         supernet.family.adapt(before, space.settings, new, torch.Generator().manual_seed(1))
         for _ in range(2)
     )
-    network = build(supernet.arch, new)
+    assert supernet.family.adapt({}, space.settings, new, torch.Generator()) == {}
+    network = build_shared(supernet.arch, new)
     network.load_state_dict(fresh)
     assert network(images_for(space)).shape == (3, 7)
     head = {id(parameter) for parameter in network.get_classifier().parameters()}

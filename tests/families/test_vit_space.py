@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
-from families.drawing import new_supernet
+from families.drawing import assert_equal, new_supernet
 from prenas.cost import count
 from prenas.families import build, build_structure, get_family, get_space
+from prenas.families.base import StageChoice
 from prenas.families.vit.attention import GridIndex
 from prenas.families.vit.network import VisionTransformer
 from prenas.families.vit.space import SPACES, VitArch, VitSettings, VitSpace
@@ -175,9 +176,14 @@ def test_published_spaces_hold_this_many_archs() -> None:
     assert SPACES["digits"].num_archs == 3 * (9**3 + 9**4 + 9**5)
 
 
-def test_skeletons_run_over_widths_then_depths() -> None:
-    found = [(s.embed_dim, s.depth) for s in get_space("tiny").skeletons]
-    assert found == [(w, d) for w in (192, 216, 240) for d in (12, 13, 14)]
+def test_the_chain_has_one_stage() -> None:
+    """Its width is the embedding dimension of the whole network."""
+    space = get_space("tiny")
+    (stage,) = space.chain
+    assert stage.widths == space.embed_dim
+    assert stage.depths == space.depth
+    assert not stage.tied
+    assert [axis.name for axis in stage.axes] == ["num_heads", "mlp_ratio"]
 
 
 # --- containment, envelope -----------------------------------------------------------------------
@@ -243,21 +249,21 @@ def test_tensors_that_the_score_sums() -> None:
 @pytest.mark.parametrize(
     ("name", "role"),
     [
-        ("blocks.0.attn.qkv.weight", (0, "num_heads")),
-        ("blocks.11.attn.proj.weight", (11, "num_heads")),
-        ("blocks.2.attn.proj.bias", (2, "num_heads")),
-        ("blocks.3.mlp.fc1.bias", (3, "mlp_ratio")),
-        ("blocks.3.mlp.fc2.weight", (3, "mlp_ratio")),
-        ("blocks.4.norm1.weight", (4, None)),
-        ("blocks.4.attn.key_vertical", (4, None)),
-        ("patch_embed.proj.weight", (None, None)),
-        ("norm.weight", (None, None)),
-        ("head.bias", (None, None)),
-        ("cls_token", (None, None)),
+        ("blocks.0.attn.qkv.weight", (0, 0)),
+        ("blocks.11.attn.proj.weight", (0, 11)),
+        ("blocks.2.attn.proj.bias", (0, 2)),
+        ("blocks.3.mlp.fc1.bias", (0, 3)),
+        ("blocks.3.mlp.fc2.weight", (0, 3)),
+        ("blocks.4.norm1.weight", (0, 4)),
+        ("blocks.4.attn.key_vertical", (0, 4)),
+        ("patch_embed.proj.weight", (0, None)),
+        ("norm.weight", (0, None)),
+        ("head.bias", (0, None)),
+        ("cls_token", (0, None)),
     ],
 )
-def test_roles(name: str, role: tuple[int | None, str | None]) -> None:
-    assert FAMILY.role(name) == role
+def test_roles(name: str, role: tuple[int, int | None]) -> None:
+    assert FAMILY.role(get_space("tiny").largest, name) == role
 
 
 def test_entropy_by_hand() -> None:
@@ -309,7 +315,7 @@ def test_layers_keep_the_rate_of_the_supernets_depth() -> None:
         rates = [block.drop_path.drop_prob for block in blocks]
         assert rates == pytest.approx([0.2 * layer / 4 for layer in range(arch.depth)])
     trimmed = supernet.trimmed(space.smallest, drop_path=0.2)
-    assert trimmed.drop_path_rates == pytest.approx([0.0, 0.1, 0.2])
+    assert [*trimmed.drop_path_rates.values()] == pytest.approx([0.0, 0.1, 0.2])
 
 
 def tokens_by_hand(network: VisionTransformer, images: Tensor, scales: Tensor) -> Tensor:
@@ -325,6 +331,33 @@ def tokens_by_hand(network: VisionTransformer, images: Tensor, scales: Tensor) -
     return network.norm(tokens)
 
 
+def test_noise_decides_which_features_are_dropped() -> None:
+    """Feature i of D is kept if the noise in column i - D is at least the rate, and scaled."""
+    space, rate = get_space("digits"), 0.25
+    arch = space.smallest
+    width, branches = arch.embed_dim, 2 * arch.depth
+    supernet = new_supernet(space).trimmed(space.supernet, dropout=rate).train()
+    images = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(2))
+    noise = torch.rand(5, branches + width, generator=torch.Generator().manual_seed(5))
+    noise[0, -width:] = rate  # kept, all of them
+    noise[1, -width:] = 0.2499
+    network = supernet.cut(arch)
+    pooled = network.forward_features(images)[:, 1:].mean(1)
+    kept = noise[:, branches:] >= rate
+    assert kept[0].all()
+    assert not kept[1].any()
+    expected = torch.where(kept, pooled / (1 - rate), 0.0)
+    assert_equal(network(images, noise), network.head(expected))
+    assert_equal(network.forward_head(network.forward_features(images), True, noise), expected)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        found = network(images)
+        torch.manual_seed(3)
+        assert torch.equal(found, network.head(nn.functional.dropout(pooled, rate)))
+    with pytest.raises(ValueError, match=rf"need \(5, {branches + width} or more\)"):
+        network(images, noise[:, 1:])
+
+
 def test_noise_decides_which_branches_are_dropped() -> None:
     """Branch j of sample b is kept if noise[b, j] >= the layer's rate, and scaled by 1/(1-rate).
 
@@ -332,8 +365,7 @@ def test_noise_decides_which_branches_are_dropped() -> None:
     """
     space = get_space("digits")
     supernet = new_supernet(space, drop_path=0.5).train()
-    arch = space.skeletons[1]  # 4 layers, of the supernet's 5
-    arch = space.compose(arch, [[1] * 4, [0] * 4])
+    arch = space.compose((StageChoice(0, 4, ((1,) * 4, (0,) * 4)),))  # of the supernet's 5 layers
     rates = torch.tensor([0.0, 0.0, 0.125, 0.125, 0.25, 0.25, 0.375, 0.375])
     images = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(2))
     noise = torch.rand(6, 10, generator=torch.Generator().manual_seed(5))

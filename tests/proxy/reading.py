@@ -1,28 +1,40 @@
 """Scores and costs of one architecture, read off the tables entry by entry."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 
-from prenas.proxy.tables import SpaceTables
-
-
-def sum_from_tables(tables: SpaceTables, skeleton: int, choices: Sequence[Sequence[int]]) -> float:
-    """Score before `finish`: the base, plus one entry per axis and layer."""
-    table = tables.skeletons[skeleton]
-    total = table.base_score
-    for axis, options in zip(table.axes, choices, strict=True):
-        assert len(options) == table.num_layers
-        for layer, option in enumerate(options):
-            total += axis.scores[layer, option]
-    return float(total)
+from prenas.families.base import Choices
+from prenas.proxy.tables import SpaceTables, StageTable
 
 
-def cost_from_tables(
-    tables: SpaceTables, skeleton: int, choices: Sequence[Sequence[int]]
-) -> list[int]:
-    """Cost per cost axis: the base, plus one entry per axis and layer."""
-    table = tables.skeletons[skeleton]
-    total = table.base_cost.copy()
-    for axis, options in zip(table.axes, choices, strict=True):
-        for option in options:
-            total += axis.costs[option]
-    return total.tolist()
+def entries(
+    tables: SpaceTables, choices: Choices
+) -> Iterator[tuple[StageTable, tuple[int, int], tuple[int, int] | None]]:
+    """(table, width before and width, layer and its option or None beside layers)."""
+    before = 0
+    for table, (width, depth, options) in zip(tables.stages, choices, strict=True):
+        yield table, (before, width), None
+        for layer in range(depth):
+            number = 0
+            for of_axis, size in zip(options, table.num_options, strict=True):
+                number = number * size + of_axis[layer]
+            yield table, (before, width), (layer, number)
+        before = width
+
+
+def sum_from_tables(tables: SpaceTables, choices: Choices) -> float:
+    """Score before `finish`."""
+    total = 0.0
+    for table, ends, layer in entries(tables, choices):
+        scores = table.fixed_scores if layer is None else table.scores
+        total += float(scores[(*ends, *(layer or ()))])
+    return total
+
+
+def cost_from_tables(tables: SpaceTables, choices: Choices) -> list[int]:
+    """Cost per cost axis."""
+    total = [0, 0]
+    for table, ends, layer in entries(tables, choices):
+        costs = table.fixed_costs if layer is None else table.costs
+        found = costs[(*ends, *(layer or ()))]
+        total = [have + int(more) for have, more in zip(total, found, strict=True)]
+    return total

@@ -1,17 +1,18 @@
 """One backward pass at initialisation gives the gradient of every weight."""
 
 from collections.abc import Callable
+from copy import deepcopy
 
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from families.drawing import ALL_SPACES, TEST_SPACES, images_for, new_supernet
-from prenas.families.base import SearchSpace
-from prenas.proxy.importance import Importance, measure_importance, noise_images
+from prenas.families.base import Arch, SearchSpace
+from prenas.proxy.importance import Importance, _batches, measure_importance, noise_images
 from prenas.supernet import Supernet
 
 each_space = pytest.mark.parametrize("space", ALL_SPACES)
@@ -34,9 +35,9 @@ def assert_gradients_close(
         torch.testing.assert_close(actual[name], gradient, rtol=0, atol=bound, msg=name)
 
 
-def embedded(supernet: Supernet, network: torch.nn.Module) -> dict[str, Tensor]:
+def embedded(supernet: Supernet, network: torch.nn.Module, arch: Arch) -> dict[str, Tensor]:
     """Gradients of a cut network in the supernet's full size, zero elsewhere."""
-    boxes = supernet.owned(network.arch)
+    boxes = supernet.owned(arch)
     gradients = dict(network.named_parameters())
     full = {}
     for name, parameter in supernet.network.named_parameters():
@@ -46,32 +47,41 @@ def embedded(supernet: Supernet, network: torch.nn.Module) -> dict[str, Tensor]:
     return full
 
 
+def prepared(supernet: Supernet) -> Supernet:
+    """Another one with the weights and in the mode that its family scores."""
+    other = deepcopy(supernet)
+    supernet.family.prepare_for_scoring(other.network)
+    return other.train(other.network.training)
+
+
 @each_space
 @pytest.mark.parametrize("labelled", [False, True])
 def test_equals_plain_autograd_on_the_cut_network(space: SearchSpace, labelled: bool) -> None:
     """Sum of all logits, or mean cross-entropy; full size, exactly zero where nothing is owned."""
-    supernet, images = new_supernet(space).eval(), images_for(space, batch=5)
-    labels = labels_for(space, 5) if labelled else None
-    importance = measure_importance(supernet, space.largest, images, labels, batch_size=2)
-    network = supernet.cut(space.largest)
+    supernet, images = new_supernet(space).eval(), images_for(space, batch=9)
+    labels = labels_for(space, 9) if labelled else None
+    importance = measure_importance(supernet, space.scored, images, labels, batch_size=2)
+    network = prepared(supernet).cut(space.scored)
     logits = network(images)
     scalar = logits.sum() if labels is None else cross_entropy(logits, labels)
     scalar.backward()
-    expected = embedded(supernet, network)
-    assert_gradients_close(importance.gradients, expected)
+    expected = embedded(supernet, network, space.scored)
+    assert_gradients_close(
+        importance.gradients, expected, 1e-3 if supernet.has_statistics else 1e-4
+    )
     for name, gradient in importance.gradients.items():
         outside = torch.ones_like(gradient, dtype=torch.bool)
-        if name in supernet.owned(space.largest):
-            outside[supernet.owned(space.largest)[name]] = False
+        if name in supernet.owned(space.scored):
+            outside[supernet.owned(space.scored)[name]] = False
         assert not gradient[outside].any()
 
 
 @each_space
-def test_weights_are_the_supernets(space: SearchSpace) -> None:
+def test_weights_are_those_that_the_family_scores(space: SearchSpace) -> None:
     """Every parameter, full size, on the CPU, outside any graph."""
     supernet = new_supernet(space).eval()
-    importance = measure_importance(supernet, space.largest, images_for(space))
-    parameters = dict(supernet.network.named_parameters())
+    importance = measure_importance(supernet, space.scored, images_for(space, batch=8))
+    parameters = dict(prepared(supernet).network.named_parameters())
     assert importance.weights.keys() == importance.gradients.keys() == parameters.keys()
     for name, parameter in parameters.items():
         assert torch.equal(importance.weights[name], parameter)
@@ -81,7 +91,7 @@ def test_weights_are_the_supernets(space: SearchSpace) -> None:
         assert tensor.device.type == "cpu"
 
 
-@each_space
+@pytest.mark.parametrize("space", TEST_SPACES["vit"], ids=lambda space: space.name)
 @pytest.mark.parametrize("labelled", [False, True])
 @settings(max_examples=5)
 @given(num_images=st.integers(1, 7), batch_size=st.integers(1, 9))
@@ -95,21 +105,36 @@ def test_batch_size_does_not_matter(
     labels = labels_for(space, num_images) if labelled else None
 
     def measured(size: int) -> Importance:
-        return measure_importance(supernet, space.largest, images, labels, batch_size=size)
+        return measure_importance(supernet, space.scored, images, labels, batch_size=size)
 
     assert_gradients_close(measured(batch_size).gradients, measured(100).gradients)
+
+
+@given(st.integers(1, 200), st.integers(1, 40), st.booleans())
+def test_batches_hold_every_image_once(number: int, size: int, are_equal: bool) -> None:
+    """Where statistics of a batch count, none is smaller than the others, nor than eight."""
+    batches = _batches(number, size, are_equal)
+    assert [image for batch in batches for image in range(number)[batch]] == list(range(number))
+    sizes = [len(range(number)[batch]) for batch in batches]
+    if are_equal:
+        assert max(sizes) - min(sizes) <= 1
+        assert min(sizes) >= min(number, max(size, 8))
+    else:
+        assert max(sizes) <= size
 
 
 @each_space
 @pytest.mark.parametrize("training", [False, True])
 def test_is_deterministic_and_leaves_nothing_behind(space: SearchSpace, training: bool) -> None:
     """Stochastic depth takes no part, whatever the mode; mode, weights and .grad stay."""
-    supernet, images = new_supernet(space, drop_path=0.5).train(training), images_for(space)
+    supernet = new_supernet(space, drop_path=0.5).train(training)
+    supernet.dropout = 0.5
+    images = images_for(space, batch=8)
     state = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
     generator = torch.get_rng_state()
-    first = measure_importance(supernet, space.largest, images)
-    again = measure_importance(supernet, space.largest, images)
-    still = measure_importance(new_supernet(space, drop_path=0.0), space.largest, images)
+    first = measure_importance(supernet, space.scored, images)
+    again = measure_importance(supernet, space.scored, images)
+    still = measure_importance(new_supernet(space, drop_path=0.0), space.scored, images)
     for name, gradient in first.gradients.items():
         assert torch.equal(gradient, again.gradients[name])
         assert torch.equal(gradient, still.gradients[name])
@@ -135,7 +160,7 @@ def test_gradients_that_are_not_finite_are_refused(
     supernet, images = new_supernet(SPACE).train(), images_for(SPACE)
     spoil(supernet, images)
     with pytest.raises(ValueError, match=r"not finite.*check the images") as caught:
-        measure_importance(supernet, SPACE.largest, images)
+        measure_importance(supernet, SPACE.scored, images)
     names = [name for name, _ in supernet.network.named_parameters()]
     assert any(name in str(caught.value) for name in names)
     assert supernet.training
@@ -146,14 +171,14 @@ def test_gradients_that_are_zero_everywhere_are_refused() -> None:
     supernet = new_supernet(SPACE).eval()
     torch.nn.init.zeros_(supernet.network.get_submodule("head").weight)
     with pytest.raises(ValueError, match=r"patch_embed.proj.weight is zero everywhere"):
-        measure_importance(supernet, SPACE.largest, images_for(SPACE))
+        measure_importance(supernet, SPACE.scored, images_for(SPACE))
 
 
 def test_one_layer_without_gradient_is_enough() -> None:
     supernet = new_supernet(SPACE).eval()
     torch.nn.init.zeros_(supernet.network.get_submodule("blocks.1.mlp.fc2").weight)
     with pytest.raises(ValueError, match=r"blocks.1.mlp.fc1.weight is zero everywhere"):
-        measure_importance(supernet, SPACE.largest, images_for(SPACE))
+        measure_importance(supernet, SPACE.scored, images_for(SPACE))
 
 
 def test_layers_that_the_largest_subnet_lacks_may_have_none() -> None:
@@ -166,7 +191,7 @@ def test_layers_that_the_largest_subnet_lacks_may_have_none() -> None:
 
 def test_no_images_are_refused() -> None:
     with pytest.raises(ValueError, match="at least one"):
-        measure_importance(new_supernet(SPACE), SPACE.largest, images_for(SPACE, batch=0))
+        measure_importance(new_supernet(SPACE), SPACE.scored, images_for(SPACE, batch=0))
 
 
 # --- images without data -------------------------------------------------------------------------
@@ -204,3 +229,72 @@ def test_noise_images_of_one_channel() -> None:
     images = noise_images(200, 1, (8, 8), (2.0,), (0.01,), 5)
     assert images.shape == (200, 1, 8, 8)
     assert images.mean().item() == pytest.approx(2.0, abs=0.01)
+
+
+# --- normalisation by batch statistics -----------------------------------------------------------
+
+MICRO = TEST_SPACES["mobilenet"][0]
+
+
+def real_supernet() -> Supernet:
+    """As training initialises it: the last normalisation of every block begins at zero."""
+    supernet = Supernet(MICRO.supernet, MICRO.settings)
+    return supernet.initialize(torch.Generator().manual_seed(0))
+
+
+def test_a_zero_weight_before_the_sum_hides_the_inside_of_every_block() -> None:
+    """Left as initialised, only what stands outside the blocks has a gradient at all, to the bit;
+    measured as the family prepares it, every tensor has one."""
+    supernet, images = real_supernet().train(), images_for(MICRO, batch=16)
+    supernet(images, MICRO.scored).sum().backward()
+    gradients = {name: p.grad for name, p in supernet.network.named_parameters()}
+    inside = [
+        name
+        for name in gradients
+        if name in supernet.owned(MICRO.scored)
+        and "conv" in name.rpartition("blocks.")[2]
+        and name.startswith(("blocks.0.", "blocks.1.", "blocks.2."))
+        and "shortcut" not in name
+    ]
+    assert len(inside) > 20
+    assert all(gradients[name] is not None and not gradients[name].any() for name in inside)
+    assert all(gradients[name].any() for name in ("conv_stem.weight", "conv_head.weight"))
+    importance = measure_importance(real_supernet(), MICRO.scored, images)
+    assert all(importance.gradients[name].any() for name in inside)
+
+
+def test_signed_sums_of_normalised_filters_vanish() -> None:
+    """Such a filter may be scaled without any effect, so that sum(w*g) over it is zero but for
+    rounding; without its absolute value inside, the score would not see it."""
+    importance = measure_importance(real_supernet(), MICRO.scored, images_for(MICRO, batch=16))
+    followed = [
+        name
+        for name in importance.weights
+        if name.startswith("blocks.") and name.endswith(("conv_pw.weight", "conv_dw.weight"))
+    ]
+    assert len(followed) > 10
+    for name in followed:
+        products = (importance.weights[name] * importance.gradients[name]).double().flatten(1)
+        signed, unsigned = products.sum(1).abs().sum(), products.abs().sum()
+        assert unsigned > 0
+        assert signed < 1e-4 * unsigned
+    head = importance.weights["classifier.weight"] * importance.gradients["classifier.weight"]
+    assert head.sum().abs() > 1e-2 * head.abs().sum()
+
+
+def test_normalisation_right_before_pooling_leaves_no_gradient() -> None:
+    """The sum over a batch of what batch statistics normalised is a constant, so the sum of all
+    logits says nothing; an activation in between makes it speak."""
+    images = images_for(MICRO, batch=16)
+    ratios = []
+    for activation in (nn.Identity(), nn.SiLU()):
+        convolution = nn.Conv2d(images.shape[1], 8, 3, bias=False)
+        head = nn.Sequential(activation, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+        network = nn.Sequential(convolution, nn.BatchNorm2d(8), head).train()
+        generator = torch.Generator().manual_seed(0)
+        for parameter in (convolution.weight, head[-1].weight):
+            nn.init.normal_(parameter, generator=generator)
+        network(images).sum().backward()
+        assert convolution.weight.grad is not None
+        ratios.append(float(convolution.weight.grad.abs().sum()))
+    assert ratios[0] < 1e-4 * ratios[1]

@@ -1,13 +1,17 @@
 """A layout put together from few networks has the shapes of every network that is built."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from families.drawing import ALL_SPACES, choices
-from prenas.families import build_structure
+from prenas.cost import count
+from prenas.families import build_structure, get_space
 from prenas.families.base import SearchSpace
-from prenas.proxy.layout import layout_of
+from prenas.proxy import layout as layouts
+from prenas.proxy.layout import costs_of, interchangeable, layout_of, num_options, options_of
 
 each_space = pytest.mark.parametrize("space", ALL_SPACES)
 
@@ -15,30 +19,95 @@ each_space = pytest.mark.parametrize("space", ALL_SPACES)
 @each_space
 @given(data=st.data())
 def test_shapes_are_those_of_the_built_network(space: SearchSpace, data: st.DataObject) -> None:
-    """Whatever each layer chooses; so layers are interchangeable, and options independent."""
-    skeleton = data.draw(st.sampled_from(space.skeletons))
-    picked = data.draw(choices(space, skeleton))
-    network = build_structure(space.compose(skeleton, picked), space.settings)
+    """Whatever each layer chooses, and whatever stands around a stage."""
+    picked = data.draw(choices(space))
+    network = build_structure(space.compose(picked), space.settings)
     built = {name: tuple(p.shape) for name, p in network.named_parameters()}
-    layout = layout_of(space, skeleton)
-    for name, shape in built.items():
-        if name in layout.fixed:
-            assert layout.fixed[name] == shape
-    sized = {
-        name: {axis[option][name] for option in set(options) if name in axis[option]}
-        for axis, options in zip(layout.chosen, picked, strict=True)
-        for name in axis[0]
-    }
-    assert built.keys() == layout.fixed.keys() | sized.keys()
-    assert not layout.fixed.keys() & sized.keys()
-    assert all(built[name] in shapes for name, shapes in sized.items())
+    found, before = {}, 0
+    for stage, layout, choice in zip(space.chain, layout_of(space), picked, strict=True):
+        ways = [options_of(stage, number) for number in range(num_options(stage))]
+        found |= layout.fixed[before, choice.width]
+        for layer in range(choice.depth):
+            option = ways.index(tuple(options[layer] for options in choice.options))
+            found |= layout.layer(layer, before, choice.width, option)
+        before = choice.width
+    assert found == built
 
 
 @each_space
-@given(data=st.data())
-def test_one_option_everywhere(space: SearchSpace, data: st.DataObject) -> None:
-    skeleton = data.draw(st.sampled_from(space.skeletons))
-    options = [data.draw(st.integers(0, len(axis.options) - 1)) for axis in space.layer_axes]
-    arch = space.compose(skeleton, [[option] * skeleton.num_layers for option in options])
-    built = [tuple(p.shape) for p in build_structure(arch, space.settings).parameters()]
-    assert sorted(layout_of(space, skeleton).shapes(options)) == sorted(built)
+@pytest.mark.parametrize("end", [0, -1])
+def test_costs_are_those_of_the_built_network(space: SearchSpace, end: int) -> None:
+    """Of the smallest and of the largest, at every resolution (others: the tables' tests)."""
+    picked = space.extreme(end)
+    for resolution in space.resolutions:
+        total, before = 0, 0
+        for costs, choice in zip(costs_of(space, resolution), picked, strict=True):
+            total = total + costs.fixed[before, choice.width]
+            layers = costs.layers[before, choice.width, : choice.depth, end]
+            total, before = total + layers.sum(axis=0), choice.width
+        expected = count(space.compose(picked, resolution), space.settings)
+        assert total.tolist() == [expected.params, expected.macs]
+
+
+@pytest.mark.parametrize("name", ["mobilenet", "ofa-mobilenetv3", "small", "mobilenet-small"])
+def test_no_more_networks_are_built_than_a_stage_has_ways(name: str) -> None:
+    """A large one takes 30 ms; the busiest stage needs one for each of its ends and options."""
+    stages = get_space(name).chain
+    needed = [
+        before * len(stage.widths) * num_options(stage)
+        for before, stage in zip(layouts.widths_before(stages), stages, strict=True)
+    ]
+    assert len(list(layouts._probes(stages))) == max(needed)
+
+
+# --- interchangeable layers ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["tiny", "small", "base", "digits"])
+def test_a_chain_of_one_stage_has_one_class(name: str) -> None:
+    space = get_space(name)
+    (classes,) = interchangeable(space, None)
+    assert classes == (tuple(range(space.chain[0].depths[-1])),)
+
+
+@pytest.mark.parametrize("name", ["mobilenet", "ofa-mobilenetv3", "mobilenet-small"])
+def test_the_first_layer_of_a_stage_stands_alone(name: str) -> None:
+    """Its input, its stride or its map are others; those behind it are all alike."""
+    space = get_space(name)
+    for stage, classes in zip(
+        space.chain, interchangeable(space, space.resolutions[0]), strict=True
+    ):
+        others = tuple(range(1, stage.depths[-1]))
+        expected = [(0,), others] if others else [(0,)]
+        assert list(classes) == (expected if stage.depths[-1] else [])
+
+
+def test_a_first_layer_that_differs_in_nothing_is_one_of_them() -> None:
+    """Found from shapes and costs: with one width all along and no stride there is no first."""
+    space = get_space("mobilenet-micro")
+    stages = [
+        stage.model_copy(update={"width": (16,), "stride": 1, "depth": (1, 3)})
+        for stage in space.stages  # type: ignore[attr-defined]
+    ]
+    alike = space.model_copy(update={"stages": tuple(stages)})
+    assert interchangeable(alike, None)[2] == ((0, 1, 2),)
+    assert interchangeable(alike, None)[1] == ((0,), (1, 2))  # there the stem is narrower
+
+
+@each_space
+def test_layers_of_a_class_cost_the_same(space: SearchSpace) -> None:
+    for resolution in space.resolutions:
+        for costs, classes in zip(
+            costs_of(space, resolution), interchangeable(space, resolution), strict=True
+        ):
+            assert sorted(sum(classes, ())) == list(range(costs.layers.shape[2]))
+            for layers in classes:
+                found = costs.layers[:, :, list(layers)]
+                assert (found == found[:, :, :1]).all()
+
+
+def test_numbers_of_options_are_their_product() -> None:
+    stage = get_space("small").chain[0]
+    ways = [options_of(stage, number) for number in range(num_options(stage))]
+    assert len(set(ways)) == math.prod(len(axis.options) for axis in stage.axes) == len(ways)
+    assert ways == sorted(ways)

@@ -10,15 +10,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from families.drawing import ALL_SPACES, TEST_SPACES, choices
+from families.drawing import ALL_SPACES, TEST_SPACES, choices, images_for, new_supernet
 from prenas.cost import count
-from prenas.families import build_structure, family_of
+from prenas.families import build_structure, family_of, get_space
 from prenas.families.base import SearchSpace
 from prenas.families.vit.space import VitSpace
-from prenas.proxy.importance import Importance
+from prenas.proxy.gains import block_scores
+from prenas.proxy.importance import Importance, measure_importance
 from prenas.proxy.scores import DEFAULT_SCORE, WEIGHT_SCORES, check_score_name
-from prenas.proxy.tables import SpaceTables, block_scores, space_tables
-from prenas.supernet import owned_boxes
+from prenas.proxy.tables import SpaceTables, cost_tables, space_tables, stage_scores
+from prenas.selection.isomers import isomer_gains
+from prenas.supernet import Supernet, owned_boxes
 from proxy.reading import cost_from_tables, sum_from_tables
 from reference import scores as literal
 
@@ -30,7 +32,7 @@ each_vit_space = pytest.mark.parametrize("space", TEST_SPACES["vit"], ids=lambda
 def random_importance(space: SearchSpace) -> Importance:
     """Normal weights and gradients, also where the largest subnet has none, in float64."""
     generator = torch.Generator().manual_seed(1)
-    shapes = build_structure(space.supernet, space.settings).named_parameters()
+    shapes = Supernet(space.supernet, space.settings).network.named_parameters()
     drawn = {
         name: torch.randn(2, *p.shape, generator=generator, dtype=torch.float64)
         for name, p in shapes
@@ -44,8 +46,9 @@ def random_importance(space: SearchSpace) -> Importance:
 @functools.cache
 def tables_of(space: SearchSpace, score: str) -> SpaceTables:
     importance = random_importance(space)
-    gains = tuple(scores.normalised for scores in block_scores(space, importance))
-    return space_tables(space, importance, gains, score=score)
+    gains = isomer_gains("normalised", block_scores(space, importance), 0)
+    scores = stage_scores(space, importance, score=score)
+    return space_tables(space, scores, gains, score=score, resolution=space.resolutions[0])
 
 
 def finished(tables: SpaceTables, total: float) -> float:
@@ -75,10 +78,9 @@ def test_scores_equal_slicing_each_candidate(
 ) -> None:
     """Every named score, for random architectures, against the literal reference."""
     tables = tables_of(space, score)
-    number = data.draw(st.integers(0, len(space.skeletons) - 1))
-    picked = data.draw(choices(space, space.skeletons[number]))
-    arch = space.compose(space.skeletons[number], picked)
-    ours = finished(tables, sum_from_tables(tables, number, picked))
+    picked = data.draw(choices(space))
+    arch = space.compose(picked)
+    ours = finished(tables, sum_from_tables(tables, picked))
     weights, gradients = random_importance(space)
     theirs = LITERAL[score](
         weights, gradients, **arch.model_dump(), head_dim=space.settings.head_dim
@@ -98,6 +100,24 @@ def test_every_score_is_compared() -> None:
     assert set(LITERAL) == names
 
 
+@functools.cache
+def modules_with_a_choice(space: SearchSpace) -> set[str]:
+    """Those of layers that are of another size where all options are the smallest."""
+    largest = space.extreme(-1)
+    smaller = tuple(
+        choice._replace(options=tuple((0,) * len(options) for options in choice.options))
+        for choice in largest
+    )
+    small, large = (
+        {
+            name: p.shape
+            for name, p in build_structure(space.compose(one), space.settings).named_parameters()
+        }
+        for one in (smaller, largest)
+    )
+    return {name.rpartition(".")[0] for name in large if small[name] != large[name]}
+
+
 @each_space
 @pytest.mark.parametrize("score", WEIGHT_SCORES)
 @given(data=st.data())
@@ -106,47 +126,87 @@ def test_scores_equal_sums_over_owned_boxes(
 ) -> None:
     """The same for any family: the element of the score, summed over what the subnet owns."""
     family, entry, tables = family_of(space), WEIGHT_SCORES[score], tables_of(space, score)
-    number = data.draw(st.integers(0, len(space.skeletons) - 1))
-    picked = data.draw(choices(space, space.skeletons[number]))
-    arch = space.compose(space.skeletons[number], picked)
+    picked = data.draw(choices(space))
+    arch = space.compose(picked)
     weights, gradients = random_importance(space)
+    sized = modules_with_a_choice(space)
     total = magnitude = 0.0
     for name, box in owned_boxes(arch, space.supernet, space.settings).items():
         if name not in weights or not family.is_scored(name):
             continue
-        if entry.layer_choices_only and family.role(name).axis is None:
+        if entry.layer_choices_only and name.rpartition(".")[0] not in sized:
             continue
         elements = entry.element(weights[name], gradients[name])[box]
         total += elements.sum().item()
         magnitude += elements.abs().sum().item()
-    ours = finished(tables, sum_from_tables(tables, number, picked))
+    ours = finished(tables, sum_from_tables(tables, picked))
     assert ours == pytest.approx(finished(tables, total), rel=1e-12, abs=1e-13 * magnitude)
 
 
 @each_space
 @given(data=st.data())
 def test_costs_are_those_of_the_arch(space: SearchSpace, data: st.DataObject) -> None:
-    tables = tables_of(space, DEFAULT_SCORE)
-    number = data.draw(st.integers(0, len(space.skeletons) - 1))
-    picked = data.draw(choices(space, space.skeletons[number]))
-    cost = count(space.compose(space.skeletons[number], picked), space.settings)
-    assert cost_from_tables(tables, number, picked) == [cost.params, cost.macs]
+    """At every resolution."""
+    picked = data.draw(choices(space))
+    resolution = data.draw(st.sampled_from(space.resolutions))
+    tables = cost_tables(space, resolution)
+    cost = count(space.compose(picked, resolution), space.settings)
+    assert cost_from_tables(tables, picked) == [cost.params, cost.macs]
+    assert tables.cost(picked).tolist() == [cost.params, cost.macs]
+    assert tables.score(picked) == 0
 
 
 @each_space
-def test_tables_have_the_shape_of_the_space(space: SearchSpace) -> None:
-    """The smallest option adds nothing to costs; gains are those handed in."""
-    tables = tables_of(space, DEFAULT_SCORE)
-    assert len(tables.skeletons) == len(space.skeletons)
-    for table, skeleton in zip(tables.skeletons, space.skeletons, strict=True):
-        assert table.num_layers == skeleton.num_layers
-        for axis_table, axis in zip(table.axes, space.layer_axes, strict=True):
-            assert axis_table.scores.shape == (skeleton.num_layers, len(axis.options))
-            assert axis_table.costs.shape == (len(axis.options), 2)
-            assert not axis_table.costs[0].any()
-            assert (np.diff(axis_table.costs, axis=0) > 0).all()
-    for gains, axis in zip(tables.gains, space.layer_axes, strict=True):
-        assert gains.shape == (space.skeletons[-1].num_layers, len(axis.options))
+@given(data=st.data())
+def test_scores_in_parts(space: SearchSpace, data: st.DataObject) -> None:
+    """What belongs to layers, and the rest: the same numbers as entry by entry."""
+    tables, picked = tables_of(space, DEFAULT_SCORE), data.draw(choices(space))
+    total = sum_from_tables(tables, picked)
+    assert tables.score(picked) == pytest.approx(total, rel=1e-12)
+    blocks = stage_scores(space, random_importance(space), score=DEFAULT_SCORE, scope="blocks")
+    assert not any(scores.fixed.any() for scores in blocks)
+    gains = [table.gains for table in tables.stages]
+    of_blocks = space_tables(space, blocks, gains, score=DEFAULT_SCORE)
+    assert tables.score(picked, "blocks") == pytest.approx(of_blocks.score(picked), rel=1e-12)
+    assert 0 < tables.score(picked, "blocks") < total
+
+
+@each_space
+def test_scores_do_not_depend_on_the_resolution(space: SearchSpace) -> None:
+    scores = stage_scores(space, random_importance(space), score=DEFAULT_SCORE)
+    gains = [table.gains for table in tables_of(space, DEFAULT_SCORE).stages]
+    for resolution in space.resolutions:
+        tables = space_tables(space, scores, gains, score=DEFAULT_SCORE, resolution=resolution)
+        assert tables.resolution == resolution
+        for table, known in zip(tables.stages, tables_of(space, DEFAULT_SCORE).stages, strict=True):
+            assert np.array_equal(table.scores, known.scores)
+            assert np.array_equal(table.fixed_scores, known.fixed_scores)
+            assert np.array_equal(table.costs[..., 0], known.costs[..., 0])
+
+
+def test_what_only_smaller_subnets_own_costs_and_scores_nothing() -> None:
+    """A projection between two widths that are equal in the largest subnet, which has no use for
+    it: it takes part in no gradient, and every subnet that has it pays for it."""
+    space = get_space("mobilenet")
+    tables = cost_tables(space, 224)
+    for before, width in ((0, 1), (1, 0)):
+        with_it = tables.stages[1].costs[before, width, 0, 0, 0]
+        plain = tables.stages[1].costs[before, before, 0, 0, 0]
+        widths = space.chain[0].widths[before], space.chain[1].widths[width]
+        pointwise = widths[0] * (widths[1] - widths[0]) + 2 * (widths[1] - widths[0])
+        assert with_it == plain + pointwise + widths[0] * widths[1]
+    micro = TEST_SPACES["mobilenet"][1]
+    supernet = new_supernet(micro)
+    importance = measure_importance(supernet, micro.scored, images_for(micro))
+    spare = importance.weights.keys() - {
+        name for name, _ in build_structure(micro.scored, micro.settings).named_parameters()
+    }
+    assert spare
+    assert not any(importance.gradients[name].any() for name in spare)
+    assert all(importance.weights[name].any() for name in spare)
+
+
+# --- gains ---------------------------------------------------------------------------------------
 
 
 @each_vit_space
@@ -154,7 +214,7 @@ def test_tables_have_the_shape_of_the_space(space: SearchSpace) -> None:
 def test_block_scores_equal_the_literal_ones(space: VitSpace, normalised: bool) -> None:
     """Gains of every option in every layer, at the largest width."""
     weights, gradients = random_importance(space)
-    found = block_scores(space, random_importance(space))
+    (found,) = block_scores(space, random_importance(space))
     expected = literal.block_scores(
         weights,
         gradients,
@@ -176,22 +236,78 @@ def test_block_scores_equal_the_literal_ones(space: VitSpace, normalised: bool) 
 @given(data=st.data())
 def test_block_scores_do_not_depend_on_scale(space: SearchSpace, data: st.DataObject) -> None:
     """Gradients of one layer times a number: its raw gains grow, the normalised stay."""
-    layer = data.draw(st.integers(0, space.skeletons[-1].num_layers - 1))
+    prefixes = family_of(space).layers(space.largest)
+    chosen = data.draw(st.sampled_from(prefixes))
     factor = data.draw(st.sampled_from([0.25, 8.0]))
     importance = random_importance(space)
-    prefix = family_of(space).layer_prefix(layer)
     scaled = importance._replace(
         gradients={
-            name: gradient * factor if name.startswith(prefix) else gradient
+            name: gradient * factor if name.startswith(chosen) else gradient
             for name, gradient in importance.gradients.items()
         }
     )
-    pairs = zip(block_scores(space, importance), block_scores(space, scaled), strict=True)
-    for before, after in pairs:
-        assert after.normalised == pytest.approx(before.normalised, rel=1e-12)
-        raw = before.raw.copy()
-        raw[layer] *= factor
-        assert after.raw == pytest.approx(raw, rel=1e-12)
+    number = 0
+    for stage, before, after in zip(
+        space.chain, block_scores(space, importance), block_scores(space, scaled), strict=True
+    ):
+        layers = prefixes[number : number + stage.depths[-1]]
+        number += stage.depths[-1]
+        factors = np.array([[factor if prefix == chosen else 1.0] for prefix in layers])
+        for old, new in zip(before, after, strict=True):
+            assert new.normalised == pytest.approx(old.normalised, rel=1e-12)
+            assert new.raw == pytest.approx(old.raw * factors, rel=1e-12)
+
+
+@each_space
+def test_block_scores_are_shares_of_the_tensors_that_an_axis_sizes(space: SearchSpace) -> None:
+    """Literally, tensor by tensor, by the boxes of two networks that differ in one axis; larger
+    tensors count for more, as many times as they are larger."""
+    family, (weights, gradients) = family_of(space), random_importance(space)
+    prefixes = iter(family.layers(space.largest))
+    largest = space.extreme(-1)
+    scored = owned_boxes(space.scored, space.supernet, space.settings)
+    found = block_scores(space, random_importance(space))
+    for number, stage in enumerate(space.chain):
+        layers = [next(prefixes) for _ in range(stage.depths[-1])]
+        assert len(found[number]) == len(stage.axes)
+        for place, axis in enumerate(stage.axes):
+            ours = found[number][place]
+            assert ours.normalised.shape == (len(layers), len(axis.options))
+            assert not ours.normalised[:, 0].any()
+            for option in range(1, len(axis.options)):
+                boxes = []
+                for one in (option - 1, option):
+                    options = list(largest[number].options)
+                    options[place] = (one,) * len(layers)
+                    changed = list(largest)
+                    changed[number] = changed[number]._replace(options=tuple(options))
+                    arch = space.compose(tuple(changed))
+                    boxes.append(owned_boxes(arch, space.supernet, space.settings))
+                for layer, prefix in enumerate(layers):
+                    shares, sizes = [], []
+                    for inner, unit_dim in family.unit_tensors[axis.name]:
+                        name = prefix + inner
+                        part = torch.zeros_like(weights[name], dtype=torch.bool)
+                        part[boxes[1][name]] = True
+                        part[boxes[0][name]] = False
+                        whole = list(scored[name])
+                        whole[unit_dim] = slice(None)
+                        w, g = (t[name][tuple(whole)] for t in (weights, gradients))
+                        added = (weights[name] * gradients[name]).abs()[part].sum()
+                        shares.append(float(added / (w.abs().sum() * g.abs().sum())))
+                        sizes.append(w.numel())
+                    expected = np.dot(shares, sizes) / np.mean(sizes)
+                    assert ours.normalised[layer, option] == pytest.approx(expected, rel=1e-9)
+
+
+def test_an_axis_of_one_option_gains_nothing_and_needs_no_tensor() -> None:
+    """The first stage has no expansion: the layer that it would size is not there."""
+    space = get_space("mobilenet-micro")
+    kernel, expand = block_scores(space, random_importance(space))[1]
+    for scores in (kernel, expand):
+        assert scores.raw.shape == (1, 1)
+        assert not scores.raw.any()
+        assert not scores.normalised.any()
 
 
 def test_importance_is_left_alone() -> None:
@@ -199,9 +315,9 @@ def test_importance_is_left_alone() -> None:
     space = TEST_SPACES["vit"][1]
     importance = random_importance(space)
     before = [{k: v.clone() for k, v in tensors.items()} for tensors in importance]
-    gains = tuple(scores.raw for scores in block_scores(space, importance))
+    block_scores(space, importance)
     for score in LITERAL:
-        space_tables(space, importance, gains, score=score)
+        stage_scores(space, importance, score=score)
     for tensors, copies in zip(importance, before, strict=True):
         assert all(torch.equal(tensors[name], copies[name]) for name in copies)
 

@@ -8,15 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prenas.families import get_space
-from prenas.proxy.tables import BlockScores
+from prenas.proxy.gains import BlockScores
+from prenas.proxy.tables import layer_options
 from prenas.selection.isomers import (
     Enumeration,
     allocate,
     count_vectors,
     isomer_gains,
     num_isomer_classes,
+    stage_items,
 )
 from reference import scores as literal
+from selection.chains import representatives, stage_tables
 
 MODES: tuple[Enumeration, ...] = ("all", "published")
 
@@ -85,12 +88,12 @@ def test_classes_are_counted_without_listing_them(name: str, mode: Enumeration) 
     space = get_space(name)
     listed = sum(
         np.prod(
-            [
-                len(count_vectors(skeleton.num_layers, len(axis.options), mode))
-                for axis in space.layer_axes
-            ]
+            [len(count_vectors(depth, len(axis.options), mode)) for axis in stage.axes],
+            dtype=np.int64,
         )
-        for skeleton in space.skeletons
+        for stage in space.chain
+        for depth in stage.depths
+        for _ in stage.widths
     )
     assert num_isomer_classes(space, mode) == listed
 
@@ -135,61 +138,75 @@ def test_order_begins_at_the_smallest() -> None:
     ],
 )
 def test_classes_of_the_published_spaces(name: str, mode: Enumeration, num_classes: int) -> None:
-    """Per skeleton the product over the axes (docs/method.md, section 3)."""
-    space = get_space(name)
-    found = 0
-    for skeleton in space.skeletons:
-        ways = [
-            len(count_vectors(skeleton.num_layers, len(axis.options), mode))
-            for axis in space.layer_axes
-        ]
-        found += int(np.prod(ways))
-    assert found == num_classes
+    """Per width and depth the product over the axes (docs/method.md, section 3)."""
+    assert num_isomer_classes(get_space(name), mode) == num_classes
+
+
+def test_classes_of_tied_stages_are_their_architectures() -> None:
+    """At every resolution anew."""
+    for name in ("mobilenet", "mobilenet-micro", "mobilenet-small"):
+        space = get_space(name)
+        assert num_isomer_classes(space) == space.num_archs
+    assert get_space("mobilenet").num_archs == 4 * 110_075_314_176
+
+
+def test_classes_of_free_stages_are_those_of_the_first_layer_times_those_of_the_others() -> None:
+    """Depths 2 to 4 of each stage, 3 kernels and 3 ratios; the first stage is fixed."""
+    space = get_space("ofa-mobilenetv3")
+    ways = sum(9 * len(count_vectors(n, 3, "all")) ** 2 for n in (1, 2, 3))
+    assert num_isomer_classes(space) == len(space.resolutions) * ways**5
 
 
 # --- rules ---------------------------------------------------------------------------------------
 
 
-def block_scores() -> tuple[BlockScores, ...]:
-    """Two axes of 5 layers, with 3 and 2 options."""
+def block_scores() -> list[tuple[BlockScores, ...]]:
+    """A stage with two axes of 5 layers, of 3 and 2 options; one of 2 layers; one without."""
     generator = np.random.Generator(np.random.Philox(key=1))
-    return tuple(
-        BlockScores(generator.random((5, options)), generator.random((5, options)))
-        for options in (3, 2)
-    )
+
+    def scores(*shape: int) -> BlockScores:
+        return BlockScores(generator.random(shape), generator.random(shape))
+
+    return [(scores(5, 3), scores(5, 2)), (scores(2, 3),), ()]
 
 
 def test_block_score_rules_take_the_block_scores() -> None:
-    scores = block_scores()
-    for found, expected in zip(isomer_gains("normalised", scores, 0), scores, strict=True):
-        assert np.array_equal(found, expected.normalised)
-    for found, expected in zip(isomer_gains("raw", scores, 0), scores, strict=True):
-        assert np.array_equal(found, expected.raw)
+    for stages, field in (
+        (isomer_gains("normalised", block_scores(), 0), 0),
+        (isomer_gains("raw", block_scores(), 0), 1),
+    ):
+        for found, scores in zip(stages, block_scores(), strict=True):
+            assert len(found) == len(scores)
+            for gains, expected in zip(found, scores, strict=True):
+                assert np.array_equal(gains, expected[field])
 
 
 def test_front_gives_larger_options_to_the_first_layers() -> None:
-    heads, ratios = isomer_gains("front", block_scores(), 0)
+    (heads, ratios), (others,), nothing = isomer_gains("front", block_scores(), 0)
     assert heads.shape == (5, 3)
     assert ratios.shape == (5, 2)
+    assert others.shape == (2, 3)
+    assert nothing == ()
     assert allocate(heads, np.array([[2, 1, 2]])).tolist() == [[2, 2, 1, 0, 0]]
     assert allocate(ratios, np.array([[3, 2]])).tolist() == [[1, 1, 0, 0, 0]]
 
 
-def test_random_follows_its_seed_and_the_axis() -> None:
-    scores = (*block_scores(), block_scores()[0])
+def test_random_follows_its_seed_and_its_place() -> None:
+    scores = [block_scores()[0] * 2, block_scores()[0]]
     first, again, other = (isomer_gains("random", scores, seed) for seed in (0, 0, 1))
-    for axis in range(3):
-        assert first[axis].shape == scores[axis].raw.shape
-        assert np.array_equal(first[axis], again[axis])
-        assert not np.array_equal(first[axis], other[axis])
-    assert not np.array_equal(first[0], first[2])
+    draws = [gains.tobytes() for stage in first for gains in stage]
+    assert len(set(draws)) == len(draws) == 6
+    assert [gains.tobytes() for stage in again for gains in stage] == draws
+    assert not set(draws) & {gains.tobytes() for stage in other for gains in stage}
+    for stage, expected in zip(first, scores, strict=True):
+        assert [gains.shape for gains in stage] == [one.raw.shape for one in expected]
 
 
 def test_random_gives_every_layer_its_chance() -> None:
     """One large option among five layers, 2,000 seeds: each layer within five deviations."""
-    scores = block_scores()[1:]
+    scores = [block_scores()[0][1:]]
     chosen = Counter(
-        allocate(isomer_gains("random", scores, seed)[0], np.array([[4, 1]]))[0].argmax()
+        allocate(isomer_gains("random", scores, seed)[0][0], np.array([[4, 1]]))[0].argmax()
         for seed in range(2000)
     )
     deviation = (2000 * 0.2 * 0.8) ** 0.5
@@ -198,6 +215,24 @@ def test_random_gives_every_layer_its_chance() -> None:
 
 def test_unknown_rule_lists_the_choices() -> None:
     with pytest.raises(ValueError, match="did you mean 'normalised'") as caught:
-        isomer_gains("normalized", block_scores(), 0)
+        isomer_gains("normalized", block_scores(), 0)  # type: ignore[arg-type]
     for rule in ("front", "random", "raw", "normalised"):
         assert rule in str(caught.value)
+
+
+# --- items ---------------------------------------------------------------------------------------
+
+
+@given(st.data())
+def test_items_are_therepresentatives_of_a_stage(data: st.DataObject) -> None:
+    """In their order, whatever classes its layers form."""
+    table = data.draw(stage_tables(1))
+    found = stage_items(table, "all")
+    expected = [one for one in representatives(table, "all") if one.width == 0]
+    assert len(found) == len(expected)
+    for item, choice in zip(found.tolist(), expected, strict=True):
+        assert [option >= 0 for option in item] == [
+            layer < choice.depth for layer in range(table.depths[-1])
+        ]
+        numbers = [table.option(options) for options in layer_options(choice)]
+        assert item[: choice.depth] == numbers

@@ -58,6 +58,11 @@ EVERYTHING: dict[str, Any] = {
     "sandwich": 1, "inplace_distillation": True, "grad_accum_steps": 2, "ema_decay": 0.9,
     "optimizer": "masked_adamw", "clip_grad_norm": 0.5,
 }  # fmt: skip
+ALPHANET: dict[str, Any] = {
+    "sandwich": 2, "sandwich_loss": "sum", "inplace_distillation": "alpha", "grad_accum_steps": 2,
+    "optimizer": "sgd", "clip_grad_value": 0.1, "weight_decay": 1e-5, "dropout": 0.2,
+    "drops_in": "largest",
+}  # fmt: skip
 CASES: dict[str, tuple[ImageData, dict[str, Any]]] = {
     "plain": (own_data(num_images=40), {}),
     "one image in the last batch": (own_data(num_images=41), {}),
@@ -70,12 +75,13 @@ CASES: dict[str, tuple[ImageData, dict[str, Any]]] = {
     "loader": (loader_data(), {}),
     "stream": (stream_data(), {}),
     "everything": (own_data(num_images=41), EVERYTHING),
+    "as AlphaNet": (own_data(num_images=41), ALPHANET),
 }
 """Name -> data, and fields of the training recipe; two epochs of batches of eight."""
 
 
-def new_supernet() -> Supernet:
-    supernet = Supernet(WHOLE, MINI.settings, drop_path=0.2)
+def new_supernet(dropout: float = 0.0) -> Supernet:
+    supernet = Supernet(WHOLE, MINI.settings, drop_path=0.2, dropout=dropout)
     return supernet.initialize(torch.Generator().manual_seed(0))
 
 
@@ -83,7 +89,7 @@ def trained(name: str, processes: Processes = ALONE) -> dict[str, Any]:
     """Weights and losses of a case, and its validation."""
     data, fields = CASES[name]
     plain = {"epochs": 2, "batch_size": 8, "lr_per_512_images": 0.32}
-    supernet, losses = new_supernet(), []
+    supernet, losses = new_supernet(fields.get("dropout", 0.0)), []
     train_supernet(
         supernet,
         ARCHS,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from typer.testing import CliRunner
 
 from prenas import pipeline
@@ -186,9 +186,9 @@ def estimated(monkeypatch: pytest.MonkeyPatch, **fields: Any) -> Estimate:
     options = {name: fields.pop(name) for name in ("teacher", "space") if name in fields}
     now, subnet_of = [0.0], BoundSubnets.__call__
 
-    def ticking(self: BoundSubnets, arch: Arch) -> nn.Module:
+    def ticking(self: BoundSubnets, arch: Arch, *, drops: bool) -> Any:
         now[0] += 1.0
-        return subnet_of(self, arch)
+        return subnet_of(self, arch, drops=drops)
 
     if "teacher" in options:
 
@@ -210,7 +210,7 @@ def estimated(monkeypatch: pytest.MonkeyPatch, **fields: Any) -> Estimate:
     [
         ({}, 1.0),
         ({"sandwich": 2}, 4.0),
-        ({"sandwich": 0, "inplace_distillation": True}, 2.0),
+        ({"sandwich": 0, "inplace_distillation": "alpha", "drops_in": "largest"}, 2.0),
         ({"teacher": True}, 1.25),
         ({"sandwich": 2, "teacher": True}, 4.25),
         ({"grad_accum_steps": 4}, 1.0),
@@ -237,3 +237,4 @@ def test_averages_and_step_counts_take_memory(monkeypatch: pytest.MonkeyPatch) -
     assert estimated(monkeypatch, ema_decay=0.9).state_bytes == 5 * copy
     masked = estimated(monkeypatch, ema_decay=0.9, optimizer="masked_adamw")
     assert masked.state_bytes == 6 * copy
+    assert estimated(monkeypatch, optimizer="sgd").state_bytes == 3 * copy

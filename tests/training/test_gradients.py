@@ -118,6 +118,20 @@ def test_clipping_is_pytorchs(max_norm: float) -> None:
     assert float(buffer.flat.norm()) == pytest.approx(min(before, max_norm), rel=1e-4)
 
 
+@pytest.mark.parametrize("limit", [1e-3, 0.5, 1e6])
+def test_clipping_of_elements_is_pytorchs(limit: float) -> None:
+    ours, theirs = nn.Linear(7, 5), nn.Linear(7, 5)
+    buffer = GradientBuffer(ours.parameters())
+    generator = torch.Generator().manual_seed(0)
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        other.grad = torch.randn(other.shape, generator=generator)
+        mine.grad.copy_(other.grad)  # type: ignore[union-attr]
+    buffer.clip_values(limit)
+    torch.nn.utils.clip_grad_value_(theirs.parameters(), limit)
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(mine.grad, other.grad)  # type: ignore[arg-type]
+
+
 def test_no_gradient_is_clipped_to_nothing_else() -> None:
     layer = nn.Linear(3, 2)
     buffer = GradientBuffer(layer.parameters())

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from prenas.recipe import TeacherRecipe, TrainingRecipe
-from prenas.training.objective import inplace_distillation_loss, label_loss, taught_loss
+from prenas.training.objective import label_loss, taught_loss
 
 GENERATOR = torch.Generator().manual_seed(0)
 STUDENT, OTHER = torch.randn(2, 7, 5, generator=GENERATOR).double()
@@ -16,13 +16,6 @@ def probabilities(logits: Tensor) -> Tensor:
     return logits.exp() / logits.exp().sum(dim=1, keepdim=True)
 
 
-def gradient(loss_of: object) -> Tensor:
-    logits = STUDENT.clone().requires_grad_()
-    loss_of(logits).backward()  # type: ignore[operator]
-    assert logits.grad is not None
-    return logits.grad
-
-
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_labels_are_smoothed_over_all_classes(smoothing: float) -> None:
     recipe = TrainingRecipe(epochs=1, label_smoothing=smoothing)
@@ -31,31 +24,6 @@ def test_labels_are_smoothed_over_all_classes(smoothing: float) -> None:
     torch.testing.assert_close(label_loss(STUDENT, LABELS, recipe), expected)
     shares = torch.eye(5).double()[LABELS]  # as mixing gives them
     torch.testing.assert_close(label_loss(STUDENT, shares, recipe), expected)
-
-
-def test_in_place_distillation_is_cross_entropy_with_the_largests_probabilities() -> None:
-    expected = -(probabilities(OTHER) * probabilities(STUDENT).log()).sum(dim=1).mean()
-    torch.testing.assert_close(inplace_distillation_loss(STUDENT, OTHER), expected)
-
-
-def test_in_place_distillation_moves_students_as_kullback_leibler_does() -> None:
-    ours = gradient(lambda logits: inplace_distillation_loss(logits, OTHER))
-    theirs = gradient(
-        lambda logits: (
-            (probabilities(OTHER) * (probabilities(OTHER) / probabilities(logits)).log())
-            .sum(dim=1)
-            .mean()
-        )
-    )
-    torch.testing.assert_close(ours, theirs)
-
-
-def test_nothing_flows_back_through_the_largest() -> None:
-    student, largest = STUDENT.clone().requires_grad_(), OTHER.clone().requires_grad_()
-    inplace_distillation_loss(student, largest).backward()
-    assert largest.grad is None
-    assert student.grad is not None
-    assert student.grad.any()
 
 
 @pytest.mark.parametrize("share", [0.5, 0.1, 1.0])

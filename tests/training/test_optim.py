@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from prenas import pipeline
+from prenas.data import training_batches
+from prenas.families.vit.space import VitArch
 from prenas.recipe import TrainingRecipe, with_overrides
 from prenas.supernet import Supernet
 from prenas.training.estimate import estimate_training
@@ -17,6 +19,7 @@ from prenas.training.optim import (
     make_schedule,
     trained_parameters,
 )
+from prenas.training.step import TrainingStep
 from training.runs import (
     MINI,
     SMALLEST,
@@ -90,6 +93,44 @@ def test_weight_decay_is_as_without_layers() -> None:
     ]
     assert groups[0] == groups[1]
     assert set(groups[0].values()) == {0.0, 0.05}
+
+
+def test_sgd_is_nesterovs_with_decay_in_the_gradient() -> None:
+    """v = 0.9 v + g + decay w, w -= lr (g + decay w + 0.9 v): Sutskever et al., ICML 2013."""
+    network = supernet().network
+    recipe = training(optimizer="sgd", weight_decay=0.1, lr_per_512_images=3.2)
+    optimizer, buffer = make_optimizer(network, recipe), GradientBuffer(network.parameters())
+    expected = {n: p.detach().clone() for n, p in network.named_parameters()}
+    velocity = {name: torch.zeros_like(weight) for name, weight in expected.items()}
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(4):
+        buffer.flat.copy_(torch.randn(len(buffer.flat), generator=generator))
+        for name, parameter in network.named_parameters():
+            decays = parameter.ndim > 1 and name not in ("cls_token", "pos_embed")
+            moved = parameter.grad + (0.1 if decays else 0.0) * expected[name]  # type: ignore[operator]
+            velocity[name] = 0.9 * velocity[name] + moved
+            expected[name] = expected[name] - 0.1 * (moved + 0.9 * velocity[name])
+        optimizer.step()
+    for name, parameter in network.named_parameters():
+        torch.testing.assert_close(parameter.detach(), expected[name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "masked_adamw"])
+def test_the_state_of_another_optimiser_or_network_is_refused(name: str) -> None:
+    def step_of(arch: VitArch, optimizer: str) -> TrainingStep:
+        network = Supernet(arch, MINI.settings).initialize(torch.Generator().manual_seed(0))
+        step = TrainingStep(network.train(), lambda _: (arch,), training(optimizer=optimizer), 5)
+        step(0, next(iter(training_batches(own_data(), MINI.settings, 8, 0, 0))))
+        return step
+
+    state, other = step_of(WHOLE, name).state_dict(), "sgd" if name == "adamw" else "adamw"
+    step_of(WHOLE, name).load_state_dict(state)
+    narrow = VitArch(embed_dim=8, num_heads=(2, 2), mlp_ratio=(2.0, 2.0))  # as many tensors
+    with pytest.raises(ValueError, match="another network"):
+        step_of(narrow, name).load_state_dict(state)
+    if other == "sgd" or name == "sgd":
+        with pytest.raises(ValueError, match="another optimiser"):
+            step_of(WHOLE, other).load_state_dict(state)
 
 
 def test_the_watched_rate_is_the_heads() -> None:

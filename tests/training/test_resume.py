@@ -150,6 +150,17 @@ EVERYTHING = {
     "final_weights": "best",
     "log_steps": 3,
 }
+ALPHANET = {
+    "checkpoint_steps": 4,
+    "optimizer": "sgd",
+    "sandwich": 1,
+    "sandwich_loss": "sum",
+    "inplace_distillation": "alpha",
+    "clip_grad_norm": None,
+    "clip_grad_value": 0.05,
+    "dropout": 0.2,
+    "drops_in": "largest",
+}
 CHANGED = {"shift_pixels": 1.0, "erasing": 0.5, "mixup": 0.4, "cutmix": 1.0, "repeats": 2}
 
 
@@ -159,6 +170,7 @@ CHANGED = {"shift_pixels": 1.0, "erasing": 0.5, "mixup": 0.4, "cutmix": 1.0, "re
         pytest.param({"checkpoint_steps": 4}, {}, id="plain"),
         pytest.param({"checkpoint_steps": 1, "keep_checkpoints": 3}, {}, id="every-step"),
         pytest.param(EVERYTHING, {}, id="masked-sandwich-average-best"),
+        pytest.param(ALPHANET, {}, id="sgd-clipped-values-dropout"),
         pytest.param({"checkpoint_steps": 4}, CHANGED, id="mixed-erased-repeated"),
     ],
 )

@@ -25,7 +25,7 @@ from training.runs import MINI, SMALLEST, WHOLE, assert_same_tensors, own_data
 INNER = VitArch(embed_dim=8, num_heads=(1, 2), mlp_ratio=(2.0, 1.0))
 ARCHS = (SMALLEST, INNER, WHOLE)
 SANDWICH = {"sandwich": 2}
-IN_PLACE = {"sandwich": 2, "inplace_distillation": True}
+IN_PLACE = {"sandwich": 2, "inplace_distillation": "cross_entropy"}
 
 
 def recipe_of(**fields: Any) -> TrainingRecipe:
@@ -33,8 +33,8 @@ def recipe_of(**fields: Any) -> TrainingRecipe:
     return TrainingRecipe(**{**plain, **fields})
 
 
-def new_supernet(drop_path: float = 0.0) -> Supernet:
-    supernet = Supernet(WHOLE, MINI.settings, drop_path=drop_path)
+def new_supernet(drop_path: float = 0.0, dropout: float = 0.0) -> Supernet:
+    supernet = Supernet(WHOLE, MINI.settings, drop_path=drop_path, dropout=dropout)
     supernet.initialize(torch.Generator().manual_seed(0))
     with torch.no_grad():  # biases at zero would hide mistakes
         for parameter in supernet.parameters():
@@ -48,8 +48,8 @@ def teach(images: Tensor) -> Tensor:
 
 
 def new_step(recipe: TrainingRecipe, drop_path: float = 0.0, **options: Any) -> TrainingStep:
-    sampler = make_sampler(ARCHS, recipe, 0)
-    return TrainingStep(new_supernet(drop_path), sampler, recipe, 5, **options)
+    supernet, sampler = new_supernet(drop_path, recipe.dropout), make_sampler(ARCHS, recipe, 0)
+    return TrainingStep(supernet, sampler, recipe, 5, **options)
 
 
 def batches(data: ImageData | None = None, size: int = 8, epoch: int = 0) -> Iterator[Batch]:
@@ -89,7 +89,10 @@ def literal(
     for number, arch in enumerate(archs):
         logits = supernet(batch.images, arch)
         if recipe.inplace_distillation and number:
-            loss = -(largest.softmax(1) * logits.log_softmax(1)).sum(dim=1).mean()
+            p = largest.softmax(1)
+            loss = -(p * logits.log_softmax(1)).sum(dim=1).mean()
+            if recipe.inplace_distillation == "kl":
+                loss += (p * p.log()).sum(dim=1).mean()
         else:
             loss = cross_entropy(logits, batch.labels, label_smoothing=recipe.label_smoothing)
             if recipe.teacher is not None:
@@ -108,6 +111,7 @@ def literal(
         pytest.param(SANDWICH, "sum", id="sandwich-sum"),
         pytest.param(IN_PLACE, "mean", id="in-place-mean"),
         pytest.param(IN_PLACE, "sum", id="in-place-sum"),
+        pytest.param({**IN_PLACE, "inplace_distillation": "kl"}, "sum", id="in-place-kl-sum"),
         pytest.param({"teacher": TeacherRecipe(name="x")}, "mean", id="teacher"),
         pytest.param({**IN_PLACE, "teacher": TeacherRecipe(name="x")}, "mean", id="both-mean"),
         pytest.param({**IN_PLACE, "teacher": TeacherRecipe(name="x")}, "sum", id="both-sum"),
@@ -123,6 +127,61 @@ def test_the_gradient_is_the_sum_of_the_subnets_own(strategy: dict[str, Any], lo
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
         assert outcome.loss == pytest.approx(expected_loss, rel=1e-5)
         assert outcome.grad_norm == pytest.approx(expected.norm().item(), rel=1e-4)
+
+
+def alpha_literal(logits: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
+    """Adaptive alpha-divergence: (what is followed, what is recorded), means over the images."""
+    q, p = logits.softmax(1), largest.detach().softmax(1)
+    u = (q / p).clamp(max=5).detach()
+    over, under = (q * (u - 1)).sum(1) / 2, (p * (p / q).log()).sum(1)
+    left = -(q.detach() * (0.5 - u) * q.log()).sum(1)
+    right = -(p * q.log()).sum(1)
+    followed = torch.where(over > under, left, right)
+    return followed.mean(), torch.maximum(over, under).mean()
+
+
+@pytest.mark.parametrize("drops_in", ["all", "largest"])
+@pytest.mark.parametrize("parts", [1, 3])
+def test_everything_of_alphanet_at_once(drops_in: Any, parts: int) -> None:
+    """The sum over four subnets, each with draws of its own, then cut off element by element."""
+    recipe = recipe_of(
+        **SANDWICH, sandwich_loss="sum", inplace_distillation="alpha", optimizer="sgd",
+        clip_grad_value=0.05, dropout=0.2, drops_in=drops_in, grad_accum_steps=parts,
+    )  # fmt: skip
+    step = new_step(recipe, drop_path=0.3)
+    for number, (batch, again) in enumerate(zip(batches(), batches(), strict=True)):
+        found, outcome = gradient_of(step, batch, number)
+        total, recorded, largest = torch.zeros(len(found)), 0.0, torch.empty(0)
+        for place, arch in enumerate(outcome.archs):
+            drops = place == 0 or drops_in == "all"
+            supernet = new_supernet(0.3, 0.2) if drops else new_supernet()
+            draws = [torch.from_numpy(g.random(4 + 16)) for g in again.generators] if drops else []
+            noise = torch.stack(draws).float() if drops else None
+            logits = supernet(again.images, arch, noise)
+            if place:
+                loss, value = alpha_literal(logits, largest)
+            else:
+                largest = logits
+                loss = value = cross_entropy(logits, again.labels, label_smoothing=0.1)
+            parameters = list(supernet.network.parameters())
+            total += flat(torch.autograd.grad(loss, parameters, allow_unused=True), parameters)
+            recorded += value.item()
+        assert len(outcome.archs) == 4
+        assert (total.abs() > 0.05).sum() > 20
+        # Where both divergences of an image are equal up to rounding, either may be followed.
+        torch.testing.assert_close(found, total.clamp(-0.05, 0.05), rtol=1e-4, atol=2e-5)
+        assert outcome.grad_norm == pytest.approx(total.norm().item(), rel=1e-4)
+        assert outcome.loss == pytest.approx(recorded, rel=1e-5)
+
+
+def test_values_are_clipped_after_they_are_unscaled() -> None:
+    recipe = recipe_of(optimizer="sgd", clip_grad_value=0.05)
+    single, _ = gradient_of(new_step(recipe), next(batches()))
+    half, _ = gradient_of(
+        new_step(recipe.model_copy(update={"precision": "fp16"})), next(batches())
+    )
+    assert half.abs().max() == single.abs().max() == torch.tensor(0.05)
+    assert (half - single).norm() < 2e-2 * single.norm()
 
 
 def test_subnets_of_a_step_have_noise_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,8 +251,12 @@ def losses_of(recipe: TrainingRecipe, **options: Any) -> tuple[list[float], Trai
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize(
     "strategy",
-    [{}, {**IN_PLACE, "grad_accum_steps": 2, "optimizer": "masked_adamw", "ema_decay": 0.9}],
-    ids=["single", "everything"],
+    [
+        {},
+        {**IN_PLACE, "grad_accum_steps": 2, "optimizer": "masked_adamw", "ema_decay": 0.9},
+        {**SANDWICH, "inplace_distillation": "alpha", "optimizer": "sgd"},
+    ],
+    ids=["single", "everything", "alpha-sgd"],
 )
 def test_half_precision_trains_near_single(precision: Any, strategy: dict[str, Any]) -> None:
     strategy = {"epochs": 3, "clip_grad_norm": 1.0, **strategy}

@@ -36,6 +36,7 @@ from prenas.cli.steps import (
     other_data,
     read_arch,
     require_out,
+    run_calibration,
     run_evolution,
     run_search,
     run_training,
@@ -239,6 +240,22 @@ def evolve_command(
     """
     set_threads(threads)
     run_evolution(run, device, other_data(run, data))
+
+
+@app.command("calibrate")
+@_interruptible
+def calibrate_command(
+    run: RunFolder,
+    data: DataTexts = None,
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Gather the statistics of BatchNorm for every subnet of a trained run.
+
+    `evaluate` does so by itself where it is missing; families without BatchNorm need none.
+    """
+    set_threads(threads)
+    run_calibration(run, device, other_data(run, data))
 
 
 @app.command("evaluate")

@@ -115,6 +115,30 @@ def run_training(
     console.print(f"Training {done}: {out / artifacts.SUPERNET}", soft_wrap=True)
 
 
+def run_calibration(out: Path, device: str, data: ImageData | None) -> None:
+    """Calibrates, where the family has anything to calibrate, and says so."""
+    from prenas import artifacts, pipeline
+    from prenas.run_folder import read_preferred
+
+    was_done = (out / artifacts.CALIBRATION).exists()
+    started = time.perf_counter()
+    with console.status("Calibrating BatchNorm in every subnet ..."):
+        found = pipeline.calibrate(out, data=data, device=device)
+    seconds = time.perf_counter() - started
+    recipe = read_preferred(out).recipe
+    if not any(found):
+        console.print(
+            f"Nothing to calibrate: networks of the family {recipe.space.family} keep no statistics"
+        )
+        return
+    done = "found done" if was_done else f"done in {seconds:.0f} s"
+    console.print(
+        f"Calibration of {len(found)} subnets on {recipe.calibration.num_images:,} images {done}: "
+        f"{out / artifacts.CALIBRATION}",
+        soft_wrap=True,
+    )
+
+
 def run_evolution(out: Path, device: str, data: ImageData | None) -> None:
     """Evolves and shows what was found."""
     from prenas import artifacts, pipeline
@@ -141,6 +165,8 @@ def train_and_hand_over(
     run_training(out, device, images, track)
     if recipe.evolution is not None:
         run_evolution(out, device, images)
+    if pipeline.needs_calibration(out):
+        run_calibration(out, device, images)
     rows = pipeline.evaluate(out, data=images, device=device)
     kind = pipeline.subnets_of(out).kind
     print_evaluations(rows, f"{recipe.name}: {kind} subnets, trained together")

@@ -108,7 +108,7 @@ def print_preferred(preferred: PreferredSet) -> None:
         taus = ", ".join(f"{axis} {tau:.2f}" for axis, tau in seed.block_score_tau.items())
         console.print(
             f"Seed {seed.seed}: tau of scores {seed.score_tau:.3f}, of block scores {taus}; "
-            f"same width, depth and option counts in {seed.same_class.count(True)} of "
+            f"same widths, depths and option counts in {seed.same_class.count(True)} of "
             f"{len(seed.same_class) - seed.same_class.count(None)} budgets; "
             f"per-layer options changed: {changed}",
             soft_wrap=True,
@@ -245,20 +245,39 @@ def print_space(space: SearchSpace) -> None:
     from prenas.recipe import flat_fields
     from prenas.selection.isomers import num_isomer_classes
 
-    per_layer = {axis.name for axis in space.layer_axes}
+    stages = [stage for stage in space.chain if stage.axes]
+    per_layer = [axis.name for axis in space.layer_axes]
     rows: dict[str, list[tuple[str, str, str]]] = {"per network": [], "per layer": [], "fixed": []}
     for name, value in flat_fields(space):
-        if name not in ("family", "name") and value is not None:
-            is_axis = isinstance(value, list) and not name.startswith("settings.")
-            once = "per network" if is_axis else "fixed"
-            chosen = "per layer" if name in per_layer else once
-            rows[chosen].append((name, json.dumps(value), chosen))
+        if name in ("family", "name") or value is None or _holds(value, dict):
+            continue
+        is_list = isinstance(value, list) and not _holds(value, list)
+        is_axis = is_list and not name.startswith("settings.")
+        once = "per network" if is_axis else "fixed"
+        chosen = "per layer" if name in per_layer else once
+        rows[chosen].append((name, json.dumps(value), chosen))
     print_table(
         f"Space {space.name} ({space.family}): {_quantity(space.num_archs)} architectures in "
         f"{_quantity(num_isomer_classes(space))} isomer classes",
         ["field", "value", "chosen"],
         [row for group in rows.values() for row in group],
     )
+    if len(stages) > 1:
+        names = per_layer
+        print_table(
+            "Its stages",
+            ["stage", "width", "depth", *names, "chosen"],
+            [
+                (
+                    number,
+                    _listed(stage.widths),
+                    _listed(stage.depths),
+                    *(_listed({a.name: a.options for a in stage.axes}.get(n, ())) for n in names),
+                    "per stage" if stage.tied else "per layer",
+                )
+                for number, stage in enumerate(stages, start=1)
+            ],
+        )
     archs = {
         "smallest": space.smallest,
         "largest": space.largest,
@@ -279,6 +298,15 @@ def print_space(space: SearchSpace) -> None:
         f"from macs={_rounded(low.macs)} to {_rounded(high.macs)}.\n",
         soft_wrap=True,
     )
+
+
+def _holds(value: object, kind: type) -> bool:
+    """Whether a field lists what is more than a number: groups of fields, or other lists."""
+    return isinstance(value, list) and any(isinstance(one, kind) for one in value)
+
+
+def _listed(options: Sequence[float]) -> str:
+    return " ".join(f"{option:g}" for option in options)
 
 
 def _quantity(number: int) -> str:

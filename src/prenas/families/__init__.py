@@ -1,73 +1,73 @@
-"""The table of families, and lookups that name the choices."""
+"""The table of families, lookups that name the choices, and networks by their architectures."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from prenas.families import vit
-from prenas.families.base import Arch, Family, SearchSpace, Settings, Shape
+from prenas.families import mobilenet, vit
+from prenas.families.base import Arch, Settings, Shape
+from prenas.families.registry import (
+    FAMILIES,
+    all_families,
+    all_spaces,
+    family_names,
+    family_of,
+    get_family,
+    get_space,
+    register,
+    unknown_name,
+)
 from prenas.randomness import isolated_global_state
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (vit.FAMILY,)}
+__all__ = [
+    "FAMILIES",
+    "all_families",
+    "all_spaces",
+    "build",
+    "build_shared",
+    "build_structure",
+    "family_names",
+    "family_of",
+    "get_family",
+    "get_space",
+    "parameter_shapes",
+    "register",
+    "unknown_name",
+]
+
+for _family in (vit.FAMILY, mobilenet.FAMILY):
+    register(_family)
 
 
-def unknown_name(kind: str, name: str, choices: Iterable[str]) -> ValueError:
-    """The error for a name that is not in a table: nearest names first, then all of them."""
-    choices = sorted(choices)
-    near = get_close_matches(name, choices, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-    return ValueError(f"unknown {kind} {name!r}: {hint}available: {', '.join(choices)}")
-
-
-def get_family(name: str) -> Family:
-    """The family of that name; ValueError lists the choices."""
-    if name not in FAMILIES:
-        raise unknown_name("family", name, FAMILIES)
-    return FAMILIES[name]
-
-
-def family_of(value: Arch | SearchSpace | Settings) -> Family:
-    """The family that an architecture, a space or settings belong to."""
-    for family in FAMILIES.values():
-        if isinstance(value, (family.arch_type, family.space_type, family.settings_type)):
-            return family
-    raise TypeError(f"{type(value).__name__} belongs to no family of {', '.join(FAMILIES)}")
-
-
-def all_spaces() -> dict[str, SearchSpace]:
-    """Every named space of every family."""
-    return {name: space for family in FAMILIES.values() for name, space in family.spaces.items()}
-
-
-def get_space(name: str) -> SearchSpace:
-    """The named space; ValueError lists the choices."""
-    spaces = all_spaces()
-    if name not in spaces:
-        raise unknown_name("space", name, spaces)
-    return spaces[name]
-
-
-def build(arch: Arch, settings: Settings, drop_path_rates: Sequence[float] = ()) -> nn.Module:
+def build(
+    arch: Arch, settings: Settings, drop_path_rates: Sequence[float] = (), dropout: float = 0.0
+) -> nn.Module:
     """The plain network of one architecture, its weights yet to be filled.
 
     Layer constructors draw from the global generator; here that leaves no trace.
     """
     with isolated_global_state(0, "constructors"):
-        return family_of(arch).build(arch, settings, drop_path_rates)
+        return family_of(arch).build(arch, settings, drop_path_rates, dropout)
 
 
 def build_structure(
-    arch: Arch, settings: Settings, drop_path_rates: Sequence[float] = ()
+    arch: Arch, settings: Settings, drop_path_rates: Sequence[float] = (), dropout: float = 0.0
 ) -> nn.Module:
     """The same network without memory: shapes and layers only, on the `meta` device."""
     with torch.device("meta"):
-        return family_of(arch).build(arch, settings, drop_path_rates)
+        return family_of(arch).build(arch, settings, drop_path_rates, dropout)
+
+
+def build_shared(arch: Arch, settings: Settings) -> nn.Module:
+    """The network that holds the shared weights of a supernet whose largest is `arch`."""
+    family = family_of(arch)
+    with isolated_global_state(0, "constructors"):
+        return (family.build_shared or family.build)(arch, settings, (), 0.0)
 
 
 class _WeightsWithoutValues(TorchFunctionMode):
@@ -91,5 +91,5 @@ class _WeightsWithoutValues(TorchFunctionMode):
 def parameter_shapes(arch: Arch, settings: Settings) -> dict[str, Shape]:
     """Name -> shape of every parameter of the plain network, in half the time of a structure."""
     with _WeightsWithoutValues():  # nothing is drawn
-        network = family_of(arch).build(arch, settings, ())
+        network = family_of(arch).build(arch, settings, (), 0.0)
     return {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}

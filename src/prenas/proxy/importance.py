@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -12,6 +14,9 @@ from torch.nn.functional import cross_entropy
 from prenas.families.base import Arch
 from prenas.randomness import torch_generator
 from prenas.supernet import Supernet
+
+_FEWEST_IMAGES = 8
+"""In a batch whose statistics a network normalises by: 8 and 32 chose the same subnets."""
 
 
 class Importance(NamedTuple):
@@ -51,37 +56,36 @@ def measure_importance(
     """Gradient of one scalar at the subnet `largest`, for all weights of the supernet.
 
     The scalar is the sum of all logits of all images, or, with labels, the mean cross-entropy.
-    Evaluation mode, so the result is deterministic (the original leaves stochastic depth on);
-    images pass in small batches, whose gradients add up, to bound the memory.
+    The family prepares a copy of the network (evaluation mode, unless it says otherwise), and
+    nothing is dropped, so the result is deterministic (the original leaves stochastic depth on) and
+    the supernet keeps its weights; those of the copy are what counts. Images pass in small batches,
+    whose gradients add up, to bound the memory; where networks normalise by the statistics of a
+    batch, in equal ones of no fewer than eight images, of which such statistics mean something.
 
     Raises:
         ValueError: a layer of the largest subnet that S sums over has no gradient at all, so that
             its importance would be meaningless.
     """
-    was_training = supernet.training
-    supernet.eval()
-    parameters = dict(supernet.network.named_parameters())
-    try:
-        total: list[Tensor] | None = None
-        for start in range(0, len(images), batch_size):
-            batch = slice(start, start + batch_size)
-            logits = supernet(images[batch], largest)
-            scalar = (
-                logits.sum()
-                if labels is None
-                else cross_entropy(logits, labels[batch], reduction="sum") / len(images)
-            )
-            gradients = torch.autograd.grad(
-                scalar, list(parameters.values()), materialize_grads=True
-            )
-            if total is None:  # own copies: autograd may hand out gradients that share memory
-                total = [gradient.clone() for gradient in gradients]
-            else:
-                for sum_so_far, gradient in zip(total, gradients, strict=True):
-                    sum_so_far += gradient
-            del logits, scalar, gradients  # before the next batch asks for as much
-    finally:
-        supernet.train(was_training)
+    network = deepcopy(supernet.network)
+    supernet.family.prepare_for_scoring(network)
+    prepared = supernet.with_network(network)
+    prepared.drop_path_rates, prepared.dropout = dict.fromkeys(prepared.drop_path_rates, 0.0), 0.0
+    parameters = dict(network.named_parameters())
+    total: list[Tensor] | None = None
+    for batch in _batches(len(images), batch_size, supernet.has_statistics):
+        logits = prepared(images[batch], largest)
+        scalar = (
+            logits.sum()
+            if labels is None
+            else cross_entropy(logits, labels[batch], reduction="sum") / len(images)
+        )
+        gradients = torch.autograd.grad(scalar, list(parameters.values()), materialize_grads=True)
+        if total is None:  # own copies: autograd may hand out gradients that share memory
+            total = [gradient.clone() for gradient in gradients]
+        else:
+            for sum_so_far, gradient in zip(total, gradients, strict=True):
+                sum_so_far += gradient
+        del logits, scalar, gradients  # before the next batch asks for as much
     if total is None:
         raise ValueError("no images: importance needs at least one")
     importance = Importance(
@@ -90,6 +94,15 @@ def measure_importance(
     )
     _check(importance, supernet, largest)
     return importance
+
+
+def _batches(num_images: int, batch_size: int, are_equal: bool) -> list[slice]:
+    """Batches of that size and a smaller rest, or equal ones of at least that and eight images."""
+    if not are_equal:
+        return [slice(start, start + batch_size) for start in range(0, num_images, batch_size)]
+    number = max(num_images // max(batch_size, _FEWEST_IMAGES), 1)
+    ends = [num_images * part // number for part in range(number + 1)]
+    return [slice(*pair) for pair in pairwise(ends) if num_images]
 
 
 def _check(importance: Importance, supernet: Supernet, largest: Arch) -> None:

@@ -1,68 +1,210 @@
 """What every option of every layer owns, read off as few plain networks as there can be.
 
-An option resizes only the tensors of its own layer and axis, and layers are interchangeable
-(both are part of a family's contract). So one network whose layers take turns at the options shows
-the shapes of them all, and the shapes of any architecture on its skeleton are put together from it.
+In a chain of stages (part of a family's contract) a layer's tensors and work follow from the two
+widths at its ends and its own options. So a walk of networks that meets every stage between every
+two widths, with every option, shows them all, and any architecture is put together from it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from itertools import pairwise, product
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from prenas.families import family_of, parameter_shapes
-from prenas.families.base import SearchSpace, Shape, Skeleton
+from prenas.families.base import COST_AXES, Choices, SearchSpace, Shape, Stage, StageChoice
 
+Integers = npt.NDArray[np.int64]
 Shapes = dict[str, Shape]
+Layers = tuple[int, ...]
 
 
-class Layout(NamedTuple):
-    """Shapes of the parameters of all subnets on one skeleton."""
+class StageLayout(NamedTuple):
+    """What one stage of a chain owns, whatever stands before and after it."""
 
-    fixed: Shapes
-    """Of the tensors that no per-layer choice sizes."""
-    chosen: tuple[tuple[Shapes, ...], ...]
-    """Per axis and option: of the tensors that the axis sizes, in all layers."""
+    fixed: dict[tuple[int, int], Shapes]
+    """(width before, width) -> of the tensors that belong to no layer."""
+    first: dict[tuple[int, int, int], Shapes]
+    """(width before, width, option) -> of the first layer."""
+    others: dict[tuple[int, int, int], Shapes]
+    """(layer, width, option) -> of the layers that lead from the stage's width to itself."""
 
-    def shapes(self, options: Sequence[int]) -> Iterator[Shape]:
-        """Of the subnet with one option per axis, the same in all layers."""
-        yield from self.fixed.values()
-        for axis, option in zip(self.chosen, options, strict=True):
-            yield from axis[option].values()
+    def layer(self, layer: int, before: int, width: int, option: int) -> Shapes:
+        """Of a layer by the numbers of the widths and of its options, as `option_of` counts."""
+        if layer == 0:
+            return self.first[before, width, option]
+        return self.others[layer, width, option]
 
 
-@lru_cache(maxsize=256)
-def layout_of(space: SearchSpace, skeleton: Skeleton) -> Layout:
-    """The layout of a skeleton; do not change what it holds."""
-    family, num_layers = family_of(space), skeleton.num_layers
-    layers, axes = range(num_layers), space.layer_axes
-    number_of = {axis.name: number for number, axis in enumerate(axes)}
-    fixed: Shapes = {}
-    # Axis, option -> shapes under their names inside a layer.
-    found: list[list[Shapes]] = [[{} for _ in axis.options] for axis in axes]
-    for first in range(0, max(len(axis.options) for axis in axes), num_layers):
-        turns = [[(first + layer) % len(axis.options) for layer in layers] for axis in axes]
-        arch = space.compose(skeleton, turns)
-        for name, shape in parameter_shapes(arch, space.settings).items():
-            layer, axis = family.role(name)
-            if axis is None:
-                fixed[name] = shape
-                continue
-            assert layer is not None, f"{name} has an axis but no layer"
-            number = number_of[axis]
-            inner = name.removeprefix(family.layer_prefix(layer))
-            known = found[number][turns[number][layer]].setdefault(inner, shape)
-            assert known == shape, f"layers of {skeleton} are not interchangeable: {name} {shape}"
-    chosen = tuple(
-        tuple(
-            {
-                family.layer_prefix(layer) + inner: shape
-                for layer in layers
-                for inner, shape in shapes.items()
-            }
-            for shapes in options
+class StageCosts(NamedTuple):
+    """What one stage of a chain costs."""
+
+    fixed: Integers
+    """[width before, width, cost axes] beside layers."""
+    layers: Integers
+    """[width before, width, layers, options, cost axes]"""
+
+
+def num_options(stage: Stage) -> int:
+    """Of a layer: one option per axis."""
+    return prod(len(axis.options) for axis in stage.axes)
+
+
+def widths_before(stages: Sequence[Stage]) -> list[int]:
+    """Per stage, the number of widths that may come into it; before the first there is one."""
+    return [1, *(len(stage.widths) for stage in stages[:-1])]
+
+
+class _Probe(NamedTuple):
+    widths: tuple[int, ...]
+    """Of every stage; before the first stands a 0."""
+    options: tuple[int, ...]
+
+
+def _probes(stages: Sequence[Stage]) -> Iterator[_Probe]:
+    """Walks through the chain until every stage was met between all widths with all options.
+
+    Each takes the way on which most is left to see.
+    """
+    left = [
+        {
+            pair: list(range(num_options(stage)))
+            for pair in product(range(n), range(len(stage.widths)))
+        }
+        for n, stage in zip(widths_before(stages), stages, strict=True)
+    ]
+    while any(options for stage in left for options in stage.values()):
+        best: dict[int, tuple[int, tuple[int, ...]]] = {0: (0, (0,))}  # last width -> seen, way
+        for stage in left:
+            longer: dict[int, tuple[int, tuple[int, ...]]] = {}
+            for (before, width), options in stage.items():
+                seen, way = best[before]
+                longer[width] = max(
+                    longer.get(width, (-1, ())), (seen + len(options), (*way, width))
+                )
+            best = longer
+        _, way = max(best.values())
+        found = (stage[pair] for stage, pair in zip(left, pairwise(way), strict=True))
+        yield _Probe(way, tuple(options.pop() if options else 0 for options in found))
+
+
+@lru_cache(maxsize=32)
+def _walks(stages: tuple[Stage, ...]) -> tuple[tuple[_Probe, Choices], ...]:
+    return tuple((probe, _choices(stages, probe)) for probe in _probes(stages))
+
+
+def _choices(stages: Sequence[Stage], probe: _Probe) -> Choices:
+    """Every stage at its deepest, all of its layers with the same options."""
+    return tuple(
+        StageChoice(
+            width,
+            stage.depths[-1],
+            tuple((one,) * stage.depths[-1] for one in options_of(stage, option)),
         )
-        for options in found
+        for stage, width, option in zip(stages, probe.widths[1:], probe.options, strict=True)
     )
-    return Layout(fixed, chosen)
+
+
+def options_of(stage: Stage, option: int) -> tuple[int, ...]:
+    """Per axis, the option that the number of a layer's option stands for."""
+    sizes = [len(axis.options) for axis in stage.axes]
+    return tuple(int(one) for one in np.unravel_index(option, sizes)) if sizes else ()
+
+
+@lru_cache(maxsize=32)
+def layout_of(space: SearchSpace) -> tuple[StageLayout, ...]:
+    """The layout of every stage of a space; do not change what it holds."""
+    family, stages = family_of(space), space.chain
+    layouts = tuple(StageLayout({}, {}, {}) for _ in stages)
+    for probe, choices in _walks(stages):
+        arch = space.compose(choices)
+        found: dict[tuple[int, int | None], Shapes] = {}
+        for name, shape in parameter_shapes(arch, space.settings).items():
+            found.setdefault(family.role(arch, name), {})[name] = shape
+        for number, layout in enumerate(layouts):
+            before, width = probe.widths[number : number + 2]
+            option = probe.options[number]
+            _note(layout.fixed, (before, width), found.pop((number, None), {}))
+            for layer in range(choices[number].depth):
+                key = (before, width, option) if layer == 0 else (layer, width, option)
+                layers = layout.others if layer else layout.first
+                _note(layers, key, found.pop((number, layer), {}))
+        assert not found, f"tensors of stages or layers that {space.name} does not have: {found}"
+    return layouts
+
+
+def _note(known: dict[Any, Shapes], key: tuple[int, ...], shapes: Shapes) -> None:
+    before = known.setdefault(key, shapes)
+    assert before == shapes, (
+        f"a stage's tensors follow from more than its widths and options: {before}, {shapes}"
+    )
+
+
+@lru_cache(maxsize=64)
+def costs_of(space: SearchSpace, resolution: int | None) -> tuple[StageCosts, ...]:
+    """What every stage of a space costs at one of its resolutions; do not change it."""
+    family, stages = family_of(space), space.chain
+    assert COST_AXES == ("params", "macs"), f"how are {COST_AXES} counted by layer?"
+    costs = []
+    for num_before, stage, layout in zip(
+        widths_before(stages), stages, layout_of(space), strict=True
+    ):
+        shape = (num_before, len(stage.widths))
+        fixed = np.zeros((*shape, 2), dtype=np.int64)
+        layers = np.zeros((*shape, stage.depths[-1], num_options(stage), 2), dtype=np.int64)
+        for (before, width), shapes in layout.fixed.items():
+            fixed[before, width, 0] = _size(shapes)
+        for (before, width, option), shapes in layout.first.items():
+            layers[before, width, 0, option, 0] = _size(shapes)
+        for (place, width, option), shapes in layout.others.items():
+            layers[:, width, place, option, 0] = _size(shapes)
+        costs.append(StageCosts(fixed, layers))
+    for probe, choices in _walks(stages):
+        for (number, layer), macs, _ in family.work(
+            space.compose(choices, resolution), space.settings
+        ):
+            before, width = probe.widths[number : number + 2]
+            if layer is None:
+                costs[number].fixed[before, width, 1] = macs
+            else:
+                came = before if layer == 0 else slice(None)
+                costs[number].layers[came, width, layer, probe.options[number], 1] = macs
+    return tuple(costs)
+
+
+def _size(shapes: Shapes) -> int:
+    return sum(map(prod, shapes.values()))
+
+
+@lru_cache(maxsize=64)
+def interchangeable(space: SearchSpace, resolution: int | None) -> tuple[tuple[Layers, ...], ...]:
+    """Per stage its layers in classes: within one, every option has equal tensors and costs.
+
+    Whatever the widths at both ends of the stage.
+    """
+    family, stages = family_of(space), space.chain
+    names = iter(family.layers(space.compose(space.extreme(-1))))
+    classes = []
+    for stage, layout, costs in zip(
+        stages, layout_of(space), costs_of(space, resolution), strict=True
+    ):
+        found: dict[object, list[int]] = {}
+        for layer in range(stage.depths[-1]):
+            prefix = next(names)
+            ends = product(*(range(size) for size in costs.layers[:, :, 0, :, 0].shape))
+            tensors = tuple(
+                frozenset(
+                    (name.removeprefix(prefix), shape)
+                    for name, shape in layout.layer(layer, *end).items()
+                )
+                for end in ends
+            )
+            key = tensors, costs.layers[:, :, layer].tobytes()
+            found.setdefault(key, []).append(layer)
+        classes.append(tuple(map(tuple, found.values())))
+    return tuple(classes)

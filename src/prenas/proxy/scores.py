@@ -9,14 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from prenas.families import FAMILIES, unknown_name
+from prenas.families import get_family, unknown_name
 
 Floats = npt.NDArray[np.float64]
+
+Scope = Literal["all", "blocks"]
+"""Whether S sums over everything that is scored, or only over tensors that belong to a layer."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class WeightScore:
 
     element: Callable[[Tensor, Tensor], Tensor]
     layer_choices_only: bool = False
-    """Sum only over tensors that a per-layer choice sizes (ViT: qkv, proj, fc1, fc2)."""
+    """Sum only over modules of layers that a per-layer choice sizes (ViT: qkv, proj, fc1, fc2)."""
     finish: Callable[[Floats], Floats] | None = None
     """Convex, so that its largest value stands at the largest or the smallest sum."""
 
@@ -44,6 +48,6 @@ WEIGHT_SCORES: dict[str, WeightScore] = {
 
 def check_score_name(name: str, family: str) -> None:
     """ValueError, with the choices, unless the family can be scored by this name."""
-    choices = [*WEIGHT_SCORES, *FAMILIES[family].arch_scores]
+    choices = [*WEIGHT_SCORES, *get_family(family).arch_scores]
     if name not in choices:
         raise unknown_name("score", name, choices)

@@ -1,245 +1,301 @@
-"""From importances to tables: what every option of every layer costs, scores and gains.
+"""From importances to tables: what every option of every layer costs and scores.
 
-A table is all that the selector sees: numbers, no networks. Layers of one skeleton (the choices
-made once per network) are independent: a subnet's cost and its score are a base plus one entry
-per layer and axis. The family's layers are interchangeable, so an option costs the same in each.
+A table is all that the selector sees: numbers, no networks. Given the widths at the ends of its
+stage, a layer depends on its own options only: a subnet's cost and its score are sums of one entry
+per stage, for the tensors that belong to no layer, and one entry per layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from prenas.cost import count_shapes
 from prenas.families import family_of
 from prenas.families.base import (
     COST_AXES,
     Arch,
-    Box,
-    Family,
+    Choices,
     SearchSpace,
     Settings,
-    Skeleton,
-    leading_boxes,
+    Shape,
+    Stage,
+    StageChoice,
 )
 from prenas.proxy.boxes import BoxSums
 from prenas.proxy.importance import Importance
-from prenas.proxy.layout import layout_of
-from prenas.proxy.scores import WEIGHT_SCORES, Floats
+from prenas.proxy.layout import (
+    Integers,
+    Layers,
+    Shapes,
+    StageLayout,
+    costs_of,
+    interchangeable,
+    layout_of,
+    num_options,
+    options_of,
+    widths_before,
+)
+from prenas.proxy.scores import WEIGHT_SCORES, Floats, Scope
 
-Integers = npt.NDArray[np.int64]
 
+class StageScores(NamedTuple):
+    """What one stage of a chain scores, in the order of its costs."""
 
-class BlockScores(NamedTuple):
-    """Gain of every option of an axis over the one below it; the first column is zero."""
-
-    normalised: Floats
-    """[layers, options] sum over the added units of |w*g| / (|w|_1 |g|_1), per matrix."""
-    raw: Floats
-    """[layers, options] sum over the added units of |w*g|."""
+    fixed: Floats
+    """[width before, width] beside layers."""
+    layers: Floats
+    """[width before, width, layers, options]"""
 
 
 @dataclass(frozen=True)
-class AxisTable:
-    """One per-layer axis on one skeleton; options in rising order."""
+class StageTable:
+    """Costs and scores of one stage, whatever stands before and after it."""
 
+    depths: tuple[int, ...]
+    num_options: tuple[int, ...]
+    """Per axis; a layer's option is one of their products, the last axis running fastest."""
+    tied: bool
+    classes: tuple[Layers, ...]
+    """Interchangeable layers."""
+    fixed_costs: Integers
+    """[width before, width, cost axes] beside layers."""
     costs: Integers
-    """[options, cost axes] cost of the option in one layer, beyond the smallest option."""
+    """[width before, width, layers, options, cost axes]"""
+    fixed_scores: Floats
+    """[width before, width]"""
     scores: Floats
-    """[layers, options] what the option adds to the score."""
+    """[width before, width, layers, options]"""
+    gains: tuple[Floats, ...] = ()
+    """Per axis [layers, options]: where a larger option goes first; empty is nowhere first."""
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether no layer chooses for itself: all take the same options, or there is none."""
+        return self.tied or self.depths[-1] == 0
 
-@dataclass(frozen=True)
-class SkeletonTable:
-    """Costs and scores of all subnets on one skeleton."""
-
-    num_layers: int
-    base_cost: Integers
-    """[cost axes] cost with the smallest option everywhere."""
-    base_score: float
-    axes: tuple[AxisTable, ...]
+    def option(self, options: Sequence[int]) -> int:
+        """The number of a layer's option, one per axis."""
+        return int(np.ravel_multi_index(tuple(options), self.num_options)) if options else 0
 
 
 @dataclass(frozen=True)
 class SpaceTables:
     """The contract between proxy and selector: everything a choice depends on."""
 
-    skeletons: tuple[SkeletonTable, ...]
-    gains: tuple[Floats, ...]
-    """Per axis, [layers of the deepest skeleton, options]: where a larger option goes first."""
+    stages: tuple[StageTable, ...]
+    resolution: int | None = None
+    """At which the costs hold."""
     finish: Callable[[Floats], Floats] | None = None
     """Applied to a subnet's sum to give its score; None leaves the sum."""
 
+    def cost(self, choices: Choices) -> Integers:
+        """[cost axes] of a subnet."""
+        total, before = np.zeros(len(COST_AXES), dtype=np.int64), 0
+        for table, choice in zip(self.stages, choices, strict=True):
+            total += table.fixed_costs[before, choice.width]
+            for layer, options in enumerate(layer_options(choice)):
+                total += table.costs[before, choice.width, layer, table.option(options)]
+            before = choice.width
+        return total
 
-class _Boxes(NamedTuple):
-    """What the subnets on one skeleton own of the supernet; see `Layout`."""
-
-    fixed: dict[str, Box]
-    chosen: list[list[dict[str, Box]]]
-
-
-def _probes(space: SearchSpace, skeleton: Skeleton) -> Iterator[tuple[int | None, int, Arch]]:
-    """(axis, option, architecture with that option in all layers and the smallest elsewhere)."""
-    smallest = [[0] * skeleton.num_layers for _ in space.layer_axes]
-    yield None, 0, space.compose(skeleton, smallest)
-    for number, axis in enumerate(space.layer_axes):
-        for option in range(1, len(axis.options)):
-            choices = [*smallest[:number], [option] * skeleton.num_layers, *smallest[number + 1 :]]
-            yield number, option, space.compose(skeleton, choices)
-
-
-def _boxes(space: SearchSpace, importance: Importance, skeleton: Skeleton) -> _Boxes:
-    layout = layout_of(space, skeleton)
-    full = {name: tuple(weight.shape) for name, weight in importance.weights.items()}
-    return _Boxes(
-        leading_boxes(layout.fixed, full),
-        [[leading_boxes(shapes, full) for shapes in options] for options in layout.chosen],
-    )
+    def score(self, choices: Choices, scope: Scope = "all") -> float:
+        """Score of a subnet; of scope `blocks` without the tensors that belong to no layer."""
+        total, before = 0.0, 0
+        for table, choice in zip(self.stages, choices, strict=True):
+            if scope == "all":
+                total += float(table.fixed_scores[before, choice.width])
+            for layer, options in enumerate(layer_options(choice)):
+                total += float(table.scores[before, choice.width, layer, table.option(options)])
+            before = choice.width
+        return float(self.finish(np.array(total))) if self.finish else total
 
 
-def _tensor_sums(
-    space: SearchSpace, importance: Importance, score: str, boxes: Iterable[_Boxes]
-) -> Iterator[tuple[str, BoxSums]]:
-    """Sums of the score's elements, tensor by tensor, over the boxes of all skeletons."""
-    family, entry = family_of(space), WEIGHT_SCORES[score]
-    boxes_of: dict[str, list[Box]] = {}
-    for fixed, chosen in boxes:
-        for parts in (fixed, *chain.from_iterable(chosen)):
-            for name, box in parts.items():
-                boxes_of.setdefault(name, []).append(box)
-    for name, weight in importance.weights.items():
-        is_summed = family.is_scored(name) and (
-            not entry.layer_choices_only or family.role(name).axis is not None
+def layer_options(choice: StageChoice) -> list[tuple[int, ...]]:
+    """Per layer of a stage, its options, one per axis."""
+    if not choice.options:
+        return [()] * choice.depth
+    return list(zip(*choice.options, strict=True))
+
+
+def cost_tables(space: SearchSpace, resolution: int | None = None) -> SpaceTables:
+    """Tables of costs alone, every score zero: all that is known before the backward pass."""
+    stages = []
+    for stage, costs, classes in zip(
+        space.chain,
+        costs_of(space, resolution),
+        interchangeable(space, resolution),
+        strict=True,
+    ):
+        sizes = tuple(len(axis.options) for axis in stage.axes)
+        stages.append(
+            StageTable(
+                stage.depths,
+                sizes,
+                stage.tied,
+                classes,
+                costs.fixed,
+                costs.layers,
+                np.zeros(costs.fixed.shape[:-1]),
+                np.zeros(costs.layers.shape[:-1]),
+                tuple(np.zeros((stage.depths[-1], size)) for size in sizes),
+            )
         )
-        if is_summed:
-            elements = entry.element(weight, importance.gradients[name])
-            yield name, BoxSums(elements, boxes_of[name])
+    return SpaceTables(tuple(stages), resolution)
 
 
 def space_tables(
     space: SearchSpace,
-    importance: Importance,
-    gains: tuple[Floats, ...],
+    scores: Sequence[StageScores],
+    gains: Sequence[tuple[Floats, ...]],
     *,
     score: str,
+    resolution: int | None = None,
 ) -> SpaceTables:
-    """Tables of a space from importances measured on its supernet.
+    """Tables of a space at one of its resolutions.
 
     Args:
-        gains: per axis, where a larger option goes first (`prenas.selection.isomers`).
+        scores: as `stage_scores` gives them, the same at every resolution.
+        gains: per stage and axis, where a larger option goes first (`prenas.selection.isomers`).
+        score: their name.
+    """
+    tables = cost_tables(space, resolution)
+    stages = tuple(
+        replace(table, fixed_scores=found.fixed, scores=found.layers, gains=ranks)
+        for table, found, ranks in zip(tables.stages, scores, gains, strict=True)
+    )
+    entry = WEIGHT_SCORES.get(score)
+    return replace(tables, stages=stages, finish=entry.finish if entry else None)
+
+
+def stage_scores(
+    space: SearchSpace, importance: Importance, *, score: str, scope: Scope = "all"
+) -> tuple[StageScores, ...]:
+    """What every stage scores, from importances measured on the space's supernet.
+
+    Args:
         score: a name from `WEIGHT_SCORES` or from the family's scores of architectures.
     """
     function = family_of(space).arch_scores.get(score)
     if function:
-        scored = [_arch_scores(space, skeleton, function) for skeleton in space.skeletons]
+        scores = tuple(_arch_scores(space, function))
     else:
-        boxes = [_boxes(space, importance, skeleton) for skeleton in space.skeletons]
-        sums = dict(_tensor_sums(space, importance, score, boxes))
+        scores = tuple(_weight_scores(space, importance, score))
+    if scope == "blocks":
+        scores = tuple(found._replace(fixed=np.zeros_like(found.fixed)) for found in scores)
+    return scores
+
+
+def _empty_scores(num_before: int, stage: Stage) -> StageScores:
+    shape = (num_before, len(stage.widths))
+    return StageScores(np.zeros(shape), np.zeros((*shape, stage.depths[-1], num_options(stage))))
+
+
+def _weight_scores(space: SearchSpace, importance: Importance, score: str) -> Iterator[StageScores]:
+    """Sums of the score's elements over the boxes that a layer owns."""
+    entry = WEIGHT_SCORES[score]
+    for num_before, stage, layout in zip(
+        widths_before(space.chain), space.chain, layout_of(space), strict=True
+    ):
+        only = _modules_sized_by_options(layout) if entry.layer_choices_only else None
+        sums = _StageSums(space, importance, score, layout, only)
+        scores = _empty_scores(num_before, stage)
+        for (before, width), shapes in layout.fixed.items():
+            scores.fixed[before, width] = sums(shapes)
+        for (before, width, option), shapes in layout.first.items():
+            scores.layers[before, width, 0, option] = sums(shapes)
+        for (layer, width, option), shapes in layout.others.items():
+            scores.layers[:, width, layer, option] = sums(shapes)
+        yield scores
+
+
+class _StageSums:
+    """Sums of a score's elements over what parts of one stage own."""
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        importance: Importance,
+        score: str,
+        layout: StageLayout,
+        only: set[str] | None,
+    ) -> None:
         family = family_of(space)
-        scored = [
-            _weight_scores(family, skeleton, parts, sums)
-            for skeleton, parts in zip(space.skeletons, boxes, strict=True)
-        ]
-    skeletons = []
-    for skeleton, (base_score, scores) in zip(space.skeletons, scored, strict=True):
-        base_cost, costs = option_costs(space, skeleton)
-        axes = tuple(AxisTable(*pair) for pair in zip(costs, scores, strict=True))
-        skeletons.append(SkeletonTable(skeleton.num_layers, base_cost, base_score, axes))
-    finish = None if function else WEIGHT_SCORES[score].finish
-    return SpaceTables(tuple(skeletons), gains, finish)
+        shapes_of: dict[str, set[Shape]] = {}
+        for parts in (layout.fixed, layout.first, layout.others):
+            for name, shape in chain.from_iterable(part.items() for part in parts.values()):
+                shapes_of.setdefault(name, set()).add(shape)
+        self._sums: dict[tuple[str, Shape], float] = {}
+        for name, found in shapes_of.items():
+            if family.is_scored(name) and (only is None or _module(name) in only):
+                weight = importance.weights[name]
+                full = tuple(weight.shape)
+                boxes = {shape: family.owned_box(name, shape, full) for shape in found}
+                elements = WEIGHT_SCORES[score].element(weight, importance.gradients[name])
+                sums = BoxSums(elements, boxes.values())
+                self._sums |= {(name, shape): sums(box) for shape, box in boxes.items()}
+
+    def __call__(self, shapes: Shapes) -> float:
+        """The sum over all tensors of these shapes that are scored."""
+        return sum((self._sums.get(part, 0.0) for part in shapes.items()), 0.0)
 
 
-def cost_tables(space: SearchSpace) -> SpaceTables:
-    """Tables of costs alone, every score zero: all that is known before the backward pass."""
-    skeletons = []
-    for skeleton in space.skeletons:
-        base, costs = option_costs(space, skeleton)
-        axes = tuple(AxisTable(c, np.zeros((skeleton.num_layers, len(c)))) for c in costs)
-        skeletons.append(SkeletonTable(skeleton.num_layers, base, 0.0, axes))
-    deepest = max(table.num_layers for table in skeletons)
-    gains = tuple(np.zeros((deepest, len(axis.options))) for axis in space.layer_axes)
-    return SpaceTables(tuple(skeletons), gains)
+def _module(name: str) -> str:
+    return name.rpartition(".")[0]
 
 
-def option_costs(space: SearchSpace, skeleton: Skeleton) -> tuple[Integers, list[Integers]]:
-    """Base cost [cost axes], and per axis what an option adds in one layer [options, cost axes]."""
-    base = np.zeros(len(COST_AXES), dtype=np.int64)
-    added = [np.zeros((len(axis.options), len(COST_AXES)), np.int64) for axis in space.layer_axes]
-    layout = layout_of(space, skeleton)
-    for axis, option, arch in _probes(space, skeleton):
-        options = [option if number == axis else 0 for number in range(len(added))]
-        cost = count_shapes(arch, space.settings, layout.shapes(options))
-        total = np.array([getattr(cost, name) for name in COST_AXES], dtype=np.int64)
-        if axis is None:
-            base = total
-            continue
-        added[axis][option], rest = np.divmod(total - base, skeleton.num_layers)
-        assert not rest.any(), f"the layers of {skeleton} are not interchangeable: {total - base}"
-    return base, added
-
-
-def _weight_scores(
-    family: Family, skeleton: Skeleton, boxes: _Boxes, sums: Mapping[str, BoxSums]
-) -> tuple[float, list[Floats]]:
-    """Base score, and per axis the score [layers, options] of the tensors that the axis sizes."""
-    base = sum((sums[name](box) for name, box in boxes.fixed.items() if name in sums), 0.0)
-    scores = [np.zeros((skeleton.num_layers, len(options))) for options in boxes.chosen]
-    for axis_scores, options in zip(scores, boxes.chosen, strict=True):
-        for option, parts in enumerate(options):
-            for name, box in parts.items():
-                if name in sums:
-                    axis_scores[family.role(name).layer, option] += sums[name](box)
-    return base, scores
+def _modules_sized_by_options(layout: StageLayout) -> set[str]:
+    """The modules of layers with tensors whose shape depends on the layer's options."""
+    seen: dict[tuple[str, tuple[int, ...]], Shape] = {}
+    sized = set()
+    for parts in (layout.first, layout.others):
+        for (*ends, _), shapes in parts.items():
+            for name, shape in shapes.items():
+                if seen.setdefault((name, tuple(ends)), shape) != shape:
+                    sized.add(_module(name))
+    return sized
 
 
 def _arch_scores(
-    space: SearchSpace, skeleton: Skeleton, function: Callable[[Arch, Settings], float]
-) -> tuple[float, list[Floats]]:
-    """The same for a score that is a function of the architecture, additive over its layers."""
-    base = 0.0
-    scores = [np.zeros((skeleton.num_layers, len(axis.options))) for axis in space.layer_axes]
-    for probed, option, arch in _probes(space, skeleton):
-        value = function(arch, space.settings)
-        if probed is None:
-            base = value
-        else:
-            scores[probed][:, option] = (value - base) / skeleton.num_layers
-    return base, scores
+    space: SearchSpace, function: Callable[[Arch, Settings], float]
+) -> Iterator[StageScores]:
+    """The same for a score that is a function of the architecture, additive over stages and layers.
 
-
-def block_scores(space: SearchSpace, importance: Importance) -> tuple[BlockScores, ...]:
-    """Per axis, the gain of every option over the one below, in every layer (method.md, section 2).
-
-    Taken at the largest skeleton. The matrices are those whose units the axis adds; both norms
-    run over the matrix of the scored supernet, cut to the largest width of the space but with all
-    of its units.
+    Every entry is what it adds to an entry of reference: the smallest option of a layer, the first
+    width of a stage. Only the sums over stages mean anything.
     """
-    family = family_of(space)
-    skeleton = space.skeletons[-1]
-    chosen = _boxes(space, importance, skeleton).chosen
-    result = []
-    for number, axis in enumerate(space.layer_axes):
-        shape = (skeleton.num_layers, len(axis.options))
-        normalised, raw = np.zeros(shape), np.zeros(shape)
-        for layer in range(skeleton.num_layers):
-            for inner_name, unit_dim in family.unit_tensors[axis.name]:
-                name = family.layer_prefix(layer) + inner_name
-                weight, gradient = importance.weights[name], importance.gradients[name]
-                boxes = [parts[name] for parts in chosen[number]]
-                sums = BoxSums((weight * gradient).abs_(), boxes)
-                gain = np.diff([sums(box) for box in boxes])
-                matrix = list(boxes[-1])
-                matrix[unit_dim] = slice(0, weight.shape[unit_dim])
-                norms = [
-                    float(tensor[tuple(matrix)].abs().double().sum())
-                    for tensor in (weight, gradient)
-                ]
-                raw[layer, 1:] += gain
-                normalised[layer, 1:] += gain / (norms[0] * norms[1])
-        result.append(BlockScores(normalised, raw))
-    return tuple(result)
+    reference = space.extreme(0)
+
+    def value(number: int, before: int, width: int, options: Sequence[tuple[int, ...]]) -> float:
+        chosen = list(reference)
+        if number:
+            chosen[number - 1] = chosen[number - 1]._replace(width=before)
+        per_axis = tuple(zip(*options, strict=True)) or ((),) * len(stages[number].axes)
+        chosen[number] = StageChoice(width, len(options), per_axis)
+        return function(space.compose(tuple(chosen)), space.settings)
+
+    stages = space.chain
+    for number, (num_before, stage) in enumerate(zip(widths_before(stages), stages, strict=True)):
+        scores = _empty_scores(num_before, stage)
+        zero = (0,) * len(stage.axes)
+        for before, width in np.ndindex(scores.fixed.shape):
+            shallowest = value(number, before, width, [zero] * stage.depths[0])
+            start = value(number, before, 0, [zero] * stage.depths[0]) if number else 0.0
+            scores.fixed[before, width] = shallowest - start
+            for depth in stage.depths:
+                same = [zero] * depth
+                total = value(number, before, width, same)
+                known = float(scores.layers[before, width, :depth, 0].sum())
+                if depth:  # what a deeper stage adds is the last layer's
+                    scores.layers[before, width, depth - 1] += total - shallowest - known
+            deepest = stage.depths[-1]
+            for layer, option in np.ndindex(deepest, num_options(stage)):
+                options = [zero] * deepest
+                options[layer] = options_of(stage, option)
+                scores.layers[before, width, layer, option] += (
+                    value(number, before, width, options) - total if option else 0.0
+                )
+        yield scores

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from prenas.families import unknown_name
 from prenas.recipe import Recipe, TransferRecipe
-from prenas.recipes import small, transfer, vit
+from prenas.recipes import mobilenet, small, transfer, vit
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "digits": small.digits,
@@ -20,6 +20,11 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "imagenet-tiny": vit.imagenet_tiny,
     "imagenet-small": vit.imagenet_small,
     "imagenet-base": vit.imagenet_base,
+    "mobilenet-micro": mobilenet.micro,
+    "mobilenet-small": mobilenet.small,
+    "mobilenet-small-sandwich": mobilenet.small_sandwich,
+    "mobilenet": mobilenet.mobilenet,
+    "imagenet-mobilenet": mobilenet.imagenet_mobilenet,
 }
 
 

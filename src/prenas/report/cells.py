@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from prenas.families.base import Arch, LayerAxis
+    from prenas.families.base import Arch, LayerAxis, Stage
 
 _CELL = (0.32, 0.27)  # inches, wide and high
 _LETTER = 0.075  # inches that a letter takes at most at _FONT points
@@ -35,6 +35,8 @@ class Panel(NamedTuple):
 
     title: str
     rows: tuple[tuple[Cell | None, ...], ...]
+    columns: tuple[str, ...]
+    """What the columns of cells are called: the layers."""
     heads: tuple[str, ...]
     """What the first columns, of words, are called."""
     labels: tuple[tuple[str, ...], ...]
@@ -42,60 +44,79 @@ class Panel(NamedTuple):
 
     @property
     def num_columns(self) -> int:
-        """Columns of cells: layers of the deepest row."""
-        return max(len(row) for row in self.rows)
+        """Columns of cells."""
+        return len(self.columns)
 
 
 def architecture_panels(archs: Sequence[Arch], axes: Sequence[LayerAxis]) -> list[Panel]:
-    """One panel per layer axis: rows are subnets, columns layers, cells the chosen options."""
+    """One panel per layer axis: rows are subnets, columns layers, cells the chosen options.
+
+    Stages stand side by side, each with as many columns as the deepest subnet has layers there.
+    """
     network = [arch.network_options for arch in archs]
     heads = ("subnet", *map(words, network[0]))
     labels = tuple(
         (str(number), *(f"{value:g}" for value in options.values()))
         for number, options in enumerate(network)
     )
-    return [
-        Panel(
-            words(axis.name),
+    panels = []
+    for axis in axes:
+        options = [arch.layer_options[axis.name] for arch in archs]
+        depths = [max(map(len, stages)) for stages in zip(*options, strict=True)]
+        rows = tuple(
             tuple(
-                tuple(
-                    None if option is None else Cell(f"{option:g}", _rank(option, axis.options))
-                    for option in arch.layer_options[axis.name]
-                )
-                for arch in archs
-            ),
-            heads,
-            labels,
+                Cell(f"{stage[layer]:g}", _rank(stage[layer], axis.options))
+                if layer < len(stage)
+                else None
+                for stage, depth in zip(stages, depths, strict=True)
+                for layer in range(depth)
+            )
+            for stages in options
         )
-        for axis in axes
-    ]
+        panels.append(Panel(words(axis.name), rows, _columns(depths), heads, labels))
+    return panels
+
+
+def _columns(depths: Sequence[int]) -> tuple[str, ...]:
+    """The layers by number; of several stages with layers by stage and layer, as 2.1."""
+    return tuple(
+        f"{number}.{layer}" if len(depths) > 1 else f"{layer}"
+        for number, depth in enumerate(depths, start=1)
+        for layer in range(1, depth + 1)
+    )
 
 
 def block_score_panels(
-    block_scores: Mapping[str, Sequence[Sequence[float]]], axes: Sequence[LayerAxis]
+    block_scores: Mapping[str, Sequence[Sequence[Sequence[float]]]], stages: Sequence[Stage]
 ) -> list[Panel]:
     """One panel per axis with a choice: rows are options, columns layers, cells their gains.
 
-    Gains are printed in % of the largest of the axis, and shaded from the least to the largest.
-    The smallest option gains nothing over itself and is left out; so is an axis without gain.
+    Gains are printed in % of the largest of their stage, and shaded from the least to the largest.
+    The smallest option gains nothing over itself and is left out; so is what has no gain.
     """
     panels = []
-    for axis in axes:
-        gains = [layer[1:] for layer in block_scores.get(axis.name, ())]  # [layers, options - 1]
-        values = [gain for layer in gains for gain in layer]
-        low, high = min(values, default=0.0), max(values, default=0.0)
-        if high <= 0:
+    for name, of_stages in block_scores.items():
+        columns: list[dict[float, Cell]] = []
+        depths = []
+        for stage, layers in zip(stages, of_stages, strict=True):
+            if stage.depths[-1] == 0:
+                continue
+            options = next((axis.options for axis in stage.axes if axis.name == name), ())
+            values = [gain for layer in layers for gain in layer[1:]]
+            low, high = min(values, default=0.0), max(values, default=0.0)
+            depths.append(len(layers) if high > 0 else 0)
+            for layer in layers[: depths[-1]]:
+                cells = (
+                    Cell(f"{100 * gain / high:.0f}", (gain - low) / ((high - low) or 1.0))
+                    for gain in layer[1:]
+                )
+                columns.append(dict(zip(options[1:], cells, strict=True)))
+        shown = sorted(set().union(*columns))
+        if not shown:
             continue
-        spread = high - low or 1.0
-        rows = tuple(
-            tuple(
-                Cell(f"{100 * layer[option] / high:.0f}", (layer[option] - low) / spread)
-                for layer in gains
-            )
-            for option in range(len(axis.options) - 1)
-        )
-        labels = tuple((f"{option:g}",) for option in axis.options[1:])
-        panels.append(Panel(words(axis.name), rows, ("option",), labels))
+        rows = tuple(tuple(column.get(option) for column in columns) for option in shown)
+        labels = tuple((f"{option:g}",) for option in shown)
+        panels.append(Panel(words(name), rows, _columns(depths), ("option",), labels))
     return panels
 
 
@@ -150,9 +171,9 @@ def _draw_panel(axes: Axes, panel: Panel, left: float, top: float, has_words: bo
                 y = top + _HEAD + (number + 0.5) * high
                 axes.text(left - 0.12, y, label, ha="right", **middle)
     axes.text(left, top + 0.12, panel.title, va="center", fontsize=9, fontweight="bold")
-    for column in range(panel.num_columns):
+    for column, name in enumerate(panel.columns):
         x = left + (column + 0.5) * wide
-        axes.text(x, above, str(column + 1), ha="center", color=GREY, **middle)
+        axes.text(x, above, name, ha="center", color=GREY, **middle)
     for number, row in enumerate(panel.rows):
         for column, cell in enumerate(row):
             if cell is None:

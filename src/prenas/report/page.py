@@ -68,7 +68,7 @@ def write_report(
 def _drawings(run: RunSoFar) -> dict[str, Callable[[Figure], None] | None]:
     """Every picture by name; None where there is nothing to draw."""
     recipe, axes = run.preferred.recipe, run.preferred.recipe.space.layer_axes
-    gains = block_score_panels(run.preferred.block_scores, axes)
+    gains = block_score_panels(run.preferred.block_scores, recipe.space.chain)
     num_planned = recipe.training.epochs if recipe.training else 0
     return {
         "accuracy": partial(draw_accuracy, rows=run.rows) if run.rows else None,

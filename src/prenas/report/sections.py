@@ -104,6 +104,9 @@ def subnets(run: RunSoFar) -> list[str]:
     with_top5 = bool(run.rows) and run.rows[0].splits[splits[0]].top5 is not None
     names = ["top-1, %", *(["top-5, %"] if with_top5 else []), "loss"]
     heads = ["subnet", "params", "MACs, M", "architecture", "score", "lead, %", "best of"]
+    has_blocks = any(subnet.score_of_blocks is not None for subnet in preferred.subnets)
+    if has_blocks:
+        heads.insert(heads.index("score") + 1, "of layers")
     heads += [f"{split} {name}" for split in splits for name in names]
     if run.models:
         heads.append("model")
@@ -115,7 +118,8 @@ def subnets(run: RunSoFar) -> list[str]:
             f"{subnet.params:,}",
             millions(subnet.macs),
             escape(subnet.arch.summary),
-            NONE if subnet.score is None else f"{subnet.score:,.1f}",
+            _score(subnet.score),
+            *([_score(subnet.score_of_blocks)] if has_blocks else []),
             "; ".join(
                 NONE if choice.margin is None else f"{100 * choice.margin:.2g}"
                 for choice in choices
@@ -136,8 +140,9 @@ def subnets(run: RunSoFar) -> list[str]:
         rows.append(cells)
     lead = (
         "The score ranks subnets of one budget before any training; it grows with size and tells "
-        "nothing between budgets. The lead is how far, relative to it, the best subnet of the "
-        "budget that was not chosen stays behind: a lead that is tiny may turn with another seed."
+        "nothing between budgets, nor between resolutions. The lead is how far, relative to it, "
+        "the best subnet of the budget that was not chosen stays behind: a lead that is tiny may "
+        "turn with another seed."
     )
     if isinstance(preferred, EvolvedSet):
         lead = (
@@ -157,6 +162,8 @@ def subnets(run: RunSoFar) -> list[str]:
             f"Accuracies over {sizes}; bold is the best by validation. Choose by validation: "
             "whoever chooses by test has no test left."
         )
+    if has_blocks:
+        lead += " The score of layers leaves out what belongs to no layer, such as the head."
     if preferred.origin is None:
         parts.append(lead)
     empty = [escape(preferred.budgets[number]) for number in preferred.empty_budgets]
@@ -193,7 +200,10 @@ def accuracy(run: RunSoFar) -> list[str]:
 
 def architectures(run: RunSoFar) -> list[str]:
     """Every subnet layer by layer."""
-    axes = run.preferred.recipe.space.layer_axes
+    space = run.preferred.recipe.space
+    axes = space.layer_axes
+    has_stages = len(run.preferred.archs[0].layer_options[axes[0].name]) > 1
+    stages = ", numbered by stage and layer" if has_stages else ""
     options = "; ".join(
         f"{words(axis.name)} {', '.join(f'{option:g}' for option in axis.options)}" for axis in axes
     )
@@ -202,8 +212,8 @@ def architectures(run: RunSoFar) -> list[str]:
         _picture(
             "architectures", f"The option of every layer of every {run.preferred.kind} subnet"
         ),
-        "One row per subnet, from the cheapest on, one column per layer, from the input on; "
-        f"darker is larger, blank is no layer. The space offers {options}.",
+        "One row per subnet, from the cheapest on, one column per layer, from the input on"
+        f"{stages}; darker is larger, blank is no layer. The space offers {options}.",
     ]
 
 
@@ -266,9 +276,9 @@ def stability(run: RunSoFar) -> list[str]:
         f"Each row is another initialisation beside seed {run.preferred.recipe.seed}, which chose. "
         "Kendall's tau runs from -1 (reversed) over 0 (unrelated) to 1 (equal ranking): of the "
         "score S over all classes of the space, and of the block scores by which layers are "
-        "ranked. Same class: in so many budgets the best subnet has equal width, depth and counts "
-        f"of options. Then, per budget, the layers' options that differ; {NONE} where width or "
-        "depth do, or where the budget is empty.",
+        "ranked. Same class: in so many budgets the best subnet has equal widths, depths and "
+        f"counts of options. Then, per budget, the layers' options that differ; {NONE} where width "
+        "or depth do, or where the budget is empty.",
     ]
 
 
@@ -304,15 +314,15 @@ def whole_space(run: RunSoFar) -> list[str]:
 def block_scores(run: RunSoFar) -> list[str]:
     """Why layers got their options."""
     preferred = run.preferred
-    if not block_score_panels(preferred.block_scores, preferred.recipe.space.layer_axes):
+    if not block_score_panels(preferred.block_scores, preferred.recipe.space.chain):
         return []
     return [
         "## Block scores",
         _picture("block_scores", "Block score of every option in every layer"),
         "What decided, between subnets made of the same parts, which layer gets the larger option: "
-        "the block score of a larger option in each layer, in % of the largest of its axis; darker "
-        "is larger. At random initialisation little of this ranking survives another seed: the "
-        "stability above says how much.",
+        "the block score of a larger option in each layer, in % of the largest of its axis and "
+        "stage; darker is larger. At random initialisation little of this ranking survives another "
+        "seed: the stability above says how much.",
     ]
 
 
@@ -370,6 +380,10 @@ def _is_to_evolve(run: RunSoFar) -> bool:
     """Whether the subnets shown are not yet those that the run will hand over."""
     is_one_shot = run.preferred.recipe.evolution is not None
     return is_one_shot and not isinstance(run.preferred, EvolvedSet)
+
+
+def _score(score: float | None) -> str:
+    return NONE if score is None else f"{score:,.1f}"
 
 
 def _word(folder: str) -> str:

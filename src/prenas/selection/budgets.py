@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from prenas.families import unknown_name
-from prenas.families.base import COST_AXES
+from prenas.families.base import COST_AXES, SearchSpace
+from prenas.proxy.layout import Integers
 
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
 _NO_LIMIT = 2**62
 _SHAPE = (
     "write AXIS=LIMIT, AXIS=LO:HI or AXIS=LO:HI:STEP, joined by commas, "
-    "e.g. params=6M or params=5M:12M:1M,macs=1.4G"
+    "e.g. params=6M or params=5M:12M:1M,macs=1.4G; with resolution=192/224 for the resolutions"
 )
 
 
@@ -24,17 +26,41 @@ class Budget(NamedTuple):
     """An interval [lo, hi) of every cost axis; a subnet fits if all of its costs lie inside."""
 
     intervals: dict[str, tuple[int, int]]
+    resolution: int | None = None
+    """Of all its subnets; None until it is placed (`prenas.selection.placing`), and in a space that
+    has none."""
 
     def __str__(self) -> str:
-        return ", ".join(
+        parts = [
             f"{axis} in [{format_amount(lo)}, {format_amount(hi)})"
             if lo
             else f"{axis} <= {format_amount(hi - 1)}"
             for axis, (lo, hi) in self.intervals.items()
-        )
+        ]
+        return ", ".join([*parts, *([f"resolution {self.resolution}"] if self.resolution else [])])
+
+    def holds(self, cost: Mapping[str, int]) -> bool:
+        """Whether a subnet of this cost fits."""
+        return all(low <= cost[axis] < high for axis, (low, high) in self.intervals.items())
+
+    def contains(self, costs: Integers) -> npt.NDArray[np.bool_]:
+        """[...] whether subnets of these costs [..., cost axes] fit."""
+        lower, upper = self.bounds.T
+        inside: npt.NDArray[np.bool_] = ((costs >= lower) & (costs < upper)).all(axis=-1)
+        return inside
 
     @property
-    def bounds(self) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+    def axes_in_order(self) -> list[int]:
+        """Numbers of the costs in the order in which they break ties: first what is bounded."""
+        names = sorted(COST_AXES, key=lambda name: name not in self.intervals)
+        return [COST_AXES.index(name) for name in names]
+
+    def preference(self, score: float, cost: Mapping[str, int]) -> tuple[float, ...]:
+        """Smaller for the better of two subnets: the higher score, then the lower costs."""
+        return -score, *(cost[COST_AXES[axis]] for axis in self.axes_in_order)
+
+    @property
+    def bounds(self) -> Integers:
         """[cost axes, 2] lower and upper ends, open where the budget does not bound an axis."""
         return np.array(
             [self.intervals.get(axis, (0, _NO_LIMIT)) for axis in COST_AXES], dtype=np.int64
@@ -80,6 +106,7 @@ def parse_budgets(texts: Iterable[str], *, keep_partial: bool = False) -> Budget
 
     One text is one budget, or a grid of them: `params=6M` (at most 6,000,000), `params=5M:6M`
     (5M <= params < 6M), `params=5M:12M:1M` (seven intervals of 1M), `params=6M,macs=1.4G` (both).
+    `macs=300M,resolution=192/224` is two budgets, one for each of these resolutions.
     A grid's last interval, where the step does not divide the range, is left out (as in the
     original, which never searched 66 to 70 M of `base`) unless `keep_partial`.
 
@@ -90,13 +117,21 @@ def parse_budgets(texts: Iterable[str], *, keep_partial: bool = False) -> Budget
     partial: list[Budget] = []
     for text in texts:
         boxes: list[tuple[dict[str, tuple[int, int]], bool]] = [({}, True)]
+        resolutions: list[int | None] = [None]
         grids = 0
         for part in text.split(","):
             axis, _, amounts = (piece.strip() for piece in part.partition("="))
             if not amounts:
                 raise ValueError(f"cannot read the budget {text!r}: {_SHAPE}")
+            if axis == "resolution":
+                if resolutions != [None]:
+                    raise ValueError(
+                        f"the budget {text!r} names resolution twice: join them, as 192/224"
+                    )
+                resolutions = [*map(_parse_resolution, amounts.split("/"))]
+                continue
             if axis not in COST_AXES:
-                raise unknown_name("budget axis", axis, COST_AXES)
+                raise unknown_name("budget axis", axis, (*COST_AXES, "resolution"))
             if axis in boxes[0][0]:
                 raise ValueError(f"the budget {text!r} bounds {axis} twice: give one bound each")
             intervals = _intervals(text, amounts)
@@ -108,11 +143,20 @@ def parse_budgets(texts: Iterable[str], *, keep_partial: bool = False) -> Budget
             ]
         if grids > 1:
             raise ValueError(f"the budget {text!r} has two grids: only one axis may have a step")
+        if not boxes[0][0]:
+            raise ValueError(f"the budget {text!r} bounds no cost: {_SHAPE}")
         for box, is_whole in boxes:
-            (kept if is_whole or keep_partial else partial).append(Budget(box))
+            found = kept if is_whole or keep_partial else partial
+            found += [Budget(box, resolution) for resolution in resolutions]
     if not kept:
         raise ValueError(f"no budget given: {_SHAPE}")
     return Budgets(tuple(kept), tuple(partial))
+
+
+def _parse_resolution(text: str) -> int:
+    if not re.fullmatch(r"\s*[1-9][0-9]*\s*", text):
+        raise ValueError(f"cannot read the resolution {text!r}: write a number of pixels")
+    return int(text)
 
 
 def _intervals(text: str, amounts: str) -> list[tuple[tuple[int, int], bool]]:
@@ -137,3 +181,15 @@ def _intervals(text: str, amounts: str) -> list[tuple[tuple[int, int], bool]]:
         )
     starts = range(lo, hi, step)
     return [((start, min(start + step, hi)), start + step <= hi) for start in starts]
+
+
+def check_resolutions(budgets: Iterable[Budget], space: SearchSpace) -> None:
+    """Raises ValueError, with the choices, for a budget at a resolution that a space lacks."""
+    sides = [side for side in space.resolutions if side is not None]
+    for budget in budgets:
+        if budget.resolution is not None and budget.resolution not in sides:
+            choices = f"choose from {', '.join(map(str, sides))}" if sides else "leave it out"
+            raise ValueError(
+                f"the budget {budget} names a resolution that space {space.name!r} does not have: "
+                f"{choices}"
+            )

@@ -1,7 +1,8 @@
-"""Isomers: subnets that differ only in which layer has which option (method.md, section 3).
+"""Isomers: subnets that differ only in which of a stage's interchangeable layers has which option.
 
-They cost the same. Of every class one is kept: from the largest option down, an option goes to
-the layers that gain most from it among those still free.
+Where layers have one axis of choices they cost the same; of several axes, the same but for how
+options pair up. Of every class one is kept: from the largest option down, an option goes to the
+layers that gain most from it among those still free (method.md, section 3).
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from typing import Literal, get_args
 import numpy as np
 
 from prenas.families import unknown_name
-from prenas.families.base import SearchSpace
+from prenas.families.base import Choices, SearchSpace
+from prenas.proxy.gains import BlockScores
+from prenas.proxy.layout import Integers
 from prenas.proxy.scores import Floats
-from prenas.proxy.tables import BlockScores, Integers
+from prenas.proxy.tables import SpaceTables, StageTable, cost_tables
 from prenas.randomness import numpy_generator
 
 IsomerRule = Literal["normalised", "raw", "front", "random"]
@@ -29,47 +32,129 @@ layer (it keeps 105 of 120 for 14 layers and 3 options)."""
 
 
 def isomer_gains(
-    rule: IsomerRule, block_scores: Sequence[BlockScores], seed: int
-) -> tuple[Floats, ...]:
-    """Per axis the gains [layers, options] by which the rule ranks layers.
+    rule: IsomerRule, block_scores: Sequence[Sequence[BlockScores]], seed: int
+) -> tuple[tuple[Floats, ...], ...]:
+    """Per stage and axis the gains [layers, options] by which the rule ranks layers.
 
     Raises:
         ValueError: an unknown rule.
     """
-    if rule == "normalised":
-        return tuple(scores.normalised for scores in block_scores)
-    if rule == "raw":
-        return tuple(scores.raw for scores in block_scores)
-    if rule == "front":
-        return tuple(
-            np.repeat(
-                -np.arange(len(scores.raw), dtype=np.float64)[:, None], scores.raw.shape[1], 1
-            )
-            for scores in block_scores
-        )
-    if rule == "random":
-        return tuple(
-            numpy_generator(seed, "isomers", axis).random(scores.raw.shape)
-            for axis, scores in enumerate(block_scores)
-        )
-    raise unknown_name("isomer rule", rule, get_args(IsomerRule))
+
+    def of(scores: BlockScores, *place: int) -> Floats:
+        if rule == "normalised":
+            return scores.normalised
+        if rule == "raw":
+            return scores.raw
+        if rule == "front":
+            layers = -np.arange(len(scores.raw), dtype=np.float64)
+            return np.repeat(layers[:, None], scores.raw.shape[1], axis=1)
+        if rule == "random":
+            return numpy_generator(seed, "isomers", *place).random(scores.raw.shape)
+        raise unknown_name("isomer rule", rule, get_args(IsomerRule))
+
+    return tuple(
+        tuple(of(scores, stage, axis) for axis, scores in enumerate(stage_scores))
+        for stage, stage_scores in enumerate(block_scores)
+    )
 
 
 def num_isomer_classes(space: SearchSpace, enumeration: Enumeration = "all") -> int:
-    """How many classes of isomers a space holds, without listing them.
+    """How many classes of isomers a space holds, without listing them; at every resolution anew.
 
-    Per skeleton of L layers and axis of n options: C(L + n - 1, n - 1) count vectors, of which
-    the published enumeration keeps C(L + 1, n - 1).
+    Of L interchangeable layers and an axis of n options there are C(L + n - 1, n - 1) count
+    vectors, of which the published enumeration keeps C(L + 1, n - 1).
     """
     return sum(
-        math.prod(
-            math.comb(
-                skeleton.num_layers + (1 if enumeration == "published" else num_options - 1),
-                num_options - 1,
-            )
-            for num_options in (len(axis.options) for axis in space.layer_axes)
+        num_classes(cost_tables(space, resolution).stages, enumeration)
+        for resolution in space.resolutions
+    )
+
+
+def num_classes(stages: Sequence[StageTable], enumeration: Enumeration = "all") -> int:
+    """The same for the stages of a space at one resolution."""
+    return math.prod(
+        table.fixed_costs.shape[1] * sum(_num_items(table, d, enumeration) for d in table.depths)
+        for table in stages
+    )
+
+
+def _num_items(table: StageTable, depth: int, enumeration: Enumeration) -> int:
+    if table.tied:
+        return math.prod(table.num_options) if depth else 1
+    return math.prod(
+        math.comb(len(layers) + (1 if enumeration == "published" else size - 1), size - 1)
+        for layers in _classes(table, depth)
+        for size in table.num_options
+    )
+
+
+def _classes(table: StageTable, depth: int) -> list[list[int]]:
+    """The interchangeable layers of a stage of that depth."""
+    classes = ([layer for layer in layers if layer < depth] for layers in table.classes)
+    return [layers for layers in classes if layers]
+
+
+def stage_items(table: StageTable, enumeration: Enumeration) -> Integers:
+    """Everything that a stage may be but its width: [items, layers of the deepest], the option of
+    every layer by its number, -1 where there is no layer.
+
+    Depth by depth. Layers that are tied take all the same option; others, of every class of
+    isomers, those of the representative.
+
+    Raises:
+        ValueError: the published enumeration leaves nothing.
+    """
+    deepest = table.depths[-1]
+    found = []
+    for depth in table.depths:
+        chosen = _tied(table, depth) if table.tied else _representatives(table, depth, enumeration)
+        missing = np.full((len(chosen), deepest - depth), -1)
+        found.append(np.concatenate([chosen, missing], axis=1))
+    items: Integers = np.concatenate(found)
+    if len(items) == 0:
+        raise ValueError(
+            "enumeration 'published' skips allocations that give a middle option no layer, which "
+            "are all of a stage with fewer layers than that: choose enumeration 'all'"
         )
-        for skeleton in space.skeletons
+    return items
+
+
+def _tied(table: StageTable, depth: int) -> Integers:
+    every = np.arange(math.prod(table.num_options) if depth else 1)
+    return np.repeat(every[:, None], depth, axis=1)
+
+
+def _representatives(table: StageTable, depth: int, enumeration: Enumeration) -> Integers:
+    """[classes, depth] for layers that choose freely: the product of all ways of all axes."""
+    options = [np.zeros((1, depth), dtype=np.int64) for _ in table.num_options]
+    for layers in _classes(table, depth):
+        for axis, size in enumerate(table.num_options):
+            counts = count_vectors(len(layers), size, enumeration)
+            ways = allocate(table.gains[axis][layers], counts)
+            num_before = len(options[0])
+            options = [np.repeat(chosen, len(ways), axis=0) for chosen in options]
+            options[axis][:, layers] = np.tile(ways, (num_before, 1))
+    if not options:
+        return np.zeros((1, depth), dtype=np.int64)
+    numbers: Integers = np.ravel_multi_index(tuple(options), table.num_options)
+    return numbers
+
+
+def class_of(tables: SpaceTables, choices: Choices) -> tuple[object, ...]:
+    """What subnets of one class of isomers have in common."""
+    return tuple(
+        (
+            choice.width,
+            choice.depth,
+            choice.options
+            if table.tied
+            else tuple(
+                tuple(sorted(options[layer] for layer in layers))
+                for layers in _classes(table, choice.depth)
+                for options in choice.options
+            ),
+        )
+        for table, choice in zip(tables.stages, choices, strict=True)
     )
 
 

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, SerializeAsAny, model_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from prenas.cost import count
 from prenas.families import family_of, get_family
@@ -28,6 +28,8 @@ class PreferredSubnet(Value):
     """What relative positions add to `macs` in the form that is run."""
     score: float | None
     """None where nothing was scored, as in an imported run."""
+    score_of_blocks: float | None = None
+    """The same without tensors that belong to no layer; None where the score has no such part."""
 
 
 class Choice(Value):
@@ -61,13 +63,14 @@ class SeedAgreement(Value):
 
     seed: int
     score_tau: float
-    """Over all classes of the space: stable, near 1."""
+    """Over all classes of the space, or over 2,000 subnets of one with too many: near 1."""
     block_score_tau: dict[str, float]
-    """Per axis, over layers and options: at random initialisation near 0 (method.md, section 2)."""
+    """Per axis, over interchangeable layers and options, the mean of all classes of them: at random
+    initialisation near 0 (method.md, section 2)."""
     same_class: tuple[bool | None, ...]
-    """Per budget: same width, depth and counts of options; None where the budget is empty."""
+    """Per budget: same widths, depths and counts of options; None where the budget is empty."""
     changed_options: tuple[int | None, ...]
-    """Per budget: per-layer options that differ; None where the skeletons differ."""
+    """Per budget: per-layer options that differ; None where widths or depths do."""
     scores: tuple[float | None, ...]
     """Per budget: score of this seed's best subnet; None where the budget is empty."""
 
@@ -134,8 +137,9 @@ class PreferredSet(Value):
     reachable: str
     num_archs: int
     num_classes_of_isomers: int
-    block_scores: dict[str, tuple[tuple[float, ...], ...]]
-    """Per axis the gains [layers, options] by which the isomer rule ranked layers."""
+    block_scores: dict[str, tuple[tuple[tuple[float, ...], ...], ...]]
+    """Per axis and stage the gains [layers, options] by which the isomer rule ranked layers; of
+    stages without choice, or whose layers are tied, none."""
     agreement: tuple[SeedAgreement, ...]
     optima: tuple[ExactOptimum, ...] = ()
     """Of every budget that holds any subnet, if the recipe asks for them."""
@@ -146,6 +150,15 @@ class PreferredSet(Value):
     """Of a run that is used as it was released."""
     adapted: Adapted | None = None
     """Of a run that trains the weights of another one further."""
+
+    @field_validator("block_scores", mode="before")
+    @classmethod
+    def _per_stage(cls, block_scores: Any) -> Any:
+        """Files of former versions knew one stage only, and left it out."""
+        return {
+            axis: [gains] if gains and gains[0] and isinstance(gains[0][0], float) else gains
+            for axis, gains in block_scores.items()
+        }
 
     @model_validator(mode="before")
     @classmethod

@@ -1,34 +1,25 @@
 """The selector: best subnets of every budget, from tables alone (method.md, section 2).
 
-It knows numbers only: skeletons, layers, options, costs, scores, gains. Over all skeletons and
-all count vectors of options (isomer classes), it scores every class's representative as one array
-operation, and keeps the k best by score with cost in [lo, hi). Ties: the cheaper, then the first
-in enumeration order.
+Everywhere the same: the k best by score with cost in [lo, hi). Ties: the cheaper on the axes that
+the budget bounds, then on the others, then the first in enumeration order. A chain of one stage is
+listed whole. A longer one is not: one front of best ways answers every budget that bounds one cost,
+as long as what it gives lies above the lower end; else an integer program does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from prenas.families.base import COST_AXES
 from prenas.proxy.scores import Floats
-from prenas.proxy.tables import Integers, SkeletonTable, SpaceTables
+from prenas.proxy.tables import SpaceTables
 from prenas.selection.budgets import Budget, format_amount
-from prenas.selection.isomers import Enumeration, allocate, count_vectors
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One representative: the choices, and what they cost and score."""
-
-    skeleton: int
-    choices: tuple[tuple[int, ...], ...]
-    """Option index per axis and layer."""
-    cost: dict[str, int]
-    score: float
+from prenas.selection.front import Ways, every_way, spread_ways
+from prenas.selection.graph import Candidate, item_graph
+from prenas.selection.isomers import Enumeration
+from prenas.selection.program import Program, best_by_program
+from prenas.selection.ranking import Fronts, finished, ranked
 
 
 @dataclass(frozen=True)
@@ -43,101 +34,104 @@ class Pick:
     """Lead over the best of the budget that was not chosen, relative; None if there is none."""
 
 
-@dataclass(frozen=True)
-class _Block:
-    """The classes of one skeleton: every combination of the axes' count vectors."""
-
-    choices: tuple[Integers, ...]
-    """Per axis [ways, layers]."""
-    costs: Integers
-    """[classes, cost axes]"""
-    scores: Floats
-    """[classes]"""
-
-
-def _block(table: SkeletonTable, gains: Sequence[Floats], enumeration: Enumeration) -> _Block:
-    choices = []
-    costs = table.base_cost[None, :]
-    scores = np.array([table.base_score])
-    layers = np.arange(table.num_layers)
-    for axis, axis_gains in zip(table.axes, gains, strict=True):
-        counts = count_vectors(table.num_layers, len(axis.costs), enumeration)
-        choice = allocate(axis_gains[: table.num_layers], counts)
-        axis_scores = axis.scores[layers, choice].sum(axis=1)
-        costs = (costs[:, None] + counts @ axis.costs).reshape(-1, costs.shape[1])
-        scores = (scores[:, None] + axis_scores).reshape(-1)
-        choices.append(choice)
-    return _Block(tuple(choices), costs, scores)
-
-
 class Candidates:
-    """All isomer representatives of a space, in enumeration order."""
+    """The isomer representatives of a space at one resolution."""
 
     def __init__(self, tables: SpaceTables, enumeration: Enumeration = "all") -> None:
-        self._blocks = [_block(table, tables.gains, enumeration) for table in tables.skeletons]
-        self._starts = np.cumsum([0, *(len(block.scores) for block in self._blocks)])
-        self.costs: Integers = np.concatenate([block.costs for block in self._blocks])
-        scores = np.concatenate([block.scores for block in self._blocks])
-        self.scores: Floats = tables.finish(scores) if tables.finish else scores
+        self.tables = tables
+        self._graph = item_graph(tables, enumeration)
+        self._listed = every_way(self._graph) if len(tables.stages) == 1 else None
+        self._spread: dict[int, Ways] = {}
 
-    def __len__(self) -> int:
-        return len(self.scores)
+    @property
+    def scores(self) -> Floats | None:
+        """[classes] in enumeration order; None where they are too many to be listed."""
+        return None if self._listed is None else finished(self._graph, self._listed.scores)
 
-    def __getitem__(self, index: int) -> Candidate:
-        skeleton = int(np.searchsorted(self._starts, index, side="right")) - 1
-        block = self._blocks[skeleton]
-        ways = [len(choice) for choice in block.choices]
-        position = np.unravel_index(index - self._starts[skeleton], ways)
-        return Candidate(
-            skeleton=skeleton,
-            choices=tuple(
-                tuple(choice[int(way)].tolist())
-                for choice, way in zip(block.choices, position, strict=True)
-            ),
-            cost=dict(zip(COST_AXES, self.costs[index].tolist(), strict=True)),
-            score=float(self.scores[index]),
-        )
+    def best(self, budgets: Sequence[Budget], num: int) -> list[list[Candidate]]:
+        """Per budget the `num` best candidates inside it, best first."""
+        graph, listed = self._graph, self._listed
+        if listed is not None:
+            return [ranked(graph, [(1, listed)], budget, num) for budget in budgets]
+        fronts = Fronts(graph, budgets, num)
+        answers = [(budget, fronts.best(budget)) for budget in budgets]
+        return [
+            best_by_program(graph, budget, num) if found is None else found
+            for budget, found in answers
+        ]
 
-    def best(self, budget: Budget, num: int) -> Integers:
-        """Indices of the `num` best candidates inside the budget, best first.
+    def holds_any(self, budget: Budget) -> bool:
+        """Whether a budget holds any candidate, whatever it scores."""
+        if self._listed is not None:
+            return bool(budget.contains(self._listed.costs).any())
+        for low, high, (least, most) in zip(*budget.bounds.T, self._ends(), strict=True):
+            if most < low or least >= high:
+                return False
+        axis = COST_AXES.index(next(iter(budget.intervals)))
+        if axis not in self._spread:
+            self._spread[axis] = spread_ways(self._graph, axis)
+        if budget.contains(self._spread[axis].costs).any():
+            return True
+        return Program(self._graph, budget).solve() is not None
 
-        By score, then lower costs, then enumeration order.
-        """
-        lower, upper = budget.bounds.T
-        inside = np.flatnonzero(((self.costs >= lower) & (self.costs < upper)).all(axis=1))
-        if len(inside) > num:  # only those that can be among the best need an order
-            scores = self.scores[inside]
-            inside = inside[scores >= np.partition(scores, -num)[-num]]
-        keys = [self.costs[inside, axis] for axis in reversed(range(self.costs.shape[1]))]
-        # The sort is stable, so enumeration order breaks what is left.
-        best: Integers = inside[np.lexsort((*keys, -self.scores[inside]))][:num]
-        return best
+    def _ends(self) -> list[tuple[int, int]]:
+        """The least and the most of each cost."""
+        graph = self._graph
+        return [
+            (int(graph.cheapest(axis)[-1]), int(graph.cheapest(axis, most=True)[-1]))
+            for axis in range(len(COST_AXES))
+        ]
 
     def reachable(self) -> str:
         """The range of each cost, in words."""
-        ends = zip(COST_AXES, self.costs.min(axis=0), self.costs.max(axis=0), strict=True)
         return ", ".join(
-            f"{axis} {format_amount(int(lo))} to {format_amount(int(hi))}" for axis, lo, hi in ends
+            f"{name} {format_amount(least)} to {format_amount(most)}"
+            for name, (least, most) in zip(COST_AXES, self._ends(), strict=True)
         )
 
 
-def select(candidates: Candidates, budgets: Sequence[Budget], k: int = 1) -> list[Pick]:
+def select(
+    candidates: Mapping[int | None, Candidates], budgets: Sequence[Budget], k: int = 1
+) -> list[Pick]:
     """The k best candidates of every budget, in the order of the budgets.
+
+    Args:
+        candidates: those of every resolution that a budget names.
 
     Raises:
         ValueError: no budget holds any candidate; the message names the reachable range.
     """
+    found: dict[int, list[Candidate]] = {}
+    for resolution in dict.fromkeys(budget.resolution for budget in budgets):
+        numbers = [n for n, budget in enumerate(budgets) if budget.resolution == resolution]
+        best = candidates[resolution].best([budgets[number] for number in numbers], k + 1)
+        found |= dict(zip(numbers, best, strict=True))
     picks = []
-    for number, budget in enumerate(budgets):
-        best = candidates.best(budget, k + 1)
-        runner_up = candidates.scores[best[k]] if len(best) > k else None
-        for rank, index in enumerate(best[:k]):
-            score = candidates.scores[index]
-            margin = None if runner_up is None else float((score - runner_up) / abs(score or 1.0))
-            picks.append(Pick(candidates[int(index)], number, rank, margin))
+    for number in range(len(budgets)):
+        chosen, others = found[number][:k], found[number][k:]
+        for rank, candidate in enumerate(chosen):
+            margin = None
+            if others:
+                margin = (candidate.score - others[0].score) / abs(candidate.score or 1.0)
+            picks.append(Pick(candidate, number, rank, margin))
     if not picks:
-        raise ValueError(
-            f"no subnet fits any of the {len(budgets)} budgets "
-            f"({'; '.join(map(str, budgets))}): this space reaches {candidates.reachable()}"
-        )
+        raise nothing_fits(candidates, budgets)
     return picks
+
+
+def nothing_fits(
+    candidates: Mapping[int | None, Candidates], budgets: Sequence[Budget]
+) -> ValueError:
+    """The error for budgets that all hold nothing; names the reachable range."""
+    return ValueError(
+        f"no subnet fits any of the {len(budgets)} budgets "
+        f"({'; '.join(map(str, budgets))}): this space reaches {reachable(candidates)}"
+    )
+
+
+def reachable(candidates: Mapping[int | None, Candidates]) -> str:
+    """The range of each cost, at every resolution, in words."""
+    return "; ".join(
+        (f"at resolution {resolution} " if len(candidates) > 1 else "") + found.reachable()
+        for resolution, found in candidates.items()
+    )

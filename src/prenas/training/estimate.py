@@ -30,7 +30,7 @@ _NUM_TIMED = 2  # steps per subnet, after one to warm up
 _MOST_SUBNETS = 8
 _NUM_DRAWS = 500  # steps that stand for all when the share of each subnet is counted
 _BYTES = 4  # float32
-_COPIES = 4  # weights, gradients, and the optimiser's two moments; further ones by the recipe
+_COPIES = {"sgd": 3, "adamw": 4, "masked_adamw": 5}  # weights, gradients, moments, step counts
 _FORWARD_SHARE = 1 / 3  # of a training step's work
 
 
@@ -124,7 +124,7 @@ def estimate_training(
 
 
 def _num_copies(recipe: TrainingRecipe) -> int:
-    return _COPIES + (recipe.optimizer == "masked_adamw") + (recipe.ema_decay is not None)
+    return _COPIES[recipe.optimizer] + (recipe.ema_decay is not None)
 
 
 def _machine_bytes(device: torch.device) -> int:
@@ -154,7 +154,12 @@ class _Measure:
         self._arch: Arch
         # One subnet alone, whole batches: what is measured are subnets, not strategies.
         alone = recipe.model_copy(
-            update={"sandwich": None, "inplace_distillation": False, "grad_accum_steps": 1}
+            update={
+                "sandwich": None,
+                "inplace_distillation": None,
+                "drops_in": "all",
+                "grad_accum_steps": 1,
+            }
         )
         self._step = TrainingStep(supernet, lambda step: (self._arch,), alone, steps_per_epoch=1)
 

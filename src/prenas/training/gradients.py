@@ -43,3 +43,7 @@ class GradientBuffer:
     def clip(self, norm: Tensor, max_norm: float) -> None:
         """Scales the whole gradient, of that L2 norm, so that it is at most `max_norm`."""
         self.flat.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0))
+
+    def clip_values(self, limit: float) -> None:
+        """Moves every element of the gradient into [-limit, limit]."""
+        self.flat.clamp_(-limit, limit)

@@ -13,12 +13,13 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 
 from prenas import artifacts
+from prenas.calibration import calibrate_on
 from prenas.data import ImageData, num_batches, readers_watched, training_batches
 from prenas.families.base import Arch, SearchSpace
 from prenas.processes import ALONE, Processes
-from prenas.recipe import TrainingRecipe
+from prenas.recipe import CalibrationRecipe, TrainingRecipe
 from prenas.runlog import MetricsLog, Sink
-from prenas.supernet import Supernet
+from prenas.supernet import Statistics, Supernet
 from prenas.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint, tidy
 from prenas.training.sampler import make_sampler
 from prenas.training.step import Outcome, TrainingStep
@@ -88,6 +89,7 @@ def train_supernet(
     seed: int = 0,
     space: SearchSpace | None = None,
     teacher: Teacher | None = None,
+    calibration: CalibrationRecipe | None = None,
     folder: Path | None = None,
     processes: Processes = ALONE,
     stop: StopRequest | None = None,
@@ -101,6 +103,7 @@ def train_supernet(
             network contains all `archs`.
         archs: the preferred subnets, from the cheapest on; also those that are validated.
         space: trains on all of it instead, the rival's way.
+        calibration: what subnets with BatchNorm see before they are validated; None: the default.
         folder: where checkpoints and metrics go; an unfinished training there is continued, and
             ends with the same weights as one that was never interrupted.
         stop: looked at after every step; once set, the training is saved and ends.
@@ -124,11 +127,21 @@ def train_supernet(
     step = TrainingStep(
         supernet, sampler, recipe, steps_per_epoch, teacher=teacher, processes=processes
     )
-    training = _Training(step, archs, data, recipe, steps_per_epoch, folder, processes)
+    training = _Training(
+        step,
+        archs,
+        data,
+        recipe,
+        calibration or CalibrationRecipe(),
+        steps_per_epoch,
+        seed,
+        folder,
+        processes,
+    )
     training.resume(follow)
     supernet.train()
     with readers_watched():
-        training.run(seed, StopRequest() if stop is None else stop, watch)
+        training.run(StopRequest() if stop is None else stop, watch)
     training.take_final_weights()
     supernet.eval()
 
@@ -142,11 +155,14 @@ class _Training:
         archs: Sequence[Arch],
         data: ImageData,
         recipe: TrainingRecipe,
+        calibration: CalibrationRecipe,
         steps_per_epoch: int,
+        seed: int,
         folder: Path | None,
         processes: Processes,
     ) -> None:
         self._step, self._archs, self._data, self._recipe = step, archs, data, recipe
+        self._calibration, self._seed = calibration, seed
         self._steps_per_epoch, self._processes = steps_per_epoch, processes
         self._folder = folder
         self._position = _Position()
@@ -172,7 +188,7 @@ class _Training:
             num_kept = self._recipe.keep_checkpoints
             tidy(self._folder / artifacts.CHECKPOINTS, step, num_kept=num_kept)
 
-    def run(self, seed: int, stop: StopRequest, watch: Watcher | None) -> None:
+    def run(self, stop: StopRequest, watch: Watcher | None) -> None:
         """All epochs that are left."""
         position, recipe, length = self._position, self._recipe, self._steps_per_epoch
         settings = self._step.supernet.settings
@@ -185,7 +201,7 @@ class _Training:
                 self._data,
                 settings,
                 recipe.batch_size,
-                seed,
+                self._seed,
                 epoch,
                 start=position.step % length,
                 processes=self._processes,
@@ -301,7 +317,8 @@ class _Training:
         if ema is not None:
             supernets["ema"] = supernet.with_network(ema.module)
         for weights, each in supernets.items():
-            rows = validate(each, self._archs, numbers, self._data, self._processes)
+            statistics = self._calibrated(each, [self._archs[number] for number in numbers])
+            rows = validate(each, self._archs, numbers, self._data, statistics, self._processes)
             for row in rows:
                 self._log.append(
                     "validation",
@@ -316,6 +333,18 @@ class _Training:
             if self._folder is not None and self._processes.is_main:
                 path = self._folder / artifacts.CHECKPOINTS / artifacts.BEST
                 artifacts.write_tensors(path, each.network.state_dict())
+
+    def _calibrated(self, supernet: Supernet, archs: Sequence[Arch]) -> list[Statistics]:
+        return calibrate_on(
+            supernet,
+            archs,
+            self._data,
+            self._calibration,
+            self._calibration.while_training,
+            seed=self._seed,
+            first_epoch=self._recipe.epochs,
+            processes=self._processes,
+        )
 
     def _save(self) -> None:
         if self._folder is None or not self._processes.is_main:

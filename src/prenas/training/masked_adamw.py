@@ -5,15 +5,16 @@ momentum and decay act on it, and the moments fade. Here an element's moments, d
 correction advance only at steps whose subnets own it, as if it were alone in an optimiser that ran
 at those steps (Loshchilov and Hutter, ICLR 2019, arXiv 1711.05101, applied per element).
 
-Subnets own leading boxes. Their union is cut into boxes that do not overlap, and the step is
-AdamW's on views of them: what nobody owns is never looked at. The views are kept for the next step
-of the same subnets, in blocks that fit into a processor's cache.
+Subnets own boxes of every tensor. Their union is cut into boxes that do not overlap, and the step
+is AdamW's on views of them: what nobody owns is never looked at. The views are kept for the next
+step of the same subnets, in blocks that fit into a processor's cache.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -63,7 +64,7 @@ class MaskedAdamW(torch.optim.Optimizer):
         """Moves the owned part of every parameter.
 
         Args:
-            owned: parameter -> leading boxes, whose union the step sampled; absent ones stay.
+            owned: parameter -> boxes, whose union the step sampled; absent ones stay.
                 The same object means the same boxes in a later step, which is then faster.
         """
         for group, blocks in zip(self.param_groups, self._blocks(owned), strict=True):
@@ -154,23 +155,21 @@ def _move(lists: Sequence[list[Tensor]], group: Mapping[str, Any]) -> None:
 
 
 def disjoint(boxes: Iterable[Box]) -> list[Box]:
-    """Boxes that do not overlap, of the same union as some leading boxes."""
-    return _disjoint({tuple(part.stop for part in box) for box in boxes})
+    """Boxes that do not overlap, of the same union."""
+    return _disjoint({tuple((part.start, part.stop) for part in box) for box in boxes})
 
 
-def _disjoint(ends: set[tuple[int, ...]]) -> list[Box]:
-    """The same for boxes from the origin to these ends, slab by slab along the first dimension."""
-    outer = {end for end in ends if not any(_is_within(end, o) for o in ends if o != end)}
+def _disjoint(boxes: set[tuple[tuple[int, int], ...]]) -> list[Box]:
+    """The same for boxes of (start, stop), slab by slab along the first dimension."""
+    outer = {box for box in boxes if not any(_is_within(box, o) for o in boxes if o != box)}
     if len(outer) == 1:
-        return [tuple(slice(0, size) for size in end) for end in outer]
+        return [tuple(slice(*part) for part in box) for box in outer]
     found: list[Box] = []
-    start = 0
-    for stop in sorted({end[0] for end in outer}):
-        inner = _disjoint({end[1:] for end in outer if end[0] >= stop})
-        found += [(slice(start, stop), *box) for box in inner]
-        start = stop
+    for start, stop in pairwise(sorted({edge for box in outer for edge in box[0]})):
+        inner = {box[1:] for box in outer if box[0][0] <= start and stop <= box[0][1]}
+        found += [(slice(start, stop), *box) for box in _disjoint(inner)]
     return found
 
 
-def _is_within(end: tuple[int, ...], other: tuple[int, ...]) -> bool:
-    return all(size <= limit for size, limit in zip(end, other, strict=True))
+def _is_within(box: tuple[tuple[int, int], ...], other: tuple[tuple[int, int], ...]) -> bool:
+    return all(o[0] <= b[0] and b[1] <= o[1] for b, o in zip(box, other, strict=True))

@@ -1,4 +1,4 @@
-"""What a subnet learns from: labels, a teacher, or the largest subnet of the same step."""
+"""What a subnet learns from: labels, and a teacher beside them."""
 
 from __future__ import annotations
 
@@ -16,15 +16,6 @@ def label_loss(logits: Tensor, labels: Tensor, recipe: TrainingRecipe) -> Tensor
         labels: class numbers [B], or shares of the classes [B, num_classes].
     """
     return cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
-
-
-def inplace_distillation_loss(logits: Tensor, largest: Tensor) -> Tensor:
-    """Cross-entropy with the probabilities of the largest subnet, through which nothing flows back.
-
-    In-place distillation (Yu and Huang, ICCV 2019, arXiv 1903.05134, section 4.2; BigNAS, ECCV
-    2020): smaller subnets see no labels.
-    """
-    return cross_entropy(logits, largest.detach().softmax(dim=1))
 
 
 def taught_loss(loss: Tensor, logits: Tensor, teacher: Tensor, recipe: TeacherRecipe) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import torch
 from timm.optim import create_optimizer_v2
@@ -24,8 +24,13 @@ def trained_parameters(network: nn.Module, recipe: TrainingRecipe) -> list[nn.Pa
     return list(trained.requires_grad_(True).parameters())
 
 
+_TIMM_NAMES: Final = {"adamw": "adamw", "masked_adamw": "adamw", "sgd": "sgd"}
+
+
 def make_optimizer(network: nn.Module, recipe: TrainingRecipe) -> torch.optim.Optimizer:
-    """AdamW; biases, norms and what the network names in `no_weight_decay()` do not decay.
+    """AdamW, or SGD with Nesterov momentum 0.9.
+
+    Biases, norms and what the network names in `no_weight_decay()` do not decay.
 
     Plain AdamW, as published, also moves weights that a step did not sample, because momentum and
     decay act on their zero gradients; the masked one does not. With `layer_decay` the layer `n`
@@ -34,7 +39,7 @@ def make_optimizer(network: nn.Module, recipe: TrainingRecipe) -> torch.optim.Op
     """
     optimizer: torch.optim.Optimizer = create_optimizer_v2(
         network,
-        opt="adamw",
+        opt=_TIMM_NAMES[recipe.optimizer],
         lr=recipe.peak_lr,
         weight_decay=recipe.weight_decay,
         layer_decay=recipe.layer_decay,
@@ -42,6 +47,23 @@ def make_optimizer(network: nn.Module, recipe: TrainingRecipe) -> torch.optim.Op
     )
     masked = recipe.optimizer == "masked_adamw"
     return MaskedAdamW(optimizer.param_groups) if masked else optimizer
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Loads what its `state_dict` gave; PyTorch would compare neither shapes nor kinds.
+
+    Raises:
+        ValueError: it is of another network, or of another kind of optimiser.
+    """
+    moment = "momentum_buffer" if isinstance(optimizer, torch.optim.SGD) else "exp_avg"
+    parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
+    shapes = {number: parameter.shape for number, parameter in enumerate(parameters)}
+    for number, saved in state["state"].items():
+        if moment not in saved:
+            raise ValueError(f"the state has no {moment}: it belongs to another optimiser")
+        if saved[moment].shape != shapes.get(number):
+            raise ValueError("the state of the optimiser belongs to another network")
+    optimizer.load_state_dict(state)
 
 
 def make_schedule(

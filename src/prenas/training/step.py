@@ -17,13 +17,15 @@ from prenas.families.base import Arch, Box
 from prenas.processes import ALONE, Processes
 from prenas.recipe import TrainingRecipe
 from prenas.supernet import Supernet
+from prenas.training.distillation import inplace_distillation_loss
 from prenas.training.gradients import GradientBuffer
 from prenas.training.masked_adamw import MaskedAdamW
-from prenas.training.objective import inplace_distillation_loss, label_loss, taught_loss
+from prenas.training.objective import label_loss, taught_loss
 from prenas.training.optim import (
     learning_rate,
     make_optimizer,
     make_schedule,
+    restore_optimizer,
     trained_parameters,
 )
 from prenas.training.sampler import Sampler
@@ -38,7 +40,10 @@ class Outcome(NamedTuple):
 
     archs: tuple[Arch, ...]
     loss: float
-    """Mean over the images of all processes and over, or the sum of, the subnets of the step."""
+    """Mean over the images of all processes and over, or the sum of, the subnets of the step.
+
+    Of a subnet that learns by an alpha-divergence, that divergence; it moves by a surrogate.
+    """
     grad_norm: float
     """L2 norm of the gradient, before clipping."""
     lr: float
@@ -125,17 +130,20 @@ class TrainingStep:
         weight = len(part.labels) / part.total
         if recipe.sandwich_loss == "mean":
             weight /= len(archs)
-        for arch in archs:
-            logits = self._run(self._subnets(arch), images, self._noise(part))
+        for number, arch in enumerate(archs):  # the largest is the first
+            drops = recipe.drops_in == "all" or number == 0
+            noise = self._noise(part) if drops else None
+            logits = self._run(self._subnets(arch, drops=drops), images, noise)
             if largest is not None:
-                loss = inplace_distillation_loss(logits, largest)
+                assert recipe.inplace_distillation is not None, "else there is no largest"
+                loss = inplace_distillation_loss(logits, largest, recipe.inplace_distillation)
             else:
                 loss = label_loss(logits, labels, recipe)
                 if told is not None:
                     assert recipe.teacher is not None, "a teacher comes from the recipe"
                     loss = taught_loss(loss, logits, told, recipe.teacher)
             if recipe.inplace_distillation and largest is None:
-                largest = logits.detach()  # the first is the largest
+                largest = logits.detach()
             loss = loss * weight
             self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
@@ -149,15 +157,17 @@ class TrainingStep:
         return logits.float()
 
     def _noise(self, part: Batch) -> Tensor:
-        """For stochastic depth [B, branches], each row from the generator of its sample."""
-        num_branches = self.supernet.family.num_branches(self.supernet.arch)
-        draws = np.stack([generator.random(num_branches) for generator in part.generators])
+        """For stochastic depth and dropout [B, draws], each row from its sample's generator."""
+        num_draws = self.supernet.num_draws
+        draws = np.stack([generator.random(num_draws) for generator in part.generators])
         return torch.from_numpy(draws).to(self._device, torch.float32)
 
     def _move(self, archs: Sequence[Arch], norm: Tensor) -> None:
         """Moves the weights along the gradient, of that L2 norm, and their average after them."""
         if self._recipe.clip_grad_norm is not None:
             self._gradients.clip(norm, self._recipe.clip_grad_norm)
+        if self._recipe.clip_grad_value is not None:
+            self._gradients.clip_values(self._recipe.clip_grad_value)
         if isinstance(self.optimizer, MaskedAdamW):
             self._scaler.step(self.optimizer, owned=self._owned(tuple(archs)))
         else:
@@ -175,10 +185,7 @@ class TrainingStep:
         Raises:
             ValueError: it belongs to another network or optimiser.
         """
-        self.optimizer.load_state_dict(state["optimizer"])
-        for parameter, moments in self.optimizer.state.items():  # PyTorch compares no shapes
-            if moments["exp_avg"].shape != parameter.shape:
-                raise ValueError("the state of the optimiser belongs to another network")
+        restore_optimizer(self.optimizer, state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
 
 

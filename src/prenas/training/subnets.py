@@ -27,6 +27,8 @@ warnings.filterwarnings("ignore", "grad and param do not obey the gradient layou
 class BoundSubnets:
     """Subnet -> `supernet.bound(arch)`, kept as long as the shared tensors stay where they are.
 
+    With stochastic depth and dropout or without: a subnet asked for both ways is kept twice.
+
     Args:
         compiled_for: compile them for batches of so many images; None leaves them as they are.
     """
@@ -37,8 +39,13 @@ class BoundSubnets:
         self._kept = lru_cache(maxsize=MOST_KEPT)(self._make)
         self._places: list[tuple[int, int, bool]] = []
 
-    def __call__(self, arch: Arch) -> Callable[[Tensor, Tensor | None], Tensor]:
+    def __call__(
+        self, arch: Arch, *, drops: bool = True
+    ) -> Callable[[Tensor, Tensor | None], Tensor]:
         """The network of a subnet, in the supernet's mode: (images, noise) -> logits.
+
+        Args:
+            drops: with stochastic depth and dropout, where the supernet has them.
 
         Raises:
             ValueError: the architecture does not fit, or a shared parameter has no `.grad` yet.
@@ -47,13 +54,15 @@ class BoundSubnets:
         if places != self._places:
             self._kept.cache_clear()
             self._places = places
-        network, run = self._kept(arch)
+        network, run = self._kept(arch, drops)
         if network.training != self._supernet.training:
             network.train(self._supernet.training)
         return run
 
-    def _make(self, arch: Arch) -> tuple[nn.Module, Callable[[Tensor, Tensor | None], Tensor]]:
-        network = self._supernet.bound(arch)
+    def _make(
+        self, arch: Arch, drops: bool
+    ) -> tuple[nn.Module, Callable[[Tensor, Tensor | None], Tensor]]:
+        network = self._supernet.bound(arch, drops=drops)
         if self._compiled_for is None:
             return network, network
         return network, Compiled(network, self._compiled_for)

@@ -10,7 +10,7 @@ from prenas.evaluation import evaluate_archs
 from prenas.families.base import Arch
 from prenas.processes import Processes
 from prenas.recipe import TrainingRecipe
-from prenas.supernet import Supernet
+from prenas.supernet import Statistics, Supernet
 
 
 def subnets_due(archs: Sequence[Arch], recipe: TrainingRecipe, epochs_done: int) -> list[int]:
@@ -37,13 +37,19 @@ def validate(
     archs: Sequence[Arch],
     numbers: Sequence[int],
     data: ImageData,
+    statistics: Sequence[Statistics],
     processes: Processes,
 ) -> list[dict[str, Any]]:
-    """Results on the validation split of some subnets, by number: one record each."""
+    """Results on the validation split of some subnets, by number: one record each.
+
+    Args:
+        statistics: of these subnets.
+    """
     rows = evaluate_archs(
         supernet,
         [archs[number] for number in numbers],
         {"validation": data.validation},
+        statistics,
         num_workers=data.num_workers,
         num_crops=data.num_crops,
         processes=processes,

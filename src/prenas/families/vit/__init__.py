@@ -7,7 +7,7 @@ import re
 
 from prenas.families.base import Family, TensorRole
 from prenas.families.vit.adaptation import adapt, with_full_reach
-from prenas.families.vit.network import VisionTransformer, initialize, macs
+from prenas.families.vit.network import VisionTransformer, drop_path_rates, initialize, work
 from prenas.families.vit.published import PUBLISHED
 from prenas.families.vit.released import read_released
 from prenas.families.vit.space import (
@@ -25,19 +25,11 @@ _UNIT_TENSORS = {
     "num_heads": (("attn.qkv.weight", 0),),
     "mlp_ratio": (("mlp.fc1.weight", 0), ("mlp.fc2.weight", 1)),
 }
-_AXIS_OF_MODULE = {
-    "attn.qkv": "num_heads",
-    "attn.proj": "num_heads",
-    "mlp.fc1": "mlp_ratio",
-    "mlp.fc2": "mlp_ratio",
-}
 
 
-def _role(name: str) -> TensorRole:
-    match = re.fullmatch(r"blocks\.(\d+)\.(.+)\.\w+", name)
-    if match is None:
-        return TensorRole(None, None)
-    return TensorRole(int(match[1]), _AXIS_OF_MODULE.get(match[2]))
+def _role(arch: VitArch, name: str) -> TensorRole:
+    match = re.match(r"blocks\.(\d+)\.", name)
+    return TensorRole(0, int(match[1]) if match else None)
 
 
 def _is_scored(name: str) -> bool:
@@ -67,12 +59,12 @@ FAMILY = Family(
     spaces=SPACES,
     build=VisionTransformer,
     initialize=initialize,
-    macs=macs,
+    work=work,
     role=_role,
     is_scored=_is_scored,
     unit_tensors=_UNIT_TENSORS,
-    layer_prefix=lambda layer: f"blocks.{layer}.",
-    num_layers=lambda arch: arch.depth,
+    layers=lambda arch: tuple(f"blocks.{layer}." for layer in range(arch.depth)),
+    drop_path_rates=drop_path_rates,
     num_branches=lambda arch: 2 * arch.depth,
     balancing_group=balancing_group,
     envelope=envelope,

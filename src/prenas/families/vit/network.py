@@ -9,6 +9,7 @@ import torch
 from timm.layers import DropPath, Mlp, PatchEmbed
 from torch import Tensor, nn
 
+from prenas.families.base import TensorRole, Work, check_images
 from prenas.families.vit.attention import (
     GridIndex,
     RelativeAttention,
@@ -63,7 +64,11 @@ class VisionTransformer(nn.Module):
     key_features: Tensor
 
     def __init__(
-        self, arch: VitArch, settings: VitSettings, drop_path_rates: Sequence[float] = ()
+        self,
+        arch: VitArch,
+        settings: VitSettings,
+        drop_path_rates: Sequence[float] = (),
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.arch = arch
@@ -91,6 +96,7 @@ class VisionTransformer(nn.Module):
             )
         )
         self.norm = nn.LayerNorm(arch.embed_dim, eps=_NORM_EPS)
+        self.head_drop = nn.Dropout(dropout)
         self.head = self._make_head(settings.num_classes)
         grid = grid_index(rows, columns, settings.head_dim, settings.max_distance)
         self.register_buffer("row_index", grid.rows, persistent=False)
@@ -99,19 +105,14 @@ class VisionTransformer(nn.Module):
 
     def forward_features(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         """[B, in_chans, height, width] -> normalised tokens [B, N, D], the class token first."""
-        expected = (self.settings.in_chans, *self.settings.image_size)
-        if images.ndim != 4 or tuple(images.shape[1:]) != expected:
-            raise ValueError(
-                f"images have shape {tuple(images.shape)}, but this network takes "
-                f"(batch, {expected[0]} channels, {expected[1]}, {expected[2]}): resize the "
-                "images, or build the network with another image_size or in_chans"
-            )
+        check_images(images, self.settings)
+        num_draws = 2 * len(self.blocks) + (self.num_features if self.head_drop.p else 0)
         if noise is not None and (
-            noise.ndim != 2 or len(noise) != len(images) or noise.shape[1] < 2 * len(self.blocks)
+            noise.ndim != 2 or len(noise) != len(images) or noise.shape[1] < num_draws
         ):
             raise ValueError(
                 f"noise has shape {tuple(noise.shape)}, but {len(images)} images through "
-                f"{len(self.blocks)} blocks need ({len(images)}, {2 * len(self.blocks)} or more)"
+                f"{len(self.blocks)} blocks need ({len(images)}, {num_draws} or more)"
             )
         tokens = self.patch_embed(images)
         cls_token = self.cls_token.expand(tokens.shape[0], -1, -1)
@@ -122,18 +123,31 @@ class VisionTransformer(nn.Module):
             tokens = block(tokens, grid, branches)
         return self.norm(tokens)  # type: ignore[no-any-return]
 
-    def forward_head(self, tokens: Tensor, pre_logits: bool = False) -> Tensor:
-        """Tokens [B, N, D] -> logits [B, num_classes], or the pooled features [B, D]."""
-        pooled = tokens[:, 1:].mean(dim=1)
+    def forward_head(
+        self, tokens: Tensor, pre_logits: bool = False, noise: Tensor | None = None
+    ) -> Tensor:
+        """Tokens [B, N, D] -> logits [B, num_classes], or the pooled features [B, D].
+
+        The last D columns of `noise` decide which features dropout drops in training.
+        """
+        pooled = self._drop(tokens[:, 1:].mean(dim=1), noise)
         return pooled if pre_logits else self.head(pooled)
+
+    def _drop(self, features: Tensor, noise: Tensor | None) -> Tensor:
+        rate = self.head_drop.p
+        if noise is None or not self.training or not rate:
+            return self.head_drop(features)  # type: ignore[no-any-return]
+        draws = noise[:, -self.num_features :]
+        return features * ((draws >= rate).to(features.dtype) / (1.0 - rate))
 
     def forward(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         """[B, in_chans, height, width] -> logits [B, num_classes].
 
         `noise` [B, 2 * depth or more], uniform in [0, 1), decides which residual branches are
-        dropped in training; without it timm's stochastic depth draws from the global generator.
+        dropped in training, and, with dropout, its last D columns which features of the head;
+        without it stochastic depth and dropout draw from the global generator.
         """
-        return self.forward_head(self.forward_features(images, noise))
+        return self.forward_head(self.forward_features(images, noise), noise=noise)
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that timm's optimiser factory must not decay, beside biases and norms."""
@@ -194,20 +208,27 @@ def initialize(network: nn.Module, generator: torch.Generator) -> None:
             nn.init.trunc_normal_(parameter, std=0.02, generator=generator)
 
 
-def macs(arch: VitArch, settings: VitSettings) -> tuple[int, int]:
-    """Multiply-accumulates of one image: (all matrix products, what relative positions add)."""
+def drop_path_rates(arch: VitArch, rate: float) -> tuple[float, ...]:
+    """Rising linearly from 0 in the first layer to `rate` in the last."""
+    return tuple(torch.linspace(0.0, rate, arch.depth).tolist())
+
+
+def work(arch: VitArch, settings: VitSettings) -> list[Work]:
+    """Multiply-accumulates of one image, and what relative positions add: first what stands beside
+    the layers, then layer by layer."""
     rows, columns = settings.grid
     patches = rows * columns
     tokens = patches + 1
     width, head_dim = arch.embed_dim, settings.head_dim
-    total = patches * settings.in_chans * settings.patch_size**2 * width
-    total += width * settings.num_classes
     features = padded_width(head_dim, rows, columns) - head_dim
-    relative = 0
-    for heads, hidden in zip(arch.num_heads, arch.hidden_dims, strict=True):
+    ends = patches * settings.in_chans * settings.patch_size**2 * width
+    ends += width * settings.num_classes
+    parts = [Work(TensorRole(0, None), ends)]
+    for layer, (heads, hidden) in enumerate(zip(arch.num_heads, arch.hidden_dims, strict=True)):
         projections = tokens * width * heads * head_dim * 4
         attention = 2 * heads * tokens**2 * head_dim
-        total += projections + attention + 2 * tokens * width * hidden
-        relative += 2 * heads * tokens**2 * features
+        total = projections + attention + 2 * tokens * width * hidden
+        relative = 2 * heads * tokens**2 * features
         relative += 2 * heads * patches * (rows + 1 + columns) * head_dim
-    return total, relative
+        parts.append(Work(TensorRole(0, layer), total, relative))
+    return parts

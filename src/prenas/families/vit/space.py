@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import product
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from prenas.families.base import Arch, LayerAxis, SearchSpace, Settings, Skeleton
+from prenas.families.base import (
+    NOT_TOO_DEEP,
+    OPTIONS,
+    Arch,
+    Choices,
+    LayerAxis,
+    SearchSpace,
+    Settings,
+    Stage,
+)
 
 Positive = Annotated[int, Field(ge=1)]
 Ratio = Annotated[float, Field(gt=0)]
-
-_MOST_LAYERS = 1000
 
 
 class VitArch(Arch):
@@ -61,8 +67,8 @@ class VitArch(Arch):
         return {"embed_dim": self.embed_dim, "depth": self.depth}
 
     @property
-    def layer_options(self) -> dict[str, tuple[float, ...]]:
-        return {"num_heads": self.num_heads, "mlp_ratio": self.mlp_ratio}
+    def layer_options(self) -> dict[str, tuple[tuple[float, ...], ...]]:
+        return {"num_heads": (self.num_heads,), "mlp_ratio": (self.mlp_ratio,)}
 
     @property
     def hidden_dims(self) -> tuple[int, ...]:
@@ -97,56 +103,18 @@ class VitSettings(Settings):
         return height // self.patch_size, width // self.patch_size
 
 
-class VitSkeleton(Skeleton):
-    """The two choices made once per Vision Transformer."""
-
-    embed_dim: Positive
-    depth: Positive
-
-    @property
-    def num_layers(self) -> int:
-        return self.depth
-
-
 class VitSpace(SearchSpace):
     """A space of Vision Transformers: the options of each axis, in rising order."""
 
     family: Literal["vit"] = "vit"
     name: str
-    embed_dim: tuple[Positive, ...]
-    depth: tuple[Positive, ...]
-    num_heads: tuple[Positive, ...]
-    mlp_ratio: tuple[Ratio, ...]
+    embed_dim: Annotated[tuple[Positive, ...], *OPTIONS]
+    depth: Annotated[tuple[Positive, ...], *OPTIONS, NOT_TOO_DEEP]
+    num_heads: Annotated[tuple[Positive, ...], *OPTIONS]
+    mlp_ratio: Annotated[tuple[Ratio, ...], *OPTIONS]
     supernet_embed_dim: Positive | None = None
     """Width of the network that is initialised and scored; None means the widest option."""
     settings: VitSettings = VitSettings()
-
-    @field_validator("embed_dim", "depth", "num_heads", "mlp_ratio", mode="before")
-    @classmethod
-    def _one_option_from_one_number(cls, value: object) -> object:
-        return (value,) if isinstance(value, (str, int, float)) else value
-
-    @field_validator("embed_dim", "depth", "num_heads", "mlp_ratio")
-    @classmethod
-    def _rising(cls, options: tuple[float, ...]) -> tuple[float, ...]:
-        if not options:
-            raise ValueError("no option is given: list at least one, in rising order")
-        rising = sorted(set(options))
-        if list(options) != rising:
-            raise ValueError(
-                f"options {list(options)} must be all different and in rising order: write {rising}"
-            )
-        return options
-
-    @field_validator("depth")
-    @classmethod
-    def _not_absurd(cls, depths: tuple[int, ...]) -> tuple[int, ...]:
-        if depths[-1] > _MOST_LAYERS:
-            raise ValueError(
-                f"{depths[-1]:,} layers are more than a search can handle: "
-                f"write at most {_MOST_LAYERS:,}"
-            )
-        return depths
 
     @model_validator(mode="after")
     def _supernet_contains_all(self) -> VitSpace:
@@ -163,21 +131,19 @@ class VitSpace(SearchSpace):
         return self
 
     @property
-    def layer_axes(self) -> tuple[LayerAxis, ...]:
-        return (LayerAxis("num_heads", self.num_heads), LayerAxis("mlp_ratio", self.mlp_ratio))
+    def chain(self) -> tuple[Stage, ...]:
+        """One stage: the width is that of the whole network."""
+        axes = LayerAxis("num_heads", self.num_heads), LayerAxis("mlp_ratio", self.mlp_ratio)
+        return (Stage(self.embed_dim, self.depth, axes),)
 
-    @property
-    def skeletons(self) -> tuple[VitSkeleton, ...]:
-        return tuple(
-            VitSkeleton(embed_dim=width, depth=depth)
-            for width, depth in product(self.embed_dim, self.depth)
-        )
+    def resolution_for(self, macs: int) -> None:
+        return None
 
-    def compose(self, skeleton: Skeleton, choices: Sequence[Sequence[int]]) -> VitArch:
-        assert isinstance(skeleton, VitSkeleton), f"not a ViT skeleton: {skeleton!r}"
-        heads, ratios = choices
+    def compose(self, choices: Choices, resolution: int | None = None) -> VitArch:
+        (choice,) = choices
+        heads, ratios = choice.options
         return VitArch(
-            embed_dim=skeleton.embed_dim,
+            embed_dim=self.embed_dim[choice.width],
             num_heads=tuple(self.num_heads[option] for option in heads),
             mlp_ratio=tuple(self.mlp_ratio[option] for option in ratios),
         )

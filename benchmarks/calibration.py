@@ -1,0 +1,88 @@
+"""Accuracy of a run's subnets after calibration on no image, 256, 1 k, 4 k and 16 k of them.
+
+    python benchmarks/calibration.py RUN [--out results/calibration.json]
+
+Batches are of the run's `calibration.batch_size`, or of all images where that are fewer. Without an
+image, means are 0 and variances 1. The run stays as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prenas import pipeline
+from prenas.calibration import calibrate_on
+from prenas.data import ImageData
+from prenas.evaluation import evaluate_archs
+from prenas.run_data import images_of
+from prenas.selection.preferred import PreferredSet
+from prenas.supernet import Supernet
+
+NUM_IMAGES = (0, 256, 1024, 4096, 16_384)
+
+
+def main() -> None:
+    """Measures and writes."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("results/calibration.json"))
+    given = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    torch.set_num_threads(1)
+    preferred, supernet = pipeline.read_preferred(given.run), pipeline.read_supernet(given.run)
+    data = images_of(preferred.recipe, None)
+    tables = {number: accuracies(preferred, supernet, data, number) for number in NUM_IMAGES}
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    document = {
+        "command": f"python benchmarks/calibration.py {given.run}",
+        "commit": commit,
+        "date": datetime.now(UTC).date().isoformat(),
+        "recipe": preferred.recipe.name,
+        "epochs": preferred.recipe.training.epochs if preferred.recipe.training else None,
+        "batch_size": preferred.recipe.calibration.batch_size,
+        "subnets": [
+            {"params": subnet.params, "macs": subnet.macs, "arch": subnet.arch.summary}
+            for subnet in preferred.subnets
+        ],
+        "test_top1_by_images": tables,
+    }
+    given.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def accuracies(
+    preferred: PreferredSet, supernet: Supernet, data: ImageData, num_images: int
+) -> list[float]:
+    """Test top-1 of every subnet, in % to a hundredth."""
+    recipe, archs = preferred.recipe, preferred.archs
+    statistics: list[Any] = [supernet.fresh_statistics(arch) for arch in archs]
+    if num_images:
+        statistics = calibrate_on(
+            supernet,
+            archs,
+            data,
+            recipe.calibration.model_copy(
+                update={"batch_size": min(recipe.calibration.batch_size, num_images)}
+            ),
+            num_images,
+            seed=recipe.seed,
+            first_epoch=recipe.training.epochs if recipe.training else 0,
+        )
+    assert data.test is not None, "nothing to test on"
+    rows = evaluate_archs(supernet, archs, {"test": data.test}, statistics)
+    found = [round(100 * row.splits["test"].top1, 2) for row in rows]
+    logging.getLogger(__name__).info("%6d images: %s", num_images, found)
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Where a larger option goes: what the units that it adds are worth, layer by layer.
+
+Only layers of one class of interchangeable ones are ever compared (method.md, section 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+from typing import NamedTuple
+
+import numpy as np
+
+from prenas.families import family_of
+from prenas.families.base import SearchSpace, Stage
+from prenas.proxy.boxes import BoxSums
+from prenas.proxy.importance import Importance
+from prenas.proxy.layout import Shapes, StageLayout, layout_of, widths_before
+from prenas.proxy.scores import Floats
+
+
+class BlockScores(NamedTuple):
+    """Gain of every option of an axis over the one below it; the first column is zero."""
+
+    normalised: Floats
+    """[layers, options] sum over tensors T of n_T / mean n times the sum over the added part of
+    |w*g| / (|w|_1 |g|_1), where n_T is the size of T and both norms run over T."""
+    raw: Floats
+    """[layers, options] sum over the added parts of |w*g|."""
+
+
+def block_scores(space: SearchSpace, importance: Importance) -> tuple[tuple[BlockScores, ...], ...]:
+    """Per stage and axis, the gain of every option over the one below, in every layer.
+
+    Taken at the largest widths and, of the other axes, options. The tensors are those whose units
+    the axis adds; of the scored supernet, cut to the largest width of the space but with all of
+    their units. They count by their size: a small one has as large a share in few elements.
+    """
+    names = iter(family_of(space).layers(space.compose(space.extreme(-1))))
+    return tuple(
+        tuple(_stage_scores(space, importance, stage, layout, num_before, prefixes))
+        for num_before, stage, layout in zip(
+            widths_before(space.chain), space.chain, layout_of(space), strict=True
+        )
+        for prefixes in [[next(names) for _ in range(stage.depths[-1])]]
+    )
+
+
+def _stage_scores(
+    space: SearchSpace,
+    importance: Importance,
+    stage: Stage,
+    layout: StageLayout,
+    num_before: int,
+    prefixes: list[str],
+) -> Iterator[BlockScores]:
+    sizes = [len(axis.options) for axis in stage.axes]
+    for number, axis in enumerate(stage.axes):
+        normalised, raw = (np.zeros((len(prefixes), len(axis.options))) for _ in range(2))
+        if len(axis.options) > 1:
+            largest = [size - 1 for size in sizes]
+            ways = [
+                [*largest[:number], one, *largest[number + 1 :]] for one in range(sizes[number])
+            ]
+            options = [int(np.ravel_multi_index(way, sizes)) for way in ways]
+            for layer, prefix in enumerate(prefixes):
+                ends = num_before - 1, len(stage.widths) - 1
+                shapes = [layout.layer(layer, *ends, option) for option in options]
+                normalised[layer, 1:], raw[layer, 1:] = _gains(
+                    space, importance, axis.name, prefix, shapes
+                )
+        yield BlockScores(normalised, raw)
+
+
+def _gains(
+    space: SearchSpace, importance: Importance, axis: str, prefix: str, shapes: list[Shapes]
+) -> tuple[Floats, Floats]:
+    """Normalised and raw gains [options - 1] of one layer; `shapes` are its tensors per option."""
+    family = family_of(space)
+    shares, gains, sizes = [], [], []
+    for inner_name, unit_dim in family.unit_tensors[axis]:
+        name = prefix + inner_name
+        weight, gradient = importance.weights[name], importance.gradients[name]
+        full = tuple(weight.shape)
+        boxes = [family.owned_box(name, of_option[name], full) for of_option in shapes]
+        sums = BoxSums((weight * gradient).abs_(), boxes)
+        gain = np.diff([sums(box) for box in boxes])
+        whole = list(boxes[-1])
+        whole[unit_dim] = slice(0, full[unit_dim])
+        norms = [float(tensor[tuple(whole)].abs().double().sum()) for tensor in (weight, gradient)]
+        gains.append(gain)
+        shares.append(gain / (norms[0] * norms[1]) if all(norms) else np.zeros_like(gain))
+        sizes.append(prod(part.stop - part.start for part in whole))
+    factors = np.array(sizes) / np.mean(sizes)
+    return factors @ np.array(shares), np.sum(gains, axis=0)

@@ -1,0 +1,197 @@
+"""The best ways through a graph, by labels: what was spent, what it scores, where it came from.
+
+Two ways that meet at a node go on alike, so of those the worse is dropped: it costs no less and
+scores no more than as many others as are wanted. What is left at the end answers every budget that
+bounds this one cost from above (Step 4 of the selection, docs/method.md, section 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from prenas.proxy.layout import Integers
+from prenas.proxy.scores import Floats
+from prenas.selection.graph import Graph
+
+
+class _Labels(NamedTuple):
+    """Ways from the first node to one node."""
+
+    cost: Integers
+    """[labels, cost axes]"""
+    score: Floats
+    order: Integers
+    """Places in the enumeration of all ways to nodes between the same stages."""
+    edge: Integers
+    """The last one."""
+    before: Integers
+    """The label that it extends, at the edge's tail."""
+
+    def chosen(self, places: Integers) -> _Labels:
+        return _Labels._make(column[places] for column in self)
+
+
+Prune = Callable[[Integers, Floats, Integers], Integers]
+"""(costs, scores, orders) of labels at one node -> the places of those to keep."""
+
+
+@dataclass(frozen=True)
+class Ways:
+    """Ways through a graph from its first node to its end."""
+
+    graph: Graph
+    _labels: tuple[_Labels, ...]
+
+    @property
+    def costs(self) -> Integers:
+        """[ways, cost axes]"""
+        return self._labels[-1].cost
+
+    @property
+    def scores(self) -> Floats:
+        """[ways] before `finish`."""
+        return self._labels[-1].score
+
+    @property
+    def order(self) -> Integers:
+        """[ways] rising in the order of enumeration."""
+        return self._labels[-1].order
+
+    def __getitem__(self, place: int) -> list[int]:
+        """The edges of a way."""
+        way, node = list[int](), self.graph.end
+        while node:
+            labels = self._labels[node]
+            edge = int(labels.edge[place])
+            way.append(edge)
+            node, place = int(self.graph.edges.tail[edge]), int(labels.before[place])
+        return way[::-1]
+
+
+def every_way(graph: Graph) -> Ways:
+    """All ways, nothing dropped: of a chain of one stage, or of a small space."""
+    return _walk(graph, None, None)
+
+
+def best_ways(graph: Graph, axis: int, num: int, limit: int, *, sign: int = 1) -> Ways:
+    """Among them, for any end up to `limit`, the `num` best ways that cost less than the end.
+
+    Args:
+        axis: the number of the cost that is bounded.
+        sign: -1 takes the lowest scores for the best, and gives minus the scores.
+    """
+    if sign < 0:
+        edges = graph.edges._replace(score=-graph.edges.score)
+        graph = replace(graph, edges=edges)
+
+    def prune(costs: Integers, scores: Floats, orders: Integers) -> Integers:
+        return _front(costs, scores, orders, axis, num)
+
+    return _walk(graph, prune, (axis, limit))
+
+
+def spread_ways(graph: Graph, axis: int, num: int = 4096) -> Ways:
+    """Ways of as many different costs as labels can be kept: they show what a space reaches."""
+    step = int(graph.cheapest(axis, most=True)[graph.end]) // num + 1
+
+    def prune(costs: Integers, scores: Floats, orders: Integers) -> Integers:
+        return np.unique(costs[:, axis] // step, return_index=True)[1]
+
+    return _walk(graph, prune, None)
+
+
+def _walk(graph: Graph, prune: Prune | None, limit: tuple[int, int] | None) -> Ways:
+    """Extends the labels of every node along its edges; drops none at the end.
+
+    So a chain of one stage is never pruned.
+    """
+    zero = np.zeros(1, dtype=np.int64)
+    first = _Labels(
+        np.zeros((1, graph.edges.cost.shape[1]), np.int64), np.zeros(1), zero, zero, zero
+    )
+    labels, stage = [first], list[int]()  # and the nodes behind the current stage
+    rest = graph.cheapest_rest(limit[0]) if limit else None
+    for node, edges in enumerate(graph.incoming[1:], start=1):
+        if stage and graph.edges.tail[edges].max() >= stage[0]:
+            _rank(labels, stage, len(graph.edges.part))
+            stage = []
+        found = _extended(graph, labels, edges, prune if node < graph.end else None)
+        if limit is not None and rest is not None:
+            axis, end = limit
+            found = found.chosen(np.flatnonzero(found.cost[:, axis] + rest[node] < end))
+        if prune is not None and node < graph.end:
+            found = found.chosen(prune(found.cost, found.score, found.order))
+        labels.append(found)
+        stage.append(node)
+    _rank(labels, stage, len(graph.edges.part))
+    return Ways(graph, tuple(labels))
+
+
+def _extended(graph: Graph, labels: list[_Labels], edges: Integers, prune: Prune | None) -> _Labels:
+    """Every label at the tails of some edges with a common head, longer by one edge."""
+    longer = []
+    tails = graph.edges.tail[edges]
+    for tail in np.unique(tails):
+        start, along = labels[tail], edges[tails == tail]
+        if prune is not None:  # of edges between the same nodes, the worse loses with any label
+            along = along[prune(graph.edges.cost[along], graph.edges.score[along], along)]
+        size = len(start.score), len(along)
+        cost = start.cost[:, None] + graph.edges.cost[along]
+        score = start.score[:, None] + graph.edges.score[along]
+        order = start.order[:, None] * len(graph.edges.part) + along
+        edge = np.broadcast_to(along, size)
+        before = np.broadcast_to(np.arange(size[0])[:, None], size)
+        flat = (column.reshape(-1) for column in (score, order, edge, before))
+        longer.append(_Labels._make((cost.reshape(-1, cost.shape[-1]), *flat)))
+    return _Labels._make(map(np.concatenate, zip(*longer, strict=True)))
+
+
+def _rank(labels: list[_Labels], nodes: list[int], num_edges: int) -> None:
+    """Replaces the orders of labels at some nodes by their ranks, so that they stay small."""
+    orders = np.concatenate([labels[node].order for node in nodes])
+    ranks = np.empty_like(orders)
+    ranks[np.argsort(orders)] = np.arange(len(orders))
+    start = 0
+    for node in nodes:
+        number = len(labels[node].order)
+        labels[node] = labels[node]._replace(order=ranks[start : start + number])
+        start += number
+
+
+def _front(costs: Integers, scores: Floats, orders: Integers, axis: int, num: int) -> Integers:
+    """The places of labels that fewer than `num` others dominate, and perhaps a few more.
+
+    A label dominates those of no lower cost and no higher score; between equals the one that is
+    cheaper on the other axes, then the first, dominates.
+    """
+    by_cost = np.argsort(costs[:, axis])
+    near = by_cost[_peeled(scores[by_cost], num, keeps_equal=True)]  # quick; the rest is exact
+    others = [costs[near, other] for other in reversed(range(costs.shape[1])) if other != axis]
+    exact = np.lexsort((orders[near], *others, -scores[near], costs[near, axis]))
+    ordered = near[exact]
+    kept: Integers = ordered[_peeled(scores[ordered], num, keeps_equal=False)]
+    return kept
+
+
+def _peeled(scores: Floats, num: int, *, keeps_equal: bool) -> Integers:
+    """Places at which a score is the highest so far, without those, again, and so on `num` times.
+
+    Whatever is left out has `num` scores before it that are as high, or with `keeps_equal` higher.
+    """
+    left, kept = np.arange(len(scores)), []
+    for _ in range(num):
+        found = scores[left]
+        if len(found) == 0:
+            break
+        highest = np.maximum.accumulate(found)
+        if keeps_equal:
+            is_highest = found >= highest
+        else:
+            is_highest = np.concatenate([[True], found[1:] > highest[:-1]])
+        kept.append(left[is_highest])
+        left = left[~is_highest]
+    return np.concatenate(kept) if kept else left

@@ -1,0 +1,125 @@
+"""The best ways through a graph by an integer program, whatever the budget bounds.
+
+One binary per edge, as much flow into a node as out of it, the costs within the budget's intervals;
+solved by HiGHS. What it finds is counted again in whole numbers and scored again from the tables.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.sparse import coo_array, csr_array, vstack
+
+from prenas.families.base import COST_AXES
+from prenas.proxy.scores import Floats
+from prenas.selection.budgets import Budget
+from prenas.selection.graph import Candidate, Graph
+from prenas.selection.ranking import finished, signs
+
+_INFEASIBLE = 2
+"""What `milp` answers where nothing fits."""
+
+_SCORE_SCALE = 1e3
+"""Sum of scores that the solver sees; it stops within 1e-6 of the best of them."""
+
+SECONDS = 60.0
+"""Of one solution, after which the best so far is taken."""
+
+
+class Solution(NamedTuple):
+    """A way, and how good any way can be."""
+
+    way: list[int]
+    candidate: Candidate
+    """Its score is the sum, before `finish`."""
+    bound: float
+    """No way that is left has a larger sum (for sign -1: a smaller one)."""
+
+
+class Program:
+    """The ways of a graph within a budget, from the best on.
+
+    Args:
+        sign: 1 looks for the largest sum of scores, -1 for the smallest.
+    """
+
+    def __init__(self, graph: Graph, budget: Budget, sign: int = 1) -> None:
+        self._graph, self._budget = graph, budget
+        edges = graph.edges
+        self._scale = _SCORE_SCALE / (np.abs(edges.score).sum() or 1.0)
+        self._objective: Floats = -sign * edges.score * self._scale
+        self._sign = sign
+        columns = np.arange(len(edges.part))
+        flow = coo_array(
+            (
+                np.repeat([1.0, -1.0], len(columns)),
+                (np.concatenate([edges.tail, edges.head]), np.tile(columns, 2)),
+            ),
+            shape=(graph.end + 1, len(columns)),
+        )
+        balance = np.zeros(graph.end + 1)
+        balance[0], balance[-1] = 1, -1
+        rows, low, high = [flow.tocsr()], [balance], [balance]
+        for place, name in enumerate(COST_AXES):
+            if name in budget.intervals:
+                costs = edges.cost[:, place]
+                # In units of what edges have in common: small whole numbers, ends rounded inwards.
+                unit = math.gcd(*costs.tolist()) or 1
+                lo, hi = budget.intervals[name]
+                rows.append(csr_array((costs // unit)[None].astype(np.float64)))
+                low.append(np.array([-(-lo // unit)]))
+                high.append(np.array([(hi - 1) // unit]))
+        self._rows, self._low, self._high = rows, low, high
+
+    def solve(self) -> Solution | None:
+        """The best way that is not excluded; None if there is none, or none is found in time."""
+        while True:
+            found = milp(
+                self._objective,
+                integrality=np.ones(len(self._objective), dtype=np.int64),
+                bounds=Bounds(0, 1),
+                constraints=LinearConstraint(
+                    vstack(self._rows, format="csr"),
+                    np.concatenate(self._low),
+                    np.concatenate(self._high),
+                ),
+                options={"mip_rel_gap": 0.0, "time_limit": SECONDS},
+            )
+            if found.status == _INFEASIBLE or found.x is None:
+                return None
+            bound = -self._sign * float(found.mip_dual_bound) / self._scale
+            way = np.flatnonzero(found.x > 0.5).tolist()
+            candidate = self._graph.candidate(way)
+            if self._budget.holds(candidate.cost):
+                return Solution(way, candidate, bound)
+            self.exclude(way)  # outside by the tolerance of the solver
+
+    def exclude(self, way: list[int]) -> None:
+        """Takes a way out, for the next best."""
+        row = np.zeros((1, len(self._objective)))
+        row[0, way] = 1
+        self._rows.append(csr_array(row))
+        self._low.append(np.array([-np.inf]))
+        self._high.append(np.array([len(way) - 1]))
+
+
+def best_by_program(graph: Graph, budget: Budget, num: int) -> list[Candidate]:
+    """The `num` best ways within a budget, best first; their scores with `finish`.
+
+    Between scores that differ by less than 1e-9 any may be given, the same in every call.
+    """
+    found: dict[tuple[int, ...], Candidate] = {}
+    for sign in signs(graph):
+        program = Program(graph, budget, sign)
+        for _ in range(num):
+            solution = program.solve()
+            if solution is None:
+                break
+            (score,) = finished(graph, np.array([solution.candidate.score]))
+            found[tuple(solution.way)] = replace(solution.candidate, score=float(score))
+            program.exclude(solution.way)
+    return sorted(found.values(), key=lambda one: budget.preference(one.score, one.cost))[:num]
