@@ -4,6 +4,7 @@ What is particular to them is calibration: a step of its own, done once, by whic
 evaluated and handed over.
 """
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -103,6 +104,19 @@ def test_it_writes_what_it_promises(finished_conv: Path) -> None:
     said = artifacts.read_json(finished_conv / "calibration.json")
     assert said["num_images"] == 256
     assert said["subnets"] == [row.arch.id for row in rows]
+
+
+def test_the_page_and_the_table_tell_of_stages_and_calibration(finished_conv: Path) -> None:
+    page = (finished_conv / "report.md").read_text()
+    assert "calibrated in every subnet after the training, on 256 augmented" in page
+    with (finished_conv / "evaluation.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    archs = pipeline.read_preferred(finished_conv).archs
+    for line, arch in zip(table, archs, strict=True):
+        assert line["resolution"] == str(arch.resolution)
+        assert line["width_2"] == str(arch.stages[1].width)
+        kernels = [" ".join(map(str, stage.kernel)) for stage in arch.stages]
+        assert line["kernel"] == " | ".join(kernels)
 
 
 def test_models_are_what_was_evaluated(finished_conv: Path) -> None:

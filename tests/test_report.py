@@ -68,7 +68,7 @@ def test_the_table_holds_every_number(tmp_path: Path) -> None:
             assert float(line[f"{split}_loss"]) == metrics.loss
             assert line[f"{split}_num_images"] == "7"
         assert line["embed_dim"] == str(expected.params)
-        assert (line["num_heads"], line["mlp_ratio"]) == ("1 2", "1.5 2.0")
+        assert (line["num_heads"], line["mlp_ratio"]) == ("1 2", "1.5 2")
 
 
 def test_a_finished_runs_table_is_its_evaluation(finished_run: Path) -> None:

@@ -57,7 +57,15 @@ def test_amounts_are_written_shortly(value: int) -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(6 * M, "6M"), (1250 * M, "1.25G"), (250_000, "250k"), (G, "1G"), (7, "7"), (5500, "5.5k")],
+    [
+        (6 * M, "6M"),
+        (1250 * M, "1.25G"),
+        (250_000, "250k"),
+        (G, "1G"),
+        (7, "7"),
+        (5500, "5.5k"),
+        (300 * M, "300M"),
+    ],
 )
 def test_amounts_as_people_write_them(value: int, text: str) -> None:
     assert format_amount(value) == text

@@ -40,7 +40,7 @@ def write_report(
         )
     numbers = range(len(preferred.subnets))
     models = {number: f"{artifacts.SUBNETS}/{number:02d}" for number in numbers}
-    images = out / artifacts.DATA
+    images, calibration = out / artifacts.DATA, out / artifacts.CALIBRATION
     run = RunSoFar(
         folder=out.resolve().name,
         preferred=preferred,
@@ -50,6 +50,7 @@ def write_report(
         best=best,
         models={n: m for n, m in models.items() if (out / m / artifacts.MODEL_ARCH).exists()},
         images=artifacts.read_json(images) if images.exists() else None,
+        calibration=artifacts.read_json(calibration) if calibration.exists() else None,
     )
     folder = out / artifacts.REPORT_PICTURES
     artifacts.require_writable(folder)

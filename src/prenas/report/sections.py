@@ -41,6 +41,8 @@ class RunSoFar(NamedTuple):
     """Subnet -> its handed-over model, as a path inside the folder."""
     images: Mapping[str, Any] | None
     """What `data.json` says of the images; None before the training."""
+    calibration: Mapping[str, Any] | None
+    """What `calibration.json` says; None where nothing is calibrated, or not yet."""
 
 
 _WEIGHTS = {
@@ -239,6 +241,12 @@ def training(run: RunSoFar) -> list[str]:
         "and what else the recipe teaches by; it is not that of the table. Handed over are "
         f"{_WEIGHTS[recipe.training.handed_over_weights]}.{left_out if skipped else ''}",
     ]
+    if run.calibration is not None:
+        paragraphs.append(
+            "BatchNorm was calibrated in every subnet after the training, on "
+            f"{run.calibration['num_images']:,} augmented training images in batches of "
+            f"{run.calibration['batch_size']:,}."
+        )
     if run.validations:
         paragraphs.append(
             "Top-1 on the validation images during the training, per subnet"

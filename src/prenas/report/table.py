@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 def flat_rows(rows: Sequence[Evaluation]) -> list[dict[str, Any]]:
-    """One flat dictionary per subnet: costs, results per split, then the architecture."""
+    """One flat dictionary per subnet: costs, results per split, then the architecture.
+
+    Options of layers are tuples per stage of tuples per layer.
+    """
     return [
         {
             "subnet": number,
@@ -26,20 +29,23 @@ def flat_rows(rows: Sequence[Evaluation]) -> list[dict[str, Any]]:
                 for split, metrics in row.splits.items()
                 for name, value in metrics.model_dump().items()
             },
-            **row.arch.model_dump(),
+            **row.arch.network_options,
+            **row.arch.layer_options,
         }
         for number, row in enumerate(rows)
     ]
 
 
 def write_csv(rows: Sequence[Evaluation], path: Path) -> None:
-    """Writes `flat_rows` as CSV; per-layer options are joined by spaces."""
+    """Writes `flat_rows` as CSV: options of layers as `5 5 | 3`, two stages of two and one."""
     flat = flat_rows(rows)
     buffer = StringIO()
     writer = csv.DictWriter(buffer, fieldnames=list(flat[0]), lineterminator="\n")
     writer.writeheader()
     for row in flat:
-        writer.writerow(
-            {key: " ".join(map(str, v)) if isinstance(v, tuple) else v for key, v in row.items()}
-        )
+        writer.writerow({key: _joined(v) if isinstance(v, tuple) else v for key, v in row.items()})
     artifacts.write_bytes(path, buffer.getvalue().encode())
+
+
+def _joined(stages: Sequence[Sequence[float]]) -> str:
+    return " | ".join(" ".join(f"{option:g}" for option in stage) for stage in stages)

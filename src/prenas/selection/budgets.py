@@ -75,12 +75,12 @@ class Budgets(NamedTuple):
 
 
 def format_amount(value: int) -> str:
-    """The shortest exact form with a unit: 6M, 1.25G, 54321."""
+    """The shortest exact form with a unit, of two as short not the fraction: 300M, 1.25G."""
     forms = [
         f"{(Decimal(value) / scale).normalize():f}{unit}"
         for unit, scale in reversed(_UNITS.items())
     ]
-    return min(forms, key=len)
+    return min(forms, key=lambda form: (len(form), form.startswith("0.")))
 
 
 def parse_amount(text: str) -> int:
