@@ -25,6 +25,7 @@ from prenas.export import load
 from prenas.families.mobilenet.arch import MobileNetSettings
 from prenas.families.mobilenet.space import MobileNetSpace, StageOptions
 from prenas.recipe import EvolutionRecipe, Recipe, SearchRecipe
+from prenas.status import read_status
 from prenas.transfer import finetuning_recipe, read_source
 from training.runs import (
     StoppedError,
@@ -93,6 +94,8 @@ def test_budgets_have_their_resolutions(finished_conv: Path) -> None:
     sides = {arch.network_options["resolution"] for arch in preferred.archs}
     assert sides == {8, 12}
     assert [budget.rpartition(" ")[2] for budget in preferred.budgets] == ["8", "12", "12"]
+    macs = [subnet.macs for subnet in preferred.subnets]
+    assert macs == sorted(macs)  # as the budgets are, not by parameters
     for subnet in preferred.subnets:
         assert subnet.macs == count(subnet.arch, SPACE.settings).macs
 
@@ -104,6 +107,7 @@ def test_it_writes_what_it_promises(finished_conv: Path) -> None:
     said = artifacts.read_json(finished_conv / "calibration.json")
     assert said["num_images"] == 256
     assert said["subnets"] == [row.arch.id for row in rows]
+    assert read_status(finished_conv).calibration_images == 256
 
 
 def test_the_page_and_the_table_tell_of_stages_and_calibration(finished_conv: Path) -> None:

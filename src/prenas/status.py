@@ -68,6 +68,8 @@ class Status(Value):
     training: Stage
     evolution: Stage
     """Of one-shot NAS alone."""
+    calibration_images: int | None
+    """On which BatchNorm was calibrated in every subnet; None where it was not (yet)."""
     evaluation: Stage
     hand_over: Stage
     num_models: int
@@ -104,6 +106,7 @@ def read_status(out: str | Path) -> Status:
     is_evolved = search is not None and evolved is not None and len(evolved) >= search.num_evolved
     if search is not None and evolved is not None and is_evolved:  # these are what follows is about
         search = search._replace(params=list(dict(evolved).values()))
+    calibrated = _read(out / artifacts.CALIBRATION, lambda d: int(d["num_images"]), problems)
     num_models = len(list(out.glob(f"{artifacts.SUBNETS}/*/{artifacts.MODEL_ARCH}")))
     is_busy = _is_locked(out)
     stages = _stages(out, search, is_evolved, num_models, is_busy)
@@ -114,6 +117,7 @@ def read_status(out: str | Path) -> Status:
         search=stages[0],
         training=stages[1],
         evolution=stages[2],
+        calibration_images=calibrated,
         evaluation=stages[3],
         hand_over=stages[4],
         num_models=num_models,

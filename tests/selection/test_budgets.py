@@ -8,7 +8,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from prenas.selection.budgets import Budget, format_amount, parse_amount, parse_budgets
+from prenas.selection.budgets import (
+    Budget,
+    format_amount,
+    from_the_cheapest,
+    parse_amount,
+    parse_budgets,
+)
 
 M, G = 10**6, 10**9
 UNITS = {"": 1, "k": 10**3, "M": M, "G": G}
@@ -261,3 +267,12 @@ def test_bounds_are_open_where_nothing_is_asked() -> None:
 )
 def test_budgets_in_words(text: str, words: str) -> None:
     assert str(parse_budgets([text]).kept[0]) == words
+
+
+@pytest.mark.parametrize(
+    ("text", "order"), [("params=9", [1, 0]), ("macs=9", [0, 1]), ("macs=9,params=9", [1, 0])]
+)
+def test_subnets_are_listed_by_the_cost_that_is_bounded(text: str, order: list[int]) -> None:
+    costs = [{"params": 5, "macs": 1}, {"params": 4, "macs": 2}]
+    budgets = parse_budgets([text]).kept
+    assert sorted(range(2), key=lambda n: from_the_cheapest(budgets, costs[n])) == order

@@ -52,7 +52,7 @@ def test_budgets_may_name_theirs() -> None:
 
 def test_they_say_so_where_there_are_several() -> None:
     (budget,) = placed_budgets(MOBILENET, ["macs=300M"]).kept
-    assert str(budget) == "macs <= 0.3G, resolution 224"
+    assert str(budget) == "macs <= 300M, resolution 224"
     for name in ("tiny", "mobilenet-micro"):
         (budget,) = placed_budgets(get_space(name), ["macs=300M"]).kept
         assert budget == Budget({"macs": (0, 300_000_001)})

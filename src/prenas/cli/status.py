@@ -31,11 +31,15 @@ def print_status(status: Status) -> None:
             ("search", words[status.search], found),
             ("training", words[status.training], _training_line(progress)),
             ("evolution", words[status.evolution], ""),
+            ("calibration", "done", f"{status.calibration_images or 0:,} images"),
             ("evaluation", words[status.evaluation], ""),
             ("hand-over", words[status.hand_over], models if status.num_models else ""),
         ]
-        if status.evolution == "none":
-            steps = [step for step in steps if step[0] != "evolution"]
+        hidden = {
+            "evolution": status.evolution == "none",
+            "calibration": status.calibration_images is None,
+        }
+        steps = [step for step in steps if not hidden.get(step[0])]
         print_table(
             f"{status.folder}: {status.recipe or 'no recipe yet'}", ["step", "state", "what"], steps
         )

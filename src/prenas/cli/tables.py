@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -56,16 +55,18 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]
 
 def print_preferred(preferred: PreferredSet) -> None:
     """The preferred subnets, budgets without any, and how far seeds agree."""
+    from prenas.report.forms import amount
+
     leads = {
         choice.subnet: "-" if choice.margin is None else f"{100 * choice.margin:.2g} %"
         for choice in reversed(preferred.choices)
     }
-    origin = f"{preferred.num_classes_of_isomers:,} isomer classes scored"
+    origin = f"{amount(preferred.num_classes_of_isomers)} isomer classes scored"
     if preferred.origin is not None:
         origin = preferred.origin.summary
     print_table(
         f"{preferred.recipe.name}: {_plural(len(preferred.subnets), 'preferred subnet')} of "
-        f"{preferred.num_archs:.3g} ({origin})",
+        f"{amount(preferred.num_archs)} ({origin})",
         [
             *("#", "params", "MACs, M", "architecture", "score", "lead"),
             *(["gap"] if preferred.optima else []),
@@ -243,13 +244,14 @@ def print_space(space: SearchSpace) -> None:
     """Axes, settings, smallest and largest network, and which budgets the space reaches."""
     from prenas.cost import count
     from prenas.recipe import flat_fields
+    from prenas.report.forms import amount
     from prenas.selection.isomers import num_isomer_classes
 
     stages = [stage for stage in space.chain if stage.axes]
     per_layer = [axis.name for axis in space.layer_axes]
     rows: dict[str, list[tuple[str, str, str]]] = {"per network": [], "per layer": [], "fixed": []}
     for name, value in flat_fields(space):
-        if name in ("family", "name") or value is None or _holds(value, dict):
+        if name in ("family", "name") or value in (None, []) or _holds(value, dict):
             continue
         is_list = isinstance(value, list) and not _holds(value, list)
         is_axis = is_list and not name.startswith("settings.")
@@ -257,8 +259,8 @@ def print_space(space: SearchSpace) -> None:
         chosen = "per layer" if name in per_layer else once
         rows[chosen].append((name, json.dumps(value), chosen))
     print_table(
-        f"Space {space.name} ({space.family}): {_quantity(space.num_archs)} architectures in "
-        f"{_quantity(num_isomer_classes(space))} isomer classes",
+        f"Space {space.name} ({space.family}): {amount(space.num_archs)} architectures in "
+        f"{amount(num_isomer_classes(space))} isomer classes",
         ["field", "value", "chosen"],
         [row for group in rows.values() for row in group],
     )
@@ -309,11 +311,6 @@ def _listed(options: Sequence[float]) -> str:
     return " ".join(f"{option:g}" for option in options)
 
 
-def _quantity(number: int) -> str:
-    """Whole below a million, else four digits; also of numbers too large for a float."""
-    return f"{number:,}" if number < 10**6 else f"{Decimal(number):.4g}".replace("e+", "e")
-
-
 def _rounded(amount: int) -> str:
     """As budgets write it, up to the next of three digits, so that the amount fits: 5.37M."""
     from prenas.selection.budgets import format_amount
@@ -326,6 +323,7 @@ def print_lists() -> None:
     """All recipes, those of fine-tuning apart, and all spaces."""
     from prenas.families import all_spaces
     from prenas.recipes import RECIPES, TRANSFER_RECIPES, get_recipe, get_transfer_recipe
+    from prenas.report.forms import amount
 
     recipes = [(name, get_recipe(name)) for name in RECIPES]
     print_table(
@@ -362,7 +360,7 @@ def print_lists() -> None:
         "Spaces",
         ["name", "what"],
         [
-            (name, f"{space.family}, {space.num_archs:.3g} architectures")
+            (name, f"{space.family}, {amount(space.num_archs)} architectures")
             for name, space in all_spaces().items()
         ],
     )

@@ -18,7 +18,7 @@ def mobilenet() -> Recipe:
 
     Source: the space of AttentiveNAS (arXiv 2011.09011) and AlphaNet (arXiv 2102.07954), each
     budget at the resolution that their published subnets of that size have.
-    Cost: one backward pass over 64 generated images, about a minute on two CPU cores.
+    Cost: one backward pass over 64 generated images, about 15 seconds on two CPU cores.
     Command: `prenas search mobilenet --out runs/mobilenet`.
     """
     return Recipe(

@@ -32,7 +32,7 @@ def millions(number: int) -> str:
 
 def plural(number: int, one: str, many: str | None = None) -> str:
     """A number and what is counted: "1 epoch", "2 epochs"."""
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
+    return f"{amount(number)} {one if number == 1 else many or one + 's'}"
 
 
 def words(name: str) -> str:

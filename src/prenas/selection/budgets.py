@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -65,6 +65,14 @@ class Budget(NamedTuple):
         return np.array(
             [self.intervals.get(axis, (0, _NO_LIMIT)) for axis in COST_AXES], dtype=np.int64
         )
+
+
+def from_the_cheapest(budgets: Sequence[Budget], cost: Mapping[str, int]) -> tuple[int, ...]:
+    """A key that lists subnets from the cheapest on: first by the cost that the budgets bound.
+
+    Of budgets that bound different costs, the first one decides.
+    """
+    return tuple(cost[COST_AXES[axis]] for axis in budgets[0].axes_in_order)
 
 
 class Budgets(NamedTuple):
