@@ -174,6 +174,14 @@ def test_validation_while_training_is_calibrated(finished_conv: Path) -> None:
     assert found == [(line["params"], line["loss"]) for line in logged]
 
 
+def test_a_dry_run_counts_the_calibration() -> None:
+    few, many = (
+        pipeline.dry_run(recipe_of(calibration={"num_images": number})).estimate
+        for number in (256, 256_000)
+    )
+    assert 0 < few.calibration_seconds < many.calibration_seconds
+
+
 def test_calibration_is_made_where_it_is_missing(finished: Path) -> None:
     """By `evaluate`, or alone; equal to the bit."""
     expected = (finished / "calibration.safetensors").read_bytes()

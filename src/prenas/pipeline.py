@@ -606,6 +606,7 @@ def dry_run(
         seed=recipe.seed,
         space=recipe.space if recipe.evolution else None,
         teacher=_teacher(recipe, where),
+        num_calibrated=recipe.calibration.num_images,
     )
     return DryRun(found.preferred, estimate)
 

@@ -60,6 +60,7 @@ def test_counts_are_the_trainings() -> None:
     mean = sum(cost.seconds for cost in found.costs)
     assert 0 < found.training_seconds < 7 * 40 * (mean + found.loading_seconds)
     assert found.evaluation_seconds > 0
+    assert found.calibration_seconds == 0
 
 
 def test_what_is_kept_grows_with_the_images_and_the_network() -> None:

@@ -211,6 +211,11 @@ def print_estimate(plan: DryRun, recipe: Recipe) -> None:
             ),
             ("reading and augmenting", f"{1e3 * estimate.loading_seconds:.2f} ms per image"),
             ("training", duration(estimate.training_seconds)),
+            *(
+                [("calibration of all subnets", duration(estimate.calibration_seconds))]
+                if estimate.calibration_seconds
+                else []
+            ),
             ("evaluation of all subnets", duration(estimate.evaluation_seconds)),
             (
                 "memory of a step",
