@@ -317,7 +317,7 @@ def test_empty_and_partial_budgets_are_named(mini_search: Search) -> None:
     assert preferred.budgets_of(0) == ["params in [1.2k, 1.9k)"]
     assert (preferred.num_archs, preferred.num_classes_of_isomers) == (40, 26)
     smallest, largest = (count(arch, MINI.settings) for arch in (MINI.smallest, MINI.largest))
-    assert preferred.reachable.startswith(f"params {smallest.params} to {largest.params}")
+    assert preferred.reachable.startswith(f"params {smallest.params:,} to {largest.params:,}")
 
 
 def test_a_partial_interval_can_be_kept(mini_search: Search) -> None:
@@ -335,7 +335,7 @@ def test_budgets_that_hold_nothing_name_what_the_space_reaches() -> None:
         found(mini_recipe(search={"budgets": ("params=100", "params=1M:2M")}))
     message = str(caught.value)
     assert "params <= 100; params in [1M, 2M)" in message
-    assert f"params {smallest.params} to {largest.params}" in message
+    assert f"params {smallest.params:,} to {largest.params:,}" in message
     assert "macs " in message
 
 

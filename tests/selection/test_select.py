@@ -259,4 +259,6 @@ def test_a_space_of_a_thousand_million_is_selected_from_its_costs() -> None:
     assert candidates.scores is None
     assert candidates.holds_any(Budget({"macs": (203_389_568, 203_389_569)}))
     assert not candidates.holds_any(Budget({"macs": (0, 203_389_568)}))
-    assert candidates.reachable() == "params 8954184 to 23404080, macs 203389568 to 870251008"
+    assert candidates.reachable() == (
+        "params 8,954,184 to 23,404,080, macs 203,389,568 to 870,251,008"
+    )

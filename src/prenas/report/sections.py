@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from statistics import median
@@ -170,8 +169,8 @@ def subnets(run: RunSoFar) -> list[str]:
         parts.append(lead)
     empty = [escape(preferred.budgets[number]) for number in preferred.empty_budgets]
     if empty:
-        reachable = re.sub("[0-9]+", lambda found: f"{int(found[0]):,}", preferred.reachable)
-        parts.append(f"No subnet fits {'; '.join(empty)}. The space reaches {escape(reachable)}.")
+        reachable = escape(preferred.reachable)
+        parts.append(f"No subnet fits {'; '.join(empty)}. The space reaches {reachable}.")
     if preferred.partial_budgets:
         left_out = "; ".join(map(escape, preferred.partial_budgets))
         parts.append(

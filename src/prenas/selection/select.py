@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from prenas.families.base import COST_AXES
 from prenas.proxy.scores import Floats
 from prenas.proxy.tables import SpaceTables
-from prenas.selection.budgets import Budget, format_amount
+from prenas.selection.budgets import Budget
 from prenas.selection.front import Ways, every_way, spread_ways
 from prenas.selection.graph import Candidate, item_graph
 from prenas.selection.isomers import Enumeration
@@ -85,7 +85,7 @@ class Candidates:
     def reachable(self) -> str:
         """The range of each cost, in words."""
         return ", ".join(
-            f"{name} {format_amount(least)} to {format_amount(most)}"
+            f"{name} {least:,} to {most:,}"
             for name, (least, most) in zip(COST_AXES, self._ends(), strict=True)
         )
 
