@@ -41,7 +41,7 @@ class Arch(Value):
 
     @property
     def network_options(self) -> Mapping[str, float]:
-        """What was chosen once per network, e.g. width and depth: different for each skeleton."""
+        """What was chosen once per network, e.g. width and depth: in the order of the network."""
         raise NotImplementedError
 
     @property
