@@ -525,6 +525,11 @@ def test_an_unknown_command_is_refused(prenas: Command) -> None:
     refused(prenas("serch", "digits"), "serch")
 
 
+def test_a_recipe_in_the_place_of_a_run_is_told(prenas: Command) -> None:
+    refused(prenas("train", "digits"), "digits is a recipe", "prenas run digits --out")
+    refused(prenas("train", "nowhere"), "nowhere holds no finished search")
+
+
 def test_the_folder_is_asked_for(prenas: Command) -> None:
     for command in ("run", "search"):
         refused(prenas(command, "digits"), "--out")

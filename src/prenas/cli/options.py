@@ -7,6 +7,20 @@ from typing import Annotated
 
 import typer
 
+
+def _no_recipe(run: Path) -> Path:
+    """Says what to do where a recipe is named instead of a run."""
+    if not run.exists():
+        from prenas.recipes import RECIPES
+
+        if str(run) in RECIPES:
+            raise ValueError(
+                f"{run} is a recipe, no folder of a run: `prenas run {run} --out RUN` does all "
+                f"steps, `prenas search {run} --out RUN` the first one"
+            )
+    return run
+
+
 RecipeName = Annotated[
     str | None, typer.Argument(metavar="[RECIPE]", help="See `prenas info`.", show_default=False)
 ]
@@ -23,7 +37,9 @@ DataTexts = Annotated[
         "test=none; repeatable.",
     ),
 ]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
+RunFolder = Annotated[
+    Path, typer.Argument(metavar="RUN", help="Folder of a run.", callback=_no_recipe)
+]
 Out = Annotated[Path, typer.Option(help="Folder of the run; made if missing.")]
 Overrides = Annotated[
     list[str] | None,
