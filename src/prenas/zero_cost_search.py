@@ -172,7 +172,7 @@ def _preferred_set(
 ) -> PreferredSet:
     space = recipe.space
     candidates = {_arch(space, pick.candidate): pick.candidate for pick in picks}
-    ordered = sorted(candidates.items(), key=lambda item: tuple(item[1].cost.values()))
+    ordered = sorted(candidates.items(), key=lambda item: budgets.kept[0].expense(item[1].cost))
     number_of = {arch: number for number, (arch, _) in enumerate(ordered)}
     has_blocks = recipe.search.score in WEIGHT_SCORES
     subnets = tuple(

@@ -55,9 +55,13 @@ class Budget(NamedTuple):
         names = sorted(COST_AXES, key=lambda name: name not in self.intervals)
         return [COST_AXES.index(name) for name in names]
 
+    def expense(self, cost: Mapping[str, int]) -> tuple[int, ...]:
+        """Smaller for the cheaper of two subnets, first of all on what is bounded."""
+        return tuple(cost[COST_AXES[axis]] for axis in self.axes_in_order)
+
     def preference(self, score: float, cost: Mapping[str, int]) -> tuple[float, ...]:
         """Smaller for the better of two subnets: the higher score, then the lower costs."""
-        return -score, *(cost[COST_AXES[axis]] for axis in self.axes_in_order)
+        return -score, *self.expense(cost)
 
     @property
     def bounds(self) -> Integers:
