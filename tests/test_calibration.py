@@ -211,9 +211,9 @@ def test_they_survive_the_disk(tmp_path: Path) -> None:
             assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-@pytest.mark.parametrize("what", ["supernet", "statistics", "subnets"])
+@pytest.mark.parametrize("what", ["supernet", "statistics", "missing", "subnets"])
 def test_those_of_others_are_refused(tmp_path: Path, what: str) -> None:
-    """Of other weights, of another calibration, of subnets that were not calibrated."""
+    """Of other weights, of another calibration or none, of subnets that were not calibrated."""
     supernet, found = written(tmp_path)
     archs = archs_of(SPACE)[:2]
     if what == "supernet":
@@ -222,6 +222,8 @@ def test_those_of_others_are_refused(tmp_path: Path, what: str) -> None:
     elif what == "statistics":
         tensors = {f"{archs[0].id}/{name}": tensor for name, tensor in found[0].items()}
         artifacts.write_tensors(tmp_path / artifacts.STATISTICS, tensors)
+    elif what == "missing":
+        (tmp_path / artifacts.STATISTICS).unlink()
     else:
         smaller = SPACE.compose(
             tuple(itertools.chain(SPACE.extreme(0)[:-1], SPACE.extreme(-1)[-1:]))
