@@ -606,6 +606,7 @@ def dry_run(
         seed=recipe.seed,
         space=recipe.space if recipe.evolution else None,
         teacher=_teacher(recipe, where),
+        calibration=recipe.calibration,
     )
     return DryRun(found.preferred, estimate)
 
