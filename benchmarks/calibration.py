@@ -70,9 +70,7 @@ def accuracies(
             supernet,
             archs,
             data,
-            recipe.calibration.model_copy(
-                update={"batch_size": min(recipe.calibration.batch_size, num_images)}
-            ),
+            recipe.calibration,
             num_images,
             seed=recipe.seed,
             first_epoch=recipe.training.epochs if recipe.training else 0,

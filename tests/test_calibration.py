@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import DataLoader
 
 from families.drawing import ALL_SPACES, images_for, new_supernet
 from prenas import artifacts
@@ -124,7 +125,29 @@ def test_few_images_are_one_batch() -> None:
     """Fewer in the data than a batch, or fewer asked for."""
     data = own_data(num_images=20)
     assert [len(batch) for batch in batches_of(data, batch_size=256)] == [20, 20]
-    assert [len(batch) for batch in batches_of(data, num_images=3)] == [8]
+    assert [len(batch) for batch in batches_of(data, num_images=3)] == [3]
+
+
+def loader_of(num_images: int, batch_size: int, **fields: Any) -> ImageData:
+    data = own_data(num_images=num_images)
+    return replace(data, train=DataLoader(data.train, batch_size=batch_size, **fields))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("batch_size", [3, 8, 20])
+def test_images_of_a_loader_are_taken_in_whole_batches_of_ours(batch_size: int) -> None:
+    """Whatever its own: epoch by epoch, a rest left out."""
+    data = loader_of(20, batch_size)
+    found = batches_of(data)
+    assert [len(batch) for batch in found] == [8] * 5
+    for epoch, pair in zip((2, 3), (found[:2], found[2:4]), strict=True):
+        loaded = training_batches(data, SPACE.settings, 8, 3, epoch)
+        expected = torch.cat([batch.images for batch in loaded])[:16]
+        assert torch.equal(torch.cat(pair), expected)
+
+
+def test_a_loader_without_a_whole_batch_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"gives 0 images, fewer than the 8 .* check drop_last"):
+        batches_of(loader_of(20, 21, drop_last=True))
 
 
 def test_images_are_not_mixed() -> None:
@@ -188,9 +211,9 @@ def test_they_survive_the_disk(tmp_path: Path) -> None:
             assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-@pytest.mark.parametrize("what", ["supernet", "statistics", "subnets"])
+@pytest.mark.parametrize("what", ["supernet", "statistics", "missing", "subnets"])
 def test_those_of_others_are_refused(tmp_path: Path, what: str) -> None:
-    """Of other weights, of another calibration, of subnets that were not calibrated."""
+    """Of other weights, of another calibration or none, of subnets that were not calibrated."""
     supernet, found = written(tmp_path)
     archs = archs_of(SPACE)[:2]
     if what == "supernet":
@@ -199,6 +222,8 @@ def test_those_of_others_are_refused(tmp_path: Path, what: str) -> None:
     elif what == "statistics":
         tensors = {f"{archs[0].id}/{name}": tensor for name, tensor in found[0].items()}
         artifacts.write_tensors(tmp_path / artifacts.STATISTICS, tensors)
+    elif what == "missing":
+        (tmp_path / artifacts.STATISTICS).unlink()
     else:
         smaller = SPACE.compose(
             tuple(itertools.chain(SPACE.extreme(0)[:-1], SPACE.extreme(-1)[-1:]))

@@ -364,6 +364,18 @@ def test_k_subnets_per_budget() -> None:
     assert len(preferred.subnets) == 6
 
 
+def test_cheapest_is_by_what_the_budgets_bound() -> None:
+    """The last is the largest of a sandwich, from which the others learn.
+
+    At a smaller resolution fewer multiply-accumulates buy more parameters.
+    """
+    budgets = '["macs=1300k:1500k,resolution=40","macs=1M:1200k,resolution=20"]'
+    recipe = micro_recipe("space.resolution=[20,40]", f"search.budgets={budgets}")
+    small, large = found(recipe).subnets
+    assert small.macs < large.macs
+    assert small.params > large.params
+
+
 def test_subnets_are_listed_once_from_the_cheapest_on() -> None:
     overlapping = ("params=2k", "params=1k:2k", "params=3500", "params=4k,macs=20k", "macs=9k")
     preferred = found(mini_recipe(search={"budgets": overlapping}))

@@ -15,7 +15,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from prenas.data import ImageData, num_samples, readers_watched, training_batches
+from prenas.data import Batch, ImageData, num_samples, readers_watched, training_batches
 from prenas.families.base import Arch, Settings
 from prenas.processes import ALONE, Processes
 from prenas.recipe import CalibrationRecipe
@@ -65,17 +65,38 @@ def calibration_batches(
     """Augmented training images in whole batches: the same in every process and at every call.
 
     They are those of the epochs that would follow the training, whose draws it never made. They are
-    not mixed with each other, as evaluated images never are.
+    not mixed with each other, as evaluated images never are. What an epoch has beyond whole batches
+    is left out.
+
+    Raises:
+        ValueError: a loader that gives fewer images than one batch.
     """
     unmixed = replace(data, mixing=None, repeats=1)
-    size = min(recipe.batch_size, num_samples(data.train))
+    size = min(recipe.batch_size, num_images, num_samples(data.train))
     batches = (
-        batch.images
+        images
         for epoch in count_up(first_epoch)
-        for batch in training_batches(unmixed, settings, size, seed, epoch)
-        if len(batch.images) == size
+        for images in _whole(training_batches(unmixed, settings, size, seed, epoch), size)
     )
-    return islice(batches, max(1, num_images // size))
+    return islice(batches, num_images // size)
+
+
+def _whole(batches: Iterable[Batch], size: int) -> Iterator[Tensor]:
+    """Images in batches of that size, of whatever size a loader's batches are."""
+    num_found, held = 0, list[Tensor]()
+    for batch in batches:
+        held.append(batch.images)
+        while sum(map(len, held)) >= size:
+            images = torch.cat(held)
+            held = [images[size:]]
+            num_found += 1
+            yield images[:size]
+    if num_found == 0:
+        raise ValueError(
+            f"the training loader gives {sum(map(len, held))} images, fewer than the {size} of a "
+            "batch that statistics are gathered on: lower calibration.batch_size, or check "
+            "drop_last and its sampler"
+        )
 
 
 @readers_watched()

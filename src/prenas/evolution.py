@@ -16,7 +16,7 @@ from prenas.cost import count
 from prenas.families.base import COST_AXES, Arch, SearchSpace, Stage, StageChoice
 from prenas.randomness import numpy_generator
 from prenas.recipe import EvolutionRecipe
-from prenas.selection.budgets import Budget, from_the_cheapest, parse_budgets
+from prenas.selection.budgets import Budget, parse_budgets
 from prenas.selection.preferred import Choice, PreferredSet, PreferredSubnet
 from prenas.selection.within import Genes, Within
 from prenas.values import Value
@@ -255,8 +255,8 @@ def evolved_set(preferred: PreferredSet, evolved: Sequence[Evolved]) -> EvolvedS
     """
     settings = preferred.recipe.space.settings
     costs = {found.arch: count(found.arch, settings) for found in evolved}
-    budgets = parse_budgets(preferred.recipe.search.budgets).kept
-    archs = sorted(costs, key=lambda arch: from_the_cheapest(budgets, costs[arch]._asdict()))
+    first = parse_budgets(preferred.recipe.search.budgets).kept[0]
+    archs = sorted(costs, key=lambda arch: first.expense(costs[arch]._asdict()))
     by_budget = {found.budget: found.arch for found in evolved}
     fields = {
         **dict(preferred),

@@ -606,7 +606,7 @@ def dry_run(
         seed=recipe.seed,
         space=recipe.space if recipe.evolution else None,
         teacher=_teacher(recipe, where),
-        num_calibrated=recipe.calibration.num_images,
+        calibration=recipe.calibration,
     )
     return DryRun(found.preferred, estimate)
 

@@ -208,16 +208,17 @@ class TrainingRecipe(Value):
 class CalibrationRecipe(Value):
     """What subnets with BatchNorm see of the training images before they are evaluated.
 
-    Numbers of images as AttentiveNAS has them; families without BatchNorm see none.
+    Numbers of images as AttentiveNAS has them, rounded down to whole batches; families without
+    BatchNorm see none.
     """
 
-    num_images: int = Field(16_384, ge=1)
+    num_images: int = Field(16_384, ge=2)
     """For the results and the models that are handed over."""
     batch_size: int = Field(256, ge=2)
-    """Statistics are averages over batches of so many."""
-    while_training: int = Field(2_048, ge=1)
+    """Statistics are averages over batches of so many, or of fewer where fewer are asked for."""
+    while_training: int = Field(2_048, ge=2)
     """Before each validation as the training goes on."""
-    while_evolving: int = Field(8_192, ge=1)
+    while_evolving: int = Field(8_192, ge=2)
     """Before the candidates of one-shot NAS are compared."""
 
 

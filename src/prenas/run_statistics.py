@@ -38,20 +38,21 @@ def stored_statistics(out: Path, archs: Sequence[Arch]) -> list[Statistics] | No
     """The statistics of these subnets of a run; None if it is not calibrated yet.
 
     Raises:
-        ValueError: they are damaged, or of other weights or subnets.
+        ValueError: they are missing or damaged, or of other weights or subnets.
     """
     path, supernet = out / artifacts.CALIBRATION, out / artifacts.SUPERNET
+    statistics = out / artifacts.STATISTICS
     if not path.exists():
         return None
     weights, digest, subnets = artifacts.parse_json(path, _parse)
     is_old = supernet.exists() and artifacts.sha256(supernet) != weights
-    tensors = artifacts.read_tensors(out / artifacts.STATISTICS)
-    is_other = artifacts.sha256(out / artifacts.STATISTICS) != digest
+    is_other = not statistics.exists() or artifacts.sha256(statistics) != digest
     if is_old or is_other or not {arch.id for arch in archs} <= subnets:
         raise ValueError(
-            f"{path} belongs to other weights or subnets than those of {out}: remove it, and "
-            f"{artifacts.EVALUATION} and {artifacts.SUBNETS}/ beside it, to calibrate anew"
+            f"{path} belongs to other weights, subnets or statistics than those of {out}: remove "
+            f"it, and {artifacts.EVALUATION} and {artifacts.SUBNETS}/ beside it, to calibrate anew"
         )
+    tensors = artifacts.read_tensors(statistics)
     return [
         {
             name.removeprefix(f"{arch.id}/"): tensor

@@ -19,7 +19,7 @@ from prenas.proxy.scores import WEIGHT_SCORES, Floats
 from prenas.proxy.tables import SpaceTables, cost_tables, space_tables, stage_scores
 from prenas.randomness import numpy_generator, torch_generator
 from prenas.recipe import Recipe
-from prenas.selection.budgets import Budget, Budgets, from_the_cheapest
+from prenas.selection.budgets import Budget, Budgets
 from prenas.selection.exact import optimum
 from prenas.selection.graph import Candidate
 from prenas.selection.isomers import class_of, isomer_gains, num_isomer_classes
@@ -172,9 +172,7 @@ def _preferred_set(
 ) -> PreferredSet:
     space = recipe.space
     candidates = {_arch(space, pick.candidate): pick.candidate for pick in picks}
-    ordered = sorted(
-        candidates.items(), key=lambda item: from_the_cheapest(budgets.kept, item[1].cost)
-    )
+    ordered = sorted(candidates.items(), key=lambda item: budgets.kept[0].expense(item[1].cost))
     number_of = {arch: number for number, (arch, _) in enumerate(ordered)}
     has_blocks = recipe.search.score in WEIGHT_SCORES
     subnets = tuple(

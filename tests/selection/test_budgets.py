@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from prenas.selection.budgets import (
     Budget,
     format_amount,
-    from_the_cheapest,
     parse_amount,
     parse_budgets,
 )
@@ -274,5 +273,5 @@ def test_budgets_in_words(text: str, words: str) -> None:
 )
 def test_subnets_are_listed_by_the_cost_that_is_bounded(text: str, order: list[int]) -> None:
     costs = [{"params": 5, "macs": 1}, {"params": 4, "macs": 2}]
-    budgets = parse_budgets([text]).kept
-    assert sorted(range(2), key=lambda n: from_the_cheapest(budgets, costs[n])) == order
+    (budget,) = parse_budgets([text]).kept
+    assert sorted(range(2), key=lambda n: budget.expense(costs[n])) == order

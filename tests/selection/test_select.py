@@ -1,6 +1,7 @@
 """The selector against a brute-force reading of its contract, on tables full of ties."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -10,9 +11,11 @@ from hypothesis import strategies as st
 
 from prenas.families import get_space
 from prenas.proxy.tables import SpaceTables, StageTable, cost_tables
+from prenas.selection import program
 from prenas.selection.budgets import Budget, parse_budgets
 from prenas.selection.graph import item_graph
 from prenas.selection.isomers import Enumeration
+from prenas.selection.program import best_by_program
 from prenas.selection.ranking import Fronts
 from prenas.selection.select import Candidates, Pick, reachable, select
 from selection.brute import (
@@ -231,6 +234,23 @@ def test_all_empty_names_the_budgets_and_the_range(stages: int) -> None:
         select({None: Candidates(space)}, some)
     for words in ("params in [2, 3)", "params <= 4, macs <= 10", "params 5 to 9, macs 20 to 70"):
         assert words in str(caught.value)
+
+
+def test_what_is_reached_is_said_of_its_resolution() -> None:
+    candidates = {192: Candidates(replace(line((5, 9, 1.0)), resolution=192))}
+    assert reachable(candidates).startswith("at resolution 192 params ")
+
+
+def test_a_solver_that_ran_out_of_time_is_not_believed_silently(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither that there is nothing nor that what it has is the best."""
+    stopped = SimpleNamespace(status=1, x=None)
+    monkeypatch.setattr(program, "milp", lambda *args, **options: stopped)
+    (budget,) = parse_budgets(["params=5:10"]).kept
+    assert best_by_program(item_graph(line((5, 9, 1.0))), budget, 1) == []
+    assert "stopped after 60 s" in caplog.text
+    assert "better subnet than none" in caplog.text
 
 
 def test_every_budget_is_answered_at_its_resolution() -> None:

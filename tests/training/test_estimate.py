@@ -14,9 +14,10 @@ from prenas import pipeline
 from prenas.cli import app
 from prenas.cost import count
 from prenas.data import num_samples, training_batches
+from prenas.families import get_space
 from prenas.families.base import Arch
 from prenas.families.vit.space import VitArch
-from prenas.recipe import TeacherRecipe
+from prenas.recipe import CalibrationRecipe, TeacherRecipe
 from prenas.supernet import Supernet
 from prenas.training import estimate
 from prenas.training.estimate import Estimate, SubnetCost, estimate_training
@@ -165,6 +166,28 @@ def test_reading_is_added_or_shared(workers: int, monkeypatch: pytest.MonkeyPatc
     assert found.loading_seconds == 32 / 16  # two batches of 8
     assert found.costs[0].seconds == 1.0
     assert found.training_seconds == 40 * (3.0 if workers == 0 else 1.0)
+
+
+def test_calibration_is_counted_where_there_is_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its images are read once, and go forward through every subnet."""
+    recipe, data = mini_recipe(), own_data(num_images=40)
+    assert recipe.training is not None
+    training = recipe.training.model_copy(update={"batch_size": 8, "epochs": 1})
+    space = get_space("mobilenet-micro").with_settings(image_size=(8, 8), in_chans=1)
+    subnets = [space.smallest, space.largest]
+    found = {}
+    for supernet, archs_of in (
+        (Supernet(space.largest, space.settings), subnets),
+        (Supernet(WHOLE, MINI.settings), archs(2)),
+    ):
+        ticks = iter([0, *range(32, 10_000, 8)])  # 2 s of loading and 1 s of a step per image
+        monkeypatch.setattr(estimate.time, "perf_counter", lambda ticks=ticks: float(next(ticks)))
+        supernet.initialize(torch.Generator().manual_seed(0))
+        calibration = CalibrationRecipe(num_images=30)
+        found[supernet.has_statistics] = estimate_training(
+            supernet, archs_of, data, training, calibration=calibration
+        ).calibration_seconds
+    assert found == {True: pytest.approx(30 * (2 + 2 * 1 / 3)), False: 0}
 
 
 def test_too_little_memory_is_said(

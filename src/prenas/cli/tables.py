@@ -200,6 +200,7 @@ def print_estimate(plan: DryRun, recipe: Recipe) -> None:
         ],
     )
     memory = estimate.state_bytes + estimate.activation_bytes
+    calibration = duration(estimate.calibration_seconds)
     print_table(
         "Estimate",
         ["what", "value"],
@@ -211,11 +212,7 @@ def print_estimate(plan: DryRun, recipe: Recipe) -> None:
             ),
             ("reading and augmenting", f"{1e3 * estimate.loading_seconds:.2f} ms per image"),
             ("training", duration(estimate.training_seconds)),
-            *(
-                [("calibration of all subnets", duration(estimate.calibration_seconds))]
-                if estimate.calibration_seconds
-                else []
-            ),
+            *([("calibration of all subnets", calibration)] * (estimate.calibration_seconds > 0)),
             ("evaluation of all subnets", duration(estimate.evaluation_seconds)),
             (
                 "memory of a step",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -55,9 +55,13 @@ class Budget(NamedTuple):
         names = sorted(COST_AXES, key=lambda name: name not in self.intervals)
         return [COST_AXES.index(name) for name in names]
 
+    def expense(self, cost: Mapping[str, int]) -> tuple[int, ...]:
+        """Smaller for the cheaper of two subnets, first of all on what is bounded."""
+        return tuple(cost[COST_AXES[axis]] for axis in self.axes_in_order)
+
     def preference(self, score: float, cost: Mapping[str, int]) -> tuple[float, ...]:
         """Smaller for the better of two subnets: the higher score, then the lower costs."""
-        return -score, *(cost[COST_AXES[axis]] for axis in self.axes_in_order)
+        return -score, *self.expense(cost)
 
     @property
     def bounds(self) -> Integers:
@@ -65,14 +69,6 @@ class Budget(NamedTuple):
         return np.array(
             [self.intervals.get(axis, (0, _NO_LIMIT)) for axis in COST_AXES], dtype=np.int64
         )
-
-
-def from_the_cheapest(budgets: Sequence[Budget], cost: Mapping[str, int]) -> tuple[int, ...]:
-    """A key that lists subnets from the cheapest on: first by the cost that the budgets bound.
-
-    Of budgets that bound different costs, the first one decides.
-    """
-    return tuple(cost[COST_AXES[axis]] for axis in budgets[0].axes_in_order)
 
 
 class Budgets(NamedTuple):

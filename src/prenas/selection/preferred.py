@@ -127,7 +127,7 @@ class PreferredSet(Value):
 
     recipe: Recipe
     subnets: tuple[PreferredSubnet, ...] = Field(min_length=1)
-    """Without repetition, from the cheapest on by the cost that the budgets bound."""
+    """Without repetition, from the cheapest on; of a search by what its first budget bounds."""
     choices: tuple[Choice, ...]
     budgets: tuple[str, ...]
     empty_budgets: tuple[int, ...]

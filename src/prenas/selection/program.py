@@ -6,6 +6,7 @@ solved by HiGHS. What it finds is counted again in whole numbers and scored agai
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import replace
 from typing import NamedTuple
@@ -20,14 +21,16 @@ from prenas.selection.budgets import Budget
 from prenas.selection.graph import Candidate, Graph
 from prenas.selection.ranking import finished, signs
 
-_INFEASIBLE = 2
-"""What `milp` answers where nothing fits."""
+_logger = logging.getLogger(__name__)
+
+_STOPPED, _INFEASIBLE = 1, 2
+"""What `milp` answers where its time was over, and where nothing fits."""
 
 _SCORE_SCALE = 1e3
 """Sum of scores that the solver sees; it stops within 1e-6 of the best of them."""
 
 SECONDS = 60.0
-"""Of one solution, after which the best so far is taken."""
+"""Of one solution, after which the best so far is taken, with a warning."""
 
 
 class Solution(NamedTuple):
@@ -89,6 +92,14 @@ class Program:
                 ),
                 options={"mip_rel_gap": 0.0, "time_limit": SECONDS},
             )
+            if found.status == _STOPPED:
+                _logger.warning(
+                    "%s: the integer program was stopped after %g s; there may be a better subnet "
+                    "than %s",
+                    self._budget,
+                    SECONDS,
+                    "none, which it found" if found.x is None else "the one that it found",
+                )
             if found.status == _INFEASIBLE or found.x is None:
                 return None
             bound = -self._sign * float(found.mip_dual_bound) / self._scale

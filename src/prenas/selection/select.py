@@ -132,6 +132,6 @@ def nothing_fits(
 def reachable(candidates: Mapping[int | None, Candidates]) -> str:
     """The range of each cost, at every resolution, in words."""
     return "; ".join(
-        (f"at resolution {resolution} " if len(candidates) > 1 else "") + found.reachable()
+        (f"at resolution {resolution} " if resolution else "") + found.reachable()
         for resolution, found in candidates.items()
     )

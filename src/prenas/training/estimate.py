@@ -19,7 +19,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from prenas.cost import count
 from prenas.data import Batch, ImageData, num_batches, num_samples, training_batches
 from prenas.families.base import Arch, SearchSpace, Settings
-from prenas.recipe import TrainingRecipe
+from prenas.recipe import CalibrationRecipe, TrainingRecipe
 from prenas.supernet import Supernet
 from prenas.training.sampler import Sampler, make_sampler
 from prenas.training.step import TrainingStep
@@ -56,7 +56,7 @@ class Estimate(NamedTuple):
     """Per image, reading and augmenting in one process; several share it and work beside."""
     training_seconds: float
     calibration_seconds: float
-    """Of all preferred subnets, at the end; 0 where they have no statistics."""
+    """Of all preferred subnets, at the end; 0 where nothing is to be calibrated."""
     evaluation_seconds: float
     """Of all preferred subnets on every split, at the end."""
     state_bytes: int
@@ -76,13 +76,13 @@ def estimate_training(
     seed: int = 0,
     space: SearchSpace | None = None,
     teacher: Teacher | None = None,
-    num_calibrated: int = 0,
+    calibration: CalibrationRecipe | None = None,
 ) -> Estimate:
     """Measures a few steps on real batches and works out the whole; changes the supernet's weights.
 
     Args:
         space: what `train_supernet` trains on instead of `archs`.
-        num_calibrated: images that every subnet with statistics is calibrated on at the end.
+        calibration: what subnets with BatchNorm see after the training; None: the default.
 
     Raises:
         ValueError: an empty training split, or data that do not suit the network.
@@ -111,7 +111,7 @@ def estimate_training(
     per_image_loaded = max(per_image, loading / workers) if workers else per_image + loading
     num_evaluated = sum(num_samples(split) for split in data.splits.values())
     mean_forward = sum(cost.seconds for cost in costs) / len(costs) * _FORWARD_SHARE
-    num_calibrated *= supernet.has_statistics
+    num_calibrated = (calibration or CalibrationRecipe()).num_images * supernet.has_statistics
     num_params = sum(parameter.numel() for parameter in supernet.parameters())
     return Estimate(
         costs=costs,
@@ -120,7 +120,7 @@ def estimate_training(
         num_steps=recipe.epochs * steps_per_epoch,
         loading_seconds=loading,
         training_seconds=num_trained * per_image_loaded,
-        calibration_seconds=num_calibrated * (len(archs) * mean_forward + loading),
+        calibration_seconds=num_calibrated * (loading + len(archs) * mean_forward),
         evaluation_seconds=num_evaluated * len(archs) * data.num_crops * mean_forward,
         state_bytes=_num_copies(recipe) * _BYTES * num_params,
         activation_bytes=-(-recipe.batch_size // recipe.grad_accum_steps)
