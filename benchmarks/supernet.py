@@ -98,6 +98,7 @@ class _Work:
 
         def passes() -> None:
             for arch in self._archs:
+                self._plain_step.supernet.zero_grad(set_to_none=False)
                 logits = self._subnets(arch)(self._images, self._noise)
                 self._loss(logits).backward()  # type: ignore[no-untyped-call]
 
@@ -134,12 +135,13 @@ class _Work:
         """Adds what it finds."""
         variants = self._variants()
         seconds = take_turns(variants, rounds)
+        plain = {"adamw": "AdamW", "sgd": "SGD"}[self._recipe.optimizer]
         for what, left, right in (
             ("training step, supernet / cut", "step", "step, cut"),
             ("forward and backward, supernet / cut", "passes", "passes, cut"),
             ("optimiser, all of the supernet / cut", "optimiser", "optimiser, cut"),
-            ("training step, masked AdamW / AdamW", "masked step", "step"),
-            ("optimiser, masked AdamW / AdamW", "masked optimiser", "optimiser"),
+            (f"training step, masked AdamW / {plain}", "masked step", "step"),
+            (f"optimiser, masked AdamW / {plain}", "masked optimiser", "optimiser"),
         ):
             ratios.append(
                 ratio(
