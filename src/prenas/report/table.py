@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 def flat_rows(rows: Sequence[Evaluation]) -> list[dict[str, Any]]:
-    """One flat dictionary per subnet: costs, results per split, then the architecture."""
+    """One flat dictionary per subnet: costs, results per split, then the architecture.
+
+    Options of layers are tuples, of several stages one of them each.
+    """
     return [
         {
             "subnet": number,
@@ -26,20 +29,29 @@ def flat_rows(rows: Sequence[Evaluation]) -> list[dict[str, Any]]:
                 for split, metrics in row.splits.items()
                 for name, value in metrics.model_dump().items()
             },
-            **row.arch.model_dump(),
+            **row.arch.network_options,
+            **{
+                axis: stages[0] if len(stages) == 1 else stages
+                for axis, stages in row.arch.layer_options.items()
+            },
         }
         for number, row in enumerate(rows)
     ]
 
 
 def write_csv(rows: Sequence[Evaluation], path: Path) -> None:
-    """Writes `flat_rows` as CSV; per-layer options are joined by spaces."""
+    """Writes `flat_rows` as CSV; options of layers are joined by spaces, stages by slashes."""
     flat = flat_rows(rows)
     buffer = StringIO()
     writer = csv.DictWriter(buffer, fieldnames=list(flat[0]), lineterminator="\n")
     writer.writeheader()
     for row in flat:
-        writer.writerow(
-            {key: " ".join(map(str, v)) if isinstance(v, tuple) else v for key, v in row.items()}
-        )
+        writer.writerow({key: _cell(value) for key, value in row.items()})
     artifacts.write_bytes(path, buffer.getvalue().encode())
+
+
+def _cell(value: Any) -> Any:
+    if not isinstance(value, tuple):
+        return value
+    separator = " / " if any(isinstance(part, tuple) for part in value) else " "
+    return separator.join(str(_cell(part)) for part in value)
