@@ -93,6 +93,20 @@ def test_processes_share_the_subnets_and_get_the_same(
     assert all(torch.equal(a, e) for a, e in zip(added, expected, strict=True))  # type: ignore[arg-type]
 
 
+def test_statistics_of_another_subnet_or_a_part_of_them_are_refused() -> None:
+    """Those of a training that kept none would stand for what is missing."""
+    supernet = new_supernet(SPACE).eval()
+    small, large = SPACE.smallest, SPACE.largest
+    images = images_for(SPACE, batch=4)
+    of_small, of_large = calibrate(supernet, [small, large], [images])
+    part = dict(itertools.islice(of_small.items(), 3))
+    for arch, statistics in ((small, of_large), (large, of_small), (small, part)):
+        with pytest.raises(ValueError, match=f"are not those of subnet {arch.id}"):
+            supernet(images, arch, statistics=statistics)
+        with pytest.raises(ValueError, match=f"are not those of subnet {arch.id}"):
+            supernet.cut(arch, statistics)
+
+
 # --- its images ----------------------------------------------------------------------------------
 
 

@@ -22,6 +22,7 @@ from PIL import Image
 from families.drawing import ALL_SPACES, archs
 from prenas import pipeline
 from prenas.evaluation import Evaluation, Metrics
+from prenas.families import get_space
 from prenas.families.base import SearchSpace
 from prenas.families.vit.space import VitArch
 from prenas.recipe import Recipe, with_overrides
@@ -69,6 +70,14 @@ def test_the_table_holds_every_number(tmp_path: Path) -> None:
             assert line[f"{split}_num_images"] == "7"
         assert line["embed_dim"] == str(expected.params)
         assert (line["num_heads"], line["mlp_ratio"]) == ("1 2", "1.5 2")
+
+
+def test_stages_stand_in_the_table_one_after_the_other(tmp_path: Path) -> None:
+    arch = get_space("mobilenet-micro").largest
+    write_csv([row(100).model_copy(update={"arch": arch})], tmp_path / "table.csv")
+    with (tmp_path / "table.csv").open(newline="") as file:
+        (line,) = csv.DictReader(file)
+    assert (line["kernel"], line["width_3"], line["depth_3"]) == ("3 | 5 5 5 | 5 5 5 5", "40", "4")
 
 
 def test_a_finished_runs_table_is_its_evaluation(finished_run: Path) -> None:

@@ -20,7 +20,7 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from prenas.families import build_shared, build_structure, family_of
-from prenas.families.base import Arch, Box, Settings, named_tensors, tensor_shapes
+from prenas.families.base import Arch, Box, Settings, Shape, named_tensors, tensor_shapes
 from prenas.families.base import owned_boxes as boxes_of
 
 Statistics = Mapping[str, Tensor]
@@ -184,12 +184,18 @@ class Supernet(nn.Module):
 
     def fresh_statistics(self, arch: Arch) -> dict[str, Tensor]:
         """Statistics of no image, to be filled by `observe`; empty where there are none."""
-        found, shared, owned = {}, named_tensors(self.network), self.owned(arch)
-        for name in statistic_names(self._lent(arch, "observing")):
-            like, shape = shared[name], tuple(part.stop for part in owned[name])
+        found, shared = {}, named_tensors(self.network)
+        for name, shape in self._statistic_shapes(arch).items():
+            like = shared[name]
             fill = torch.ones if name.endswith("running_var") else torch.zeros
             found[name] = fill(shape, dtype=like.dtype, device=like.device)
         return found
+
+    def _statistic_shapes(self, arch: Arch) -> dict[str, Shape]:
+        owned, structure = self.owned(arch), _structure(arch, self.settings, (), 0.0, "evaluating")
+        return {
+            name: tuple(part.stop for part in owned[name]) for name in statistic_names(structure)
+        }
 
     @torch.no_grad()
     def observe(self, images: Tensor, arch: Arch, statistics: dict[str, Tensor]) -> None:
@@ -208,9 +214,11 @@ class Supernet(nn.Module):
         """The statistics of a subnet for evaluation.
 
         Raises:
-            ValueError: they are missing, and needed.
+            ValueError: they are missing, and needed, or of a subnet of other sizes.
         """
-        if self.has_statistics and not statistics:
+        if not self.has_statistics and not statistics:
+            return {}
+        if not statistics:
             raise ValueError(
                 f"subnet {arch.id} ({arch.summary}) has no statistics of its own yet: subnets "
                 "share weights, but what BatchNorm knows of the images differs in each. Calibrate "
@@ -218,8 +226,14 @@ class Supernet(nn.Module):
                 "prenas.calibration.calibrate(supernet, archs, batches)), and give what that "
                 "returns as `statistics`"
             )
+        given = {name: tuple(tensor.shape) for name, tensor in statistics.items()}
+        if given != self._statistic_shapes(arch):
+            raise ValueError(
+                f"these statistics are not those of subnet {arch.id} ({arch.summary}): their names "
+                "or sizes are others. Give what its own calibration returned"
+            )
         device = next(self.network.parameters()).device
-        return {name: tensor.to(device) for name, tensor in (statistics or {}).items()}
+        return {name: tensor.to(device) for name, tensor in statistics.items()}
 
     def views(self, arch: Arch) -> dict[str, Tensor]:
         """The subnet's tensors (parameters and buffers) as views of the shared ones."""

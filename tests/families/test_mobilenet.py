@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from timm.models.mobilenetv3 import MobileNetV3
 from torch import Tensor
 
@@ -343,6 +344,17 @@ def test_summary_names_what_was_chosen() -> None:
     assert arch.summary == (
         "224 px, 16-16-24-32-64-112-192-216-1984 x 1-3-3-3-3-3-1, kernel 3-5, expand 1-6"
     )
+
+
+def test_resolutions_may_be_none_and_rise() -> None:
+    fields = published_space().model_dump() | {"schedule": ()}
+    assert MobileNetSpace.model_validate(fields | {"resolution": ()}).resolutions == (None,)
+    assert MobileNetSpace.model_validate(fields | {"resolution": 224}).resolutions == (224,)
+    with pytest.raises(ValidationError) as caught:
+        MobileNetSpace.model_validate(fields | {"resolution": (64, 48)})
+    (problem,) = caught.value.errors()
+    assert problem["loc"] == ("resolution",)
+    assert "write [48, 64]" in problem["msg"]
 
 
 @pytest.mark.parametrize(

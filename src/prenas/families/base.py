@@ -109,13 +109,17 @@ def _listed(value: object) -> object:
 
 
 def _rising(options: tuple[float, ...]) -> tuple[float, ...]:
-    if not options:
-        raise ValueError("no option is given: list at least one, in rising order")
     rising = sorted(set(options))
     if list(options) != rising:
         raise ValueError(
             f"options {list(options)} must be all different and in rising order: write {rising}"
         )
+    return options
+
+
+def _some(options: tuple[float, ...]) -> tuple[float, ...]:
+    if not options:
+        raise ValueError("no option is given: list at least one, in rising order")
     return options
 
 
@@ -128,7 +132,10 @@ def _not_absurd(depths: tuple[int, ...]) -> tuple[int, ...]:
     return depths
 
 
-OPTIONS = BeforeValidator(_listed), AfterValidator(_rising)
+OPTIONAL = BeforeValidator(_listed), AfterValidator(_rising)
+"""As `OPTIONS`, where there may be none."""
+
+OPTIONS = *OPTIONAL, AfterValidator(_some)
 """For fields of a space that list options: `Annotated[tuple[int, ...], *OPTIONS]`."""
 
 NOT_TOO_DEEP = AfterValidator(_not_absurd)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def flat_rows(rows: Sequence[Evaluation]) -> list[dict[str, Any]]:
     """One flat dictionary per subnet: costs, results per split, then the architecture.
 
-    Options of layers are tuples per stage of tuples per layer.
+    Options of layers are tuples, of several stages one of them each.
     """
     return [
         {
@@ -30,22 +30,29 @@ def flat_rows(rows: Sequence[Evaluation]) -> list[dict[str, Any]]:
                 for name, value in metrics.model_dump().items()
             },
             **row.arch.network_options,
-            **row.arch.layer_options,
+            **{
+                axis: stages[0] if len(stages) == 1 else stages
+                for axis, stages in row.arch.layer_options.items()
+            },
         }
         for number, row in enumerate(rows)
     ]
 
 
 def write_csv(rows: Sequence[Evaluation], path: Path) -> None:
-    """Writes `flat_rows` as CSV: options of layers as `5 5 | 3`, two stages of two and one."""
+    """Writes `flat_rows` as CSV; options of layers are joined by spaces, stages by bars."""
     flat = flat_rows(rows)
     buffer = StringIO()
     writer = csv.DictWriter(buffer, fieldnames=list(flat[0]), lineterminator="\n")
     writer.writeheader()
     for row in flat:
-        writer.writerow({key: _joined(v) if isinstance(v, tuple) else v for key, v in row.items()})
+        writer.writerow({key: _cell(value) for key, value in row.items()})
     artifacts.write_bytes(path, buffer.getvalue().encode())
 
 
-def _joined(stages: Sequence[Sequence[float]]) -> str:
-    return " | ".join(" ".join(f"{option:g}" for option in stage) for stage in stages)
+def _cell(value: Any) -> Any:
+    if not isinstance(value, tuple):
+        return value
+    if isinstance(value[0], tuple):
+        return " | ".join(map(_cell, value))  # a slash makes dates of numbers in spreadsheets
+    return " ".join(f"{option:g}" for option in value)

@@ -7,7 +7,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from prenas.families.base import NOT_TOO_DEEP, OPTIONS, Choices, LayerAxis, SearchSpace, Stage
+from prenas.families.base import (
+    NOT_TOO_DEEP,
+    OPTIONAL,
+    OPTIONS,
+    Choices,
+    LayerAxis,
+    SearchSpace,
+    Stage,
+)
 from prenas.families.mobilenet.arch import (
     Activation,
     Kernel,
@@ -59,7 +67,7 @@ class MobileNetSpace(SearchSpace):
     """Options for the stem, every stage and the head; per block, kernel and expansion ratio."""
 
     family: Literal["mobilenet"] = "mobilenet"
-    resolution: Options | tuple[()] = ()
+    resolution: Annotated[tuple[Positive, ...], *OPTIONAL] = ()
     """Sides that networks resize their images to; empty: images are taken as they come."""
     schedule: tuple[tuple[Positive, Positive], ...] = ()
     """(MACs, resolution): networks of fewer MACs than that have this resolution, those of more
