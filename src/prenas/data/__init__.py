@@ -9,7 +9,15 @@ from prenas.data.batches import (
     labelled_sample,
     training_batches,
 )
-from prenas.data.images import Batch, ImageData, ImageSource, as_batch, num_batches, num_samples
+from prenas.data.images import (
+    Batch,
+    ImageData,
+    ImageSource,
+    as_batch,
+    num_batches,
+    num_samples,
+    part_slices,
+)
 from prenas.data.naming import with_data
 from prenas.data.reading import readers_watched
 from prenas.data.sources import check_data_name, load_data, open_data, undivided
@@ -28,6 +36,7 @@ __all__ = [
     "num_batches",
     "num_samples",
     "open_data",
+    "part_slices",
     "readers_watched",
     "training_batches",
     "undivided",

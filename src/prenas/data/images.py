@@ -79,10 +79,14 @@ class Batch(NamedTuple):
 
     def parts(self, number: int) -> Iterator[Batch]:
         """So many parts of nearly equal size, without empty ones."""
-        size = max(1, math.ceil(len(self.labels) / number))
-        for start in range(0, len(self.labels), size):
-            part = slice(start, start + size)
+        for part in part_slices(len(self.labels), number):
             yield Batch(self.images[part], self.labels[part], self.generators[part], self.total)
+
+
+def part_slices(length: int, number: int) -> list[slice]:
+    """So many parts of nearly equal size, without empty ones."""
+    size = max(1, math.ceil(length / number))
+    return [slice(start, min(start + size, length)) for start in range(0, length, size)]
 
 
 def num_samples(source: ImageSource) -> int:

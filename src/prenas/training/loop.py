@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import torch
+from torch.utils.data import DataLoader
 
 from prenas import artifacts
 from prenas.calibration import calibrate_on
-from prenas.data import ImageData, num_batches, readers_watched, training_batches
+from prenas.data import ImageData, num_batches, num_samples, readers_watched, training_batches
 from prenas.families.base import Arch, SearchSpace
 from prenas.processes import ALONE, Processes
 from prenas.recipe import CalibrationRecipe, TrainingRecipe
@@ -22,6 +23,7 @@ from prenas.runlog import MetricsLog, Sink
 from prenas.supernet import Statistics, Supernet
 from prenas.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint, tidy
 from prenas.training.sampler import make_sampler
+from prenas.training.single_images import require_normalisable
 from prenas.training.step import Outcome, TrainingStep
 from prenas.training.stopping import Stopped, StopRequest
 from prenas.training.teacher import Teacher
@@ -112,8 +114,8 @@ def train_supernet(
             the sinks that get every record of the log from there on.
 
     Raises:
-        ValueError: data that do not suit the network, a folder that cannot be written, or too many
-            steps without finite numbers.
+        ValueError: data that do not suit the network, a batch size that leaves BatchNorm a single
+            value, a folder that cannot be written, or too many steps without finite numbers.
         OSError: a checkpoint or the log cannot be written.
         ChildProcessError: a process that reads images has died.
         Stopped: it was asked to stop, and everything is saved.
@@ -123,6 +125,8 @@ def train_supernet(
     steps_per_epoch = num_batches(data.train, recipe.batch_size)
     if steps_per_epoch == 0:
         raise ValueError("the training split is empty: give at least one image")
+    if not isinstance(data.train, DataLoader):  # whose batches are its own
+        require_normalisable(supernet, archs, num_samples(data.train), recipe, processes)
     sampler = make_sampler(archs, recipe, seed, space)
     step = TrainingStep(
         supernet, sampler, recipe, steps_per_epoch, teacher=teacher, processes=processes
