@@ -60,7 +60,8 @@ def measure_importance(
     nothing is dropped, so the result is deterministic (the original leaves stochastic depth on) and
     the supernet keeps its weights; those of the copy are what counts. Images pass in small batches,
     whose gradients add up, to bound the memory; where networks normalise by the statistics of a
-    batch, in equal ones of no fewer than eight images, of which such statistics mean something.
+    batch, in equal ones of no fewer than eight images (if there are as many), of which such
+    statistics mean something.
 
     Raises:
         ValueError: a layer of the largest subnet that S sums over has no gradient at all, so that
