@@ -2,6 +2,7 @@
 
     python benchmarks/chaos.py --kills 100 --processes 1
     python benchmarks/chaos.py --kills 100 --processes 2
+    python benchmarks/chaos.py --kills 100 --warm --recipe mobilenet-micro
 
 A short training on the digits, with a checkpoint every three steps and a record of every step, is
 started by `prenas train`, killed at a random moment (SIGKILL to all its processes, as when power
@@ -40,7 +41,7 @@ import sklearn.datasets
 import torch
 from safetensors.torch import save_file
 
-from prenas import artifacts, cli, pipeline
+from prenas import artifacts, cli, pipeline, with_data
 from prenas.recipe import with_overrides
 from prenas.recipes import get_recipe
 
@@ -53,6 +54,7 @@ CHANGES = (
     "training.ema_decay=0.9",
     "training.final_weights=best",
     "data.num_workers=0",
+    "calibration.while_training=256",
 )
 STATE = "state.pt"
 
@@ -245,11 +247,12 @@ def prove_that_differences_are_found(whole: Path, home: Path) -> None:
     changed = home / "changed"
     shutil.copytree(whole, changed)
     weights = artifacts.read_tensors(changed / artifacts.SUPERNET)
-    next(iter(weights.values())).view(torch.uint8).flatten()[0] ^= 1
+    next(one for one in weights.values() if one.ndim).view(torch.uint8).flatten()[0] ^= 1
     save_file(weights, changed / artifacts.SUPERNET)
     path = next(changed.rglob(STATE))
     state = torch.load(path, weights_only=True)
-    state["optimizer"]["state"][0]["exp_avg"].flatten()[0] += 1e-3
+    moments = state["optimizer"]["state"][0].values()
+    next(one for one in moments if one.ndim).flatten()[0] += 1e-3
     torch.save(state, path)
     log = changed / artifacts.METRICS
     log.write_text(log.read_text().replace('"step": 7,', '"step": 8,', 1))
@@ -275,7 +278,8 @@ def measure(options: argparse.Namespace, home: Path) -> Iterator[dict[str, Any]]
     searched, whole, log = home / "searched", home / "whole", home / "log"
     preparation = os.fork()  # so that nothing has run torch in the process that is forked
     if not preparation:
-        pipeline.search(with_overrides(get_recipe("digits"), CHANGES), searched)
+        recipe = with_data(get_recipe(options.recipe), "digits")
+        pipeline.search(with_overrides(recipe, CHANGES), searched)
         os._exit(0)
     assert os.waitpid(preparation, 0)[1] == 0, "the search failed"
     shutil.copytree(searched, whole)
@@ -305,7 +309,7 @@ def measure(options: argparse.Namespace, home: Path) -> Iterator[dict[str, Any]]
             "runs_compared": num_finished,
             "is_equal": not found,
             "differences": dict(found),
-            "recipe": ["digits", *CHANGES],
+            "recipe": [options.recipe, *CHANGES],
             "commit": commit,
             "hardware": f"{platform.machine()}, 1 thread per process",
             "torch": torch.__version__,
@@ -313,11 +317,14 @@ def measure(options: argparse.Namespace, home: Path) -> Iterator[dict[str, Any]]
         }
 
 
+def _kind(row: dict[str, Any]) -> tuple[Any, ...]:
+    return row["processes"], row["warm"], row["recipe"][0]
+
+
 def keep(row: dict[str, Any]) -> None:
     """Puts results into the file, in place of those of the same kind."""
     rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
-    key = ("processes", "warm")
-    rows = [one for one in rows if any(one[name] != row[name] for name in key)] + [row]
+    rows = [one for one in rows if _kind(one) != _kind(row)] + [row]
     RESULTS.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
 
 
@@ -326,6 +333,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100, help="at least so many")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--warm", action="store_true", help="fork instead of starting Python")
+    parser.add_argument("--recipe", default="digits", help="whose networks train on the digits")
     parser.add_argument("--records", type=int, default=16, help="most that are seen before a kill")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
