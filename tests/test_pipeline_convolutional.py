@@ -188,6 +188,9 @@ def test_calibration_is_made_where_it_is_missing(finished: Path) -> None:
     rows = pipeline.evaluate(finished)
     for name in ("calibration.safetensors", "calibration.json", "evaluation.json"):
         (finished / name).unlink()
+    with pytest.raises(ValueError, match="but subnets, which were made with one: remove them"):
+        pipeline.evaluate(finished)  # the models would be those of another calibration
+    shutil.rmtree(finished / "subnets")
     assert pipeline.needs_calibration(finished)
     assert pipeline.evaluate(finished) == rows
     assert (finished / "calibration.safetensors").read_bytes() == expected

@@ -279,7 +279,8 @@ def calibrate(
         Per subnet, in the order of the evaluation; empty for families without BatchNorm.
 
     Raises:
-        ValueError: the training, or the evolution, is not finished, or other images than the run's.
+        ValueError: the training, or the evolution, is not finished, other images than the run's, or
+            results of a calibration that is no longer there.
     """
     out, processes = Path(out), join()
     preferred = read_preferred(out)
@@ -292,6 +293,12 @@ def calibrate(
         stored = stored_statistics(out, archs)
         assert stored is not None, "the first process saw it"
         return stored
+    made = [name for name in (artifacts.EVALUATION, artifacts.SUBNETS) if (out / name).exists()]
+    if processes.any(processes.is_main and bool(made)):
+        raise ValueError(
+            f"{out} holds no calibration, but {' and '.join(made)}, which were made with one: "
+            "remove them to calibrate anew"
+        )
     found = _calibrated(out, preferred, supernet, archs, data)
     if processes.is_main:
         with locked(out, recipe):
