@@ -117,7 +117,7 @@ def _walk(graph: Graph, prune: Prune | None, limit: tuple[int, int] | None) -> W
     rest = graph.cheapest_rest(limit[0]) if limit else None
     for node, edges in enumerate(graph.incoming[1:], start=1):
         if stage and graph.edges.tail[edges].max() >= stage[0]:
-            _rank(labels, stage, len(graph.edges.part))
+            _rank(labels, stage)
             stage = []
         found = _extended(graph, labels, edges, prune if node < graph.end else None)
         if limit is not None and rest is not None:
@@ -127,7 +127,7 @@ def _walk(graph: Graph, prune: Prune | None, limit: tuple[int, int] | None) -> W
             found = found.chosen(prune(found.cost, found.score, found.order))
         labels.append(found)
         stage.append(node)
-    _rank(labels, stage, len(graph.edges.part))
+    _rank(labels, stage)
     return Ways(graph, tuple(labels))
 
 
@@ -150,7 +150,7 @@ def _extended(graph: Graph, labels: list[_Labels], edges: Integers, prune: Prune
     return _Labels._make(map(np.concatenate, zip(*longer, strict=True)))
 
 
-def _rank(labels: list[_Labels], nodes: list[int], num_edges: int) -> None:
+def _rank(labels: list[_Labels], nodes: list[int]) -> None:
     """Replaces the orders of labels at some nodes by their ranks, so that they stay small."""
     orders = np.concatenate([labels[node].order for node in nodes])
     ranks = np.empty_like(orders)
