@@ -31,6 +31,8 @@ BIG_CURVES: dict[str, tuple[str, list[str], int]] = {
     "fashion-mnist": ("fashion-mnist", [], 20),
     "cifar10": ("cifar10", _ON_DISK, 20),
     "photos": ("photos", _ON_DISK, 20),
+    "mobilenet-micro": ("mobilenet-micro", [], 20),
+    "mobilenet-small-sandwich": ("mobilenet-small-sandwich", [], 5),
 }
 """The same for data that the repository does not hold."""
 
@@ -42,11 +44,14 @@ a little between processors and versions of Pillow."""
 def _places() -> dict[str, list[Path]]:
     """Recipe -> files whose pictures it trains on, where they are not found by name."""
     folder = Path(os.environ.get("PRENAS_DATA", ""))
+    fashion_mnist = [Path("/usr/share/datasets/fashion-mnist")]
     cifar = [folder / "cifar10-train.tar", folder / "cifar10-test.tar"]
     return {
         "cifar10": cifar,
         "photos": cifar,  # enlarged; what counts here is timm's augmentation of pictures
-        "fashion-mnist": [Path("/usr/share/datasets/fashion-mnist")],
+        "fashion-mnist": fashion_mnist,
+        "mobilenet-micro": fashion_mnist,
+        "mobilenet-small-sandwich": fashion_mnist,
     }
 
 
@@ -73,7 +78,7 @@ def losses_of(name: str, processes: Processes = ALONE) -> list[float]:
     assert recipe.data is not None
     assert recipe.training is not None
     found = zero_cost_search(recipe, None, torch.device("cpu"))
-    envelope, drop_path = found.preferred.envelope, recipe.training.drop_path
+    training = recipe.training
     losses: list[float] = []
 
     def watch(progress: Progress) -> None:
@@ -84,10 +89,12 @@ def losses_of(name: str, processes: Processes = ALONE) -> list[float]:
     options: dict[str, Any] = {"seed": recipe.seed, "processes": processes, "watch": watch}
     try:
         train_supernet(
-            found.supernet.trimmed(envelope, drop_path=drop_path),
+            found.supernet.trimmed(
+                found.preferred.envelope, drop_path=training.drop_path, dropout=training.dropout
+            ),
             found.preferred.archs,
             load_data(recipe.data, recipe.space.settings),
-            recipe.training,
+            training,
             **options,
         )
     except StoppedError:
