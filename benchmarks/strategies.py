@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from prenas import artifacts, pipeline
+from prenas.calibration import calibrate_on
 from prenas.data import load_data
 from prenas.evaluation import Evaluation, evaluate_archs
 from prenas.recipe import Recipe, with_overrides
@@ -83,9 +84,12 @@ def averaged(out: Path, recipe: Recipe) -> list[Evaluation]:
     newest = checkpoints(out / artifacts.CHECKPOINTS)[0].folder
     artifacts.load_weights(supernet.network, newest / artifacts.EMA)
     assert recipe.data is not None
-    return evaluate_archs(
-        supernet, preferred.archs, load_data(recipe.data, recipe.space.settings).splits
+    assert recipe.training is not None
+    data, epochs = load_data(recipe.data, recipe.space.settings), recipe.training.epochs
+    statistics = calibrate_on(
+        supernet, preferred.archs, data, recipe.calibration, seed=recipe.seed, first_epoch=epochs
     )
+    return evaluate_archs(supernet, preferred.archs, data.splits, statistics)
 
 
 def measure(data: str, variant: str, epochs: int, seed: int, home: Path) -> list[dict[str, Any]]:

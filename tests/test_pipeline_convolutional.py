@@ -6,6 +6,7 @@ evaluated and handed over.
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
 import prenas
 from prenas import artifacts, pipeline
 from prenas.artifacts import read_tensors
 from prenas.calibration import calibrate_on
+from prenas.cli import app
 from prenas.cost import count
 from prenas.data import load_data
 from prenas.evaluation import Evaluation, evaluate_archs, evaluate_networks
@@ -108,6 +111,8 @@ def test_it_writes_what_it_promises(finished_conv: Path) -> None:
     assert said["num_images"] == 256
     assert said["subnets"] == [row.arch.id for row in rows]
     assert read_status(finished_conv).calibration_images == 256
+    shown = CliRunner().invoke(app, ["status", str(finished_conv)]).output
+    assert re.search(r"calibration +done +256 images", shown)
 
 
 def test_the_page_and_the_table_tell_of_stages_and_calibration(finished_conv: Path) -> None:

@@ -8,10 +8,12 @@ from prenas.families import get_space
 from prenas.families.base import SearchSpace
 from prenas.processes import Processes
 from prenas.recipe import TrainingRecipe
+from prenas.training.loop import train_supernet
 from prenas.training.single_images import require_normalisable
+from training.runs import never, own_data
 
 MICRO = get_space("mobilenet-micro")
-TO_ONE_PIXEL = MICRO.with_settings(image_size=(8, 8))
+TO_ONE_PIXEL = MICRO.with_settings(image_size=(8, 8), in_chans=1)
 VIT = get_space("digits")
 
 
@@ -55,3 +57,15 @@ def test_one_image_over_one_pixel_is_refused(
 def test_everything_else_is_taken(space: SearchSpace, num_images: int) -> None:
     supernet = new_supernet(space).eval()
     require_normalisable(supernet, [space.smallest], num_images, recipe(8), Processes(0, 1))
+
+
+def test_a_training_is_refused_before_its_first_step() -> None:
+    supernet = new_supernet(TO_ONE_PIXEL)
+    with pytest.raises(ValueError, match="17 images in batches of 8 leave a step"):
+        train_supernet(
+            supernet,
+            [TO_ONE_PIXEL.smallest],
+            own_data(num_images=17),
+            recipe(8),
+            watch=never,
+        )
