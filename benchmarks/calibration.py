@@ -19,10 +19,10 @@ from typing import Any
 import torch
 
 from prenas import pipeline
-from prenas.calibration import calibrate_on
 from prenas.data import ImageData
-from prenas.evaluation import evaluate_archs
-from prenas.run_data import images_of
+from prenas.evaluation.accuracy import evaluate_archs
+from prenas.evaluation.calibration import calibrate_on
+from prenas.runs.images import images_of
 from prenas.selection.preferred import PreferredSet
 from prenas.supernet import Supernet
 

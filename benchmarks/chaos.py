@@ -43,7 +43,7 @@ from safetensors.torch import save_file
 
 from prenas import artifacts, cli, pipeline, with_data
 from prenas.recipe import with_overrides
-from prenas.recipes import get_recipe
+from prenas.recipe.catalogue import get_recipe
 
 RESULTS = Path(__file__).parent.parent / "results" / "chaos.json"
 CHANGES = (

@@ -24,21 +24,21 @@ from typing import Any
 
 import torch
 
-from prenas.calibration import calibrate_on
 from prenas.cost import count
 from prenas.data import ImageData, load_data
-from prenas.evaluation import evaluate_archs
+from prenas.evaluation.accuracy import evaluate_archs
+from prenas.evaluation.calibration import calibrate_on
 from prenas.families import family_of
 from prenas.families.base import Arch, SearchSpace
 from prenas.randomness import numpy_generator
 from prenas.recipe import Recipe, with_overrides
-from prenas.recipes import get_recipe
+from prenas.recipe.catalogue import get_recipe
+from prenas.rivals.within import Within
 from prenas.selection.placing import placed_budgets
 from prenas.selection.preferred import PreferredSet
-from prenas.selection.within import Within
+from prenas.selection.search import zero_cost_search
 from prenas.supernet import Supernet
 from prenas.training.loop import train_supernet
-from prenas.zero_cost_search import zero_cost_search
 
 RESULTS = Path(__file__).parent.parent / "results" / "controls.json"
 

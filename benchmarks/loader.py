@@ -33,10 +33,10 @@ from prenas.data.augmentation import (
     training_transform,
 )
 from prenas.data.pictures import with_channels
-from prenas.data_recipe import DataRecipe
 from prenas.randomness import isolated_global_state, numpy_generator
 from prenas.recipe import Recipe
-from prenas.recipes import get_recipe
+from prenas.recipe.catalogue import get_recipe
+from prenas.recipe.data import DataRecipe
 
 T = TypeVar("T")
 TITLE = "Loader alone: photographs, the augmentation of imagenet-tiny, 224 px"

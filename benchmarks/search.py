@@ -28,13 +28,13 @@ from prenas.proxy.scores import DEFAULT_SCORE
 from prenas.proxy.tables import SpaceTables, cost_tables, space_tables, stage_scores
 from prenas.randomness import torch_generator
 from prenas.recipe import Recipe
-from prenas.recipes import get_recipe
-from prenas.selection.budgets import Budget, parse_budgets
+from prenas.recipe.budgets import Budget, parse_budgets
+from prenas.recipe.catalogue import get_recipe
 from prenas.selection.exact import optimum
 from prenas.selection.isomers import isomer_gains, num_isomer_classes
 from prenas.selection.placing import placed_budgets
+from prenas.selection.search import new_supernet
 from prenas.selection.select import Candidates, Pick, select
-from prenas.zero_cost_search import new_supernet
 
 _TARGET_SECONDS = 0.2
 _LONG_CHAIN_BUDGETS = "macs=200M:700M:25M"

@@ -24,11 +24,11 @@ from typing import Any
 import torch
 
 from prenas import artifacts, pipeline
-from prenas.calibration import calibrate_on
 from prenas.data import load_data
-from prenas.evaluation import Evaluation, evaluate_archs
+from prenas.evaluation.accuracy import Evaluation, evaluate_archs
+from prenas.evaluation.calibration import calibrate_on
 from prenas.recipe import Recipe, with_overrides
-from prenas.recipes import get_recipe
+from prenas.recipe.catalogue import get_recipe
 from prenas.supernet import Supernet
 from prenas.training.checkpoint import checkpoints
 

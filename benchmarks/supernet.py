@@ -21,12 +21,12 @@ from prenas.data import Batch
 from prenas.families import get_family
 from prenas.families.base import Arch, Box
 from prenas.recipe import TrainingRecipe
-from prenas.recipes import get_recipe
+from prenas.recipe.catalogue import get_recipe
+from prenas.selection.search import zero_cost_search
 from prenas.supernet import Supernet
 from prenas.training.optim import make_optimizer
 from prenas.training.step import TrainingStep
 from prenas.training.subnets import BoundSubnets
-from prenas.zero_cost_search import zero_cost_search
 
 _NUM_TINY_IMAGES = 32
 _DIGITS_THREADS = (1, 2)

@@ -18,11 +18,11 @@ from families.test_vit_released import ARCH, SETTINGS, mini
 from prenas import pipeline
 from prenas.cli import app, main
 from prenas.cost import count
-from prenas.evaluation import Evaluation
-from prenas.export import load
+from prenas.evaluation.accuracy import Evaluation
 from prenas.families import all_spaces
 from prenas.families.vit.space import VitArch
-from prenas.recipes import RECIPES, TRANSFER_RECIPES, get_recipe
+from prenas.models.export import load
+from prenas.recipe.catalogue import RECIPES, TRANSFER_RECIPES, get_recipe
 from training.runs import SMALLEST, StoppedError, contents, stop_at
 
 pytest_plugins = "training.runs"

@@ -26,9 +26,9 @@ from prenas.data import (
 )
 from prenas.data.augmentation import BatchAffine
 from prenas.data.pictures import Pixels
-from prenas.data_recipe import Augmentation, DataRecipe
 from prenas.families.vit.space import VitSettings
-from prenas.recipes import get_recipe
+from prenas.recipe.catalogue import get_recipe
+from prenas.recipe.data import Augmentation, DataRecipe
 from training.runs import global_state_untouched, value_error_of
 
 SETTINGS = VitSettings(image_size=(4, 4), in_chans=1, num_classes=40, patch_size=2)

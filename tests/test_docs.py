@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from prenas.cli import app
-from prenas.recipes import RECIPES
+from prenas.recipe.catalogue import RECIPES
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = ["README.md", "docs/guide.md", "docs/method.md", "docs/extending.md", "CONTRIBUTING.md"]

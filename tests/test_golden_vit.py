@@ -23,7 +23,7 @@ from prenas.proxy.gains import BlockScores, block_scores
 from prenas.proxy.importance import Importance, measure_importance
 from prenas.proxy.scores import WEIGHT_SCORES
 from prenas.proxy.tables import SpaceTables, space_tables, stage_scores
-from prenas.selection.budgets import parse_budgets
+from prenas.recipe.budgets import parse_budgets
 from prenas.selection.isomers import isomer_gains, num_isomer_classes
 from prenas.selection.select import Candidates, select
 from prenas.supernet import Supernet

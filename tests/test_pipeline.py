@@ -13,13 +13,15 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
-from prenas import hand_over, pipeline, run_folder
+from prenas import pipeline
 from prenas.artifacts import read_tensors, write_tensors
 from prenas.cost import count
 from prenas.data import ImageData
-from prenas.evaluation import Evaluation
-from prenas.export import load
+from prenas.evaluation.accuracy import Evaluation
+from prenas.models import hand_over
+from prenas.models.export import load
 from prenas.recipe import Recipe, with_overrides
+from prenas.runs import folder as run_folder
 from training.runs import (
     StoppedError,
     assert_same_tensors,

@@ -19,17 +19,17 @@ from typer.testing import CliRunner
 import prenas
 from prenas import artifacts, pipeline
 from prenas.artifacts import read_tensors
-from prenas.calibration import calibrate_on
 from prenas.cli import app
 from prenas.cost import count
 from prenas.data import load_data
-from prenas.evaluation import Evaluation, evaluate_archs, evaluate_networks
-from prenas.export import load
+from prenas.evaluation.accuracy import Evaluation, evaluate_archs, evaluate_networks
+from prenas.evaluation.calibration import calibrate_on
 from prenas.families.mobilenet.arch import MobileNetSettings
 from prenas.families.mobilenet.space import MobileNetSpace, StageOptions
+from prenas.models.export import load
 from prenas.recipe import EvolutionRecipe, Recipe, SearchRecipe
-from prenas.status import read_status
-from prenas.transfer import finetuning_recipe, read_source
+from prenas.runs.status import read_status
+from prenas.sources.transfer import finetuning_recipe, read_source
 from training.runs import (
     StoppedError,
     assert_same_training,

@@ -12,13 +12,14 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from prenas import pipeline, run_data
+from prenas import pipeline
 from prenas.cli import app
 from prenas.data import ImageData, labelled_sample, load_data, open_data, with_data
 from prenas.data.pictures import Pictures, Pixels
-from prenas.data_recipe import Augmentation, DataRecipe, Preprocessing
-from prenas.export import load as load_model
+from prenas.models.export import load as load_model
 from prenas.recipe import Recipe
+from prenas.recipe.data import Augmentation, DataRecipe, Preprocessing
+from prenas.runs import images as run_data
 from training.runs import (
     MINI,
     StoppedError,

@@ -17,9 +17,8 @@ import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prenas import devices, processes
-from prenas.devices import resolve_device
-from prenas.processes import ALONE, Processes, join
+from prenas import processes
+from prenas.processes import ALONE, Processes, join, resolve_device
 
 SPACE = """
 family: vit
@@ -74,7 +73,7 @@ def two_accelerators(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accelerator, "is_available", lambda: True)
     monkeypatch.setattr(accelerator, "current_accelerator", lambda: torch.device("cuda"))
     monkeypatch.setattr(accelerator, "device_count", lambda: 2)
-    monkeypatch.setattr(devices.torch, "empty", lambda *args, **options: None)
+    monkeypatch.setattr(processes.torch, "empty", lambda *args, **options: None)
 
 
 @pytest.mark.usefixtures("two_accelerators")

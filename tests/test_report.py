@@ -21,19 +21,19 @@ from PIL import Image
 
 from families.drawing import ALL_SPACES, archs
 from prenas import pipeline
-from prenas.evaluation import Evaluation, Metrics
+from prenas.evaluation.accuracy import Evaluation, Metrics
 from prenas.families import get_space
 from prenas.families.base import SearchSpace
 from prenas.families.vit.space import VitArch
 from prenas.recipe import Recipe, with_overrides
-from prenas.recipes import get_recipe
+from prenas.recipe.catalogue import get_recipe
 from prenas.report import flat_rows, page, render, write_csv
 from prenas.report.cells import architecture_panels, block_score_panels, draw_panels
 from prenas.report.curves import draw_accuracy, draw_training, grouped, ranges, wilson_interval
 from prenas.report.forms import amount, millions, words
 from prenas.report.markdown import code, escape, link, table
 from prenas.report.reproduction import command_of
-from prenas.runlog import EpochRecord, MetricsLog, ValidationRecord, read_epochs
+from prenas.runs.log import EpochRecord, MetricsLog, ValidationRecord, read_epochs
 from prenas.selection.preferred import PreferredSet
 from training.runs import MINI, StoppedError, contents, mini_recipe, own_recipe
 

@@ -13,15 +13,14 @@ if TYPE_CHECKING:
     from prenas.cost import count
     from prenas.data.images import ImageData
     from prenas.data.naming import with_data
-    from prenas.data_recipe import Augmentation, DataRecipe, Preprocessing
-    from prenas.evaluation import Evaluation, Metrics
-    from prenas.evolution import Evolved
-    from prenas.export import Model, load, load_timm
+    from prenas.evaluation.accuracy import Evaluation, Metrics
     from prenas.families import get_space
     from prenas.families.base import Arch, Cost, SearchSpace
     from prenas.families.mobilenet.arch import MobileNetArch, MobileNetSettings, StageArch
     from prenas.families.mobilenet.space import MobileNetSpace, StageOptions
     from prenas.families.vit.space import VitArch, VitSettings, VitSpace
+    from prenas.models.export import Model, load, load_timm
+    from prenas.models.prediction import Prediction, predict
     from prenas.pipeline import (
         calibrate,
         evaluate,
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
         specialize,
         train,
     )
-    from prenas.prediction import Prediction, predict
     from prenas.recipe import (
         CalibrationRecipe,
         EvolutionRecipe,
@@ -45,12 +43,14 @@ if TYPE_CHECKING:
         TransferRecipe,
         with_overrides,
     )
-    from prenas.recipes import get_recipe
-    from prenas.released import load_released_checkpoint
+    from prenas.recipe.catalogue import get_recipe
+    from prenas.recipe.data import Augmentation, DataRecipe, Preprocessing
+    from prenas.recipe.space_file import read_space
+    from prenas.rivals.evolution import Evolved
     from prenas.selection.preferred import PreferredSet
-    from prenas.space_file import read_space
+    from prenas.sources.released import load_released_checkpoint
+    from prenas.sources.transfer import Source, finetuning_recipe, read_source
     from prenas.supernet import Supernet
-    from prenas.transfer import Source, finetuning_recipe, read_source
 
 __version__ = _version("prenas")
 
@@ -58,10 +58,10 @@ _HOMES = {
     "prenas.cost": ("count",),
     "prenas.data.images": ("ImageData",),
     "prenas.data.naming": ("with_data",),
-    "prenas.data_recipe": ("Augmentation", "DataRecipe", "Preprocessing"),
-    "prenas.evaluation": ("Evaluation", "Metrics"),
-    "prenas.evolution": ("Evolved",),
-    "prenas.export": ("Model", "load", "load_timm"),
+    "prenas.recipe.data": ("Augmentation", "DataRecipe", "Preprocessing"),
+    "prenas.evaluation.accuracy": ("Evaluation", "Metrics"),
+    "prenas.rivals.evolution": ("Evolved",),
+    "prenas.models.export": ("Model", "load", "load_timm"),
     "prenas.families": ("get_space",),
     "prenas.families.base": ("Arch", "Cost", "SearchSpace"),
     "prenas.families.mobilenet.arch": ("MobileNetArch", "MobileNetSettings", "StageArch"),
@@ -80,7 +80,7 @@ _HOMES = {
         "specialize",
         "train",
     ),
-    "prenas.prediction": ("Prediction", "predict"),
+    "prenas.models.prediction": ("Prediction", "predict"),
     "prenas.recipe": (
         "CalibrationRecipe",
         "EvolutionRecipe",
@@ -90,12 +90,12 @@ _HOMES = {
         "TransferRecipe",
         "with_overrides",
     ),
-    "prenas.recipes": ("get_recipe",),
-    "prenas.released": ("load_released_checkpoint",),
+    "prenas.recipe.catalogue": ("get_recipe",),
+    "prenas.sources.released": ("load_released_checkpoint",),
     "prenas.selection.preferred": ("PreferredSet",),
-    "prenas.space_file": ("read_space",),
+    "prenas.recipe.space_file": ("read_space",),
     "prenas.supernet": ("Supernet",),
-    "prenas.transfer": ("Source", "finetuning_recipe", "read_source"),
+    "prenas.sources.transfer": ("Source", "finetuning_recipe", "read_source"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -20,31 +20,35 @@ from typing import NamedTuple
 import torch
 
 from prenas import artifacts
-from prenas.calibration import calibrate_on
 from prenas.data import (
     ImageData,
     check_data_name,
+    check_splits,
     num_batches,
 )
-from prenas.devices import resolve_device
-from prenas.evaluation import Evaluation, evaluate_archs
-from prenas.evolution import Evolved
-from prenas.evolution import Watcher as EvolutionWatcher
+from prenas.evaluation.accuracy import Evaluation, evaluate_archs
+from prenas.evaluation.calibration import calibrate_on
 from prenas.families import build_structure
 from prenas.families.base import Arch
-from prenas.hand_over import hand_over, require_of_this_supernet
-from prenas.one_shot import (
+from prenas.models.hand_over import hand_over, require_of_this_supernet
+from prenas.models.specialization import (
+    choose,
+    pick,
+    unevaluated,
+)
+from prenas.processes import join, resolve_device
+from prenas.recipe import Recipe, TrainingRecipe, flat_fields
+from prenas.report import draw_accuracy, render, write_csv, write_report
+from prenas.rivals.evolution import Evolved
+from prenas.rivals.evolution import Watcher as EvolutionWatcher
+from prenas.rivals.one_shot import (
+    comparison_images,
     evolve_budgets,
     evolved_subnets,
     finished_budgets,
     handed_over,
 )
-from prenas.processes import join
-from prenas.recipe import Recipe, TrainingRecipe, flat_fields
-from prenas.released import imported_set, load_released_checkpoint
-from prenas.report import draw_accuracy, render, write_csv, write_report
-from prenas.run_data import has_no_data, images_of, ready_to_train, require_classes
-from prenas.run_folder import (
+from prenas.runs.folder import (
     is_the_runs,
     locked,
     may_be_the_runs,
@@ -53,22 +57,19 @@ from prenas.run_folder import (
     record_data,
     stored_evaluations,
 )
-from prenas.run_statistics import stored_statistics, write_statistics
-from prenas.runlog import Sink
+from prenas.runs.images import has_no_data, images_of, require_classes
+from prenas.runs.log import Sink
+from prenas.runs.statistics import stored_statistics, write_statistics
 from prenas.selection.preferred import PreferredSet
-from prenas.specialization import (
-    choose,
-    pick,
-    unevaluated,
-)
+from prenas.selection.search import zero_cost_search
+from prenas.sources.released import imported_set, load_released_checkpoint
+from prenas.sources.transfer import Source, adapt_source
 from prenas.supernet import Statistics, Supernet, statistic_names
 from prenas.training.estimate import Estimate, estimate_training
 from prenas.training.loop import Watcher, train_supernet
 from prenas.training.stopping import Stopped, stop_requests
 from prenas.training.teacher import Teacher, load_teacher
 from prenas.training.tracking import check_trackers, open_trackers
-from prenas.transfer import Source, adapt_source
-from prenas.zero_cost_search import zero_cost_search
 
 _logger = logging.getLogger(__name__)
 
@@ -154,7 +155,7 @@ def train(
 
     Args:
         watch: called after every training step.
-        sinks: called with every record of `metrics.jsonl`; see `prenas.runlog`.
+        sinks: called with every record of `metrics.jsonl`; see `prenas.runs.log`.
         track: names of trackers that get its numbers: `tensorboard`, `wandb`, `mlflow`, ...
 
     Raises:
@@ -635,3 +636,31 @@ def _evaluations(out: Path, data: ImageData | None, device: str) -> list[Evaluat
             f"`prenas evaluate {out}` first"
         )
     return evaluate(out, data=data, device=device)
+
+
+def ready_to_train(
+    recipe: Recipe, data: ImageData | None = None, out: str | Path | None = None
+) -> tuple[TrainingRecipe, ImageData]:
+    """The training part and the data of a recipe, checked before anything is spent.
+
+    Args:
+        out: a run folder, perhaps not there yet; the images must be those it was begun with.
+
+    Raises:
+        ValueError: the recipe has no training or no data, or the data do not suit its space or
+            the run, or the teacher does not suit them.
+    """
+    if recipe.training is None:
+        raise ValueError(
+            f"recipe {recipe.name!r} only searches: it has no training. Choose a recipe that "
+            "trains (prenas info lists them), or make one in Python with training=TrainingRecipe"
+        )
+    with join().main_first():  # it may download them
+        splits = images_of(recipe, data, out)
+    check_splits(splits, recipe.space.settings)
+    if recipe.evolution is not None:
+        comparison_images(recipe, splits)
+    if recipe.training.teacher is not None:  # made again where the training is
+        settings, teacher = recipe.space.settings, recipe.training.teacher
+        load_teacher(teacher, settings, recipe.preprocessing, torch.device("cpu"))
+    return recipe.training, splits

@@ -1,4 +1,4 @@
-"""The processes of one run, as torchrun or `accelerate launch` starts them.
+"""The processes of one run and their devices, as torchrun or `accelerate launch` starts them.
 
 Every process draws the same architectures and takes its share of every batch; what they must
 agree on is added up in one message per step. There is no wrapper around the network: gradients of
@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from difflib import get_close_matches
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -109,6 +110,40 @@ def join() -> Processes:
 def local_rank() -> int:
     """Number of this process on its machine; 0 where nothing launched several."""
     return _number("LOCAL_RANK", 0)
+
+
+def resolve_device(name: str) -> torch.device:
+    """A device by name; `auto` takes an accelerator if there is one.
+
+    Of several processes on a machine each takes its own accelerator, unless a number is given.
+
+    Raises:
+        ValueError: unknown, or not on this machine; names those that are.
+    """
+    accelerator = (
+        torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    )
+    available = ["cpu", *([accelerator.type] if accelerator else [])]
+    if name == "auto":
+        name = available[-1]
+    try:
+        device = torch.device(name)
+        if accelerator and local_rank() and device == torch.device(accelerator.type):
+            if local_rank() >= (count := torch.accelerator.device_count()):
+                raise ValueError(
+                    f"process {local_rank()} of this machine has no {name} device of its own, "
+                    f"there are {count}: start at most {count} processes, or give --device cpu"
+                )
+            device = torch.device(device.type, local_rank())
+        if device.type in available:
+            torch.empty(0, device=device)
+            return device
+    except RuntimeError:
+        pass
+    choices = ["auto", *available]
+    near = get_close_matches(name, choices, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    raise ValueError(f"device {name!r} is not on this machine: choose {', '.join(choices)}{hint}")
 
 
 def _fresh(store: dist.Store, rank: int, world_size: int) -> dist.Store:

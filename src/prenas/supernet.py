@@ -223,8 +223,8 @@ class Supernet(nn.Module):
                 f"subnet {arch.id} ({arch.summary}) has no statistics of its own yet: subnets "
                 "share weights, but what BatchNorm knows of the images differs in each. Calibrate "
                 "it first (`prenas calibrate RUN` and prenas.calibrate(RUN), or "
-                "prenas.calibration.calibrate(supernet, archs, batches)), and give what that "
-                "returns as `statistics`"
+                "prenas.evaluation.calibration.calibrate(supernet, archs, batches)), and give what "
+                "that returns as `statistics`"
             )
         given = {name: tuple(tensor.shape) for name, tensor in statistics.items()}
         if given != self._statistic_shapes(arch):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -45,3 +47,11 @@ def explain(error: ValidationError) -> str:
         suffix = f" (given: {_shortened(given)})" if shows_given else ""
         lines.append(f"{where}: {message}{suffix}" if where else f"{message}{suffix}")
     return "\n".join(lines)
+
+
+def unknown_name(kind: str, name: str, choices: Iterable[str]) -> ValueError:
+    """The error for a name that is not in a table: nearest names first, then all of them."""
+    choices = sorted(choices)
+    near = get_close_matches(name, choices, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    return ValueError(f"unknown {kind} {name!r}: {hint}available: {', '.join(choices)}")

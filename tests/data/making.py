@@ -15,8 +15,8 @@ from torch import Tensor
 from prenas.data import evaluation_batches, load_data
 from prenas.data.images import ImageData, ImageSource, num_samples
 from prenas.data.sources import Opened, open_data
-from prenas.data_recipe import DataRecipe, Preprocessing
 from prenas.families.vit.space import VitSettings
+from prenas.recipe.data import DataRecipe, Preprocessing
 
 SETTINGS = VitSettings(image_size=(8, 8), in_chans=3, num_classes=4, patch_size=4)
 GREY_SETTINGS = VitSettings(image_size=(8, 8), in_chans=1, num_classes=4, patch_size=4)

@@ -21,10 +21,10 @@ from prenas.data.augmentation import (
     normalized,
     training_transform,
 )
-from prenas.data_recipe import Augmentation, Preprocessing
 from prenas.families.vit.space import VitSettings
 from prenas.randomness import isolated_global_state, numpy_generator
-from prenas.recipes import get_recipe
+from prenas.recipe.catalogue import get_recipe
+from prenas.recipe.data import Augmentation, Preprocessing
 from training.runs import global_state_untouched, value_error_of
 
 PLAIN = Preprocessing(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))

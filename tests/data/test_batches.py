@@ -25,9 +25,9 @@ from prenas.data import (
 from prenas.data.augmentation import BatchAugmentation
 from prenas.data.pictures import Pictures, Pixels
 from prenas.data.reading import isolated
-from prenas.data_recipe import Augmentation
 from prenas.families.vit.space import VitSettings
 from prenas.randomness import isolated_global_state, numpy_generator, torch_generator
+from prenas.recipe.data import Augmentation
 from training.runs import global_state_untouched, own_data, value_error_of
 
 EVERYTHING = Augmentation(

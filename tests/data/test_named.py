@@ -16,9 +16,9 @@ from data.making import BYTES, GREY_BYTES, everything
 from prenas.data import load_data, open_data, with_data
 from prenas.data.images import ImageData
 from prenas.data.named import NAMED, download_folder
-from prenas.data_recipe import DataRecipe
 from prenas.families.vit.space import VitSettings
-from prenas.recipes import get_recipe
+from prenas.recipe.catalogue import get_recipe
+from prenas.recipe.data import DataRecipe
 from training.runs import global_state_untouched, value_error_of
 
 RNG = np.random.default_rng(0)

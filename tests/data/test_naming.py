@@ -6,9 +6,10 @@ import pytest
 
 from data.making import tar_of, write
 from prenas.data import open_data, with_data
-from prenas.data_recipe import DataRecipe
+from prenas.data.naming import default_class_names
 from prenas.recipe import Recipe, differences, recipe_from_dict
-from prenas.recipes import get_recipe
+from prenas.recipe.catalogue import get_recipe
+from prenas.recipe.data import DataRecipe
 from training.runs import own_recipe, value_error_of
 
 KINDS = ("cat", "dog", "owl")
@@ -188,3 +189,9 @@ def test_every_mistake_is_named(texts: list[str], words: list[str], photos: Path
 
 def test_one_text_needs_no_list(photos: Path) -> None:
     assert with_data(get_recipe("photos"), "photos") == with_data(get_recipe("photos"), ["photos"])
+
+
+def test_default_class_names() -> None:
+    assert default_class_names(3) == ("0", "1", "2")
+    assert len(default_class_names(1000)) == 1000
+    assert default_class_names(1000)[0].startswith("tench")

@@ -25,9 +25,9 @@ from data.making import (
 )
 from prenas.data import load_data, training_batches
 from prenas.data.pictures import Pictures, Pixels
-from prenas.data_recipe import Augmentation, Preprocessing
-from prenas.export import make_transform
 from prenas.families.vit.space import VitSettings
+from prenas.models.export import make_transform
+from prenas.recipe.data import Augmentation, Preprocessing
 from training.runs import value_error_of
 
 COLOUR, OTHER = (200, 100, 50), (10, 220, 90)

@@ -15,8 +15,8 @@ from data.making import BYTES, GREY_BYTES, everything, loaded, opened, recipe, t
 from prenas.data import load_data
 from prenas.data.pictures import Pixels
 from prenas.data.sources import Opened, open_data
-from prenas.data_recipe import Augmentation, DataRecipe
 from prenas.families.vit.space import VitSettings
+from prenas.recipe.data import Augmentation, DataRecipe
 from training.runs import global_state_untouched, value_error_of
 
 PINNED = ["c0/25.png", "c0/4.png", "c0/7.png", "c1/5.png", "c1/6.png"]

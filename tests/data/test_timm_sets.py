@@ -16,8 +16,8 @@ from torch import Tensor
 from data.making import BYTES, GREY_BYTES, GREY_SETTINGS, SETTINGS, everything
 from prenas.data import load_data, open_data, with_data
 from prenas.data.images import ImageData
-from prenas.data_recipe import DataRecipe
-from prenas.recipes import get_recipe
+from prenas.recipe.catalogue import get_recipe
+from prenas.recipe.data import DataRecipe
 from training.runs import value_error_of
 
 SPLITS = {"train": range(12), "validation": range(12, 18), "test": range(18, 22)}

@@ -25,7 +25,7 @@ from prenas.families import (
     register,
 )
 from prenas.families.base import Family
-from prenas.space_file import find_space
+from prenas.recipe.space_file import find_space
 
 FAMILY, SPACE = residual_mlp.FAMILY, residual_mlp.DIGITS
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,9 +14,9 @@ from families.drawing import TEST_SPACES
 from prenas import pipeline
 from prenas.cost import count
 from prenas.data import load_data
-from prenas.evaluation import evaluate_networks
+from prenas.evaluation.accuracy import evaluate_networks
 from prenas.families import build
-from prenas.transfer import finetuning_recipe, read_source
+from prenas.sources.transfer import finetuning_recipe, read_source
 from training.runs import mini_recipe, own_data
 
 SPACE = residual_mlp.DIGITS

@@ -17,9 +17,10 @@ from prenas.proxy.gains import block_scores
 from prenas.proxy.importance import Importance
 from prenas.proxy.scores import DEFAULT_SCORE
 from prenas.proxy.tables import SpaceTables, StageTable, cost_tables, space_tables, stage_scores
-from prenas.selection.budgets import Budget
+from prenas.recipe import Enumeration
+from prenas.recipe.budgets import Budget
 from prenas.selection.graph import Candidate
-from prenas.selection.isomers import Enumeration, isomer_gains
+from prenas.selection.isomers import isomer_gains
 from prenas.supernet import Supernet
 from reference import scores as literal
 

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from prenas.families.base import COST_AXES, Choices, StageChoice
 from prenas.proxy.tables import SpaceTables, StageTable
-from prenas.selection.budgets import Budget
+from prenas.recipe import Enumeration
+from prenas.recipe.budgets import Budget
 from prenas.selection.graph import Candidate
-from prenas.selection.isomers import Enumeration
 from proxy.reading import cost_from_tables, sum_from_tables
 from reference import scores as literal
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from prenas.families.base import SearchSpace
 from prenas.proxy.tables import SpaceTables
-from prenas.selection.budgets import Budget
+from prenas.recipe.budgets import Budget
 from prenas.selection.front import every_way, spread_ways
 from prenas.selection.graph import Candidate, free_graph, item_graph
 from prenas.selection.program import best_by_program

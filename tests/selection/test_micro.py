@@ -13,7 +13,7 @@ from prenas.proxy.gains import block_scores
 from prenas.proxy.importance import Importance
 from prenas.proxy.scores import DEFAULT_SCORE
 from prenas.proxy.tables import SpaceTables, space_tables, stage_scores
-from prenas.selection.budgets import Budget
+from prenas.recipe.budgets import Budget
 from prenas.selection.exact import optimum
 from prenas.selection.graph import Candidate
 from prenas.selection.isomers import isomer_gains, num_isomer_classes

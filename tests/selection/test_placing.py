@@ -6,7 +6,7 @@ from families.drawing import TEST_SPACES
 from prenas.cost import count
 from prenas.families import get_space
 from prenas.recipe import searching_recipe
-from prenas.selection.budgets import Budget, parse_budgets
+from prenas.recipe.budgets import Budget, parse_budgets
 from prenas.selection.placing import placed_budgets, scored_resolution
 from prenas.selection.preferred import exact_budgets
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from prenas.families import get_space
 from prenas.proxy.tables import SpaceTables, StageTable, cost_tables
+from prenas.recipe import Enumeration
+from prenas.recipe.budgets import Budget, parse_budgets
 from prenas.selection import program
-from prenas.selection.budgets import Budget, parse_budgets
 from prenas.selection.graph import item_graph
-from prenas.selection.isomers import Enumeration
 from prenas.selection.program import best_by_program
 from prenas.selection.ranking import Fronts
 from prenas.selection.select import Candidates, Pick, reachable, select

@@ -9,9 +9,9 @@ import torch
 from prenas.data import load_data, with_data
 from prenas.processes import ALONE, Processes
 from prenas.recipe import Recipe, with_overrides
-from prenas.recipes import get_recipe
+from prenas.recipe.catalogue import get_recipe
+from prenas.selection.search import zero_cost_search
 from prenas.training.loop import Progress, train_supernet
-from prenas.zero_cost_search import zero_cost_search
 from training.runs import StoppedError
 
 FOLDER = Path(__file__).parents[1] / "golden" / "losses"

@@ -21,7 +21,7 @@ import torch
 
 from prenas import artifacts, pipeline
 from prenas.data import ImageData
-from prenas.runlog import MetricsLog
+from prenas.runs.log import MetricsLog
 from prenas.training import checkpoint, loop
 from prenas.training.gradients import GradientBuffer
 from training.runs import own_data, own_recipe

@@ -22,11 +22,11 @@ from torch.utils.data import Dataset, TensorDataset
 
 from prenas import pipeline
 from prenas.data import ImageData
-from prenas.data_recipe import DataRecipe, Preprocessing
-from prenas.evaluation import Evaluation
+from prenas.evaluation.accuracy import Evaluation
 from prenas.families.vit.space import VitArch, VitSettings, VitSpace
 from prenas.recipe import Recipe, SearchRecipe, TrainingRecipe
-from prenas.recipes import get_recipe
+from prenas.recipe.catalogue import get_recipe
+from prenas.recipe.data import DataRecipe, Preprocessing
 from prenas.training.loop import Progress
 
 MINI = VitSpace(

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from prenas.data import ImageData
-from prenas.evaluation import evaluate_archs
+from prenas.evaluation.accuracy import evaluate_archs
 from prenas.families.vit.space import VitArch
 from prenas.processes import ALONE, Processes, join
 from prenas.recipe import TrainingRecipe

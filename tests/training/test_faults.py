@@ -25,8 +25,8 @@ from prenas import pipeline
 from prenas.cli import app
 from prenas.data import Batch, ImageData
 from prenas.recipe import Recipe
-from prenas.run_folder import locked
-from prenas.status import read_status
+from prenas.runs.folder import locked
+from prenas.runs.status import read_status
 from prenas.training.loop import Progress
 from prenas.training.step import Outcome, TrainingStep
 from prenas.training.stopping import Stopped

@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from prenas.data import Batch, ImageData, load_data, training_batches
-from prenas.data_recipe import DataRecipe
 from prenas.families.vit.network import VisionTransformer
 from prenas.families.vit.space import VitArch
 from prenas.recipe import TrainingRecipe
-from prenas.recipes import get_recipe
+from prenas.recipe.catalogue import get_recipe
+from prenas.recipe.data import DataRecipe
 from prenas.supernet import Supernet
 from prenas.training.loop import Progress, train_supernet
 from prenas.training.sampler import make_sampler

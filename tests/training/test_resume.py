@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from prenas import pipeline
 from prenas.data import ImageData
-from prenas.data_recipe import Augmentation
-from prenas.recipes import get_recipe
-from prenas.runlog import MetricsLog
+from prenas.recipe.catalogue import get_recipe
+from prenas.recipe.data import Augmentation
+from prenas.runs.log import MetricsLog
 from prenas.training.loop import Progress
 from training.runs import (
     StoppedError,

@@ -12,10 +12,10 @@ from torch.nn.functional import cross_entropy
 
 from prenas.data import Batch, ImageData, training_batches
 from prenas.data.augmentation import Mixing
-from prenas.data_recipe import Augmentation
 from prenas.families.vit.network import VisionTransformer
 from prenas.families.vit.space import VitArch
 from prenas.recipe import TeacherRecipe, TrainingRecipe
+from prenas.recipe.data import Augmentation
 from prenas.supernet import Supernet
 from prenas.training.loop import train_supernet
 from prenas.training.sampler import make_sampler

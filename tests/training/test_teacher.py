@@ -12,8 +12,8 @@ from torch import nn
 
 import prenas
 from prenas import pipeline
-from prenas.data_recipe import Preprocessing
 from prenas.recipe import TeacherRecipe, with_overrides
+from prenas.recipe.data import Preprocessing
 from prenas.supernet import Supernet
 from prenas.training import teacher as room
 from prenas.training.sampler import make_sampler

@@ -16,7 +16,7 @@ from tensorboard.plugins.hparams.metadata import SESSION_START_INFO_TAG
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from prenas import pipeline
-from prenas.runlog import MetricsLog, read_epochs, read_position
+from prenas.runs.log import MetricsLog, read_epochs, read_position
 from prenas.training.tracking import check_trackers, open_trackers, scalars
 from training.runs import (
     StoppedError,

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from prenas.evaluation import evaluate_archs
+from prenas.evaluation.accuracy import evaluate_archs
 from prenas.families.vit.space import VitArch
 from prenas.recipe import TrainingRecipe
 from prenas.training.loop import train_supernet

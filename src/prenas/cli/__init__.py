@@ -164,8 +164,8 @@ def finetune_command(
 ) -> None:
     """Train what is trained further, on other images: classes, image size, one subnet or all."""
     from prenas import artifacts, pipeline
+    from prenas.sources.transfer import finetuning_recipe, read_source
     from prenas.training.tracking import check_trackers
-    from prenas.transfer import finetuning_recipe, read_source
 
     require_out(out, dry_run)
     set_threads(threads)
@@ -302,7 +302,7 @@ def status_command(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """How far a run is, at any stage, also while another process works there."""
-    from prenas.status import read_status
+    from prenas.runs.status import read_status
 
     status = read_status(run)
     if as_json:
@@ -364,7 +364,7 @@ def import_command(
 ) -> None:
     """Make a run folder of a checkpoint that the authors of PreNAS or AutoFormer released."""
     from prenas import artifacts, pipeline
-    from prenas.released import load_released_checkpoint
+    from prenas.sources.released import load_released_checkpoint
 
     archs = []
     if arch:
@@ -389,7 +389,7 @@ def predict_command(
 
     The exit status is 1 if a picture could not be read.
     """
-    from prenas.prediction import predict
+    from prenas.models.prediction import predict
 
     set_threads(threads)
     rows, has_failed = [], False
@@ -417,10 +417,11 @@ def info_command(
     ] = None,
 ) -> None:
     """List recipes and spaces, or describe one of them, a space file or a run folder."""
-    from prenas.families import all_spaces, unknown_name
+    from prenas.families import all_spaces
     from prenas.recipe import flat_fields
-    from prenas.recipes import RECIPES, TRANSFER_RECIPES, get_recipe, get_transfer_recipe
-    from prenas.space_file import find_space, names_a_space_file
+    from prenas.recipe.catalogue import RECIPES, TRANSFER_RECIPES, get_recipe, get_transfer_recipe
+    from prenas.recipe.space_file import find_space, names_a_space_file
+    from prenas.values import unknown_name
 
     spaces = all_spaces()
     if name is None:

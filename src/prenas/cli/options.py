@@ -11,7 +11,7 @@ import typer
 def _no_recipe(run: Path) -> Path:
     """Says what to do where a recipe is named instead of a run."""
     if not run.exists():
-        from prenas.recipes import RECIPES
+        from prenas.recipe.catalogue import RECIPES
 
         if str(run) in RECIPES:
             raise ValueError(

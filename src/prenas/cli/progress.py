@@ -13,7 +13,7 @@ from prenas.cli.tables import console
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
-    from prenas.evolution import Generation
+    from prenas.rivals.evolution import Generation
     from prenas.training.loop import Progress
 
 

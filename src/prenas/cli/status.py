@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from prenas.cli.tables import console, duration, print_table
 
 if TYPE_CHECKING:
-    from prenas.status import Status, TrainingStatus
+    from prenas.runs.status import Status, TrainingStatus
 
 _WORDS: dict[str, str] = {
     "missing": "not begun",

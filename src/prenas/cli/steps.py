@@ -36,8 +36,8 @@ def chosen_recipe(
     """The named recipe, with the changes of the command line: space, data, then single fields."""
     from prenas.data import with_data
     from prenas.recipe import searching_recipe, with_overrides, with_space
-    from prenas.recipes import RECIPES, get_recipe
-    from prenas.space_file import find_space
+    from prenas.recipe.catalogue import RECIPES, get_recipe
+    from prenas.recipe.space_file import find_space
 
     if name is not None:
         recipe = get_recipe(name)
@@ -63,7 +63,7 @@ def other_data(
     run: Path, texts: Sequence[str] | None, crops: int | None = None
 ) -> ImageData | None:
     """Images from elsewhere for a run, or with other crops; None for what its recipe says."""
-    from prenas import run_data
+    from prenas.runs import images as run_data
 
     if not texts and crops is None:
         return None
@@ -90,7 +90,7 @@ def run_training(
 ) -> None:
     """Trains, and shows how it goes."""
     from prenas import artifacts, pipeline
-    from prenas.run_folder import read_preferred
+    from prenas.runs.folder import read_preferred
 
     was_done = (out / artifacts.SUPERNET).exists()
     preferred = read_preferred(out)
@@ -118,7 +118,7 @@ def run_training(
 def run_calibration(out: Path, device: str, data: ImageData | None) -> None:
     """Calibrates, where the family has anything to calibrate, and says so."""
     from prenas import artifacts, pipeline
-    from prenas.run_folder import read_preferred
+    from prenas.runs.folder import read_preferred
 
     was_done = (out / artifacts.CALIBRATION).exists()
     started = time.perf_counter()

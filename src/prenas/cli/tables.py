@@ -11,11 +11,11 @@ from rich.console import Console
 
 if TYPE_CHECKING:
     from prenas.data import ImageData
-    from prenas.evaluation import Evaluation
-    from prenas.evolution import Evolved
+    from prenas.evaluation.accuracy import Evaluation
     from prenas.families.base import SearchSpace
     from prenas.pipeline import DryRun
     from prenas.recipe import Recipe
+    from prenas.rivals.evolution import Evolved
     from prenas.selection.preferred import PreferredSet
 
 # Of several processes of one run, as torchrun numbers them, only the first one speaks.
@@ -315,7 +315,7 @@ def _listed(options: Sequence[float]) -> str:
 
 def _rounded(amount: int) -> str:
     """As budgets write it, up to the next of three digits, so that the amount fits: 5.37M."""
-    from prenas.selection.budgets import format_amount
+    from prenas.recipe.budgets import format_amount
 
     step = 10 ** max(len(str(amount)) - 3, 0)
     return format_amount(-(-amount // step) * step)
@@ -324,7 +324,7 @@ def _rounded(amount: int) -> str:
 def print_lists() -> None:
     """All recipes, those of fine-tuning apart, and all spaces."""
     from prenas.families import all_spaces
-    from prenas.recipes import RECIPES, TRANSFER_RECIPES, get_recipe, get_transfer_recipe
+    from prenas.recipe.catalogue import RECIPES, TRANSFER_RECIPES, get_recipe, get_transfer_recipe
     from prenas.report.forms import amount
 
     recipes = [(name, get_recipe(name)) for name in RECIPES]

@@ -18,9 +18,9 @@ from PIL.ImageOps import posterize
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, one_hot, pad
 
-from prenas.data_recipe import Augmentation, Preprocessing
 from prenas.families.base import Settings
 from prenas.randomness import isolated_global_state, reseed_global_state
+from prenas.recipe.data import Augmentation, Preprocessing
 
 PictureTransform = Callable[[Image], Tensor]
 """Picture -> uint8 [C, H, W], or [crops, C, H, W]."""

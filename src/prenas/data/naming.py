@@ -11,8 +11,8 @@ from prenas.data.folders import list_pictures, unwrapped_splits
 from prenas.data.named import NAMED
 from prenas.data.sources import NO_SPLIT, open_class_names
 from prenas.data.timm_sets import is_timm_name
-from prenas.data_recipe import FOLDER, OWN_DATA, DataRecipe
 from prenas.recipe import Recipe, recipe_from_dict
+from prenas.recipe.data import FOLDER, OWN_DATA, DataRecipe
 
 _SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 _SHAPE = (
@@ -111,3 +111,11 @@ def _place(place: str, source: Mapping[str, Any]) -> str | float:
     if root and place in unwrapped_splits(list_pictures(Path(root))).folders:
         return place
     return str(path.resolve())
+
+
+def default_class_names(num_classes: int) -> tuple[str, ...]:
+    """ImageNet's names for its 1000 classes, as in the authors' files; else their numbers."""
+    from timm.data import ImageNetInfo
+
+    names = tuple(ImageNetInfo().label_descriptions())
+    return names if num_classes == len(names) else tuple(map(str, range(num_classes)))

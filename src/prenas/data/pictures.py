@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from prenas.data.augmentation import PictureTransform, normalized
-from prenas.data_recipe import Preprocessing
+from prenas.recipe.data import Preprocessing
 
 T = TypeVar("T")
 

@@ -45,10 +45,10 @@ from prenas.data.pictures import (
     prepare,
 )
 from prenas.data.timm_sets import TIMM_PREFIXES, is_timm_name, open_timm
-from prenas.data_recipe import FOLDER, OWN_DATA, DataRecipe
-from prenas.families import unknown_name
 from prenas.families.base import Settings
 from prenas.randomness import numpy_generator
+from prenas.recipe.data import FOLDER, OWN_DATA, DataRecipe
+from prenas.values import unknown_name
 
 _logger = logging.getLogger(__name__)
 NO_SPLIT = "none"

@@ -20,7 +20,6 @@ from prenas.families.registry import (
     get_family,
     get_space,
     register,
-    unknown_name,
 )
 from prenas.randomness import isolated_global_state
 
@@ -37,7 +36,6 @@ __all__ = [
     "get_space",
     "parameter_shapes",
     "register",
-    "unknown_name",
 ]
 
 for _family in (vit.FAMILY, mobilenet.FAMILY):

@@ -8,12 +8,11 @@ or when everything is listed.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
-from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
 from prenas.families.base import Arch, Family, SearchSpace
+from prenas.values import unknown_name
 
 _log = logging.getLogger(__name__)
 
@@ -50,14 +49,6 @@ def register(family: Family) -> None:
                 f"{other.name!r}: derive types of its own, by which values are told apart"
             )
     FAMILIES[family.name] = family
-
-
-def unknown_name(kind: str, name: str, choices: Iterable[str]) -> ValueError:
-    """The error for a name that is not in a table: nearest names first, then all of them."""
-    choices = sorted(choices)
-    near = get_close_matches(name, choices, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-    return ValueError(f"unknown {kind} {name!r}: {hint}available: {', '.join(choices)}")
 
 
 def family_names() -> list[str]:

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from prenas.families import get_family, unknown_name
+from prenas.families import get_family
+from prenas.values import unknown_name
 
 Floats = npt.NDArray[np.float64]
 

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.transforms import Transform
 
-    from prenas.evaluation import Evaluation, Metrics
-    from prenas.runlog import EpochRecord, ValidationRecord
+    from prenas.evaluation.accuracy import Evaluation, Metrics
+    from prenas.runs.log import EpochRecord, ValidationRecord
 
 
 class _Look(NamedTuple):

@@ -12,12 +12,12 @@ from prenas.report.cells import architecture_panels, block_score_panels, draw_pa
 from prenas.report.curves import draw_accuracy, draw_training
 from prenas.report.figure import render
 from prenas.report.sections import SECTIONS, RunSoFar
-from prenas.runlog import read_epochs, read_validations
+from prenas.runs.log import read_epochs, read_validations
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from prenas.evaluation import Evaluation
+    from prenas.evaluation.accuracy import Evaluation
     from prenas.selection.preferred import PreferredSet
 
 

@@ -6,7 +6,7 @@ import json
 import shlex
 
 from prenas.recipe import Recipe, flat_fields, with_overrides
-from prenas.recipes import RECIPES, get_recipe
+from prenas.recipe.catalogue import RECIPES, get_recipe
 
 
 def command_of(recipe: Recipe, folder: str) -> str | None:

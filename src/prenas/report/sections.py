@@ -8,15 +8,15 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prenas import artifacts
-from prenas.evolution import EvolvedSet
 from prenas.report.cells import block_score_panels
 from prenas.report.forms import NONE, amount, millions, percent, plural, words
 from prenas.report.markdown import code, escape, folded, link, picture, table
 from prenas.report.reproduction import command_of
+from prenas.rivals.evolution import EvolvedSet
 
 if TYPE_CHECKING:
-    from prenas.evaluation import Evaluation, Metrics
-    from prenas.runlog import EpochRecord, ValidationRecord
+    from prenas.evaluation.accuracy import Evaluation, Metrics
+    from prenas.runs.log import EpochRecord, ValidationRecord
     from prenas.selection.preferred import PreferredSet, SeedAgreement
 
 _ONLY_SEARCHES = "This recipe only searches: it names no training."

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from prenas import artifacts
 
 if TYPE_CHECKING:
-    from prenas.evaluation import Evaluation
+    from prenas.evaluation.accuracy import Evaluation
 
 
 def flat_rows(rows: Sequence[Evaluation]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from prenas.proxy.tables import SpaceTables
-from prenas.selection.budgets import Budget
+from prenas.recipe.budgets import Budget
 from prenas.selection.graph import Candidate, free_graph
 from prenas.selection.program import Program
 from prenas.selection.ranking import Fronts, finished, signs

@@ -18,7 +18,8 @@ from prenas.families.base import COST_AXES, Choices, StageChoice
 from prenas.proxy.layout import Integers
 from prenas.proxy.scores import Floats
 from prenas.proxy.tables import SpaceTables, StageTable
-from prenas.selection.isomers import Enumeration, stage_items
+from prenas.recipe import Enumeration
+from prenas.selection.isomers import stage_items
 
 
 @dataclass(frozen=True)

@@ -10,25 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from itertools import combinations
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 
-from prenas.families import unknown_name
 from prenas.families.base import Choices, SearchSpace
 from prenas.proxy.gains import BlockScores
 from prenas.proxy.layout import Integers
 from prenas.proxy.scores import Floats
 from prenas.proxy.tables import SpaceTables, StageTable, cost_tables
 from prenas.randomness import numpy_generator
-
-IsomerRule = Literal["normalised", "raw", "front", "random"]
-"""How layers are ranked for the larger options: `normalised` (the method) and `raw` block scores,
-`front` (the first layers), `random` (the control that any claim must beat)."""
-
-Enumeration = Literal["all", "published"]
-"""`all` allocations, or the original code's, which skips those that give a middle option no
-layer (it keeps 105 of 120 for 14 layers and 3 options)."""
+from prenas.recipe import Enumeration, IsomerRule
+from prenas.values import unknown_name
 
 
 def isomer_gains(

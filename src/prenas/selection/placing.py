@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from prenas.families.base import SearchSpace
 from prenas.proxy.tables import cost_tables
-from prenas.selection.budgets import Budget, Budgets, check_resolutions, parse_budgets
-from prenas.selection.isomers import Enumeration
+from prenas.recipe import Enumeration
+from prenas.recipe.budgets import Budget, Budgets, check_resolutions, parse_budgets
 from prenas.selection.select import Candidates
 
 

@@ -14,7 +14,7 @@ from prenas.cost import count
 from prenas.families import family_of, get_family
 from prenas.families.base import Arch, Settings
 from prenas.recipe import Recipe, recipe_from_dict
-from prenas.selection.budgets import parse_budgets
+from prenas.recipe.budgets import parse_budgets
 from prenas.values import Value
 
 

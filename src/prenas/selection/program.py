@@ -17,7 +17,7 @@ from scipy.sparse import coo_array, csr_array, vstack
 
 from prenas.families.base import COST_AXES
 from prenas.proxy.scores import Floats
-from prenas.selection.budgets import Budget
+from prenas.recipe.budgets import Budget
 from prenas.selection.graph import Candidate, Graph
 from prenas.selection.ranking import finished, signs
 

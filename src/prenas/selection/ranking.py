@@ -11,7 +11,7 @@ import numpy as np
 from prenas.families.base import COST_AXES
 from prenas.proxy.layout import Integers
 from prenas.proxy.scores import Floats
-from prenas.selection.budgets import Budget
+from prenas.recipe.budgets import Budget
 from prenas.selection.front import Ways, best_ways
 from prenas.selection.graph import Candidate, Graph
 

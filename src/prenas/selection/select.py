@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from prenas.families.base import COST_AXES
 from prenas.proxy.scores import Floats
 from prenas.proxy.tables import SpaceTables
-from prenas.selection.budgets import Budget
+from prenas.recipe import Enumeration
+from prenas.recipe.budgets import Budget
 from prenas.selection.front import Ways, every_way, spread_ways
 from prenas.selection.graph import Candidate, item_graph
-from prenas.selection.isomers import Enumeration
 from prenas.selection.program import Program, best_by_program
 from prenas.selection.ranking import Fronts, finished, ranked
 

@@ -14,12 +14,12 @@ import torch
 from torch.utils.data import DataLoader
 
 from prenas import artifacts
-from prenas.calibration import calibrate_on
 from prenas.data import ImageData, num_batches, num_samples, readers_watched, training_batches
+from prenas.evaluation.calibration import calibrate_on
 from prenas.families.base import Arch, SearchSpace
 from prenas.processes import ALONE, Processes
 from prenas.recipe import CalibrationRecipe, TrainingRecipe
-from prenas.runlog import MetricsLog, Sink
+from prenas.runs.log import MetricsLog, Sink
 from prenas.supernet import Statistics, Supernet
 from prenas.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint, tidy
 from prenas.training.sampler import make_sampler

@@ -14,10 +14,10 @@ from timm.models import load_checkpoint
 from torch import Tensor, nn
 
 from prenas import artifacts
-from prenas.data_recipe import Preprocessing
-from prenas.export import load, read_description
 from prenas.families.base import Settings
+from prenas.models.export import load, read_description
 from prenas.recipe import TeacherRecipe
+from prenas.recipe.data import Preprocessing
 
 _UNREADABLE = (
     RuntimeError, OSError, ValueError, TypeError, KeyError, AttributeError, EOFError,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from prenas import artifacts
-from prenas.runlog import Sink
+from prenas.runs.log import Sink
 
 _logger = logging.getLogger(__name__)
 _PROJECT = "prenas"  # under which trackers that serve many projects file the run

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from prenas.data import ImageData
-from prenas.evaluation import evaluate_archs
+from prenas.evaluation.accuracy import evaluate_archs
 from prenas.families.base import Arch
 from prenas.processes import Processes
 from prenas.recipe import TrainingRecipe

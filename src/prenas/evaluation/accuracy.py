@@ -1,0 +1,195 @@
+"""Evaluation: accuracy and loss of subnets, each as the plain network it will be handed over as."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from pydantic import SerializeAsAny
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from prenas.cost import count
+from prenas.data import ImageSource, evaluation_batches, readers_watched
+from prenas.families.base import Arch, Settings
+from prenas.processes import ALONE, Processes
+from prenas.supernet import Statistics, Supernet
+from prenas.values import Value
+
+_TOP5_FROM_CLASSES = 20  # with fewer, five guesses say little
+
+
+class Metrics(Value):
+    """Results on one split."""
+
+    top1: float
+    """Share of images, 0 to 1, whose highest logit is the label's."""
+    top5: float | None
+    """The same for the five highest logits; None below 20 classes."""
+    loss: float
+    """Mean cross-entropy, without label smoothing."""
+    num_images: int
+
+
+class Evaluation(Value):
+    """One subnet: what it is, costs and achieves. Choose by `validation`; only report `test`."""
+
+    arch: SerializeAsAny[Arch]
+    params: int
+    macs: int
+    splits: dict[str, Metrics]
+
+
+@torch.inference_mode()
+@readers_watched()
+def evaluate_networks(
+    networks: Sequence[nn.Module],
+    source: ImageSource,
+    settings: Settings,
+    *,
+    batch_size: int = 256,
+    num_workers: int = 0,
+    processes: Processes = ALONE,
+) -> list[Metrics]:
+    """Accuracy and loss of networks in evaluation mode over a whole split, which is read once.
+
+    Of images with several crops the logits are averaged. Several processes share the images, and
+    all of them get the results.
+
+    Raises:
+        ValueError: an empty split, or data that do not suit the networks.
+        ChildProcessError: a process that reads images has died.
+    """
+    device = next(networks[0].parameters()).device
+    totals = torch.zeros(len(networks), 4, dtype=torch.float64)
+    with_top5 = settings.num_classes >= _TOP5_FROM_CLASSES
+    batches = evaluation_batches(source, settings, batch_size, num_workers, processes=processes)
+    for images, labels in batches:
+        images, labels = images.to(device), labels.to(device)
+        totals[:, :3] += torch.stack(
+            [_sums(_logits(network, images), labels, with_top5) for network in networks]
+        ).cpu()
+        totals[:, 3] += len(labels)
+    processes.add_up(totals)
+    num_images = int(totals[0, 3])
+    if num_images == 0:
+        raise ValueError("the split is empty: there is nothing to evaluate on")
+    if not torch.isfinite(totals).all():
+        raise ValueError(
+            "the loss is not finite: the weights or the images are not. Train again with a lower "
+            "training.lr_per_512_images, or mend the data"
+        )
+    return [
+        Metrics(top1=top1, top5=top5 if with_top5 else None, loss=loss, num_images=num_images)
+        for top1, top5, loss in (totals[:, :3] / num_images).tolist()
+    ]
+
+
+def _logits(network: nn.Module, images: Tensor) -> Tensor:
+    """Logits [B, classes] of images [B, C, H, W], or their mean over [B, crops, C, H, W]."""
+    if images.ndim == 4:
+        return network(images).float()  # type: ignore[no-any-return]
+    num_images, num_crops = images.shape[:2]
+    logits = network(images.flatten(0, 1)).float()
+    return logits.view(num_images, num_crops, -1).mean(dim=1)  # type: ignore[no-any-return]
+
+
+def _sums(logits: Tensor, labels: Tensor, with_top5: bool) -> Tensor:
+    """[3] how many labels are the highest logit, are among the five highest, and the losses."""
+    return torch.stack(
+        [
+            _hits(logits, labels, 1),
+            _hits(logits, labels, 5) if with_top5 else logits.new_zeros(()),
+            cross_entropy(logits, labels, reduction="sum"),
+        ]
+    )
+
+
+def _hits(logits: Tensor, labels: Tensor, k: int) -> Tensor:
+    """How many labels are among the k highest logits."""
+    return (logits.topk(k, dim=1).indices == labels[:, None]).any(dim=1).sum().float()
+
+
+class _Shared(nn.Module):
+    """A subnet on the supernet's own weights, not a copy of them."""
+
+    def __init__(self, supernet: Supernet, arch: Arch, statistics: Statistics) -> None:
+        super().__init__()
+        self.supernet, self.arch, self.statistics = supernet, arch, statistics
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.supernet(images, self.arch, statistics=self.statistics)  # type: ignore[no-any-return]
+
+
+def top1_of_archs(
+    supernet: Supernet,
+    archs: Sequence[Arch],
+    source: ImageSource,
+    statistics: Sequence[Statistics],
+    *,
+    batch_size: int = 256,
+    num_workers: int = 0,
+    num_crops: int = 1,
+) -> list[float]:
+    """Top-1 (0 to 1) of architectures on one split, to compare many of them.
+
+    The split is read once and no weights are copied, so that memory does not grow with their
+    number. The supernet is in evaluation mode; the rest is as in `evaluate_archs`.
+    """
+    metrics = evaluate_networks(
+        [_Shared(supernet, *pair) for pair in zip(archs, statistics, strict=True)],
+        source,
+        supernet.settings,
+        batch_size=max(1, batch_size // num_crops),
+        num_workers=num_workers,
+    )
+    return [each.top1 for each in metrics]
+
+
+def evaluate_archs(
+    supernet: Supernet,
+    archs: Sequence[Arch],
+    splits: Mapping[str, ImageSource],
+    statistics: Sequence[Statistics] | None = None,
+    *,
+    batch_size: int = 256,
+    num_workers: int = 0,
+    num_crops: int = 1,
+    processes: Processes = ALONE,
+) -> list[Evaluation]:
+    """Evaluates architectures that fit into the supernet, each on every split.
+
+    Args:
+        statistics: what `prenas.evaluation.calibration.calibrate` gave for each, in
+            the order of the architectures; needed where the supernet `has_statistics`.
+        batch_size: crops at once, of which an image has `num_crops`.
+
+    Raises:
+        ValueError: an architecture does not fit, statistics are missing, or data that do not suit.
+    """
+    known = [None] * len(archs) if statistics is None else statistics
+    networks = [
+        supernet.cut(arch, supernet.required(arch, own)).eval()
+        for arch, own in zip(archs, known, strict=True)
+    ]
+    results = {
+        name: evaluate_networks(
+            networks,
+            source,
+            supernet.settings,
+            batch_size=max(1, batch_size // num_crops),
+            num_workers=num_workers,
+            processes=processes,
+        )
+        for name, source in splits.items()
+    }
+    costs = [count(arch, supernet.settings) for arch in archs]
+    return [
+        Evaluation(
+            arch=arch,
+            params=cost.params,
+            macs=cost.macs,
+            splits={name: metrics[number] for name, metrics in results.items()},
+        )
+        for number, (arch, cost) in enumerate(zip(archs, costs, strict=True))
+    ]

@@ -1,0 +1,148 @@
+"""Handed-over models: a folder with weights and everything needed to use them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL.Image import Image
+from torch import Tensor, nn
+
+from prenas import artifacts
+from prenas.data.augmentation import evaluation_transform, normalized
+from prenas.data.pictures import with_channels
+from prenas.families import build, family_of, get_family
+from prenas.families.base import Arch, Settings
+from prenas.recipe.data import Preprocessing
+
+Transform = Callable[[Image], Tensor]
+
+
+class Model(NamedTuple):
+    """A specialised model and the transform from a picture to its input."""
+
+    network: nn.Module
+    """In evaluation mode: images [B, in_chans, height, width] -> logits [B, num_classes]."""
+    transform: Transform
+    """PIL image of any size, of 8 bits per channel -> tensor [in_chans, height, width]."""
+
+
+def write_model(
+    folder: Path,
+    network: nn.Module,
+    arch: Arch,
+    settings: Settings,
+    *,
+    family: str,
+    class_names: tuple[str, ...],
+    preprocessing: Preprocessing,
+    provenance: dict[str, Any],
+) -> None:
+    """Writes `model.safetensors` and `arch.json`; the latter last, so it marks a whole folder."""
+    artifacts.require_writable(folder)
+    artifacts.write_tensors(folder / artifacts.MODEL, network.state_dict())
+    artifacts.write_json(
+        folder / artifacts.MODEL_ARCH,
+        {
+            "family": family,
+            "arch": arch.model_dump(mode="json"),
+            "settings": settings.model_dump(mode="json"),
+            "class_names": class_names,
+            "preprocessing": preprocessing.model_dump(mode="json"),
+            "provenance": provenance,
+        },
+    )
+
+
+def load(folder: str | Path) -> Model:
+    """Loads a model that `prenas specialize` wrote: the network and its transform.
+
+    Example:
+        network, transform = prenas.load("runs/digits/subnets/00")
+        logits = network(transform(Image.open("three.png"))[None])
+
+    Raises:
+        FileNotFoundError: the folder or one of its files is missing.
+        ValueError: a file is damaged, foreign, or does not match the architecture.
+    """
+    return load_described(folder).model
+
+
+def load_timm(folder: str | Path) -> Model:
+    """As `load`, the network being timm's own, where timm has this architecture.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load`; or timm has no such network, and why.
+    """
+    description = read_description(folder)
+    stock = family_of(description.arch).stock
+    if stock is None:
+        raise ValueError(
+            f"{folder} holds a network of the family {family_of(description.arch).name}, which "
+            "timm does not have: load it with prenas.load"
+        )
+    network = stock(description.arch, description.settings)
+    artifacts.load_weights(network, Path(folder) / artifacts.MODEL)
+    return Model(network.eval(), make_transform(description.settings, description.preprocessing))
+
+
+class Described(NamedTuple):
+    """A model with the names of its classes."""
+
+    model: Model
+    class_names: tuple[str, ...]
+
+
+def load_described(folder: str | Path) -> Described:
+    """As `load`, with the names of the classes in the order of the logits."""
+    description = read_description(folder)
+    network = build(description.arch, description.settings)
+    artifacts.load_weights(network, Path(folder) / artifacts.MODEL)
+    transform = make_transform(description.settings, description.preprocessing)
+    return Described(Model(network.eval(), transform), description.class_names)
+
+
+class Description(NamedTuple):
+    """What `arch.json` says of a handed-over model."""
+
+    arch: Arch
+    settings: Settings
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...]
+
+
+def read_description(folder: str | Path) -> Description:
+    """Reads `arch.json` of a handed-over model; raises as `load`."""
+    folder = Path(folder)
+    path = folder / artifacts.MODEL_ARCH
+    if not path.is_file():
+        there = folder / artifacts.SUBNETS
+        raise FileNotFoundError(
+            f"{path} does not exist: give a folder that `prenas specialize` wrote"
+            + (f", such as {there}/00" if there.is_dir() else "")
+        )
+    return artifacts.parse_json(path, _parse_description)
+
+
+def _parse_description(document: dict[str, Any]) -> Description:
+    family = get_family(document["family"])
+    settings = family.settings_type.model_validate(document["settings"])
+    preprocessing = Preprocessing.model_validate(document["preprocessing"])
+    preprocessing.check_channels(settings.in_chans)
+    arch = family.arch_type.model_validate(document["arch"])
+    return Description(arch, settings, preprocessing, tuple(map(str, document["class_names"])))
+
+
+def make_transform(settings: Settings, preprocessing: Preprocessing) -> Transform:
+    """Evaluation transform for pictures of any size and 8-bit mode: timm's, channels set first.
+
+    Its call raises ValueError for a picture of more than 8 bits, and for a model of other than 1
+    or 3 channels, which pictures have.
+    """
+    pixels = evaluation_transform(preprocessing, settings)
+
+    def transform(image: Image) -> Tensor:
+        return normalized(pixels(with_channels(image, settings.in_chans)), preprocessing)
+
+    return transform

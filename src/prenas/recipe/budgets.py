@@ -1,0 +1,199 @@
+"""Budgets: what a subnet may cost, in parameters, multiply-accumulates, or both at once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from prenas.families.base import COST_AXES, SearchSpace
+from prenas.proxy.layout import Integers
+from prenas.values import unknown_name
+
+_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
+_NO_LIMIT = 2**62
+_SHAPE = (
+    "write AXIS=LIMIT, AXIS=LO:HI or AXIS=LO:HI:STEP, joined by commas, "
+    "e.g. params=6M or params=5M:12M:1M,macs=1.4G; with resolution=192/224 for the resolutions"
+)
+
+
+class Budget(NamedTuple):
+    """An interval [lo, hi) of every cost axis; a subnet fits if all of its costs lie inside."""
+
+    intervals: dict[str, tuple[int, int]]
+    resolution: int | None = None
+    """Of all its subnets; None until it is placed (`prenas.selection.placing`), and in a space that
+    has none."""
+
+    def __str__(self) -> str:
+        parts = [
+            f"{axis} in [{format_amount(lo)}, {format_amount(hi)})"
+            if lo
+            else f"{axis} <= {format_amount(hi - 1)}"
+            for axis, (lo, hi) in self.intervals.items()
+        ]
+        return ", ".join([*parts, *([f"resolution {self.resolution}"] if self.resolution else [])])
+
+    def holds(self, cost: Mapping[str, int]) -> bool:
+        """Whether a subnet of this cost fits."""
+        return all(low <= cost[axis] < high for axis, (low, high) in self.intervals.items())
+
+    def contains(self, costs: Integers) -> npt.NDArray[np.bool_]:
+        """[...] whether subnets of these costs [..., cost axes] fit."""
+        lower, upper = self.bounds.T
+        inside: npt.NDArray[np.bool_] = ((costs >= lower) & (costs < upper)).all(axis=-1)
+        return inside
+
+    @property
+    def axes_in_order(self) -> list[int]:
+        """Numbers of the costs in the order in which they break ties: first what is bounded."""
+        names = sorted(COST_AXES, key=lambda name: name not in self.intervals)
+        return [COST_AXES.index(name) for name in names]
+
+    def expense(self, cost: Mapping[str, int]) -> tuple[int, ...]:
+        """Smaller for the cheaper of two subnets, first of all on what is bounded."""
+        return tuple(cost[COST_AXES[axis]] for axis in self.axes_in_order)
+
+    def preference(self, score: float, cost: Mapping[str, int]) -> tuple[float, ...]:
+        """Smaller for the better of two subnets: the higher score, then the lower costs."""
+        return -score, *self.expense(cost)
+
+    @property
+    def bounds(self) -> Integers:
+        """[cost axes, 2] lower and upper ends, open where the budget does not bound an axis."""
+        return np.array(
+            [self.intervals.get(axis, (0, _NO_LIMIT)) for axis in COST_AXES], dtype=np.int64
+        )
+
+
+class Budgets(NamedTuple):
+    """Parsed budgets, and the intervals that a grid left out because they are not whole."""
+
+    kept: tuple[Budget, ...]
+    partial: tuple[Budget, ...]
+
+
+def format_amount(value: int) -> str:
+    """The shortest exact form with a unit, of two as short not the fraction: 300M, 1.25G."""
+    forms = [
+        f"{(Decimal(value) / scale).normalize():f}{unit}"
+        for unit, scale in reversed(_UNITS.items())
+    ]
+    return min(forms, key=lambda form: (len(form), form.startswith("0.")))
+
+
+def parse_amount(text: str) -> int:
+    """A whole number from text such as 6M, 1.4G, 250k or 6000000.
+
+    Raises:
+        ValueError: not a positive amount in these units.
+    """
+    match = re.fullmatch(r"\s*([0-9]+(?:_[0-9]+)*(?:\.[0-9]+)?|\.[0-9]+)\s*([kKmMgGbB]?)\s*", text)
+    if match is None:
+        raise ValueError(
+            f"cannot read the amount {text!r}: write a number with k, M or G, such as 250k or 6M"
+        )
+    unit = {"K": "k", "m": "M", "g": "G", "b": "G", "B": "G"}.get(match[2], match[2])
+    value = Decimal(match[1]) * _UNITS[unit]
+    if value != int(value) or value <= 0:
+        raise ValueError(f"the amount {text!r} is not a whole positive number")
+    return int(value)
+
+
+def parse_budgets(texts: Iterable[str], *, keep_partial: bool = False) -> Budgets:
+    """Budgets from their text form, in order.
+
+    One text is one budget, or a grid of them: `params=6M` (at most 6,000,000), `params=5M:6M`
+    (5M <= params < 6M), `params=5M:12M:1M` (seven intervals of 1M), `params=6M,macs=1.4G` (both).
+    `macs=300M,resolution=192/224` is two budgets, one for each of these resolutions.
+    A grid's last interval, where the step does not divide the range, is left out (as in the
+    original, which never searched 66 to 70 M of `base`) unless `keep_partial`.
+
+    Raises:
+        ValueError: names the text, what is wrong and how to write it.
+    """
+    kept: list[Budget] = []
+    partial: list[Budget] = []
+    for text in texts:
+        boxes: list[tuple[dict[str, tuple[int, int]], bool]] = [({}, True)]
+        resolutions: list[int | None] = [None]
+        grids = 0
+        for part in text.split(","):
+            axis, _, amounts = (piece.strip() for piece in part.partition("="))
+            if not amounts:
+                raise ValueError(f"cannot read the budget {text!r}: {_SHAPE}")
+            if axis == "resolution":
+                if resolutions != [None]:
+                    raise ValueError(
+                        f"the budget {text!r} names resolution twice: join them, as 192/224"
+                    )
+                resolutions = [*map(_parse_resolution, amounts.split("/"))]
+                continue
+            if axis not in COST_AXES:
+                raise unknown_name("budget axis", axis, (*COST_AXES, "resolution"))
+            if axis in boxes[0][0]:
+                raise ValueError(f"the budget {text!r} bounds {axis} twice: give one bound each")
+            intervals = _intervals(text, amounts)
+            grids += len(intervals) > 1
+            boxes = [
+                ({**box, axis: interval}, whole and is_whole)
+                for box, whole in boxes
+                for interval, is_whole in intervals
+            ]
+        if grids > 1:
+            raise ValueError(f"the budget {text!r} has two grids: only one axis may have a step")
+        if not boxes[0][0]:
+            raise ValueError(f"the budget {text!r} bounds no cost: {_SHAPE}")
+        for box, is_whole in boxes:
+            found = kept if is_whole or keep_partial else partial
+            found += [Budget(box, resolution) for resolution in resolutions]
+    if not kept:
+        raise ValueError(f"no budget given: {_SHAPE}")
+    return Budgets(tuple(kept), tuple(partial))
+
+
+def _parse_resolution(text: str) -> int:
+    if not re.fullmatch(r"\s*[1-9][0-9]*\s*", text):
+        raise ValueError(f"cannot read the resolution {text!r}: write a number of pixels")
+    return int(text)
+
+
+def _intervals(text: str, amounts: str) -> list[tuple[tuple[int, int], bool]]:
+    """((lo, hi), whether it is a whole step) for one axis of a budget."""
+    first, *rest = amounts.split(":")
+    lowest = 0 if rest and first.strip() == "0" else parse_amount(first)
+    values = [lowest, *map(parse_amount, rest)]
+    if len(values) == 1:
+        return [((0, values[0] + 1), True)]  # costs are whole numbers: at most the limit
+    if len(values) > 3:
+        raise ValueError(f"cannot read the budget {text!r}: {_SHAPE}")
+    lo, hi = values[:2]
+    if lo >= hi:
+        raise ValueError(f"the budget {text!r} is empty: the lower end must be below the upper")
+    if len(values) == 2:
+        return [((lo, hi), True)]
+    step = values[2]
+    if step > hi - lo:
+        raise ValueError(
+            f"the budget {text!r} holds no whole step of {format_amount(step)}: "
+            "make the step smaller or the range wider, or write LO:HI for the one interval"
+        )
+    starts = range(lo, hi, step)
+    return [((start, min(start + step, hi)), start + step <= hi) for start in starts]
+
+
+def check_resolutions(budgets: Iterable[Budget], space: SearchSpace) -> None:
+    """Raises ValueError, with the choices, for a budget at a resolution that a space lacks."""
+    sides = [side for side in space.resolutions if side is not None]
+    for budget in budgets:
+        if budget.resolution is not None and budget.resolution not in sides:
+            choices = f"choose from {', '.join(map(str, sides))}" if sides else "leave it out"
+            raise ValueError(
+                f"the budget {budget} names a resolution that space {space.name!r} does not have: "
+                f"{choices}"
+            )

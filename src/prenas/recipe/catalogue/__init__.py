@@ -1,0 +1,56 @@
+"""The tables of recipes: one function per run, looked up by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prenas.recipe import Recipe, TransferRecipe
+from prenas.recipe.catalogue import mobilenet, small, transfer, vit
+from prenas.values import unknown_name
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "digits": small.digits,
+    "digits-one-shot": small.digits_one_shot,
+    "fashion-mnist": small.fashion_mnist,
+    "cifar10": small.cifar10,
+    "photos": small.photos,
+    "tiny": vit.tiny,
+    "small": vit.small,
+    "base": vit.base,
+    "imagenet-tiny": vit.imagenet_tiny,
+    "imagenet-small": vit.imagenet_small,
+    "imagenet-base": vit.imagenet_base,
+    "mobilenet-micro": mobilenet.micro,
+    "mobilenet-small": mobilenet.small,
+    "mobilenet-small-sandwich": mobilenet.small_sandwich,
+    "mobilenet": mobilenet.mobilenet,
+    "imagenet-mobilenet": mobilenet.imagenet_mobilenet,
+}
+
+
+TRANSFER_RECIPES: dict[str, Callable[[], TransferRecipe]] = {
+    "transfer": transfer.transfer,
+    "transfer-photos": transfer.photos,
+    "transfer-cifar10": transfer.cifar10,
+    "transfer-cifar100": transfer.cifar100,
+    "transfer-flowers": transfer.flowers,
+    "transfer-cars": transfer.cars,
+    "transfer-pets": transfer.pets,
+    "transfer-inat2018": transfer.inat2018,
+    "transfer-inat2019": transfer.inat2019,
+}
+"""Recipes of fine-tuning, which take space and subnets from their source."""
+
+
+def get_recipe(name: str) -> Recipe:
+    """The named recipe; ValueError lists the choices."""
+    if name not in RECIPES:
+        raise unknown_name("recipe", name, RECIPES)
+    return RECIPES[name]()
+
+
+def get_transfer_recipe(name: str) -> TransferRecipe:
+    """The named recipe of fine-tuning; ValueError lists the choices."""
+    if name not in TRANSFER_RECIPES:
+        raise unknown_name("recipe of fine-tuning", name, TRANSFER_RECIPES)
+    return TRANSFER_RECIPES[name]()

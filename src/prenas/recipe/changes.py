@@ -1,0 +1,142 @@
+"""Recipes from plain fields, with single fields changed, and compared."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from statistics import fmean
+from typing import Any
+
+from pydantic import ValidationError
+
+from prenas.families.base import SearchSpace
+from prenas.recipe.data import IMAGENET_MEAN, IMAGENET_STD
+from prenas.recipe.fields import EvolutionRecipe, Recipe, TeacherRecipe
+from prenas.values import Value, explain, unknown_name
+
+
+def recipe_from_dict(fields: Mapping[str, Any]) -> Recipe:
+    """A recipe from plain fields.
+
+    Raises:
+        ValueError: every wrong field by name, what was given, and what is allowed.
+    """
+    try:
+        return Recipe.model_validate(fields)
+    except ValidationError as error:
+        raise ValueError(explain(error)) from None
+
+
+def with_overrides(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
+    """The recipe with fields changed by `path=value` texts, e.g. `training.epochs=3`.
+
+    Values are JSON, `none`, or plain text where JSON does not read. `evolution={}`, or any field
+    of it, switches evolution on with its defaults; `training.teacher.name` does so for a teacher.
+
+    Raises:
+        ValueError: an unknown field (nearest names offered), or a value of the wrong type.
+    """
+    fields = recipe.model_dump(mode="json")
+    for override in overrides:
+        path, separator, text = override.partition("=")
+        if not separator:
+            raise ValueError(
+                f"cannot read the override {override!r}: write FIELD=VALUE, e.g. training.epochs=3"
+            )
+        *parents, last = path.strip().split(".")
+        if parents[:1] == ["evolution"] and isinstance(fields["evolution"], dict | None):
+            defaults = EvolutionRecipe().model_dump(mode="json")
+            fields["evolution"] = {**defaults, **(fields["evolution"] or {})}
+        training = fields["training"]
+        if parents == ["training", "teacher"] and training and training["teacher"] is None:
+            training["teacher"] = {
+                name: None if field.is_required() else field.default
+                for name, field in TeacherRecipe.model_fields.items()
+            }
+        target: Any = fields
+        for depth, key in enumerate([*parents, last]):
+            if not isinstance(target, dict):
+                parent = ".".join(parents[:depth])
+                raise ValueError(
+                    f"recipe {recipe.name!r} has no {parent!r} to change (in override {override!r})"
+                    if target is None
+                    else f"{parent!r} has no fields of its own (in override {override!r})"
+                )
+            if key not in target:
+                raise _unknown_field(path.strip(), fields)
+            if depth < len(parents):
+                target = target[key]
+        target[last] = _read_value(path.strip(), text.strip(), target[last])
+    return recipe_from_dict(fields)
+
+
+def with_space(recipe: Recipe, space: SearchSpace) -> Recipe:
+    """The same recipe, name included, in another space.
+
+    Raises:
+        ValueError: its mean and deviation, or its score, do not suit that space.
+    """
+    return recipe_from_dict({**recipe.model_dump(mode="json"), "space": space})
+
+
+def searching_recipe(space: SearchSpace, budgets: Iterable[str]) -> Recipe:
+    """A recipe named after its space that only searches: no data set, no training.
+
+    Images of other than three channels have no published statistics: every channel takes the
+    average of ImageNet's, stated as those of data to come.
+
+    Raises:
+        ValueError: budgets that do not read.
+    """
+    fields: dict[str, Any] = {
+        "name": space.name,
+        "space": space,
+        "search": {"budgets": tuple(budgets)},
+    }
+    if (num_channels := space.settings.in_chans) != len(IMAGENET_MEAN):
+        mean, std = (
+            [round(fmean(values), 3)] * num_channels for values in (IMAGENET_MEAN, IMAGENET_STD)
+        )
+        fields["data"] = {"name": "own", "preprocessing": {"mean": mean, "std": std}}
+    return recipe_from_dict(fields)
+
+
+def _read_value(path: str, text: str, current: Any) -> Any:
+    """An override's value; ValueError if it is of another kind than what stands there."""
+    if text.lower() == "none":
+        return None
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        value = text
+    kinds = {bool: "true or false", int: "a number", float: "a number", str: "a text"}
+    left, right = (kinds.get(type(one)) for one in (current, value))
+    if left and right and left != right:
+        raise ValueError(f"{path}: {left} is needed (given: {text!r})")
+    return value
+
+
+def _unknown_field(path: str, fields: Mapping[str, Any]) -> ValueError:
+    return unknown_name("recipe field", path, [name for name, _ in flat_fields(fields)])
+
+
+def flat_fields(value: Value | Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, plain value) of every field that holds no further fields."""
+    fields = value.model_dump(mode="json") if isinstance(value, Value) else value
+    for key, field in fields.items():
+        name = f"{prefix}{key}"
+        if isinstance(field, dict):
+            yield from flat_fields(field, f"{name}.")
+        else:
+            yield name, field
+
+
+def differences(ours: Recipe, theirs: Recipe) -> list[str]:
+    """One line per field in which two recipes differ: `field: ours -> theirs`."""
+    left, right = (dict(flat_fields(recipe)) for recipe in (ours, theirs))
+    missing = object()
+    return [
+        f"{name}: {json.dumps(left.get(name))} -> {json.dumps(right.get(name))}"
+        for name in dict.fromkeys([*left, *right])
+        if left.get(name, missing) != right.get(name, missing)
+    ]

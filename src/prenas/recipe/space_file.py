@@ -1,0 +1,299 @@
+"""Own search spaces from a file: YAML or JSON for what can be listed, Python for the rest.
+
+Numbers are written in YAML as in JSON. YAML 1.1 would read `depth: 12:14` as the number 734 and
+`yes` as 1; here they are texts, so that a slip is an error and not another space.
+"""
+
+from __future__ import annotations
+
+import json
+import runpy
+import traceback
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from prenas.families import (
+    all_spaces,
+    family_names,
+    family_of,
+    get_family,
+    get_space,
+)
+from prenas.families.base import SearchSpace
+from prenas.values import explain, unknown_name
+
+SUFFIXES = (".yaml", ".yml", ".json", ".py")
+
+
+def names_a_space_file(text: str) -> bool:
+    """Whether a text is meant as a space file: that file exists, or its ending says so."""
+    path, _ = _path_and_name(text)
+    return path.is_file() or (path.suffix.lower() in SUFFIXES and not path.is_dir())
+
+
+def find_space(text: str) -> SearchSpace:
+    """A named space, or the space of a file; ValueError lists the names."""
+    if names_a_space_file(text) and text not in all_spaces():
+        return read_space(text)
+    return get_space(text)
+
+
+def read_space(path: str | Path) -> SearchSpace:
+    """The search space that a file describes.
+
+    YAML and JSON hold its fields: `family`, the options of every axis, and the settings either
+    beside them or under `settings`; `name` is the file's unless given. Nothing in them is run.
+    A Python file holds one `SearchSpace` at module level, or `FILE.py:NAME` says which; it is
+    executed with all your rights, so give only files that you trust.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        ValueError: it cannot be read, or describes no possible space; names the file, every wrong
+            field, what was given, and what is allowed.
+    """
+    file, variable = _path_and_name(str(path))
+    if file.is_dir():
+        raise ValueError(f"{file} is a folder: give the space file in it")
+    if not file.exists():
+        raise FileNotFoundError(f"{file} does not exist: check the path of the space file")
+    suffix = file.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise ValueError(f"{file} is no space file: its name must end in {', '.join(SUFFIXES)}")
+    if suffix == ".py":
+        return _space_of_module(file, variable)
+    document = _read_document(file)
+    if not isinstance(document, dict):
+        kind = _KINDS[type(document)]
+        raise ValueError(f"{file} holds {kind}, no fields: write `field: value`, one per line")
+    try:
+        return _space_of_fields({"name": file.stem, **document})
+    except ValidationError as error:
+        problems = explain(error)
+    except ValueError as error:
+        problems = str(error)
+    raise ValueError("\n".join(f"{file}: {line}" for line in problems.splitlines()))
+
+
+_KINDS = {
+    type(None): "nothing",
+    list: "a list",
+    str: "a text",
+    int: "a number",
+    float: "a number",
+    bool: "true or false",
+}
+
+
+def _path_and_name(text: str) -> tuple[Path, str | None]:
+    """`FILE.py:NAME` in two; other paths whole."""
+    path, colon, name = text.rpartition(":")
+    return (Path(path), name) if colon and path.endswith(".py") else (Path(text), None)
+
+
+# --- fields --------------------------------------------------------------------------------------
+
+
+def _space_of_fields(fields: Mapping[str, Any]) -> SearchSpace:
+    """The space of plain fields, settings flat or nested; ValueError says all that is wrong.
+
+    Checked strictly: a text or a truth value is no number, and 2.5 no whole one.
+    """
+    if not isinstance(fields.get("family"), str):
+        given = f" (given: {fields['family']!r})" if "family" in fields else ""
+        raise ValueError(f"family: write one of {', '.join(family_names())}{given}")
+    family = get_family(fields["family"])
+    settings_names = family.settings_type.model_fields
+    space_fields = family.space_type.model_fields
+
+    own = {key: value for key, value in fields.items() if key not in settings_names}
+    flat = {key: value for key, value in fields.items() if key in settings_names}
+    nested = {} if own.get("settings") is None else own["settings"]
+    problems: list[str] = []
+    if not isinstance(nested, dict):
+        problems.append(f"settings: a group of fields is needed (given: {nested!r})")
+        nested = {}
+    problems += [
+        f"{key} is given twice, beside and under settings: keep one of them"
+        for key in flat
+        if key in nested
+    ]
+    problems += _unknown(own, [*space_fields, *settings_names])
+    problems += _unknown(nested, settings_names, "settings.")
+    problems += [
+        f"{name} is missing: list its options, from small to large"
+        for name, field in space_fields.items()
+        if field.is_required() and name != "name" and fields.get(name) is None
+    ]
+    if problems:
+        raise ValueError("\n".join(problems))
+    content = {**own, "settings": {**nested, **flat}}
+    return family.space_type.model_validate(_tuples(content), strict=True)
+
+
+def _unknown(fields: Iterable[str], known: Iterable[str], prefix: str = "") -> list[str]:
+    known = list(known)
+    return [
+        str(unknown_name("field", f"{prefix}{field}", [prefix + name for name in known]))
+        for field in fields
+        if field not in known
+    ]
+
+
+def _tuples(value: Any) -> Any:
+    """Lists as tuples, all the way down: strict checks take no list for a tuple."""
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+# --- YAML and JSON -------------------------------------------------------------------------------
+
+
+def _read_document(file: Path) -> object:
+    """The plain values of a YAML or JSON file; None if it holds none."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")  # with or without a byte-order mark
+        if not text.strip():
+            return None
+        if file.suffix.lower() == ".json":
+            return json.loads(text, object_pairs_hook=_unique)
+        return _Yaml(yaml.parse(text, Loader=yaml.SafeLoader)).document()
+    except UnicodeDecodeError:
+        problem = "this is no UTF-8 text: save it as UTF-8"
+    except RecursionError:
+        problem = "this is nested too deeply for a space"
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"line {mark.line + 1}: " if mark else ""
+        problem = f"{line}{getattr(error, 'problem', None) or str(error).splitlines()[0]}"
+    except ValueError as error:  # with its line
+        problem = str(error)
+    raise ValueError(f"{file} cannot be read: {problem}")
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object; ValueError for a key that stands there twice."""
+    fields: dict[str, object] = {}
+    for key, value in pairs:
+        if key in fields:
+            raise ValueError(f"{key} is given twice: keep one of them")
+        fields[key] = value
+    return fields
+
+
+class _Yaml:
+    """Plain values from the parser's events, so that no tag or alias can make anything else.
+
+    Numbers and truth values are those of JSON, every other unquoted word is a text.
+    """
+
+    def __init__(self, events: Iterator[yaml.Event]) -> None:
+        self._events = events
+
+    def document(self) -> object:
+        """The one document; None if there is none."""
+        value = None
+        num_documents = 0
+        for event in self._events:
+            if isinstance(event, yaml.DocumentStartEvent):
+                num_documents += 1
+                if num_documents > 1:
+                    raise _refusal("a second document begins: keep one", event)
+                value = self._value(next(self._events))
+        return value
+
+    def _value(self, event: yaml.Event) -> Any:
+        if isinstance(event, yaml.AliasEvent):
+            raise _refusal(f"the alias *{event.anchor} is not read: write its value", event)
+        if (tag := getattr(event, "tag", None)) is not None:
+            raise _refusal(f"the tag {tag} is not read: write a plain value", event)
+        if isinstance(event, yaml.SequenceStartEvent):
+            return [self._value(e) for e in self._until(yaml.SequenceEndEvent)]
+        if isinstance(event, yaml.MappingStartEvent):
+            return self._mapping()
+        assert isinstance(event, yaml.ScalarEvent), f"unexpected {event!r}"
+        return _plain(event.value) if event.style is None else event.value
+
+    def _mapping(self) -> dict[str, Any]:
+        fields: dict[str, Any] = {}
+        for event in self._until(yaml.MappingEndEvent):
+            if not isinstance(event, yaml.ScalarEvent):
+                raise _refusal("a field name must be one word", event)
+            if event.value in fields:
+                raise _refusal(f"{event.value} is given twice: keep one of them", event)
+            fields[event.value] = self._value(next(self._events))
+        return fields
+
+    def _until(self, end: type[yaml.Event]) -> Iterator[yaml.Event]:
+        for event in self._events:
+            if isinstance(event, end):
+                return
+            yield event
+
+
+def _plain(text: str) -> object:
+    """What an unquoted YAML word means."""
+    if text in ("", "~", "null"):
+        return None
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return value if isinstance(value, (bool, int, float)) else text
+
+
+def _refusal(problem: str, event: yaml.Event) -> ValueError:
+    assert event.start_mark is not None, f"{event!r} does not know its line"
+    return ValueError(f"line {event.start_mark.line + 1}: {problem}")
+
+
+# --- Python --------------------------------------------------------------------------------------
+
+
+def _space_of_module(file: Path, variable: str | None) -> SearchSpace:
+    """The space that a Python file makes, which executes it."""
+    found = {
+        name: value for name, value in _execute(file).items() if isinstance(value, SearchSpace)
+    }
+    public = {name: value for name, value in found.items() if not name.startswith("_")}
+    if variable is not None:
+        if variable not in found:
+            raise ValueError(
+                f"{file} has no SearchSpace named {variable!r}: it has {_listed(found)}"
+            )
+        space = found[variable]
+    elif len(set(public.values())) == 1:
+        space = next(iter(public.values()))
+    else:
+        hint = f"say which, e.g. {file}:{min(public)}" if public else "make one, e.g. space = ..."
+        raise ValueError(
+            f"{file} must have one SearchSpace at module level, it has {_listed(public)}: {hint}"
+        )
+    try:
+        family_of(space)
+    except TypeError as error:
+        raise ValueError(f"{file}: {error}") from None
+    return space
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"
+
+
+def _execute(file: Path) -> dict[str, Any]:
+    """The module-level names of a Python file; ValueError with the line where it fails."""
+    try:
+        return runpy.run_path(str(file))
+    except (Exception, SystemExit) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(file)]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+        where = f"{file}, line {line}" if line else str(file)
+        message = error.msg if isinstance(error, SyntaxError) else str(error)
+        if isinstance(error, ValidationError):
+            message = explain(error)
+        raise ValueError(f"{where}: {type(error).__name__}: {message}") from error

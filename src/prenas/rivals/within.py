@@ -1,0 +1,203 @@
+"""The architectures within a budget: told by look-ups, drawn without searching for them.
+
+A narrow budget at the end of a space holds less than one of a million architectures, so drawing
+until one fits would not end. Instead the ways through the graph of the space are counted by what
+they cost, in steps of the budgeted costs, and drawn from their end backwards. A step may be wider
+than the costs are fine: what that lets in is drawn again, so draws are exactly as likely as said.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from prenas.families.base import COST_AXES, Choices, SearchSpace
+from prenas.proxy.layout import Integers
+from prenas.proxy.scores import Floats
+from prenas.proxy.tables import cost_tables
+from prenas.randomness import numpy_generator
+from prenas.recipe.budgets import Budget, format_amount
+from prenas.selection.graph import Graph, free_graph
+from prenas.selection.program import Program
+
+Weighting = Literal["archs", "genes"]
+"""What is equally likely within the budget: every architecture, or, as in `SearchSpace.sample`,
+every option of every choice, so that each deeper architecture is less likely."""
+
+_NUM_STEPS = 2**14
+"""Of all budgeted costs together."""
+
+_ATTEMPTS = 100
+"""Draws after which an integer program decides whether a budget holds anything."""
+
+
+class Genes(NamedTuple):
+    """What `SearchSpace.compose` makes an architecture of."""
+
+    choices: Choices
+    resolution: int | None = None
+
+
+class Within:
+    """The architectures of a space that fit a budget, at its resolution.
+
+    Raises:
+        ValueError: there is none; names the budget and what the space reaches.
+    """
+
+    def __init__(self, space: SearchSpace, budget: Budget, weighting: Weighting = "genes") -> None:
+        self._budget, self._tables = budget, cost_tables(space, budget.resolution)
+        self._graph = free_graph(self._tables)
+        self._steps = _steps(self._graph, budget)
+        weights = np.ones(len(self._graph.edges.part))
+        counts = _counts(self._graph, self._steps, weights)
+        self.num_archs = float(self._ends(counts).sum())
+        """How many they are, exact to rounding or, where steps are coarse, somewhat too many."""
+        if weighting == "genes" and self.num_archs:
+            weights = _chances(self._graph)
+            counts = _counts(self._graph, self._steps, weights)
+        self._weights, self._counts = weights, counts
+        self._end_sums = np.cumsum(self._ends(counts))
+        if not self._holds_any():
+            reachable = ", ".join(
+                f"{name} {format_amount(int(self._graph.cheapest(axis)[-1]))} to "
+                f"{format_amount(int(self._graph.cheapest(axis, most=True)[-1]))}"
+                for axis, name in enumerate(COST_AXES)
+            )
+            raise ValueError(
+                f"no architecture of space {space.name!r} fits the budget {budget}: choose another "
+                f"(--budget), the space reaches {reachable}"
+            )
+
+    def draw(self, generator: np.random.Generator) -> Genes:
+        """One of them, as likely as the weighting says."""
+        while True:
+            way = self._proposed(generator)
+            if self._fits(way):
+                candidate = self._graph.candidate(way)
+                return Genes(candidate.choices, candidate.resolution)
+
+    def __contains__(self, genes: Genes) -> bool:
+        cost = self._tables.cost(genes.choices)
+        return genes.resolution == self._budget.resolution and bool(self._budget.contains(cost))
+
+    def cost(self, genes: Genes) -> tuple[int, ...]:
+        """What an architecture costs, within the budget or not, in the order of `COST_AXES`."""
+        return tuple(self._tables.cost(genes.choices).tolist())
+
+    def _holds_any(self) -> bool:
+        if self.num_archs == 0 or all(step.is_exact for step in self._steps):
+            return self.num_archs > 0
+        generator = numpy_generator(0, "whether a budget holds any")
+        if any(self._fits(self._proposed(generator)) for _ in range(_ATTEMPTS)):
+            return True
+        return Program(self._graph, self._budget).solve() is not None
+
+    def _fits(self, way: list[int]) -> bool:
+        return bool(self._budget.contains(self._graph.edges.cost[way].sum(axis=0)))
+
+    def _ends(self, counts: Floats) -> Floats:
+        """Counts at the end of the graph, zero where no way can be within the budget."""
+        found: Floats = counts[-1].copy()
+        for number, step in enumerate(self._steps):
+            np.moveaxis(found, number, 0)[: step.first] = 0
+        return found
+
+    def _proposed(self, generator: np.random.Generator) -> list[int]:
+        """A way by steps, drawn from the end of the graph backwards."""
+        shape = self._counts.shape[1:]
+        spent = np.array(np.unravel_index(_drawn(self._end_sums, generator), shape))
+        way, node = list[int](), self._graph.end
+        while node:
+            edges = self._graph.incoming[node]
+            before = spent - np.stack([step.of_edge[edges] for step in self._steps], axis=1)
+            possible = np.flatnonzero((before >= 0).all(axis=1))
+            edges, before = edges[possible], before[possible]
+            counts = self._counts[self._graph.edges.tail[edges], *before.T]
+            place = _drawn(np.cumsum(self._weights[edges] * counts), generator)
+            spent, edge = before[place], int(edges[place])
+            way.append(edge)
+            node = int(self._graph.edges.tail[edge])
+        return way[::-1]
+
+
+class _Step(NamedTuple):
+    """How one budgeted cost is counted: from the cheapest way on, in steps rounded down."""
+
+    of_edge: Integers
+    """[edges] steps beyond the cheapest way to its head."""
+    first: int
+    """The first number of steps that a way within the budget may have."""
+    number: int
+    """How many there are up to the last one of those, from 0 on."""
+    is_exact: bool
+
+
+def _steps(graph: Graph, budget: Budget) -> list[_Step]:
+    edges, steps = graph.edges, []
+    num = round(_NUM_STEPS ** (1 / len(budget.intervals)))
+    length = _longest(graph)
+    for name, (low, high) in budget.intervals.items():
+        axis = COST_AXES.index(name)
+        cheapest = graph.cheapest(axis)
+        least, most = int(cheapest[-1]), int(graph.cheapest(axis, most=True)[-1])
+        beyond = edges.cost[:, axis] + cheapest[edges.tail] - cheapest[edges.head]
+        unit = math.gcd(*beyond.tolist()) or 1
+        span = max(min(high - 1, most) - least, -1)  # beyond the cheapest, in the budget
+        size = -(-(span + 1) // (num * unit)) * unit or unit
+        rounded = 0 if size == unit else length * (size - unit)
+        first = max(-(-(low - least - rounded) // size), 0)
+        steps.append(_Step(beyond // size, first, span // size + 1, size == unit))
+    return steps
+
+
+def _longest(graph: Graph) -> int:
+    """Edges of the longest way."""
+    lengths = np.zeros(graph.end + 1, dtype=np.int64)
+    for node, edges in enumerate(graph.incoming[1:], start=1):
+        lengths[node] = lengths[graph.edges.tail[edges]].max() + 1
+    return int(lengths[-1])
+
+
+def _counts(graph: Graph, steps: list[_Step], weights: Floats) -> Floats:
+    """[nodes, *steps] the sum of the weights of all ways to a node, by the steps that they take."""
+    shape = tuple(step.number for step in steps)
+    counts = np.zeros((graph.end + 1, *shape))
+    if 0 in shape:
+        return counts
+    counts[(0,) * counts.ndim] = 1.0
+    of_edges = np.stack([step.of_edge for step in steps], axis=1)
+    for node, edges in enumerate(graph.incoming[1:], start=1):
+        for edge in edges:
+            taken = of_edges[edge]
+            if (taken < shape).all():
+                after = tuple(slice(int(one), None) for one in taken)
+                before = tuple(
+                    slice(0, size - int(one)) for one, size in zip(taken, shape, strict=True)
+                )
+                found = counts[int(graph.edges.tail[edge])][before]
+                counts[node][after] += weights[edge] * found
+    return counts
+
+
+def _chances(graph: Graph) -> Floats:
+    """[edges] the chance that `SearchSpace.sample` takes an edge, of an architecture their product:
+    every width and depth of a stage is as likely, and so is every option of a layer."""
+    chances = np.ones(len(graph.edges.part))
+    for number, (table, parts) in enumerate(zip(graph.tables.stages, graph.parts, strict=True)):
+        edges = slice(graph.starts[number], graph.starts[number + 1])
+        adds_layers: npt.NDArray[np.bool_] = np.any(parts >= 0, axis=1)
+        has_layers = adds_layers[graph.edges.part[edges]]
+        of_options = np.where(has_layers, 1 / math.prod(table.num_options), 1.0)
+        of_stage = 1 / (table.fixed_scores.shape[1] * len(table.depths))
+        ends_stage = ~has_layers | table.is_whole
+        chances[edges] = of_options * np.where(ends_stage, of_stage, 1.0)
+    return chances
+
+
+def _drawn(sums: Floats, generator: np.random.Generator) -> int:
+    """A place, as likely as it adds to the running sums."""
+    return int(np.searchsorted(sums, generator.random() * sums[-1], side="right"))

@@ -1,0 +1,291 @@
+"""How far a run is, from what its folder holds; opens no weights, changes nothing, loads no torch.
+
+Works at every stage, beside whoever writes, and names what is damaged instead of stopping at it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar
+
+from prenas import artifacts
+from prenas.runs.log import read_position, read_validations
+from prenas.values import Value
+
+T = TypeVar("T")
+
+Stage = Literal["missing", "running", "begun", "done", "imported", "none"]
+"""`begun` is stopped half-way; `none` has no place in this run; `imported` stands for `done`."""
+
+
+class LastValidation(Value):
+    """One subnet in the last validation during the training."""
+
+    epoch: int
+    """From 0."""
+    subnet: int
+    params: int
+    weights: str
+    top1: float
+
+
+class TrainingStatus(Value):
+    """How far a training is; None for what is not known (yet)."""
+
+    epoch: int | None = None
+    """The running epoch, or the last one, from 0."""
+    num_epochs: int
+    step: int | None = None
+    """Steps finished."""
+    num_steps: int | None = None
+    loss: float | None = None
+    lr: float | None = None
+    images_per_second: float | None = None
+    seconds_left: float | None = None
+    """At that speed; validations are not counted."""
+    skipped: int = 0
+    """Steps left out because of numbers that are not finite."""
+    checkpoint: str | None = None
+    """The newest, as a path inside the folder."""
+    best: str | None = None
+    """The weights kept as the best, as a path inside the folder."""
+    validations: tuple[LastValidation, ...] = ()
+
+
+class Status(Value):
+    """What a run folder holds."""
+
+    folder: str
+    recipe: str | None
+    """None before the search."""
+    num_subnets: int | None
+    search: Stage
+    training: Stage
+    evolution: Stage
+    """Of one-shot NAS alone."""
+    calibration_images: int | None
+    """On which BatchNorm was calibrated in every subnet; None where it was not (yet)."""
+    evaluation: Stage
+    hand_over: Stage
+    num_models: int
+    """Subnets handed over inside the folder."""
+    is_busy: bool
+    """Whether a process is working there now."""
+    progress: TrainingStatus | None
+    """None where nothing is to be trained, or nothing known."""
+    next_command: str | None
+    """None where everything is done, or something must be mended first."""
+    problems: tuple[str, ...]
+    """What is damaged or foreign, and what to do."""
+
+
+def read_status(out: str | Path) -> Status:
+    """How far a run is.
+
+    Raises:
+        ValueError: there is no such folder.
+    """
+    out = Path(out)
+    if not out.is_dir():
+        raise ValueError(f"{out} is {'a file' if out.exists() else 'not there'}: give a run folder")
+    problems: list[str] = []
+    recipe = _read(out / artifacts.RECIPE, _parse_recipe, problems)
+    search = _read(out / artifacts.PREFERRED, _parse_search, problems)
+    is_foreign = any(not path.name.startswith(".") for path in out.iterdir())
+    if is_foreign and recipe is None and search is None and not problems:
+        problems.append(f"{out} is no run folder of prenas: {artifacts.RECIPE} is missing")
+    progress = None
+    if search is not None and search.training is not None:
+        progress = _progress(out, *search.training, problems)
+    evolved = _read(out / artifacts.EVOLUTION, _parse_evolution, problems)
+    is_evolved = search is not None and evolved is not None and len(evolved) >= search.num_evolved
+    if search is not None and evolved is not None and is_evolved:  # these are what follows is about
+        search = search._replace(params=list(dict(evolved).values()))
+    calibrated = _read(out / artifacts.CALIBRATION, lambda d: int(d["num_images"]), problems)
+    num_models = len(list(out.glob(f"{artifacts.SUBNETS}/*/{artifacts.MODEL_ARCH}")))
+    is_busy = _is_locked(out)
+    stages = _stages(out, search, is_evolved, num_models, is_busy)
+    return Status(
+        folder=str(out),
+        recipe=recipe,
+        num_subnets=len(search.params) if search else None,
+        search=stages[0],
+        training=stages[1],
+        evolution=stages[2],
+        calibration_images=calibrated,
+        evaluation=stages[3],
+        hand_over=stages[4],
+        num_models=num_models,
+        is_busy=is_busy,
+        progress=progress,
+        next_command=None if problems or is_busy else _next(out, recipe, search, stages),
+        problems=tuple(problems),
+    )
+
+
+def _parse_recipe(document: dict[str, Any]) -> str:
+    return str(document["recipe"]["name"])
+
+
+class _Search(NamedTuple):
+    """What status needs of a `PreferredSet`; reading all of it would load torch."""
+
+    is_imported: bool
+    params: list[int]
+    """Per subnet."""
+    training: tuple[int, int] | None
+    """Epochs and batch size."""
+    num_evolved: int
+    """Budgets that evolution searches; 0 where there is none."""
+
+
+def _parse_search(document: dict[str, Any]) -> _Search:
+    training = document["recipe"]["training"]
+    if training is not None and min(training["epochs"], training["batch_size"]) < 1:
+        raise ValueError("epochs and batch_size must be positive")
+    return _Search(
+        is_imported=document.get("imported") is not None,
+        params=[int(subnet["params"]) for subnet in document["subnets"]],
+        training=training and (int(training["epochs"]), int(training["batch_size"])),
+        num_evolved=len(document["budgets"]) - len(document["empty_budgets"])
+        if document["recipe"].get("evolution")
+        else 0,
+    )
+
+
+def _parse_evolution(document: dict[str, Any]) -> list[tuple[str, int]]:
+    """(architecture as text, parameters) of every finished budget."""
+    return [(json.dumps(found["arch"]), int(found["params"])) for found in document["budgets"]]
+
+
+def _read(path: Path, parse: Callable[[dict[str, Any]], T], problems: list[str]) -> T | None:
+    """What a JSON file says; None where it is missing, or damaged, which becomes a problem."""
+    try:
+        return artifacts.parse_json(path, parse) if path.exists() else None
+    except (ValueError, OSError) as error:
+        problems.append(str(error))
+        return None
+
+
+def _stages(
+    out: Path, search: _Search | None, is_evolved: bool, num_models: int, is_busy: bool
+) -> list[Stage]:
+    """Search, training, evolution, evaluation, hand-over."""
+    has = {path.name for path in out.iterdir()}
+    is_done = [
+        search is not None,
+        artifacts.SUPERNET in has,
+        is_evolved or not (search and search.num_evolved),
+        artifacts.EVALUATION in has,
+        search is not None and num_models >= len(search.params),
+    ]
+    is_begun = [
+        artifacts.RECIPE in has,
+        bool({artifacts.METRICS, artifacts.CHECKPOINTS} & has),
+        artifacts.EVOLUTION in has,
+        False,
+        num_models > 0,
+    ]
+    stages: list[Stage] = []
+    for done, begun in zip(is_done, is_begun, strict=True):
+        is_next = not done and all(stage == "done" for stage in stages)
+        unfinished: Stage = "begun" if begun else "missing"
+        stages.append("done" if done else "running" if is_next and is_busy else unfinished)
+    if search is None or not search.num_evolved:
+        stages[2] = "none"
+    if search is not None and search.is_imported:
+        stages[0] = "imported"
+    elif search is not None and search.training is None:
+        stages[1:] = ["none"] * 4
+    return stages
+
+
+def _progress(out: Path, num_epochs: int, batch_size: int, problems: list[str]) -> TrainingStatus:
+    num_images = _read(
+        out / artifacts.DATA, lambda document: int(document["num_images"]["train"]), problems
+    )
+    position, validations = None, []
+    try:
+        position = read_position(out / artifacts.METRICS)
+        validations = read_validations(out / artifacts.METRICS)
+    except (ValueError, OSError) as error:
+        problems.append(str(error))
+    fields: dict[str, Any] = {}
+    steps_per_epoch = math.ceil(num_images / batch_size) if num_images else None
+    if position is not None:
+        steps_per_epoch = position.steps_per_epoch or steps_per_epoch
+        step = position.step
+        if step is None and steps_per_epoch is not None:
+            step = (position.epoch + 1) * steps_per_epoch
+        fields = {
+            "epoch": position.epoch,
+            "step": step,
+            "loss": None if math.isnan(position.loss) else position.loss,
+            "lr": position.lr,
+            "images_per_second": position.images_per_second,
+            "skipped": position.skipped,
+        }
+        speed = position.images_per_second
+        epochs_left = num_epochs - step / steps_per_epoch if step and steps_per_epoch else 0
+        if epochs_left > 0 and num_images and speed:
+            fields["seconds_left"] = epochs_left * num_images / speed
+    return TrainingStatus(
+        num_epochs=num_epochs,
+        num_steps=num_epochs * steps_per_epoch if steps_per_epoch else None,
+        **_checkpoints(out),
+        validations=tuple(
+            LastValidation(
+                epoch=v.epoch, subnet=v.subnet, params=v.params, weights=v.weights, top1=v.top1
+            )
+            for v in validations
+            if v.step == validations[-1].step
+        ),
+        **fields,
+    )
+
+
+def _checkpoints(out: Path) -> dict[str, str]:
+    """The newest and the best, as paths inside the folder."""
+    folder = out / artifacts.CHECKPOINTS
+    found = artifacts.find_checkpoints(folder)
+    paths = {"checkpoint": found[0][1]} if found else {}
+    if (folder / artifacts.BEST).exists():
+        paths["best"] = folder / artifacts.BEST
+    return {what: str(path.relative_to(out)) for what, path in paths.items()}
+
+
+def _is_locked(out: Path) -> bool:
+    """Whether a process holds the folder; asked by a shared lock, so that askers do not meet."""
+    try:
+        with (out / artifacts.LOCK).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_UN)
+    except BlockingIOError:
+        return True
+    except OSError:  # not there, or not ours to read
+        return False
+    return False
+
+
+def _next(
+    out: Path, recipe: str | None, search: _Search | None, stages: Sequence[Stage]
+) -> str | None:
+    """The command that takes the run one step further."""
+    folder = shlex.quote(str(out))
+    if search is None:
+        return f"prenas search {recipe or 'RECIPE'} --out {folder}"
+    start, where = f"train {folder}", ""
+    if search.is_imported:  # from a file, and for images, that the folder does not name
+        start, where = f"import FILE --out {folder}", " --data PLACE"
+    best = f" --max-params {max(search.params)}"  # by validation, within what all subnets keep
+    evolve = f"evolve {folder}"
+    commands = (start, evolve, f"evaluate {folder}{where}", f"specialize {folder}{best}")
+    for stage, command in zip(stages[1:], commands, strict=True):
+        if stage == "missing" or (stage == "begun" and command in (start, evolve)):
+            return f"prenas {command}"
+    return None

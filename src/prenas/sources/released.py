@@ -1,0 +1,199 @@
+"""The authors' released checkpoints: opened without running code, read as a supernet."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prenas import artifacts
+from prenas.families import all_families, family_of
+from prenas.families.base import Arch, SearchSpace, Settings
+from prenas.recipe import Recipe, SearchRecipe
+from prenas.recipe.data import Preprocessing
+from prenas.selection.preferred import (
+    Imported,
+    PreferredSet,
+    envelope,
+    exact_budgets,
+    unscored_set,
+)
+from prenas.supernet import Supernet
+from prenas.values import unknown_name
+
+_STATES = ("model", "state_dict")  # where a checkpoint keeps its tensors
+_WRAPPER = "module."  # what torch's data-parallel wrappers put before every name
+
+
+def load_released_checkpoint(path: str | Path) -> Supernet:
+    """The supernet of a checkpoint that the authors of PreNAS or AutoFormer released.
+
+    Reads `{"model": ...}` and `{"state_dict": ...}` as torch.save wrote them, a bare state dict,
+    and .safetensors with the same names. All sizes are inferred; no code in the file is run, and
+    nothing is written.
+
+    Returns:
+        The supernet in evaluation mode, in float32, on the CPU.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged or carries code, its tensors are not those of a released
+            network, contradict each other, or are not finite; names the file and what is wrong.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is no file: give a checkpoint, .pth or .safetensors")
+    is_pickle = path.suffix != ".safetensors"
+    content = _unpickle(path) if is_pickle else artifacts.read_tensors(path)
+    try:
+        return _supernet_of(*_tensors_of(content))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _unpickle(path: Path) -> Any:
+    """What torch.save wrote: tensors and plain values only; ValueError for anything else."""
+    try:
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+            warnings.simplefilter("ignore")  # about odd files: the errors below say it all
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # a foreign file can end in any of them
+        forbidden = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if forbidden:
+            raise ValueError(
+                f"{path} carries code or whole objects ({forbidden[1]}), which prenas never "
+                "runs. Have it saved as tensors only: torch.save(model.state_dict(), ...)"
+            ) from None
+        reason = str(error).strip().splitlines()[:1]
+        raise ValueError(
+            f"{path} is no whole checkpoint of torch.save: it is cut short or of another format "
+            f"({type(error).__name__}{': ' if reason else ''}{''.join(reason)[:200]}). Fetch it "
+            "again and compare its size"
+        ) from None
+
+
+def _tensors_of(content: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(name -> tensor in float32 where it is a float, training options) of a checkpoint."""
+    if not isinstance(content, Mapping):
+        raise ValueError(f"it holds a {type(content).__name__}: a dict of tensors is needed")
+    place = next((name for name in _STATES if name in content), None)
+    state = content if place is None else content[place]
+    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+        where = f"its {place!r}" if place else "it"
+        keys = list(map(str, state))[:5] if isinstance(state, Mapping) else type(state).__name__
+        raise ValueError(
+            f"{where} is no dict of tensors (found: {keys}): a state dict is needed, alone or "
+            f"under {' or '.join(map(repr, _STATES))}"
+        )
+    names = list(map(str, state))
+    prefix = _WRAPPER if names and all(name.startswith(_WRAPPER) for name in names) else ""
+    tensors = {
+        name.removeprefix(prefix): tensor.float() if tensor.is_floating_point() else tensor
+        for name, tensor in zip(names, state.values(), strict=True)
+    }
+    options = content.get("args") if place else None
+    return tensors, vars(options) if isinstance(options, argparse.Namespace) else {}
+
+
+def _supernet_of(tensors: dict[str, Tensor], options: dict[str, Any]) -> Supernet:
+    """The first family that knows the tensors builds it; ValueError with what each said."""
+    problems = []
+    for family in all_families():
+        if family.read_released is None:
+            continue
+        try:
+            released = family.read_released(tensors, options)
+        except ValueError as error:
+            problems.append(str(error))
+            continue
+        for name, tensor in tensors.items():
+            if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
+                raise ValueError(
+                    f"{name} ({tensor.dtype}) holds values that are no finite float32 numbers: "
+                    "fetch the file again, or take an earlier checkpoint"
+                )
+        supernet = Supernet(released.arch, released.settings)
+        supernet.network.load_state_dict(released.tensors)
+        return supernet.eval()
+    raise ValueError("; ".join(problems))
+
+
+def imported_set(
+    largest: Arch,
+    settings: Settings,
+    file: Path,
+    archs: Sequence[Arch] = (),
+    space: str | None = None,
+) -> PreferredSet:
+    """The preferred set of a released supernet of that size; nothing is scored.
+
+    Its subnets are the given ones; else those published for the space, named or recognised by its
+    sizes; else the largest network itself. Each has a budget of its own: its exact parameters.
+
+    Args:
+        file: where the supernet was read from.
+
+    Raises:
+        ValueError: an unknown space, or subnets that do not fit into the supernet.
+    """
+    family = family_of(largest)
+    if settings.in_chans != len(Preprocessing().mean):
+        raise ValueError(
+            f"{file} takes images of {settings.in_chans} channels, whose mean and deviation it "
+            "does not say: only 3 channels (ImageNet's) can be imported as a run. "
+            "prenas.load_released_checkpoint reads it"
+        )
+    if space is None:
+        home = _recognised_space(largest, settings)
+    elif space in (family.spaces if archs else family.published):
+        home = family.spaces[space]
+    else:
+        raise unknown_name("space", space, family.spaces if archs else family.published)
+    published = family.published[home.name] if home and not archs else ()
+    chosen = archs or published or (largest,)
+    for arch in [*chosen, envelope(chosen)]:  # a run keeps the envelope
+        family.check_contains(largest, arch)
+    recipe = Recipe(
+        name=file.stem,
+        space=(
+            home.model_copy(update={"settings": settings})
+            if home
+            else family.space_of("imported", chosen, settings)
+        ),
+        search=SearchRecipe(budgets=exact_budgets(chosen, settings)),
+    )
+    imported = Imported(
+        file=file.name,
+        sha256=artifacts.sha256(file),
+        subnets="given" if archs else "published" if published else "largest",
+    )
+    return unscored_set(recipe, chosen, imported=imported)
+
+
+def _recognised_space(largest: Arch, settings: Settings) -> SearchSpace | None:
+    """The space whose published subnets all fit into `largest`, which itself fits into the
+    space's supernet; whatever the number of classes. None if there is no such space."""
+    family = family_of(largest)
+
+    def fit(arch: Arch, parts: Sequence[Arch]) -> bool:
+        try:
+            for part in parts:
+                family.check_contains(arch, part)
+        except ValueError:
+            return False
+        return True
+
+    for name, published in family.published.items():
+        space = family.spaces[name]
+        has_this_input = space.settings.changed(num_classes=settings.num_classes) == settings
+        if has_this_input and fit(space.supernet, [largest]) and fit(largest, published):
+            return space
+    return None

@@ -1,0 +1,200 @@
+"""Evaluation: numbers that a pencil would give, for networks that are really there."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from prenas import pipeline
+from prenas.cost import count
+from prenas.data import load_data
+from prenas.data.pictures import Pixels
+from prenas.evaluation.accuracy import Evaluation, Metrics, evaluate_archs, evaluate_networks
+from prenas.families.vit.space import VitArch, VitSettings
+from prenas.models.export import load
+from prenas.supernet import Supernet
+from training.runs import MINI, SMALLEST, WHOLE, contents, mini_recipe, own_data
+
+pytest_plugins = "training.runs"
+
+
+class Table(nn.Module):
+    """Gives row i of a table of logits for an image whose first pixel is i."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(logits)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.logits[images[:, 0, 0, 0].long()]
+
+
+def source(labels: list[int]) -> TensorDataset:
+    images = torch.arange(float(len(labels))).view(-1, 1, 1, 1).expand(-1, 1, 4, 4)
+    return TensorDataset(images, torch.tensor(labels))
+
+
+def settings(num_classes: int) -> VitSettings:
+    return VitSettings(image_size=(4, 4), in_chans=1, num_classes=num_classes, patch_size=2)
+
+
+def by_hand(logits: np.ndarray, labels: list[int]) -> tuple[float, float, float]:
+    """Top-1, top-5 and cross-entropy, one image at a time."""
+    top1 = top5 = loss = 0.0
+    for row, label in zip(logits.astype(np.float64), labels, strict=True):
+        better = sum(other > row[label] for other in row)
+        top1 += better < 1
+        top5 += better < 5
+        loss += math.log(sum(math.exp(other) for other in row)) - row[label]
+    return top1 / len(labels), top5 / len(labels), loss / len(labels)
+
+
+def evaluate_network(network: nn.Module, *args: Any, **options: Any) -> Metrics:
+    (metrics,) = evaluate_networks([network], *args, **options)
+    return metrics
+
+
+def test_three_images_by_hand() -> None:
+    """Right, wrong, right: 2 of 3; losses log(1 + e^-2), log(1 + e^2), log 2 where both tie."""
+    logits = torch.tensor([[2.0, 0.0], [0.0, 2.0], [1.0, 0.9999]])
+    metrics = evaluate_network(Table(logits), source([0, 0, 0]), settings(2))
+    assert metrics.top1 == pytest.approx(2 / 3)
+    assert metrics.top5 is None
+    expected = (math.log(1 + math.exp(-2)) + math.log(1 + math.exp(2)) + math.log(2)) / 3
+    assert metrics.loss == pytest.approx(expected, abs=1e-4)
+    assert metrics.num_images == 3
+
+
+@pytest.mark.parametrize("num_classes", [2, 5, 19, 20, 37])
+@pytest.mark.parametrize("batch_size", [1, 7, 30, 256])
+def test_metrics_equal_a_computation_by_hand(num_classes: int, batch_size: int) -> None:
+    """Whatever the batch size, an odd last batch included; top-5 from 20 classes on."""
+    generator = np.random.default_rng(num_classes)
+    logits = generator.normal(size=(30, num_classes), scale=3).astype(np.float32)
+    labels = generator.integers(num_classes, size=30).tolist()
+    metrics = evaluate_network(
+        Table(torch.from_numpy(logits)),
+        source(labels),
+        settings(num_classes),
+        batch_size=batch_size,
+    )
+    top1, top5, loss = by_hand(logits, labels)
+    assert metrics.top1 == pytest.approx(top1)
+    assert metrics.top5 == (pytest.approx(top5) if num_classes >= 20 else None)
+    assert metrics.loss == pytest.approx(loss, rel=1e-5)
+    assert metrics.num_images == 30
+
+
+def test_a_loader_with_odd_batches_counts_every_image_once() -> None:
+    logits = torch.eye(10)
+    loader = DataLoader(source([0, 1, 2, 3, 0, 0, 0]), batch_size=4)
+    metrics = evaluate_network(Table(logits), loader, settings(10))
+    assert metrics.num_images == 7
+    assert metrics.top1 == pytest.approx(4 / 7)
+
+
+def test_an_empty_split_is_refused() -> None:
+    with pytest.raises(ValueError, match="the split is empty"):
+        evaluate_network(Table(torch.eye(2)), source([]), settings(2))
+
+
+def test_half_precision_logits_are_summed_in_full() -> None:
+    logits = torch.randn(30, 5).half()
+    metrics = evaluate_network(Table(logits), source([1] * 30), settings(5))
+    assert metrics.loss == pytest.approx(by_hand(logits.float().numpy(), [1] * 30)[2], rel=1e-5)
+
+
+def test_a_network_that_is_not_finite_is_refused_in_words() -> None:
+    """As after a last step that diverged, which no loss has seen yet."""
+    with pytest.raises(ValueError, match="finite") as caught:
+        evaluate_network(Table(torch.full((3, 4), math.nan)), source([0, 1, 2]), settings(4))
+    assert "errors.pydantic.dev" not in str(caught.value)
+
+
+# --- architectures -------------------------------------------------------------------------------
+
+
+def test_a_preferred_subnets_numbers_are_the_handed_over_models(
+    finished_run: Path, finished_rows: list[Evaluation]
+) -> None:
+    """The specialised model, loaded, gives on the same split what the evaluation says."""
+    recipe = mini_recipe()
+    assert recipe.data is not None
+    splits = load_data(recipe.data, recipe.space.settings).splits
+    assert [list(row.splits) for row in finished_rows] == [["validation", "test"]] * 3
+    for number, row in enumerate(finished_rows):
+        network = load(finished_run / "subnets" / f"{number:02d}").network
+        assert sum(p.numel() for p in network.parameters()) == row.params
+        for name, split in splits.items():
+            assert isinstance(split, Pixels)
+            images, labels = split[list(range(len(split)))]
+            with torch.inference_mode():
+                logits = network(images)
+            hits = (logits.argmax(1) == labels).float().mean()
+            assert row.splits[name].top1 == pytest.approx(float(hits), abs=1e-7)
+            loss = nn.functional.cross_entropy(logits, labels)
+            assert row.splits[name].loss == pytest.approx(float(loss), rel=1e-4)
+            assert row.splits[name].num_images == len(labels)
+
+
+def test_training_has_reached_the_subnets(finished_rows: list[Evaluation]) -> None:
+    """Three epochs of a tiny network: far from good, further from guessing."""
+    for row in finished_rows:
+        assert row.splits["validation"].top1 > 0.3
+        assert row.splits["test"].top1 > 0.3
+
+
+def test_any_architecture_inside_the_supernet_can_be_evaluated(finished_run: Path) -> None:
+    preferred = pipeline.read_preferred(finished_run)
+    before = contents(finished_run)
+    rows = pipeline.evaluate(finished_run, [SMALLEST, preferred.archs[0]])
+    assert SMALLEST not in preferred.archs
+    assert rows[0].arch == SMALLEST
+    cost = count(SMALLEST, MINI.settings)
+    assert (rows[0].params, rows[0].macs) == (cost.params, cost.macs)
+    assert rows[1] == pipeline.evaluate(finished_run)[0]
+    assert contents(finished_run) == before  # nothing is written for given architectures
+
+
+@pytest.mark.parametrize(
+    ("arch", "words"),
+    [
+        (VitArch(embed_dim=20, num_heads=(1,), mlp_ratio=(1.0,)), "embed_dim 20 > 16"),
+        (VitArch(embed_dim=8, num_heads=(1,) * 3, mlp_ratio=(1.0,) * 3), "depth 3 > 2"),
+        (VitArch(embed_dim=8, num_heads=(3,), mlp_ratio=(1.0,)), "num_heads 3 > 2 in layer 0"),
+        (VitArch(embed_dim=8, num_heads=(1,), mlp_ratio=(9.0,)), "72 hidden units > 32 in layer 0"),
+    ],
+)
+def test_an_architecture_outside_the_supernet_is_refused(
+    arch: VitArch, words: str, finished_run: Path
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        pipeline.evaluate(finished_run, [arch])
+
+
+def test_an_architecture_of_the_space_may_be_outside_the_envelope(finished_run: Path) -> None:
+    """The trained supernet is the envelope, not the space."""
+    assert pipeline.read_preferred(finished_run).envelope != WHOLE
+    with pytest.raises(ValueError, match="does not fit into the supernet"):
+        pipeline.evaluate(finished_run, [WHOLE])
+
+
+def test_evaluation_does_not_depend_on_the_supernets_mode() -> None:
+    """Stochastic depth never acts in an evaluation."""
+    supernet = Supernet(WHOLE, MINI.settings, drop_path=0.9)
+    supernet.initialize(torch.Generator().manual_seed(0))
+    splits = own_data().splits
+    quiet = evaluate_archs(supernet.eval(), [WHOLE], splits)
+    assert evaluate_archs(supernet.train(), [WHOLE], splits) == quiet
+    assert supernet.training
+
+
+def test_without_a_test_split_only_validation_is_reported() -> None:
+    supernet = Supernet(WHOLE, MINI.settings).initialize(torch.Generator().manual_seed(0))
+    (row,) = evaluate_archs(supernet, [SMALLEST], {"validation": own_data().validation})
+    assert list(row.splits) == ["validation"]

@@ -1,0 +1,233 @@
+"""Prediction: classes and probabilities of pictures, and what is said of those without."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from prenas.cli import app, main
+from prenas.families import build
+from prenas.families.vit.space import VitArch, VitSettings
+from prenas.models.export import load, load_described, write_model
+from prenas.models.prediction import Prediction, predict
+from prenas.recipe.data import Preprocessing
+
+NAMES = ("cat", "dog", "owl", "eel")
+ARCH = VitArch(embed_dim=8, num_heads=(1,), mlp_ratio=(1.0,))
+PREPROCESSING = Preprocessing(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
+
+
+def model_of(folder: Path, num_classes: int = 4, names: tuple[str, ...] = NAMES) -> Path:
+    """A model of random weights, sharp enough to tell pictures apart."""
+    settings = VitSettings(image_size=(8, 8), num_classes=num_classes, patch_size=4, head_dim=4)
+    network = build(ARCH, settings).eval()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    write_model(
+        folder,
+        network,
+        ARCH,
+        settings,
+        family="vit",
+        class_names=names,
+        preprocessing=PREPROCESSING,
+        provenance={},
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return model_of(tmp_path_factory.mktemp("model") / "00")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[Path]:
+    """Of several kinds and sizes."""
+    paths = []
+    for number, mode in enumerate(("RGB", "L", "RGBA", "P", "RGB")):
+        pixels = np.random.default_rng(number).integers(0, 256, (9 + number, 12, 3), dtype=np.uint8)
+        paths.append(tmp_path / f"{number}.png")
+        Image.fromarray(pixels).convert(mode).save(paths[-1])
+    return paths
+
+
+def run(*arguments: Any) -> Result:
+    return CliRunner().invoke(app, ["predict", *map(str, arguments)])
+
+
+# --- from Python ---------------------------------------------------------------------------------
+
+
+def test_probabilities_are_the_softmax_of_the_models_logits(
+    model: Path, pictures: list[Path]
+) -> None:
+    """Of each picture alone, in the order given; the likeliest class first."""
+    network, transform = load(model)
+    found = list(predict(model, pictures, top=4))
+    assert [prediction.path for prediction in found] == pictures
+    winners = set()
+    for path, prediction in zip(pictures, found, strict=True):
+        with Image.open(path) as image, torch.inference_mode():
+            expected = network(transform(image)[None])[0].softmax(0)
+        assert prediction.error is None
+        probabilities = dict(prediction.classes)
+        assert probabilities.keys() == set(NAMES)
+        for name, value in zip(NAMES, expected.tolist(), strict=True):
+            assert probabilities[name] == pytest.approx(value, rel=1e-5)
+        values = [value for _, value in prediction.classes]
+        assert values == sorted(values, reverse=True)
+        assert sum(values) == pytest.approx(1, abs=1e-5)
+        winners.add(prediction.classes[0][0])
+    assert len(winners) > 1
+
+
+@pytest.mark.parametrize(("top", "shown"), [(1, 1), (3, 3), (4, 4), (99, 4)])
+def test_top_limits_the_classes(top: int, shown: int, model: Path, pictures: list[Path]) -> None:
+    whole = next(predict(model, pictures[:1], top=4))
+    (found,) = predict(model, pictures[:1], top=top)
+    assert found.classes == whole.classes[:shown]
+
+
+def test_names_belong_to_their_outputs(model: Path, pictures: list[Path], tmp_path: Path) -> None:
+    renamed = model_of(tmp_path / "renamed", names=("a", "b", "c", "d"))
+    ours, theirs = (next(predict(at, pictures[:1], top=4)) for at in (model, renamed))
+    pairs = dict(zip(NAMES, "abcd", strict=True))
+    assert [pairs[name] for name, _ in ours.classes] == [name for name, _ in theirs.classes]
+    assert load_described(renamed).class_names == ("a", "b", "c", "d")
+
+
+def test_spare_outputs_are_never_named(tmp_path: Path, pictures: list[Path]) -> None:
+    """A head of more outputs than classes, such as that of a run on fewer classes."""
+    spare = model_of(tmp_path / "spare", num_classes=9)
+    for prediction in predict(spare, pictures, top=9):
+        assert {name for name, _ in prediction.classes} == set(NAMES)
+        assert sum(value for _, value in prediction.classes) <= 1 + 1e-6
+
+
+def test_an_unreadable_picture_does_not_stop_the_others(
+    model: Path, pictures: list[Path], tmp_path: Path
+) -> None:
+    text, deep, cut = tmp_path / "text.jpg", tmp_path / "deep.png", tmp_path / "cut.png"
+    text.write_text("no picture")
+    Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(deep)
+    cut.write_bytes(pictures[0].read_bytes()[:200])
+    paths = [pictures[0], text, deep, pictures[1], cut, pictures[2]]
+    found = list(predict(model, paths))
+    assert [prediction.path for prediction in found] == paths
+    assert [prediction.error is None for prediction in found] == [
+        True,
+        False,
+        False,
+        True,
+        False,
+        True,
+    ]
+    assert "cannot identify" in str(found[1].error)
+    assert "more than 8 bits" in str(found[2].error)
+    assert all(found[n].classes == () for n in (1, 2, 4))
+    assert found[3] == next(predict(model, [pictures[1]]))
+
+
+def test_a_missing_picture_stops_before_anything(
+    model: Path, pictures: list[Path], tmp_path: Path
+) -> None:
+    found = []
+    missing = tmp_path / "no.png"
+    with pytest.raises(FileNotFoundError, match="nothing was classified") as caught:
+        found += list(predict(model, [pictures[0], missing]))
+    assert str(missing) in str(caught.value)
+    with pytest.raises(ValueError, match=r"is a folder: give pictures, such as .*\.jpg"):
+        found += list(predict(model, [pictures[0], tmp_path]))
+    assert found == []
+
+
+def test_a_missing_or_damaged_model_is_said(
+    model: Path, pictures: list[Path], tmp_path: Path
+) -> None:
+    with pytest.raises(FileNotFoundError, match="prenas specialize"):
+        next(predict(tmp_path / "no", pictures))
+    with pytest.raises(ValueError, match="not on this machine"):
+        next(predict(model, pictures, device="cudda"))
+    damaged = model_of(tmp_path / "damaged")
+    (damaged / "model.safetensors").write_bytes(b"12345678")
+    with pytest.raises(ValueError, match="no readable safetensors"):
+        next(predict(damaged, pictures))
+    described = json.loads((model / "arch.json").read_text())
+    del described["class_names"]
+    (damaged / "arch.json").write_text(json.dumps(described))
+    with pytest.raises(ValueError, match="'class_names' is missing"):
+        next(predict(damaged, pictures))
+
+
+def test_a_prediction_is_plain_values() -> None:
+    good = Prediction(Path("a.png"), (("cat", 0.75), ("dog", 0.25)))
+    classes = [{"name": "cat", "probability": 0.75}, {"name": "dog", "probability": 0.25}]
+    assert good.as_dict() == {"picture": "a.png", "classes": classes}
+    bad = Prediction(Path("a.png"), (), "broken")
+    assert bad.as_dict() == {"picture": "a.png", "error": "broken"}
+
+
+# --- from the command line -----------------------------------------------------------------------
+
+
+def test_the_table_shows_every_picture(model: Path, pictures: list[Path], tmp_path: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.touch()
+    assert run(model, *pictures).exit_code == 0
+    result = run(model, *pictures, broken, "--top", 2)
+    assert result.exit_code == 1
+    for path in pictures:
+        assert str(path) in result.output
+    assert result.output.count("%") == 2 * len(pictures)
+    assert "cannot be read: cannot identify" in result.output
+    best = next(predict(model, pictures[:1])).classes[0]
+    assert f"{100 * best[1]:.2f} %" in result.output
+
+
+def test_json_is_one_object_per_line(model: Path, pictures: list[Path], tmp_path: Path) -> None:
+    """Whatever is in a name, and however long it is."""
+    odd = tmp_path / ('[bold]:cat: \u00e9 "quoted" ' + "long " * 30 + ".png")
+    odd.write_bytes(pictures[0].read_bytes())
+    broken = tmp_path / "broken.png"
+    broken.touch()
+    result = run(model, *pictures, odd, broken, "--json", "--top", 9)
+    assert result.exit_code == 1
+    lines = [json.loads(line) for line in result.output.splitlines()]
+    assert [line["picture"] for line in lines] == [str(p) for p in (*pictures, odd, broken)]
+    expected = [prediction.as_dict() for prediction in predict(model, [*pictures, odd], top=9)]
+    assert lines[:-1] == expected
+    assert "cannot identify" in lines[-1]["error"]
+
+
+@pytest.mark.parametrize("arguments", [[], ["no model"], ["no model", "no.png", "--top", "0"]])
+def test_the_command_line_refuses_what_is_missing(arguments: list[str]) -> None:
+    assert run(*arguments).exit_code != 0
+
+
+def test_mistakes_end_in_one_line(
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for arguments, words in (
+        ([str(tmp_path / "no"), "x.png"], "prenas specialize"),
+        ([str(model), str(tmp_path / "x.png")], "there is no picture"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["prenas", "predict", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        assert caught.value.code == 2
+        message = capsys.readouterr().err
+        assert message.startswith("error: ")
+        assert words in message
+        assert message.count("\n") == 1

@@ -1,0 +1,142 @@
+"""Specialisation: the best subnet within a limit, cut and proven."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from prenas.evaluation.accuracy import Evaluation, Metrics
+from prenas.families.vit.space import VitArch
+from prenas.models.specialization import pick, require_equal_logits, verified_cut
+from prenas.supernet import Supernet
+from training.runs import MINI, SMALLEST, WHOLE
+
+
+def row(params: int, macs: int, validation: float, test: float = 0.5) -> Evaluation:
+    arch = VitArch(embed_dim=params, num_heads=(1,), mlp_ratio=(1.0,))
+    splits = {
+        name: Metrics(top1=top1, top5=None, loss=1.0, num_images=10)
+        for name, top1 in (("validation", validation), ("test", test))
+    }
+    return Evaluation(arch=arch, params=params, macs=macs, splits=splits)
+
+
+# A larger subnet is not always better, and test would choose otherwise than validation.
+ROWS = [
+    row(100, 5000, 0.60, test=0.99),
+    row(200, 4000, 0.80, test=0.10),
+    row(300, 9000, 0.70, test=0.95),
+    row(400, 8000, 0.80, test=0.97),
+    row(500, 9500, 0.90, test=0.20),
+]
+
+
+@pytest.mark.parametrize(
+    ("limits", "best"),
+    [
+        ({"params": 10**9}, 4),
+        ({"params": 500}, 4),  # inclusive
+        ({"params": 499}, 1),  # 1 and 3 tie: fewer parameters
+        ({"params": 399}, 1),
+        ({"params": 199}, 0),
+        ({"params": 100}, 0),
+        ({"macs": 9000}, 1),
+        ({"macs": 9499}, 1),
+        ({"macs": 9500}, 4),
+        ({"macs": 4000}, 1),
+        ({"params": 300, "macs": 9000}, 1),
+        ({"params": 100, "macs": 5000}, 0),
+    ],
+)
+def test_best_by_validation_then_smallest(limits: dict[str, int], best: int) -> None:
+    assert pick(ROWS, limits) == best
+    backwards = ROWS[::-1]
+    assert backwards[pick(backwards, limits)] == ROWS[best]
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        ({"params": 99}, ["params <= 99", "0: params 100; 1: params 200"]),
+        ({"macs": 3999}, ["macs <= 3999", "1: macs 4,000"]),
+        (
+            {"params": 150, "macs": 4500},
+            ["params <= 150 and macs <= 4.5k", "0: params 100, macs 5,000"],
+        ),
+    ],
+)
+def test_when_nothing_fits_what_there_is_is_named(limits: dict[str, int], words: list[str]) -> None:
+    with pytest.raises(ValueError, match="no subnet of this run has") as caught:
+        pick(ROWS, limits)
+    for word in words:
+        assert word in str(caught.value)
+    assert "Raise the limit" in str(caught.value)
+
+
+def test_when_nothing_fits_both_limits_the_message_is_no_riddle() -> None:
+    """Each limit alone can be met here: the costs of each subnet say what is wrong."""
+    rows = [row(100, 9000, 0.6), row(900, 1000, 0.7)]
+    with pytest.raises(ValueError, match="no subnet of this run has") as caught:
+        pick(rows, {"params": 500, "macs": 5000})
+    assert "0: params 100, macs 9,000; 1: params 900, macs 1,000" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("limits", "best"), [({"params": 400}, 3), ({"params": 399}, 2), ({"macs": 8500}, 3)]
+)
+def test_without_an_evaluation_the_largest(limits: dict[str, int], best: int) -> None:
+    rows = [row.model_copy(update={"splits": {}}) for row in ROWS]
+    assert pick(rows, limits) == best
+    twin = rows[best].model_copy(update={"macs": rows[best].macs - 1})
+    assert pick([*rows, twin], limits) == len(rows)  # as many parameters, fewer MACs
+
+
+def new_supernet() -> Supernet:
+    supernet = Supernet(WHOLE, MINI.settings, drop_path=0.9)
+    return supernet.initialize(torch.Generator().manual_seed(0)).train()
+
+
+@pytest.mark.parametrize("arch", [SMALLEST, WHOLE], ids=["smallest", "whole"])
+def test_a_cut_network_is_the_supernets_subnet(arch: VitArch) -> None:
+    supernet, images = new_supernet(), torch.randn(5, 1, 8, 8)
+    network = verified_cut(supernet, arch, images)
+    assert not network.training
+    with torch.inference_mode():
+        assert torch.allclose(network(images), supernet(images, arch), atol=1e-6)
+        # A copy: changing one does not change the other.
+        network.get_parameter("head.weight").zero_()
+    assert supernet.network.head.weight.any()
+
+
+def test_a_cut_network_is_a_plain_one_that_can_be_trained_further() -> None:
+    network = verified_cut(new_supernet(), SMALLEST, torch.randn(5, 1, 8, 8)).train()
+    network(torch.randn(2, 1, 8, 8)).sum().backward()
+    assert network.get_parameter("head.weight").grad is not None
+
+
+def test_a_spoilt_cut_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    supernet, cut = new_supernet(), Supernet.cut
+
+    def spoilt(self: Supernet, arch: VitArch, statistics: Any = None) -> torch.nn.Module:
+        network = cut(self, arch, statistics)
+        with torch.no_grad():
+            network.get_parameter("head.bias")[3] += 1e-2
+        return network
+
+    monkeypatch.setattr(Supernet, "cut", spoilt)
+    with pytest.raises(ValueError, match="the cut network does not give the supernet's logits"):
+        verified_cut(supernet, SMALLEST, torch.randn(5, 1, 8, 8))
+
+
+def test_logits_may_differ_by_rounding_only() -> None:
+    expected = torch.tensor([[100.0, -3.0]])
+    require_equal_logits(expected + 0.9e-3, expected, "this")
+    with pytest.raises(ValueError, match=r"this does not .*difference 0\.002, largest logit 100"):
+        require_equal_logits(expected + 2e-3, expected, "this")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_logits_that_are_not_finite_are_never_equal(value: float) -> None:
+    logits = torch.tensor([[1.0, value]])
+    with pytest.raises(ValueError, match="nothing was written"):
+        require_equal_logits(logits, logits, "this")

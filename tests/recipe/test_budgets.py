@@ -1,0 +1,277 @@
+"""Budgets: their text form, their ends, and how amounts are written."""
+
+import itertools
+import re
+from decimal import Decimal
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from prenas.recipe.budgets import (
+    Budget,
+    format_amount,
+    parse_amount,
+    parse_budgets,
+)
+
+M, G = 10**6, 10**9
+UNITS = {"": 1, "k": 10**3, "M": M, "G": G}
+
+amounts = st.one_of(
+    st.integers(1, 10**4),
+    st.integers(1, 10**12),
+    st.builds(lambda n, scale: n * scale, st.integers(1, 10**5), st.sampled_from([1, 10, 100, M])),
+)
+
+
+# --- amounts -------------------------------------------------------------------------------------
+
+
+@given(amounts)
+@example(10517272)
+@example(1001 * 10**3)
+@example(1234567)
+def test_amounts_survive_their_text(value: int) -> None:
+    """Exact: a message that names a range must not round it."""
+    assert parse_amount(format_amount(value)) == value
+
+
+@given(amounts)
+@example(54321)
+@example(10517272)
+def test_amounts_are_written_exactly(value: int) -> None:
+    """The number times its unit is the value."""
+    match = re.fullmatch(r"([0-9.]+)([kMG]?)", format_amount(value))
+    assert match
+    assert Decimal(match[1]) * UNITS[match[2]] == value
+
+
+@given(amounts)
+@example(54321)
+def test_amounts_are_written_shortly(value: int) -> None:
+    """No exact form with a unit is shorter."""
+    lengths = []
+    for unit, scale in UNITS.items():
+        number = f"{Decimal(value) / scale:f}"
+        if "." in number:
+            number = number.rstrip("0").rstrip(".")
+        lengths.append(len(number + unit))
+    assert len(format_amount(value)) <= min(lengths)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (6 * M, "6M"),
+        (1250 * M, "1.25G"),
+        (250_000, "250k"),
+        (G, "1G"),
+        (7, "7"),
+        (5500, "5.5k"),
+        (300 * M, "300M"),
+    ],
+)
+def test_amounts_as_people_write_them(value: int, text: str) -> None:
+    assert format_amount(value) == text
+    assert parse_amount(text) == value
+
+
+@given(st.integers(1, 10**9), st.integers(0, 3), st.sampled_from(["k", "M", "G"]))
+@example(1001, 3, "M")
+@example(4035, 3, "M")
+def test_decimal_amounts_are_exact(number: int, digits: int, unit: str) -> None:
+    """As many digits as the unit has: a whole number, whatever binary fractions do to it."""
+    text = f"{Decimal(number).scaleb(-digits):f}{unit}"
+    assert parse_amount(text) == number * UNITS[unit] // 10**digits
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("6M", 6 * M),
+        ("6m", 6 * M),
+        ("1.4G", 1400 * M),
+        ("1.4g", 1400 * M),
+        ("1.4B", 1400 * M),
+        ("2b", 2 * G),
+        ("250k", 250_000),
+        ("250K", 250_000),
+        ("6000000", 6 * M),
+        ("6_000_000", 6 * M),
+        (" 6 M ", 6 * M),
+        (".5M", 500_000),
+        ("0.5M", 500_000),
+        ("6.0M", 6 * M),
+        ("007", 7),
+    ],
+)
+def test_amounts_that_can_be_read(text: str, value: int) -> None:
+    assert parse_amount(text) == value
+
+
+@pytest.mark.parametrize(
+    "text", ["", "six", "M", "6T", "6MB", "-6M", "+6M", "1e6", "6,5M", "5.M", "6 000", "0x10", "_6"]
+)
+def test_amounts_that_cannot_be_read(text: str) -> None:
+    with pytest.raises(ValueError, match="cannot read the amount") as caught:
+        parse_amount(text)
+    assert repr(text) in str(caught.value)
+    assert "write a number with k, M or G" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["1__0", "1_", "1_.5M"])
+def test_stray_underscores_are_named(text: str) -> None:
+    """As Python has it, underscores stand between digits; the error speaks of the amount."""
+    with pytest.raises(ValueError, match="amount") as caught:
+        parse_amount(text)
+    assert repr(text) in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["0", "0M", "0.0", "1.5", "0.0005k", "1.0000001M"])
+def test_amounts_are_whole_and_positive(text: str) -> None:
+    with pytest.raises(ValueError, match="not a whole positive number") as caught:
+        parse_amount(text)
+    assert repr(text) in str(caught.value)
+
+
+# --- budgets -------------------------------------------------------------------------------------
+
+
+def intervals(*texts: str, keep_partial: bool = False) -> list[dict[str, tuple[int, int]]]:
+    return [b.intervals for b in parse_budgets(texts, keep_partial=keep_partial).kept]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("params=6M", [{"params": (0, 6 * M + 1)}]),
+        ("macs=1.4G", [{"macs": (0, 1400 * M + 1)}]),
+        ("params=5M:6M", [{"params": (5 * M, 6 * M)}]),
+        (" params = 5M : 6M ", [{"params": (5 * M, 6 * M)}]),
+        ("params=1:2", [{"params": (1, 2)}]),
+        ("params=5M:12M:1M", [{"params": (i * M, (i + 1) * M)} for i in range(5, 12)]),
+        ("params=5M:6M:1M", [{"params": (5 * M, 6 * M)}]),
+        ("params=13M:33M:5M", [{"params": (i * M, (i + 5) * M)} for i in (13, 18, 23, 28)]),
+        ("params=30M:70M:12M", [{"params": (i * M, (i + 12) * M)} for i in (30, 42, 54)]),
+        ("params=6M,macs=1.4G", [{"params": (0, 6 * M + 1), "macs": (0, 1400 * M + 1)}]),
+        ("macs=1G:2G,params=6M", [{"macs": (G, 2 * G), "params": (0, 6 * M + 1)}]),
+        (
+            "params=5M:7M:1M,macs=1.4G",
+            [{"params": (i * M, (i + 1) * M), "macs": (0, 1400 * M + 1)} for i in (5, 6)],
+        ),
+        (
+            "params=6M,macs=1G:3G:1G",
+            [{"params": (0, 6 * M + 1), "macs": (i * G, (i + 1) * G)} for i in (1, 2)],
+        ),
+        ("params=1M:2M:1M,macs=1G:2G:1G", [{"params": (M, 2 * M), "macs": (G, 2 * G)}]),
+    ],
+)
+def test_budgets_that_can_be_read(text: str, expected: list[dict[str, tuple[int, int]]]) -> None:
+    assert intervals(text) == expected
+
+
+def test_budgets_keep_their_order() -> None:
+    assert intervals("params=9M", "params=5M:7M:1M", "params=6M") == [
+        *intervals("params=9M"),
+        *intervals("params=5M:7M:1M"),
+        *intervals("params=6M"),
+    ]
+
+
+def test_the_last_interval_of_a_grid_may_be_partial() -> None:
+    """Base has 66 to 70 M: left out as in the original, or kept on demand; always named."""
+    last = {"params": (66 * M, 70 * M)}
+    found = parse_budgets(["params=30M:70M:12M", "params=6M"])
+    assert last not in [budget.intervals for budget in found.kept]
+    assert [budget.intervals for budget in found.partial] == [last]
+    whole = parse_budgets(["params=30M:70M:12M", "params=6M"], keep_partial=True)
+    assert [budget.intervals for budget in whole.kept] == [
+        *({"params": (i * M, (i + 12) * M)} for i in (30, 42, 54)),
+        last,
+        {"params": (0, 6 * M + 1)},
+    ]
+    assert whole.partial == ()
+    assert parse_budgets(["params=5M:12M:1M"]).partial == ()
+
+
+@given(st.integers(1, 100), st.integers(1, 100), st.integers(1, 100))
+def test_grids_cover_their_range(low: int, width: int, step: int) -> None:
+    """Intervals touch, overlap nowhere, and are whole steps but for the last."""
+    high = low + width
+    text = f"macs={low}:{high}:{step}"
+    if step > width:
+        with pytest.raises(ValueError, match="no whole step"):
+            parse_budgets([text])
+        return
+    ends = [interval["macs"] for interval in intervals(text, keep_partial=True)]
+    assert ends[0][0] == low
+    assert ends[-1][1] == high
+    assert all(left[1] == right[0] for left, right in itertools.pairwise(ends))
+    assert all(end - start == step for start, end in ends[:-1])
+    whole = [interval["macs"] for interval in intervals(text)]
+    assert whole == [(start, end) for start, end in ends if end - start == step]
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        ([], ["no budget given", "AXIS=LIMIT"]),
+        ([""], ["cannot read the budget ''", "AXIS=LIMIT", "params=6M"]),
+        (["params"], ["cannot read the budget 'params'"]),
+        (["params="], ["cannot read the budget 'params='"]),
+        (["params=6M,"], ["cannot read the budget 'params=6M,'"]),
+        (["params=1M:2M:3M:4M"], ["cannot read the budget 'params=1M:2M:3M:4M'"]),
+        (["=6M"], ["unknown budget axis ''", "macs, params"]),
+        (["param=6M"], ["unknown budget axis 'param'", "did you mean 'params'", "macs, params"]),
+        (["latency=5"], ["unknown budget axis 'latency'", "macs, params"]),
+        (["params=six"], ["'six'", "number with k, M or G"]),
+        (["params=5M:"], ["cannot read the amount ''"]),
+        (["params=0"], ["'0'", "not a whole positive number"]),
+        (["params=-1"], ["'-1'"]),
+        (["params=6M=7M"], ["'6M=7M'"]),
+        (["params=6M,params=7M"], ["bounds params twice"]),
+        (["params=6M:5M"], ["'params=6M:5M' is empty", "below the upper"]),
+        (["params=5M:5M"], ["'params=5M:5M' is empty"]),
+        (["params=5M:5M:1M"], ["'params=5M:5M:1M' is empty"]),
+        (["params=5M:6M:2M"], ["no whole step of 2M", "smaller"]),
+        (["params=1M:3M:1M,macs=1G:3G:1G"], ["two grids", "only one axis"]),
+        (["params=6M", "size=6M"], ["unknown budget axis 'size'"]),
+    ],
+)
+def test_budgets_that_cannot_be_read(texts: list[str], words: list[str]) -> None:
+    with pytest.raises(ValueError, match=re.escape(words[0])) as caught:
+        parse_budgets(texts)
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_bounds_are_open_where_nothing_is_asked() -> None:
+    """[cost axes, 2]: parameters, then MACs."""
+    (low, high), (macs_low, macs_high) = Budget({"params": (5 * M, 6 * M)}).bounds.tolist()
+    assert (low, high) == (5 * M, 6 * M)
+    assert macs_low == 0
+    assert macs_high > 10**18
+    both = Budget({"macs": (3, 4), "params": (1, 2)})
+    assert both.bounds.tolist() == [[1, 2], [3, 4]]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("params=6M", "params <= 6M"),
+        ("params=5M:6M", "params in [5M, 6M)"),
+        ("params=6M,macs=1.4G", "params <= 6M, macs <= 1.4G"),
+        ("macs=1G:1.5G,params=6M", "macs in [1G, 1.5G), params <= 6M"),
+    ],
+)
+def test_budgets_in_words(text: str, words: str) -> None:
+    assert str(parse_budgets([text]).kept[0]) == words
+
+
+@pytest.mark.parametrize(
+    ("text", "order"), [("params=9", [1, 0]), ("macs=9", [0, 1]), ("macs=9,params=9", [1, 0])]
+)
+def test_subnets_are_listed_by_the_cost_that_is_bounded(text: str, order: list[int]) -> None:
+    costs = [{"params": 5, "macs": 1}, {"params": 4, "macs": 2}]
+    (budget,) = parse_budgets([text]).kept
+    assert sorted(range(2), key=lambda n: budget.expense(costs[n])) == order
