@@ -2,15 +2,21 @@
 
 import os
 import shutil
+import subprocess
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from data.making import everything, labelled_names, loaded, noise, opened, tar_of, write
+from prenas.data import folders
 from prenas.data.folders import list_pictures
+from prenas.recipe.data import Augmentation
 from training.runs import value_error_of
 
 FLAT = [f"{name}/{number}.png" for name in ("cat", "dog") for number in range(10)]
@@ -151,7 +157,7 @@ def test_a_split_of_one_class_is_not_taken_apart(tmp_path: Path) -> None:
 def test_folders_beside_the_splits_are_noted(photos: Path) -> None:
     write(photos, ["holdout/cat/1.png"])
     (note,) = opened(photos).notes
-    assert note == "folders beside the splits are passed over: holdout"
+    assert note == "skipped folders that are not splits: holdout"
     assert opened(photos, test="holdout").notes[0].startswith("test has no picture of 1 classes")
 
 
@@ -229,6 +235,200 @@ def test_the_later_of_two_members_of_one_name_counts(tmp_path: Path) -> None:
     assert opened(tar).fingerprint == opened(root).fingerprint
 
 
+# --- classes neither vanish nor appear -----------------------------------------------------------
+
+
+def test_a_class_of_other_formats_is_refused(tmp_path: Path) -> None:
+    """It would be missing from the classes, and nobody would see it."""
+    root = write(tmp_path / "set", FLAT)
+    (root / "owl").mkdir()
+    (root / "owl/1.heic").write_bytes(b"not read")
+    (root / "owl/2.HEIC").write_bytes(b"not read")
+    for source in (root, tar_of(root, tmp_path / "set.tar")):
+        with pytest.raises(ValueError, match=r"class folder .*owl holds no picture .*2 \.heic"):
+            opened(source)
+
+
+def test_an_empty_class_is_refused(tmp_path: Path) -> None:
+    root = write(tmp_path / "set", SPLIT)
+    (root / "train/owl/deeper").mkdir(parents=True)
+    with pytest.raises(
+        ValueError, match=r"class folder .*train/owl holds no picture .*it is empty"
+    ):
+        opened(root)
+    tar = tmp_path / "set.tar"
+    with tarfile.open(tar, "w") as file:
+        file.add(root, arcname=".")
+    with pytest.raises(
+        ValueError, match=r"class folder .*train/owl holds no picture .*it is empty"
+    ):
+        opened(tar)
+
+
+def test_a_folder_of_other_files_is_noted(tmp_path: Path) -> None:
+    root = write(tmp_path / "set", FLAT)
+    (root / "labels").mkdir()
+    (root / "labels/all.csv").write_text("name,class")
+    found = opened(root)
+    assert found.class_names == ("cat", "dog")
+    assert "skipped folders without pictures: labels" in found.notes
+
+
+@pytest.mark.parametrize("memory_gib", [4.0, 0.0])
+@pytest.mark.parametrize("augmentation", [{}, {"crop_scale": (0.5, 1.0)}])
+def test_skipping_pictures_never_skips_a_class(
+    memory_gib: float, augmentation: dict[str, Any], tmp_path: Path
+) -> None:
+    root = write(tmp_path / "set", SPLIT)
+    fields = {"unreadable": "skip", "memory_gib": memory_gib}
+    fields["augmentation"] = Augmentation(**augmentation)
+    broken = sorted((root / "train/dog").iterdir())
+    for path in broken[1:]:
+        path.write_bytes(b"broken")
+    loaded(root, **fields)
+    broken[0].write_bytes(b"broken")
+    with pytest.raises(ValueError, match="no training picture can be read of dog"):
+        loaded(root, **fields)
+
+
+@pytest.mark.parametrize(
+    "folder", ["@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"]
+)
+def test_folders_of_systems_are_not_classes(folder: str, tmp_path: Path) -> None:
+    root = write(tmp_path / "set", FLAT)
+    plain = opened(root).fingerprint
+    write(root, [f"{folder}/1.png", f"cat/{folder}/2.png"])
+    for source in (root, tar_of(root, tmp_path / "set.tar")):
+        assert opened(source).class_names == ("cat", "dog")
+        assert opened(source).fingerprint == plain
+
+
+def test_run_folders_among_the_pictures_are_skipped(tmp_path: Path) -> None:
+    """The pictures of a run's report would be a class of the next run."""
+    root = write(tmp_path / "set", FLAT)
+    plain = opened(root)
+    for run in ("runs/first", "mine"):
+        write(root, [f"{run}/accuracy.png", f"{run}/report/training.png"])
+        for name in ("recipe.json", "preferred.json"):
+            (root / run / name).write_text("{}")
+    for source in (root, tar_of(root, tmp_path / "set.tar")):
+        found = opened(source)
+        assert found.class_names == ("cat", "dog")
+        assert found.fingerprint == plain.fingerprint
+        assert "skipped run folders among the pictures: mine, runs/first" in found.notes
+
+
+def test_every_common_ending_of_jpeg_is_read(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    for number, ending in enumerate(("jpg", "jpeg", "jpe", "jfif")):
+        for kind in "ab":
+            (root / kind).mkdir(parents=True, exist_ok=True)
+            noise(number).save(root / kind / f"{number}.{ending}", format="JPEG")
+    assert sum(sizes(root).values()) == 8
+
+
+# --- tars that are not plain ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["/cat/9.png", "../cat/9.png", "cat/../../9.png"])
+def test_a_tar_that_names_files_outside_itself_is_refused(name: str, tmp_path: Path) -> None:
+    tar = tar_of(write(tmp_path / "set", FLAT), tmp_path / "set.tar")
+    with tarfile.open(tar, "a") as file:
+        file.addfile(tarfile.TarInfo(name))
+    with pytest.raises(ValueError, match=r"'[/.]+(cat/)?9.png', which lies outside the tar"):
+        opened(tar)
+
+
+@pytest.mark.parametrize("form", ["gnu", "posix"])
+def test_a_sparse_tar_is_read_right(form: str, tmp_path: Path) -> None:
+    """`tar -S` leaves out blocks of zeros, here a black band."""
+    root = write(tmp_path / "set", FLAT)
+    pixels = np.full((300, 300, 3), 255, dtype=np.uint8)
+    pixels[100:200] = 0
+    picture = root / "cat/band.bmp"
+    Image.fromarray(pixels).save(picture)
+    content = picture.read_bytes()
+    with picture.open("wb") as file:  # with holes, where the disk can have them
+        for start in range(0, len(content), 4096):
+            block = content[start : start + 4096]
+            if block.strip(b"\0"):
+                file.seek(start)
+                file.write(block)
+        file.truncate(len(content))
+    tar = tmp_path / "set.tar"
+    command = [
+        "tar",
+        "-S",
+        f"--format={form}",
+        "--sort=name",
+        "-C",
+        str(root),
+        "-cf",
+        str(tar),
+        ".",
+    ]
+    subprocess.run(command, check=True)
+    if tar.stat().st_size > len(content):
+        pytest.skip("this disk has no holes in files")
+    listing = list_pictures(tar)
+    assert listing.sizes["cat/band.bmp"] == len(content)
+    assert np.array_equal(np.asarray(listing.open("cat/band.bmp").convert("RGB")), pixels)
+    assert opened(tar).fingerprint == opened(root).fingerprint
+
+
+def test_a_sparse_member_without_end_is_an_unreadable_picture(tmp_path: Path) -> None:
+    tar = tar_of(write(tmp_path / "set", FLAT), tmp_path / "set.tar")
+    with tarfile.open(tar, "a", format=tarfile.PAX_FORMAT) as file:
+        member = tarfile.TarInfo("cat/huge.png")
+        member.pax_headers = {
+            "GNU.sparse.map": "0,0",
+            "GNU.sparse.size": str(2**62),
+            "GNU.sparse.numblocks": "1",
+        }
+        file.addfile(member)
+    with pytest.raises(ValueError, match=r"cat/huge\.png \(it has 4,611,686,018,427,387,904 bytes"):
+        loaded(tar)
+
+
+# --- files that never end ------------------------------------------------------------------------
+
+
+def test_what_is_not_a_regular_file_is_an_unreadable_picture(tmp_path: Path) -> None:
+    root = write(tmp_path / "set", FLAT)
+    os.mkfifo(root / "cat/fifo.png")
+    (root / "dog/zero.png").symlink_to("/dev/zero")
+    with pytest.raises(ValueError, match=r"2 of \d+ pictures cannot be read") as caught:
+        loaded(root)
+    assert "cat/fifo.png (it is not a regular file)" in str(caught.value)
+    assert "dog/zero.png (it is not a regular file)" in str(caught.value)
+
+
+def test_a_fifo_is_neither_folder_nor_tar(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "set.tar")
+    with pytest.raises(ValueError, match="neither a folder nor a regular file"):
+        opened(tmp_path / "set.tar")
+
+
+def test_links_in_a_circle_end(tmp_path: Path) -> None:
+    root = write(tmp_path / "set", FLAT)
+    (root / "cat/to_dog").symlink_to("../dog")
+    (root / "dog/to_cat").symlink_to("../cat")
+    # Each class also holds the other's pictures once, by way of the link.
+    assert sum(sizes(root).values()) == 40
+
+
+def test_links_that_multiply_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folders, "_MOST_LINKED_FOLDERS", 1000)
+    root = write(tmp_path / "set", FLAT)
+    for depth in range(12):
+        (root / f"cat/d{depth}").mkdir()
+        for name in "ab":
+            (root / f"cat/d{depth}" / name).symlink_to(f"../d{depth + 1}")
+    (root / "cat/d12").mkdir()
+    with pytest.raises(ValueError, match="more than 1,000 links to folders"):
+        opened(root)
+
+
 # --- what is refused -----------------------------------------------------------------------------
 
 
@@ -303,9 +503,9 @@ def more_in_test(path: Path) -> Path:
     ("make", "words"),
     [
         (empty, ["no pictures in", "one folder per class"]),
-        (text, ["no plain tar", "uncompressed"]),
-        (nothing, ["no plain tar", "uncompressed"]),
-        (compressed, ["no plain tar", "uncompressed"]),
+        (text, ["not a plain tar", "uncompressed"]),
+        (nothing, ["not a plain tar", "uncompressed"]),
+        (compressed, ["not a plain tar", "uncompressed"]),
         (cut, ["cut short"]),
         (no_members, ["no pictures in"]),
         (words_only, ["no pictures in", "1 .md"]),

@@ -274,9 +274,9 @@ def test_a_training_picture_on_disk_is_replaced_by_the_next(
 
 def test_a_set_without_any_readable_picture_on_disk_says_so(tmp_path: Path) -> None:
     root = write(tmp_path / "set", [f"{s}/{k}/1.png" for s in ("train", "val") for k in "ab"])
+    found = loaded(root, unreadable="skip", memory_gib=0)
     for path in (root / "train").rglob("*.png"):
         path.write_text("broken")
-    found = loaded(root, unreadable="skip", memory_gib=0)
     with pytest.raises(ValueError, match="none of the 2 pictures can be read"):
         list(training_batches(found, SETTINGS, 2, 0, 0))
 
@@ -393,3 +393,33 @@ def test_no_warning_is_left_from_ordinary_pictures(mixed: Path) -> None:
         warnings.simplefilter("error")
         everything(loaded(mixed).validation)
         everything(loaded(mixed, memory_gib=0).validation)
+
+
+# --- formats and shapes that are refused ---------------------------------------------------------
+
+
+def test_a_postscript_file_is_never_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow chooses by content, and would start Ghostscript."""
+
+    def started(*args: object, **options: object) -> None:
+        raise AssertionError("Ghostscript was started")
+
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", started)
+    root = write(tmp_path / "set", [f"{s}/{k}/1.png" for s in ("train", "val") for k in "ab"])
+    plain().save(root / "train/a/2.eps", format="EPS")
+    (root / "train/a/2.eps").rename(root / "train/a/2.jpg")
+    with pytest.raises(ValueError, match=r"a/2\.jpg \(cannot identify its format\)"):
+        loaded(root)
+
+
+@pytest.mark.parametrize("size", [(8000, 1), (1, 40_000), (1011, 10)])
+def test_elongated_pictures_are_refused_before_they_fill_memory(
+    size: tuple[int, int], tmp_path: Path
+) -> None:
+    root = write(tmp_path / "set", [f"{s}/{k}/1.png" for s in ("train", "val") for k in "ab"])
+    Image.new("RGB", size).save(root / "val/a/2.png")
+    words = rf"a/2\.png \(it is {size[0]} x {size[1]} pixels: one side may be at most 100 times"
+    with pytest.raises(ValueError, match=words):
+        loaded(root)
+    Image.new("RGB", (1000, 10)).save(root / "val/a/2.png")
+    assert len(everything(loaded(root).validation)[1]) == 3

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.making import BYTES, GREY_BYTES, everything, loaded, opened, recipe, tar_of, write
+from data.making import BYTES, GREY_BYTES, loaded, opened, recipe, tar_of, write
 from prenas.data import load_data
 from prenas.data.pictures import Pixels
 from prenas.data.sources import Opened, open_data
@@ -202,11 +202,10 @@ def test_a_folder_recipe_needs_a_place() -> None:
         DataRecipe(name="folder")
 
 
-def test_all_unreadable_pictures_left_out_leave_an_empty_split(tmp_path: Path) -> None:
+def test_a_set_of_unreadable_pictures_is_refused(tmp_path: Path) -> None:
     root = flat(tmp_path / "set", [5, 5])
-    empty = loaded(root, unreadable="skip")
-    assert len(everything(empty.train)[1]) == 0
-    assert "6 of 6 pictures cannot be read" in empty.notes[0]
+    with pytest.raises(ValueError, match="no training picture can be read of c0, c1"):
+        loaded(root, unreadable="skip")
 
 
 def test_unknown_names_list_the_choices() -> None:

@@ -3,25 +3,32 @@
     photos/cat/1.jpg            photos/train/cat/1.jpg        photos.tar with either inside
     photos/dog/2.png            photos/val/dog/2.png
 
-Class names are the folder names, in sorted order; pictures may lie deeper below them. Hidden files
-are passed over. A tar is read where it is, never unpacked.
+Class names are the folder names, in sorted order; pictures may lie deeper below them. Hidden files,
+the folders in which systems keep thumbnails and deleted files, and run folders of this package are
+skipped. A tar is read where it is, never unpacked.
 """
 
 from __future__ import annotations
 
-import io
 import os
 import posixpath
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from PIL import Image
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from prenas import artifacts
+from prenas.data.opening import (
+    OTHER_PICTURE_ENDINGS,
+    PICTURE_ENDINGS,
+    check_size,
+    open_picture,
+    read_file,
+)
 from prenas.data.pictures import PictureSet
 
 T = TypeVar("T")
@@ -33,8 +40,16 @@ SPLIT_NAMES: Mapping[str, tuple[str, ...]] = {
 }
 """What the folder of a split may be called."""
 
-PICTURE_ENDINGS = (*IMG_EXTENSIONS, ".gif")
+_OF_SYSTEMS = frozenset(
+    (
+        "@eadir", "@tmp", "@recycle", "#recycle", "#snapshot", "__macosx", "$recycle.bin",
+        "system volume information", "lost+found",
+    )
+)  # fmt: skip
+"""Folders, in lower case, that file servers and operating systems put among a user's own."""
+
 _MOST_LINKS = 8  # in a row, inside a tar
+_MOST_LINKED_FOLDERS = 100_000  # links to folders of links multiply without end
 
 
 class Listing(NamedTuple):
@@ -44,23 +59,44 @@ class Listing(NamedTuple):
     sizes: Mapping[str, int]
     """Relative name with forward slashes -> bytes, in sorted order."""
     open: Callable[[str], Image.Image]
-    others: Counter[str]
-    """Endings of files that are no pictures -> how many."""
+    others: tuple[str, ...]
+    """Names of the other files."""
+    all_folders: frozenset[str]
+    """Relative names of all folders, also of those without any picture."""
+    runs: tuple[str, ...] = ()
+    """Relative names of run folders, of which nothing is listed."""
 
     @property
     def folders(self) -> list[str]:
         """Folders at the top, sorted."""
         return sorted({name.split("/", 1)[0] for name in self.sizes if "/" in name})
 
+    @property
+    def without_pictures(self) -> dict[str, Counter[str]]:
+        """Folders at the top that hold no picture -> how many files of which ending they hold."""
+        top = {name.split("/", 1)[0] for name in self.all_folders}
+        return {folder: self.below(folder).endings for folder in sorted(top - {*self.folders})}
+
+    @property
+    def endings(self) -> Counter[str]:
+        """How many other files there are of each ending."""
+        return Counter(posixpath.splitext(name)[1].lower() for name in self.others)
+
     def below(self, folder: str) -> Listing:
         """The pictures below one folder, named from there."""
         prefix = f"{folder}/"
-        sizes = {
-            name.removeprefix(prefix): size
-            for name, size in self.sizes.items()
-            if name.startswith(prefix)
-        }
-        return self._replace(where=self.where / folder, sizes=sizes, open=_Below(self.open, prefix))
+
+        def inside(names: Iterable[str]) -> Iterator[str]:
+            return (name.removeprefix(prefix) for name in names if name.startswith(prefix))
+
+        return Listing(
+            where=self.where / folder,
+            sizes={name: self.sizes[prefix + name] for name in inside(self.sizes)},
+            open=_Below(self.open, prefix),
+            others=tuple(inside(self.others)),
+            all_folders=frozenset(inside(self.all_folders)),
+            runs=tuple(inside(self.runs)),
+        )
 
 
 class _Below:
@@ -78,23 +114,35 @@ class _FolderPictures:
         self._root = root
 
     def __call__(self, name: str) -> Image.Image:
-        return Image.open(io.BytesIO((self._root / name).read_bytes()))
+        return open_picture(read_file(self._root / name))
+
+
+class _Member(NamedTuple):
+    """Where the content of a tar's member stands in the tar."""
+
+    size: int = 0
+    parts: tuple[tuple[int, int, int], ...] = ()
+    """(place in the content, place in the tar, bytes); between them, in a sparse file, zeros."""
 
 
 class _TarPictures:
-    """Reads members by their place in the file: any thread, any process, nothing unpacked."""
+    """Reads members where they stand in the file: any thread, any process, nothing unpacked."""
 
-    def __init__(self, path: Path, places: Mapping[str, tuple[int, int]]) -> None:
-        self._path, self._places = path, places
+    def __init__(self, path: Path, members: Mapping[str, _Member]) -> None:
+        self._path, self._members = path, members
 
     def __call__(self, name: str) -> Image.Image:
-        offset, size = self._places[name]
+        member = self._members[name]
+        check_size(member.size)
+        content = bytearray(member.size)
         with self._path.open("rb") as file:
-            file.seek(offset)
-            content = file.read(size)
-        if len(content) < size:
-            raise OSError(f"{self._path} ends within it: the tar is cut short")
-        return Image.open(io.BytesIO(content))
+            for start, offset, size in member.parts:
+                file.seek(offset)
+                read = file.read(size)
+                if len(read) < size:
+                    raise OSError(f"{self._path} ends within it: the tar is cut short")
+                content[start : start + size] = read
+        return open_picture(bytes(content))
 
 
 def list_pictures(path: Path) -> Listing:
@@ -103,24 +151,33 @@ def list_pictures(path: Path) -> Listing:
     Raises:
         ValueError: nothing there, a file that is no plain tar, or no pictures in it.
     """
-    if not path.exists():
+    if not path.exists():  # true of links that lead nowhere, or in circles
         near = get_close_matches(path.name, _neighbours(path), n=3, cutoff=0.5)
         hint = f" (did you mean {' or '.join(near)}?)" if near else ""
         raise ValueError(
             f"there is no folder or tar {path}{hint}: say where the pictures are with --data PLACE"
         )
+    if not path.is_dir() and not path.is_file():
+        raise ValueError(
+            f"{path} is neither a folder nor a regular file: say where the pictures are with "
+            "--data PLACE"
+        )
     listing = _list_folder(path) if path.is_dir() else _list_tar(path)
     if not listing.sizes:
-        there = ", ".join(
-            f"{count} {ending or 'without ending'}"
-            for ending, count in listing.others.most_common(3)
-        )
+        there = counted(listing.endings, 3)
         raise ValueError(
             f"there are no pictures in {path}"
             + (f" (other files: {there})" if there else "")
             + f": prenas reads {', '.join(PICTURE_ENDINGS)}, one folder per class"
         )
     return listing
+
+
+def counted(endings: Counter[str], most: int) -> str:
+    """`5 .txt, 1 without ending`, the most frequent first; empty where there is nothing."""
+    return ", ".join(
+        f"{count} {ending or 'without ending'}" for ending, count in endings.most_common(most)
+    )
 
 
 def _neighbours(path: Path) -> list[str]:
@@ -130,22 +187,40 @@ def _neighbours(path: Path) -> list[str]:
 
 
 def _is_hidden(name: str) -> bool:
-    return any(part.startswith(".") and part != "." for part in name.split("/"))
+    """Whether a file is hidden, or lies in a folder that is, or that a system made for itself."""
+    *folders, file = name.split("/")
+    return any(_is_of_a_system(folder) for folder in folders) or file.startswith(".")
+
+
+def _is_of_a_system(folder: str) -> bool:
+    return folder.startswith(".") or folder.lower() in _OF_SYSTEMS
 
 
 def _list_folder(path: Path) -> Listing:
     found = []  # of plain strings: paths as objects take most of the time of a million files
+    all_folders, num_links = [], 0
     for folder, subfolders, files in os.walk(path, onerror=_refuse, followlinks=True):
-        subfolders[:] = [name for name in subfolders if not _leads_back(Path(folder, name))]
         base = Path(folder).relative_to(path).as_posix()
         prefix = "" if base == "." else f"{base}/"
+        subfolders[:] = [
+            name
+            for name in subfolders
+            if not _is_of_a_system(name) and not _leads_back(path, prefix + name)
+        ]
+        num_links += sum(os.path.islink(os.path.join(folder, name)) for name in subfolders)
+        if num_links > _MOST_LINKED_FOLDERS:
+            raise ValueError(
+                f"{path} holds more than {_MOST_LINKED_FOLDERS:,} links to folders, counted along "
+                "every way to them: remove links that lead to folders of links"
+            )
+        all_folders += [prefix + name for name in subfolders]
         found += [(prefix + file, os.path.join(folder, file)) for file in files]
-    pictures, others = _sorted_out(found)
+    sorted_out = _sorted_out(found)
     sizes = {
         name: os.path.getsize(file) if os.path.exists(file) else 0  # a link that leads nowhere
-        for name, file in pictures
+        for name, file in sorted_out.pictures
     }
-    return Listing(path, sizes, _FolderPictures(path), others)
+    return sorted_out.listing(path, sizes, _FolderPictures(path), all_folders)
 
 
 def _refuse(error: OSError) -> None:
@@ -155,9 +230,14 @@ def _refuse(error: OSError) -> None:
     )
 
 
-def _leads_back(folder: Path) -> bool:
-    """Whether a folder is a link to one that it lies in, which would be walked for ever."""
-    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
+def _leads_back(root: Path, name: str) -> bool:
+    """Whether a folder is a link to one on the way to it, which would be walked without end."""
+    if not (root / name).is_symlink():
+        return False
+    parts = name.split("/")
+    way = {os.path.realpath(root.joinpath(*parts[:depth])) for depth in range(len(parts))}
+    target = os.path.realpath(root / name)
+    return any(Path(folder).is_relative_to(target) for folder in way)
 
 
 def _list_tar(path: Path) -> Listing:
@@ -167,15 +247,28 @@ def _list_tar(path: Path) -> Listing:
             _check_end(path, tar)
     except (tarfile.TarError, EOFError) as error:
         raise ValueError(
-            f"{path} is no plain tar, or is cut short ({error}): give a folder, or an uncompressed "
-            ".tar of one"
+            f"{path} is not a plain tar, or is cut short ({error}): give a folder, or an "
+            "uncompressed .tar of one"
         ) from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror or error})") from None
     there = {posixpath.normpath(member.name): member for member in members}
-    files = [member for member in members if member.isfile() or member.islnk() or member.issym()]
-    pictures, others = _sorted_out((file.name.removeprefix("./"), file) for file in files)
-    places = {name: _place(member, there) for name, member in pictures}
-    sizes = {name: size for name, (_, size) in places.items()}
-    return Listing(path, sizes, _TarPictures(path, places), others)
+    for name in there:
+        if name.startswith("/") or name.split("/")[0] == "..":
+            raise ValueError(
+                f"{path} holds a file named {name!r}, which lies outside the tar: pack the folder "
+                "with relative names (tar -C FOLDER -cf photos.tar .)"
+            )
+    files = [
+        (posixpath.normpath(member.name), member)
+        for member in members
+        if member.isfile() or member.islnk() or member.issym()
+    ]
+    all_folders = [name for name, member in there.items() if member.isdir() and name != "."]
+    sorted_out = _sorted_out(files)
+    contents = {name: _content(member, there) for name, member in sorted_out.pictures}
+    sizes = {name: content.size for name, content in contents.items()}
+    return sorted_out.listing(path, sizes, _TarPictures(path, contents), all_folders)
 
 
 def _check_end(path: Path, tar: tarfile.TarFile) -> None:
@@ -189,31 +282,81 @@ def _check_end(path: Path, tar: tarfile.TarFile) -> None:
             raise tarfile.ReadError(f"no end mark after {len(tar.getmembers())} members")
 
 
-def _place(member: tarfile.TarInfo, there: Mapping[str, tarfile.TarInfo]) -> tuple[int, int]:
-    """(offset, size) of a file, or of the one that a link leads to; nothing where it leads away."""
+def _content(member: tarfile.TarInfo, there: Mapping[str, tarfile.TarInfo]) -> _Member:
+    """Of a file, or of the one that a link leads to; nothing where it leads out of the tar."""
     for _ in range(_MOST_LINKS):
         if member.isfile():
-            return member.offset_data, member.size
+            return _Member(member.size, tuple(_parts(member)))
         base = posixpath.dirname(member.name) if member.issym() else ""
         target = there.get(posixpath.normpath(posixpath.join(base, member.linkname)))
         if target is None:
             break
         member = target
-    return 0, 0
+    return _Member()
 
 
-def _sorted_out(files: Iterable[tuple[str, T]]) -> tuple[list[tuple[str, T]], Counter[str]]:
-    """(the pictures by name, what else there is by ending); hidden files are passed over."""
-    pictures, others = [], Counter[str]()
-    for name, file in files:
-        ending = posixpath.splitext(name)[1].lower()
-        if _is_hidden(name):
+def _parts(member: tarfile.TarInfo) -> Iterator[tuple[int, int, int]]:
+    """The parts of a file that the tar stores: all of it, or of a sparse one what is not zero."""
+    sparse: list[tuple[int, int]] = getattr(member, "sparse", None) or [(0, member.size)]
+    offset = member.offset_data
+    for start, size in sparse:
+        if size:
+            yield start, offset, size
+        offset += size
+
+
+class _SortedOut(NamedTuple, Generic[T]):
+    """Files by what they are."""
+
+    pictures: list[tuple[str, T]]
+    others: tuple[str, ...]
+    runs: tuple[str, ...]
+
+    def listing(
+        self,
+        where: Path,
+        sizes: Mapping[str, int],
+        open_: Callable[[str], Image.Image],
+        folders: Iterable[str],
+    ) -> Listing:
+        """Of these files, among these folders."""
+        shown = [name for name in folders if not _is_hidden(f"{name}/x")]
+        outside = frozenset(
+            name
+            for name in shown
+            if not _lies_in(f"{name}/", self.runs)
+            and not any(_lies_in(r, [name]) for r in self.runs)
+        )
+        parents = (posixpath.dirname(name) for name in (*sizes, *self.others))
+        return Listing(
+            where, sizes, open_, self.others, outside | {*filter(None, parents)}, self.runs
+        )
+
+
+def _sorted_out(files: Iterable[tuple[str, T]]) -> _SortedOut[T]:
+    """Pictures in the order of their names; hidden files and those of run folders are left out."""
+    shown = [(name, file) for name, file in files if not _is_hidden(name)]
+    names = {name for name, _ in shown}
+    runs = tuple(
+        folder
+        for name in sorted(names)
+        if posixpath.basename(name) == artifacts.RECIPE
+        and posixpath.join(folder := posixpath.dirname(name), artifacts.PREFERRED) in names
+        and folder
+    )
+    pictures, others = [], []
+    for name, file in shown:
+        if _lies_in(name, runs):
             continue
-        if ending in PICTURE_ENDINGS:
+        if posixpath.splitext(name)[1].lower() in PICTURE_ENDINGS:
             pictures.append((name, file))
         else:
-            others[ending] += 1
-    return sorted(pictures, key=lambda item: item[0]), others
+            others.append(name)
+    return _SortedOut(sorted(pictures, key=lambda item: item[0]), tuple(sorted(others)), runs)
+
+
+def _lies_in(name: str, folders: Iterable[str]) -> bool:
+    return any(name.startswith(f"{folder}/") for folder in folders)
 
 
 def split_folders(listing: Listing) -> dict[str, str]:
@@ -276,6 +419,14 @@ def class_names(listing: Listing) -> tuple[str, ...]:
             f"{len(loose)} pictures in {listing.where} lie in no class folder, the first is "
             f"{loose[0]}: put every picture into a folder named after its class"
         )
+    for folder, endings in listing.without_pictures.items():
+        if not endings or OTHER_PICTURE_ENDINGS & set(endings):
+            what = counted(endings, 3)
+            raise ValueError(
+                f"the class folder {listing.where / folder} holds no picture that prenas reads "
+                f"({f'it holds {what}' if what else 'it is empty'}): convert its pictures to one "
+                f"of {', '.join(PICTURE_ENDINGS)}, or remove the folder"
+            )
     names = listing.folders
     if len(names) < 2:
         raise ValueError(

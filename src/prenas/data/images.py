@@ -55,6 +55,14 @@ class ImageData:
     fingerprint: str | None = None
     """Equal for equal images, labels and splits; None where it is unknown."""
 
+    def __post_init__(self) -> None:
+        if isinstance(self.class_names, str) or not all(
+            isinstance(name, str) for name in self.class_names
+        ):
+            raise ValueError(
+                f"class_names is {self.class_names!r}: give a tuple of names, one per class"
+            )
+
     @property
     def splits(self) -> dict[str, ImageSource]:
         """The evaluated splits by name."""

@@ -158,6 +158,33 @@ def _read_all(pictures: PictureSet, in_chans: int, make: Callable[[Image.Image],
     )
 
 
+def classes_without_pictures(pictures: PictureSet, prepared: Dataset[Any]) -> list[int]:
+    """The classes of a split of which no picture can be read, so that nothing is left of them.
+
+    Of a split that is read from disk as it is used, a picture of every class is decoded to see.
+    """
+    if isinstance(prepared, Pixels):
+        left = set(prepared.labels.tolist())
+    elif isinstance(prepared, Pictures) and prepared.is_held:
+        left = set(prepared.pictures.labels)
+    else:
+        left = set()
+        for name, label in zip(pictures.names, pictures.labels, strict=True):
+            if label not in left and _can_be_read(pictures, name):
+                left.add(label)
+    return sorted(set(pictures.labels) - left)
+
+
+def _can_be_read(pictures: PictureSet, name: str) -> bool:
+    try:
+        pictures.open(name).load()
+    except MemoryError:
+        raise
+    except Exception:  # decoders fail in many ways on broken files
+        return False
+    return True
+
+
 def explain_problems(problems: Sequence[Problem], num_pictures: int) -> str:
     """How many pictures cannot be read, the first of them by name, with the reasons."""
     named = "; ".join(f"{name} ({reason})" for name, reason in problems[:_NUM_NAMED])

@@ -26,6 +26,7 @@ from prenas.data.folders import (
     SPLIT_NAMES,
     Listing,
     class_names,
+    counted,
     labelled,
     list_pictures,
     split_folders,
@@ -41,6 +42,7 @@ from prenas.data.pictures import (
     Problem,
     UnreadableError,
     check_picture_channels,
+    classes_without_pictures,
     explain_problems,
     prepare,
 )
@@ -124,6 +126,8 @@ def load_data(
         except UnreadableError as error:  # look at the other splits too: name all at once
             problems.extend(error.problems)
             return None
+        if is_training and recipe.unreadable == "skip":
+            _require_all_classes(opened, prepared.dataset)
         notes.extend(f"{name}: {note}" for note in prepared.notes)
         return prepared.dataset
 
@@ -170,6 +174,16 @@ def load_data(
         notes=tuple(notes),
         fingerprint=opened.fingerprint,
     )
+
+
+def _require_all_classes(opened: Opened, prepared: Dataset[Any]) -> None:
+    """Raises ValueError if unreadable pictures that are skipped are all that a class has."""
+    if lost := classes_without_pictures(opened.train, prepared):
+        names = ", ".join(opened.class_names[label] for label in lost[:10])
+        raise ValueError(
+            f"no training picture can be read of {names}: repair the pictures, or remove the class "
+            "folder (data.unreadable=skip leaves out single pictures, never a whole class)"
+        )
 
 
 def undivided(recipe: DataRecipe, settings: Settings) -> ImageData | None:
@@ -288,12 +302,16 @@ def _open_folder(recipe: DataRecipe) -> tuple[tuple[str, ...], dict[str, Picture
         )
         for split, listing in listings.items()
     }
-    others = listings["train"].others.most_common(5)
-    there = ", ".join(f"{count} {ending or 'without ending'}" for ending, count in others)
-    notes = [f"files that are no pictures are passed over: {there}"] if others else []
+    train = listings["train"]
+    there = counted(train.endings, 5)
+    notes = [f"skipped {there} files (not a supported picture format)"] if there else []
+    if skipped := [*train.without_pictures]:
+        notes.append(f"skipped folders without pictures: {', '.join(skipped[:5])}")
+    if train.runs:
+        notes.append(f"skipped run folders among the pictures: {', '.join(train.runs[:5])}")
     wanted = {getattr(recipe, split) for split in SPLIT_NAMES}
     if root and found and (unused := set(root.folders) - {*found.values(), *wanted}):
-        notes.append(f"folders beside the splits are passed over: {', '.join(sorted(unused)[:5])}")
+        notes.append(f"skipped folders that are not splits: {', '.join(sorted(unused)[:5])}")
     return names, pools, notes
 
 

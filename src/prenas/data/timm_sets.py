@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 from PIL.Image import Image
-from PIL.Image import open as open_image
 from torch.utils.data import IterableDataset
 
 from prenas.data.named import NamedSet
+from prenas.data.opening import open_picture
 from prenas.data.pictures import ArrayPictures, PictureSet
 
 TIMM_PREFIXES = ("hfds/", "hfids/", "wds/", "tfds/", "torch/")
@@ -86,7 +86,9 @@ class _ByIndex:
     def __call__(self, name: str) -> Image:
         reader = getattr(self._dataset, "reader", None)
         # timm's own reading would put the next picture in the place of an unreadable one.
-        picture: Image = open_image(reader[int(name)][0]) if reader else self._dataset[int(name)][0]
+        if reader is not None:
+            return open_picture(reader[int(name)][0].read())
+        picture: Image = self._dataset[int(name)][0]
         return picture
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from PIL import Image
 
+from prenas.data.opening import open_picture, read_file
 from prenas.data.pictures import reason_of
 from prenas.models.export import load_described
 from prenas.processes import resolve_device
@@ -59,13 +59,17 @@ def predict(
     network.to(where)
     for path in paths:
         try:
-            with Image.open(path) as picture:
-                image = transform(picture)
+            image = transform(open_picture(read_file(path)))
         except Exception as error:  # decoders fail in many ways on broken files
             yield Prediction(path, (), reason_of(error))
             continue
         with torch.inference_mode():
             probabilities = network(image[None].to(where))[0].float().softmax(dim=0).cpu()
+        if not torch.isfinite(probabilities).all():
+            raise ValueError(
+                f"{model} gives {path} an output that is not finite: its weights are damaged, hand "
+                "the subnet over again"
+            )
         named = probabilities[: len(class_names)]  # a head may have spare outputs
         best = named.topk(min(top, len(class_names)))
         yield Prediction(
