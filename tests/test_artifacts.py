@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from prenas import artifacts
 
@@ -156,6 +157,48 @@ def test_tensors_come_back_as_they_were(tmp_path: Path) -> None:
     for name, tensor in tensors.items():
         assert torch.equal(found[name], tensor), name
         assert found[name].dtype == tensor.dtype
+
+
+@given(st.data())
+def test_a_flipped_bit_is_noticed(data: st.DataObject) -> None:
+    """Wherever it stands: in a value, a name, a shape, or the digest itself."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "t.safetensors"
+        artifacts.write_tensors(path, {"weight": torch.arange(6.0), "count": torch.tensor([7])})
+        content = bytearray(path.read_bytes())
+        place = data.draw(st.integers(0, len(content) - 1))
+        content[place] ^= 1 << data.draw(st.integers(0, 7))
+        path.write_bytes(content)
+        try:
+            found = artifacts.read_tensors(path)
+        except ValueError:
+            return
+        # A flip may hide the digest, by another name, or make one white space another.
+        assert torch.equal(found["weight"], torch.arange(6.0))
+        assert torch.equal(found["count"], torch.tensor([7]))
+
+
+def test_a_file_without_a_digest_is_read(tmp_path: Path) -> None:
+    """As 0.1.0 and other programs write them."""
+    save_file({"weight": torch.ones(2)}, tmp_path / "t.safetensors")
+    assert torch.equal(artifacts.read_tensors(tmp_path / "t.safetensors")["weight"], torch.ones(2))
+    assert artifacts.carried_digest(tmp_path / "t.safetensors") is None
+
+
+def test_the_digest_is_of_the_content(tmp_path: Path) -> None:
+    path = tmp_path / "t.safetensors"
+    one = artifacts.write_tensors(path, {"weight": torch.ones(2)})
+    assert artifacts.carried_digest(path) == one
+    others = ({"weight": torch.zeros(2)}, {"bias": torch.ones(2)}, {"weight": torch.ones(1, 2)})
+    assert len({one, *(artifacts.write_tensors(path, other) for other in others)}) == 4
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_are_refused_by_tensor(value: float, tmp_path: Path) -> None:
+    path = tmp_path / "t.safetensors"
+    artifacts.write_tensors(path, {"good": torch.ones(2), "bad": torch.tensor([1.0, value])})
+    with pytest.raises(ValueError, match=r"t\.safetensors holds values that are not finite in bad"):
+        artifacts.read_tensors(path)
 
 
 def test_equal_tensors_are_equal_bytes(tmp_path: Path) -> None:

@@ -557,11 +557,11 @@ def test_damaged_weights_are_refused_by_name(
 ) -> None:
     damage(searched / "initial.safetensors")
     with pytest.raises(
-        ValueError, match=r"searched/initial\.safetensors is no readable safetensors"
+        ValueError, match=r"searched/initial\.safetensors is not a readable safetensors"
     ):
         pipeline.train(searched)
     damage(finished / "supernet.safetensors")
-    with pytest.raises(ValueError, match=r"finished/supernet\.safetensors is no readable"):
+    with pytest.raises(ValueError, match=r"finished/supernet\.safetensors is not a readable"):
         pipeline.train(finished)
 
 

@@ -8,8 +8,9 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
@@ -42,6 +43,9 @@ REPORT_PICTURES = "report"
 MODEL = "model.safetensors"
 MODEL_ARCH = "arch.json"
 LOCK = ".lock"
+
+_DIGEST = "sha256"  # the name under which a safetensors file carries it
+_LONGEST_HEADER = 100_000_000  # bytes, as safetensors itself has it
 
 SCHEMA_VERSIONS = {
     RECIPE: 1,
@@ -143,12 +147,18 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Writes tensors as safetensors, whole or not at all."""
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
+    """Writes tensors as safetensors, whole or not at all; returns the digest that the file carries.
+
+    The digest covers names, types, shapes and values. `read_tensors` compares it, so that a bit
+    that flips on a disk is noticed.
+    """
     from safetensors.torch import save  # late: names and JSON files do without torch
 
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_bytes(path, save(contiguous))
+    digest = _open_tensors(BytesIO(save(contiguous))).digest()
+    write_bytes(path, save(contiguous, metadata={_DIGEST: digest}))
+    return digest
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -156,7 +166,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: the file is missing.
-        ValueError: it is cut short, or in another format such as a pickle.
+        ValueError: it is cut short, damaged, in another format such as a pickle, or holds values
+            that are not finite; names the file and the tensor.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -164,12 +175,67 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
     try:
-        return load_file(path)
+        with path.open("rb") as file:
+            stored = _open_tensors(file)
+            is_intact = stored.carried is None or stored.carried == stored.digest()
+        tensors = load_file(path)
     except (SafetensorError, ValueError) as error:
         raise ValueError(
-            f"{path} is no readable safetensors file ({error}): it is cut short, or in another "
+            f"{path} is not a readable safetensors file ({error}): it is cut short, or in another "
             "format such as a pickle, which prenas never opens because it can carry code"
         ) from None
+    if not is_intact:
+        raise ValueError(
+            f"{path} is damaged: its content does not have the digest that it was written with. "
+            "Restore it from a copy, or remove it and give the command that makes it again"
+        )
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(
+                f"{path} holds values that are not finite in {name}: restore it from a copy, or "
+                "remove it and give the command that makes it again"
+            )
+    return tensors
+
+
+def carried_digest(path: Path) -> str | None:
+    """The digest that a safetensors file carries; None if it was written without one.
+
+    Raises:
+        ValueError: it is not a safetensors file.
+    """
+    with path.open("rb") as file:
+        return _open_tensors(file).carried
+
+
+class _StoredTensors(NamedTuple):
+    """A safetensors file whose header is read: 8 bytes of length, JSON, then the values."""
+
+    header: dict[str, Any]
+    """Name -> type, shape and place of every tensor."""
+    carried: str | None
+    values: BinaryIO
+    """Where the values begin."""
+
+    def digest(self) -> str:
+        """SHA-256 of the header, without metadata, and of all values."""
+        digest = hashlib.sha256(json.dumps(self.header, sort_keys=True).encode())
+        while chunk := self.values.read(2**20):
+            digest.update(chunk)
+        return digest.hexdigest()
+
+
+def _open_tensors(file: BinaryIO) -> _StoredTensors:
+    """Reads the header; ValueError for any other file."""
+    length = int.from_bytes(file.read(8), "little")
+    if length > _LONGEST_HEADER:
+        raise ValueError("its header is longer than any")
+    try:
+        header = json.loads(file.read(length))
+        metadata = header.pop("__metadata__", None) or {}
+        return _StoredTensors(header, metadata.get(_DIGEST), file)
+    except (UnicodeDecodeError, AttributeError, TypeError, RecursionError, ValueError) as error:
+        raise ValueError(f"its header cannot be read: {error}") from None
 
 
 def load_weights(network: nn.Module, path: Path) -> None:

@@ -354,6 +354,17 @@ def retensor(change: Callable[[dict[str, Tensor]], object]) -> Callable[[Path], 
     return apply
 
 
+def flipped_bit(name: str) -> Callable[[Path], object]:
+    """In the middle of a file, which still reads."""
+
+    def apply(folder: Path) -> None:
+        content = bytearray((folder / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (folder / name).write_bytes(content)
+
+    return apply
+
+
 WEIGHTS, DESCRIPTION = "model.safetensors", "arch.json"
 
 
@@ -406,6 +417,21 @@ WEIGHTS, DESCRIPTION = "model.safetensors", "arch.json"
         ),
         pytest.param(
             edit(lambda d: d["settings"].update(num_classes=11)), WEIGHTS, id="other-classes"
+        ),
+        pytest.param(
+            edit(lambda d: d.update(class_names="abcdefghij")), DESCRIPTION, id="names-one-text"
+        ),
+        pytest.param(edit(lambda d: d.update(class_names=[])), DESCRIPTION, id="names-empty"),
+        pytest.param(
+            edit(lambda d: d.update(class_names=[*range(10)])), DESCRIPTION, id="names-numbers"
+        ),
+        pytest.param(
+            edit(lambda d: d.update(class_names=[*"abcdefghijk"])), DESCRIPTION, id="names-too-many"
+        ),
+        pytest.param(flipped_bit(WEIGHTS), WEIGHTS, id="weights-one-bit"),
+        pytest.param(retensor(lambda t: t["head.bias"].add_(1)), WEIGHTS, id="weights-of-others"),
+        pytest.param(
+            retensor(lambda t: t["head.bias"].fill_(float("nan"))), WEIGHTS, id="weights-nan"
         ),
     ],
 )

@@ -159,7 +159,7 @@ def test_a_missing_or_damaged_model_is_said(
         next(predict(model, pictures, device="cudda"))
     damaged = model_of(tmp_path / "damaged")
     (damaged / "model.safetensors").write_bytes(b"12345678")
-    with pytest.raises(ValueError, match="no readable safetensors"):
+    with pytest.raises(ValueError, match="not a readable safetensors"):
         next(predict(damaged, pictures))
     described = json.loads((model / "arch.json").read_text())
     del described["class_names"]

@@ -119,7 +119,9 @@ def test_safetensors(tmp_path: Path) -> None:
     save_file({k: v.contiguous() for k, v in mini().items()}, tmp_path / "x.safetensors")
     assert_is_mini(tmp_path / "x.safetensors")
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "x.safetensors").read_bytes()[:900])
-    with pytest.raises(ValueError, match=r"^\S+cut\.safetensors is no readable safetensors file"):
+    with pytest.raises(
+        ValueError, match=r"^\S+cut\.safetensors is not a readable safetensors file"
+    ):
         load_released_checkpoint(tmp_path / "cut.safetensors")
 
 

@@ -283,6 +283,11 @@ def damage(checkpoint: Path, how: str) -> Path:
         torch.save({"optimizer": Bomb(mark), "scaler": {}, "position": {}}, state)
     elif how == "state is a bare bomb":
         state.write_bytes(pickle.dumps(Bomb(mark), protocol=2))
+    elif how in ("a bit of the weights", "a bit of the state"):
+        path = state if "state" in how else weights
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
     elif how == "everything missing":
         weights.unlink()
         state.unlink()
@@ -301,6 +306,8 @@ DAMAGES = [
     "state missing",
     "state is a bomb",
     "state is a bare bomb",
+    "a bit of the weights",
+    "a bit of the state",
     "everything missing",
 ]
 

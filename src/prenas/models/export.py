@@ -41,7 +41,7 @@ def write_model(
 ) -> None:
     """Writes `model.safetensors` and `arch.json`; the latter last, so it marks a whole folder."""
     artifacts.require_writable(folder)
-    artifacts.write_tensors(folder / artifacts.MODEL, network.state_dict())
+    digest = artifacts.write_tensors(folder / artifacts.MODEL, network.state_dict())
     artifacts.write_json(
         folder / artifacts.MODEL_ARCH,
         {
@@ -50,6 +50,7 @@ def write_model(
             "settings": settings.model_dump(mode="json"),
             "class_names": class_names,
             "preprocessing": preprocessing.model_dump(mode="json"),
+            "weights_sha256": digest,
             "provenance": provenance,
         },
     )
@@ -83,7 +84,7 @@ def load_timm(folder: str | Path) -> Model:
             "timm does not have: load it with prenas.load"
         )
     network = stock(description.arch, description.settings)
-    artifacts.load_weights(network, Path(folder) / artifacts.MODEL)
+    load_model_weights(network, folder, description)
     return Model(network.eval(), make_transform(description.settings, description.preprocessing))
 
 
@@ -98,7 +99,7 @@ def load_described(folder: str | Path) -> Described:
     """As `load`, with the names of the classes in the order of the logits."""
     description = read_description(folder)
     network = build(description.arch, description.settings)
-    artifacts.load_weights(network, Path(folder) / artifacts.MODEL)
+    load_model_weights(network, folder, description)
     transform = make_transform(description.settings, description.preprocessing)
     return Described(Model(network.eval(), transform), description.class_names)
 
@@ -110,6 +111,8 @@ class Description(NamedTuple):
     settings: Settings
     preprocessing: Preprocessing
     class_names: tuple[str, ...]
+    weights_sha256: str | None
+    """The digest that the file of the weights carries; None in models of 0.1.0."""
 
 
 def read_description(folder: str | Path) -> Description:
@@ -125,13 +128,43 @@ def read_description(folder: str | Path) -> Description:
     return artifacts.parse_json(path, _parse_description)
 
 
+def load_model_weights(network: nn.Module, folder: str | Path, description: Description) -> None:
+    """Fills a network with the weights of a handed-over model.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load`; or the weights are not those that were described.
+    """
+    path, expected = Path(folder) / artifacts.MODEL, description.weights_sha256
+    artifacts.load_weights(network, path)
+    if expected is not None and artifacts.carried_digest(path) != expected:
+        raise ValueError(
+            f"{path} does not hold the weights that {artifacts.MODEL_ARCH} beside it describes: "
+            "hand the subnet over again"
+        )
+
+
 def _parse_description(document: dict[str, Any]) -> Description:
     family = get_family(document["family"])
     settings = family.settings_type.model_validate(document["settings"])
     preprocessing = Preprocessing.model_validate(document["preprocessing"])
     preprocessing.check_channels(settings.in_chans)
-    arch = family.arch_type.model_validate(document["arch"])
-    return Description(arch, settings, preprocessing, tuple(map(str, document["class_names"])))
+    return Description(
+        arch=family.arch_type.model_validate(document["arch"]),
+        settings=settings,
+        preprocessing=preprocessing,
+        class_names=_parse_names(document["class_names"], settings.num_classes),
+        weights_sha256=document.get("weights_sha256"),
+    )
+
+
+def _parse_names(names: object, num_classes: int) -> tuple[str, ...]:
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"class_names is {names!r}, where a list of names is needed")
+    if not 1 <= len(names) <= num_classes:
+        raise ValueError(
+            f"class_names has {len(names)} names for the {num_classes} outputs of the network"
+        )
+    return tuple(names)
 
 
 def make_transform(settings: Settings, preprocessing: Preprocessing) -> Transform:

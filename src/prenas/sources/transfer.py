@@ -18,7 +18,7 @@ from prenas.data.naming import default_class_names
 from prenas.evaluation.accuracy import Evaluation
 from prenas.families import build
 from prenas.families.base import Arch, SearchSpace
-from prenas.models.export import read_description
+from prenas.models.export import load_model_weights, read_description
 from prenas.models.specialization import choose, unevaluated
 from prenas.randomness import torch_generator
 from prenas.recipe import (
@@ -146,9 +146,10 @@ def _of_run(path: Path, by_limits: bool) -> tuple[Source, list[Evaluation]]:
 
 
 def _of_model(path: Path) -> tuple[Source, list[Evaluation]]:
-    arch, settings, preprocessing, names = read_description(path)
+    description = read_description(path)
+    arch, settings = description.arch, description.settings
     network = build(arch, settings)
-    artifacts.load_weights(network, path / artifacts.MODEL)
+    load_model_weights(network, path, description)
     supernet = Supernet.around(network, arch, settings)
     source = Source(
         name=str(path),
@@ -156,8 +157,8 @@ def _of_model(path: Path) -> tuple[Source, list[Evaluation]]:
         supernet=supernet.eval(),
         archs=(arch,),
         space=supernet.family.space_of("handed-over", (arch,), settings),
-        preprocessing=preprocessing,
-        class_names=names,
+        preprocessing=description.preprocessing,
+        class_names=description.class_names,
         subnets="one",
     )
     cost = count(arch, settings)

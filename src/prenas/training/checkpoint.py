@@ -2,7 +2,8 @@
 
 `checkpoints/step-NNNNNNNN/` holds the weights and their moving average as safetensors, and
 `state.pt`, which `torch.load` reads with `weights_only=True`: optimiser, loss scaler, and the
-position in the run. Every random draw is named by seed and position, the schedule is a function of
+position in the run. Every file has a digest, so that a damaged checkpoint is noticed and the one
+before it is used. Every random draw is named by seed and position, the schedule is a function of
 the step, so the position stands for all of them.
 """
 
@@ -24,6 +25,7 @@ from prenas import artifacts
 
 _logger = logging.getLogger(__name__)
 _STATE = "state.pt"
+_STATE_DIGEST = "state.sha256"
 _UNREADABLE = (ValueError, KeyError, TypeError, OSError, RuntimeError, EOFError)
 
 
@@ -66,6 +68,8 @@ def save_checkpoint(
         content = BytesIO()
         torch.save(dict(state), content)
         artifacts.write_bytes(temporary / _STATE, content.getvalue())
+        digest = artifacts.sha256(temporary / _STATE)
+        artifacts.write_bytes(temporary / _STATE_DIGEST, f"{digest}\n".encode())
         _sync_folder(temporary)
         _remove(final)
         temporary.rename(final)
@@ -115,10 +119,10 @@ def load_checkpoint(
         )
     for number, checkpoint in enumerate(found):
         try:
-            state = torch.load(checkpoint.folder / _STATE, map_location="cpu", weights_only=True)
-            restore(state)
+            state = _read_state(checkpoint.folder)
             for name, network in networks.items():
                 artifacts.load_weights(network, checkpoint.folder / name)
+            restore(state)
         except (*_UNREADABLE, pickle.UnpicklingError) as error:
             before = found[number + 1 :]
             _logger.warning(
@@ -135,6 +139,16 @@ def load_checkpoint(
             "restore the folder from a copy, or move it away to train from the initial weights"
         )
     return None
+
+
+def _read_state(checkpoint: Path) -> dict[str, Any]:
+    """What `save_checkpoint` kept; ValueError if it is not what was written."""
+    path, digest = checkpoint / _STATE, checkpoint / _STATE_DIGEST
+    # Checkpoints of 0.1.0 have no digest.
+    if digest.exists() and digest.read_text(encoding="utf-8").strip() != artifacts.sha256(path):
+        raise ValueError(f"{path} does not have the digest that it was written with")
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
 
 
 def checkpoints(folder: Path) -> list[Checkpoint]:
