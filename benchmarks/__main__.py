@@ -2,6 +2,7 @@
 
     python -m benchmarks                       every section
     python -m benchmarks attention search      some of them
+    python -m benchmarks gpu --help            what needs an accelerator
 
 A section replaces its own part of results/speed.json and leaves the others as they are.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,10 @@ SECTIONS = ("attention", "supernet", "search", "loader", "compiled")
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["gpu"]:
+        from benchmarks.gpu.command import main as on_gpu
+
+        sys.exit(on_gpu(sys.argv[2:]))
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=__doc__,

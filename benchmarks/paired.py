@@ -40,6 +40,8 @@ class Ratio:
     target: float | None = None
     """At most this, where one is set."""
     note: str = ""
+    limit: str = ""
+    """What reasoning says can be reached, where that was worked out."""
 
     @property
     def is_met(self) -> bool | None:
@@ -96,13 +98,14 @@ def ratio(
     *,
     target: float | None = None,
     note: str = "",
+    limit: str = "",
 ) -> Ratio:
     """Of two variants that took turns."""
     rounds = [a / b for a, b in zip(over, under, strict=True)]
     if len(rounds) == 1:
-        return Ratio(what, rounds[0], (rounds[0], rounds[0]), target, note)
+        return Ratio(what, rounds[0], (rounds[0], rounds[0]), target, note, limit)
     low, median, high = statistics.quantiles(rounds, n=4, method="inclusive")
-    return Ratio(what, median, (low, high), target, note)
+    return Ratio(what, median, (low, high), target, note, limit)
 
 
 def medians(seconds: Mapping[str, list[float]]) -> dict[str, float]:
@@ -134,16 +137,24 @@ def peak_bytes(work: Callable[[], object]) -> int:
 
 def environment(options: Options) -> dict[str, Any]:
     """What every result states beside its numbers."""
-    commit = subprocess.run(
-        ["git", "-C", str(ROOT), "describe", "--always", "--dirty"], capture_output=True, text=True
-    ).stdout.strip()
     return {
         "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
-        "commit": commit,
+        "commit": _commit(),
         "date": date.today().isoformat(),
         "hardware": f"{platform.machine()}, {_cpu_model()}, {options.threads} threads",
         "versions": _versions(),
     }
+
+
+def _commit() -> str:
+    """The commit of the code, `-dirty` if any of it was changed; results do not count."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(ROOT), *words]
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results")
+    return git("describe", "--always") + ("-dirty" if changed else "")
 
 
 def _versions() -> dict[str, str]:

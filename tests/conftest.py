@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, settings
 
 # Tensors are small here: more threads gain nothing, and cost tenfold where others use the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for tests of equal bits on a GPU
 
 # `repeatable` draws the same examples in every run; HYPOTHESIS_PROFILE=explore draws new ones.
 _COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}

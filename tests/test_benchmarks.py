@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from benchmarks.__main__ import SECTIONS
+from benchmarks.gpu.command import SECTIONS as GPU_SECTIONS
+from benchmarks.gpu.command import main as on_gpu
+from benchmarks.gpu.command import short_name
 from benchmarks.paired import ROOT, Options, Section, peak_bytes, ratio, take_turns
 
 
@@ -59,3 +62,59 @@ def test_an_unknown_section_is_refused_with_the_choices(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     assert "unknown section 'speling': choose from attention, supernet" in done.stderr
+
+
+# --- on an accelerator ---------------------------------------------------------------------------
+
+
+def test_all_sections_for_an_accelerator_run_on_a_processor(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every line that a processor can run; then nothing is measured twice, unless it is asked."""
+    path = tmp_path / "quick.json"
+    words = ["--device", "cpu", "--quick", "--out", str(path)]
+    assert on_gpu(words) == 0
+    document = json.loads(path.read_text())
+    assert tuple(document) == tuple(GPU_SECTIONS)
+    for name, found in document.items():
+        assert {"command", "commit", "device", "versions", "seconds", "facts"} <= set(found), name
+        assert found["ratios"], name
+    assert document["graph"]["facts"]["not measured: graph, batch 2"].startswith("RuntimeError")
+    assert "loader: already measured" not in capsys.readouterr().out
+    assert on_gpu([*words, "--sections", "loader,memory"]) == 0
+    assert capsys.readouterr().out.count("already measured") == 2
+    assert on_gpu([*words, "--sections", "memory", "--again"]) == 0
+    assert "memory: already measured" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--sections", "speling"], "unknown section 'speling': choose from training, graph"),
+        (["--device", "cpu"], "the full size is for an accelerator: give --quick too"),
+        (
+            ["--device", "cpu", "--quick", "--out", str(ROOT / "results" / "gpu-h100.json")],
+            "results of --quick say nothing",
+        ),
+    ],
+)
+def test_what_would_spoil_results_is_refused(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        on_gpu(words)
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("device", "name"),
+    [
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA A100-SXM4-40GB", "a100"),
+        ("Tesla T4", "t4"),
+        ("NVIDIA GeForce RTX 4090", "nvidia-geforce-rtx-4090"),
+    ],
+)
+def test_results_are_named_after_the_device(device: str, name: str) -> None:
+    assert short_name(device) == name

@@ -1,0 +1,1 @@
+"""`python -m benchmarks gpu`: what a step costs on an accelerator, and what keeps it waiting."""

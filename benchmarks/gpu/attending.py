@@ -1,0 +1,167 @@
+"""Attention alone, forward and backward: relative positions beside plain attention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import flex_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
+
+from benchmarks.gpu.clock import Work
+from benchmarks.gpu.findings import Findings
+from benchmarks.gpu.sizes import Sizes
+from benchmarks.paired import Section
+from prenas.families.vit.attention import GridIndex, _seen, attention_at_once, grid_index, lay_out
+
+_HEAD_DIM = 64
+_MAX_DISTANCE = 14
+Form = Callable[..., Tensor]
+
+
+def measure(sizes: Sizes, device: torch.device) -> Section:
+    """Ours as it is and compiled, PyTorch's at its own width and at ours, FlexAttention."""
+    found = Findings("Attention alone, forward and backward, bf16", device, sizes)
+    inputs = _Inputs(sizes, device)
+    is_cuda = device.type == "cuda"
+    flex = torch.compile(flex_attention, dynamic=False) if is_cuda else flex_attention
+    forms: dict[str, Callable[[], Work]] = {
+        "ours": lambda: inputs.work(attention_at_once),
+        "ours, compiled": lambda: inputs.work(_compiled(attention_at_once, sizes)),
+        "plain, 64 wide": lambda: inputs.work(_plain),
+        "plain, 96 wide": lambda: inputs.work(_plain_wide),
+        "FlexAttention": lambda: inputs.work(partial(with_flex, flex)),
+        "FlexAttention, all compiled": lambda: inputs.work(
+            _compiled(partial(with_flex, flex_attention), sizes)
+        ),
+    }
+    works = {}
+    for name, make in forms.items():
+        if (work := found.attempt(name, make)) is not None:
+            works[name] = work
+    images, heads, side = sizes.attention
+    what = f"attention, {images} x {heads} heads x {side**2 + 1} tokens"
+    times = found.times(what, works)
+    for name in works:
+        if name != "plain, 64 wide":
+            found.compare(
+                f"{what}: {name} / plain, 64 wide",
+                times[name],
+                times["plain, 64 wide"],
+                target=None if name.startswith("plain") else 1.8,
+                limit="" if name.startswith("plain") else "1.5",
+            )
+        found.kernels(f"{what}, {name}", works[name])
+    if "FlexAttention" in works:
+        difference = inputs.difference(partial(with_flex, flex))
+        found.fact("FlexAttention: largest difference from ours", difference)
+    found.missing(f"{what}: a custom function with a backward pass of its own", "not built")
+    return found.section()
+
+
+def _compiled(form: Form, sizes: Sizes) -> Form:
+    compiled: Form = torch.compile(form, dynamic=False, backend=sizes.backend)
+    return compiled
+
+
+class _Inputs:
+    """What attention takes, in bfloat16, and a cotangent."""
+
+    def __init__(self, sizes: Sizes, device: torch.device) -> None:
+        images, heads, side = sizes.attention
+        generator = torch.Generator().manual_seed(0)
+
+        def drawn(*shape: int) -> Tensor:
+            made = torch.randn(*shape, generator=generator).to(device, torch.bfloat16)
+            return made.requires_grad_()
+
+        grid = grid_index(side, side, _HEAD_DIM, _MAX_DISTANCE)
+        self._grid = GridIndex(*(tensor.to(device) for tensor in grid))
+        self._features = self._grid.features.to(torch.bfloat16)
+        self._qkv = drawn(images, side**2 + 1, heads, 3, _HEAD_DIM)
+        self._tables = [drawn(2 * _MAX_DISTANCE + 2, _HEAD_DIM) for _ in range(4)]
+        self._cotangent = drawn(images, side**2 + 1, heads, _HEAD_DIM).detach()
+
+    def work(self, form: Form) -> Work:
+        """One forward and backward pass."""
+
+        def passes() -> None:
+            for tensor in (self._qkv, *self._tables):
+                tensor.grad = None
+            self._out(form).backward(self._cotangent)  # type: ignore[no-untyped-call]
+
+        return passes
+
+    def difference(self, form: Form) -> float:
+        """From ours, relative to the largest number."""
+        with torch.no_grad():
+            ours, other = self._out(attention_at_once), self._out(form)
+        return float((ours - other).abs().max() / ours.abs().max())
+
+    def _out(self, form: Form) -> Tensor:
+        laid = (lay_out(*self._tables[n : n + 2], self._grid) for n in (0, 2))
+        return form(self._qkv, *laid, self._features, self._grid.shape, _HEAD_DIM**-0.5)
+
+
+def _plain(qkv: Tensor, *others: object) -> Tensor:
+    """Without relative positions."""
+    q, k, v = qkv.permute(3, 0, 2, 1, 4).unbind(0)
+    return scaled_dot_product_attention(q, k, v).transpose(1, 2)
+
+
+def _plain_wide(qkv: Tensor, _1: Tensor, _2: Tensor, features: Tensor, *others: object) -> Tensor:
+    """The same in heads as wide as ours: what the fused kernel alone takes of ours."""
+    padded = pad(qkv, (0, features.shape[1]))
+    q, k, v = padded.permute(3, 0, 2, 1, 4).unbind(0)
+    out = scaled_dot_product_attention(q, k, v, scale=qkv.shape[-1] ** -0.5)
+    return out[..., : qkv.shape[-1]].transpose(1, 2)
+
+
+def with_flex(
+    flex: Form,
+    qkv: Tensor,
+    key_table: Tensor,
+    value_table: Tensor,
+    features: Tensor,
+    grid: tuple[int, int],
+    scale: float,
+) -> Tensor:
+    """Ours by FlexAttention: products with the key tables are looked up as logits are made.
+
+    Values still carry features, since what the value tables add needs the attention mass per key
+    row and column. Arguments and result as in `attention_at_once`.
+    """
+    q, k, v = qkv.permute(3, 0, 2, 1, 4).unbind(0)
+    rows, columns = grid
+    head_dim, used = q.shape[-1], rows + 1 + columns
+    patches = torch.unflatten(q[:, :, 1:], 2, grid)
+    seen_rows, seen_columns = _seen(key_table, rows, columns)
+    by_row = torch.einsum("bhrcd,rds->bhrcs", patches, seen_rows)
+    by_column = torch.einsum("bhrcd,cds->bhrcs", patches, seen_columns)
+    zero = torch.zeros_like(by_column[..., :1])  # where a key has no column: the class token
+    products = torch.cat([by_row, by_column, zero], dim=-1).flatten(2, 3)
+    products = pad(products, (0, 0, 1, 0)).float()  # [B, H, N, R + 1 + C + 1]
+    patch = torch.arange(rows * columns, device=q.device)
+    row_of = torch.cat([patch.new_tensor([rows]), rows - 1 - patch // columns])
+    column_of = torch.cat([patch.new_tensor([used]), used - 1 - patch % columns])
+
+    def with_positions(
+        score: Tensor, image: Tensor, head: Tensor, query: Tensor, key: Tensor
+    ) -> Tensor:
+        by_place = products[image, head, query, row_of[key]]
+        by_place = by_place + products[image, head, query, column_of[key]]
+        return score + scale * by_place
+
+    width = features.shape[1]
+    wide = pad(features, (0, -(head_dim + width) % 128)).expand(*q.shape[:2], -1, -1)
+    out = flex(q, k, torch.cat([v, wide], dim=-1), score_mod=with_positions, scale=scale)
+    mass = torch.unflatten(out[:, :, 1:, head_dim : head_dim + used], 2, grid)
+    seen_rows, seen_columns = _seen(value_table, rows, columns)
+    relative = torch.einsum("bhrcs,rds->bhrcd", mass[..., : rows + 1], seen_rows) + torch.einsum(
+        "bhrcs,cds->bhrcd", mass[..., rows + 1 :], seen_columns
+    )
+    class_query = value_table[-1].expand(*q.shape[:2], 1, -1)
+    out = out[..., :head_dim] + torch.cat([class_query, relative.flatten(2, 3)], dim=2)
+    return out.transpose(1, 2)

@@ -1,0 +1,213 @@
+"""Training steps in the forms that are compared, and whole works as CUDA graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
+
+from benchmarks.gpu.clock import Work
+from benchmarks.gpu.sizes import Subject
+from benchmarks.networks import in_literal_form, literal, some_images
+from prenas.data import Batch
+from prenas.families.base import Arch
+from prenas.families.vit.space import VitArch, VitSettings
+from prenas.randomness import numpy_generator, torch_generator
+from prenas.recipe import TrainingRecipe
+from prenas.supernet import Supernet
+from prenas.training.gradients import GradientBuffer
+from prenas.training.objective import label_loss
+from prenas.training.optim import make_optimizer, trained_parameters
+from prenas.training.step import TrainingStep
+from prenas.training.subnets import BoundSubnets
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def new_supernet(subject: Subject, device: torch.device) -> Supernet:
+    """The supernet of a subject, as it is trained."""
+    rates = {"drop_path": subject.training.drop_path, "dropout": subject.training.dropout}
+    supernet = Supernet(subject.supernet, subject.settings, **rates)
+    return supernet.initialize(torch_generator(0, "weights")).to(device).train()
+
+
+def new_batch(subject: Subject, size: int, device: torch.device) -> Batch:
+    """Noise with labels, where the step wants it."""
+    images, labels = some_images(size, subject.settings)
+    generators = [numpy_generator(0, "benchmark", number) for number in range(size)]
+    return Batch(images.to(device), labels.to(device), generators, size)
+
+
+def our_step(
+    subject: Subject,
+    archs: Sequence[Arch],
+    batch: Batch,
+    device: torch.device,
+    *,
+    compiled: bool = False,
+    together: bool = False,
+) -> Work:
+    """The product's step, with all that it does; one subnet after the other, or all in one.
+
+    Args:
+        together: all of them in every step.
+    """
+    step = next_step(
+        subject, archs, len(batch.labels), device, compiled=compiled, together=together
+    )
+    return lambda: step(batch)
+
+
+def next_step(
+    subject: Subject,
+    archs: Sequence[Arch],
+    size: int,
+    device: torch.device,
+    *,
+    compiled: bool = False,
+    together: bool = False,
+) -> Callable[[Batch], object]:
+    """The same, for a batch that is given to every step."""
+    recipe = subject.training.model_copy(
+        update={"batch_size": size, "compile": compiled, "sandwich": 2 if together else None}
+    )
+    number = 0
+
+    def drawn(step: int) -> tuple[Arch, ...]:
+        return tuple(archs) if together else (archs[number % len(archs)],)
+
+    step = TrainingStep(new_supernet(subject, device), drawn, recipe, steps_per_epoch=1000)
+
+    def take(batch: Batch) -> None:
+        nonlocal number
+        step(0, batch)  # the first step's rate, so that weights stay about where they are
+        number += 1
+
+    return take
+
+
+class PlainStep:
+    """The step of a plain PyTorch script, with the recipe's loss, clipping and optimiser."""
+
+    def __init__(self, network: nn.Module, batch: Batch, recipe: TrainingRecipe) -> None:
+        self._network, self._batch, self._recipe = network.train(), batch, recipe
+        self._parameters = list(network.parameters())
+        self.optimizer = make_optimizer(network, recipe)
+        for group in self.optimizer.param_groups:
+            group["lr"] = recipe.warmup_lr
+
+    def compile(self, backend: str) -> PlainStep:
+        """From here on the network runs compiled; returns self."""
+        self._network = torch.compile(self._network, dynamic=False, backend=backend)  # type: ignore[assignment]
+        return self
+
+    def __call__(self) -> None:
+        self.optimizer.zero_grad()
+        dtype = _DTYPES[self._recipe.precision]
+        images, labels = self._batch.images, self._batch.labels
+        with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
+            logits = self._network(images)
+        label_loss(logits.float(), labels, self._recipe).backward()  # type: ignore[no-untyped-call]
+        if self._recipe.clip_grad_norm is not None:
+            clip_grad_norm_(self._parameters, self._recipe.clip_grad_norm)
+        if self._recipe.clip_grad_value is not None:
+            clip_grad_value_(self._parameters, self._recipe.clip_grad_value)
+        self.optimizer.step()
+
+
+class BareStep:
+    """What of the product's step runs on the device: nothing is read back, nothing is decided."""
+
+    def __init__(
+        self,
+        supernet: Supernet,
+        arch: Arch,
+        batch: Batch,
+        recipe: TrainingRecipe,
+        *,
+        compiled: bool = False,
+    ) -> None:
+        self._supernet, self._batch, self._recipe = supernet, batch, recipe
+        parameters = trained_parameters(supernet.network, recipe)
+        self.optimizer = make_optimizer(supernet.network, recipe)
+        for group in self.optimizer.param_groups:
+            group["lr"] = recipe.warmup_lr
+        self._gradients = GradientBuffer(parameters)
+        size = len(batch.labels)
+        self._network = BoundSubnets(supernet, compiled_for=size if compiled else None)(arch)
+        self._noise = batch.images.new_zeros(size, supernet.num_draws)
+
+    def draw(self) -> None:
+        """New noise for stochastic depth, drawn as in the product, where the graph looks for it."""
+        num_draws = self._supernet.num_draws
+        draws = np.stack([one.random(num_draws) for one in self._batch.generators])
+        self._noise.copy_(torch.from_numpy(draws), non_blocking=True)
+
+    def work(self) -> None:
+        """Forward and backward pass, norm, clipping and update."""
+        recipe, gradients = self._recipe, self._gradients
+        gradients.zero()
+        dtype = _DTYPES[recipe.precision]
+        images, labels = self._batch.images, self._batch.labels
+        with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
+            logits = self._network(images, self._noise)
+        label_loss(logits.float(), labels, recipe).backward()  # type: ignore[no-untyped-call]
+        norm = gradients.norm()
+        if recipe.clip_grad_norm is not None:
+            gradients.clip(norm, recipe.clip_grad_norm)
+        if recipe.clip_grad_value is not None:
+            gradients.clip_values(recipe.clip_grad_value)
+        self.optimizer.step()
+
+    def __call__(self) -> None:
+        self.draw()
+        self.work()
+
+    def captured(self) -> Work:
+        """The same step as one CUDA graph, into which noise is copied.
+
+        The rate is a constant of the graph: one that follows a schedule must be a tensor.
+        """
+        replay = captured(self.work, self.optimizer)
+
+        def step() -> None:
+            self.draw()
+            replay()
+
+        return step
+
+
+def captured(work: Work, optimizer: torch.optim.Optimizer | None = None, warm_ups: int = 3) -> Work:
+    """A work on static tensors as one CUDA graph; an optimiser in it counts its steps there.
+
+    Raises:
+        RuntimeError: something in it cannot be captured, or there is no such device.
+    """
+    if not torch.cuda.is_available():
+        raise RuntimeError("CUDA graphs need a CUDA device")
+    for group in [] if optimizer is None else optimizer.param_groups:
+        group["capturable"] = True
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        for _ in range(warm_ups):
+            work()
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    return graph.replay
+
+
+def literal_network(arch: Arch, settings: object, device: torch.device) -> nn.Module:
+    """The ViT with relative positions as (N, N, head_dim) tensors, its index matrices kept."""
+    assert isinstance(arch, VitArch)
+    assert isinstance(settings, VitSettings)
+    network = in_literal_form(arch, settings).to(device)
+    made = literal.relative_indices(*settings.grid, settings.max_distance)
+    kept: tuple[Tensor, ...] = tuple(indices.to(device) for indices in made)
+    literal.relative_indices = lambda *_: kept
+    return network

@@ -1,0 +1,225 @@
+"""Training steps: ours beside timm's, eager, as a CUDA graph, compiled; and their memory."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+
+import torch
+
+from benchmarks.gpu.clock import Work, clean_up, peak_bytes
+from benchmarks.gpu.findings import Findings
+from benchmarks.gpu.sizes import Sizes
+from benchmarks.gpu.steps import (
+    BareStep,
+    PlainStep,
+    captured,
+    literal_network,
+    new_batch,
+    new_supernet,
+    our_step,
+)
+from benchmarks.paired import Section
+from prenas.data import Batch
+from prenas.families.base import Arch
+
+
+def _ours(sizes: Sizes, batch: Batch, device: torch.device, *, compiled: bool = False) -> Work:
+    return our_step(sizes.vit, sizes.vit.archs[:1], batch, device, compiled=compiled)
+
+
+def _rival(sizes: Sizes, batch: Batch, device: torch.device) -> PlainStep:
+    network = sizes.rival(sizes.vit.training.drop_path).to(device)
+    return PlainStep(network, batch, sizes.vit.training)
+
+
+def _literal(sizes: Sizes, batch: Batch, device: torch.device) -> PlainStep:
+    network = literal_network(sizes.vit.archs[0], sizes.vit.settings, device)
+    return PlainStep(network, batch, sizes.vit.training)
+
+
+def eager(sizes: Sizes, device: torch.device) -> Section:
+    """Both batch sizes; kernels and memory of a step; at the smaller one the literal form too."""
+    found = Findings("Training step, eager", device, sizes)
+    for size in sizes.batches:
+        batch = new_batch(sizes.vit, size, device)
+        memory = {
+            name: peak_bytes(partial(make, sizes, batch, device), device)
+            for name, make in (("ours", _ours), ("timm", _rival))
+        }
+        for name, held in memory.items():
+            found.fact(f"peak memory, batch {size}, {name}, MB", round(held / 1e6, 1))
+        found.exactly(
+            f"peak memory, ours / timm, batch {size}", memory["ours"] / memory["timm"], target=1.3
+        )
+        steps: dict[str, Work] = {
+            "ours": _ours(sizes, batch, device),
+            "timm": _rival(sizes, batch, device),
+        }
+        if size == sizes.batches[0]:
+            steps["literal"] = _literal(sizes, batch, device)
+        what = f"training step, batch {size}"
+        times = found.times(what, steps)
+        found.compare(
+            f"{what}: ours / timm",
+            times["ours"],
+            times["timm"],
+            target=1.6,
+            limit="1.56 by traffic",
+        )
+        if "literal" in times:
+            found.compare(f"{what}: ours / literal", times["ours"], times["literal"], target=0.6)
+        for name, step in steps.items():
+            found.kernels(f"{what}, {name}", step)
+        del steps
+        clean_up()
+    return found.section()
+
+
+def as_graph(sizes: Sizes, device: torch.device) -> Section:
+    """The whole step as one CUDA graph, an experiment: the product has none yet."""
+    found = Findings("Training step as a CUDA graph", device, sizes)
+    size, arch = sizes.batches[0], sizes.vit.archs[0]
+    batch = new_batch(sizes.vit, size, device)
+
+    def bare() -> BareStep:
+        supernet = new_supernet(sizes.vit, device)
+        return BareStep(supernet, arch, batch, sizes.vit.training)
+
+    steps: dict[str, Work] = {"ours": _ours(sizes, batch, device), "bare": bare()}
+    rival = _rival(sizes, batch, device)
+    steps["timm"] = rival
+    graphs = {
+        "graph": lambda: bare().captured(),
+        "timm, graph": lambda: captured(again := _rival(sizes, batch, device), again.optimizer),
+    }
+    for name, make in graphs.items():
+        if (graph := found.attempt(f"{name}, batch {size}", make)) is not None:
+            steps[name] = graph
+    what = f"training step, batch {size}"
+    times = found.times(what, steps)
+    found.compare(f"{what}: without reading back / ours", times["bare"], times["ours"])
+    if "graph" in times:
+        found.compare(
+            f"{what}: graph / ours",
+            times["graph"],
+            times["ours"],
+            target=0.6,
+            limit="9.5 ms by bandwidth",
+        )
+        found.kernels(f"{what}, graph", steps["graph"])
+    if "timm, graph" in times and "graph" in times:
+        found.compare(f"{what}: graph, ours / timm", times["graph"], times["timm, graph"])
+    return found.section()
+
+
+def compiled(sizes: Sizes, device: torch.device) -> Section:
+    """Everything by torch.compile; at the smaller batch beside eager steps, and as graphs."""
+    found = Findings("Training step, compiled", device, sizes)
+    for number, size in enumerate(sizes.batches):
+        _compiled_at(found, sizes, size, device, with_others=number == 0)
+        clean_up()
+    return found.section()
+
+
+def _compiled_at(
+    found: Findings, sizes: Sizes, size: int, device: torch.device, *, with_others: bool
+) -> None:
+    batch, arch = new_batch(sizes.vit, size, device), sizes.vit.archs[0]
+    what = f"training step, batch {size}"
+
+    def bare() -> BareStep:
+        supernet = new_supernet(sizes.vit, device)
+        return BareStep(supernet, arch, batch, sizes.vit.training, compiled=True)
+
+    def rival() -> PlainStep:
+        return _rival(sizes, batch, device).compile(sizes.backend)
+
+    makers = {"ours": lambda: _ours(sizes, batch, device, compiled=True), "timm": rival}
+    if with_others:
+        makers |= {
+            "literal": lambda: _literal(sizes, batch, device).compile(sizes.backend),
+            "ours, graph": lambda: bare().captured(),
+            "timm, graph": lambda: captured(again := rival(), again.optimizer),
+        }
+    steps: dict[str, Work] = {}
+    for name, make in makers.items():
+        started = time.perf_counter()
+        if (step := found.attempt(f"compiled, batch {size}, {name}", make)) is not None:
+            steps[name] = step
+            found.fact(
+                f"{what}, {name}: seconds to compile", round(time.perf_counter() - started, 1)
+            )
+    if with_others:
+        steps["ours, eager"] = _ours(sizes, batch, device)
+    times = found.times(f"compiled, {what}", steps)
+    for over, under, target, limit in (
+        ("ours", "timm", 1.2, "1.1 by MACs"),
+        ("ours", "literal", 0.3, ""),
+        ("ours", "ours, eager", None, ""),
+        ("ours, graph", "ours, eager", None, "9.5 ms by bandwidth"),
+        ("ours, graph", "timm, graph", None, ""),
+    ):
+        if over in times and under in times:
+            found.compare(
+                f"{what}, compiled: {over} / {under}",
+                times[over],
+                times[under],
+                target=target,
+                limit=limit,
+            )
+    if "ours" in steps:
+        found.kernels(f"compiled, {what}, ours", steps["ours"])
+    if "timm" in steps:
+        found.kernels(f"compiled, {what}, timm", steps["timm"])
+
+
+def sharing(sizes: Sizes, device: torch.device) -> Section:
+    """What weight sharing costs: a subnet in the supernet beside the same cut out."""
+    found = Findings("Supernet step over the step of the subnet cut out", device, sizes)
+    size = sizes.batches[0]
+    for name, subject in (("ViT", sizes.vit), ("convolutional", sizes.mobilenet)):
+        batch, arch = new_batch(subject, size, device), subject.archs[0]
+        cut = new_supernet(subject, device).cut(arch)
+        steps: dict[str, Work] = {
+            "supernet": our_step(subject, [arch], batch, device),
+            "cut": PlainStep(cut, batch, subject.training),
+        }
+        if name == "convolutional":
+            last = new_supernet(subject, device).cut(arch).to(memory_format=torch.channels_last)
+            steps["cut, weights channels-last"] = PlainStep(last, batch, subject.training)
+        what = f"{name}, batch {size}"
+        times = found.times(f"{what}, {arch.summary}", steps)
+        found.compare(
+            f"{what}: supernet / cut", times["supernet"], times["cut"], target=1.05, limit="1.0"
+        )
+        for other in ("cut, weights channels-last",):
+            if other in times:
+                found.compare(f"{what}: {other} / cut", times[other], times["cut"])
+        for one in ("supernet", "cut"):
+            found.kernels(f"{what}, {one}", steps[one])
+        del steps
+        clean_up()
+    return found.section()
+
+
+def sandwich(sizes: Sizes, device: torch.device) -> Section:
+    """Four subnets in one step beside four steps of one."""
+    found = Findings("Sandwich", device, sizes)
+    size = sizes.batches[0]
+    archs: list[Arch] = [sizes.vit.archs[number] for number in (-1, 1, 2, 0)]
+    batch = new_batch(sizes.vit, size, device)
+    single = our_step(sizes.vit, archs, batch, device)
+
+    def four() -> None:
+        for _ in archs:
+            single()
+
+    steps: dict[str, Work] = {
+        "sandwich": our_step(sizes.vit, archs, batch, device, together=True),
+        "four": four,
+    }
+    what = f"four subnets, batch {size}"
+    times = found.times(what, steps, sizes.plan.fewer(4))
+    found.compare(f"{what}: sandwich / four steps", times["sandwich"], times["four"], target=0.95)
+    return found.section()

@@ -1,0 +1,139 @@
+"""Networks on an accelerator: both forms of attention, slices, and layouts of weights."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from families.drawing import TEST_SPACES, cut, images_for, new_supernet, noise_for, run
+from families.test_vit_attention import (
+    Case,
+    Form,
+    both_forms,
+    draw_inputs,
+    fast,
+    literal,
+    output_and_gradients,
+)
+from prenas.families import get_family, get_space
+from prenas.families.base import SearchSpace
+from prenas.supernet import Supernet
+from prenas.training.gradients import GradientBuffer
+
+pytestmark = pytest.mark.gpu
+
+CASE = Case(rows=14, columns=14, max_distance=14, heads=3, head_dim=64, batch=4)
+SPACES = [
+    pytest.param(space, id=f"{family}-{space.name}")
+    for family in ("vit", "mobilenet")
+    for space in TEST_SPACES[family]
+]
+
+
+def moved(tensors: list[Tensor], device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+    """Copies there, which ask for gradients of their own."""
+    return [one.detach().to(device, dtype, copy=True).requires_grad_() for one in tensors]
+
+
+def relative_errors(actual: list[Tensor], expected: list[Tensor]) -> list[float]:
+    """Norm of the difference over the norm, tensor by tensor."""
+    with torch.no_grad():
+        return [
+            float((ours.cpu().double() - truth).norm() / truth.norm())
+            for ours, truth in zip(actual, expected, strict=True)
+        ]
+
+
+def on(device: torch.device, form: Form, inputs: list[Tensor]) -> list[Tensor]:
+    """Output and gradients there."""
+    q, k, v, *tables = inputs
+
+    def on_device(
+        qkv: Tensor, key: Tensor, value: Tensor, features: Tensor, *rest: object
+    ) -> Tensor:
+        return form(qkv, key, value, features.to(device), *rest)
+
+    out = fast(on_device, [q, k, v, *tables], CASE, 0.125)
+    generator = torch.Generator().manual_seed(9)
+    cotangent = torch.randn(out.shape, generator=generator, dtype=torch.float64)
+    return [out, *torch.autograd.grad(out, inputs, cotangent.to(device, out.dtype))]
+
+
+@both_forms
+@pytest.mark.parametrize(
+    ("dtype", "limit"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)], ids=str
+)
+def test_both_forms_of_attention_equal_the_literal_one(
+    form: Form, dtype: torch.dtype, limit: float, device: torch.device
+) -> None:
+    """Output and gradients, against float64 on the processor."""
+    given = [one.to(dtype).double() for one in draw_inputs(CASE)]
+    truths = [one.detach().requires_grad_() for one in given]
+    expected = output_and_gradients(literal(truths, CASE, 0.125), truths)
+    actual = on(device, form, moved(given, device, dtype))
+    assert max(relative_errors(actual, expected)) < limit
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+def test_a_slice_equals_the_network_cut_out(
+    space: SearchSpace, training: bool, device: torch.device
+) -> None:
+    supernet = new_supernet(space, drop_path=0.2).to(device).train(training)
+    images = images_for(space, batch=6).to(device)
+    noise = noise_for(supernet, batch=6).to(device)
+    for arch in (space.smallest, space.largest):
+        network = cut(supernet, arch)
+        whole = run(supernet, images, arch, noise)
+        torch.testing.assert_close(whole, network(images, noise), rtol=1e-4, atol=1e-5)
+
+
+def test_the_published_sizes_equal_what_the_processor_gives(device: torch.device) -> None:
+    """At 224 pixels, whatever kernels the device chooses there."""
+    space = get_space("tiny")
+    arch = get_family("vit").published["tiny"][0]
+    supernet = Supernet(space.supernet, space.settings)
+    network = supernet.initialize(torch.Generator().manual_seed(0)).eval().cut(arch)
+    images = images_for(space, batch=2)
+    with torch.no_grad():
+        expected = network(images)
+        actual = network.to(device)(images.to(device))
+    torch.testing.assert_close(actual.cpu(), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_a_bound_subnet_has_the_gradient_of_the_slice(
+    space: SearchSpace, device: torch.device
+) -> None:
+    found = []
+    for bound in (False, True):
+        supernet = new_supernet(space, drop_path=0.2).to(device).train()
+        buffer = GradientBuffer(supernet.network.parameters())
+        images, noise = images_for(space).to(device), noise_for(supernet).to(device)
+        arch = space.smallest
+        network = supernet.bound(arch) if bound else lambda *x, s=supernet, a=arch: s(x[0], a, x[1])
+        network(images, noise).square().mean().backward()
+        found.append(buffer.flat)
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("space", TEST_SPACES["mobilenet"], ids=lambda space: space.name)
+def test_weights_laid_out_channels_last_give_the_same(
+    space: SearchSpace, device: torch.device
+) -> None:
+    """Logits and gradients of a convolutional network, from images of either layout."""
+    supernet = new_supernet(space).to(device).train()
+    images = images_for(space, batch=6).to(device)
+    found = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        network = supernet.cut(space.largest).to(memory_format=layout)
+        for own in (torch.contiguous_format, torch.channels_last):
+            found.append(logits_and_gradient(network, images.contiguous(memory_format=own)))
+    for one in found[1:]:
+        for ours, first in zip(one, found[0], strict=True):
+            assert (ours - first).norm() <= 1e-3 * first.norm()
+
+
+def logits_and_gradient(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    logits = network(images)
+    gradients = torch.autograd.grad(logits.square().mean(), list(network.parameters()))
+    return logits, torch.cat([one.contiguous().flatten() for one in gradients])
