@@ -3,16 +3,21 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
 from benchmarks.__main__ import SECTIONS
+from benchmarks.gpu.attending import in_one_part, with_whole_tables
 from benchmarks.gpu.command import SECTIONS as GPU_SECTIONS
 from benchmarks.gpu.command import main as on_gpu
 from benchmarks.gpu.command import short_name
 from benchmarks.paired import ROOT, Options, Section, peak_bytes, ratio, take_turns
+from torch import Tensor
+
+from prenas.families.vit.attention import attention_at_once, grid_index
 
 
 def test_variants_take_turns_and_each_round_starts_with_another() -> None:
@@ -85,6 +90,24 @@ def test_all_sections_for_an_accelerator_run_on_a_processor(
     assert capsys.readouterr().out.count("already measured") == 2
     assert on_gpu([*words, "--sections", "memory", "--again"]) == 0
     assert "memory: already measured" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("form", [with_whole_tables, in_one_part])
+def test_other_forms_of_attention_are_ours_to_rounding(form: Callable[..., Tensor]) -> None:
+    """Output and gradients, on a grid that is no square."""
+    grid, generator = (3, 5), torch.Generator().manual_seed(0)
+    features = grid_index(*grid, 8, 2).features.double()
+    inputs = [
+        torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
+        for shape in ((2, 16, 3, 3, 8), (15, 8), (15, 8))
+    ]
+    found = []
+    for each in (form, attention_at_once):
+        out = each(*inputs, features, grid, 0.3)
+        cotangent = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
+        found.append([out, *torch.autograd.grad(out, inputs, cotangent)])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import flex_attention
-from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.nn.functional import linear, pad, scaled_dot_product_attention
 
 from benchmarks.gpu.clock import Work
 from benchmarks.gpu.findings import Findings
 from benchmarks.gpu.sizes import Sizes
 from benchmarks.paired import Section
+from prenas.families.vit import attention_in_parts
 from prenas.families.vit.attention import GridIndex, _seen, attention_at_once, grid_index, lay_out
 
 _HEAD_DIM = 64
@@ -30,6 +33,9 @@ def measure(sizes: Sizes, device: torch.device) -> Section:
     forms: dict[str, Callable[[], Work]] = {
         "ours": lambda: inputs.work(attention_at_once),
         "ours, compiled": lambda: inputs.work(_compiled(attention_at_once, sizes)),
+        "whole tables": lambda: inputs.work(with_whole_tables),
+        "whole tables, compiled": lambda: inputs.work(_compiled(with_whole_tables, sizes)),
+        "custom function": lambda: inputs.work(in_one_part),
         "plain, 64 wide": lambda: inputs.work(_plain),
         "plain, 96 wide": lambda: inputs.work(_plain_wide),
         "FlexAttention": lambda: inputs.work(partial(with_flex, flex)),
@@ -54,10 +60,14 @@ def measure(sizes: Sizes, device: torch.device) -> Section:
                 limit="" if name.startswith("plain") else "1.5",
             )
         found.kernels(f"{what}, {name}", works[name])
-    if "FlexAttention" in works:
-        difference = inputs.difference(partial(with_flex, flex))
-        found.fact("FlexAttention: largest difference from ours", difference)
-    found.missing(f"{what}: a custom function with a backward pass of its own", "not built")
+    others = {
+        "whole tables": with_whole_tables,
+        "custom function": in_one_part,
+        "FlexAttention": partial(with_flex, flex),
+    }
+    for name, form in others.items():
+        if name in works:
+            found.fact(f"{name}: largest difference from ours", inputs.difference(form))
     return found.section()
 
 
@@ -119,6 +129,75 @@ def _plain_wide(qkv: Tensor, _1: Tensor, _2: Tensor, features: Tensor, *others: 
     return out[..., : qkv.shape[-1]].transpose(1, 2)
 
 
+class _Windows(NamedTuple):
+    """What each patch sees of products [B, R * C, H, W] with whole tables: windows that slide."""
+
+    rows: tuple[tuple[int, ...], tuple[int, ...], int]
+    """Size, stride, offset of what it sees of the vertical entries."""
+    columns: tuple[tuple[int, ...], tuple[int, ...], int]
+
+    @classmethod
+    def of(cls, images: int, heads: int, grid: tuple[int, int], width: int) -> _Windows:
+        """Of contiguous products."""
+        rows, columns = grid
+        column = heads * width
+        row, image = columns * column, rows * columns * column
+        sizes = (images, rows, columns, heads)
+        return cls(
+            ((*sizes, rows), (image, row + 1, column, width, 1), 0),
+            ((*sizes, columns), (image, row, column + 1, width, 1), 2 * rows - 1),
+        )
+
+
+def with_whole_tables(
+    qkv: Tensor,
+    key_table: Tensor,
+    value_table: Tensor,
+    features: Tensor,
+    grid: tuple[int, int],
+    scale: float,
+) -> Tensor:
+    """Ours, but every query is multiplied with the whole table: one large product of even sizes.
+
+    What a query sees of it is a window, a view. Arguments and result as in `attention_at_once`.
+    """
+    q, k, v = qkv.unbind(3)  # each [B, N, H, d]
+    images, _, heads, head_dim = q.shape
+    rows, columns = grid
+    used, last = rows + 1 + columns, len(key_table) - 1
+    even = (0, 0, 0, -len(key_table) % 8)
+    products = linear(q[:, 1:], pad(key_table, even)).contiguous()  # [B, R * C, H, W]
+    windows = _Windows.of(images, heads, grid, products.shape[-1])
+    seen = [
+        products.as_strided(*windows.rows).flatten(1, 2),
+        products[..., last : last + 1],
+        products.as_strided(*windows.columns).flatten(1, 2),
+    ]
+    tail = pad(torch.cat(seen, dim=-1), (0, features.shape[1] - used, 0, 0, 1, 0))
+    given = features[:, None].expand(images, -1, heads, -1)
+    wide = (torch.cat(pair, dim=-1).transpose(1, 2) for pair in ((q, tail), (k, given), (v, given)))
+    out = scaled_dot_product_attention(*wide, scale=scale).transpose(1, 2)  # [B, N, H, d + F]
+
+    mass = out[:, 1:, :, head_dim : head_dim + used]
+    by_row, by_class, by_column = mass.split([rows, 1, columns], dim=-1)
+    zeros = torch.zeros_like(products)
+    # Not one into the other: PyTorch's gradient of a chain of these is wrong (seen in 2.14).
+    spread = (
+        zeros.as_strided_scatter(by_row.unflatten(1, grid), *windows.rows)
+        + zeros.as_strided_scatter(by_column.unflatten(1, grid), *windows.columns)
+        + pad(by_class, (last, products.shape[-1] - last - 1))
+    )
+    relative = spread @ pad(value_table, even)
+    class_query = value_table[-1].expand(images, 1, heads, -1)
+    return out[..., :head_dim] + torch.cat([class_query, relative], dim=1)
+
+
+def in_one_part(*inputs: Any) -> Tensor:
+    """The processor's form, a function with a backward pass of its own, for all images at once."""
+    with patch.object(attention_in_parts, "_CACHE_BYTES", 2**40):
+        return attention_in_parts.attention_in_parts(*inputs)
+
+
 def with_flex(
     flex: Form,
     qkv: Tensor,
@@ -156,7 +235,12 @@ def with_flex(
 
     width = features.shape[1]
     wide = pad(features, (0, -(head_dim + width) % 128)).expand(*q.shape[:2], -1, -1)
-    out = flex(q, k, torch.cat([v, wide], dim=-1), score_mod=with_positions, scale=scale)
+    out = flex(
+        *(q, k, torch.cat([v, wide], dim=-1)),
+        score_mod=with_positions,
+        scale=scale,
+        kernel_options={"num_stages": 1},  # more do not fit an H100 beside values of this width
+    )
     mass = torch.unflatten(out[:, :, 1:, head_dim : head_dim + used], 2, grid)
     seen_rows, seen_columns = _seen(value_table, rows, columns)
     relative = torch.einsum("bhrcs,rds->bhrcd", mass[..., : rows + 1], seen_rows) + torch.einsum(

@@ -31,7 +31,7 @@ class Plan(NamedTuple):
 
     def fewer(self, factor: int) -> Plan:
         """The same for calls that take so many times as long."""
-        return Plan(max(1, self.warm_ups // factor), self.turns, max(1, self.calls // factor))
+        return Plan(max(1, self.warm_ups // factor), max(2, self.turns // factor), self.calls)
 
 
 @dataclass

@@ -48,7 +48,7 @@ def copies(sizes: Sizes, device: torch.device) -> Section:
             for name, source in sources.items()
         }
         what = f"training step, batch {size}"
-        times = found.times(what, works)
+        times = found.times(what, works, sizes.plan.fewer(3))
         found.compare(f"{what}: pageable / no copy", times["pageable"], times["no copy"])
         if "pinned, ahead" in times:
             found.compare(
@@ -107,7 +107,8 @@ def loader(sizes: Sizes, device: torch.device) -> Section:
     found = Findings("Loader, 224 px, augmentation of imagenet-tiny", device, sizes)
     batch = new_batch(sizes.vit, sizes.batches[0], device)
     step = our_step(sizes.vit, sizes.vit.archs[:1], batch, device)
-    step_ms = found.times(f"training step, batch {sizes.batches[0]}", {"ours": step})["ours"]
+    what, plan = f"training step, batch {sizes.batches[0]}", sizes.plan.fewer(4)
+    step_ms = found.times(what, {"ours": step}, plan)["ours"]
     found.fact("processor cores", os.cpu_count())
     found.fact("GB of /dev/shm", _shared_memory())
     with tempfile.TemporaryDirectory() as folder:
@@ -199,7 +200,7 @@ def in_memory(sizes: Sizes, device: torch.device) -> Section:
             "batches only": partial(next, batches),
         }
         what = f"set in memory, batch {size}"
-        times = found.times(what, works)
+        times = found.times(what, works, sizes.plan.fewer(2))
         found.compare(
             f"{what}: end to end / step alone", times["end to end"], times["alone"], target=1.1
         )

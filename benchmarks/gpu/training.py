@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from functools import partial
+from unittest.mock import patch
 
 import torch
 
+from benchmarks.gpu import attending
 from benchmarks.gpu.clock import Work, clean_up, peak_bytes
 from benchmarks.gpu.findings import Findings
 from benchmarks.gpu.sizes import Sizes
@@ -22,6 +24,7 @@ from benchmarks.gpu.steps import (
 from benchmarks.paired import Section
 from prenas.data import Batch
 from prenas.families.base import Arch
+from prenas.families.vit import attention
 
 
 def _ours(sizes: Sizes, batch: Batch, device: torch.device, *, compiled: bool = False) -> Work:
@@ -89,15 +92,21 @@ def as_graph(sizes: Sizes, device: torch.device) -> Section:
     steps: dict[str, Work] = {"ours": _ours(sizes, batch, device), "bare": bare()}
     rival = _rival(sizes, batch, device)
     steps["timm"] = rival
+
+    def with_whole_tables() -> Work:
+        with patch.object(attention, "attention_at_once", attending.with_whole_tables):
+            return bare().captured()
+
     graphs = {
         "graph": lambda: bare().captured(),
+        "graph, whole tables": with_whole_tables,
         "timm, graph": lambda: captured(again := _rival(sizes, batch, device), again.optimizer),
     }
     for name, make in graphs.items():
         if (graph := found.attempt(f"{name}, batch {size}", make)) is not None:
             steps[name] = graph
     what = f"training step, batch {size}"
-    times = found.times(what, steps)
+    times = found.times(what, steps, sizes.plan.fewer(2))
     found.compare(f"{what}: without reading back / ours", times["bare"], times["ours"])
     if "graph" in times:
         found.compare(
@@ -108,6 +117,11 @@ def as_graph(sizes: Sizes, device: torch.device) -> Section:
             limit="9.5 ms by bandwidth",
         )
         found.kernels(f"{what}, graph", steps["graph"])
+    if "graph, whole tables" in times:
+        found.compare(
+            f"{what}: graph, whole tables / ours", times["graph, whole tables"], times["ours"]
+        )
+        found.kernels(f"{what}, graph, whole tables", steps["graph, whole tables"])
     if "timm, graph" in times and "graph" in times:
         found.compare(f"{what}: graph, ours / timm", times["graph"], times["timm, graph"])
     return found.section()
@@ -189,7 +203,7 @@ def sharing(sizes: Sizes, device: torch.device) -> Section:
             last = new_supernet(subject, device).cut(arch).to(memory_format=torch.channels_last)
             steps["cut, weights channels-last"] = PlainStep(last, batch, subject.training)
         what = f"{name}, batch {size}"
-        times = found.times(f"{what}, {arch.summary}", steps)
+        times = found.times(f"{what}, {arch.summary}", steps, sizes.plan.fewer(3))
         found.compare(
             f"{what}: supernet / cut", times["supernet"], times["cut"], target=1.05, limit="1.0"
         )
