@@ -16,6 +16,7 @@ from families.test_vit_attention import (
 )
 from prenas.families import get_family, get_space
 from prenas.families.base import SearchSpace
+from prenas.families.mobilenet.blocks import Shortcut
 from prenas.supernet import Supernet
 from prenas.training.gradients import GradientBuffer
 
@@ -98,6 +99,48 @@ def test_the_published_sizes_equal_what_the_processor_gives(device: torch.device
         expected = network(images)
         actual = network.to(device)(images.to(device))
     torch.testing.assert_close(actual.cpu(), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_gradients_are_those_of_float64_on_the_processor(
+    space: SearchSpace, device: torch.device
+) -> None:
+    """Layer by layer: some kernels for channels-last maps were wrong, forward passes right."""
+    supernet = new_supernet(space).train()
+    network, images = supernet.cut(space.largest).double(), images_for(space, batch=6)
+    names = [name for name, _ in network.named_parameters()]
+
+    def gradients(where: torch.device, dtype: torch.dtype) -> list[Tensor]:
+        own = network.to(where, dtype)
+        logits = own(images.to(where, dtype))
+        return list(torch.autograd.grad(logits.square().mean(), list(own.parameters())))
+
+    expected = [one.clone() for one in gradients(torch.device("cpu"), torch.float64)]
+    whole = torch.cat([one.flatten() for one in expected]).norm()
+    found = gradients(device, torch.float32)
+    errors = {
+        name: float((ours.cpu().double() - truth).norm() / whole)
+        for name, ours, truth in zip(names, found, expected, strict=True)
+    }
+    assert max(errors.values()) < 1e-5, errors
+
+
+@pytest.mark.parametrize("shape", [(4, 8, 7, 7), (4, 8, 6, 9)], ids=str)
+def test_a_pooled_shortcut_sends_back_what_the_processor_does(
+    shape: tuple[int, ...], device: torch.device
+) -> None:
+    """Channels last, with a border where sides are odd."""
+    shortcut = Shortcut(8, 8, pools=True, projects=False)
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randn(shape, generator=generator).contiguous(memory_format=torch.channels_last)
+    found = []
+    for where in (torch.device("cpu"), device):
+        given = maps.to(where).requires_grad_()
+        out = shortcut(given)
+        out.mul(torch.linspace(-1, 1, out.numel(), device=where).view_as(out)).sum().backward()
+        assert given.grad is not None
+        found.append(given.grad.cpu())
+    torch.testing.assert_close(*found)
 
 
 @pytest.mark.parametrize("space", SPACES)

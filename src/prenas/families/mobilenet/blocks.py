@@ -12,7 +12,7 @@ from timm.models._efficientnet_blocks import (
     SqueezeExcite,
 )
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d
+from torch.nn.functional import avg_pool2d, pad
 
 from prenas.families.mobilenet.parts import BlockSpec
 
@@ -38,7 +38,11 @@ class Shortcut(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, C', H', W'], of odd sides one half and a border of zeros."""
         if self.pools:
-            x = avg_pool2d(x, 2, 2, padding=(x.shape[2] % 2, x.shape[3] % 2))
+            height, width = x.shape[2] % 2, x.shape[3] % 2
+            if height or width:
+                # Not by avg_pool2d: on CUDA its gradient of channels-last maps forgets the border.
+                x = pad(x, (width, width, height, height))
+            x = avg_pool2d(x, 2)
         return self.conv(x)  # type: ignore[no-any-return]
 
 
