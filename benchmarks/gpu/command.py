@@ -34,6 +34,7 @@ SECTIONS: Mapping[str, Callable[[Sizes, torch.device], Section]] = {
     "sandwich": training.sandwich,
     "loader": feeding.loader,
     "compiled": training.compiled,
+    "compiled-large": training.compiled_large,
 }
 """In the order in which they are done: what takes long comes last."""
 
