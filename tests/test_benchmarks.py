@@ -92,6 +92,17 @@ def test_all_sections_for_an_accelerator_run_on_a_processor(
     assert "memory: already measured" not in capsys.readouterr().out
 
 
+def test_results_of_accelerators_state_what_they_were_measured_on() -> None:
+    documents = list((ROOT / "results").glob("gpu-*.json"))
+    assert documents
+    for document in documents:
+        for name, found in json.loads(document.read_text()).items():
+            assert name in GPU_SECTIONS
+            assert {"command", "commit", "date", "hardware", "versions", "device"} <= set(found)
+            assert short_name(found["device"]) == document.stem.removeprefix("gpu-")
+            assert "dirty" not in found["commit"]
+
+
 @pytest.mark.parametrize("form", [with_whole_tables, in_one_part])
 def test_other_forms_of_attention_are_ours_to_rounding(form: Callable[..., Tensor]) -> None:
     """Output and gradients, on a grid that is no square."""

@@ -222,6 +222,7 @@ def with_flex(
     zero = torch.zeros_like(by_column[..., :1])  # where a key has no column: the class token
     products = torch.cat([by_row, by_column, zero], dim=-1).flatten(2, 3)
     products = pad(products, (0, 0, 1, 0)).float()  # [B, H, N, R + 1 + C + 1]
+    again = products.clone()  # it allows one look-up in each tensor that needs a gradient
     patch = torch.arange(rows * columns, device=q.device)
     row_of = torch.cat([patch.new_tensor([rows]), rows - 1 - patch // columns])
     column_of = torch.cat([patch.new_tensor([used]), used - 1 - patch % columns])
@@ -230,7 +231,7 @@ def with_flex(
         score: Tensor, image: Tensor, head: Tensor, query: Tensor, key: Tensor
     ) -> Tensor:
         by_place = products[image, head, query, row_of[key]]
-        by_place = by_place + products[image, head, query, column_of[key]]
+        by_place = by_place + again[image, head, query, column_of[key]]
         return score + scale * by_place
 
     width = features.shape[1]

@@ -16,7 +16,7 @@ from prenas.families.base import Arch, SearchSpace, Settings
 from prenas.families.vit.space import VitArch
 from prenas.randomness import numpy_generator
 from prenas.recipe import TrainingRecipe
-from prenas.recipes import get_recipe
+from prenas.recipe.catalogue import get_recipe
 
 _ABOUT = 0.01
 """How far the costs of a drawn subnet may be from those asked for."""

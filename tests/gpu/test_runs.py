@@ -10,8 +10,8 @@ import torch
 
 from prenas import pipeline
 from prenas.recipe import Recipe
-from prenas.recipes import get_recipe
-from prenas.zero_cost_search import zero_cost_search
+from prenas.recipe.catalogue import get_recipe
+from prenas.selection.search import zero_cost_search
 from training.runs import StoppedError, assert_same_training, mini_recipe, stop_at
 
 pytestmark = pytest.mark.gpu

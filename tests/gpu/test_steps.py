@@ -14,7 +14,7 @@ from prenas.data import load_data, training_batches
 from prenas.families import get_space
 from prenas.families.base import SearchSpace
 from prenas.recipe import TrainingRecipe
-from prenas.recipes import get_recipe
+from prenas.recipe.catalogue import get_recipe
 from prenas.supernet import Supernet
 from prenas.training.gradients import GradientBuffer
 from prenas.training.sampler import make_sampler
