@@ -23,8 +23,8 @@ from benchmarks.paired import Section
 from prenas.data import Batch, ImageData, load_data, training_batches
 from prenas.data.augmentation import BatchAugmentation
 from prenas.data.pictures import Pixels
-from prenas.recipe.data import DataRecipe
 from prenas.recipe.catalogue import get_recipe
+from prenas.recipe.data import DataRecipe
 
 # --- copies --------------------------------------------------------------------------------------
 
