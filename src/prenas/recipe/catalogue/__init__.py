@@ -1,4 +1,4 @@
-"""The tables of recipes: one function per run, looked up by name."""
+"""The tables of named recipes: one function per recipe."""
 
 from __future__ import annotations
 
@@ -39,18 +39,26 @@ TRANSFER_RECIPES: dict[str, Callable[[], TransferRecipe]] = {
     "transfer-inat2018": transfer.inat2018,
     "transfer-inat2019": transfer.inat2019,
 }
-"""Recipes of fine-tuning, which take space and subnets from their source."""
+"""Recipes for fine-tuning, which take the search space and the subnets from their source."""
 
 
 def get_recipe(name: str) -> Recipe:
-    """The named recipe; ValueError lists the choices."""
+    """The recipe of this name.
+
+    Raises:
+        ValueError: there is none; the message lists the names.
+    """
     if name not in RECIPES:
         raise unknown_name("recipe", name, RECIPES)
     return RECIPES[name]()
 
 
 def get_transfer_recipe(name: str) -> TransferRecipe:
-    """The named recipe of fine-tuning; ValueError lists the choices."""
+    """The fine-tuning recipe of this name.
+
+    Raises:
+        ValueError: there is none; the message lists the names.
+    """
     if name not in TRANSFER_RECIPES:
         raise unknown_name("recipe of fine-tuning", name, TRANSFER_RECIPES)
     return TRANSFER_RECIPES[name]()

@@ -1,7 +1,7 @@
-"""Runs of the convolutional family: the published space, and small ones for small pictures.
+"""Recipes of the convolutional family: the published space, and small spaces for small pictures.
 
-The paper (ICML 2023) claims convolutional results, but no code, space or subnets of it were
-released: applying the method to this family is our generalisation (docs/decisions.md).
+The paper (ICML 2023) claims convolutional results, but its authors released no code, space or
+subnets for them. Applying the method to this family is our generalisation (docs/decisions.md).
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ _PUBLISHED_BUDGETS = ("macs=200M:700M:25M",)
 
 
 def mobilenet() -> Recipe:
-    """Search only, twenty budgets of 200 to 700 M multiply-accumulates at 192 to 288 pixels.
+    """Searches only: twenty budgets of 200 to 700 M multiply-accumulates at 192 to 288 pixels.
 
-    Source: the space of AttentiveNAS (arXiv 2011.09011) and AlphaNet (arXiv 2102.07954), each
-    budget at the resolution that their published subnets of that size have.
+    Source: the space of AttentiveNAS (arXiv 2011.09011) and AlphaNet (arXiv 2102.07954). Each
+    budget uses the resolution of their published subnets of that size.
     Cost: one backward pass over 64 generated images, about 15 seconds on two CPU cores.
     Command: `prenas search mobilenet --out runs/mobilenet`.
     """
     return Recipe(
         name="mobilenet",
         space=get_space("mobilenet"),
-        # Statistics of a batch want eight images or more; more of them would only take memory.
+        # Batch statistics need eight images or more; a larger batch would only take memory.
         search=SearchRecipe(budgets=_PUBLISHED_BUDGETS, batch_size=8),
     )
 
 
 def imagenet_mobilenet() -> Recipe:
-    """Twenty budgets of 200 to 700 M multiply-accumulates, 360 epochs of ImageNet-1k.
+    """Twenty budgets of 200 to 700 M multiply-accumulates, trained on ImageNet-1k for 360 epochs.
 
-    Per step the largest preferred subnet learns the labels, two drawn ones and the smallest learn
-    from it by the adaptive alpha-divergence.
-    Source: the values of AttentiveNAS and AlphaNet, but for what the method changes: the subnets.
-    Not tried here: ImageNet was not at hand.
-    Cost: 4.6e8 images, each through four subnets; look at `--dry-run` first.
+    In each step the largest preferred subnet learns the labels; two random subnets and the smallest
+    learn from the largest by the adaptive alpha-divergence.
+    Source: the values of AttentiveNAS and AlphaNet; only the choice of subnets differs.
+    Never run here, because ImageNet was not available.
+    Cost: 4.6e8 images, each passed through four subnets. Estimate the time with `--dry-run` first.
     Command: `prenas run imagenet-mobilenet --data IMAGENET --out runs/imagenet-mobilenet`.
     """
     return mobilenet().model_copy(
@@ -66,11 +66,11 @@ def imagenet_mobilenet() -> Recipe:
 
 
 def micro() -> Recipe:
-    """Seven budgets of 0.25 to 2 M multiply-accumulates on pictures of clothes.
+    """Seven budgets of 0.25 to 2 M multiply-accumulates, trained on pictures of clothes.
 
-    Data: Fashion-MNIST, 60,000 and 10,000 grey pictures of 28 x 28 pixels (Xiao, Rasul and Vollgraf
-    2017), downloaded by torchvision, or found where Debian's package dataset-fashion-mnist puts
-    them.
+    Data: Fashion-MNIST, 60,000 training and 10,000 test pictures, grey, of 28 x 28 pixels (Xiao,
+    Rasul and Vollgraf 2017). torchvision downloads them, unless Debian's package
+    dataset-fashion-mnist is installed.
     Cost: about half a minute per epoch on one CPU core.
     Command: `prenas run mobilenet-micro --out runs/micro --threads 1`.
     """
@@ -78,9 +78,9 @@ def micro() -> Recipe:
 
 
 def small() -> Recipe:
-    """Eight budgets of 2 to 10 M multiply-accumulates on pictures of clothes.
+    """Eight budgets of 2 to 10 M multiply-accumulates, trained on pictures of clothes.
 
-    Data: those of `mobilenet-micro`; for CIFAR-10 add `--data cifar10` and
+    Data: Fashion-MNIST, as in `mobilenet-micro`. For CIFAR-10, add `--data cifar10` and
     `--set space.settings.image_size=32`.
     Cost: about two minutes per epoch on one CPU core.
     Command: `prenas run mobilenet-small --out runs/small --threads 1`.
@@ -89,9 +89,10 @@ def small() -> Recipe:
 
 
 def small_sandwich() -> Recipe:
-    """The subnets of `mobilenet-small`, four a step: largest, two drawn, smallest.
+    """`mobilenet-small` with four subnets per step: the largest, two random ones and the smallest.
 
-    Source: AlphaNet's losses and optimiser, as in `imagenet-mobilenet`; length and rate are ours.
+    Source: AlphaNet's losses and optimiser, as in `imagenet-mobilenet`. The number of epochs and
+    the learning rate are ours.
     Cost: about four times that of `mobilenet-small` per epoch.
     Command: `prenas run mobilenet-small-sandwich --out runs/sandwich --threads 1`.
     """
@@ -107,7 +108,7 @@ def small_sandwich() -> Recipe:
 
 
 def _small_pictures(space: str, budgets: tuple[str, ...], *, epochs: int) -> Recipe:
-    """One preferred subnet a step, cross-entropy: the recipe of the Vision Transformers."""
+    """One preferred subnet per step and cross-entropy, as in the Vision Transformer recipes."""
     return Recipe(
         name=space,
         space=get_space(space),
@@ -134,7 +135,7 @@ def _small_pictures(space: str, budgets: tuple[str, ...], *, epochs: int) -> Rec
 def _sandwich(
     *, epochs: int, batch_size: int, lr_per_512_images: float, **fields: object
 ) -> TrainingRecipe:
-    """AlphaNet's step: gradients summed over four subnets, each element clipped, one SGD step."""
+    """AlphaNet's step: sum the gradients of four subnets, clip each element, take one SGD step."""
     peak = lr_per_512_images * batch_size / 512
     return TrainingRecipe.model_validate(
         {

@@ -1,6 +1,6 @@
-"""Runs of minutes to an hour on a CPU, on small pictures.
+"""Recipes for small pictures, which take minutes to an hour and a half on a CPU.
 
-Each recipe states its source, expected cost and command.
+Each recipe states its data, its cost and its command.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from prenas.recipe.data import FOLDER, Augmentation, DataRecipe, Preprocessing
 
 
 def digits() -> Recipe:
-    """Six budgets between 40 k and 250 k parameters on handwritten digits.
+    """Six budgets between 40 k and 250 k parameters, trained on handwritten digits.
 
-    Data: 1,797 digits of 8 x 8 pixels, in scikit-learn (UCI, Alpaydin and Kaynak 1998).
+    Data: 1,797 digits of 8 x 8 pixels, included in scikit-learn (UCI, Alpaydin and Kaynak 1998).
     Cost: about three minutes on one CPU core.
     Command: `prenas run digits --out runs/digits --threads 1`.
     """
@@ -23,7 +23,7 @@ def digits() -> Recipe:
         search=SearchRecipe(budgets=("params=40k:250k:35k",)),
         data=DataRecipe(
             name="digits",
-            # Mean and deviation of the training split's pixels, scaled to [0, 1].
+            # Mean and deviation of the pixels of the training split, scaled to [0, 1].
             preprocessing=Preprocessing(mean=(0.305,), std=(0.376,), crop_pct=1.0),
             augmentation=Augmentation(shift_pixels=1.0, rotation_degrees=10.0, scale=0.1),
         ),
@@ -41,22 +41,24 @@ def digits() -> Recipe:
 
 
 def digits_one_shot() -> Recipe:
-    """The rival of `digits`: trains on the whole space, then searches each budget by evolution.
+    """One-shot NAS on digits: trains on the whole space, then searches each budget by evolution.
 
-    Data: those of `digits`; so are budgets and number of training steps. Evolution is AutoFormer's
-    (ICCV 2021).
-    Cost: that of `digits`, and about seven minutes more on one CPU core (scaled from a busy
-    one), to compare 1,000 subnets for each of six budgets.
+    For comparison with `digits`: budgets and number of training steps are the same. The evolution
+    is AutoFormer's (ICCV 2021).
+    Data: that of `digits`.
+    Cost: that of `digits`, plus about seven minutes on one CPU core to compare 1,000 subnets for
+    each of six budgets (scaled from a measurement on a busy core).
     Command: `prenas run digits-one-shot --out runs/digits-one-shot --threads 1`.
     """
     return digits().model_copy(update={"name": "digits-one-shot", "evolution": EvolutionRecipe()})
 
 
 def fashion_mnist() -> Recipe:
-    """Five budgets between 50 k and 300 k parameters on pictures of clothes.
+    """Five budgets between 50 k and 300 k parameters, trained on pictures of clothes.
 
-    Data: 60,000 and 10,000 grey pictures of 28 x 28 pixels (Xiao, Rasul and Vollgraf 2017),
-    downloaded by torchvision, or found where Debian's package dataset-fashion-mnist puts them.
+    Data: Fashion-MNIST, 60,000 training and 10,000 test pictures, grey, of 28 x 28 pixels (Xiao,
+    Rasul and Vollgraf 2017). torchvision downloads them, unless Debian's package
+    dataset-fashion-mnist is installed.
     Cost: about three quarters of an hour on one CPU core. Measured: 87.7 to 88.9 % on test.
     Command: `prenas run fashion-mnist --out runs/fashion-mnist`.
     """
@@ -81,10 +83,11 @@ def fashion_mnist() -> Recipe:
 
 
 def cifar10() -> Recipe:
-    """Five budgets between 150 k and 950 k parameters on pictures of 32 x 32 pixels.
+    """Five budgets between 150 k and 950 k parameters, trained on CIFAR-10.
 
-    Data: 50,000 and 10,000 pictures in 10 classes (Krizhevsky 2009), downloaded by torchvision,
-    or image folders or tars of them: `--data train=cifar10-train.tar --data test=...`.
+    Data: 50,000 training and 10,000 test pictures of 32 x 32 pixels in 10 classes (Krizhevsky
+    2009). torchvision downloads them; folders or tars work too:
+    `--data train=cifar10-train.tar --data test=cifar10-test.tar`.
     Cost: about three quarters of an hour on two CPU cores. Measured: 72.2 to 73.7 % on test.
     Command: `prenas run cifar10 --out runs/cifar10`.
     """
@@ -111,10 +114,10 @@ def cifar10() -> Recipe:
 
 
 def photos() -> Recipe:
-    """Five budgets between 150 k and 950 k parameters on your own pictures, at 96 x 96 pixels.
+    """Five budgets between 150 k and 950 k parameters, trained on your own pictures at 96 x 96.
 
-    A start for a folder of some hundred to some thousand pictures, one folder per class; the head
-    follows the number of classes. Augmentation is timm's usual: random crops, RandAugment.
+    A starting point for a few hundred to a few thousand pictures, one folder per class. The network
+    gets one output per class. Augmentation is timm's usual: random crops and RandAugment.
     Cost: about 5 ms per picture and epoch on two CPU cores (`--dry-run` measures it).
     Command: `prenas run photos --data FOLDER --out runs/photos`.
     """

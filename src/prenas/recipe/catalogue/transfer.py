@@ -1,11 +1,11 @@
-"""Fine-tuning: on your own pictures, and on the sets that the paper transfers to.
+"""Recipes for fine-tuning: on your own pictures, and on the data sets that the paper transfers to.
 
-The paper's own values (ICML 2023) could not be had. DeiT's authors (arXiv 2012.12877) state theirs
+The paper's own values (ICML 2023) are not available. DeiT's authors (arXiv 2012.12877) state theirs
 for ViT-B: for iNaturalist (github.com/facebookresearch/deit, issue 105), and for CIFAR-10 and Cars
-(issue 45; with SGD). So: the values for iNaturalist are DeiT's; for the other sets augmentation,
-batch and length are DeiT's for CIFAR-10 and Cars, while optimiser and rate (AdamW, as for
-iNaturalist) are **ours**; `transfer` and `transfer-photos` are ours throughout. Nothing here was
-measured on the paper's sets.
+(issue 45; with SGD). So the values for iNaturalist are DeiT's. For the other data sets,
+augmentation, batch size and number of epochs are DeiT's for CIFAR-10 and Cars, while the optimiser
+and the learning rate (AdamW, as for iNaturalist) are **ours**. `transfer` and `transfer-photos` are
+ours throughout. Nothing here was measured on the paper's data sets.
 
 Every recipe trains all subnets of the source together, one per step, at the source's image size
 unless `--image-size` says otherwise.
@@ -18,10 +18,11 @@ from prenas.recipe.data import Augmentation
 
 
 def transfer() -> TransferRecipe:
-    """30 epochs on other images, augmented as those of the source were: a start for small sets.
+    """30 epochs on other images, augmented as for the source: a starting point for small data sets.
 
-    Source: values are ours: the rate of this package's small recipes, for all layers alike.
-    Cost: that of 30 epochs of the source's own training on as many images.
+    Source: the values are ours. The learning rate is that of this package's small recipes, the same
+    for all layers.
+    Cost: that of 30 epochs of the source's own training on the same number of images.
     Command: `prenas finetune RUN --data FOLDER --out runs/mine`.
     """
     return TransferRecipe(name="transfer", training=_short(4e-3))
@@ -30,8 +31,8 @@ def transfer() -> TransferRecipe:
 def photos() -> TransferRecipe:
     """30 epochs on your own pictures, with random crops and RandAugment (at 64 pixels or more).
 
-    Source: values are ours, for sources trained long on many images: a lower rate, which falls by a
-    quarter from layer to layer below the head.
+    Source: the values are ours, for sources that were trained for long on many images: a lower
+    learning rate, which falls by a quarter from layer to layer below the classifier.
     Cost: that of 30 epochs of training at the source's image size; `--dry-run` measures it.
     Command: `prenas finetune RUN --recipe transfer-photos --data FOLDER --out runs/mine`.
     """
@@ -43,33 +44,35 @@ def photos() -> TransferRecipe:
 
 
 def cifar10() -> TransferRecipe:
-    """1,000 epochs of CIFAR-10, enlarged to the source's image size.
+    """1,000 epochs on CIFAR-10, enlarged to the source's image size.
 
-    Data: 50,000 and 10,000 pictures in 10 classes (Krizhevsky 2009), downloaded by torchvision.
-    Source: DeiT's values; optimiser and rate are ours.
-    Cost: 5e7 images (`--dry-run` measures the time); `--set training.epochs=100` is a tenth.
+    Data: 50,000 training and 10,000 test pictures in 10 classes (Krizhevsky 2009), which
+    torchvision downloads.
+    Source: DeiT's values; optimiser and learning rate are ours.
+    Cost: 5e7 images (`--dry-run` measures the time); `--set training.epochs=100` costs a tenth.
     Command: `prenas finetune SOURCE --recipe transfer-cifar10 --out runs/cifar10`.
     """
     return _deit("transfer-cifar10", "cifar10")
 
 
 def cifar100() -> TransferRecipe:
-    """1,000 epochs of CIFAR-100, enlarged to the source's image size.
+    """1,000 epochs on CIFAR-100, enlarged to the source's image size.
 
-    Data: 50,000 and 10,000 pictures in 100 classes (Krizhevsky 2009), downloaded by torchvision.
-    Source: DeiT's values for CIFAR-10; optimiser and rate are ours.
-    Cost: 5e7 images (`--dry-run` measures the time); `--set training.epochs=100` is a tenth.
+    Data: 50,000 training and 10,000 test pictures in 100 classes (Krizhevsky 2009), which
+    torchvision downloads.
+    Source: DeiT's values for CIFAR-10; optimiser and learning rate are ours.
+    Cost: 5e7 images (`--dry-run` measures the time); `--set training.epochs=100` costs a tenth.
     Command: `prenas finetune SOURCE --recipe transfer-cifar100 --out runs/cifar100`.
     """
     return _deit("transfer-cifar100", "cifar100")
 
 
 def flowers() -> TransferRecipe:
-    """1,000 epochs of Flowers-102, in image folders.
+    """1,000 epochs on Flowers-102, read from image folders.
 
-    Data: 2,040 pictures to train and validate, 6,149 to test, 102 classes (Nilsback and Zisserman
-    2008); the folder holds `train/`, `val/` and `test/`.
-    Source: DeiT's values for CIFAR-10 and Cars; optimiser and rate are ours.
+    Data: 2,040 pictures for training and validation, 6,149 for test, in 102 classes (Nilsback and
+    Zisserman 2008). The folder contains `train/`, `val/` and `test/`.
+    Source: DeiT's values for CIFAR-10 and Cars; optimiser and learning rate are ours.
     Cost: 2e6 images; `--dry-run` measures the time.
     Command: `prenas finetune SOURCE --recipe transfer-flowers --data FLOWERS --out runs/flowers`.
     """
@@ -77,11 +80,11 @@ def flowers() -> TransferRecipe:
 
 
 def cars() -> TransferRecipe:
-    """1,000 epochs of Stanford Cars, in image folders.
+    """1,000 epochs on Stanford Cars, read from image folders.
 
-    Data: 8,144 and 8,041 pictures in 196 classes (Krause et al. 2013); the folder holds `train/`
-    and `test/`, a tenth of the training pictures validates.
-    Source: DeiT's values; optimiser and rate are ours.
+    Data: 8,144 training and 8,041 test pictures in 196 classes (Krause et al. 2013). The folder
+    contains `train/` and `test/`; a tenth of the training pictures is used for validation.
+    Source: DeiT's values; optimiser and learning rate are ours.
     Cost: 8e6 images; `--dry-run` measures the time.
     Command: `prenas finetune SOURCE --recipe transfer-cars --data CARS --out runs/cars`.
     """
@@ -89,11 +92,11 @@ def cars() -> TransferRecipe:
 
 
 def pets() -> TransferRecipe:
-    """1,000 epochs of the Oxford-IIIT Pets, in image folders.
+    """1,000 epochs on Oxford-IIIT Pets, read from image folders.
 
-    Data: 3,680 and 3,669 pictures in 37 classes (Parkhi et al. 2012); the folder holds `train/`
-    and `test/`, a tenth of the training pictures validates.
-    Source: DeiT's values for CIFAR-10 and Cars; optimiser and rate are ours.
+    Data: 3,680 training and 3,669 test pictures in 37 classes (Parkhi et al. 2012). The folder
+    contains `train/` and `test/`; a tenth of the training pictures is used for validation.
+    Source: DeiT's values for CIFAR-10 and Cars; optimiser and learning rate are ours.
     Cost: 4e6 images; `--dry-run` measures the time.
     Command: `prenas finetune SOURCE --recipe transfer-pets --data PETS --out runs/pets`.
     """
@@ -101,9 +104,10 @@ def pets() -> TransferRecipe:
 
 
 def inat2018() -> TransferRecipe:
-    """360 epochs of iNaturalist 2018, in image folders.
+    """360 epochs on iNaturalist 2018, read from image folders.
 
-    Data: 437,513 and 24,426 pictures in 8,142 classes; the folder holds `train/` and `val/`.
+    Data: 437,513 training and 24,426 validation pictures in 8,142 classes. The folder contains
+    `train/` and `val/`.
     Source: DeiT's values, for ViT-B.
     Cost: 1.6e8 images; `--dry-run` measures the time.
     Command: `prenas finetune SOURCE --recipe transfer-inat2018 --data INAT --out runs/inat2018`.
@@ -112,9 +116,10 @@ def inat2018() -> TransferRecipe:
 
 
 def inat2019() -> TransferRecipe:
-    """360 epochs of iNaturalist 2019, in image folders.
+    """360 epochs on iNaturalist 2019, read from image folders.
 
-    Data: about 265,000 and 3,000 pictures in 1,010 classes; the folder holds `train/` and `val/`.
+    Data: about 265,000 training and 3,000 validation pictures in 1,010 classes. The folder contains
+    `train/` and `val/`.
     Source: DeiT's values, for ViT-B.
     Cost: 9.5e7 images; `--dry-run` measures the time.
     Command: `prenas finetune SOURCE --recipe transfer-inat2019 --data INAT --out runs/inat2019`.
@@ -134,7 +139,7 @@ def _short(lr_per_512_images: float, layer_decay: float | None = None) -> Traini
 
 
 def _augmentation(erasing: float) -> Augmentation:
-    """DeiT's, as for ImageNet but for the share of erased pictures."""
+    """DeiT's augmentation for ImageNet, with another share of erased pictures."""
     return Augmentation(
         crop_scale=(0.08, 1.0),
         auto_augment="rand-m9-mstd0.5-inc1",
@@ -165,7 +170,7 @@ def _inaturalist(name: str) -> TransferRecipe:
 
 
 def _training(epochs: int, drop_path: float) -> TrainingRecipe:
-    """A peak rate of 7.5e-5 at batches of 768."""
+    """A peak learning rate of 7.5e-5 at a batch size of 768."""
     return TrainingRecipe(
         epochs=epochs,
         batch_size=768,

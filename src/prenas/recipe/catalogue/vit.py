@@ -1,10 +1,11 @@
-"""The recipes of the paper for Vision Transformers (ICML 2023; the authors' released settings).
+"""The paper's recipes for Vision Transformers (ICML 2023; the authors' released settings).
 
-Budgets are the parameter intervals of the released search: tiny 5 to 12 M by 1 M, small 13 to
-33 M by 5 M, base 30 to 70 M by 12 M (66 to 70 M is no whole step and was never searched).
-`tiny`, `small` and `base` only search; `imagenet-...` train with the published values, field by
-field; processes and precision decide nothing but speed and rounding: start them with
-`torchrun --nproc_per_node=8 -m prenas run ...` (published: 8 processes, fp16; here bf16).
+The budgets are the parameter ranges of the released search: tiny 5 to 12 M in steps of 1 M, small
+13 to 33 M in steps of 5 M, base 30 to 70 M in steps of 12 M (66 to 70 M is not a whole step and was
+never searched). `tiny`, `small` and `base` only search. `imagenet-...` train with the published
+values, field by field. Published trainings used 8 processes and fp16; here precision is bf16, and
+`torchrun --nproc_per_node=8 -m prenas run ...` starts 8 processes. Both affect only speed and
+rounding.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _BUDGETS = {"tiny": "params=5M:12M:1M", "small": "params=13M:33M:5M", "base": "p
 
 
 def tiny() -> Recipe:
-    """Search only, 5 to 12 M parameters.
+    """Searches only: seven budgets of 5 to 12 M parameters.
 
     Cost: one backward pass over 64 generated images, about 10 s on two CPU cores.
     Command: `prenas search tiny --out runs/tiny`.
@@ -26,7 +27,7 @@ def tiny() -> Recipe:
 
 
 def small() -> Recipe:
-    """Search only, 13 to 33 M parameters.
+    """Searches only: four budgets of 13 to 33 M parameters.
 
     Cost: one backward pass over 64 generated images, under a minute on two CPU cores.
     Command: `prenas search small --out runs/small`.
@@ -35,40 +36,43 @@ def small() -> Recipe:
 
 
 def base() -> Recipe:
-    """Search only, 30 to 70 M parameters.
+    """Searches only: three budgets of 30 to 66 M parameters.
 
-    Cost: one backward pass over 64 generated images, minutes on two CPU cores.
+    Cost: one backward pass over 64 generated images, a few minutes on two CPU cores.
     Command: `prenas search base --out runs/base`.
     """
     return _search_only("base")
 
 
 def imagenet_tiny() -> Recipe:
-    """PreNAS-Ti: seven budgets of 5 to 12 M parameters, 500 epochs of ImageNet-1k.
+    """PreNAS-Ti: seven budgets of 5 to 12 M parameters, 500 epochs on ImageNet-1k.
 
-    Source: the authors' released script; published: 77.1 % top-1 at 5.9 M parameters.
-    Cost: 6.4e8 images, published with 8 GPUs in mixed precision; look at `--dry-run` first.
+    Source: the authors' released script. Published accuracy: 77.1 % top-1 at 5.9 M parameters.
+    Cost: 6.4e8 images, trained on 8 GPUs in mixed precision by the authors. Estimate the time
+    with `--dry-run` first.
     Command: `prenas run imagenet-tiny --data IMAGENET --out runs/imagenet-tiny`, where the folder
-    IMAGENET holds `train/` and `val/`.
+    IMAGENET contains `train/` and `val/`.
     """
     return _imagenet("tiny", auto_augment="rand-n3-m10-mstd0.5-inc1", erasing_count=2, min_lr=1e-7)
 
 
 def imagenet_small() -> Recipe:
-    """PreNAS-S: four budgets of 13 to 33 M parameters, 500 epochs of ImageNet-1k.
+    """PreNAS-S: four budgets of 13 to 33 M parameters, 500 epochs on ImageNet-1k.
 
-    Source: the authors' released script; published: 81.8 % top-1 at 22.9 M parameters.
-    Cost: 6.4e8 images, published with 8 GPUs in mixed precision; look at `--dry-run` first.
+    Source: the authors' released script. Published accuracy: 81.8 % top-1 at 22.9 M parameters.
+    Cost: 6.4e8 images, trained on 8 GPUs in mixed precision by the authors. Estimate the time
+    with `--dry-run` first.
     Command: `prenas run imagenet-small --data IMAGENET --out runs/imagenet-small`.
     """
     return _imagenet("small", auto_augment="v0r-mstd0.5", erasing_count=1, min_lr=1e-5)
 
 
 def imagenet_base() -> Recipe:
-    """PreNAS-B: three budgets of 30 to 66 M parameters, 500 epochs of ImageNet-1k.
+    """PreNAS-B: three budgets of 30 to 66 M parameters, 500 epochs on ImageNet-1k.
 
-    Source: the authors' released script; published: 82.6 % top-1 at 54 M parameters.
-    Cost: 6.4e8 images, published with 8 GPUs in mixed precision; look at `--dry-run` first.
+    Source: the authors' released script. Published accuracy: 82.6 % top-1 at 54 M parameters.
+    Cost: 6.4e8 images, trained on 8 GPUs in mixed precision by the authors. Estimate the time
+    with `--dry-run` first.
     Command: `prenas run imagenet-base --data IMAGENET --out runs/imagenet-base`.
     """
     return _imagenet("base", auto_augment="rand-n3-m10-mstd0.5-inc1", erasing_count=2, min_lr=1e-7)
@@ -81,10 +85,10 @@ def _search_only(space: str) -> Recipe:
 
 
 def _imagenet(space: str, *, auto_augment: str, erasing_count: int, min_lr: float) -> Recipe:
-    """As published, 8 processes of 128 images; the arguments are where the three differ.
+    """The published values for 8 processes of 128 images; the arguments are where the three differ.
 
-    ImageNet's validation images, the only labelled ones beside training, are both what subnets are
-    chosen by and what is reported, as in the paper.
+    As in the paper, ImageNet's validation images, the only labelled ones besides those for
+    training, are used both to choose subnets and to report accuracy.
     """
     return Recipe(
         name=f"imagenet-{space}",
