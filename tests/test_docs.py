@@ -6,34 +6,72 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer.main
 from typer.testing import CliRunner
 
 from prenas.cli import app
-from prenas.recipe.catalogue import RECIPES
+from prenas.families import all_spaces
+from prenas.recipe import TrainingRecipe, flat_fields, with_overrides
+from prenas.recipe.budgets import parse_budgets
+from prenas.recipe.catalogue import RECIPES, TRANSFER_RECIPES, get_recipe, get_transfer_recipe
+from prenas.recipe.data import Augmentation
+from prenas.recipe.space_file import read_space
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = ["README.md", "docs/guide.md", "docs/method.md", "docs/extending.md", "CONTRIBUTING.md"]
+FOR_USERS = ["README.md", "docs/guide.md"]
+DOCUMENTS = [*FOR_USERS, "docs/method.md", "docs/extending.md", "CONTRIBUTING.md"]
+WITH_LINKS = [*DOCUMENTS, "CHANGELOG.md", "docs/decisions.md", "results/README.md"]
+
+COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
-def code_blocks(document: str) -> list[tuple[str, str]]:
+def read(document: str) -> str:
+    return (ROOT / document).read_text(encoding="utf-8")
+
+
+def section(document: str, heading: str) -> str:
+    """The text below a heading of the second level."""
+    return read(document).split(f"\n## {heading}\n")[1].split("\n## ")[0]
+
+
+def code_blocks(text: str) -> list[tuple[str, str]]:
     """(language, text) of every fenced block."""
-    text = (ROOT / document).read_text(encoding="utf-8")
     return re.findall(r"^```(\w*)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
 
 
-def prenas_commands() -> list[str]:
-    """Every `prenas ...` line of a code block, without its comment."""
-    lines = [
-        line.removeprefix("$ ")
-        for document in DOCUMENTS
-        for _, block in code_blocks(document)
-        for line in block.splitlines()
-    ]
-    commands = [line.split("#")[0].strip() for line in lines]
-    return sorted({command for command in commands if command.startswith("prenas ")})
+def code_spans(text: str) -> list[str]:
+    """What stands between backticks, outside the fenced blocks."""
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose)]
+
+
+def shown_commands(text: str) -> list[str]:
+    """Every `prenas ...` line of the blocks, started by torchrun or accelerate too, bare."""
+    lines = [line.split("#")[0] for _, block in code_blocks(text) for line in block.splitlines()]
+    found = [re.search(r"(?:^|-m )(prenas .*)", line.removeprefix("$ ")) for line in lines]
+    return [match[1].strip() for match in found if match]
+
+
+def named_commands(text: str) -> list[str]:
+    """Every `prenas ...` in running text, which may leave arguments out."""
+    return [span for span in code_spans(text) if re.match(r"prenas [a-z]+( |$)", span)]
+
+
+def examples(*documents: str) -> list[str]:
+    return sorted({command for name in documents for command in shown_commands(read(name))})
+
+
+def parsed(command: str) -> tuple[str, dict[str, object]]:
+    """The command's name and the values of its options, as the real command line reads them."""
+    _, name, *words = shlex.split(command.replace("[", "").replace("]", ""))
+    return name, COMMANDS[name].make_context(name, list(words)).params
+
+
+# --- commands ------------------------------------------------------------------------------------
 
 
 def test_quickstart_runs(tmp_path: Path) -> None:
@@ -47,22 +85,172 @@ def test_quickstart_runs(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "preferred.json").exists()
 
 
-def test_documents_show_commands() -> None:
-    names = {shlex.split(command)[1] for command in prenas_commands()}
-    assert {"run", "search", "train", "evaluate", "specialize", "info"} <= names
+def test_the_guide_shows_every_command() -> None:
+    assert {shlex.split(command)[1] for command in examples("docs/guide.md")} == set(COMMANDS)
 
 
-@pytest.mark.parametrize("command", prenas_commands())
-def test_command_exists_with_these_options(command: str) -> None:
-    """Each shown command parses: its options stand in the command's help, its recipe exists."""
-    _, name, *words = shlex.split(command.replace("[", "").replace("]", ""))
-    result = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "200"})
-    assert result.exit_code == 0, result.output
-    for word in words:
-        if word.startswith("--"):
-            assert word in result.output, f"{word} is no option of prenas {name}"
-    if name in ("run", "search") and words and not words[0].startswith("-"):
-        assert words[0] in RECIPES
+@pytest.mark.parametrize("command", examples(*DOCUMENTS))
+def test_command_is_read_by_the_command_line(command: str) -> None:
+    """Unknown commands, options and missing arguments raise."""
+    parsed(command)
+
+
+@pytest.mark.parametrize("command", examples(*FOR_USERS))
+def test_what_a_command_names_exists(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recipes, spaces, budgets and the fields of `--set`: unknown ones raise."""
+    monkeypatch.chdir(tmp_path)
+    (space, *_) = [text for language, text in guide_blocks() if language == "yaml"]
+    Path("my_space.yaml").write_text(space, encoding="utf-8")
+    name, options = parsed(command)
+    if options.get("budget"):
+        assert parse_budgets(options["budget"])  # type: ignore[arg-type]
+    if space_name := options.get("space"):
+        assert space_name in all_spaces() or read_space(Path(str(space_name)))
+    if name in ("run", "search"):
+        if options["recipe"] is None:
+            assert options["space"]
+            assert options["budget"]
+        else:
+            recipe = get_recipe(str(options["recipe"]))
+            with_overrides(recipe, options["overrides"] or ())  # type: ignore[arg-type]
+    if name == "finetune":
+        get_transfer_recipe(str(options["recipe"]))
+        with_overrides(get_recipe("digits"), options["overrides"] or ())  # type: ignore[arg-type]
+    if name == "info":
+        what = options["name"]
+        known = {None, "my_space.yaml", *RECIPES, *TRANSFER_RECIPES, *all_spaces()}
+        assert what in known
+
+
+@pytest.mark.parametrize(
+    "command",
+    sorted({one for name in [*FOR_USERS, "docs/method.md"] for one in named_commands(read(name))}),
+)
+def test_command_in_running_text_has_these_options(command: str) -> None:
+    _, name, *words = shlex.split(command.replace("...", ""))
+    options = {option for parameter in COMMANDS[name].params for option in parameter.opts}
+    assert {word for word in words if word.startswith("--")} <= options
+
+
+def test_the_example_of_a_wrong_command_is_caught() -> None:
+    """The checks above see what they are there for."""
+    for wrong in ("prenas runn digits", "prenas run digits --outt x", "prenas train"):
+        with pytest.raises(Exception, match=r"runn|No such option|Missing parameter"):
+            parsed(wrong)
+
+
+# --- fields --------------------------------------------------------------------------------------
+
+
+def known_fields() -> set[str]:
+    """Every field of a recipe, groups included, with teacher and evolution switched on."""
+    recipe = with_overrides(
+        get_recipe("mobilenet-small"),
+        ["evolution={}", "training.teacher.name=deit_tiny_patch16_224"],
+    )
+    names = {name for name, _ in flat_fields(recipe)}
+    return {name.rsplit(".", cut)[0] for name in names for cut in range(name.count(".") + 1)}
+
+
+def named_fields(document: str) -> Iterator[str]:
+    """The field of every `training.epochs=3` or `data.root` in running text."""
+    groups = "calibration|data|evolution|search|space|training"
+    for span in code_spans(read(document)):
+        found = re.fullmatch(rf"(?:--set )?((?:{groups})\.[a-z_.]+)(?:=\S+)?", span)
+        if found and not found[1].endswith((".json", ".safetensors")):
+            yield found[1]
+
+
+@pytest.mark.parametrize("document", ["docs/guide.md", "docs/method.md"])
+def test_fields_in_running_text_exist(document: str) -> None:
+    named = set(named_fields(document))
+    known = known_fields()
+    assert len(named) >= 3
+    assert named <= known
+    assert "training.epoch" not in known
+
+
+def first_column(text: str) -> list[str]:
+    """The code spans of the first cell of every row."""
+    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    return [name for row in rows for name in re.findall(r"`([^`]+)`", row)]
+
+
+def test_tables_of_fields_name_existing_fields() -> None:
+    augmentation = first_column(section("docs/guide.md", "Augmentation"))
+    assert len(augmentation) > 10
+    assert set(augmentation) <= set(Augmentation.model_fields)
+    training = first_column(section("docs/method.md", "4. Preferred one-shot training"))
+    fields = {name.split("=")[0].split(".")[0] for name in training if "=" in name}
+    assert len(fields) > 5
+    assert fields <= set(TrainingRecipe.model_fields)
+
+
+# --- the guide, run ------------------------------------------------------------------------------
+
+
+def guide_blocks() -> list[tuple[str, str]]:
+    return code_blocks(read("docs/guide.md"))
+
+
+def invoke(command: str, *more: str) -> str:
+    _, *words = shlex.split(command)
+    result = CliRunner().invoke(app, [*words, *more])
+    assert result.exit_code == 0, (command, result.output, result.exception)
+    return result.output
+
+
+def subnets_shown(text: str) -> list[str]:
+    """Number, costs and architecture of every row of a table of subnets."""
+    return re.findall(
+        r"^ (\d+ +[\d,]+ +[\d.]+ +\d+ x \d+, heads \S+, ratio \S+)", text, re.MULTILINE
+    )
+
+
+@pytest.mark.slow
+def test_the_guides_walk_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its steps in order, then what it says about the finished run, with a short training."""
+    monkeypatch.chdir(tmp_path)
+    steps = shown_commands(section("docs/guide.md", "A run, step by step"))
+    assert [shlex.split(step)[1] for step in steps] == [
+        "search", "train", "calibrate", "evaluate", "specialize", "report",
+    ]  # fmt: skip
+    later = [
+        command
+        for command in shown_commands(read("docs/guide.md").split("\n## The report\n")[1])
+        if re.match(r"prenas (run digits --out runs/digits|\w+ runs/digits)", command)
+        and not re.search(r"--(track|arch|data)\b", command)
+    ]
+    assert {shlex.split(command)[1] for command in later} >= {"run", "status", "specialize"}
+    budgets = [one for one in examples("docs/guide.md") if one.endswith("--out runs/budgets")]
+    assert budgets
+    for command in [*steps, *later, *budgets]:
+        short = ["--set", "training.epochs=2"] if " digits " in command else []
+        threads = [] if re.search(r" (report|status) |--threads", command) else ["--threads", "1"]
+        output = invoke(command, *short, *threads)
+        if command == steps[0]:
+            assert len(subnets_shown(output)) == 6
+            for document in FOR_USERS:
+                text = section("README.md", "Try it") if document == "README.md" else read(document)
+                assert set(subnets_shown(output)) <= set(subnets_shown(text)), document
+    assert Path("runs/digits/report.md").exists()
+    assert Path("models/digits-3/arch.json").exists()
+    exercise_python_on(Path("runs/digits"))
+
+
+def exercise_python_on(run: Path) -> None:
+    """The guide's two snippets about a finished run."""
+    import torch
+
+    snippets = [text for language, text in guide_blocks() if language == "python"]
+    about_runs = [text for text in snippets if f'"{run}' in text]
+    assert len(about_runs) == 2
+    names: dict[str, object] = {"images": torch.randn(2, 1, 8, 8)}
+    for text in about_runs:
+        exec(compile(text, "docs/guide.md", "exec"), names)
+    assert names["logits"].shape == (2, 10)  # type: ignore[attr-defined]
 
 
 def test_python_of_the_guide(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -70,7 +258,7 @@ def test_python_of_the_guide(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     import torch
     from torch.utils.data import TensorDataset
 
-    (snippet,) = [text for language, text in code_blocks("docs/guide.md") if language == "python"]
+    (snippet,) = [text for language, text in guide_blocks() if "ImageData(" in text]
     images = torch.randn(20, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     split = TensorDataset(images, torch.arange(20) % 5)
     filled = snippet.replace("train=..., validation=...", "train=split, validation=split")
@@ -85,16 +273,33 @@ def test_python_of_the_guide(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     assert (tmp_path / "runs/mine/preferred.json").exists()
 
 
+# --- the README, run -----------------------------------------------------------------------------
+
+
+def test_python_of_the_readme(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its block on a picture, with a short training."""
+    import numpy as np
+    from PIL import Image
+
+    (snippet,) = [text for language, text in code_blocks(read("README.md")) if language == "python"]
+    recipe = 'prenas.get_recipe("digits")'
+    assert snippet.count(recipe) == 1
+    short = f'prenas.with_overrides({recipe}, ["training.epochs=1"])'
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"picture": Image.fromarray(np.zeros((20, 30), dtype=np.uint8))}
+    exec(compile(snippet.replace(recipe, short), "README.md", "exec"), names)
+    assert names["logits"].shape == (1, 10)  # type: ignore[attr-defined]
+    assert len(names["rows"]) == 6  # type: ignore[arg-type]
+
+
 def test_the_walk_on_own_pictures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The README's commands on a folder of pictures, one after the other, with a short training."""
     import numpy as np
     from PIL import Image
 
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = text.split("## On your own pictures")[1].split("\n## ")[0]
-    (block,) = re.findall(r"^```\n(.*?)^```", section, flags=re.MULTILINE | re.DOTALL)
-    commands = [shlex.split(line.split("#")[0]) for line in block.splitlines()]
-    assert [words[1] for words in commands] == ["run", "run", "specialize", "predict"]
+    commands = shown_commands(section("README.md", "On your own pictures"))
+    names = [shlex.split(command)[1] for command in commands]
+    assert names == ["run", "run", "specialize", "predict"]
     generator = np.random.default_rng(0)
     for place, (name, ending) in enumerate((("cat", "jpg"), ("dog", "png"))):
         folder = tmp_path / "photos" / name
@@ -103,23 +308,41 @@ def test_the_walk_on_own_pictures(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
             pixels = generator.integers(0, 128, (90, 120, 3)) + 127 * place
             Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.{ending}")
     monkeypatch.chdir(tmp_path)
-    short = ["--set", "training.epochs=1", "--set", "data.num_workers=0", "--threads", "1"]
-    for words in commands:
-        more = short if words[1] == "run" else ["--threads", "1"]
-        result = CliRunner().invoke(app, [*words[1:], *more])
-        assert result.exit_code == 0, (words, result.output, result.exception)
-    assert all(name in result.output for name in ("photos/cat/1.jpg", "cat", "dog", "%"))
+    short = ["--set", "training.epochs=1", "--set", "data.num_workers=0"]
+    for name, command in zip(names, commands, strict=True):
+        output = invoke(command, *(short if name == "run" else []), "--threads", "1")
+    assert all(word in output for word in ("photos/cat/1.jpg", "cat", "dog", "%"))
     assert (tmp_path / "runs/photos/report.md").exists()
+
+
+def test_the_readme_is_short_and_explains_its_words() -> None:
+    text = read("README.md")
+    assert len(text.splitlines()) <= 130
+    for word in ("isomer", "envelope", "block score", " lead "):
+        assert word not in text, f"{word!r} is explained in the guide, not here"
+    for term in ("search space", "budgets", "score", "supernet", "subnets"):
+        assert text.index(f"**{term}**") < text.index("## Install"), term
+
+
+# --- links ---------------------------------------------------------------------------------------
 
 
 def test_no_placeholder_is_left() -> None:
     for document in DOCUMENTS:
-        assert not re.search(r"@[A-Z]+@", (ROOT / document).read_text(encoding="utf-8")), document
+        assert not re.search(r"@[A-Z]+@", read(document)), document
 
 
-def test_linked_files_exist() -> None:
-    """Relative links of all documents point at files of the repository."""
-    for document in [*DOCUMENTS, "CHANGELOG.md", "results/README.md", "docs/decisions.md"]:
-        path = ROOT / document
-        for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8")):
-            assert (path.parent / target).exists(), f"{document} links to missing {target}"
+def anchors(path: Path) -> set[str]:
+    """The names that GitHub gives to the headings of a document."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", WITH_LINKS)
+def test_links_lead_somewhere(document: str) -> None:
+    """Relative links point at files of the repository and at headings that exist."""
+    path = ROOT / document
+    for target, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", read(document)):
+        goal = path.parent / target if target else path
+        assert goal.exists(), f"{document} links to missing {target}"
+        assert not anchor or anchor in anchors(goal), f"{document}: no heading #{anchor} in {goal}"
