@@ -134,6 +134,30 @@ def test_command_in_running_text_has_these_options(command: str) -> None:
     assert {word for word in words if word.startswith("--")} <= options
 
 
+OF_OTHERS = {
+    "torchrun": {"--max-restarts"},
+    "training code of the authors": {
+        "--scale-attn", "--scale-mlp", "--scale-embed", "--switch-ln", "--gp", "--change_qkv",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("document", [*FOR_USERS, "docs/method.md"])
+def test_options_in_running_text_exist(document: str) -> None:
+    ours = {
+        option
+        for command in COMMANDS.values()
+        for parameter in command.params
+        for option in parameter.opts
+    }
+    spans = [span for span in code_spans(read(document)) if span.startswith("--")]
+    words = {word for span in spans for word in span.split() if word.startswith("--")}
+    assert words
+    assert words <= ours.union(*OF_OTHERS.values())
+    budgets = [text for span in spans for text in re.findall(r"--budget (\S+)", span)]
+    assert not budgets or parse_budgets(budgets)
+
+
 def test_the_example_of_a_wrong_command_is_caught() -> None:
     """The checks above see what they are there for."""
     for wrong in ("prenas runn digits", "prenas run digits --outt x", "prenas train"):
