@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from prenas.data.naming import with_data
     from prenas.evaluation.accuracy import Evaluation, Metrics
     from prenas.families import get_space
-    from prenas.families.base import Arch, Cost, SearchSpace
+    from prenas.families.base import Arch, SearchSpace
     from prenas.families.mobilenet.arch import MobileNetArch, MobileNetSettings, StageArch
     from prenas.families.mobilenet.space import MobileNetSpace, StageOptions
     from prenas.families.vit.space import VitArch, VitSettings, VitSpace
@@ -63,7 +63,7 @@ _HOMES = {
     "prenas.rivals.evolution": ("Evolved",),
     "prenas.models.export": ("Model", "load", "load_timm"),
     "prenas.families": ("get_space",),
-    "prenas.families.base": ("Arch", "Cost", "SearchSpace"),
+    "prenas.families.base": ("Arch", "SearchSpace"),
     "prenas.families.mobilenet.arch": ("MobileNetArch", "MobileNetSettings", "StageArch"),
     "prenas.families.mobilenet.space": ("MobileNetSpace", "StageOptions"),
     "prenas.families.vit.space": ("VitArch", "VitSettings", "VitSpace"),
@@ -103,7 +103,6 @@ __all__ = [
     "Arch",
     "Augmentation",
     "CalibrationRecipe",
-    "Cost",
     "DataRecipe",
     "Evaluation",
     "EvolutionRecipe",

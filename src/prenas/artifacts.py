@@ -49,12 +49,12 @@ _LONGEST_HEADER = 100_000_000  # bytes, as safetensors itself has it
 
 SCHEMA_VERSIONS = {
     RECIPE: 1,
-    PREFERRED: 1,
+    PREFERRED: 2,
     DATA: 1,
-    EVOLUTION: 1,
+    EVOLUTION: 2,
     CALIBRATION: 1,
-    EVALUATION: 1,
-    MODEL_ARCH: 1,
+    EVALUATION: 2,
+    MODEL_ARCH: 2,
 }
 
 
@@ -100,7 +100,7 @@ def json_text(content: Mapping[str, Any]) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON file of this package.
+    """Reads a JSON file of this package; of an earlier version, in the form of the present one.
 
     Raises:
         FileNotFoundError: the file is missing.
@@ -113,13 +113,43 @@ def read_json(path: Path) -> dict[str, Any]:
     expected = SCHEMA_VERSIONS[path.name]
     if not isinstance(document, dict) or "schema_version" not in document:
         raise ValueError(f"{path} was not written by prenas: it has no schema_version")
-    version = document.pop("schema_version")
+    content: dict[str, Any] = document
+    version = content.pop("schema_version")
+    while isinstance(version, int) and (upgrade := _UPGRADES.get((path.name, version))):
+        content, version = upgrade(content), version + 1
     if version != expected:
         raise ValueError(
             f"{path} has schema version {version!r}, this prenas reads {expected}: "
             "use the prenas version that wrote it"
         )
-    return document
+    return content
+
+
+def _with_named_costs(content: dict[str, Any], *fields: str) -> dict[str, Any]:
+    """Costs were fields of their own in release 0.1.0; since then they are a mapping by name."""
+
+    def renamed(owner: Any) -> Any:
+        if not isinstance(owner, dict):  # damaged: whoever parses it says so
+            return owner
+        costs = {n: owner[n] for n in ("params", "macs", "relative_macs") if n in owner}
+        return {name: owner[name] for name in owner if name not in costs} | {"costs": costs}
+
+    upgraded = dict(content)
+    for field in fields:
+        owners = content.get(field)
+        if owners is not None:
+            is_list = isinstance(owners, list)
+            upgraded[field] = [*map(renamed, owners)] if is_list else renamed(owners)
+    return upgraded
+
+
+_UPGRADES: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {
+    (PREFERRED, 1): lambda content: _with_named_costs(content, "subnets", "optima"),
+    (EVOLUTION, 1): lambda content: _with_named_costs(content, "budgets"),
+    (EVALUATION, 1): lambda content: _with_named_costs(content, "subnets"),
+    (MODEL_ARCH, 1): lambda content: _with_named_costs(content, "provenance"),
+}
+"""(file, its schema version) -> the step that takes its content to the next version."""
 
 
 def parse_json(path: Path, parse: Callable[[dict[str, Any]], T]) -> T:

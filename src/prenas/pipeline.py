@@ -38,6 +38,7 @@ from prenas.models.specialization import (
 )
 from prenas.processes import join, resolve_device
 from prenas.recipe import Recipe, TrainingRecipe, flat_fields
+from prenas.recipe.budgets import Limits
 from prenas.report import draw_accuracy, render, write_csv, write_report
 from prenas.rivals.evolution import Evolved
 from prenas.rivals.evolution import Watcher as EvolutionWatcher
@@ -425,8 +426,7 @@ def specialize(
     out: str | Path,
     index: int | None = None,
     *,
-    max_params: int | str | None = None,
-    max_macs: int | str | None = None,
+    limits: Limits | None = None,
     to: str | Path | None = None,
     data: ImageData | None = None,
     device: str = "auto",
@@ -438,16 +438,16 @@ def specialize(
     was not evaluated is checked on noise, and the best is the subnet with the most parameters.
 
     Args:
-        index: number of the subnet in the evaluation; or give limits:
-        max_params: the best by validation top-1 with at most so many parameters ("100k", 100_000).
-        max_macs: the same for multiply-accumulates.
+        index: number of the subnet in the evaluation; or
+        limits: the best by validation top-1 that costs no more than this, by the names of the
+            costs: "params=100k,macs=2M" or {"params": 100_000}.
 
     Raises:
         ValueError: no such subnet, none within the limits, or logits that differ.
     """
     out, processes = Path(out), join()
     rows = _evaluations(out, data, device)
-    number = choose(rows, index, max_params=max_params, max_macs=max_macs)
+    number = choose(rows, index, limits)
     folder = Path(to) if to is not None else out / artifacts.SUBNETS / f"{number:02d}"
     if not processes.is_main:
         pass

@@ -21,6 +21,9 @@ from prenas.cli.options import (
     Crops,
     DataTexts,
     Device,
+    Limits,
+    MaxMacs,
+    MaxParams,
     Out,
     Overrides,
     RecipeName,
@@ -29,6 +32,7 @@ from prenas.cli.options import (
     SpaceText,
     Threads,
     Trackers,
+    joined_limits,
 )
 from prenas.cli.status import print_status
 from prenas.cli.steps import (
@@ -148,12 +152,9 @@ def finetune_command(
         typer.Option("--extend-distances", help="Weights for the new distances of a larger image."),
     ] = False,
     subnet: Annotated[int | None, typer.Option(help="This subnet of the source alone.")] = None,
-    max_params: Annotated[
-        str | None, typer.Option(help="Its best subnet within, e.g. 100k, alone.")
-    ] = None,
-    max_macs: Annotated[
-        str | None, typer.Option(help="Its best subnet within, e.g. 1.4G, alone.")
-    ] = None,
+    limits: Limits = None,
+    max_params: MaxParams = None,
+    max_macs: MaxMacs = None,
     head: Annotated[
         str, typer.Option(help="auto (kept where classes are the same), keep, fresh.")
     ] = "auto",
@@ -170,7 +171,8 @@ def finetune_command(
     require_out(out, dry_run)
     set_threads(threads)
     check_trackers(track or ())
-    origin = read_source(source, subnet, max_params=max_params, max_macs=max_macs)
+    limited = joined_limits(limits, max_params, max_macs)
+    origin = read_source(source, subnet, limits=limited)
     chosen = finetuning_recipe(
         origin,
         recipe,
@@ -316,8 +318,9 @@ def status_command(
 def specialize_command(
     run: RunFolder,
     index: Annotated[int | None, typer.Option(help="Number of the subnet in the table.")] = None,
-    max_params: Annotated[str | None, typer.Option(help="Best within, e.g. 100k, 6M.")] = None,
-    max_macs: Annotated[str | None, typer.Option(help="Best within, e.g. 1.4G.")] = None,
+    limits: Limits = None,
+    max_params: MaxParams = None,
+    max_macs: MaxMacs = None,
     to: Annotated[Path | None, typer.Option(help="Empty folder; default: in the run.")] = None,
     data: DataTexts = None,
     device: Device = "auto",
@@ -325,25 +328,26 @@ def specialize_command(
 ) -> None:
     """Cut one subnet out, check that it equals the supernet's, write model and description."""
     from prenas import artifacts, pipeline
+    from prenas.cost import shown_axes
 
     set_threads(threads)
     folder = pipeline.specialize(
         run,
         index,
-        max_params=max_params,
-        max_macs=max_macs,
+        limits=joined_limits(limits, max_params, max_macs),
         to=to,
         data=other_data(run, data),
         device=device,
     )
     provenance = artifacts.read_json(folder / artifacts.MODEL_ARCH)["provenance"]
+    amounts = provenance["costs"]
+    costs = [axis.in_words(amounts[axis.name]) for axis in shown_axes([amounts])]
     results = "".join(
         f", {split} top-1 {100 * metrics['top1']:.2f} %"
         for split, metrics in provenance["evaluation"].items()
     )
     console.print(
-        f"Subnet {provenance['subnet']}: {provenance['params']:,} parameters, "
-        f"{provenance['macs']:,} MACs{results}\n"
+        f"Subnet {provenance['subnet']}: {', '.join(costs)}{results}\n"
         f"Model     {folder}\nUse       network, transform = prenas.load({str(folder)!r})",
         soft_wrap=True,
     )

@@ -54,6 +54,20 @@ BudgetTexts = Annotated[
         "repeatable, replaces the recipe's.",
     ),
 ]
+Limits = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--max",
+        metavar="COST=AMOUNT",
+        help="The best subnet within these limits: params=6M,macs=1.4G; repeatable.",
+    ),
+]
+MaxParams = Annotated[
+    str | None, typer.Option(metavar="AMOUNT", help="Short for --max params=AMOUNT, e.g. 100k.")
+]
+MaxMacs = Annotated[
+    str | None, typer.Option(metavar="AMOUNT", help="Short for --max macs=AMOUNT, e.g. 1.4G.")
+]
 Seeds = Annotated[
     int | None,
     typer.Option("--further-seeds", help="Initialisations scored beside, to report agreement."),
@@ -71,3 +85,13 @@ ArchTexts = Annotated[
     list[str] | None,
     typer.Option("--arch", metavar="JSON|FILE", help="Evaluate these instead; repeatable."),
 ]
+
+
+def joined_limits(
+    limits: list[str] | None, max_params: str | None, max_macs: str | None
+) -> str | None:
+    """Limits and their short forms as one text; None if there is none."""
+    given = [*(limits or ())]
+    given += [f"params={max_params}"] if max_params is not None else []
+    given += [f"macs={max_macs}"] if max_macs is not None else []
+    return ",".join(given) if given else None

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from prenas.cli.tables import console
+from prenas.cost import size_axis
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -71,11 +72,11 @@ class TrainingProgress:
 
 def validation_line(records: Sequence[Mapping[str, Any]]) -> str:
     """`epoch 10: validation top-1 of smallest 91.2, middle 93.0, largest 93.4`."""
-    texts = []
+    texts, size = [], size_axis().name
     for weights in dict.fromkeys(record["weights"] for record in records):
         ranked = sorted(
             (record for record in records if record["weights"] == weights),
-            key=lambda record: record["params"],
+            key=lambda record: record["costs"][size],
         )
         places = {"smallest": 0, "middle": len(ranked) // 2, "largest": -1}
         if len(ranked) == 2:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from prenas.cli.tables import console, duration, print_table
+from prenas.cost import size_axis
 
 if TYPE_CHECKING:
     from prenas.runs.status import Status, TrainingStatus
@@ -75,13 +76,14 @@ def _print_training(progress: TrainingStatus) -> None:
     if progress.validations:
         top1 = {(v.subnet, v.weights): f"{100 * v.top1:.2f}" for v in progress.validations}
         weights = list(dict.fromkeys(v.weights for v in progress.validations))
-        params = {v.subnet: f"{v.params:,}" for v in progress.validations}
+        size = size_axis()
+        sizes = {v.subnet: size.cell(v.costs[size.name]) for v in progress.validations}
         print_table(
             f"Validation after epoch {progress.validations[0].epoch + 1:,}: top-1, %",
-            ["#", "params", *weights],
+            ["#", size.header, *weights],
             [
-                (subnet, params[subnet], *(top1.get((subnet, name), "-") for name in weights))
-                for subnet in params
+                (subnet, sizes[subnet], *(top1.get((subnet, name), "-") for name in weights))
+                for subnet in sizes
             ],
         )
     if progress.skipped:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+
+from prenas.cost import CostAxis, bounded_axes, count, shown_axes, size_axis
 
 if TYPE_CHECKING:
     from prenas.data import ImageData
@@ -64,19 +66,21 @@ def print_preferred(preferred: PreferredSet) -> None:
     origin = f"{amount(preferred.num_classes_of_isomers)} isomer classes scored"
     if preferred.origin is not None:
         origin = preferred.origin.summary
+    axes = shown_axes(subnet.costs for subnet in preferred.subnets)
     print_table(
         f"{preferred.recipe.name}: {_plural(len(preferred.subnets), 'preferred subnet')} of "
         f"{amount(preferred.num_archs)} ({origin})",
         [
-            *("#", "params", "MACs, M", "architecture", "score", "lead"),
+            "#",
+            *(axis.header for axis in axes),
+            *("architecture", "score", "lead"),
             *(["gap"] if preferred.optima else []),
             "best of",
         ],
         [
             (
                 number,
-                f"{subnet.params:,}",
-                _millions(subnet.macs),
+                *_cost_cells(axes, subnet.costs),
                 subnet.arch.summary,
                 "-" if subnet.score is None else f"{subnet.score:,.1f}",
                 leads[number],
@@ -131,21 +135,22 @@ def _plural(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _millions(macs: int) -> str:
-    return f"{macs / 1e6:.4g}"
+def _cost_cells(axes: Sequence[CostAxis], costs: Mapping[str, int]) -> list[str]:
+    return [axis.cell(costs[axis.name]) for axis in axes]
 
 
 def print_evaluations(rows: Sequence[Evaluation], title: str) -> None:
     """Costs and results of subnets on every split."""
     splits = list(rows[0].splits)
     with_top5 = rows[0].splits[splits[0]].top5 is not None
-    columns = ["#", "params", "MACs, M", "architecture"]
+    axes = shown_axes(row.costs for row in rows)
+    columns = ["#", *(axis.header for axis in axes), "architecture"]
     for split in splits:
         heads = ["top-1", *(["top-5"] if with_top5 else []), "loss"]
         columns += [f"{split[:4].removesuffix('i')}\n{head}" for head in heads]
     table = []
     for number, row in enumerate(rows):
-        cells = [number, f"{row.params:,}", _millions(row.macs), row.arch.summary]
+        cells = [number, *_cost_cells(axes, row.costs), row.arch.summary]
         for metrics in row.splits.values():
             cells.append(f"{100 * metrics.top1:.2f}")
             if metrics.top5 is not None:
@@ -162,14 +167,14 @@ def print_evaluations(rows: Sequence[Evaluation], title: str) -> None:
 
 def print_evolved(found: Sequence[Evolved], title: str) -> None:
     """The best subnet of every budget, and out of how many."""
+    axes = shown_axes(one.costs for one in found)
     print_table(
         title,
-        ["best of", "params", "MACs, M", "architecture", "val top-1", "evaluated"],
+        ["best of", *(axis.header for axis in axes), "architecture", "val top-1", "evaluated"],
         [
             (
                 one.budget,
-                f"{one.params:,}",
-                _millions(one.macs),
+                *_cost_cells(axes, one.costs),
                 one.arch.summary,
                 f"{100 * one.accuracy:.2f}",
                 f"{one.num_evaluated:,}",
@@ -182,16 +187,14 @@ def print_evolved(found: Sequence[Evolved], title: str) -> None:
 
 def print_estimate(plan: DryRun, recipe: Recipe) -> None:
     """Time and memory of a training that was not begun."""
-    from prenas.cost import count
-
-    estimate, training = plan.estimate, recipe.training
+    estimate, training, size = plan.estimate, recipe.training, size_axis()
     assert training is not None, "a dry run trains"
     print_table(
         f"Measured training steps of {estimate.images_per_step} images",
-        ["params", "architecture", "images/s", "kept per image, MB"],
+        [size.header, "architecture", "images/s", "kept per image, MB"],
         [
             (
-                f"{count(cost.arch, recipe.space.settings).params:,}",
+                size.cell(count(cost.arch, recipe.space)[size.name]),
                 cost.arch.summary,
                 f"{1 / cost.seconds:,.0f}",
                 f"{cost.activation_bytes / 1e6:,.1f}",
@@ -244,7 +247,6 @@ def duration(seconds: float) -> str:
 
 def print_space(space: SearchSpace) -> None:
     """Axes, settings, smallest and largest network, and which budgets the space reaches."""
-    from prenas.cost import count
     from prenas.recipe import flat_fields
     from prenas.report.forms import amount
     from prenas.selection.isomers import num_isomer_classes
@@ -287,21 +289,21 @@ def print_space(space: SearchSpace) -> None:
         "largest": space.largest,
         "scored supernet": space.supernet,
     }
-    costs = {word: count(arch, space.settings) for word, arch in archs.items()}
+    costs = {word: count(arch, space) for word, arch in archs.items()}
     print_table(
         "Its networks",
-        ["what", "params", "MACs, M", "architecture"],
+        ["what", *(axis.header for axis in bounded_axes()), "architecture"],
         [
-            (word, f"{costs[word].params:,}", _millions(costs[word].macs), arch.summary)
+            (word, *_cost_cells(bounded_axes(), costs[word]), arch.summary)
             for word, arch in archs.items()
         ],
     )
-    low, high = costs["smallest"], costs["largest"]
-    console.print(
-        f"Budgets reach from params={_rounded(low.params)} to {_rounded(high.params)}, "
-        f"from macs={_rounded(low.macs)} to {_rounded(high.macs)}.\n",
-        soft_wrap=True,
+    reach = ", ".join(
+        f"from {axis.name}={_rounded(axis, costs['smallest'])} to "
+        f"{_rounded(axis, costs['largest'])}"
+        for axis in bounded_axes()
     )
+    console.print(f"Budgets reach {reach}.\n", soft_wrap=True)
 
 
 def _holds(value: object, kind: type) -> bool:
@@ -313,12 +315,11 @@ def _listed(options: Sequence[float]) -> str:
     return " ".join(f"{option:g}" for option in options)
 
 
-def _rounded(amount: int) -> str:
+def _rounded(axis: CostAxis, costs: Mapping[str, int]) -> str:
     """As budgets write it, up to the next of three digits, so that the amount fits: 5.37M."""
-    from prenas.recipe.budgets import format_amount
-
+    amount = costs[axis.name]
     step = 10 ** max(len(str(amount)) - 3, 0)
-    return format_amount(-(-amount // step) * step)
+    return axis.format(-(-amount // step) * step)
 
 
 def print_lists() -> None:

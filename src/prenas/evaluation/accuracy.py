@@ -35,8 +35,8 @@ class Evaluation(Value):
     """One subnet: what it is, costs and achieves. Choose by `validation`; only report `test`."""
 
     arch: SerializeAsAny[Arch]
-    params: int
-    macs: int
+    costs: dict[str, int]
+    """By the name of the axis (`prenas.cost`)."""
     splits: dict[str, Metrics]
 
 
@@ -183,13 +183,11 @@ def evaluate_archs(
         )
         for name, source in splits.items()
     }
-    costs = [count(arch, supernet.settings) for arch in archs]
     return [
         Evaluation(
             arch=arch,
-            params=cost.params,
-            macs=cost.macs,
+            costs=count(arch, supernet.settings),
             splits={name: metrics[number] for name, metrics in results.items()},
         )
-        for number, (arch, cost) in enumerate(zip(archs, costs, strict=True))
+        for number, arch in enumerate(archs)
     ]

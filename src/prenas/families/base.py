@@ -84,22 +84,6 @@ class Settings(Value):
         return value
 
 
-class Cost(NamedTuple):
-    """What a subnet costs; budgets name these fields.
-
-    `macs` counts matrix products (attention, patch convolution and head included) without
-    relative positions; `relative_macs` is what relative positions add in the form that is run.
-    """
-
-    params: int
-    macs: int
-    relative_macs: int = 0
-
-
-COST_AXES = ("params", "macs")
-"""The costs a budget may bound, in the order in which they break ties between equal scores."""
-
-
 _MOST_LAYERS = 1000
 
 

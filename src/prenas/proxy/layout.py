@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from prenas.cost import CostAxis, amounts, bounded_axes, parts_of
 from prenas.families import family_of, parameter_shapes
-from prenas.families.base import COST_AXES, Choices, SearchSpace, Shape, Stage, StageChoice
+from prenas.families.base import Choices, SearchSpace, Shape, Stage, StageChoice
 
 Integers = npt.NDArray[np.int64]
 Shapes = dict[str, Shape]
@@ -145,53 +146,65 @@ def _note(known: dict[Any, Shapes], key: tuple[int, ...], shapes: Shapes) -> Non
     )
 
 
-@lru_cache(maxsize=64)
 def costs_of(space: SearchSpace, resolution: int | None) -> tuple[StageCosts, ...]:
     """What every stage of a space costs at one of its resolutions; do not change it."""
-    family, stages = family_of(space), space.chain
-    assert COST_AXES == ("params", "macs"), f"how are {COST_AXES} counted by layer?"
+    return _costs_of(space, resolution, bounded_axes())
+
+
+@lru_cache(maxsize=64)
+def _costs_of(
+    space: SearchSpace, resolution: int | None, axes: tuple[CostAxis, ...]
+) -> tuple[StageCosts, ...]:
+    stages, layouts = space.chain, layout_of(space)
     costs = []
-    for num_before, stage, layout in zip(
-        widths_before(stages), stages, layout_of(space), strict=True
-    ):
-        shape = (num_before, len(stage.widths))
-        fixed = np.zeros((*shape, 2), dtype=np.int64)
-        layers = np.zeros((*shape, stage.depths[-1], num_options(stage), 2), dtype=np.int64)
-        for (before, width), shapes in layout.fixed.items():
-            fixed[before, width, 0] = _size(shapes)
-        for (before, width, option), shapes in layout.first.items():
-            layers[before, width, 0, option, 0] = _size(shapes)
-        for (place, width, option), shapes in layout.others.items():
-            layers[:, width, place, option, 0] = _size(shapes)
-        costs.append(StageCosts(fixed, layers))
+    for num_before, stage in zip(widths_before(stages), stages, strict=True):
+        shape, inner = (num_before, len(stage.widths)), (stage.depths[-1], num_options(stage))
+        fixed = np.zeros((*shape, len(axes)), dtype=np.int64)
+        costs.append(StageCosts(fixed, np.zeros((*shape, *inner, len(axes)), dtype=np.int64)))
     for probe, choices in _walks(stages):
-        for (number, layer), macs, _ in family.work(
-            space.compose(choices, resolution), space.settings
-        ):
+        arch = space.compose(choices, resolution)
+        for part in parts_of(arch, space.settings, _shapes_of(layouts, probe, choices)):
+            number, layer = part.work.role
             before, width = probe.widths[number : number + 2]
             if layer is None:
-                costs[number].fixed[before, width, 1] = macs
+                costs[number].fixed[before, width] = amounts(part, axes)
             else:
                 came = before if layer == 0 else slice(None)
-                costs[number].layers[came, width, layer, probe.options[number], 1] = macs
+                option = probe.options[number]
+                costs[number].layers[came, width, layer, option] = amounts(part, axes)
     return tuple(costs)
 
 
-def _size(shapes: Shapes) -> int:
-    return sum(map(prod, shapes.values()))
+def _shapes_of(
+    layouts: Sequence[StageLayout], probe: _Probe, choices: Choices
+) -> dict[tuple[int, int | None], Shapes]:
+    """(stage, layer or None) -> what a walk owns there."""
+    shapes: dict[tuple[int, int | None], Shapes] = {}
+    for number, (layout, choice) in enumerate(zip(layouts, choices, strict=True)):
+        before, width = probe.widths[number : number + 2]
+        shapes[number, None] = layout.fixed[before, width]
+        for layer in range(choice.depth):
+            shapes[number, layer] = layout.layer(layer, before, width, probe.options[number])
+    return shapes
 
 
-@lru_cache(maxsize=64)
 def interchangeable(space: SearchSpace, resolution: int | None) -> tuple[tuple[Layers, ...], ...]:
     """Per stage its layers in classes: within one, every option has equal tensors and costs.
 
     Whatever the widths at both ends of the stage.
     """
+    return _interchangeable(space, resolution, bounded_axes())
+
+
+@lru_cache(maxsize=64)
+def _interchangeable(
+    space: SearchSpace, resolution: int | None, axes: tuple[CostAxis, ...]
+) -> tuple[tuple[Layers, ...], ...]:
     family, stages = family_of(space), space.chain
     names = iter(family.layers(space.compose(space.extreme(-1))))
     classes = []
     for stage, layout, costs in zip(
-        stages, layout_of(space), costs_of(space, resolution), strict=True
+        stages, layout_of(space), _costs_of(space, resolution, axes), strict=True
     ):
         found: dict[object, list[int]] = {}
         for layer in range(stage.depths[-1]):

@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from prenas.cost import bounded_axes
 from prenas.families import family_of
 from prenas.families.base import (
-    COST_AXES,
     Arch,
     Choices,
     SearchSpace,
@@ -94,7 +94,7 @@ class SpaceTables:
 
     def cost(self, choices: Choices) -> Integers:
         """[cost axes] of a subnet."""
-        total, before = np.zeros(len(COST_AXES), dtype=np.int64), 0
+        total, before = np.zeros(len(bounded_axes()), dtype=np.int64), 0
         for table, choice in zip(self.stages, choices, strict=True):
             total += table.fixed_costs[before, choice.width]
             for layer, options in enumerate(layer_options(choice)):

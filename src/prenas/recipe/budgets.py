@@ -1,20 +1,19 @@
-"""Budgets: what a subnet may cost, in parameters, multiply-accumulates, or both at once."""
+"""Budgets and limits: what a subnet may cost, on one cost axis or several at once."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from decimal import Decimal
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from prenas.families.base import COST_AXES, SearchSpace
+from prenas.cost import CostAxis, bounded_axis, bounded_names
+from prenas.families.base import SearchSpace
 from prenas.proxy.layout import Integers
 from prenas.values import unknown_name
 
-_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
 _NO_LIMIT = 2**62
 _SHAPE = (
     "write AXIS=LIMIT, AXIS=LO:HI or AXIS=LO:HI:STEP, joined by commas, "
@@ -32,10 +31,11 @@ class Budget(NamedTuple):
 
     def __str__(self) -> str:
         parts = [
-            f"{axis} in [{format_amount(lo)}, {format_amount(hi)})"
+            f"{name} in [{axis.format(lo)}, {axis.format(hi)})"
             if lo
-            else f"{axis} <= {format_amount(hi - 1)}"
-            for axis, (lo, hi) in self.intervals.items()
+            else f"{name} <= {axis.format(hi - 1)}"
+            for name, (lo, hi) in self.intervals.items()
+            for axis in (bounded_axis(name),)
         ]
         return ", ".join([*parts, *([f"resolution {self.resolution}"] if self.resolution else [])])
 
@@ -52,12 +52,13 @@ class Budget(NamedTuple):
     @property
     def axes_in_order(self) -> list[int]:
         """Numbers of the costs in the order in which they break ties: first what is bounded."""
-        names = sorted(COST_AXES, key=lambda name: name not in self.intervals)
-        return [COST_AXES.index(name) for name in names]
+        names = bounded_names()
+        return sorted(range(len(names)), key=lambda axis: names[axis] not in self.intervals)
 
     def expense(self, cost: Mapping[str, int]) -> tuple[int, ...]:
         """Smaller for the cheaper of two subnets, first of all on what is bounded."""
-        return tuple(cost[COST_AXES[axis]] for axis in self.axes_in_order)
+        names = bounded_names()
+        return tuple(cost[names[axis]] for axis in self.axes_in_order)
 
     def preference(self, score: float, cost: Mapping[str, int]) -> tuple[float, ...]:
         """Smaller for the better of two subnets: the higher score, then the lower costs."""
@@ -67,7 +68,7 @@ class Budget(NamedTuple):
     def bounds(self) -> Integers:
         """[cost axes, 2] lower and upper ends, open where the budget does not bound an axis."""
         return np.array(
-            [self.intervals.get(axis, (0, _NO_LIMIT)) for axis in COST_AXES], dtype=np.int64
+            [self.intervals.get(name, (0, _NO_LIMIT)) for name in bounded_names()], dtype=np.int64
         )
 
 
@@ -76,33 +77,6 @@ class Budgets(NamedTuple):
 
     kept: tuple[Budget, ...]
     partial: tuple[Budget, ...]
-
-
-def format_amount(value: int) -> str:
-    """The shortest exact form with a unit, of two as short not the fraction: 300M, 1.25G."""
-    forms = [
-        f"{(Decimal(value) / scale).normalize():f}{unit}"
-        for unit, scale in reversed(_UNITS.items())
-    ]
-    return min(forms, key=lambda form: (len(form), form.startswith("0.")))
-
-
-def parse_amount(text: str) -> int:
-    """A whole number from text such as 6M, 1.4G, 250k or 6000000.
-
-    Raises:
-        ValueError: not a positive amount in these units.
-    """
-    match = re.fullmatch(r"\s*([0-9]+(?:_[0-9]+)*(?:\.[0-9]+)?|\.[0-9]+)\s*([kKmMgGbB]?)\s*", text)
-    if match is None:
-        raise ValueError(
-            f"cannot read the amount {text!r}: write a number with k, M or G, such as 250k or 6M"
-        )
-    unit = {"K": "k", "m": "M", "g": "G", "b": "G", "B": "G"}.get(match[2], match[2])
-    value = Decimal(match[1]) * _UNITS[unit]
-    if value != int(value) or value <= 0:
-        raise ValueError(f"the amount {text!r} is not a whole positive number")
-    return int(value)
 
 
 def parse_budgets(texts: Iterable[str], *, keep_partial: bool = False) -> Budgets:
@@ -134,11 +108,11 @@ def parse_budgets(texts: Iterable[str], *, keep_partial: bool = False) -> Budget
                     )
                 resolutions = [*map(_parse_resolution, amounts.split("/"))]
                 continue
-            if axis not in COST_AXES:
-                raise unknown_name("budget axis", axis, (*COST_AXES, "resolution"))
+            if axis not in bounded_names():
+                raise unknown_name("budget axis", axis, (*bounded_names(), "resolution"))
             if axis in boxes[0][0]:
                 raise ValueError(f"the budget {text!r} bounds {axis} twice: give one bound each")
-            intervals = _intervals(text, amounts)
+            intervals = _intervals(text, bounded_axis(axis), amounts)
             grids += len(intervals) > 1
             boxes = [
                 ({**box, axis: interval}, whole and is_whole)
@@ -163,11 +137,11 @@ def _parse_resolution(text: str) -> int:
     return int(text)
 
 
-def _intervals(text: str, amounts: str) -> list[tuple[tuple[int, int], bool]]:
+def _intervals(text: str, axis: CostAxis, amounts: str) -> list[tuple[tuple[int, int], bool]]:
     """((lo, hi), whether it is a whole step) for one axis of a budget."""
     first, *rest = amounts.split(":")
-    lowest = 0 if rest and first.strip() == "0" else parse_amount(first)
-    values = [lowest, *map(parse_amount, rest)]
+    lowest = 0 if rest and first.strip() == "0" else axis.parse(first)
+    values = [lowest, *map(axis.parse, rest)]
     if len(values) == 1:
         return [((0, values[0] + 1), True)]  # costs are whole numbers: at most the limit
     if len(values) > 3:
@@ -180,7 +154,7 @@ def _intervals(text: str, amounts: str) -> list[tuple[tuple[int, int], bool]]:
     step = values[2]
     if step > hi - lo:
         raise ValueError(
-            f"the budget {text!r} holds no whole step of {format_amount(step)}: "
+            f"the budget {text!r} holds no whole step of {axis.format(step)}: "
             "make the step smaller or the range wider, or write LO:HI for the one interval"
         )
     starts = range(lo, hi, step)
@@ -197,3 +171,36 @@ def check_resolutions(budgets: Iterable[Budget], space: SearchSpace) -> None:
                 f"the budget {budget} names a resolution that space {space.name!r} does not have: "
                 f"{choices}"
             )
+
+
+Limits = str | Mapping[str, int | str]
+"""The most that a subnet may cost: "params=6M,macs=1.4G" or {"params": "6M", "macs": 1_400_000}."""
+
+
+def parse_limits(limits: Limits | None) -> dict[str, int]:
+    """Limits by the name of the axis, inclusive, in the order of the table; none of None.
+
+    Raises:
+        ValueError: an unknown cost, one that is bounded twice, or an amount that cannot be read.
+    """
+    pairs = (limits or {}).items() if not isinstance(limits, str) else _limit_pairs(limits)
+    found: dict[str, int] = {}
+    for name, amount in pairs:
+        axis = bounded_axis(name)
+        if name in found:
+            raise ValueError(f"{name} is limited twice: give one limit for each cost")
+        found[name] = axis.parse(str(amount))
+    return {name: found[name] for name in bounded_names() if name in found}
+
+
+def _limit_pairs(text: str) -> list[tuple[str, str]]:
+    pairs = []
+    for part in text.split(","):
+        name, _, amount = (piece.strip() for piece in part.partition("="))
+        if not amount:
+            raise ValueError(
+                f"cannot read the limit {text!r}: write COST=AMOUNT, joined by commas, "
+                "e.g. params=6M or params=6M,macs=1.4G"
+            )
+        pairs.append((name, amount))
+    return pairs

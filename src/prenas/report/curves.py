@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from prenas.cost import CostAxis, shown_axes, size_axis
 from prenas.report.figure import BLUE, GREY, VERMILION
 
 if TYPE_CHECKING:
@@ -43,22 +45,20 @@ def wilson_interval(metrics: Metrics) -> tuple[float, float]:
 
 
 def draw_accuracy(figure: Figure, rows: Sequence[Evaluation], *, title: str | None = None) -> None:
-    """Top-1 over parameters and over multiply-accumulates, per split, with 95 % intervals.
+    """Top-1 over every cost, per split, with 95 % intervals.
 
     Subnets of nearly one cost share a name above the panel; of each such group the lines of both
     splits pass through the best by validation, since test chooses nothing.
     """
-    from matplotlib.ticker import EngFormatter
     from matplotlib.transforms import ScaledTranslation
 
-    figure.set_size_inches(9, 3.9)
+    shown = shown_axes(row.costs for row in rows)
+    figure.set_size_inches(4.5 * len(shown), 3.9)
     figure.set_layout_engine("constrained")
-    panels = figure.subplots(1, 2, sharey=True)
+    panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     looks = {split: look for split, look in _LOOKS.items() if split in rows[0].splits}
-    for axes, cost, label in zip(
-        panels, ("params", "macs"), ("parameters", "MACs per image"), strict=True
-    ):
-        costs = [float(getattr(row, cost)) for row in rows]
+    for axes, cost in zip(panels, shown, strict=True):
+        costs = [float(row.costs[cost.name]) for row in rows]
         margin = 0.06 * (max(costs) - min(costs)) or 0.1 * costs[0]
         axes.set_xlim(min(costs) - margin, max(costs) + margin)
         groups = grouped(costs, (max(costs) - min(costs) + 2 * margin) / _LETTERS_PER_PANEL)
@@ -68,13 +68,17 @@ def draw_accuracy(figure: Figure, rows: Sequence[Evaluation], *, title: str | No
             _draw_split(axes, costs, [row.splits[split] for row in rows], leaders, look, place)
             axes.plot([], [], look.marker + look.line, color=look.colour, label=split)
         _name_on_top(axes, costs, groups)
-        axes.set_xlabel(label)
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.set_xlabel(" ".join(filter(None, [cost.noun, cost.per])))
+        axes.xaxis.set_major_formatter(partial(_tick, cost))
     panels[0].set_ylabel("top-1 accuracy, %")
     handles, splits = panels[0].get_legend_handles_labels()
     figure.legend(handles, splits, loc="outside lower center", ncols=len(splits))
     if title is not None:
         figure.suptitle(title)
+
+
+def _tick(cost: CostAxis, amount: float, place: int | None = None) -> str:
+    return cost.tick(amount)
 
 
 def _draw_split(
@@ -176,8 +180,9 @@ def _draw_validations(axes: Axes, validations: Sequence[ValidationRecord]) -> No
     """A line per subnet, darker for larger ones; dotted for averaged weights."""
     from matplotlib import colormaps
 
-    params = {record.subnet: record.params for record in validations}
-    ranked = sorted(params, key=lambda subnet: params[subnet])
+    size = size_axis().name
+    sizes = {record.subnet: record.costs[size] for record in validations}
+    ranked = sorted(sizes, key=lambda subnet: sizes[subnet])
     named = set()
     lines = {(record.subnet, record.weights) for record in validations}
     for subnet, weights in sorted(lines, key=lambda line: (line[0], line[1] != "trained")):

@@ -24,12 +24,6 @@ def percent(share: float) -> str:
     return f"{100 * share:.2f}"
 
 
-def millions(number: int) -> str:
-    """In millions, with four digits or all those before the point."""
-    value = number / 1e6
-    return f"{value:,.0f}" if value >= 999.95 else f"{value:#.4g}"
-
-
 def plural(number: int, one: str, many: str | None = None) -> str:
     """A number and what is counted: "1 epoch", "2 epochs"."""
     return f"{amount(number)} {one if number == 1 else many or one + 's'}"

@@ -8,8 +8,9 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prenas import artifacts
+from prenas.cost import CostAxis, shown_axes
 from prenas.report.cells import block_score_panels
-from prenas.report.forms import NONE, amount, millions, percent, plural, words
+from prenas.report.forms import NONE, amount, percent, plural, words
 from prenas.report.markdown import code, escape, folded, link, picture, table
 from prenas.report.reproduction import command_of
 from prenas.rivals.evolution import EvolvedSet
@@ -72,12 +73,12 @@ def summary(run: RunSoFar) -> list[str]:
     found = num_subnets
     if run.best is not None:
         row = run.rows[run.best]
+        costs = [axis.about(row.costs[axis.name]) for axis in shown_axes([row.costs])]
         accuracies = ", ".join(
             f"{split} {percent(metrics.top1)} %" for split, metrics in row.splits.items()
         )
         found += (
-            f"; best by validation is subnet {run.best} ({row.params:,} parameters, "
-            f"{millions(row.macs)} M MACs): top-1 {accuracies}"
+            f"; best by validation is subnet {run.best} ({', '.join(costs)}): top-1 {accuracies}"
         )
     elif recipe.training:
         found += "; not evolved yet" if _is_to_evolve(run) else "; not evaluated yet"
@@ -104,7 +105,9 @@ def subnets(run: RunSoFar) -> list[str]:
     splits = list(run.rows[0].splits) if run.rows else []
     with_top5 = bool(run.rows) and run.rows[0].splits[splits[0]].top5 is not None
     names = ["top-1, %", *(["top-5, %"] if with_top5 else []), "loss"]
-    heads = ["subnet", "params", "MACs, M", "architecture", "score", "lead, %", "best of"]
+    axes = shown_axes(subnet.costs for subnet in preferred.subnets)
+    heads = ["subnet", *(axis.header for axis in axes)]
+    heads += ["architecture", "score", "lead, %", "best of"]
     has_blocks = any(subnet.score_of_blocks is not None for subnet in preferred.subnets)
     if has_blocks:
         heads.insert(heads.index("score") + 1, "of layers")
@@ -116,8 +119,7 @@ def subnets(run: RunSoFar) -> list[str]:
         choices = [choice for choice in preferred.choices if choice.subnet == number]
         cells = [
             str(number),
-            f"{subnet.params:,}",
-            millions(subnet.macs),
+            *_cost_cells(axes, subnet.costs),
             escape(subnet.arch.summary),
             _score(subnet.score),
             *([_score(subnet.score_of_blocks)] if has_blocks else []),
@@ -181,16 +183,18 @@ def subnets(run: RunSoFar) -> list[str]:
 
 
 def accuracy(run: RunSoFar) -> list[str]:
-    """Accuracy over both costs."""
+    """Accuracy over every cost."""
     heading = "## Accuracy against cost"
     if run.preferred.recipe.training is None:
         return [heading, _ONLY_SEARCHES]
     if not run.rows:
         word, command = ("evolved", "evolve") if _is_to_evolve(run) else ("evaluated", "evaluate")
         return [heading, f"Not {word} yet: `prenas {command} {_word(run.folder)}`."]
+    first, *others = (f"against {axis.noun}" for axis in shown_axes(row.costs for row in run.rows))
+    against = " and ".join(filter(None, [", ".join([first, *others[:-1]]), *others[-1:]]))
     return [
         heading,
-        _picture("accuracy", "Top-1 accuracy against parameters and against MACs"),
+        _picture("accuracy", f"Top-1 accuracy {against}"),
         "Numbers above are the subnets of the table, those of nearly equal cost together; lines "
         "join the best by validation of each group. Bars are 95 % Wilson intervals: what a split "
         "of that many images leaves open about one subnet's accuracy. They say nothing about "
@@ -294,22 +298,23 @@ def whole_space(run: RunSoFar) -> list[str]:
     optima = run.preferred.optima
     if not optima:
         return []
+    axes = shown_axes(found.costs for found in optima)
     rows = [
         [
             escape(run.preferred.budgets[found.budget]),
             f"{found.score:,.1f}",
             NONE if found.gap is None else f"{100 * found.gap:.2g}",
             f"{100 * found.unproven:.2g}",
-            f"{found.params:,}",
-            millions(found.macs),
+            *_cost_cells(axes, found.costs),
             escape(found.arch.summary),
         ]
         for found in optima
     ]
-    heads = ["budget", "highest score", "gap, %", "unproven, %", "params", "MACs, M"]
+    heads = ["budget", "highest score", "gap, %", "unproven, %"]
+    heads += [*(axis.header for axis in axes), "architecture"]
     return [
         "## Against the whole space",
-        table([*heads, "architecture"], rows, left=["budget", "architecture"]),
+        table(heads, rows, left=["budget", "architecture"]),
         "The highest score of any subnet within the budget, found by an integer program over all "
         "choices of all layers; the gap is how far the chosen subnet stays behind it, unproven "
         "what the program left open. The chosen one is the best of those that give larger options "
@@ -387,6 +392,10 @@ def _is_to_evolve(run: RunSoFar) -> bool:
     """Whether the subnets shown are not yet those that the run will hand over."""
     is_one_shot = run.preferred.recipe.evolution is not None
     return is_one_shot and not isinstance(run.preferred, EvolvedSet)
+
+
+def _cost_cells(axes: Sequence[CostAxis], costs: Mapping[str, int]) -> list[str]:
+    return [axis.cell(costs[axis.name], pads=True) for axis in axes]
 
 
 def _score(score: float | None) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prenas import artifacts
+from prenas.cost import shown_axes
 
 if TYPE_CHECKING:
     from prenas.evaluation.accuracy import Evaluation
@@ -19,11 +20,11 @@ def flat_rows(rows: Sequence[Evaluation]) -> list[dict[str, Any]]:
 
     Options of layers are tuples, of several stages one of them each.
     """
+    axes = shown_axes(row.costs for row in rows)
     return [
         {
             "subnet": number,
-            "params": row.params,
-            "macs": row.macs,
+            **{axis.name: row.costs[axis.name] for axis in axes},
             **{
                 f"{split}_{name}": value
                 for split, metrics in row.splits.items()

@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import SerializeAsAny
 
 from prenas.cost import count
-from prenas.families.base import COST_AXES, Arch, SearchSpace, Stage, StageChoice
+from prenas.families.base import Arch, SearchSpace, Stage, StageChoice
 from prenas.randomness import numpy_generator
 from prenas.recipe import EvolutionRecipe
 from prenas.recipe.budgets import Budget, parse_budgets
@@ -32,8 +32,8 @@ class Evolved(Value):
 
     budget: str
     arch: SerializeAsAny[Arch]
-    params: int
-    macs: int
+    costs: dict[str, int]
+    """By the name of the axis (`prenas.cost`)."""
     accuracy: float
     """Top-1 on the validation images that candidates were compared on, 0 to 1."""
     history: tuple[float, ...]
@@ -101,10 +101,11 @@ def evolve(
         history.append(best[0].accuracy)
         if watch is not None:
             watch(Generation(budget, number + 1, recipe.generations, history[-1], len(seen)))
+    arch = space.compose(*best[0].genes)
     return Evolved(
         budget=str(budget),
-        arch=space.compose(*best[0].genes),
-        **dict(zip(COST_AXES, best[0].cost, strict=True)),
+        arch=arch,
+        costs=count(arch, space.settings),
         accuracy=best[0].accuracy,
         history=tuple(history),
         num_evaluated=len(seen),
@@ -256,12 +257,12 @@ def evolved_set(preferred: PreferredSet, evolved: Sequence[Evolved]) -> EvolvedS
     settings = preferred.recipe.space.settings
     costs = {found.arch: count(found.arch, settings) for found in evolved}
     first = parse_budgets(preferred.recipe.search.budgets).kept[0]
-    archs = sorted(costs, key=lambda arch: first.expense(costs[arch]._asdict()))
+    archs = sorted(costs, key=lambda arch: first.expense(costs[arch]))
     by_budget = {found.budget: found.arch for found in evolved}
     fields = {
         **dict(preferred),
         "subnets": tuple(
-            PreferredSubnet(arch=arch, score=None, **costs[arch]._asdict()) for arch in archs
+            PreferredSubnet(arch=arch, costs=costs[arch], score=None) for arch in archs
         ),
         "choices": tuple(
             Choice(budget=number, rank=0, subnet=archs.index(by_budget[budget]), margin=None)

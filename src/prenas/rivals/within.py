@@ -14,12 +14,13 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from prenas.families.base import COST_AXES, Choices, SearchSpace
+from prenas.cost import bounded_axes, bounded_names
+from prenas.families.base import Choices, SearchSpace
 from prenas.proxy.layout import Integers
 from prenas.proxy.scores import Floats
 from prenas.proxy.tables import cost_tables
 from prenas.randomness import numpy_generator
-from prenas.recipe.budgets import Budget, format_amount
+from prenas.recipe.budgets import Budget
 from prenas.selection.graph import Graph, free_graph
 from prenas.selection.program import Program
 
@@ -63,9 +64,9 @@ class Within:
         self._end_sums = np.cumsum(self._ends(counts))
         if not self._holds_any():
             reachable = ", ".join(
-                f"{name} {format_amount(int(self._graph.cheapest(axis)[-1]))} to "
-                f"{format_amount(int(self._graph.cheapest(axis, most=True)[-1]))}"
-                for axis, name in enumerate(COST_AXES)
+                f"{axis.name} {axis.format(int(self._graph.cheapest(number)[-1]))} to "
+                f"{axis.format(int(self._graph.cheapest(number, most=True)[-1]))}"
+                for number, axis in enumerate(bounded_axes())
             )
             raise ValueError(
                 f"no architecture of space {space.name!r} fits the budget {budget}: choose another "
@@ -85,7 +86,7 @@ class Within:
         return genes.resolution == self._budget.resolution and bool(self._budget.contains(cost))
 
     def cost(self, genes: Genes) -> tuple[int, ...]:
-        """What an architecture costs, within the budget or not, in the order of `COST_AXES`."""
+        """What an architecture costs, within the budget or not, in the order of `bounded_axes`."""
         return tuple(self._tables.cost(genes.choices).tolist())
 
     def _holds_any(self) -> bool:
@@ -141,7 +142,7 @@ def _steps(graph: Graph, budget: Budget) -> list[_Step]:
     num = round(_NUM_STEPS ** (1 / len(budget.intervals)))
     length = _longest(graph)
     for name, (low, high) in budget.intervals.items():
-        axis = COST_AXES.index(name)
+        axis = bounded_names().index(name)
         cheapest = graph.cheapest(axis)
         least, most = int(cheapest[-1]), int(graph.cheapest(axis, most=True)[-1])
         beyond = edges.cost[:, axis] + cheapest[edges.tail] - cheapest[edges.head]

@@ -5,10 +5,11 @@ Every record names its `event`, its `epoch` (from 0) and its `step` (steps finis
 - `step`: loss, grad_norm, means over the steps since the one before but skipped ones; lr of the
   last; images_per_second since the epoch, or this call, began;
 - `epoch`: loss, lr, images_per_second alike, over a finished epoch; skipped, how many steps were;
-- `validation`: subnet, params, weights ("trained" or "ema"), top1, top5, loss, num_images;
+- `validation`: subnet, costs, weights ("trained" or "ema"), top1, top5, loss, num_images;
 - `skipped`: loss, reason, archs (ids) of a step that was left out.
 
-Lines without `event` are epochs of an older form, which counted no steps.
+Lines without `event` are epochs of an older form, which counted no steps; validations without
+`costs` give `params` alone.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ class ValidationRecord(NamedTuple):
     step: int
     subnet: int
     """Its number in the preferred set."""
-    params: int
+    costs: dict[str, int]
+    """By the name of the axis (`prenas.cost`)."""
     weights: str
     """`trained`, or `ema` for their moving average."""
     top1: float
@@ -157,7 +159,7 @@ def read_validations(path: Path) -> list[ValidationRecord]:
             epoch=record["epoch"],
             step=record["step"],
             subnet=int(_number(record, "subnet", place)),
-            params=int(_number(record, "params", place)),
+            costs=_costs(record, place),
             weights=str(record.get("weights", "trained")),
             top1=_number(record, "top1", place),
             top5=_optional(record, "top5", place),
@@ -228,6 +230,13 @@ def _number(record: Mapping[str, Any], name: str, place: str) -> float:
             f"{place} holds {name} {value!r}, not a finite number: mend or remove the file"
         )
     return value
+
+
+def _costs(record: Mapping[str, Any], place: str) -> dict[str, int]:
+    costs = record.get("costs", {"params": record.get("params")})
+    if not isinstance(costs, dict):
+        raise ValueError(f"{place} holds costs {costs!r}, no amounts: mend or remove the file")
+    return {name: int(_number(costs, name, place)) for name in costs}
 
 
 def _optional(record: Mapping[str, Any], name: str, place: str) -> float | None:

@@ -29,7 +29,8 @@ class LastValidation(Value):
     epoch: int
     """From 0."""
     subnet: int
-    params: int
+    costs: dict[str, int]
+    """By the name of the axis (`prenas.cost`)."""
     weights: str
     top1: float
 
@@ -105,7 +106,7 @@ def read_status(out: str | Path) -> Status:
     evolved = _read(out / artifacts.EVOLUTION, _parse_evolution, problems)
     is_evolved = search is not None and evolved is not None and len(evolved) >= search.num_evolved
     if search is not None and evolved is not None and is_evolved:  # these are what follows is about
-        search = search._replace(params=list(dict(evolved).values()))
+        search = search._replace(sizes=list(dict(evolved).values()))
     calibrated = _read(out / artifacts.CALIBRATION, lambda d: int(d["num_images"]), problems)
     num_models = len(list(out.glob(f"{artifacts.SUBNETS}/*/{artifacts.MODEL_ARCH}")))
     is_busy = _is_locked(out)
@@ -113,7 +114,7 @@ def read_status(out: str | Path) -> Status:
     return Status(
         folder=str(out),
         recipe=recipe,
-        num_subnets=len(search.params) if search else None,
+        num_subnets=len(search.sizes) if search else None,
         search=stages[0],
         training=stages[1],
         evolution=stages[2],
@@ -136,8 +137,8 @@ class _Search(NamedTuple):
     """What status needs of a `PreferredSet`; reading all of it would load torch."""
 
     is_imported: bool
-    params: list[int]
-    """Per subnet."""
+    sizes: list[int]
+    """Parameters per subnet."""
     training: tuple[int, int] | None
     """Epochs and batch size."""
     num_evolved: int
@@ -150,7 +151,7 @@ def _parse_search(document: dict[str, Any]) -> _Search:
         raise ValueError("epochs and batch_size must be positive")
     return _Search(
         is_imported=document.get("imported") is not None,
-        params=[int(subnet["params"]) for subnet in document["subnets"]],
+        sizes=[int(subnet["costs"]["params"]) for subnet in document["subnets"]],
         training=training and (int(training["epochs"]), int(training["batch_size"])),
         num_evolved=len(document["budgets"]) - len(document["empty_budgets"])
         if document["recipe"].get("evolution")
@@ -160,7 +161,9 @@ def _parse_search(document: dict[str, Any]) -> _Search:
 
 def _parse_evolution(document: dict[str, Any]) -> list[tuple[str, int]]:
     """(architecture as text, parameters) of every finished budget."""
-    return [(json.dumps(found["arch"]), int(found["params"])) for found in document["budgets"]]
+    return [
+        (json.dumps(found["arch"]), int(found["costs"]["params"])) for found in document["budgets"]
+    ]
 
 
 def _read(path: Path, parse: Callable[[dict[str, Any]], T], problems: list[str]) -> T | None:
@@ -182,7 +185,7 @@ def _stages(
         artifacts.SUPERNET in has,
         is_evolved or not (search and search.num_evolved),
         artifacts.EVALUATION in has,
-        search is not None and num_models >= len(search.params),
+        search is not None and num_models >= len(search.sizes),
     ]
     is_begun = [
         artifacts.RECIPE in has,
@@ -240,7 +243,7 @@ def _progress(out: Path, num_epochs: int, batch_size: int, problems: list[str]) 
         **_checkpoints(out),
         validations=tuple(
             LastValidation(
-                epoch=v.epoch, subnet=v.subnet, params=v.params, weights=v.weights, top1=v.top1
+                epoch=v.epoch, subnet=v.subnet, costs=v.costs, weights=v.weights, top1=v.top1
             )
             for v in validations
             if v.step == validations[-1].step
@@ -282,7 +285,7 @@ def _next(
     start, where = f"train {folder}", ""
     if search.is_imported:  # from a file, and for images, that the folder does not name
         start, where = f"import FILE --out {folder}", " --data PLACE"
-    best = f" --max-params {max(search.params)}"  # by validation, within what all subnets keep
+    best = f" --max-params {max(search.sizes)}"  # by validation, within what all subnets keep
     evolve = f"evolve {folder}"
     commands = (start, evolve, f"evaluate {folder}{where}", f"specialize {folder}{best}")
     for stage, command in zip(stages[1:], commands, strict=True):

@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from prenas.families.base import COST_AXES, Choices, StageChoice
+from prenas.cost import bounded_axes, bounded_names
+from prenas.families.base import Choices, StageChoice
 from prenas.proxy.layout import Integers
 from prenas.proxy.scores import Floats
 from prenas.proxy.tables import SpaceTables, StageTable
@@ -66,7 +67,7 @@ class Graph:
         """The subnet of a way, given as its edges; its score before `finish`."""
         options: list[list[int]] = [[] for _ in self.parts]
         widths = [0] * len(self.parts)
-        cost, score = np.zeros(len(COST_AXES), dtype=np.int64), 0.0
+        cost, score = np.zeros(len(bounded_axes()), dtype=np.int64), 0.0
         for edge in way:
             stage = self.stage_of(edge)
             found = self.parts[stage][self.edges.part[edge]]
@@ -78,7 +79,7 @@ class Graph:
             StageChoice(width, len(numbers), _per_axis(table, numbers))
             for table, width, numbers in zip(self.tables.stages, widths, options, strict=True)
         )
-        costs = dict(zip(COST_AXES, cost.tolist(), strict=True))
+        costs = dict(zip(bounded_names(), cost.tolist(), strict=True))
         return Candidate(choices, self.tables.resolution, costs, score)
 
     @cached_property
@@ -170,7 +171,7 @@ class _Drawing:
         inner = iter(self._nodes(num_before * num_widths * deepest))
         heads = self._heads(table)
         options, ends = np.arange(number), np.array([number])
-        nothing = np.zeros((1, len(COST_AXES)), dtype=np.int64), np.zeros(1)
+        nothing = np.zeros((1, len(bounded_axes())), dtype=np.int64), np.zeros(1)
         for before, width in np.ndindex(num_before, num_widths):
             fixed_cost = table.fixed_costs[before, width]
             fixed_score = table.fixed_scores[before, width]

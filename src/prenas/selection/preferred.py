@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
-from prenas.cost import count
+from prenas.cost import count, size_axis
 from prenas.families import family_of, get_family
 from prenas.families.base import Arch, Settings
 from prenas.recipe import Recipe, recipe_from_dict
@@ -22,10 +22,8 @@ class PreferredSubnet(Value):
     """One subnet worth having: its architecture, costs and score."""
 
     arch: SerializeAsAny[Arch]
-    params: int
-    macs: int
-    relative_macs: int
-    """What relative positions add to `macs` in the form that is run."""
+    costs: dict[str, int]
+    """By the name of the axis (`prenas.cost`)."""
     score: float | None
     """None where nothing was scored, as in an imported run."""
     score_of_blocks: float | None = None
@@ -49,8 +47,8 @@ class ExactOptimum(Value):
 
     budget: int
     arch: SerializeAsAny[Arch]
-    params: int
-    macs: int
+    costs: dict[str, int]
+    """By the name of the axis (`prenas.cost`)."""
     score: float
     gap: float | None
     """How far the chosen best subnet stays behind, relative to `score`; None if none was chosen."""
@@ -229,11 +227,13 @@ def unscored_set(
         recipe: its budgets are those of `exact_budgets(archs, ...)`.
     """
     costs = {arch: count(arch, recipe.space.settings) for arch in archs}
-    ordered = sorted(costs, key=costs.__getitem__)
+    ordered = sorted(costs, key=lambda arch: tuple(costs[arch].values()))
+    size = size_axis().name
+    least, most = (costs[arch][size] for arch in (ordered[0], ordered[-1]))
     return PreferredSet(
         recipe=recipe,
         subnets=tuple(
-            PreferredSubnet(arch=arch, score=None, **costs[arch]._asdict()) for arch in ordered
+            PreferredSubnet(arch=arch, costs=costs[arch], score=None) for arch in ordered
         ),
         choices=tuple(
             Choice(budget=number, rank=0, subnet=number, margin=None)
@@ -242,7 +242,7 @@ def unscored_set(
         budgets=tuple(map(str, parse_budgets(recipe.search.budgets).kept)),
         empty_budgets=(),
         partial_budgets=(),
-        reachable=f"params {costs[ordered[0]].params:,} to {costs[ordered[-1]].params:,}",
+        reachable=f"{size} {least:,} to {most:,}",
         num_archs=recipe.space.num_archs,
         num_classes_of_isomers=0,
         block_scores={},
@@ -256,9 +256,10 @@ def unscored_set(
 
 
 def exact_budgets(archs: Sequence[Arch], settings: Settings) -> tuple[str, ...]:
-    """A budget for each architecture, the cheapest first: its very parameters."""
-    params = sorted(count(arch, settings).params for arch in set(archs))
-    return tuple(f"params={number}" for number in params)
+    """A budget for each architecture, the smallest first: exactly its size."""
+    size = size_axis().name
+    amounts = sorted(count(arch, settings)[size] for arch in set(archs))
+    return tuple(f"{size}={amount}" for amount in amounts)
 
 
 def versions_in_use() -> dict[str, str]:

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array, csr_array, vstack
 
-from prenas.families.base import COST_AXES
+from prenas.cost import bounded_names
 from prenas.proxy.scores import Floats
 from prenas.recipe.budgets import Budget
 from prenas.selection.graph import Candidate, Graph
@@ -67,7 +67,7 @@ class Program:
         balance = np.zeros(graph.end + 1)
         balance[0], balance[-1] = 1, -1
         rows, low, high = [flow.tocsr()], [balance], [balance]
-        for place, name in enumerate(COST_AXES):
+        for place, name in enumerate(bounded_names()):
             if name in budget.intervals:
                 costs = edges.cost[:, place]
                 # In units of what edges have in common: small whole numbers, ends rounded inwards.

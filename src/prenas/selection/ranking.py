@@ -8,7 +8,7 @@ from operator import itemgetter
 
 import numpy as np
 
-from prenas.families.base import COST_AXES
+from prenas.cost import bounded_names
 from prenas.proxy.layout import Integers
 from prenas.proxy.scores import Floats
 from prenas.recipe.budgets import Budget
@@ -39,7 +39,7 @@ class Fronts:
     def __init__(self, graph: Graph, budgets: Sequence[Budget], num: int) -> None:
         self._graph, self._num = graph, num
         self._ways: dict[str, list[SignedWays]] = {}
-        for axis, name in enumerate(COST_AXES):
+        for axis, name in enumerate(bounded_names()):
             limits = [b.intervals[name][1] for b in budgets if list(b.intervals) == [name]]
             if limits:
                 self._ways[name] = [

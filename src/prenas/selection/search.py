@@ -178,11 +178,11 @@ def _preferred_set(
     subnets = tuple(
         PreferredSubnet(
             arch=arch,
+            costs=count(arch, space.settings),
             score=candidate.score,
             score_of_blocks=scored.tables(candidate.resolution).score(candidate.choices, "blocks")
             if has_blocks
             else None,
-            **count(arch, space.settings)._asdict(),
         )
         for arch, candidate in ordered
     )
@@ -246,7 +246,7 @@ def _optima(
             ExactOptimum(
                 budget=number,
                 arch=_arch(space, ours),
-                **ours.cost,
+                costs=count(_arch(space, ours), space.settings),
                 score=ours.score,
                 gap=gap,
                 unproven=(found.proven - ours.score) / unit,

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from prenas.families.base import COST_AXES
+from prenas.cost import bounded_axes, bounded_names
 from prenas.proxy.scores import Floats
 from prenas.proxy.tables import SpaceTables
 from prenas.recipe import Enumeration
@@ -67,7 +67,7 @@ class Candidates:
         for low, high, (least, most) in zip(*budget.bounds.T, self._ends(), strict=True):
             if most < low or least >= high:
                 return False
-        axis = COST_AXES.index(next(iter(budget.intervals)))
+        axis = bounded_names().index(next(iter(budget.intervals)))
         if axis not in self._spread:
             self._spread[axis] = spread_ways(self._graph, axis)
         if budget.contains(self._spread[axis].costs).any():
@@ -79,14 +79,14 @@ class Candidates:
         graph = self._graph
         return [
             (int(graph.cheapest(axis)[-1]), int(graph.cheapest(axis, most=True)[-1]))
-            for axis in range(len(COST_AXES))
+            for axis in range(len(bounded_axes()))
         ]
 
     def reachable(self) -> str:
         """The range of each cost, in words."""
         return ", ".join(
             f"{name} {least:,} to {most:,}"
-            for name, (least, most) in zip(COST_AXES, self._ends(), strict=True)
+            for name, (least, most) in zip(bounded_names(), self._ends(), strict=True)
         )
 
 

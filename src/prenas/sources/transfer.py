@@ -28,6 +28,7 @@ from prenas.recipe import (
     recipe_from_dict,
     with_overrides,
 )
+from prenas.recipe.budgets import Limits
 from prenas.recipe.catalogue import get_transfer_recipe
 from prenas.recipe.data import OWN_DATA, Augmentation, DataRecipe, Preprocessing
 from prenas.rivals.one_shot import handed_over
@@ -85,8 +86,7 @@ def read_source(
     path: str | Path,
     index: int | None = None,
     *,
-    max_params: int | str | None = None,
-    max_macs: int | str | None = None,
+    limits: Limits | None = None,
 ) -> Source:
     """Reads what is to be fine-tuned; with an index or limits, one of its subnets alone.
 
@@ -94,14 +94,15 @@ def read_source(
         path: a trained or imported run (of one-shot NAS an evolved one), a folder that
             `specialize` wrote, or a checkpoint that the authors released (its published subnets,
             else its largest network).
-        index: number of the subnet in the source's table; or limits, as `specialize` takes them.
+        index: number of the subnet in the source's table; or
+        limits: as `specialize` takes them.
 
     Raises:
         FileNotFoundError: nothing is there.
         ValueError: it is none of these, not trained yet, or has no such subnet.
     """
     path = Path(path)
-    by_limits = max_params is not None or max_macs is not None
+    by_limits = limits is not None
     if (path / artifacts.MODEL_ARCH).is_file():
         source, rows = _of_model(path)
     elif (path / artifacts.PREFERRED).is_file():
@@ -116,7 +117,7 @@ def read_source(
         )
     if index is None and not by_limits:
         return source
-    arch = rows[choose(rows, index, max_params=max_params, max_macs=max_macs)].arch
+    arch = rows[choose(rows, index, limits)].arch
     return replace(source, supernet=source.supernet.trimmed(arch), archs=(arch,), subnets="one")
 
 
@@ -161,8 +162,7 @@ def _of_model(path: Path) -> tuple[Source, list[Evaluation]]:
         class_names=description.class_names,
         subnets="one",
     )
-    cost = count(arch, settings)
-    return source, [Evaluation(arch=arch, params=cost.params, macs=cost.macs, splits={})]
+    return source, [Evaluation(arch=arch, costs=count(arch, settings), splits={})]
 
 
 def _of_checkpoint(path: Path) -> tuple[Source, list[Evaluation]]:

@@ -142,12 +142,12 @@ def _machine_bytes(device: torch.device) -> int:
 def _mean_seconds(costs: Sequence[SubnetCost], sampler: Sampler, settings: Settings) -> float:
     """Per image, each subnet as often as it will be drawn; unmeasured ones by their MACs."""
     drawn = Counter(arch for step in range(_NUM_DRAWS) for arch in sampler(step))
-    measured = sorted((count(cost.arch, settings).macs, cost.seconds) for cost in costs)
+    measured = sorted((count(cost.arch, settings)["macs"], cost.seconds) for cost in costs)
     macs, seconds = zip(*measured, strict=True)
     each = {cost.arch: cost.seconds for cost in costs}
     for arch in drawn:
         if arch not in each:
-            each[arch] = float(np.interp(count(arch, settings).macs, macs, seconds))
+            each[arch] = float(np.interp(count(arch, settings)["macs"], macs, seconds))
     return sum(number * each[arch] for arch, number in drawn.items()) / _NUM_DRAWS
 
 

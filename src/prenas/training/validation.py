@@ -55,6 +55,6 @@ def validate(
         processes=processes,
     )
     return [
-        {"subnet": number, "params": row.params, **row.splits["validation"].model_dump()}
+        {"subnet": number, "costs": row.costs, **row.splits["validation"].model_dump()}
         for number, row in zip(numbers, rows, strict=True)
     ]
