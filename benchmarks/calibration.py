@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from prenas import pipeline
+from prenas.cost import bounded_names
 from prenas.data import ImageData
 from prenas.evaluation.accuracy import evaluate_archs
 from prenas.evaluation.calibration import calibrate_on
@@ -51,7 +52,10 @@ def main() -> None:
         "epochs": preferred.recipe.training.epochs if preferred.recipe.training else None,
         "batch_size": preferred.recipe.calibration.batch_size,
         "subnets": [
-            {"params": subnet.params, "macs": subnet.macs, "arch": subnet.arch.summary}
+            {
+                **{name: subnet.costs[name] for name in bounded_names()},
+                "arch": subnet.arch.summary,
+            }
             for subnet in preferred.subnets
         ],
         "test_top1_by_images": tables,

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from prenas.cost import count
+from prenas.cost import bounded_names, count
 from prenas.data import ImageData, load_data
 from prenas.evaluation.accuracy import evaluate_archs
 from prenas.evaluation.calibration import calibrate_on
@@ -89,7 +89,7 @@ def row(
         "variant": name,
         "seed": recipe.seed,
         "epochs": epochs,
-        **{axis: [getattr(one, axis) for one in found] for axis in ("params", "macs")},
+        **{name: [one.costs[name] for one in found] for name in bounded_names()},
         **{
             split: [round(100 * one.splits[split].top1, 2) for one in found]
             for split in data.splits
@@ -106,7 +106,7 @@ def measure(recipe: Recipe, home: Path) -> list[dict[str, Any]]:
     chosen = list(preferred.archs)
     drawn = sorted(
         random_archs(space, preferred, recipe.seed),
-        key=lambda arch: count(arch, space.settings).macs,
+        key=lambda arch: count(arch, space)["macs"],
     )
     folder = home / f"{recipe.name}-{recipe.seed}"
     rows = []

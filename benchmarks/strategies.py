@@ -72,7 +72,7 @@ def row(data: str, variant: str, recipe: Recipe, rows: Sequence[Evaluation]) -> 
         "seed": recipe.seed,
         "epochs": recipe.training.epochs,
         "subnets_per_step": passes,
-        "params": [one.params for one in rows],
+        "params": [one.costs["params"] for one in rows],
         **accuracies,
     }
 

@@ -103,7 +103,7 @@ def test_run_goes_all_the_way(prenas: Command, tmp_path: Path) -> None:
     rows = pipeline.evaluate(out)
     assert len(rows) == 2
     for row in rows:
-        assert f"{row.params:,}" in result.out
+        assert f"{row.costs['params']:,}" in result.out
     assert f"Training done in 0 s: {out / 'supernet.safetensors'}" in re.sub(
         r"done in \d+ s", "done in 0 s", result.out
     )
@@ -160,7 +160,7 @@ def test_one_shot_goes_all_the_way(prenas: Command, tmp_path: Path) -> None:
     assert "digits: evolved subnets, trained together" in result.out
     assert "run: evolved subnets\n" in result.out
     for found in evolved:
-        assert f"{found.params:,}" in result.out
+        assert f"{found.costs['params']:,}" in result.out
     assert [row.arch for row in pipeline.evaluate(out)] == [found.arch for found in evolved]
     assert (out / "report.md").read_text().startswith("# digits: 2 evolved subnets")
     again = prenas("evolve", out)
@@ -183,7 +183,7 @@ def test_a_released_checkpoint_from_file_to_model(prenas: Command, tmp_path: Pat
     assert "imported from released.pth, subnets given by the user" in result.out
     assert f"Supernet  {out / 'supernet.safetensors'}" in result.out
     for arch in (small, ARCH):
-        params = count(arch, SETTINGS).params
+        params = count(arch, SETTINGS)["params"]
         assert re.search(rf"{params:,} .* - +- +params <= ", result.out)
     assert "given by the user" in prenas("info", out).out
     assert "Training found done" in prenas("train", out).out
@@ -265,7 +265,9 @@ def test_the_search_table_is_the_preferred_set(prenas: Command, searched: Path) 
     assert result.status == 0
     assert "3 preferred subnets of 40 (26 isomer classes scored)" in result.out
     for number, subnet in enumerate(preferred.subnets):
-        (line,) = [line for line in result.out.splitlines() if f" {subnet.params:,} " in line]
+        (line,) = [
+            line for line in result.out.splitlines() if f" {subnet.costs['params']:,} " in line
+        ]
         assert line.split()[0] == str(number)
         score = line.partition(subnet.arch.summary)[2].split()[0]
         assert float(score.replace(",", "")) == pytest.approx(subnet.score, rel=0.01)
@@ -283,7 +285,9 @@ def test_the_evaluation_table_is_evaluation_json(prenas: Command, finished_run: 
     rows = json.loads((finished_run / "evaluation.json").read_text())["subnets"]
     assert len(rows) == 3
     for number, row in enumerate(rows):
-        (line,) = [line for line in result.out.splitlines() if f" {row['params']:,} " in line]
+        (line,) = [
+            line for line in result.out.splitlines() if f" {row['costs']['params']:,} " in line
+        ]
         cells = line.split()
         assert cells[0] == str(number)
         numbers = [
@@ -314,7 +318,7 @@ def test_given_architectures_are_evaluated(
     assert len(lines) == 3
     assert lines[0].split()[1:] == lines[1].split()[1:]
     row = finished_rows[1]
-    assert f"{row.params:,}" in lines[2]
+    assert f"{row.costs['params']:,}" in lines[2]
     assert f"{100 * row.splits['test'].top1:.2f}" in lines[2]
     assert contents(finished) == before
 
@@ -372,27 +376,42 @@ def test_a_limit_chooses_a_model(
     prenas: Command, finished: Path, finished_rows: list[Evaluation], tmp_path: Path
 ) -> None:
     cheapest = finished_rows[0]
-    for option, limit in (("--max-params", cheapest.params), ("--max-macs", cheapest.macs)):
-        to = tmp_path / option
-        result = prenas("specialize", finished, option, limit, "--to", to)
+    params, macs = (cheapest.costs[name] for name in ("params", "macs"))
+    for number, options in enumerate(
+        (
+            ["--max-params", params],
+            ["--max-macs", macs],
+            ["--max", f"params={params}"],
+            ["--max", f"macs=1G, params={params}"],
+            ["--max", f"macs={macs}", "--max", "params=1M"],
+            ["--max", f"macs={macs}", "--max-params", "1M"],
+        )
+    ):
+        to = tmp_path / str(number)
+        result = prenas("specialize", finished, *options, "--to", to)
         assert (result.status, result.err) == (0, "")
-        assert f"Subnet 0: {cheapest.params:,} parameters, {cheapest.macs:,} MACs" in result.out
+        assert f"Subnet 0: {params:,} parameters, {macs:,} MACs" in result.out
         test = 100 * cheapest.splits["test"].top1
         assert f"test top-1 {test:.2f} %" in result.out
         assert f"Model     {to}" in result.out
         load(to)
-    smallest = f"0: params {cheapest.params:,}"
+    smallest = f"0: params {params:,}"
     refused(prenas("specialize", finished, "--max-params", "1k"), "params <= 1k", smallest)
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ([], "say which subnet: either its index, or max_params"),
+        ([], "say which subnet: either its index, or limits such as params=6M"),
         (["--index", 3], "there is no subnet 3: this run has 0 to 2"),
         (["--index", "first"], "'--index'"),
         (["--max-params", "lots"], "cannot read the amount 'lots'"),
         (["--index", 0, "--max-macs", "1G"], "say which subnet"),
+        (["--max", "parms=6M"], "unknown cost 'parms': did you mean 'params'? available: macs"),
+        (["--max", "6M"], "cannot read the limit '6M': write COST=AMOUNT"),
+        (["--max", ""], "cannot read the limit ''"),
+        (["--max", "params=6M", "--max-params", "5M"], "params is limited twice"),
+        (["--max", "relative_macs=6M"], "unknown cost 'relative_macs'"),
     ],
 )
 def test_an_unclear_choice_is_refused(

@@ -97,10 +97,10 @@ def test_budgets_have_their_resolutions(finished_conv: Path) -> None:
     sides = {arch.network_options["resolution"] for arch in preferred.archs}
     assert sides == {8, 12}
     assert [budget.rpartition(" ")[2] for budget in preferred.budgets] == ["8", "12", "12"]
-    macs = [subnet.macs for subnet in preferred.subnets]
+    macs = [subnet.costs["macs"] for subnet in preferred.subnets]
     assert macs == sorted(macs)  # as the budgets are, not by parameters
     for subnet in preferred.subnets:
-        assert subnet.macs == count(subnet.arch, SPACE.settings).macs
+        assert subnet.costs["macs"] == count(subnet.arch, SPACE.settings)["macs"]
 
 
 def test_it_writes_what_it_promises(finished_conv: Path) -> None:
@@ -175,8 +175,8 @@ def test_validation_while_training_is_calibrated(finished_conv: Path) -> None:
     )
     rows = evaluate_archs(supernet, preferred.archs, {"validation": images.validation}, statistics)
     logged = metrics_of(finished_conv, "validation")[-len(rows) :]
-    found = [(row.params, row.splits["validation"].loss) for row in rows]
-    assert found == [(line["params"], line["loss"]) for line in logged]
+    found = [(row.costs["params"], row.splits["validation"].loss) for row in rows]
+    assert found == [(line["costs"]["params"], line["loss"]) for line in logged]
 
 
 def test_a_dry_run_counts_the_calibration() -> None:

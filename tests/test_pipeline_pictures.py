@@ -405,7 +405,7 @@ def test_other_images_do_not_choose_a_subnet(finished: Path, tmp_path: Path) -> 
     others = draw_pictures(tmp_path / "others", 15, first=100)
     data = run_data.other_data(finished, [str(others)])
     before = contents(finished)
-    problem = value_error_of(lambda: pipeline.specialize(finished, max_params="1M", data=data))
+    problem = value_error_of(lambda: pipeline.specialize(finished, limits="params=1M", data=data))
     assert "is not evaluated yet, and these are not its images" in (problem or "")
     assert contents(finished) == before
 

@@ -17,7 +17,13 @@ def validation(
 ) -> dict[str, Any]:
     return {
         **{"event": "validation", "epoch": epoch, "step": 3 * epoch + 3, "subnet": subnet},
-        **{"params": 1000 + subnet, "weights": weights, "top1": top1, "top5": None, "loss": 1.0},
+        **{
+            "costs": {"params": 1000 + subnet},
+            "weights": weights,
+            "top1": top1,
+            "top5": None,
+            "loss": 1.0,
+        },
         "num_images": 10,
     }
 

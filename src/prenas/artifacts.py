@@ -129,8 +129,8 @@ def _with_named_costs(content: dict[str, Any], *fields: str) -> dict[str, Any]:
     """Costs were fields of their own in release 0.1.0; since then they are a mapping by name."""
 
     def renamed(owner: Any) -> Any:
-        if not isinstance(owner, dict):  # damaged: whoever parses it says so
-            return owner
+        if not isinstance(owner, dict) or not {"params", "macs"} <= owner.keys():
+            return owner  # damaged: whoever parses it says so
         costs = {n: owner[n] for n in ("params", "macs", "relative_macs") if n in owner}
         return {name: owner[name] for name in owner if name not in costs} | {"costs": costs}
 

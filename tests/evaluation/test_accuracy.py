@@ -129,7 +129,7 @@ def test_a_preferred_subnets_numbers_are_the_handed_over_models(
     assert [list(row.splits) for row in finished_rows] == [["validation", "test"]] * 3
     for number, row in enumerate(finished_rows):
         network = load(finished_run / "subnets" / f"{number:02d}").network
-        assert sum(p.numel() for p in network.parameters()) == row.params
+        assert sum(p.numel() for p in network.parameters()) == row.costs["params"]
         for name, split in splits.items():
             assert isinstance(split, Pixels)
             images, labels = split[list(range(len(split)))]
@@ -156,7 +156,7 @@ def test_any_architecture_inside_the_supernet_can_be_evaluated(finished_run: Pat
     assert SMALLEST not in preferred.archs
     assert rows[0].arch == SMALLEST
     cost = count(SMALLEST, MINI.settings)
-    assert (rows[0].params, rows[0].macs) == (cost.params, cost.macs)
+    assert (rows[0].costs["params"], rows[0].costs["macs"]) == (cost["params"], cost["macs"])
     assert rows[1] == pipeline.evaluate(finished_run)[0]
     assert contents(finished_run) == before  # nothing is written for given architectures
 

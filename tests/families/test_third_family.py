@@ -39,7 +39,7 @@ def test_models_are_what_was_evaluated(finished: Path) -> None:
     """Searched, trained, calibrated, evaluated and handed over: the same network all along."""
     preferred = pipeline.read_preferred(finished)
     assert preferred.recipe.space == SPACE
-    assert [5 <= subnet.params / 1000 < 15 for subnet in preferred.subnets] == [True, True]
+    assert [5 <= subnet.costs["params"] / 1000 < 15 for subnet in preferred.subnets] == [True, True]
     assert preferred.recipe.data is not None
     images = load_data(preferred.recipe.data, SPACE.settings)
     rows = pipeline.evaluate(finished)
@@ -49,7 +49,8 @@ def test_models_are_what_was_evaluated(finished: Path) -> None:
         network = prenas.load(pipeline.specialize(finished, number)).network
         assert isinstance(network, residual_mlp.ResidualMlp)
         assert (
-            sum(p.numel() for p in network.parameters()) == count(row.arch, SPACE.settings).params
+            sum(p.numel() for p in network.parameters())
+            == count(row.arch, SPACE.settings)["params"]
         )
         (found,) = evaluate_networks([network], images.test, SPACE.settings)
         assert found.top1 == row.splits["test"].top1

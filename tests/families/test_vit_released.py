@@ -271,7 +271,7 @@ def test_published_archs(name: str) -> None:
     family, space, entries = get_family("vit"), get_space(name), published_entries(name)
     archs = family.published[name]
     assert archs == tuple(map(read_arch, entries))
-    counts = [count(arch, space.settings).params for arch in archs]
+    counts = [count(arch, space.settings)["params"] for arch in archs]
     assert counts == [round(entry["num_params"] * 1e6) for entry in entries]
     assert counts == sorted(counts)
     for arch in archs:

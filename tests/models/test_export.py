@@ -137,7 +137,7 @@ def test_the_description_says_all_there_is_to_say(
             0,
             number,
         )
-        assert (provenance["params"], provenance["macs"]) == (row.params, row.macs)
+        assert provenance["costs"] == row.costs
         assert provenance["evaluation"] == {n: m.model_dump() for n, m in row.splits.items()}
         weights = (finished_run / "supernet.safetensors").read_bytes()
         assert provenance["supernet_sha256"] == hashlib.sha256(weights).hexdigest()
@@ -165,30 +165,34 @@ def test_limits_choose_by_the_evaluation(
     finished: Path, finished_rows: list[Evaluation], tmp_path: Path
 ) -> None:
     middle = finished_rows[1]
-    fitting = [row for row in finished_rows if row.params <= middle.params]
-    best = max(fitting, key=lambda row: (row.splits["validation"].top1, -row.params))
-    limits = (middle.params, str(middle.params), f"{middle.params / 1000}k")
+    fitting = [row for row in finished_rows if row.costs["params"] <= middle.costs["params"]]
+    best = max(fitting, key=lambda row: (row.splits["validation"].top1, -row.costs["params"]))
+    limits = (
+        middle.costs["params"],
+        str(middle.costs["params"]),
+        f"{middle.costs['params'] / 1000}k",
+    )
     for number, limit in enumerate(limits):
-        folder = pipeline.specialize(finished, max_params=limit, to=tmp_path / str(number))
+        folder = pipeline.specialize(finished, limits={"params": limit}, to=tmp_path / str(number))
         provenance = json.loads((folder / "arch.json").read_text())["provenance"]
-        assert provenance["params"] == best.params
-    cheapest = min(row.macs for row in finished_rows)
-    folder = pipeline.specialize(finished, max_macs=cheapest, max_params="1M")
+        assert provenance["costs"] == best.costs
+    cheapest = min(row.costs["macs"] for row in finished_rows)
+    folder = pipeline.specialize(finished, limits=f"params=1M,macs={cheapest}")
     assert folder == finished / "subnets" / "00"
     with pytest.raises(ValueError, match=f"There are subnets 0: macs {cheapest:,}"):
-        pipeline.specialize(finished, max_macs=cheapest - 1)
+        pipeline.specialize(finished, limits={"macs": cheapest - 1})
 
 
 @pytest.mark.parametrize(
     ("choice", "words"),
     [
-        ({}, "say which subnet: either its index, or max_params"),
-        ({"index": 0, "max_params": 9999}, "say which subnet"),
+        ({}, "say which subnet: either its index, or limits such as params=6M"),
+        ({"index": 0, "limits": {"params": 9999}}, "say which subnet"),
         ({"index": 3}, "there is no subnet 3: this run has 0 to 2"),
         ({"index": -1}, "there is no subnet -1"),
-        ({"max_params": "lots"}, "cannot read the amount 'lots'"),
-        ({"max_params": 0}, "'0' is not a whole positive number"),
-        ({"max_params": 1}, "params <= 1. There are subnets 0: params 1"),
+        ({"limits": {"params": "lots"}}, "cannot read the amount 'lots'"),
+        ({"limits": {"params": 0}}, "'0' is not a whole positive number"),
+        ({"limits": "params=1"}, "params <= 1. There are subnets 0: params 1"),
     ],
 )
 def test_an_unclear_choice_is_refused(
@@ -466,6 +470,6 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 
 
 def test_a_newer_model_asks_for_a_newer_prenas(model: Path) -> None:
-    edit(lambda d: d.update(schema_version=2))(model)
-    with pytest.raises(ValueError, match=r"arch\.json has schema version 2, this prenas reads 1"):
+    edit(lambda d: d.update(schema_version=3))(model)
+    with pytest.raises(ValueError, match=r"arch\.json has schema version 3, this prenas reads 2"):
         load(model)

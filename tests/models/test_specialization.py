@@ -18,7 +18,7 @@ def row(params: int, macs: int, validation: float, test: float = 0.5) -> Evaluat
         name: Metrics(top1=top1, top5=None, loss=1.0, num_images=10)
         for name, top1 in (("validation", validation), ("test", test))
     }
-    return Evaluation(arch=arch, params=params, macs=macs, splits=splits)
+    return Evaluation(arch=arch, costs={"params": params, "macs": macs}, splits=splits)
 
 
 # A larger subnet is not always better, and test would choose otherwise than validation.
@@ -87,7 +87,8 @@ def test_when_nothing_fits_both_limits_the_message_is_no_riddle() -> None:
 def test_without_an_evaluation_the_largest(limits: dict[str, int], best: int) -> None:
     rows = [row.model_copy(update={"splits": {}}) for row in ROWS]
     assert pick(rows, limits) == best
-    twin = rows[best].model_copy(update={"macs": rows[best].macs - 1})
+    cheaper = {**rows[best].costs, "macs": rows[best].costs["macs"] - 1}
+    twin = rows[best].model_copy(update={"costs": cheaper})
     assert pick([*rows, twin], limits) == len(rows)  # as many parameters, fewer MACs
 
 

@@ -46,7 +46,7 @@ def test_costs_are_those_of_the_built_network(space: SearchSpace, end: int) -> N
             layers = costs.layers[before, choice.width, : choice.depth, end]
             total, before = total + layers.sum(axis=0), choice.width
         expected = count(space.compose(picked, resolution), space.settings)
-        assert total.tolist() == [expected.params, expected.macs]
+        assert total.tolist() == [expected["params"], expected["macs"]]
 
 
 @pytest.mark.parametrize("name", ["mobilenet", "ofa-mobilenetv3", "small", "mobilenet-small"])

@@ -151,8 +151,8 @@ def test_costs_are_those_of_the_arch(space: SearchSpace, data: st.DataObject) ->
     resolution = data.draw(st.sampled_from(space.resolutions))
     tables = cost_tables(space, resolution)
     cost = count(space.compose(picked, resolution), space.settings)
-    assert cost_from_tables(tables, picked) == [cost.params, cost.macs]
-    assert tables.cost(picked).tolist() == [cost.params, cost.macs]
+    assert cost_from_tables(tables, picked) == [cost["params"], cost["macs"]]
+    assert tables.cost(picked).tolist() == [cost["params"], cost["macs"]]
     assert tables.score(picked) == 0
 
 

@@ -2,17 +2,16 @@
 
 import itertools
 import re
-from decimal import Decimal
 
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from prenas.recipe.budgets import (
     Budget,
-    format_amount,
-    parse_amount,
+    Limits,
     parse_budgets,
+    parse_limits,
 )
 
 M, G = 10**6, 10**9
@@ -23,116 +22,6 @@ amounts = st.one_of(
     st.integers(1, 10**12),
     st.builds(lambda n, scale: n * scale, st.integers(1, 10**5), st.sampled_from([1, 10, 100, M])),
 )
-
-
-# --- amounts -------------------------------------------------------------------------------------
-
-
-@given(amounts)
-@example(10517272)
-@example(1001 * 10**3)
-@example(1234567)
-def test_amounts_survive_their_text(value: int) -> None:
-    """Exact: a message that names a range must not round it."""
-    assert parse_amount(format_amount(value)) == value
-
-
-@given(amounts)
-@example(54321)
-@example(10517272)
-def test_amounts_are_written_exactly(value: int) -> None:
-    """The number times its unit is the value."""
-    match = re.fullmatch(r"([0-9.]+)([kMG]?)", format_amount(value))
-    assert match
-    assert Decimal(match[1]) * UNITS[match[2]] == value
-
-
-@given(amounts)
-@example(54321)
-def test_amounts_are_written_shortly(value: int) -> None:
-    """No exact form with a unit is shorter."""
-    lengths = []
-    for unit, scale in UNITS.items():
-        number = f"{Decimal(value) / scale:f}"
-        if "." in number:
-            number = number.rstrip("0").rstrip(".")
-        lengths.append(len(number + unit))
-    assert len(format_amount(value)) <= min(lengths)
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (6 * M, "6M"),
-        (1250 * M, "1.25G"),
-        (250_000, "250k"),
-        (G, "1G"),
-        (7, "7"),
-        (5500, "5.5k"),
-        (300 * M, "300M"),
-    ],
-)
-def test_amounts_as_people_write_them(value: int, text: str) -> None:
-    assert format_amount(value) == text
-    assert parse_amount(text) == value
-
-
-@given(st.integers(1, 10**9), st.integers(0, 3), st.sampled_from(["k", "M", "G"]))
-@example(1001, 3, "M")
-@example(4035, 3, "M")
-def test_decimal_amounts_are_exact(number: int, digits: int, unit: str) -> None:
-    """As many digits as the unit has: a whole number, whatever binary fractions do to it."""
-    text = f"{Decimal(number).scaleb(-digits):f}{unit}"
-    assert parse_amount(text) == number * UNITS[unit] // 10**digits
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("6M", 6 * M),
-        ("6m", 6 * M),
-        ("1.4G", 1400 * M),
-        ("1.4g", 1400 * M),
-        ("1.4B", 1400 * M),
-        ("2b", 2 * G),
-        ("250k", 250_000),
-        ("250K", 250_000),
-        ("6000000", 6 * M),
-        ("6_000_000", 6 * M),
-        (" 6 M ", 6 * M),
-        (".5M", 500_000),
-        ("0.5M", 500_000),
-        ("6.0M", 6 * M),
-        ("007", 7),
-    ],
-)
-def test_amounts_that_can_be_read(text: str, value: int) -> None:
-    assert parse_amount(text) == value
-
-
-@pytest.mark.parametrize(
-    "text", ["", "six", "M", "6T", "6MB", "-6M", "+6M", "1e6", "6,5M", "5.M", "6 000", "0x10", "_6"]
-)
-def test_amounts_that_cannot_be_read(text: str) -> None:
-    with pytest.raises(ValueError, match="cannot read the amount") as caught:
-        parse_amount(text)
-    assert repr(text) in str(caught.value)
-    assert "write a number with k, M or G" in str(caught.value)
-
-
-@pytest.mark.parametrize("text", ["1__0", "1_", "1_.5M"])
-def test_stray_underscores_are_named(text: str) -> None:
-    """As Python has it, underscores stand between digits; the error speaks of the amount."""
-    with pytest.raises(ValueError, match="amount") as caught:
-        parse_amount(text)
-    assert repr(text) in str(caught.value)
-
-
-@pytest.mark.parametrize("text", ["0", "0M", "0.0", "1.5", "0.0005k", "1.0000001M"])
-def test_amounts_are_whole_and_positive(text: str) -> None:
-    with pytest.raises(ValueError, match="not a whole positive number") as caught:
-        parse_amount(text)
-    assert repr(text) in str(caught.value)
 
 
 # --- budgets -------------------------------------------------------------------------------------
@@ -275,3 +164,42 @@ def test_subnets_are_listed_by_the_cost_that_is_bounded(text: str, order: list[i
     costs = [{"params": 5, "macs": 1}, {"params": 4, "macs": 2}]
     (budget,) = parse_budgets([text]).kept
     assert sorted(range(2), key=lambda n: budget.expense(costs[n])) == order
+
+
+# --- limits --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        (None, {}),
+        ({}, {}),
+        ("params=6M", {"params": 6 * M}),
+        ("macs=1.4G,params=6M", {"params": 6 * M, "macs": 1400 * M}),
+        (" params = 6M , macs=1.4G ", {"params": 6 * M, "macs": 1400 * M}),
+        ({"macs": 1_400_000_000, "params": "6M"}, {"params": 6 * M, "macs": 1400 * M}),
+    ],
+)
+def test_limits_that_can_be_read(limits: Limits | None, expected: dict[str, int]) -> None:
+    """In the order of the table, whatever theirs is."""
+    assert list(parse_limits(limits).items()) == list(expected.items())
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        ("", "cannot read the limit ''"),
+        ("6M", "write COST=AMOUNT"),
+        ("params=", "write COST=AMOUNT"),
+        ("params=6M,", "cannot read the limit"),
+        ("params=5M:6M", "cannot read the amount '5M:6M'"),
+        ("params=6M,params=7M", "params is limited twice"),
+        ("parms=6M", "unknown cost 'parms': did you mean 'params'"),
+        ("resolution=224", "unknown cost 'resolution'"),
+        ({"macs": 0}, "'0' is not a whole positive number"),
+        ({"macs": 1.5}, "'1.5' is not a whole positive number"),
+    ],
+)
+def test_limits_that_cannot_be_read(limits: Limits, words: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
+        parse_limits(limits)

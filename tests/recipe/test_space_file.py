@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import prenas
-from prenas.cost import count
+from prenas.cost import AXES, count
 from prenas.families import FAMILIES, all_spaces, get_space
 from prenas.families.base import SearchSpace
 from prenas.families.vit.space import VitSettings, VitSpace
@@ -185,7 +185,7 @@ def test_the_example_is_what_its_comments_say() -> None:
     space = read_space(ROOT / "examples/space.yaml")
     assert space.name == "pocket"
     assert space.settings == VitSettings(num_classes=100)
-    low, high = (count(arch, space.settings).params for arch in (space.smallest, space.largest))
+    low, high = (count(arch, space.settings)["params"] for arch in (space.smallest, space.largest))
     assert 2e6 < low < 6e6 < 8e6 < high < 8.5e6
 
 
@@ -458,23 +458,21 @@ def test_info_describes_a_space_file(prenas_command: Command, write: Write) -> N
     ):
         cost = count(arch, space.settings)
         (line,) = re.findall(rf"^ *{word} .*", result.out, re.MULTILINE)
-        assert f" {cost.params:,} " in line
+        assert f" {cost['params']:,} " in line
         assert line.rstrip().endswith(arch.summary)
 
 
 def test_the_budgets_that_info_names_hold_subnets(prenas_command: Command) -> None:
     """Rounded so that the smallest fits the lower one, and all the upper one."""
-    from prenas.recipe.budgets import parse_amount
-
     for name, space in all_spaces().items():
         (line,) = re.findall(r"^Budgets reach .*", prenas_command("info", name).out, re.MULTILINE)
         amounts = re.findall(r"[\d.]+[kMG]?(?= to|,|\.$)", line)
         assert len(amounts) == 4
         low, high = (count(arch, space.settings) for arch in (space.smallest, space.largest))
         for text, exact in zip(
-            amounts, (low.params, high.params, low.macs, high.macs), strict=True
+            amounts, (low["params"], high["params"], low["macs"], high["macs"]), strict=True
         ):
-            assert exact <= parse_amount(text) <= 1.01 * exact
+            assert exact <= AXES["params"].parse(text) <= 1.01 * exact
 
 
 def test_info_of_numbers_beyond_floats(prenas_command: Command, write: Write) -> None:

@@ -56,7 +56,12 @@ def budget_of(text: str) -> Budget:
 
 def fits(arch: Arch, budget: Budget, space: SearchSpace) -> bool:
     cost = count(arch, space.settings)
-    return all(lo <= getattr(cost, axis) < hi for axis, (lo, hi) in budget.intervals.items())
+    return all(lo <= cost[axis] < hi for axis, (lo, hi) in budget.intervals.items())
+
+
+def priced(costs: dict[str, int]) -> tuple[int, int]:
+    """The order of cheaper and dearer where a budget bounds parameters."""
+    return costs["params"], costs["macs"]
 
 
 def every_arch(space: SearchSpace) -> set[Arch]:
@@ -109,9 +114,9 @@ def test_the_best_of_a_small_space_is_found(text: str, seed: int) -> None:
     accuracy, budget = Additive(MINI, seed), budget_of(text)
     found = evolve(MINI, budget, accuracy, EvolutionRecipe(generations=3), seed=seed)
     fitting = [arch for arch in every_arch(MINI) if fits(arch, budget, MINI)]
-    best = min(fitting, key=lambda arch: (-accuracy.of(arch), count(arch, MINI.settings)))
+    best = min(fitting, key=lambda arch: (-accuracy.of(arch), priced(count(arch, MINI))))
     assert (found.arch, found.accuracy) == (best, accuracy.of(best))
-    assert (found.params, found.macs) == count(best, MINI.settings)[:2]
+    assert found.costs == count(best, MINI)
     assert found.num_evaluated == len(fitting)
 
 
@@ -137,7 +142,7 @@ def test_equal_accuracies_go_to_the_cheaper() -> None:
         budget = budget_of(text)
         found = evolve(MINI, budget, lambda archs: [0.5] * len(archs), EvolutionRecipe(), seed=0)
         fitting = [a for a in every_arch(MINI) if fits(a, budget, MINI)]
-        assert (found.params, found.macs) == min(count(a, MINI.settings)[:2] for a in fitting)
+        assert found.costs == min((count(a, MINI) for a in fitting), key=priced)
 
 
 @given(st.integers(40_000, 240_000), st.integers(2_000, 40_000), st.integers(0, 9))
@@ -243,7 +248,7 @@ def test_no_architecture_is_evaluated_twice_whatever_the_budgets() -> None:
 
 def test_a_budget_of_few_gives_fewer_candidates_and_one_of_none_says_so() -> None:
     accuracy = Additive(MINI)
-    largest = count(MINI.largest, MINI.settings).params
+    largest = count(MINI.largest, MINI.settings)["params"]
     found = evolve(MINI, Budget({"params": (largest, largest + 1)}), accuracy, SMALL, seed=0)
     assert accuracy.asked == [[MINI.largest]]
     assert (found.arch, found.num_evaluated, len(found.history)) == (MINI.largest, 1, 5)
@@ -417,8 +422,8 @@ def test_one_shot_hands_over_the_best_of_every_budget(evolved_run: Path) -> None
     for each, budget in zip(found, budgets, strict=True):
         fitting = [row for row in every if fits(row.arch, budget, MINI)]
         assert each.num_evaluated == len(fitting)
-        best = min(fitting, key=lambda r: (-r.splits["validation"].top1, r.params, r.macs))
-        assert (each.arch, each.params, each.macs) == (best.arch, best.params, best.macs)
+        best = min(fitting, key=lambda r: (-r.splits["validation"].top1, priced(r.costs)))
+        assert (each.arch, each.costs) == (best.arch, best.costs)
         assert each.accuracy == best.splits["validation"].top1
 
     rows = pipeline.evaluate(evolved_run)
@@ -429,7 +434,7 @@ def test_one_shot_hands_over_the_best_of_every_budget(evolved_run: Path) -> None
         images = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
         expected = supernet(images, row.arch)
         torch.testing.assert_close(model.network(images), expected, rtol=0, atol=1e-5)
-    chosen = pipeline.specialize(evolved_run, max_params=rows[1].params)
+    chosen = pipeline.specialize(evolved_run, limits={"params": rows[1].costs["params"]})
     assert chosen.parent == evolved_run / "subnets"
 
 
@@ -464,9 +469,9 @@ def test_evolution_is_written_once_for_all_and_read_again(
 ) -> None:
     before = contents(evolved)
     document = json.loads((evolved / "evolution.json").read_text())
-    assert document["schema_version"] == 1
+    assert document["schema_version"] == 2
     assert set(document["budgets"][0]) == {
-        *("budget", "arch", "params", "macs", "accuracy", "history", "num_evaluated")
+        *("budget", "arch", "costs", "accuracy", "history", "num_evaluated")
     }
     for name in ("read_supernet", "evolve_budgets", "train_supernet", "evaluate_archs"):
         monkeypatch.setattr(pipeline, name, never)

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from families.drawing import ALL_SPACES, TEST_SPACES, choices
-from prenas.cost import count
+from prenas.cost import bounded_names, count
 from prenas.families import get_space
-from prenas.families.base import COST_AXES, SearchSpace
+from prenas.families.base import SearchSpace
 from prenas.proxy.tables import cost_tables
 from prenas.recipe.budgets import Budget
 from prenas.rivals import within as module
@@ -22,6 +22,8 @@ from prenas.selection.placing import placed_budgets
 from selection.chains import every_choice
 from selection.test_micro import SPACES
 from training.runs import MINI
+
+COST_AXES = bounded_names()
 
 MICRO = TEST_SPACES["mobilenet"][0]
 each_weighting = pytest.mark.parametrize("weighting", ["archs", "genes"])
@@ -35,7 +37,7 @@ def every_genes(space: SearchSpace, resolution: int | None = None) -> list[Genes
 def cost_of(space: SearchSpace, genes: Genes) -> tuple[int, ...]:
     """By the plain network."""
     cost = count(space.compose(*genes), space.settings)
-    return tuple(getattr(cost, axis) for axis in COST_AXES)
+    return tuple(cost[axis] for axis in COST_AXES)
 
 
 def budget_of(space: SearchSpace, text: str) -> Budget:
@@ -137,7 +139,7 @@ def test_one_of_a_thousand_million_is_drawn_at_once() -> None:
     for name in ("tiny", "mobilenet"):
         space = get_space(name)
         smallest = count(space.smallest, space.settings)
-        text = f"macs={smallest.macs}"
+        text = f"macs={smallest['macs']}"
         genes = Within(space, budget_of(space, text)).draw(np.random.default_rng(0))
         assert space.compose(*genes) == space.smallest
     base = get_space("base")
@@ -163,7 +165,7 @@ def test_another_resolution_is_outside() -> None:
 
 
 def test_an_empty_budget_is_named_with_what_there_is() -> None:
-    low, high = (count(arch, MINI.settings).params for arch in (MINI.smallest, MINI.largest))
+    low, high = (count(arch, MINI.settings)["params"] for arch in (MINI.smallest, MINI.largest))
     with pytest.raises(
         ValueError, match=r"space 'mini' fits the budget params in \[10k, 11k\)"
     ) as e:

@@ -22,7 +22,14 @@ from prenas.runs.log import (
 
 EVENTS = ("step", "epoch", "validation", "skipped")
 VALIDATION: dict[str, Any] = {
-    **{"subnet": 1, "params": 900, "weights": "ema", "top1": 0.75, "top5": None, "loss": 0.5},
+    **{
+        "subnet": 1,
+        "costs": {"params": 900},
+        "weights": "ema",
+        "top1": 0.75,
+        "top5": None,
+        "loss": 0.5,
+    },
     "num_images": 40,
 }
 

@@ -133,7 +133,7 @@ def test_one_shot_nas_evolves_between_training_and_evaluation(tmp_path: Path) ->
     assert (status.evolution, status.next_command) == ("done", f"prenas evaluate {tmp_path}")
     assert status.num_subnets == len({each.arch for each in found})
     pipeline.evaluate(tmp_path)
-    largest = max(each.params for each in found)
+    largest = max(each.costs["params"] for each in found)
     command = f"prenas specialize {tmp_path} --max-params {largest}"
     assert read_status(tmp_path).next_command == command
 
@@ -231,7 +231,11 @@ def test_only_the_last_validation_is_shown(
                 log.append(
                     "validation",
                     **{"epoch": epoch, "step": 8 * epoch + 8, "subnet": subnet},
-                    **{"params": 1000 + subnet, "weights": weights, "top1": 0.5 + epoch / 4},
+                    **{
+                        "costs": {"params": 1000 + subnet},
+                        "weights": weights,
+                        "top1": 0.5 + epoch / 4,
+                    },
                     **{"top5": None, "loss": 1.0, "num_images": 9},
                 )
     progress = read_status(searched).progress

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
+from prenas.cost import bounded_names
 from prenas.families import get_space
-from prenas.families.base import COST_AXES, Choices, SearchSpace, StageChoice
+from prenas.families.base import Choices, SearchSpace, StageChoice
 from prenas.families.mobilenet.space import MobileNetSpace
 from prenas.proxy.gains import block_scores
 from prenas.proxy.importance import Importance
@@ -92,7 +93,7 @@ def every_candidate(
     tables: SpaceTables, enumeration: Enumeration = "all", *, free: bool = False
 ) -> list[Candidate]:
     """Of every combination of choices, in their order: cost and score, entry by entry."""
-    ways: list[tuple[Choices, tuple[int, ...], float]] = [((), (0,) * len(COST_AXES), 0.0)]
+    ways: list[tuple[Choices, tuple[int, ...], float]] = [((), (0,) * len(bounded_names()), 0.0)]
     for table in tables.stages:
         choices = list(stage_choices(table, enumeration, free=free))
         adds = {}
@@ -119,7 +120,7 @@ def every_candidate(
         Candidate(
             way,
             tables.resolution,
-            dict(zip(COST_AXES, cost, strict=True)),
+            dict(zip(bounded_names(), cost, strict=True)),
             float(tables.finish(np.array(score))) if tables.finish else score,
         )
         for way, cost, score in ways
@@ -132,7 +133,7 @@ def inside(candidate: Candidate, budget: Budget) -> bool:
 
 def ranking(candidates: Sequence[Candidate], budget: Budget) -> list[Candidate]:
     """Those inside a budget: by score, by the costs that it bounds, by the others, by place."""
-    axes = sorted(COST_AXES, key=lambda axis: axis not in budget.intervals)
+    axes = sorted(bounded_names(), key=lambda axis: axis not in budget.intervals)
     return sorted(
         (one for one in candidates if inside(one, budget)),
         key=lambda one: (-one.score, *(one.cost[axis] for axis in axes)),
@@ -209,7 +210,7 @@ def _table(
 def budgets(draw: st.DrawFn, candidates: Sequence[Candidate], *, both: bool = True) -> Budget:
     """Ends at costs that there are, or just beyond: of one cost or of both, with a lower end or
     without."""
-    names = [("params",), ("macs",), *([COST_AXES] if both else [])]
+    names = [("params",), ("macs",), *([bounded_names()] if both else [])]
     intervals = {}
     for axis in draw(st.sampled_from(names)):
         ends = sorted({one.cost[axis] + more for one in candidates for more in (0, 1)} | {0})

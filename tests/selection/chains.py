@@ -6,13 +6,16 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from hypothesis import strategies as st
 
-from prenas.families.base import COST_AXES, Choices, StageChoice
+from prenas.cost import bounded_names
+from prenas.families.base import Choices, StageChoice
 from prenas.proxy.tables import SpaceTables, StageTable
 from prenas.recipe import Enumeration
 from prenas.recipe.budgets import Budget
 from prenas.selection.graph import Candidate
 from proxy.reading import cost_from_tables, sum_from_tables
 from reference import scores as literal
+
+COST_AXES = bounded_names()
 
 Interval = tuple[int, int]
 

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from families.drawing import ALL_SPACES, choices
+from prenas.cost import bounded_names
 from prenas.families import family_of
-from prenas.families.base import COST_AXES, SearchSpace
+from prenas.families.base import SearchSpace
 from prenas.proxy.gains import block_scores
 from prenas.proxy.importance import Importance
 from prenas.proxy.scores import DEFAULT_SCORE
@@ -21,6 +22,8 @@ from prenas.selection.isomers import isomer_gains
 from prenas.selection.select import Candidates
 from prenas.supernet import Supernet
 from selection.chains import best_of, candidate_of, candidates_of, every_choice, tables
+
+COST_AXES = bounded_names()
 
 
 @settings(max_examples=60)

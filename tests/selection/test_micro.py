@@ -118,7 +118,7 @@ def test_costs_are_those_of_the_plain_network(name: str) -> None:
     space = SPACES[name]
     for one in every_candidate(name)[::401]:
         cost = count(space.compose(one.choices), space.settings)
-        assert one.cost == {"params": cost.params, "macs": cost.macs}
+        assert one.cost == {"params": cost["params"], "macs": cost["macs"]}
 
 
 def test_a_narrow_interval_of_nothing_but_worse_subnets() -> None:

@@ -283,7 +283,7 @@ def test_an_imported_set_holds_no_scores(mini_file: Path) -> None:
     assert preferred.recipe.search.budgets[0] == "params=5994760"
     for number, subnet in enumerate(preferred.subnets):
         assert subnet.score is None
-        assert subnet.params == count(subnet.arch, space.settings).params
+        assert subnet.costs["params"] == count(subnet.arch, space.settings)["params"]
         assert preferred.budgets_of(number) == [preferred.budgets[number]]
         assert preferred.choices[number].margin is None
     again = type(preferred).model_validate(json.loads(preferred.model_dump_json()))
@@ -395,18 +395,20 @@ def test_from_the_file_to_models(golden_file: Path, tmp_path: Path) -> None:
         description = json.loads((folder / "arch.json").read_text())
         assert description["class_names"] == [str(n) for n in range(10)]
         assert description["provenance"]["evaluation"] == {}
-        assert description["provenance"]["params"] == preferred.subnets[number].params
+        assert description["provenance"]["costs"] == preferred.subnets[number].costs
         assert pipeline.specialize(out, number) == folder
 
 
 def test_the_largest_within_a_limit(golden_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    params = [s.params for s in prenas.import_released(golden_file, out, golden_archs()).subnets]
-    assert pipeline.specialize(out, max_params=params[3]).name == "03"
-    assert pipeline.specialize(out, max_params=params[3] - 1).name == "02"
-    assert pipeline.specialize(out, max_macs="1G").name == f"{len(params) - 1:02d}"
+    params = [
+        s.costs["params"] for s in prenas.import_released(golden_file, out, golden_archs()).subnets
+    ]
+    assert pipeline.specialize(out, limits={"params": params[3]}).name == "03"
+    assert pipeline.specialize(out, limits={"params": params[3] - 1}).name == "02"
+    assert pipeline.specialize(out, limits="macs=1G").name == f"{len(params) - 1:02d}"
     with pytest.raises(ValueError, match="no subnet of this run has params <= 1k"):
-        pipeline.specialize(out, max_params="1k")
+        pipeline.specialize(out, limits="params=1k")
 
 
 def test_a_published_space_from_file_to_model(tmp_path: Path) -> None:
@@ -418,8 +420,8 @@ def test_a_published_space_from_file_to_model(tmp_path: Path) -> None:
     preferred = prenas.import_released(file, out, space="tiny")
     assert preferred.archs == get_family("vit").published["tiny"]
     assert pipeline.read_supernet(out).arch == preferred.envelope == space.largest
-    folder = pipeline.specialize(out, max_params="6M")
-    assert folder.name == "00" if preferred.subnets[1].params > 6e6 else "01"
+    folder = pipeline.specialize(out, limits="params=6M")
+    assert folder.name == "00" if preferred.subnets[1].costs["params"] > 6e6 else "01"
     assert json.loads((folder / "arch.json").read_text())["class_names"][1].startswith("goldfish")
     images = noise_images(2, 3, (32, 32), (0.0,) * 3, (1.0,) * 3, seed=1)
     network, _ = prenas.load(folder)
@@ -440,8 +442,8 @@ def test_with_data_an_imported_run_is_like_any_other(mini_file: Path, tmp_path: 
     with pytest.raises(ValueError, match="names no data"):
         pipeline.evaluate(tmp_path / "run")
     rows = pipeline.evaluate(tmp_path / "run", data=own_data())
-    best = max(rows, key=lambda row: (row.splits["validation"].top1, -row.params))
-    folder = pipeline.specialize(tmp_path / "run", max_params="1M", data=own_data())
+    best = max(rows, key=lambda row: (row.splits["validation"].top1, -row.costs["params"]))
+    folder = pipeline.specialize(tmp_path / "run", limits="params=1M", data=own_data())
     assert folder.name == f"{rows.index(best):02d}"
     description = json.loads((folder / "arch.json").read_text())
     assert description["class_names"] == list("abcde")

@@ -86,7 +86,7 @@ def test_other_classes_from_run_to_models(
     assert preferred.archs == pipeline.read_preferred(finished_run).archs == source.archs
     assert [subnet.score for subnet in preferred.subnets] == [None] * 3
     for subnet, budget in zip(preferred.subnets, recipe.search.budgets, strict=True):
-        assert budget == f"params={count(subnet.arch, recipe.space.settings).params}"
+        assert budget == f"params={count(subnet.arch, recipe.space.settings)['params']}"
     initial = read_tensors(out / "initial.safetensors")
     assert_same_backbone(initial, read_tensors(finished_run / "supernet.safetensors"))
     assert initial["head.weight"].shape == (3, preferred.envelope.network_options["embed_dim"])
@@ -96,7 +96,7 @@ def test_other_classes_from_run_to_models(
     rows = pipeline.evaluate(out)
     assert [row.arch for row in rows] == list(preferred.archs)
     assert rows == pipeline.evaluate(out)
-    folder = pipeline.specialize(out, max_params="1M")
+    folder = pipeline.specialize(out, limits="params=1M")
     network, transform = prenas.load(folder)
     picture = Image.open(pictures / "ant" / "0.png")
     assert network(transform(picture)[None]).shape == (1, 3)
@@ -187,15 +187,17 @@ def test_one_subnet_by_number_or_limit(
     pipeline.train(tmp_path / "fine")
     assert [row.arch for row in pipeline.evaluate(tmp_path / "fine")] == [arch]
 
-    limit = finished_rows[1].params
-    best = max(finished_rows[:2], key=lambda row: (row.splits["validation"].top1, -row.params))
-    assert read_source(finished_run, max_params=limit).archs == (best.arch,)
+    limit = finished_rows[1].costs["params"]
+    best = max(
+        finished_rows[:2], key=lambda row: (row.splits["validation"].top1, -row.costs["params"])
+    )
+    assert read_source(finished_run, limits={"params": limit}).archs == (best.arch,)
     with pytest.raises(ValueError, match="no subnet of this run has macs <= 1"):
-        read_source(finished_run, max_macs=1)
+        read_source(finished_run, limits="macs=1")
     with pytest.raises(ValueError, match="there is no subnet 3: this run has 0 to 2"):
         read_source(finished_run, 3)
     with pytest.raises(ValueError, match="say which subnet: either"):
-        read_source(finished_run, 1, max_params=limit)
+        read_source(finished_run, 1, limits={"params": limit})
 
 
 def test_a_model_that_was_handed_over(finished_run: Path, pictures: Path, tmp_path: Path) -> None:
@@ -224,7 +226,7 @@ def test_a_released_checkpoint(checkpoint: Path, pictures: Path, tmp_path: Path)
     assert direct.archs == (ARCH,)
     assert imported.archs == (small, ARCH)
     assert direct.class_names is None
-    assert read_source(tmp_path / "imported", max_params="1M").archs == (ARCH,)
+    assert read_source(tmp_path / "imported", limits="params=1M").archs == (ARCH,)
     recipe = finetuning_recipe(direct, "transfer-photos", str(pictures), overrides=SHORT)
     assert recipe.space.settings == SETTINGS.changed(num_classes=3)
     assert recipe.data.augmentation == get_transfer_recipe("transfer-photos").augmentation
@@ -347,7 +349,7 @@ def test_what_is_no_source(kind: str, searched_run: Path, tmp_path: Path) -> Non
 def test_the_best_within_a_limit_needs_an_evaluation(finished: Path) -> None:
     (finished / "evaluation.json").unlink()
     with pytest.raises(ValueError, match=r"is not evaluated.*prenas evaluate"):
-        read_source(finished, max_params="10k")
+        read_source(finished, limits="params=10k")
     assert len(read_source(finished, 0).archs) == 1
 
 

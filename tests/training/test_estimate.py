@@ -36,7 +36,7 @@ def archs(number: int) -> list[VitArch]:
         for heads in (1, 2)
         for ratio in (1.0, 1.5, 2.0)
     ]
-    ordered = sorted(found, key=lambda arch: count(arch, MINI.settings).params)
+    ordered = sorted(found, key=lambda arch: count(arch, MINI.settings)["params"])
     return ordered[:number]
 
 
@@ -54,7 +54,7 @@ def test_counts_are_the_trainings() -> None:
     found = estimate_training(supernet, archs(3), data, training)
     assert (found.steps_per_epoch, found.num_steps) == (3, 21)
     assert found.images_per_step == 16
-    assert found.state_bytes == 4 * 4 * count(WHOLE, MINI.settings).params
+    assert found.state_bytes == 4 * 4 * count(WHOLE, MINI.settings)["params"]
     assert [cost.arch for cost in found.costs] == archs(3)
     kept = [cost.activation_bytes for cost in found.costs]
     assert found.activation_bytes == 16 * max(kept)
@@ -97,7 +97,7 @@ def test_the_mean_is_over_the_draws_of_the_sampler(seed: int) -> None:
 
 def test_unmeasured_subnets_lie_between_their_neighbours_by_macs() -> None:
     chosen, settings = archs(5), MINI.settings
-    macs = [count(arch, settings).macs for arch in chosen]
+    macs = [count(arch, settings)["macs"] for arch in chosen]
     every = [SubnetCost(arch, float(m), 0) for arch, m in zip(chosen, macs, strict=True)]
     some = [every[place] for place in (0, 2, 4)]
     single = SingleSampler(BalancedSampler(chosen, 0))

@@ -66,7 +66,13 @@ def shown(folder: Path) -> dict[str, dict[int, float]]:
 
 def test_names_of_scalars() -> None:
     """Every number has a name of its own; what was not measured has none."""
-    validation = {"event": "validation", "subnet": 3, "params": 9, "num_images": 4, "loss": 0.5}
+    validation = {
+        "event": "validation",
+        "subnet": 3,
+        "costs": {"params": 9},
+        "num_images": 4,
+        "loss": 0.5,
+    }
     assert scalars({**STEP, "grad_norm": None, "images_per_second": 5.0}) == {
         "train/loss": 1.0,
         "train/lr": 0.1,
@@ -109,7 +115,7 @@ def test_a_run_that_was_cut_off_shows_every_step_once(tmp_path: Path) -> None:
     def validate(log: MetricsLog, step: int) -> None:
         log.append(
             "validation",
-            **{"epoch": step // 4 - 1, "step": step, "subnet": 0, "params": 9},
+            **{"epoch": step // 4 - 1, "step": step, "subnet": 0, "costs": {"params": 9}},
             **{"weights": "trained", "top1": step / 100, "top5": None, "loss": 1.0},
             num_images=4,
         )
