@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from families.drawing import ALL_SPACES, choices
 from prenas import artifacts, load, pipeline
-from prenas.cost import AXES, CostAxis, count, register
+from prenas.cost import AXES, CostAxis, count
 from prenas.families import build_structure
 from prenas.families.base import SearchSpace
 from prenas.proxy.tables import cost_tables
@@ -36,6 +36,8 @@ from training.runs import MINI, mini_recipe
 
 __all__ = ["prenas_command"]  # a fixture of another file
 
+ROOT = Path(__file__).resolve().parents[1]
+
 
 def bytes_of(shapes: Any) -> int:
     """Of weights in which matrices take one byte an element, vectors four (as int8 networks do)."""
@@ -44,16 +46,11 @@ def bytes_of(shapes: Any) -> int:
 
 @pytest.fixture(scope="module")
 def weight_bytes() -> Iterator[CostAxis]:
-    axis = CostAxis(
-        name="bytes",
-        of_part=lambda part: bytes_of(part.shapes.values()),
-        label="weights",
-        noun="bytes of weights",
-        table_unit="kB",
-        units={"B": 1, "kB": 1000, "MB": 10**6},
-    )
-    register(axis)
-    yield axis
+    """The axis of docs/extending.md, as the page adds it."""
+    page = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    section = page.partition("## A cost axis")[2]
+    exec(section.partition("```python\n")[2].partition("```")[0], {})
+    yield AXES["bytes"]
     del AXES["bytes"]
 
 
@@ -227,7 +224,7 @@ def test_it_limits_what_is_handed_over_and_fine_tuned(
 
 def test_an_earlier_run_has_no_such_column(weight_bytes: CostAxis, tmp_path: Path) -> None:
     """It is read as it is; to choose by the new axis is refused, with what there is."""
-    golden = Path(__file__).parent / "golden" / "runs_0_1_0" / "preferred"
+    golden = ROOT / "tests" / "golden" / "runs_0_1_0" / "preferred"
     earlier = shutil.copytree(golden, tmp_path / "run")
     assert [set(row.costs) for row in pipeline.evaluate(earlier)] == [{"params", "macs"}] * 2
     text = pipeline.report(earlier).read_text()

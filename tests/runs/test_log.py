@@ -21,6 +21,7 @@ from prenas.runs.log import (
 )
 
 EVENTS = ("step", "epoch", "validation", "skipped")
+VALIDATES = '{"event": "validation", "epoch": 0, "step": 4, "subnet": 0, %s}'
 VALIDATION: dict[str, Any] = {
     **{
         "subnet": 1,
@@ -160,7 +161,8 @@ def test_reading_back(tmp_path: Path) -> None:
     log.append("epoch", epoch=0, step=5, loss=2.0, lr=0.2, images_per_second=30.0, skipped=1)
     log.append("validation", epoch=0, step=5, **VALIDATION)
     assert read_epochs(path) == [EpochRecord(0, 2.0, 0.2, 30.0, 1)]
-    assert read_validations(path) == [ValidationRecord(0, 5, 1, 900, "ema", 0.75, None, 0.5, 40)]
+    costs = {"params": 900}
+    assert read_validations(path) == [ValidationRecord(0, 5, 1, costs, "ema", 0.75, None, 0.5, 40)]
     assert read_position(path) == Position(0, 5, 2.0, 0.2, 20.0, 1, 5)
     log.append("step", epoch=1, step=8, loss=math.nan, lr=0.2, images_per_second=30.0)
     position = read_position(path)
@@ -191,6 +193,9 @@ def test_an_epoch_of_skipped_steps_has_no_loss(tmp_path: Path) -> None:
         ('{"event": "epoch", "epoch": 0, "step": 4, "lr": 0.1}', "holds loss None"),
         ('{"event": "epoch", "epoch": 0, "step": 4, "loss": true, "lr": 0.1}', "holds loss True"),
         ('{"event": "validation", "epoch": 0, "step": 4, "subnet": "x"}', "holds subnet 'x'"),
+        (VALIDATES % '"costs": 3', "holds costs 3, no amounts"),
+        (VALIDATES % '"costs": {"macs": "x"}', "holds macs 'x', not a finite number"),
+        (VALIDATES % '"params": null', "holds params None, not a finite number"),
     ],
 )
 def test_a_damaged_line_is_named(line: str, message: str, tmp_path: Path) -> None:
