@@ -193,8 +193,9 @@ def test_an_epoch_of_skipped_steps_has_no_loss(tmp_path: Path) -> None:
         ('{"event": "epoch", "epoch": 0, "step": 4, "lr": 0.1}', "holds loss None"),
         ('{"event": "epoch", "epoch": 0, "step": 4, "loss": true, "lr": 0.1}', "holds loss True"),
         ('{"event": "validation", "epoch": 0, "step": 4, "subnet": "x"}', "holds subnet 'x'"),
-        (VALIDATES % '"costs": 3', "holds costs 3, no amounts"),
+        (VALIDATES % '"costs": 3', "holds costs 3, not amounts by name"),
         (VALIDATES % '"costs": {"macs": "x"}', "holds macs 'x', not a finite number"),
+        (VALIDATES % '"costs": {"macs": 3}', "holds params None, not a finite number"),
         (VALIDATES % '"params": null', "holds params None, not a finite number"),
     ],
 )

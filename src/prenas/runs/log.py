@@ -23,6 +23,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from prenas import artifacts
+from prenas.cost import size_axis
 
 Sink = Callable[[Mapping[str, Any]], None]
 """Called with every record that is written."""
@@ -235,8 +236,12 @@ def _number(record: Mapping[str, Any], name: str, place: str) -> float:
 def _costs(record: Mapping[str, Any], place: str) -> dict[str, int]:
     costs = record.get("costs", {"params": record.get("params")})
     if not isinstance(costs, dict):
-        raise ValueError(f"{place} holds costs {costs!r}, no amounts: mend or remove the file")
-    return {name: int(_number(costs, name, place)) for name in costs}
+        raise ValueError(
+            f"{place} holds costs {costs!r}, not amounts by name: mend or remove the file"
+        )
+    return {
+        name: int(_number(costs, name, place)) for name in dict.fromkeys([*costs, size_axis().name])
+    }
 
 
 def _optional(record: Mapping[str, Any], name: str, place: str) -> float | None:
