@@ -137,7 +137,7 @@ def _drawn(space: SearchSpace, macs: int) -> Arch:
     generator = numpy_generator(0, "benchmark")
     while True:
         arch = space.sample(generator)
-        if abs(count(arch, space.settings).macs / macs - 1) < _ABOUT:
+        if abs(count(arch, space)["macs"] / macs - 1) < _ABOUT:
             return arch
 
 
