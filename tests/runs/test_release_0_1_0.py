@@ -129,6 +129,7 @@ def test_subnets_are_handed_over(
     before, after = (artifacts.read_json(folder / "arch.json") for folder in (lies, new))
     assert stored(lies, "arch.json")["schema_version"] == 1
     assert stored(new, "arch.json")["schema_version"] == 2
+    assert after.pop("weights_sha256") == artifacts.carried_digest(new / "model.safetensors")
     for document in (before, after):
         del document["provenance"]["versions"]
     assert before == after
