@@ -668,7 +668,9 @@ def test_curves_of_validation() -> None:
     """A line per subnet and kind of weights; each subnet is named once."""
     epochs = [EpochRecord(n, 1.0, 0.1, None) for n in range(4)]
     validations = [
-        ValidationRecord(epoch, epoch, subnet, 900 - subnet, weights, share, None, 1.0, 10)
+        ValidationRecord(
+            *(epoch, epoch, subnet, {"params": 900 - subnet}), weights, share, None, 1.0, 10
+        )
         for epoch, share in ((1, 0.25), (3, 0.5))
         for weights in ("trained", "ema")
         for subnet in (0, 1, 2)
