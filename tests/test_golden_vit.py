@@ -130,7 +130,7 @@ def test_logits_and_gradients(name: str, index: int) -> None:
     """
     entry = load_golden(name)["archs"][index]
     arch = read_arch(entry["arch"])
-    assert count(arch, golden_space(name).settings).params == entry["num_params"]
+    assert count(arch, golden_space(name))["params"] == entry["num_params"]
     logits, norms = logits_and_norms(golden_supernet(name), golden_images(name), arch)
     expected = torch.tensor(entry["logits"], dtype=torch.float64)
     largest = logits.abs().max().item()
