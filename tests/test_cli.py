@@ -23,7 +23,14 @@ from prenas.families import all_spaces
 from prenas.families.vit.space import VitArch
 from prenas.models.export import load
 from prenas.recipe.catalogue import RECIPES, TRANSFER_RECIPES, get_recipe
-from training.runs import SMALLEST, StoppedError, contents, stop_at
+from prenas.steps import measuring, training
+from training.runs import (
+    SMALLEST,
+    StoppedError,
+    contents,
+    hearing,
+    stop_at,
+)
 
 pytest_plugins = "training.runs"
 
@@ -114,8 +121,8 @@ def test_run_goes_all_the_way(prenas: Command, tmp_path: Path) -> None:
 
     again = prenas("run", "digits", "--out", out, *SMALL)
     assert again.status == 0
-    assert "Search found done" in again.out
-    assert "Training found done" in again.out
+    assert "Search already complete" in again.out
+    assert "Training already complete" in again.out
     other = prenas("run", "digits", "--out", out, *SMALL, "--set", "seed=1")
     refused(other, "belongs to another recipe", "seed: 0 -> 1", "Nothing was changed")
 
@@ -186,7 +193,7 @@ def test_a_released_checkpoint_from_file_to_model(prenas: Command, tmp_path: Pat
         params = count(arch, SETTINGS)["params"]
         assert re.search(rf"{params:,} .* - +- +params <= ", result.out)
     assert "given by the user" in prenas("info", out).out
-    assert "Training found done" in prenas("train", out).out
+    assert "Training already complete" in prenas("train", out).out
     cut = prenas("specialize", out, "--max-params", "10M")
     assert (cut.status, cut.err) == (0, "")
     assert re.search(r"Subnet 1: [\d,]+ parameters, [\d,]+ MACs\n", cut.out)
@@ -225,7 +232,7 @@ def test_finetuning_goes_all_the_way(prenas: Command, finished_run: Path, tmp_pa
     assert "fine-tuned from" in prenas("info", out).out
     again = prenas(*words, "--out", out)
     assert again.status == 0
-    assert "Training found done" in again.out
+    assert "Training already complete" in again.out
     refused(prenas(*words, "--out", out, "--set", "seed=1"), "belongs to another recipe")
     refused(prenas("finetune", finished_run, "--out", tmp_path / "x", "--head", "x"), "auto, fresh")
     limited = ["finetune", finished_run, "--max-params", "1", "--out", tmp_path / "x"]
@@ -574,7 +581,7 @@ def test_a_failing_write_is_one_message(
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(28, "No space left on device", "runs/x")
 
-    monkeypatch.setattr(pipeline, "evaluate", full)
+    monkeypatch.setattr(measuring, "evaluate", full)
     refused(prenas("evaluate", finished), "No space left on device", "runs/x")
 
 
@@ -596,7 +603,7 @@ def test_an_interruption_says_how_to_continue(
     def interrupt(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "train", interrupt)
+    monkeypatch.setattr(training, "train", interrupt)
     result = prenas("train", searched)
     assert result.status == 130
     assert "Traceback" not in result.err
@@ -607,7 +614,7 @@ def test_an_interrupted_training_is_continued(
     prenas: Command, searched: Path, finished_run: Path
 ) -> None:
     with pytest.raises(StoppedError):
-        pipeline.train(searched, watch=stop_at(14))
+        pipeline.train(searched, observer=hearing(steps=stop_at(14)))
     result = prenas("train", searched)
     assert (result.status, result.err) == (0, "")
     assert "epoch 3" in result.out

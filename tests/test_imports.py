@@ -81,7 +81,16 @@ def test_contributing_shows_the_layers_that_are_declared() -> None:
 
 
 def test_packages_that_only_hold_others_are_empty() -> None:
-    for name in ("selection", "proxy", "runs", "models", "sources", "rivals", "evaluation"):
+    for name in (
+        "selection",
+        "proxy",
+        "runs",
+        "models",
+        "sources",
+        "rivals",
+        "evaluation",
+        "steps",
+    ):
         assert not [node for node in TREES[name].body if not isinstance(node, ast.Expr)], name
 
 

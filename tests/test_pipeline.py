@@ -20,13 +20,16 @@ from prenas.data import ImageData
 from prenas.evaluation.accuracy import Evaluation
 from prenas.models import hand_over
 from prenas.models.export import load
+from prenas.processes import resolve_device
 from prenas.recipe import Recipe, with_overrides
-from prenas.runs import folder as run_folder
+from prenas.runs.run import Run
+from prenas.steps import choosing, measuring, training
 from training.runs import (
     StoppedError,
     assert_same_tensors,
     assert_same_training,
     contents,
+    hearing,
     mini_recipe,
     never,
     own_data,
@@ -42,11 +45,18 @@ def files(run: Path) -> dict[str, tuple[bytes, int]]:
     return {name: value for name, value in contents(run).items() if name != ".lock"}
 
 
+WORK: dict[str, tuple[Any, str]] = {
+    "search": (choosing, "zero_cost_search"),
+    "train": (training, "train_supernet"),
+    "evaluate": (measuring, "evaluate_archs"),
+    "cut": (hand_over, "verified_cut"),
+}
+
+
 def forbid_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes every step's work an error."""
-    for name in ("zero_cost_search", "train_supernet", "evaluate_archs"):
-        monkeypatch.setattr(pipeline, name, never)
-    monkeypatch.setattr(hand_over, "verified_cut", never)
+    for home, name in WORK.values():
+        monkeypatch.setattr(home, name, never)
 
 
 # --- once ----------------------------------------------------------------------------------------
@@ -136,10 +146,10 @@ def test_an_unfinished_run_is_continued(
 ) -> None:
     out = tmp_path / "run"
     with pytest.raises(StoppedError):
-        pipeline.run(mini_recipe(), out, watch=stop_at(step))
+        pipeline.run(mini_recipe(), out, observer=hearing(steps=stop_at(step)))
     assert (out / "preferred.json").exists()
     assert not (out / "evaluation.json").exists()
-    monkeypatch.setattr(pipeline, "zero_cost_search", never)
+    monkeypatch.setattr(choosing, "zero_cost_search", never)
     pipeline.run(mini_recipe(), out)
     assert_same_training(out, finished_run)
     for name in ("evaluation.json", "subnets/02/model.safetensors"):
@@ -149,10 +159,10 @@ def test_an_unfinished_run_is_continued(
 @pytest.mark.parametrize(
     ("lost", "redone"),
     [
-        (["evaluation.json"], "evaluate_archs"),
-        (["evaluation.json", "evaluation.csv", "accuracy.png"], "evaluate_archs"),
-        (["subnets/01/arch.json"], "verified_cut"),
-        (["subnets"], "verified_cut"),
+        (["evaluation.json"], "evaluate"),
+        (["evaluation.json", "evaluation.csv", "accuracy.png"], "evaluate"),
+        (["subnets/01/arch.json"], "cut"),
+        (["subnets"], "cut"),
     ],
 )
 def test_only_what_is_missing_is_done(
@@ -166,10 +176,10 @@ def test_only_what_is_missing_is_done(
     for name in lost:
         path = finished / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    home = hand_over if redone == "verified_cut" else pipeline
-    work = getattr(home, redone)
+    home, name = WORK[redone]
+    work = getattr(home, name)
     forbid_work(monkeypatch)
-    monkeypatch.setattr(home, redone, work)
+    monkeypatch.setattr(home, name, work)
     pipeline.run(mini_recipe(), finished)
     for name, (content, _) in files(finished).items():
         if not name.endswith(".png"):
@@ -242,7 +252,7 @@ def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
 def test_a_read_only_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if os.geteuid() == 0:
         pytest.skip("root may write everywhere: run as another user to check permissions")
-    monkeypatch.setattr(pipeline, "zero_cost_search", never)
+    monkeypatch.setattr(choosing, "zero_cost_search", never)
     out = tmp_path / "run"
     out.mkdir(mode=0o500)
     with pytest.raises(ValueError, match=f"cannot write to {out} .*ermission denied"):
@@ -257,7 +267,7 @@ def test_a_folder_that_refuses_files_is_found_out_before_any_work(
     def deny(self: Path, *args: object, **kwargs: object) -> None:
         raise PermissionError(13, "Permission denied", str(self))
 
-    monkeypatch.setattr(pipeline, "zero_cost_search", never)
+    monkeypatch.setattr(choosing, "zero_cost_search", never)
     monkeypatch.setattr(Path, "write_text", deny)
     with pytest.raises(ValueError, match=r"cannot write to .*run \(Permission denied\): choose"):
         pipeline.search(mini_recipe(), tmp_path / "run")
@@ -300,7 +310,7 @@ def test_a_folder_in_use_is_refused(
 def test_a_folder_is_free_again_afterwards(searched: Path, lock: Callable[[Path], None]) -> None:
     """After success and after an interruption."""
     with pytest.raises(StoppedError):
-        pipeline.train(searched, watch=stop_at(3))
+        pipeline.train(searched, observer=hearing(steps=stop_at(3)))
     pipeline.search(mini_recipe(), searched)
     lock(searched)
 
@@ -407,7 +417,7 @@ def test_images_that_do_not_fit_are_found_at_once(tmp_path: Path) -> None:
     out = tmp_path / "run"
     pipeline.search(own_recipe(), out)
     with pytest.raises(ValueError, match=r"\(1, 3, 8, 8\).* \(batch, 1, 8, 8\)"):
-        pipeline.train(out, data=own_data(in_chans=3), watch=never)
+        pipeline.train(out, data=own_data(in_chans=3), observer=hearing(steps=never))
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
@@ -586,8 +596,8 @@ def test_missing_or_foreign_weights_are_refused_by_name(searched: Path, finished
 
 def test_auto_takes_what_is_there() -> None:
     expected = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    assert pipeline.resolve_device("auto").type == (expected.type if expected else "cpu")
-    assert pipeline.resolve_device("cpu").type == "cpu"
+    assert resolve_device("auto").type == (expected.type if expected else "cpu")
+    assert resolve_device("cpu").type == "cpu"
 
 
 @pytest.mark.parametrize("name", ["quantum", "cuda:99", "", "gpu", "meta"])
@@ -718,16 +728,14 @@ def test_a_shuffling_loader_is_repeatable(tmp_path: Path) -> None:
 
 def test_a_process_that_lives_on_does_not_keep_the_lock(finished: Path) -> None:
     """Forked loader processes inherit the open lock file; the step that made them is over."""
-    import os
     import signal
 
-    recipe = mini_recipe()
-    with run_folder.locked(finished, recipe):
+    with Run(finished, mini_recipe()).locked():
         child = os.fork()
         if child == 0:
             signal.pause()
     try:
-        with run_folder.locked(finished, recipe):
+        with Run(finished, mini_recipe()).locked():
             pass
     finally:
         os.kill(child, signal.SIGKILL)

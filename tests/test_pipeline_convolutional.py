@@ -28,12 +28,15 @@ from prenas.families.mobilenet.arch import MobileNetSettings
 from prenas.families.mobilenet.space import MobileNetSpace, StageOptions
 from prenas.models.export import load
 from prenas.recipe import EvolutionRecipe, Recipe, SearchRecipe
+from prenas.runs.run import Run
 from prenas.runs.status import read_status
 from prenas.sources.transfer import finetuning_recipe, read_source
+from prenas.steps import choosing, measuring, training
 from training.runs import (
     StoppedError,
     assert_same_training,
     contents,
+    hearing,
     metrics_of,
     mini_recipe,
     never,
@@ -143,8 +146,10 @@ def test_models_are_what_was_evaluated(finished_conv: Path) -> None:
 
 def test_a_finished_run_is_not_redone(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {n: c for n, c in contents(finished).items() if not n.startswith("report")}
-    for name in ("zero_cost_search", "train_supernet", "calibrate_on", "evaluate_archs"):
-        monkeypatch.setattr(pipeline, name, never)
+    monkeypatch.setattr(choosing, "zero_cost_search", never)
+    monkeypatch.setattr(training, "train_supernet", never)
+    for name in ("calibrate_on", "evaluate_archs"):
+        monkeypatch.setattr(measuring, name, never)
     pipeline.run(recipe_of(), finished)
     after = {n: c for n, c in contents(finished).items() if not n.startswith("report")}
     assert after == before
@@ -157,7 +162,7 @@ def test_an_interrupted_run_ends_as_the_unbroken_one(
     """To the bit: weights, metrics (validated after calibration), statistics, evaluation."""
     out = tmp_path / "run"
     with pytest.raises(StoppedError):
-        pipeline.run(recipe_of(), out, watch=stop_at(step))
+        pipeline.run(recipe_of(), out, observer=hearing(steps=stop_at(step)))
     pipeline.run(recipe_of(), out)
     assert_same_training(out, finished_conv)
     for name in ("calibration.safetensors", "calibration.json", "evaluation.json"):
@@ -196,7 +201,7 @@ def test_calibration_is_made_where_it_is_missing(finished: Path) -> None:
     with pytest.raises(ValueError, match="but subnets, which were made with one: remove them"):
         pipeline.evaluate(finished)  # the models would be those of another calibration
     shutil.rmtree(finished / "subnets")
-    assert pipeline.needs_calibration(finished)
+    assert Run(finished).needs_calibration
     assert pipeline.evaluate(finished) == rows
     assert (finished / "calibration.safetensors").read_bytes() == expected
     stored = pipeline.calibrate(finished)
@@ -213,7 +218,7 @@ def test_calibration_of_other_weights_is_refused(finished: Path) -> None:
 
 
 def test_vision_transformers_have_nothing_to_calibrate(finished_run: Path) -> None:
-    assert not pipeline.needs_calibration(finished_run)
+    assert not Run(finished_run).needs_calibration
     assert not any(pipeline.calibrate(finished_run))
     assert not (finished_run / "calibration.json").exists()
 

@@ -26,8 +26,10 @@ from training.runs import (
     assert_same_training,
     contents,
     global_state_untouched,
+    hearing,
     metrics_of,
     mini_recipe,
+    other_data,
     stop_at,
     value_error_of,
 )
@@ -120,7 +122,7 @@ def test_a_stopped_training_ends_as_if_it_had_not_been(
     pipeline.train(whole)
     for step in (3, 10):
         with pytest.raises(StoppedError):
-            pipeline.train(stopped, watch=stop_at(step))
+            pipeline.train(stopped, observer=hearing(steps=stop_at(step)))
         torch.rand(3)
     pipeline.train(stopped)
     assert_same_training(whole, stopped)
@@ -167,7 +169,7 @@ def test_a_run_does_not_go_on_with_other_images(
     out, recipe = tmp_path / "run", recipe_on(root)
     pipeline.search(recipe, out)
     with pytest.raises(StoppedError):
-        pipeline.train(out, watch=stop_at(6))
+        pipeline.train(out, observer=hearing(steps=stop_at(6)))
     before = contents(out)
     action(root)
     for go_on in (lambda: pipeline.train(out), lambda: pipeline.run(recipe, out)):
@@ -187,7 +189,7 @@ def test_moved_images_are_said_where_they_are(photos: Path, tmp_path: Path) -> N
         pipeline.search(recipe_on(root), out)
         if out.name != "whole":
             with pytest.raises(StoppedError):
-                pipeline.train(out, watch=stop_at(6))
+                pipeline.train(out, observer=hearing(steps=stop_at(6)))
     pipeline.train(outs[0])
     tar_of(root, tmp_path / "photos.tar")
     shutil.move(root, tmp_path / "moved photos")
@@ -197,10 +199,10 @@ def test_moved_images_are_said_where_they_are(photos: Path, tmp_path: Path) -> N
     elsewhere = str(tmp_path / "moved photos")
     result = CliRunner().invoke(app, ["train", str(outs[1]), "--data", elsewhere])
     assert result.exit_code == 0, result.output
-    pipeline.train(outs[2], data=run_data.other_data(outs[2], [str(tmp_path / "photos.tar")]))
+    pipeline.train(outs[2], data=other_data(outs[2], [str(tmp_path / "photos.tar")]))
     assert_same_training(outs[0], outs[1])
     assert_same_training(outs[0], outs[2])
-    rows = pipeline.evaluate(outs[1], data=run_data.other_data(outs[1], [f"{tmp_path}/photos.tar"]))
+    rows = pipeline.evaluate(outs[1], data=other_data(outs[1], [f"{tmp_path}/photos.tar"]))
     assert (outs[1] / "evaluation.json").exists()
     assert pipeline.evaluate(outs[1]) == rows
 
@@ -212,7 +214,7 @@ def test_another_test_set_is_only_reported(finished: Path, tmp_path: Path) -> No
     """Whatever it gives, the run's own results stay."""
     before = contents(finished)
     other = draw_pictures(tmp_path / "other", 10, first=200)
-    data = run_data.other_data(finished, [f"test={other}"])
+    data = other_data(finished, [f"test={other}"])
     rows, own = pipeline.evaluate(finished, data=data), pipeline.evaluate(finished)
     for row, ours in zip(rows, own, strict=True):
         assert row.splits["test"].num_images == 20
@@ -227,7 +229,7 @@ def test_another_test_set_is_only_reported(finished: Path, tmp_path: Path) -> No
 
 def test_the_same_images_are_not_evaluated_again(finished: Path, photos: Path) -> None:
     before = contents(finished)
-    data = run_data.other_data(finished, [str(photos)])
+    data = other_data(finished, [str(photos)])
     assert pipeline.evaluate(finished, data=data) == pipeline.evaluate(finished)
     assert contents(finished) == before
 
@@ -235,8 +237,8 @@ def test_the_same_images_are_not_evaluated_again(finished: Path, photos: Path) -
 def test_other_data_never_become_the_runs_first_results(finished: Path, tmp_path: Path) -> None:
     (finished / "evaluation.json").unlink()
     other = draw_pictures(tmp_path / "other", 10, first=200)
-    pipeline.evaluate(finished, data=run_data.other_data(finished, [f"test={other}"]))
-    pipeline.evaluate(finished, data=run_data.other_data(finished, crops=5))
+    pipeline.evaluate(finished, data=other_data(finished, [f"test={other}"]))
+    pipeline.evaluate(finished, data=other_data(finished, crops=5))
     assert not (finished / "evaluation.json").exists()
     pipeline.evaluate(finished)
     assert (finished / "evaluation.json").exists()
@@ -249,12 +251,12 @@ def test_images_of_other_classes_are_refused(finished: Path, tmp_path: Path) -> 
         for kind in kinds:
             draw_pictures(tmp_path / "made", 10)
             shutil.copytree(tmp_path / "made/dark", root / kind)
-        message = value_error_of(lambda root=root: run_data.other_data(finished, [str(root)]))  # type: ignore[misc]
+        message = value_error_of(lambda root=root: other_data(finished, [str(root)]))  # type: ignore[misc]
         assert message is not None
         assert "the classes of these images are not those of" in message
         assert sorted(set(kinds) ^ {"bright", "dark"})[0] in message
     test = tmp_path / "cat-dog"
-    message = value_error_of(lambda: run_data.other_data(finished, [f"test={test}"]))
+    message = value_error_of(lambda: other_data(finished, [f"test={test}"]))
     assert message is not None
     assert "training images lack: cat, dog" in message
     assert contents(finished) == before
@@ -266,7 +268,7 @@ def test_logits_of_several_crops_are_averaged(crops: int, finished: Path, photos
     from torchvision.transforms import FiveCrop, Resize, TenCrop
     from torchvision.transforms.functional import pil_to_tensor
 
-    data = run_data.other_data(finished, crops=crops)
+    data = other_data(finished, crops=crops)
     rows = pipeline.evaluate(finished, data=data)
     network = load_model(finished / "subnets/00").network
     cut = Resize(8, interpolation=3), (FiveCrop if crops == 5 else TenCrop)(8)
@@ -321,7 +323,7 @@ def test_images_of_another_run_are_refused_before_anything_is_written(
     before = contents(finished)
     other = draw_pictures(tmp_path / "other", 12, first=300)
     message = value_error_of(
-        lambda: pipeline.train(finished, data=run_data.other_data(finished, [str(other)]))
+        lambda: pipeline.train(finished, data=other_data(finished, [str(other)]))
     )
     assert message is not None
     assert "not those that" in message
@@ -343,7 +345,7 @@ def test_a_renamed_class_is_noticed_when_cutting_and_evaluating(
     before = contents(finished)
     renamed = with_data(recipe_on(photos), str(moved))
     for action in (
-        lambda: run_data.other_data(finished, [str(moved)]),
+        lambda: other_data(finished, [str(moved)]),
         lambda: pipeline.evaluate(finished, data=load(renamed)),
     ):
         assert "the classes of these images are not those of" in (value_error_of(action) or "")
@@ -368,7 +370,7 @@ def test_an_unreadable_picture_on_disk_can_be_skipped_and_the_run_goes_on(tmp_pa
     recipe = recipe.model_copy(update={"data": lazily})
     out = tmp_path / "run"
     with pytest.raises(StoppedError):
-        pipeline.run(recipe, out, watch=stop_at(5))
+        pipeline.run(recipe, out, observer=hearing(steps=stop_at(5)))
     opened = open_data(lazily)
     (photos / opened.train.names[0]).write_bytes(
         bytes(opened.train.versions[0])  # the same size, so that the images count as the same
@@ -394,7 +396,7 @@ def test_a_report_made_on_the_way_is_written_anew(photos: Path, tmp_path: Path) 
 
 def test_a_folder_without_splits_is_evaluated_whole(finished: Path, tmp_path: Path) -> None:
     others = draw_pictures(tmp_path / "others", 15, first=100)
-    (row, *_) = pipeline.evaluate(finished, data=run_data.other_data(finished, [str(others)]))
+    (row, *_) = pipeline.evaluate(finished, data=other_data(finished, [str(others)]))
     assert list(row.splits) == ["validation"]
     assert row.splits["validation"].num_images == 30
 
@@ -403,7 +405,7 @@ def test_other_images_do_not_choose_a_subnet(finished: Path, tmp_path: Path) -> 
     (finished / "evaluation.json").unlink()
     shutil.rmtree(finished / "subnets")
     others = draw_pictures(tmp_path / "others", 15, first=100)
-    data = run_data.other_data(finished, [str(others)])
+    data = other_data(finished, [str(others)])
     before = contents(finished)
     problem = value_error_of(lambda: pipeline.specialize(finished, limits="params=1M", data=data))
     assert "is not evaluated yet, and these are not its images" in (problem or "")
@@ -427,7 +429,7 @@ def test_a_search_on_data_sees_pictures_unchanged(photos: Path) -> None:
 def test_three_pictures_are_enough_to_evaluate_on(finished: Path, tmp_path: Path) -> None:
     """A folder of other images is not divided, however small."""
     others = draw_pictures(tmp_path / "others", 1, first=300)
-    (row, *_) = pipeline.evaluate(finished, data=run_data.other_data(finished, [str(others)]))
+    (row, *_) = pipeline.evaluate(finished, data=other_data(finished, [str(others)]))
     assert row.splits["validation"].num_images == 2
 
 

@@ -33,9 +33,16 @@ from prenas.report.curves import draw_accuracy, draw_training, grouped, ranges, 
 from prenas.report.forms import amount, words
 from prenas.report.markdown import code, escape, link, table
 from prenas.report.reproduction import command_of
-from prenas.runs.log import EpochRecord, MetricsLog, ValidationRecord, read_epochs
+from prenas.runs.log import EpochRecord, MetricsLog, ValidationRecord, read_log
 from prenas.selection.preferred import PreferredSet
-from training.runs import MINI, StoppedError, contents, mini_recipe, own_recipe
+from training.runs import (
+    MINI,
+    StoppedError,
+    contents,
+    hearing,
+    mini_recipe,
+    own_recipe,
+)
 
 pytest_plugins = "training.runs"
 
@@ -253,7 +260,7 @@ def test_while_training(searched: Path) -> None:
             raise StoppedError
 
     with pytest.raises(StoppedError):
-        pipeline.train(searched, watch=watch)
+        pipeline.train(searched, observer=hearing(steps=watch))
     assert (searched / "report/training.png").exists()
 
 
@@ -283,7 +290,7 @@ def test_after_everything(finished: Path, finished_rows: list[Evaluation]) -> No
     assert f"test {100 * row.splits['test'].top1:.2f} %" in shown.text
     assert shown.text.count(f"**{100 * row.splits['validation'].top1:.2f}**") == 1
     assert "3 of 3 epochs trained" in shown.text
-    last = read_epochs(finished / "metrics.jsonl")[-1]
+    last = read_log(finished / "metrics.jsonl").epochs[-1]
     assert f"loss {last.loss:.3f}, learning rate {last.lr:.2e}" in shown.prose["Training"]
     for picture in (finished / "report").glob("*.png"):
         with Image.open(picture) as image:
@@ -416,8 +423,8 @@ def test_a_log_may_hold_more(tmp_path: Path) -> None:
         '{"epoch": 2, "lo',
     ]
     path.write_text("\n".join(lines))
-    assert read_epochs(path) == [EpochRecord(0, 2.5, 0.1, 9.5), EpochRecord(1, 2, 0.05, None)]
-    assert read_epochs(tmp_path / "none.jsonl") == []
+    assert read_log(path).epochs == [EpochRecord(0, 2.5, 0.1, 9.5), EpochRecord(1, 2, 0.05, None)]
+    assert read_log(tmp_path / "none.jsonl").epochs == []
 
 
 def test_results_of_others_are_refused(finished: Path) -> None:

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
         evolve,
         finetune,
         import_released,
-        read_preferred,
-        read_supernet,
         run,
         search,
         specialize,
@@ -46,10 +44,12 @@ if TYPE_CHECKING:
     from prenas.recipe.catalogue import get_recipe
     from prenas.recipe.data import Augmentation, DataRecipe, Preprocessing
     from prenas.recipe.space_file import read_space
-    from prenas.rivals.evolution import Evolved
+    from prenas.runs.run import Run, read_preferred, read_supernet
+    from prenas.selection.evolved import Evolved
     from prenas.selection.preferred import PreferredSet
     from prenas.sources.released import load_released_checkpoint
     from prenas.sources.transfer import Source, finetuning_recipe, read_source
+    from prenas.steps.observer import Observer
     from prenas.supernet import Supernet
 
 __version__ = _version("prenas")
@@ -60,7 +60,6 @@ _HOMES = {
     "prenas.data.naming": ("with_data",),
     "prenas.recipe.data": ("Augmentation", "DataRecipe", "Preprocessing"),
     "prenas.evaluation.accuracy": ("Evaluation", "Metrics"),
-    "prenas.rivals.evolution": ("Evolved",),
     "prenas.models.export": ("Model", "load", "load_timm"),
     "prenas.families": ("get_space",),
     "prenas.families.base": ("Arch", "SearchSpace"),
@@ -73,8 +72,6 @@ _HOMES = {
         "evolve",
         "finetune",
         "import_released",
-        "read_preferred",
-        "read_supernet",
         "run",
         "search",
         "specialize",
@@ -92,7 +89,10 @@ _HOMES = {
     ),
     "prenas.recipe.catalogue": ("get_recipe",),
     "prenas.sources.released": ("load_released_checkpoint",),
+    "prenas.runs.run": ("Run", "read_preferred", "read_supernet"),
+    "prenas.selection.evolved": ("Evolved",),
     "prenas.selection.preferred": ("PreferredSet",),
+    "prenas.steps.observer": ("Observer",),
     "prenas.recipe.space_file": ("read_space",),
     "prenas.supernet": ("Supernet",),
     "prenas.sources.transfer": ("Source", "finetuning_recipe", "read_source"),
@@ -113,10 +113,12 @@ __all__ = [
     "MobileNetSettings",
     "MobileNetSpace",
     "Model",
+    "Observer",
     "Prediction",
     "PreferredSet",
     "Preprocessing",
     "Recipe",
+    "Run",
     "SearchRecipe",
     "SearchSpace",
     "Source",

@@ -64,6 +64,13 @@ class Processes(NamedTuple):
         self.add_up(votes)
         return bool(votes.item() > 0)
 
+    def main_says(self, flag: bool) -> bool:
+        """The main process' answer, in every process; returns once every process has come here.
+
+        So all go the same way, though on a shared disk others may see a file late.
+        """
+        return self.any(self.is_main and flag)
+
     def wait(self) -> None:
         """Returns once every process has come here."""
         self.any(False)

@@ -19,8 +19,10 @@ from prenas.evaluation.calibration import calibrate, calibrate_on, calibration_b
 from prenas.families import get_space
 from prenas.families.base import Arch, SearchSpace
 from prenas.processes import Processes
-from prenas.recipe import CalibrationRecipe
-from prenas.runs.statistics import stored_statistics, write_statistics
+from prenas.recipe import CalibrationRecipe, SearchRecipe
+from prenas.recipe import Recipe as RunRecipe
+from prenas.recipe.data import DataRecipe, Preprocessing
+from prenas.runs.run import Run
 from prenas.supernet import Statistics, Supernet
 from training.runs import own_data
 
@@ -209,16 +211,27 @@ def written(folder: Path) -> tuple[Supernet, list[Statistics]]:
     supernet = new_supernet(SPACE)
     batches = [images_for(SPACE, batch=4)]
     found = calibrate(supernet, archs_of(SPACE)[:2], batches)
-    artifacts.write_tensors(folder / artifacts.SUPERNET, supernet.network.state_dict())
-    write_statistics(folder, archs_of(SPACE)[:2], found, RECIPE)
+    channels = SPACE.settings.in_chans
+    preprocessing = Preprocessing(mean=(0.5,) * channels, std=(0.25,) * channels)
+    recipe = RunRecipe(
+        name="x",
+        space=SPACE,
+        search=SearchRecipe(budgets=("params=1G",)),
+        data=DataRecipe(name="own", preprocessing=preprocessing),
+        calibration=RECIPE,
+    )
+    run = Run(folder, recipe)
+    run.record_recipe(recipe)
+    run.record_supernet(supernet)
+    run.record_statistics(archs_of(SPACE)[:2], found)
     return supernet, found
 
 
 def test_they_survive_the_disk(tmp_path: Path) -> None:
-    assert stored_statistics(tmp_path, archs_of(SPACE)) is None
+    assert Run(tmp_path).statistics(archs_of(SPACE)) is None
     _, found = written(tmp_path)
     for archs, expected in ((archs_of(SPACE)[:2], found), (archs_of(SPACE)[1:2], found[1:])):
-        stored = stored_statistics(tmp_path, archs)
+        stored = Run(tmp_path).statistics(archs)
         assert stored is not None
         for ours, theirs in zip(stored, expected, strict=True):
             assert ours.keys() == theirs.keys()
@@ -244,4 +257,4 @@ def test_those_of_others_are_refused(tmp_path: Path, what: str) -> None:
         )
         archs = [*archs, smaller]
     with pytest.raises(ValueError, match=r"remove it, and .* to calibrate anew"):
-        stored_statistics(tmp_path, archs)
+        Run(tmp_path).statistics(archs)

@@ -102,7 +102,7 @@ def test_names_belong_to_their_outputs(model: Path, pictures: list[Path], tmp_pa
     ours, theirs = (next(predict(at, pictures[:1], top=4)) for at in (model, renamed))
     pairs = dict(zip(NAMES, "abcd", strict=True))
     assert [pairs[name] for name, _ in ours.classes] == [name for name, _ in theirs.classes]
-    assert load_described(renamed).class_names == ("a", "b", "c", "d")
+    assert load_described(renamed).description.class_names == ("a", "b", "c", "d")
 
 
 def test_spare_outputs_are_never_named(tmp_path: Path, pictures: list[Path]) -> None:

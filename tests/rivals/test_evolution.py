@@ -29,13 +29,16 @@ from prenas.report.reproduction import command_of
 from prenas.rivals import one_shot
 from prenas.rivals.evolution import Generation, _Breeding, evolve, remembering
 from prenas.rivals.within import Genes, Within
-from prenas.runs import images as run_data
+from prenas.runs.run import Run
+from prenas.steps import choosing, measuring, training
 from training.runs import (
     MINI,
     StoppedError,
     contents,
+    hearing,
     mini_recipe,
     never,
+    other_data,
     own_data,
     own_recipe,
     stop_at,
@@ -414,7 +417,7 @@ def test_one_shot_hands_over_the_best_of_every_budget(evolved_run: Path) -> None
     """By brute force over the whole space, each architecture cut out as it is handed over."""
     supernet = pipeline.read_supernet(evolved_run)
     assert supernet.arch == MINI.largest
-    validation = {"validation": run_data.other_data(evolved_run).validation}
+    validation = {"validation": other_data(evolved_run).validation}
     every = evaluate_archs(supernet, sorted(every_arch(MINI), key=lambda a: a.id), validation)
     budgets = parse_budgets(RECIPE.search.budgets).kept[:3]  # the fourth is empty
     found = pipeline.evolve(evolved_run)
@@ -473,12 +476,14 @@ def test_evolution_is_written_once_for_all_and_read_again(
     assert set(document["budgets"][0]) == {
         *("budget", "arch", "costs", "accuracy", "history", "num_evaluated")
     }
-    for name in ("read_supernet", "evolve_budgets", "train_supernet", "evaluate_archs"):
-        monkeypatch.setattr(pipeline, name, never)
+    monkeypatch.setattr(Run, "supernet", property(never))
+    monkeypatch.setattr(training, "train_supernet", never)
+    for name in ("evolve_budgets", "evaluate_archs"):
+        monkeypatch.setattr(measuring, name, never)
     assert [each.model_dump(mode="json") for each in pipeline.evolve(evolved)] == document[
         "budgets"
     ]
-    assert [subnet.score for subnet in pipeline.subnets_of(evolved).subnets] == [None] * 3
+    assert [subnet.score for subnet in Run(evolved).subnets.subnets] == [None] * 3
     assert contents(evolved).keys() == before.keys()
     assert contents(evolved)["evolution.json"] == before["evolution.json"]
 
@@ -494,13 +499,16 @@ def test_a_killed_evolution_goes_on_with_the_next_budget(
             raise StoppedError
 
     with pytest.raises(StoppedError):
-        pipeline.evolve(trained, watch=kill)
+        pipeline.evolve(trained, observer=hearing(generations=kill))
     assert len(json.loads((trained / "evolution.json").read_text())["budgets"]) == 1
     for step in (pipeline.evaluate, lambda out: pipeline.specialize(out, 0)):
         with pytest.raises(ValueError, match=f"run `prenas evolve {trained}` first"):
             step(trained)
     budgets: list[str] = []
-    pipeline.evolve(trained, watch=lambda generation: budgets.append(str(generation.budget)))
+    pipeline.evolve(
+        trained,
+        observer=hearing(generations=lambda generation: budgets.append(str(generation.budget))),
+    )
     assert budgets[0] == second
     assert len(set(budgets)) == 2
     for name in ("evolution.json", "evaluation.json", "evaluation.csv"):
@@ -540,7 +548,7 @@ def test_every_candidate_is_compared_on_the_same_drawn_validation_images(
     assert found[0].accuracy * 50 == pytest.approx(round(found[0].accuracy * 50))
     assert len({id(source) for source in sources}) == 1
     assert num_samples(sources[0]) == 50
-    data = run_data.other_data(trained)
+    data = other_data(trained)
     again = one_shot.comparison_images(few, data)
     drawn = [int(label) for _, label in again]  # type: ignore[attr-defined]
     assert drawn == [int(label) for _, label in sources[0]]
@@ -562,7 +570,7 @@ def test_every_candidate_is_compared_on_the_same_drawn_validation_images(
 def test_too_many_images_are_refused_before_anything_is_spent(
     make: Callable[[Any], Any], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "zero_cost_search", never)
+    monkeypatch.setattr(choosing, "zero_cost_search", never)
     recipe = own_recipe(evolution=EvolutionRecipe(num_images=21))
     with pytest.raises(ValueError, match=f"evolution.num_images is 21, {words}"):
         pipeline.run(recipe, tmp_path / "run", data=make(own_data()))
@@ -574,7 +582,7 @@ def test_steps_out_of_order_name_the_command(tmp_path: Path, finished_run: Path)
         pipeline.evolve(finished_run)
     out = tmp_path / "run"
     with pytest.raises(StoppedError):
-        pipeline.run(RECIPE, out, watch=stop_at(3))
+        pipeline.run(RECIPE, out, observer=hearing(steps=stop_at(3)))
     for step in (pipeline.evolve, pipeline.evaluate):
         with pytest.raises(ValueError, match=f"run `prenas train {out}` first"):
             step(out)
@@ -585,7 +593,8 @@ def test_evolution_of_other_weights_is_refused(evolved: Path) -> None:
     document = json.loads(path.read_text())
     path.write_text(json.dumps({**document, "supernet_sha256": "0" * 64}))
     (evolved / "evaluation.json").unlink()
-    for step in (pipeline.evolve, pipeline.evaluate, pipeline.subnets_of, pipeline.report):
+    steps = (pipeline.evolve, pipeline.evaluate, lambda out: Run(out).subnets, pipeline.report)
+    for step in steps:
         with pytest.raises(ValueError, match=r"evolution\.json belongs to other weights than"):
             step(evolved)
 
@@ -602,7 +611,7 @@ def test_the_envelope_of_one_shot_is_the_whole_space(evolved_run: Path) -> None:
 def test_comparing_on_shared_weights_equals_evaluating_cut_networks(evolved_run: Path) -> None:
     """And reads the images once for all, leaving the weights as they are."""
     supernet = pipeline.read_supernet(evolved_run)
-    source = run_data.other_data(evolved_run).validation
+    source = other_data(evolved_run).validation
     archs = [MINI.smallest, MINI.largest, *list(every_arch(MINI))[:5]]
     before = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
     none = [{}] * len(archs)  # these networks keep no statistics

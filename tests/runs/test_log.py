@@ -15,9 +15,7 @@ from prenas.runs.log import (
     MetricsLog,
     Position,
     ValidationRecord,
-    read_epochs,
-    read_position,
-    read_validations,
+    read_log,
 )
 
 EVENTS = ("step", "epoch", "validation", "skipped")
@@ -125,9 +123,9 @@ def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
     # What a real disk takes of the line is dropped when the run goes on.
     path.unlink()
     path.write_bytes(content + b'{"event": "epoch", "epoch": 1, "st')
-    assert [record.epoch for record in read_epochs(path)] == [0]
+    assert [record.epoch for record in read_log(path).epochs] == [0]
     MetricsLog(path, step=1).append("epoch", epoch=1, step=2, loss=0.5, lr=0.1)
-    assert [record.loss for record in read_epochs(path)] == [1.0, 0.5]
+    assert [record.loss for record in read_log(path).epochs] == [1.0, 0.5]
 
 
 def test_a_log_of_the_older_form(tmp_path: Path) -> None:
@@ -137,11 +135,14 @@ def test_a_log_of_the_older_form(tmp_path: Path) -> None:
         '{"epoch": 0, "loss": 2.0, "lr": 0.1, "images_per_second": 9.0}\n'
         '{"epoch": 1, "loss": 9.0, "lr": 0.1, "images_per_second": 9.0}\n'
     )
-    assert read_position(path) == Position(1, None, 9.0, 0.1, 9.0, 0, None)
+    assert read_log(path).position == Position(1, None, 9.0, 0.1, 9.0, 0, None)
     log = MetricsLog(path, step=7)
     log.append("epoch", epoch=1, step=14, loss=1.5, lr=0.05, images_per_second=8.0, skipped=2)
-    assert read_epochs(path) == [EpochRecord(0, 2.0, 0.1, 9.0), EpochRecord(1, 1.5, 0.05, 8.0, 2)]
-    position = read_position(path)
+    assert read_log(path).epochs == [
+        EpochRecord(0, 2.0, 0.1, 9.0),
+        EpochRecord(1, 1.5, 0.05, 8.0, 2),
+    ]
+    position = read_log(path).position
     assert position is not None
     assert (position.step, position.steps_per_epoch) == (14, 7)
     MetricsLog(path, step=0)  # a training from the initial weights
@@ -154,18 +155,23 @@ def test_a_log_of_the_older_form(tmp_path: Path) -> None:
 def test_reading_back(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     log = MetricsLog(path, step=0)
-    assert (read_epochs(path), read_validations(path), read_position(path)) == ([], [], None)
+    assert (read_log(path).epochs, read_log(path).validations, read_log(path).position) == (
+        [],
+        [],
+        None,
+    )
     log.append("step", epoch=0, step=3, loss=3.0, lr=0.1, grad_norm=None, images_per_second=10.0)
-    assert read_position(path) == Position(0, 3, 3.0, 0.1, 10.0, 0, None)
+    assert read_log(path).position == Position(0, 3, 3.0, 0.1, 10.0, 0, None)
     log.append("skipped", epoch=0, step=4, loss=math.inf, reason="the loss is inf", arch="a")
     log.append("epoch", epoch=0, step=5, loss=2.0, lr=0.2, images_per_second=30.0, skipped=1)
     log.append("validation", epoch=0, step=5, **VALIDATION)
-    assert read_epochs(path) == [EpochRecord(0, 2.0, 0.2, 30.0, 1)]
+    assert read_log(path).epochs == [EpochRecord(0, 2.0, 0.2, 30.0, 1)]
     costs = {"params": 900}
-    assert read_validations(path) == [ValidationRecord(0, 5, 1, costs, "ema", 0.75, None, 0.5, 40)]
-    assert read_position(path) == Position(0, 5, 2.0, 0.2, 20.0, 1, 5)
+    (found,) = read_log(path).validations
+    assert found == ValidationRecord(0, 5, 1, costs, "ema", 0.75, None, 0.5, 40)
+    assert read_log(path).position == Position(0, 5, 2.0, 0.2, 20.0, 1, 5)
     log.append("step", epoch=1, step=8, loss=math.nan, lr=0.2, images_per_second=30.0)
-    position = read_position(path)
+    position = read_log(path).position
     assert position is not None
     assert math.isnan(position.loss)
     assert (position.step, position.steps_per_epoch) == (8, 5)
@@ -174,7 +180,7 @@ def test_reading_back(tmp_path: Path) -> None:
 def test_an_epoch_of_skipped_steps_has_no_loss(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     MetricsLog(path, step=0).append("epoch", epoch=0, step=5, loss=math.nan, lr=0.1, skipped=5)
-    (epoch,) = read_epochs(path)
+    (epoch,) = read_log(path).epochs
     assert math.isnan(epoch.loss)
     assert epoch.skipped == 5
 
@@ -204,7 +210,7 @@ def test_a_damaged_line_is_named(line: str, message: str, tmp_path: Path) -> Non
     text = f'{{"epoch": 0, "loss": 1.0, "lr": 0.1}}\n{line}\n'
     path.write_text(text)
     with pytest.raises(ValueError, match=f"^line 2 of {path} {message}.*mend or remove"):
-        read_validations(path) if "validation" in line else read_epochs(path)
+        read_log(path).validations if "validation" in line else read_log(path).epochs
     if message == "is no record":
         with pytest.raises(ValueError, match="line 2 of"):
             MetricsLog(path, step=5)

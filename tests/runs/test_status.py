@@ -19,7 +19,13 @@ from prenas.recipe.budgets import parse_budgets
 from prenas.rivals.evolution import Generation
 from prenas.runs.log import MetricsLog
 from prenas.runs.status import Status, read_status
-from training.runs import StoppedError, contents, mini_recipe, stop_at
+from training.runs import (
+    StoppedError,
+    contents,
+    hearing,
+    mini_recipe,
+    stop_at,
+)
 
 pytest_plugins = "training.runs"
 
@@ -78,7 +84,7 @@ def test_while_training_and_after_an_interruption(searched: Path) -> None:
         stop_at(2 * STEPS + 3)(progress)
 
     with pytest.raises(StoppedError):
-        pipeline.train(searched, watch=watch)
+        pipeline.train(searched, observer=hearing(steps=watch))
     first, last = seen[0], seen[-1]
     assert stages(first) == ["done", "running", "missing", "missing"]
     assert first.is_busy
@@ -125,7 +131,7 @@ def test_one_shot_nas_evolves_between_training_and_evaluation(tmp_path: Path) ->
             raise StoppedError
 
     with pytest.raises(StoppedError):
-        pipeline.evolve(tmp_path, watch=stop_in_the_second_budget)
+        pipeline.evolve(tmp_path, observer=hearing(generations=stop_in_the_second_budget))
     status = read_status(tmp_path)
     assert (status.evolution, status.next_command) == ("begun", f"prenas evolve {tmp_path}")
     found = pipeline.evolve(tmp_path)
@@ -259,9 +265,8 @@ def test_only_the_last_validation_is_shown(
 def locked_by_another(searched: Path) -> Iterator[Path]:
     """A searched run whose lock another process holds."""
     script = (
-        "import sys, pathlib; from prenas.runs.folder import locked, read_preferred\n"
-        "out = pathlib.Path(sys.argv[1])\n"
-        "with locked(out, read_preferred(out).recipe):\n"
+        "import sys; from prenas.runs.run import Run\n"
+        "with Run(sys.argv[1]).locked():\n"
         "    print('held', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", script, str(searched)]

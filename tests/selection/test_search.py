@@ -25,6 +25,7 @@ from prenas.recipe.catalogue import get_recipe
 from prenas.selection import search as searching
 from prenas.selection.preferred import PreferredSet, envelope
 from prenas.selection.search import Search, new_supernet, zero_cost_search
+from prenas.steps import training
 from prenas.supernet import Supernet
 from reference.scores import ATTENTION_AND_MLP_SUFFIXES
 from training.runs import (
@@ -430,7 +431,7 @@ def test_training_starts_from_the_scored_weights(
     def record(supernet: Supernet, *args: object, **kwargs: object) -> None:
         seen.append(supernet)
 
-    monkeypatch.setattr(pipeline, "train_supernet", record)
+    monkeypatch.setattr(training, "train_supernet", record)
     pipeline.train(searched, device="cpu")
     (supernet,) = seen
     preferred = pipeline.read_preferred(searched)

@@ -26,11 +26,15 @@ from prenas.families import get_family, get_space
 from prenas.families.vit.space import VitArch
 from prenas.proxy.importance import noise_images
 from prenas.recipe import with_overrides
-from prenas.runs import images as run_data
 from prenas.sources.released import imported_set, load_released_checkpoint
+from prenas.steps import choosing, training
 from reference.original import fill
 from test_golden_vit import golden_images, golden_supernet, load_golden, read_arch
-from training.runs import contents, never
+from training.runs import (
+    contents,
+    never,
+    other_data,
+)
 
 pytest_plugins = "training.runs"
 
@@ -468,7 +472,7 @@ def test_an_import_is_done_once(
     assert {name: value[0] for name, value in after.items()} == {
         name: value[0] for name, value in before.items()
     }
-    monkeypatch.setattr(pipeline, "train_supernet", never)
+    monkeypatch.setattr(training, "train_supernet", never)
     assert pipeline.train(out).arch == ARCH
 
 
@@ -492,7 +496,7 @@ def test_other_runs_are_not_overwritten(mini_file: Path, tmp_path: Path) -> None
 def test_there_is_no_search_in_an_imported_run(
     mini_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "zero_cost_search", never)
+    monkeypatch.setattr(choosing, "zero_cost_search", never)
     recipe = prenas.import_released(mini_file, tmp_path / "run").recipe
     for again in (recipe, with_overrides(recipe, ["search.further_seeds=1"])):
         with pytest.raises(ValueError, match=r"was imported .*, there is no search to do"):
@@ -532,5 +536,5 @@ def test_images_of_other_classes_do_not_evaluate_an_imported_run(
             Image.fromarray(pixels).save(tmp_path / "photos" / kind / f"{number}.png")
     before = contents(tmp_path / "run")
     with pytest.raises(ValueError, match=r"these images have 2 classes, .* has \d+ outputs"):
-        run_data.other_data(tmp_path / "run", [str(tmp_path / "photos")])
+        other_data(tmp_path / "run", [str(tmp_path / "photos")])
     assert contents(tmp_path / "run") == before

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image
 
 import prenas
 from families.test_vit_released import ARCH, SETTINGS, mini, random_native, to_original
-from prenas import pipeline
+from prenas import artifacts, pipeline
 from prenas.artifacts import read_tensors
 from prenas.cost import count
 from prenas.evaluation.accuracy import Evaluation
@@ -21,15 +22,18 @@ from prenas.proxy.importance import noise_images
 from prenas.recipe import TransferRecipe, flat_fields, with_overrides
 from prenas.recipe.catalogue import RECIPES, TRANSFER_RECIPES, get_transfer_recipe
 from prenas.recipe.data import Augmentation
-from prenas.runs import images as run_data
+from prenas.runs.images import RunImages
 from prenas.sources.transfer import Source, adapt_source, finetuning_recipe, read_source
+from prenas.steps import choosing
 from training.runs import (
     StoppedError,
     assert_same_tensors,
     assert_same_training,
     contents,
+    hearing,
     mini_recipe,
     never,
+    other_data,
     own_data,
     stop_at,
 )
@@ -387,7 +391,7 @@ def test_a_run_goes_on_with_the_classes_it_was_made_for(
     again = finetuning_recipe(source, data=str(pictures))
     pipeline.finetune(source, again, tmp_path / "folder")
     with pytest.raises(ValueError, match="not those of"):
-        run_data.other_data(tmp_path / "folder", ["digits"])
+        other_data(tmp_path / "folder", ["digits"])
 
 
 def test_there_is_no_search_in_it(
@@ -395,7 +399,7 @@ def test_there_is_no_search_in_it(
 ) -> None:
     recipe = finetuning_recipe(source)
     pipeline.finetune(source, recipe, tmp_path / "fine")
-    monkeypatch.setattr(pipeline, "zero_cost_search", never)
+    monkeypatch.setattr(choosing, "zero_cost_search", never)
     with pytest.raises(ValueError, match=r"fine-tuned from .*, there is no search to do"):
         pipeline.search(recipe, tmp_path / "fine")
 
@@ -403,9 +407,9 @@ def test_there_is_no_search_in_it(
 # --- once, and whole -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("step", ["write_tensors", "record_data"])
+@pytest.mark.parametrize(("owner", "step"), [(artifacts, "write_tensors"), (RunImages, "record")])
 def test_an_interrupted_preparation_leaves_nothing_half_done(
-    step: str, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    owner: Any, step: str, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(*args: object, **kwargs: object) -> None:
         raise StoppedError
@@ -413,7 +417,7 @@ def test_an_interrupted_preparation_leaves_nothing_half_done(
     recipe, out = finetuning_recipe(source, overrides=SHORT), tmp_path / "fine"
     pipeline.finetune(source, recipe, tmp_path / "whole")
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline if step == "record_data" else pipeline.artifacts, step, stop)
+        patch.setattr(owner, step, stop)
         with pytest.raises(StoppedError):
             pipeline.finetune(source, recipe, out)
     with pytest.raises(ValueError, match="holds no finished search"):
@@ -430,7 +434,7 @@ def test_the_same_again_continues_and_another_is_refused(
     recipe, out = finetuning_recipe(source, overrides=TWO_EPOCHS), tmp_path / "fine"
     first = pipeline.finetune(source, recipe, out)
     with pytest.raises(StoppedError):
-        pipeline.train(out, watch=stop_at(12))
+        pipeline.train(out, observer=hearing(steps=stop_at(12)))
     before = contents(out)
     assert pipeline.finetune(source, recipe, out) == first
     for other, head, words in (

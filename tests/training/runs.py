@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -27,6 +27,9 @@ from prenas.families.vit.space import VitArch, VitSettings, VitSpace
 from prenas.recipe import Recipe, SearchRecipe, TrainingRecipe
 from prenas.recipe.catalogue import get_recipe
 from prenas.recipe.data import DataRecipe, Preprocessing
+from prenas.rivals.evolution import Generation
+from prenas.runs.run import Run
+from prenas.steps.observer import Observer
 from prenas.training.loop import Progress
 
 MINI = VitSpace(
@@ -116,6 +119,31 @@ def stop_at(step: int) -> Callable[[Progress], None]:
             raise StoppedError
 
     return watch
+
+
+class _Hearing(Observer):
+    def __init__(self, **heard: Callable[[Any], object]) -> None:
+        self._heard = heard
+
+    def trained_step(self, progress: Progress) -> None:
+        self._heard.get("steps", lambda _: None)(progress)
+
+    def logged(self, record: Mapping[str, Any]) -> None:
+        self._heard.get("records", lambda _: None)(record)
+
+    def evolved_generation(self, generation: Generation) -> None:
+        self._heard.get("generations", lambda _: None)(generation)
+
+
+def hearing(**heard: Callable[[Any], object]) -> Observer:
+    """An observer that passes on training `steps`, `records` of the log, or `generations`."""
+    assert heard.keys() <= {"steps", "records", "generations"}
+    return _Hearing(**heard)
+
+
+def other_data(run: Path, texts: Sequence[str] = (), *, crops: int | None = None) -> ImageData:
+    """Images for a run from another place than its recipe says."""
+    return Run(run).images.read_from(texts, crops=crops)
 
 
 def value_error_of(action: Callable[[], object]) -> str | None:

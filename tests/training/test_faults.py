@@ -25,7 +25,7 @@ from prenas import pipeline
 from prenas.cli import app
 from prenas.data import Batch, ImageData
 from prenas.recipe import Recipe
-from prenas.runs.folder import locked
+from prenas.runs.run import Run
 from prenas.runs.status import read_status
 from prenas.training.loop import Progress
 from prenas.training.step import Outcome, TrainingStep
@@ -33,6 +33,7 @@ from prenas.training.stopping import Stopped
 from training.runs import (
     StoppedError,
     assert_same_training,
+    hearing,
     metrics_of,
     mini_recipe,
     own_data,
@@ -88,7 +89,7 @@ def test_a_full_disk_loses_nothing(
                 limit(100)
 
         with pytest.raises(OSError, match=message):
-            pipeline.train(searched, sinks=[fill])
+            pipeline.train(searched, observer=hearing(records=fill))
     assert not list(searched.rglob("*.tmp"))
     pipeline.train(searched)
     assert_same_training(searched, finished_run)
@@ -147,12 +148,12 @@ def test_a_small_disk_that_fills_up_is_continued_once_there_is_room(
 def test_a_damaged_checkpoint_never_outlives_a_later_good_one(searched: Path) -> None:
     """Were it counted among those to keep, the only readable one would be dropped for it."""
     with pytest.raises(StoppedError):
-        pipeline.train(searched, watch=stop_at(20))
+        pipeline.train(searched, observer=hearing(steps=stop_at(20)))
     (searched / "checkpoints" / "step-00000018" / "state.pt").write_bytes(b"")
     recipe = mini_recipe(training={"keep_checkpoints": 1, "checkpoint_steps": 2})
     pipeline.search(recipe, searched)
     with pytest.raises(StoppedError):
-        pipeline.train(searched, watch=stop_at(13))
+        pipeline.train(searched, observer=hearing(steps=stop_at(13)))
     assert [path.name for path in (searched / "checkpoints").glob("step-*")] == ["step-00000012"]
     pipeline.train(searched)
 
@@ -162,18 +163,20 @@ def test_lost_best_weights_are_told_before_training_goes_on(tmp_path: Path) -> N
     pipeline.search(recipe, tmp_path / "run", data=data)
     best = tmp_path / "run" / "checkpoints" / "best.safetensors"
     with pytest.raises(Stopped):  # of four steps after the third
-        pipeline.train(tmp_path / "run", data=data, watch=request_at(2, signal.SIGTERM))
+        pipeline.train(
+            tmp_path / "run", data=data, observer=hearing(steps=request_at(2, signal.SIGTERM))
+        )
     whole = best.read_bytes()
     best.write_bytes(whole[:-9])
     with pytest.raises(ValueError, match=f"best weights so far cannot be read.*restore {best}"):
-        pipeline.train(tmp_path / "run", data=data, watch=stop_at(0))
+        pipeline.train(tmp_path / "run", data=data, observer=hearing(steps=stop_at(0)))
     best.write_bytes(whole)
     pipeline.train(tmp_path / "run", data=data)
 
 
 def test_another_recipe_is_refused_and_changes_nothing(searched: Path, finished_run: Path) -> None:
     with pytest.raises(StoppedError):
-        pipeline.train(searched, watch=stop_at(12))
+        pipeline.train(searched, observer=hearing(steps=stop_at(12)))
     files = {path: path.read_bytes() for path in searched.rglob("*.*") if path.is_file()}
     other = mini_recipe(training={"lr_per_512_images": 3e-2})
     with pytest.raises(ValueError, match=r"training.lr_per_512_images: 0.02 -> 0.03"):
@@ -211,7 +214,7 @@ def test_skipped_steps_are_counted_and_survive_an_interruption(
     pipeline.train(whole)
     for step in (6, 13):
         with pytest.raises(StoppedError):
-            pipeline.train(broken, watch=stop_at(step))
+            pipeline.train(broken, observer=hearing(steps=stop_at(step)))
     pipeline.train(broken)
     assert_same_training(broken, whole)
     assert [line["step"] for line in metrics_of(whole, "skipped")] == [4, 5, 6, 13]
@@ -228,7 +231,7 @@ def test_a_row_of_skipped_steps_is_counted_over_an_interruption(
     pipeline.search(mini_recipe(training={"checkpoint_steps": 1}), searched)
     spoil(set(range(4, 99)), monkeypatch)
     with pytest.raises(StoppedError):
-        pipeline.train(searched, watch=stop_at(15))
+        pipeline.train(searched, observer=hearing(steps=stop_at(15)))
     with pytest.raises(ValueError, match=r"in 16 steps in a row, the last of them step 20 "):
         pipeline.train(searched)
 
@@ -306,7 +309,7 @@ def test_a_reader_that_is_killed_ends_it_in_words(faulty: Path, faulty_whole: Pa
             os.kill(reader.pid, signal.SIGKILL)
 
     with pytest.raises(ChildProcessError, match=r"reads images has died .*data.num_workers lower"):
-        pipeline.train(faulty, data=faulty_data(2), watch=kill)
+        pipeline.train(faulty, data=faulty_data(2), observer=hearing(steps=kill))
     pipeline.train(faulty, data=faulty_data(2))
     assert_same_training(faulty, faulty_whole)
 
@@ -337,19 +340,21 @@ def test_a_request_to_stop_finishes_the_step_and_saves(
     """One more step is trained: the processes agree on it within a step."""
     handlers = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
     with pytest.raises(Stopped) as caught:
-        pipeline.train(searched, watch=request_at(step, number))
+        pipeline.train(searched, observer=hearing(steps=request_at(step, number)))
     assert (caught.value.step, caught.value.signal_number) == (step + 1, number)
     assert (searched / "checkpoints" / f"step-{step + 1:08d}").is_dir()
     assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == handlers
     seen = []
-    pipeline.train(searched, watch=lambda progress: seen.append(progress.step))
+    pipeline.train(searched, observer=hearing(steps=lambda progress: seen.append(progress.step)))
     assert seen[0] == step + 2
     assert_same_training(searched, finished_run)
 
 
 def test_a_second_interrupt_ends_it_at_once(searched: Path, finished_run: Path) -> None:
     with pytest.raises(KeyboardInterrupt) as caught:
-        pipeline.train(searched, watch=request_at(12, signal.SIGINT, signal.SIGINT))
+        pipeline.train(
+            searched, observer=hearing(steps=request_at(12, signal.SIGINT, signal.SIGINT))
+        )
     assert not isinstance(caught.value, Stopped)
     assert not (searched / "checkpoints" / "step-00000013").exists()
     pipeline.train(searched)
@@ -360,7 +365,9 @@ def test_readers_outlive_a_request_that_all_processes_get(faulty: Path, faulty_w
     """As from a job scheduler: a reader that left would end the training before it is saved."""
     with pytest.raises(Stopped) as caught:
         pipeline.train(
-            faulty, data=faulty_data(2), watch=request_at(4, signal.SIGTERM, readers=True)
+            faulty,
+            data=faulty_data(2),
+            observer=hearing(steps=request_at(4, signal.SIGTERM, readers=True)),
         )
     assert caught.value.step == 5
     pipeline.train(faulty, data=faulty_data(2))
@@ -394,7 +401,7 @@ def hold(out: Path, *, reader_seconds: float, then: Callable[[], object]) -> int
     if child:
         return child
     try:
-        with locked(out, mini_recipe()):
+        with Run(out, mini_recipe()).locked():
             if os.fork() == 0:
                 time.sleep(reader_seconds)
                 os._exit(0)
@@ -411,7 +418,7 @@ def test_what_a_killed_process_left_is_waited_for(tmp_path: Path) -> None:
     os.waitpid(child, 0)
     (out / "held").unlink()
     started = time.monotonic()
-    with locked(out, mini_recipe()):
+    with Run(out, mini_recipe()).locked():
         assert 0.5 < time.monotonic() - started < 10
 
 
@@ -422,7 +429,10 @@ def test_a_process_that_is_alive_is_not_waited_for(tmp_path: Path) -> None:
         time.sleep(0.01)
     (out / "held").unlink()
     started = time.monotonic()
-    with pytest.raises(ValueError, match="another process is working"), locked(out, mini_recipe()):
+    with (
+        pytest.raises(ValueError, match="another process is working"),
+        Run(out, mini_recipe()).locked(),
+    ):
         pass
     assert time.monotonic() - started < 5
     os.kill(child, signal.SIGKILL)
@@ -437,12 +447,12 @@ def test_what_decides_nothing_may_change_while_a_run_goes_on(
 ) -> None:
     """Other checkpoints from there on, the same result."""
     with pytest.raises(StoppedError):
-        pipeline.train(searched, watch=stop_at(12))
+        pipeline.train(searched, observer=hearing(steps=stop_at(12)))
     recipe: Recipe = mini_recipe(training={"checkpoint_steps": 2, "keep_checkpoints": 3})
     pipeline.search(recipe, searched)
     assert pipeline.read_preferred(searched).recipe == recipe
     with pytest.raises(StoppedError):
-        pipeline.train(searched, watch=stop_at(17))
+        pipeline.train(searched, observer=hearing(steps=stop_at(17)))
     kept = sorted(path.name for path in (searched / "checkpoints").glob("step-*"))
     assert kept == ["step-00000012", "step-00000014", "step-00000016"]
     pipeline.search(mini_recipe(), searched)
@@ -454,12 +464,12 @@ def test_other_threads_are_warned_of(
     searched: Path, finished_run: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(StoppedError):
-        pipeline.train(searched, watch=stop_at(12))
+        pipeline.train(searched, observer=hearing(steps=stop_at(12)))
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(before + 1)
         with caplog.at_level(logging.WARNING), pytest.raises(StoppedError):
-            pipeline.train(searched, watch=stop_at(10))
+            pipeline.train(searched, observer=hearing(steps=stop_at(10)))
     finally:
         torch.set_num_threads(before)
     assert f"begun with {before} threads and goes on with {before + 1}" in caplog.text

@@ -26,6 +26,7 @@ from training.runs import (
     WHOLE,
     StoppedError,
     assert_same_training,
+    hearing,
     mini_recipe,
     own_data,
     stop_at,
@@ -146,7 +147,7 @@ def test_a_layer_wise_training_resumes_to_the_bit(tmp_path: Path) -> None:
         pipeline.search(recipe, out)
     pipeline.train(tmp_path / "whole")
     with pytest.raises(StoppedError):
-        pipeline.train(tmp_path / "broken", watch=stop_at(14))
+        pipeline.train(tmp_path / "broken", observer=hearing(steps=stop_at(14)))
     pipeline.train(tmp_path / "broken")
     assert_same_training(tmp_path / "whole", tmp_path / "broken")
 

@@ -23,6 +23,7 @@ from prenas.training.loop import Progress
 from training.runs import (
     StoppedError,
     assert_same_training,
+    hearing,
     metrics_of,
     mini_recipe,
     own_data,
@@ -41,7 +42,7 @@ def two_epochs(searched_run: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """Interrupted in the third epoch: two checkpoints are there."""
     out = shutil.copytree(searched_run, tmp_path_factory.mktemp("two") / "run")
     with pytest.raises(StoppedError):
-        pipeline.train(out, watch=stop_at(2 * STEPS + 3))
+        pipeline.train(out, observer=hearing(steps=stop_at(2 * STEPS + 3)))
     return out
 
 
@@ -70,10 +71,10 @@ def test_an_interrupted_training_continues_bit_exactly(
     step: int, searched: Path, finished_run: Path
 ) -> None:
     with pytest.raises(StoppedError):
-        pipeline.train(searched, watch=stop_at(step))
+        pipeline.train(searched, observer=hearing(steps=stop_at(step)))
     assert not (searched / "supernet.safetensors").exists()
     seen = []
-    pipeline.train(searched, watch=lambda progress: seen.append(progress.step))
+    pipeline.train(searched, observer=hearing(steps=lambda progress: seen.append(progress.step)))
     assert_same_training(searched, finished_run)
     # Whole epochs are not trained again.
     assert seen[0] == (step - 1) // STEPS * STEPS + 1
@@ -83,7 +84,7 @@ def test_an_interrupted_training_continues_bit_exactly(
 def test_many_interruptions_change_nothing(searched: Path, finished_run: Path) -> None:
     for step in (2, STEPS + 8, STEPS + 2, 2 * STEPS + 1):
         with pytest.raises(StoppedError):
-            pipeline.train(searched, watch=stop_at(step))
+            pipeline.train(searched, observer=hearing(steps=stop_at(step)))
     pipeline.train(searched)
     assert_same_training(searched, finished_run)
 
@@ -133,7 +134,7 @@ def test_a_finished_training_whose_result_is_lost_is_not_trained_again(
     """As after a crash between the last checkpoint and the supernet's file."""
     (finished / "supernet.safetensors").unlink()
     seen = []
-    pipeline.train(finished, watch=lambda progress: seen.append(progress.step))
+    pipeline.train(finished, observer=hearing(steps=lambda progress: seen.append(progress.step)))
     assert seen == []
     assert_same_training(finished, finished_run)
 
@@ -195,7 +196,7 @@ def test_an_epoch_is_continued_in_its_middle(
 
         done = steps_saved(broken)[-1]
         with pytest.raises(StoppedError):
-            pipeline.train(broken, watch=watch)
+            pipeline.train(broken, observer=hearing(steps=watch))
         assert seen[0] == done + 1
         assert steps_saved(broken)[-1] >= step - period
     pipeline.train(broken)
@@ -243,7 +244,7 @@ def test_an_epoch_of_an_own_loader_is_continued_in_its_middle(
     pipeline.train(whole, data=given(own_data()))
     for step in (3, 9):
         with pytest.raises(StoppedError):
-            pipeline.train(broken, data=given(own_data()), watch=stop_at(step))
+            pipeline.train(broken, data=given(own_data()), observer=hearing(steps=stop_at(step)))
     pipeline.train(broken, data=given(own_data()))
     assert_same_training(broken, whole)
 
@@ -319,7 +320,9 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     mark = damage(unfinished / "checkpoints" / "step-00000018", how)
     seen = []
     with caplog.at_level(logging.WARNING):
-        pipeline.train(unfinished, watch=lambda progress: seen.append(progress.step))
+        pipeline.train(
+            unfinished, observer=hearing(steps=lambda progress: seen.append(progress.step))
+        )
     assert not mark.exists()
     assert seen[0] == STEPS + 1
     assert_same_training(unfinished, finished_run)

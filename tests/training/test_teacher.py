@@ -19,7 +19,15 @@ from prenas.training import teacher as room
 from prenas.training.sampler import make_sampler
 from prenas.training.step import TrainingStep
 from prenas.training.teacher import load_teacher
-from training.runs import MINI, SMALLEST, WHOLE, mini_recipe, own_data, value_error_of
+from training.runs import (
+    MINI,
+    SMALLEST,
+    WHOLE,
+    hearing,
+    mini_recipe,
+    own_data,
+    value_error_of,
+)
 from training.test_step import batches, recipe_of
 
 pytest_plugins = "training.runs"
@@ -134,7 +142,8 @@ def test_a_run_learns_from_its_teacher(weights: str, tmp_path: Path) -> None:
         pipeline.search(recipe, tmp_path / name)
         seen: list[float] = []
         pipeline.train(
-            tmp_path / name, watch=lambda progress, seen=seen: seen.append(progress.loss)
+            tmp_path / name,
+            observer=hearing(steps=lambda progress, seen=seen: seen.append(progress.loss)),
         )
         losses.append(seen)
     assert losses[0] != losses[1]

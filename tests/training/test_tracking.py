@@ -16,11 +16,12 @@ from tensorboard.plugins.hparams.metadata import SESSION_START_INFO_TAG
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from prenas import pipeline
-from prenas.runs.log import MetricsLog, read_epochs, read_position
+from prenas.runs.log import MetricsLog, read_log
 from prenas.training.tracking import check_trackers, open_trackers, scalars
 from training.runs import (
     StoppedError,
     assert_same_training,
+    hearing,
     mini_recipe,
     never,
     stop_at,
@@ -146,16 +147,18 @@ def test_tensorboard_holds_the_recipe(tmp_path: Path) -> None:
 
 def test_a_tracked_training_is_the_same_training(searched: Path, finished_run: Path) -> None:
     """Interrupted and continued, to the bit; TensorBoard shows what the log holds."""
-    position = read_position(finished_run / "metrics.jsonl")
+    position = read_log(finished_run / "metrics.jsonl").position
     assert position is not None
     steps = position.steps_per_epoch
     assert steps is not None
     with pytest.raises(StoppedError):
-        pipeline.train(searched, track=["tensorboard"], watch=stop_at(2 * steps + 3))
+        pipeline.train(
+            searched, track=["tensorboard"], observer=hearing(steps=stop_at(2 * steps + 3))
+        )
     seen: list[Mapping[str, Any]] = []
-    pipeline.train(searched, track=["tensorboard"], sinks=[seen.append])
+    pipeline.train(searched, track=["tensorboard"], observer=hearing(records=seen.append))
     assert_same_training(searched, finished_run)
-    epochs = read_epochs(searched / "metrics.jsonl")
+    epochs = read_log(searched / "metrics.jsonl").epochs
     assert shown(searched)["epoch/loss"] == pytest.approx(
         {(epoch.epoch + 1) * steps: epoch.loss for epoch in epochs}
     )
@@ -270,7 +273,7 @@ def test_a_tracker_that_does_not_start_is_an_error(tmp_path: Path) -> None:
 
 def test_an_error_of_the_training_finishes_them(searched: Path) -> None:
     with pytest.raises(StoppedError):
-        pipeline.train(searched, track=["tensorboard"], watch=stop_at(10))
+        pipeline.train(searched, track=["tensorboard"], observer=hearing(steps=stop_at(10)))
     assert len(shown(searched)["epoch/loss"]) == 1
 
 

@@ -34,27 +34,15 @@ from prenas.cli.options import (
     Trackers,
     joined_limits,
 )
+from prenas.cli.parsing import chosen_recipe, opened, read_arch, require_out, set_threads
 from prenas.cli.status import print_status
-from prenas.cli.steps import (
-    chosen_recipe,
-    other_data,
-    read_arch,
-    require_out,
-    run_calibration,
-    run_evolution,
-    run_search,
-    run_training,
-    set_threads,
-    train_and_hand_over,
-)
 from prenas.cli.tables import (
     IS_QUIET,
     console,
     errors,
-    print_data,
-    print_estimate,
     print_evaluations,
     print_lists,
+    print_plan,
     print_preferred,
     print_space,
     print_table,
@@ -109,24 +97,20 @@ def run_command(
     A recipe with evolution trains on the whole space, and evolves before it evaluates.
     """
     from prenas import pipeline
+    from prenas.cli.terminal import Terminal
     from prenas.training.tracking import check_trackers
 
     require_out(out, dry_run)
     set_threads(threads)
     check_trackers(track or ())
     chosen = chosen_recipe(recipe, space, data, overrides, budget, further_seeds)
-    with console.status("Reading images ..."):
-        _, images = pipeline.ready_to_train(chosen, out=out)
-    print_data(images)
-    if dry_run:
+    if out is None or dry_run:
         with console.status("Choosing subnets and measuring training steps ..."):
-            plan = pipeline.dry_run(chosen, data=images, device=device)
-        print_preferred(plan.preferred)
-        print_estimate(plan, chosen)
+            plan = pipeline.dry_run(chosen, device=device)
+        print_plan(plan, chosen)
         return
-    assert out is not None, "checked above"
-    run_search(chosen, out, device, images)
-    train_and_hand_over(chosen, out, device, images, track)
+    with Terminal() as terminal:
+        pipeline.run(chosen, out, device=device, observer=terminal, track=track or ())
 
 
 @app.command("finetune")
@@ -164,7 +148,8 @@ def finetune_command(
     threads: Threads = None,
 ) -> None:
     """Train what is trained further, on other images: classes, image size, one subnet or all."""
-    from prenas import artifacts, pipeline
+    from prenas import pipeline
+    from prenas.cli.terminal import Terminal
     from prenas.sources.transfer import finetuning_recipe, read_source
     from prenas.training.tracking import check_trackers
 
@@ -181,19 +166,21 @@ def finetune_command(
         extend_distances=extend_distances,
         overrides=overrides or (),
     )
-    with console.status("Reading images ..."):
-        _, images = pipeline.ready_to_train(chosen, out=out)
-    print_data(images)
-    if dry_run:
+    if out is None or dry_run:
         with console.status("Measuring training steps ..."):
-            plan = pipeline.dry_run(chosen, source=origin, data=images, device=device, head=head)
-        print_preferred(plan.preferred)
-        print_estimate(plan, chosen)
+            plan = pipeline.dry_run(chosen, source=origin, device=device, head=head)
+        print_plan(plan, chosen)
         return
-    assert out is not None, "checked above"
-    print_preferred(pipeline.finetune(origin, chosen, out, data=images, head=head))
-    console.print(f"Weights adapted: {out / artifacts.INITIAL}", soft_wrap=True)
-    train_and_hand_over(chosen, out, device, images, track)
+    with Terminal() as terminal:
+        pipeline.run(
+            chosen,
+            out,
+            source=origin,
+            head=head,
+            device=device,
+            observer=terminal,
+            track=track or (),
+        )
 
 
 @app.command("search")
@@ -210,8 +197,13 @@ def search_command(
     threads: Threads = None,
 ) -> None:
     """Zero-cost search only: which subnets are worth having, before any training."""
+    from prenas import pipeline
+    from prenas.cli.terminal import Terminal
+
     set_threads(threads)
-    run_search(chosen_recipe(recipe, space, data, overrides, budget, further_seeds), out, device)
+    chosen = chosen_recipe(recipe, space, data, overrides, budget, further_seeds)
+    with Terminal() as terminal:
+        pipeline.search(chosen, out, device=device, observer=terminal)
 
 
 @app.command("train")
@@ -224,8 +216,12 @@ def train_command(
     threads: Threads = None,
 ) -> None:
     """Train the supernet of a searched run, or continue where it was interrupted."""
+    from prenas.cli.terminal import Terminal
+    from prenas.steps import training
+
     set_threads(threads)
-    run_training(run, device, other_data(run, data), track)
+    with Terminal() as terminal:
+        training.train(opened(run, device, data), terminal, track=track or ())
 
 
 @app.command("evolve")
@@ -240,8 +236,12 @@ def evolve_command(
 
     For a recipe with evolution (--set evolution={}); goes on with the budget where it was cut off.
     """
+    from prenas.cli.terminal import Terminal
+    from prenas.steps import measuring
+
     set_threads(threads)
-    run_evolution(run, device, other_data(run, data))
+    with Terminal() as terminal:
+        measuring.evolve(opened(run, device, data), terminal)
 
 
 @app.command("calibrate")
@@ -256,8 +256,16 @@ def calibrate_command(
 
     `evaluate` does so by itself where it is missing; families without BatchNorm need none.
     """
+    from prenas.cli.terminal import Terminal
+    from prenas.steps import measuring
+
     set_threads(threads)
-    run_calibration(run, device, other_data(run, data))
+    this = opened(run, device, data)
+    with Terminal() as terminal:
+        measuring.calibrate(this, terminal)
+    if not this.needs_calibration:
+        family = this.recipe.space.family
+        console.print(f"Nothing to calibrate: networks of the family {family} keep no statistics")
 
 
 @app.command("evaluate")
@@ -274,18 +282,17 @@ def evaluate_command(
 
     With --arch, --data or --crops the results are printed only.
     """
-    from prenas import pipeline
+    from prenas.steps import measuring
 
     set_threads(threads)
-    family = pipeline.read_preferred(run).recipe.space.family
-    archs = [read_arch(text, family) for text in arch] if arch else None
-    images = other_data(run, data, crops)
-    rows = pipeline.evaluate(run, archs, data=images, device=device)
-    what = "given architectures" if archs else f"{pipeline.subnets_of(run).kind} subnets"
+    this = opened(run, device, data, crops)
+    archs = [read_arch(text, this.preferred.recipe.space.family) for text in arch] if arch else None
+    rows = measuring.evaluate(this, archs)
+    what = "given architectures" if archs else f"{this.subnets.kind} subnets"
     print_evaluations(rows, f"{run}: {what}")
-    if images is not None or archs:
+    if archs or data or crops:
         where = f"On {', '.join(data)}. " if data else ""
-        each = f"{images.num_crops} crops of each image. " if images and crops else ""
+        each = f"{crops} crops of each image. " if crops else ""
         console.print(f"{where}{each}The run's own results stay as they are.", soft_wrap=True)
 
 
@@ -327,27 +334,18 @@ def specialize_command(
     threads: Threads = None,
 ) -> None:
     """Cut one subnet out, check that it equals the supernet's, write model and description."""
-    from prenas import artifacts, pipeline
     from prenas.cost import shown_axes
+    from prenas.steps import delivering
 
     set_threads(threads)
-    folder = pipeline.specialize(
-        run,
-        index,
-        limits=joined_limits(limits, max_params, max_macs),
-        to=to,
-        data=other_data(run, data),
-        device=device,
-    )
-    provenance = artifacts.read_json(folder / artifacts.MODEL_ARCH)["provenance"]
-    amounts = provenance["costs"]
-    costs = [axis.in_words(amounts[axis.name]) for axis in shown_axes([amounts])]
+    limited = joined_limits(limits, max_params, max_macs)
+    folder, number, row = delivering.specialize(opened(run, device, data), index, limited, to=to)
+    costs = [axis.in_words(row.costs[axis.name]) for axis in shown_axes([row.costs])]
     results = "".join(
-        f", {split} top-1 {100 * metrics['top1']:.2f} %"
-        for split, metrics in provenance["evaluation"].items()
+        f", {split} top-1 {100 * metrics.top1:.2f} %" for split, metrics in row.splits.items()
     )
     console.print(
-        f"Subnet {provenance['subnet']}: {', '.join(costs)}{results}\n"
+        f"Subnet {number}: {', '.join(costs)}{results}\n"
         f"Model     {folder}\nUse       network, transform = prenas.load({str(folder)!r})",
         soft_wrap=True,
     )
@@ -453,9 +451,9 @@ def info_command(
     elif name in spaces or names_a_space_file(name):
         print_space(find_space(name))
     elif Path(name).is_dir():
-        from prenas import pipeline
+        from prenas.runs.run import read_preferred
 
-        preferred = pipeline.read_preferred(name)
+        preferred = read_preferred(name)
         print_space(preferred.recipe.space)
         print_preferred(preferred)
     else:

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from prenas.families.base import SearchSpace
     from prenas.pipeline import DryRun
     from prenas.recipe import Recipe
-    from prenas.rivals.evolution import Evolved
+    from prenas.selection.evolved import Evolved
     from prenas.selection.preferred import PreferredSet
+    from prenas.training.estimate import Estimate
 
 # Of several processes of one run, as torchrun numbers them, only the first one speaks.
 IS_QUIET = os.environ.get("RANK", "0") != "0"
@@ -185,9 +186,17 @@ def print_evolved(found: Sequence[Evolved], title: str) -> None:
     console.print("The best of many by validation: what it shows here is a little too good.")
 
 
-def print_estimate(plan: DryRun, recipe: Recipe) -> None:
-    """Time and memory of a training that was not begun."""
-    estimate, training, size = plan.estimate, recipe.training, size_axis()
+def print_plan(plan: DryRun, recipe: Recipe) -> None:
+    """What a dry run found: images, subnets, time and memory of a training that was not begun."""
+    print_data(plan.images)
+    print_preferred(plan.preferred)
+    print_estimate(plan.estimate, recipe)
+    console.print("Dry run: nothing was written.", soft_wrap=True)
+
+
+def print_estimate(estimate: Estimate, recipe: Recipe) -> None:
+    """Time and memory of a training."""
+    training, size = recipe.training, size_axis()
     assert training is not None, "a dry run trains"
     print_table(
         f"Measured training steps of {estimate.images_per_step} images",
@@ -230,7 +239,6 @@ def print_estimate(plan: DryRun, recipe: Recipe) -> None:
             "training.batch_size",
             soft_wrap=True,
         )
-    console.print("Dry run: nothing was written.", soft_wrap=True)
 
 
 def _size(num_bytes: float) -> str:

@@ -89,19 +89,19 @@ def load_timm(folder: str | Path) -> Model:
 
 
 class Described(NamedTuple):
-    """A model with the names of its classes."""
+    """A model and what its folder says of it."""
 
     model: Model
-    class_names: tuple[str, ...]
+    description: Description
 
 
 def load_described(folder: str | Path) -> Described:
-    """As `load`, with the names of the classes in the order of the logits."""
+    """As `load`, with the description: class names in the order of the logits, and so on."""
     description = read_description(folder)
     network = build(description.arch, description.settings)
     load_model_weights(network, folder, description)
     transform = make_transform(description.settings, description.preprocessing)
-    return Described(Model(network.eval(), transform), description.class_names)
+    return Described(Model(network.eval(), transform), description)
 
 
 class Description(NamedTuple):

@@ -46,7 +46,8 @@ def predict(
         FileNotFoundError: the model, or one of the pictures, is missing.
         ValueError: the model is damaged.
     """
-    (network, transform), class_names = load_described(model)
+    (network, transform), description = load_described(model)
+    class_names = description.class_names
     paths = [Path(picture) for picture in pictures]
     for path in paths:
         if path.is_dir():

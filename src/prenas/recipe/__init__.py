@@ -1,6 +1,7 @@
 """Recipes: everything that decides a run, as one frozen, checked value."""
 
 from prenas.recipe.changes import (
+    deciding_differences,
     differences,
     flat_fields,
     recipe_from_dict,
@@ -32,6 +33,7 @@ __all__ = [
     "TeacherRecipe",
     "TrainingRecipe",
     "TransferRecipe",
+    "deciding_differences",
     "differences",
     "flat_fields",
     "recipe_from_dict",

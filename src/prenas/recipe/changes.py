@@ -14,6 +14,16 @@ from prenas.recipe.data import IMAGENET_MEAN, IMAGENET_STD
 from prenas.recipe.fields import EvolutionRecipe, Recipe, TeacherRecipe
 from prenas.values import Value, explain, unknown_name
 
+_DECIDE_NOTHING = (
+    "search.further_seeds:",
+    "search.exact_optimum:",
+    "data.unreadable:",
+    "data.memory_gib:",
+    "data.num_workers:",
+    "training.checkpoint_steps:",
+    "training.keep_checkpoints:",
+)
+
 
 def recipe_from_dict(fields: Mapping[str, Any]) -> Recipe:
     """A recipe from plain fields.
@@ -140,3 +150,8 @@ def differences(ours: Recipe, theirs: Recipe) -> list[str]:
         for name in dict.fromkeys([*left, *right])
         if left.get(name, missing) != right.get(name, missing)
     ]
+
+
+def deciding_differences(ours: Recipe, theirs: Recipe) -> list[str]:
+    """The `differences` without fields that decide nothing, which may change while a run goes on"""
+    return [line for line in differences(ours, theirs) if not line.startswith(_DECIDE_NOTHING)]

@@ -2,66 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prenas import artifacts
+from prenas.models.specialization import pick
 from prenas.report.cells import architecture_panels, block_score_panels, draw_panels
 from prenas.report.curves import draw_accuracy, draw_training
 from prenas.report.figure import render
 from prenas.report.sections import SECTIONS, RunSoFar
-from prenas.runs.log import read_epochs, read_validations
+from prenas.runs.log import read_log
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from prenas.evaluation.accuracy import Evaluation
-    from prenas.selection.preferred import PreferredSet
+    from prenas.runs.run import Run
 
 
-def write_report(
-    out: Path, preferred: PreferredSet, rows: Sequence[Evaluation], *, best: int | None
-) -> Path:
+def write_report(run: Run) -> Path:
     """Writes `report.md`, and `report/NAME.png` and `.svg` for everything there is to draw.
 
-    Args:
-        rows: the evaluation of every preferred subnet, in their order; empty before it.
-        best: number of the best subnet by validation; None before the evaluation.
-
     Raises:
-        ValueError: the evaluation is of other subnets, the log is damaged, or no right to write.
+        ValueError: the search is not done, the evaluation is of other subnets or weights, the log
+            is damaged, or no right to write.
     """
-    if rows and tuple(row.arch for row in rows) != preferred.archs:
+    out, subnets = run.folder, run.evolved_set or run.preferred
+    rows = run.evaluations if run.is_evaluated else []
+    if rows and tuple(row.arch for row in rows) != subnets.archs:
         raise ValueError(
             f"{out / artifacts.EVALUATION} is of other subnets than {artifacts.PREFERRED} beside "
             "it: remove it to evaluate anew"
         )
-    numbers = range(len(preferred.subnets))
-    models = {number: f"{artifacts.SUBNETS}/{number:02d}" for number in numbers}
-    images, calibration = out / artifacts.DATA, out / artifacts.CALIBRATION
-    run = RunSoFar(
+    models = {number: f"{artifacts.SUBNETS}/{number:02d}" for number in range(len(subnets.subnets))}
+    log = read_log(out / artifacts.METRICS)
+    so_far = RunSoFar(
         folder=out.resolve().name,
-        preferred=preferred,
-        epochs=read_epochs(out / artifacts.METRICS),
-        validations=read_validations(out / artifacts.METRICS),
+        preferred=subnets,
+        epochs=log.epochs,
+        validations=log.validations,
         rows=rows,
-        best=best,
+        best=pick(rows, {}) if rows else None,
         models={n: m for n, m in models.items() if (out / m / artifacts.MODEL_ARCH).exists()},
-        images=artifacts.read_json(images) if images.exists() else None,
-        calibration=artifacts.read_json(calibration) if calibration.exists() else None,
+        images=run.images.recorded,
+        calibration=run.calibration,
     )
     folder = out / artifacts.REPORT_PICTURES
     artifacts.require_writable(folder)
-    for name, draw in _drawings(run).items():
+    for name, draw in _drawings(so_far).items():
         paths = [folder / f"{name}.png", folder / f"{name}.svg"]
         if draw is not None:
             render(draw, *paths)
         else:  # of an earlier call, from what the folder no longer holds
             for path in paths:
                 path.unlink(missing_ok=True)
-    text = "\n\n".join(part for section in SECTIONS for part in section(run))
+    text = "\n\n".join(part for section in SECTIONS for part in section(so_far))
     artifacts.write_bytes(out / artifacts.REPORT, (text + "\n").encode())
     return out / artifacts.REPORT
 

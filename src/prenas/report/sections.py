@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from statistics import median
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from prenas import artifacts
 from prenas.cost import CostAxis, shown_axes
@@ -13,11 +13,13 @@ from prenas.report.cells import block_score_panels
 from prenas.report.forms import NONE, amount, percent, plural, words
 from prenas.report.markdown import code, escape, folded, link, picture, table
 from prenas.report.reproduction import command_of
-from prenas.rivals.evolution import EvolvedSet
+from prenas.selection.evolved import EvolvedSet
 
 if TYPE_CHECKING:
     from prenas.evaluation.accuracy import Evaluation, Metrics
+    from prenas.runs.images import RecordedImages
     from prenas.runs.log import EpochRecord, ValidationRecord
+    from prenas.runs.results import Calibration
     from prenas.selection.preferred import PreferredSet, SeedAgreement
 
 _ONLY_SEARCHES = "This recipe only searches: it names no training."
@@ -39,10 +41,10 @@ class RunSoFar(NamedTuple):
     """Number of the best subnet by validation."""
     models: Mapping[int, str]
     """Subnet -> its handed-over model, as a path inside the folder."""
-    images: Mapping[str, Any] | None
-    """What `data.json` says of the images; None before the training."""
-    calibration: Mapping[str, Any] | None
-    """What `calibration.json` says; None where nothing is calibrated, or not yet."""
+    images: RecordedImages | None
+    """Those that it was begun with; None before the training."""
+    calibration: Calibration | None
+    """None where nothing is calibrated, or not yet."""
 
 
 _WEIGHTS = {
@@ -63,8 +65,8 @@ def summary(run: RunSoFar) -> list[str]:
     )
     data = f"data {escape(recipe.data.name)}" if recipe.data else "no data"
     if run.images is not None:
-        sizes = ", ".join(f"{name} {size:,}" for name, size in run.images["num_images"].items())
-        data += f": {sizes} images in {plural(len(run.images['class_names']), 'class', 'classes')}"
+        sizes = ", ".join(f"{name} {size:,}" for name, size in run.images.num_images.items())
+        data += f": {sizes} images in {plural(len(run.images.class_names), 'class', 'classes')}"
     trained = (
         f"{data}; {len(run.epochs):,} of {plural(recipe.training.epochs, 'epoch')} trained"
         if recipe.training
@@ -95,7 +97,7 @@ def summary(run: RunSoFar) -> list[str]:
         )
     lines.append(f"- **Found:** {found}.")
     if run.images is not None:
-        lines += [f"- **Images:** {escape(note)}." for note in run.images["notes"]]
+        lines += [f"- **Images:** {escape(note)}." for note in run.images.notes]
     return [f"# {escape(recipe.name)}: {num_subnets}", "\n".join(lines)]
 
 
@@ -247,8 +249,8 @@ def training(run: RunSoFar) -> list[str]:
     if run.calibration is not None:
         paragraphs.append(
             "BatchNorm was calibrated in every subnet after the training, on "
-            f"{run.calibration['num_images']:,} augmented training images in batches of "
-            f"{run.calibration['batch_size']:,}."
+            f"{run.calibration.num_images:,} augmented training images in batches of "
+            f"{run.calibration.batch_size:,}."
         )
     if run.validations:
         paragraphs.append(

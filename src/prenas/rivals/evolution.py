@@ -7,39 +7,22 @@ mutants and crossovers of them the next generation. All candidates are new and w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from pydantic import SerializeAsAny
 
 from prenas.cost import count
 from prenas.families.base import Arch, SearchSpace, Stage, StageChoice
 from prenas.randomness import numpy_generator
 from prenas.recipe import EvolutionRecipe
-from prenas.recipe.budgets import Budget, parse_budgets
+from prenas.recipe.budgets import Budget
 from prenas.rivals.within import Genes, Within
-from prenas.selection.preferred import Choice, PreferredSet, PreferredSubnet
-from prenas.values import Value
+from prenas.selection.evolved import Evolved
 
 _ATTEMPTS = 100  # per wanted candidate; what is then missing, random ones replace
 
 Accuracy = Callable[[Sequence[Arch]], Sequence[float]]
 """Top-1 (0 to 1) of many architectures at once, so that images are read once for all."""
-
-
-class Evolved(Value):
-    """The best subnet that evolution found for one budget."""
-
-    budget: str
-    arch: SerializeAsAny[Arch]
-    costs: dict[str, int]
-    """By the name of the axis (`prenas.cost`)."""
-    accuracy: float
-    """Top-1 on the validation images that candidates were compared on, 0 to 1."""
-    history: tuple[float, ...]
-    """The best accuracy so far after every generation."""
-    num_evaluated: int
-    """Candidates of this budget, all different."""
 
 
 class Generation(NamedTuple):
@@ -239,40 +222,3 @@ class _Breeding:
 def _in_layers(genes: Sequence[int], depth: int) -> tuple[int, ...]:
     """The option of every layer; one gene alone is that of all."""
     return tuple(genes) if len(genes) == depth else tuple(genes) * depth
-
-
-class EvolvedSet(PreferredSet):
-    """The evolved subnets of all budgets, in the form of a preferred set, to be handed over."""
-
-    kind: ClassVar[str] = "evolved"
-    evolved: tuple[Evolved, ...]
-
-
-def evolved_set(preferred: PreferredSet, evolved: Sequence[Evolved]) -> EvolvedSet:
-    """The evolved subnets in the place of the preferred ones, without repetition, cheapest first.
-
-    Args:
-        evolved: one for every budget that holds any subnet.
-    """
-    settings = preferred.recipe.space.settings
-    costs = {found.arch: count(found.arch, settings) for found in evolved}
-    first = parse_budgets(preferred.recipe.search.budgets).kept[0]
-    archs = sorted(costs, key=lambda arch: first.expense(costs[arch]))
-    by_budget = {found.budget: found.arch for found in evolved}
-    fields = {
-        **dict(preferred),
-        "subnets": tuple(
-            PreferredSubnet(arch=arch, costs=costs[arch], score=None) for arch in archs
-        ),
-        "choices": tuple(
-            Choice(budget=number, rank=0, subnet=archs.index(by_budget[budget]), margin=None)
-            for number, budget in enumerate(preferred.budgets)
-            if number not in preferred.empty_budgets
-        ),
-        # Scores at initialisation decided nothing here.
-        "block_scores": {},
-        "agreement": (),
-        "optima": (),
-        "evolved": tuple(evolved),
-    }
-    return EvolvedSet(**fields)

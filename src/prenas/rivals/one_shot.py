@@ -1,37 +1,52 @@
-"""One-shot NAS in a run folder: its trained supernet searched by evolution, budget after budget."""
+"""One-shot NAS in a run: its trained supernet searched by evolution, budget after budget."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-from prenas import artifacts
 from prenas.data import ImageData, ImageSource, drawn_subset
 from prenas.evaluation.accuracy import top1_of_archs
 from prenas.evaluation.calibration import calibrate_on
-from prenas.families import get_family
 from prenas.families.base import Arch
 from prenas.recipe import Recipe
-from prenas.rivals.evolution import Evolved, EvolvedSet, Watcher, evolve, evolved_set, remembering
+from prenas.rivals.evolution import Accuracy, Watcher, evolve, remembering
+from prenas.runs.run import Run
 from prenas.selection.placing import placed_budgets
-from prenas.selection.preferred import PreferredSet
 from prenas.supernet import Supernet
 
 
 def evolve_budgets(
-    out: Path,
-    preferred: PreferredSet,
-    supernet: Supernet,
-    data: ImageData,
-    watch: Watcher | None = None,
+    run: Run, supernet: Supernet, data: ImageData, watch: Watcher | None = None
 ) -> None:
     """Searches every budget that was not searched yet; writes `evolution.json` after each.
 
     Budgets that the zero-cost search found empty are left out.
+
+    Args:
+        watch: called after every generation.
     """
-    recipe = preferred.recipe
+    preferred, recipe = run.preferred, run.preferred.recipe
     assert recipe.evolution is not None, "a recipe without evolution"
+    known = remembering(_accuracy_on(supernet, recipe, data))
+    finished = {found.budget: found for found in run.evolved}
+    search = recipe.search
+    budgets = placed_budgets(
+        recipe.space,
+        search.budgets,
+        keep_partial=search.keep_partial,
+        enumeration=search.enumeration,
+    ).kept
+    for number, budget in enumerate(budgets):
+        if number in preferred.empty_budgets or str(budget) in finished:
+            continue
+        finished[str(budget)] = evolve(
+            recipe.space, budget, known, recipe.evolution, seed=recipe.seed, watch=watch
+        )
+        run.record_evolved(list(finished.values()))
+
+
+def _accuracy_on(supernet: Supernet, recipe: Recipe, data: ImageData) -> Accuracy:
+    """Top-1 of subnets of the trained supernet, each calibrated where it needs that."""
     source = comparison_images(recipe, data)
 
     def accuracy(archs: Sequence[Arch]) -> list[float]:
@@ -49,27 +64,7 @@ def evolve_budgets(
             supernet, archs, source, statistics, num_workers=workers, num_crops=crops
         )
 
-    known = remembering(accuracy)
-    finished = {found.budget: found for found in finished_budgets(out, recipe)}
-    search = recipe.search
-    budgets = placed_budgets(
-        recipe.space,
-        search.budgets,
-        keep_partial=search.keep_partial,
-        enumeration=search.enumeration,
-    ).kept
-    for number, budget in enumerate(budgets):
-        if number in preferred.empty_budgets or str(budget) in finished:
-            continue
-        finished[str(budget)] = evolve(
-            recipe.space, budget, known, recipe.evolution, seed=recipe.seed, watch=watch
-        )
-        document = {
-            "family": recipe.space.family,
-            "supernet_sha256": artifacts.sha256(out / artifacts.SUPERNET),
-            "budgets": [found.model_dump(mode="json") for found in finished.values()],
-        }
-        artifacts.write_json(out / artifacts.EVOLUTION, document)
+    return accuracy
 
 
 def comparison_images(recipe: Recipe, data: ImageData) -> ImageSource:
@@ -88,54 +83,3 @@ def comparison_images(recipe: Recipe, data: ImageData) -> ImageSource:
             f"evolution.num_images is {num_images}, but the validation split {error}: lower it, or "
             "set it to none for all images"
         ) from None
-
-
-def finished_budgets(out: Path, recipe: Recipe) -> tuple[Evolved, ...]:
-    """What evolution found so far; ValueError if it is damaged or belongs to other weights."""
-    path, supernet = out / artifacts.EVOLUTION, out / artifacts.SUPERNET
-    if recipe.evolution is None or not path.exists():
-        return ()
-    finished, digest = artifacts.parse_json(path, _parse)
-    if supernet.exists() and artifacts.sha256(supernet) != digest:
-        raise ValueError(
-            f"{path} belongs to other weights than {supernet}: remove it, and "
-            f"{artifacts.EVALUATION} and {artifacts.SUBNETS}/ beside it, to evolve anew"
-        )
-    return finished
-
-
-def _parse(document: dict[str, Any]) -> tuple[tuple[Evolved, ...], str]:
-    """The finished budgets, and the digest of the supernet that they were searched in."""
-    arch_type = get_family(document["family"]).arch_type
-    finished = tuple(
-        Evolved.model_validate({**found, "arch": arch_type.model_validate(found["arch"])})
-        for found in document["budgets"]
-    )
-    return finished, document["supernet_sha256"]
-
-
-def evolved_subnets(out: Path, preferred: PreferredSet) -> EvolvedSet | None:
-    """The evolved subnets of a run; None until every budget is searched."""
-    finished = finished_budgets(out, preferred.recipe)
-    missing = {
-        budget
-        for number, budget in enumerate(preferred.budgets)
-        if number not in preferred.empty_budgets
-    } - {found.budget for found in finished}
-    return None if missing or not finished else evolved_set(preferred, finished)
-
-
-def handed_over(out: Path, preferred: PreferredSet) -> PreferredSet:
-    """The subnets that a run evaluates and hands over: preferred, or of one-shot NAS evolved.
-
-    Raises:
-        ValueError: evolution is not finished; names the command.
-    """
-    if preferred.recipe.evolution is None:
-        return preferred
-    if (found := evolved_subnets(out, preferred)) is None:
-        raise ValueError(
-            f"{out} holds no finished evolution, by which its recipe chooses subnets: "
-            f"run `prenas evolve {out}` first"
-        )
-    return found

@@ -3,33 +3,194 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from prenas.data import ImageData, load_data, open_data, undivided, with_data
+from prenas import artifacts
+from prenas.data import ImageData, load_data, num_samples, open_data, undivided, with_data
 from prenas.recipe import Recipe, with_overrides
 from prenas.recipe.data import OWN_DATA, DataRecipe
-from prenas.runs.folder import (
-    read_preferred,
-    recorded_class_names,
-    recorded_fingerprint,
-    require_same_classes,
-    require_same_data,
-)
-from prenas.selection.preferred import PreferredSet
+
+if TYPE_CHECKING:
+    from prenas.runs.run import Run
+
+SPLITS = ("train", "validation", "test")
 
 
-def images_of(
-    recipe: Recipe,
-    data: ImageData | None,
-    out: str | Path | None = None,
-    *,
-    hold: Sequence[str] = ("train", "validation", "test"),
-) -> ImageData:
-    """The recipe's data, or those passed from Python; ValueError if they do not fit together.
+class RecordedImages(NamedTuple):
+    """What `data.json` says of the images that a run was begun with."""
+
+    class_names: tuple[str, ...]
+    """In the order of the outputs."""
+    num_images: dict[str, int]
+    """Per split."""
+    notes: tuple[str, ...]
+    fingerprint: str | None
+    """None where it is unknown."""
+
+
+def _parse(document: dict[str, Any]) -> RecordedImages:
+    """Reads `data.json`."""
+    return RecordedImages(
+        tuple(map(str, document["class_names"])),
+        {str(name): int(number) for name, number in document["num_images"].items()},
+        tuple(map(str, document["notes"])),
+        document["fingerprint"],
+    )
+
+
+@dataclass
+class HeldImages:
+    """The images that a run was given, and those that it has read."""
+
+    given: ImageData | None
+    found: ImageData | None = None
+    splits: frozenset[str] = frozenset()
+    """Those that may be in memory."""
+
+
+class RunImages:
+    """The images that a run is used with: those its recipe names, or given ones."""
+
+    def __init__(self, run: Run, held: HeldImages) -> None:
+        self._run, self._held = run, held
+
+    def read(self, hold: Sequence[str] = SPLITS) -> ImageData:
+        """The images, read once, of the classes that the run's outputs mean.
+
+        Args:
+            hold: splits that may be held in memory.
+
+        Raises:
+            ValueError: there are none, or they do not suit the space or the run.
+        """
+        held = self._held
+        if held.found is None or not held.splits.issuperset(hold):
+            held.found = suited(self._run.recipe, held.given, hold=hold)
+            held.splits = frozenset(SPLITS if held.given else hold)
+        self.require_classes(held.found)
+        return held.found
+
+    def read_own(self, hold: Sequence[str] = SPLITS) -> ImageData:
+        """As `read`, but none than those that the run was begun with."""
+        found, before = self.read(hold), self.recorded
+        known = None if before is None else before.fingerprint
+        if known is not None and found.fingerprint is not None and known != found.fingerprint:
+            raise ValueError(
+                f"the images are not those that {self._run.folder} was begun with (a file, class "
+                "or split was added, removed, renamed or changed): restore them, or begin a run in "
+                "another folder. Nothing was changed"
+            )
+        return found
+
+    def read_few(self) -> ImageData:
+        """As `read`, to look at a few: if none are in memory yet, none are held there."""
+        recipe = self._run.recipe
+        if self._held.found or self._held.given or recipe.data is None:
+            return self.read()
+        lazily = recipe.data.model_copy(update={"memory_gib": 0.0, "crops": 1})
+        found = suited(recipe.model_copy(update={"data": lazily}), None)
+        self.require_classes(found)
+        return found
+
+    def read_from(self, texts: Sequence[str] = (), *, crops: int | None = None) -> ImageData:
+        """Images from another place than the recipe says: moved files, or another test set.
+
+        Args:
+            texts: as `prenas.with_data` takes them; none for the recipe's own images.
+            crops: crops per evaluated image, 1, 5 or 10; None for the recipe's.
+
+        Raises:
+            ValueError: other classes than the run's, or images that are not there or not readable.
+        """
+        recipe = self._run.preferred.recipe
+        moved = with_data(recipe, texts) if texts else recipe
+        if crops is not None:
+            moved = with_overrides(moved, [f"data.crops={crops}"])
+        if moved.data is None:
+            raise ValueError(
+                f"{self._run.folder} has no images of its own: say where they are (--data)"
+            )
+        whole = None
+        if texts and not self._may_be_moved(moved.data):
+            whole = undivided(moved.data, recipe.space.settings)
+        found = whole or load_data(moved.data, recipe.space.settings)
+        self.require_classes(found)
+        return found
+
+    @property
+    def are_missing(self) -> bool:
+        """Whether an imported run, which may do without images, is used without any."""
+        return self._run.is_imported and self._run.recipe.data is None and not self._held.given
+
+    @property
+    def recorded(self) -> RecordedImages | None:
+        """What is known of the images that the run was begun with; None before that."""
+        return self._run.files.read(artifacts.DATA, partial(artifacts.parse_json, parse=_parse))
+
+    def record(self, images: ImageData) -> None:
+        """Writes `data.json`: what the run is begun with, so that it goes on with nothing else."""
+        sources = {"train": images.train, **images.splits}
+        noted = RecordedImages(
+            images.class_names,
+            {name: num_samples(source) for name, source in sources.items()},
+            images.notes,
+            images.fingerprint,
+        )
+        with self._run.locked():
+            self._run.files.write_json(artifacts.DATA, noted._asdict(), noted)
+
+    @property
+    def are_its_own(self) -> bool:
+        """Whether none were given, or they are known to be those that its results are about."""
+        given = self._held.given
+        return given is None or (given.fingerprint is not None and self.may_be_own(given))
+
+    @property
+    def are_others(self) -> bool:
+        """Whether images were given that results of the run cannot be about."""
+        return self._held.given is not None and not self.may_be_own(self._held.given)
+
+    def may_be_own(self, images: ImageData) -> bool:
+        """Whether results on these images may be kept as the run's."""
+        recipe, before = self._run.recipe, self.recorded
+        if images.num_crops != (recipe.data.crops if recipe.data else 1):
+            return False
+        return before is None or before.fingerprint == images.fingerprint
+
+    def require_classes(self, images: ImageData) -> None:
+        """Raises ValueError unless the labels of images mean what the outputs of the run mean."""
+        names, folder = self._run.class_names, self._run.folder
+        if names is not None and names != images.class_names:
+            differing = sorted(set(names) ^ set(images.class_names)) or ["their order"]
+            raise ValueError(
+                f"the classes of these images are not those of {folder} (what differs: "
+                f"{', '.join(differing[:10])}): give images of the same classes (--data PLACE)"
+            )
+        num_outputs = self._run.recipe.space.settings.num_classes
+        is_unknown = names is None and self._run.is_imported
+        if is_unknown and len(images.class_names) != num_outputs:
+            raise ValueError(
+                f"these images have {len(images.class_names)} classes, {folder} has {num_outputs} "
+                "outputs: give images of the classes that the released weights were trained on"
+            )
+
+    def _may_be_moved(self, data: DataRecipe) -> bool:
+        """Whether images in another place may be those of the run, divided as it divides them."""
+        if self.recorded is None:
+            return not self._run.is_imported
+        try:
+            return open_data(data).fingerprint == self.recorded.fingerprint
+        except ValueError:  # too few to divide, or of other classes
+            return False
+
+
+def suited(recipe: Recipe, data: ImageData | None, *, hold: Sequence[str] = SPLITS) -> ImageData:
+    """The recipe's images, or those passed from Python; ValueError if they do not fit together.
 
     Args:
         hold: splits that may be held in memory.
-        out: a run folder that must have been begun with the same images, if it has begun.
     """
     if data is None:
         if recipe.data is None:
@@ -49,62 +210,4 @@ def images_of(
             f"the data have {len(data.class_names)} classes, the head only {num_classes}: "
             f"set space.settings.num_classes={len(data.class_names)}"
         )
-    if out is not None:
-        require_same_data(Path(out), data)
-        require_same_classes(Path(out), data)
     return data
-
-
-def other_data(
-    out: str | Path, texts: Sequence[str] = (), *, crops: int | None = None
-) -> ImageData:
-    """Images for a run from another place than its recipe says: moved files, or another test set.
-
-    Args:
-        texts: as `prenas.with_data` takes them; none for the recipe's own images.
-        crops: crops per evaluated image, 1, 5 or 10; None for the recipe's.
-
-    Raises:
-        ValueError: other classes than the run's, or images that are not there or not readable.
-    """
-    out = Path(out)
-    preferred = read_preferred(out)
-    recipe = preferred.recipe
-    moved = with_data(recipe, texts) if texts else recipe
-    if crops is not None:
-        moved = with_overrides(moved, [f"data.crops={crops}"])
-    if moved.data is None:
-        raise ValueError(f"{out} has no images of its own: say where they are (--data)")
-    whole = None
-    if texts and not _may_be_moved(out, preferred, moved.data):
-        whole = undivided(moved.data, recipe.space.settings)
-    images = whole or load_data(moved.data, recipe.space.settings)
-    require_classes(out, preferred, images)
-    return images
-
-
-def _may_be_moved(out: Path, preferred: PreferredSet, data: DataRecipe) -> bool:
-    """Whether images in another place may be those of a run, divided as it divides them."""
-    if recorded_class_names(out) is None:
-        return preferred.imported is None
-    try:
-        return open_data(data).fingerprint == recorded_fingerprint(out)
-    except ValueError:  # too few to divide, or of other classes
-        return False
-
-
-def require_classes(out: Path, preferred: PreferredSet, data: ImageData) -> None:
-    """Raises ValueError unless the labels of images mean what the outputs of a run mean."""
-    require_same_classes(out, data)
-    num_outputs = preferred.recipe.space.settings.num_classes
-    is_unknown = preferred.imported is not None and recorded_class_names(out) is None
-    if is_unknown and len(data.class_names) != num_outputs:
-        raise ValueError(
-            f"these images have {len(data.class_names)} classes, {out} has {num_outputs} outputs: "
-            "give images of the classes that the released weights were trained on"
-        )
-
-
-def has_no_data(preferred: PreferredSet, data: ImageData | None) -> bool:
-    """Whether an imported run, which may do without, is used without data."""
-    return preferred.imported is not None and preferred.recipe.data is None and data is None

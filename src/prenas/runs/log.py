@@ -130,71 +130,79 @@ class MetricsLog:
             sink(record)
 
 
-def read_epochs(path: Path) -> list[EpochRecord]:
-    """The finished epochs of a log, in their order; empty if there is no log yet.
+class LogSoFar:
+    """What a log holds so far.
 
-    Raises:
-        ValueError: a line is damaged, or holds something else than numbers; names file and line.
+    Its properties raise ValueError where a line holds something else than numbers; they name file
+    and line.
     """
-    epochs = {}  # an older log may hold an epoch twice, where a run was cut off: the last counts
-    for place, record in _records(path):
-        if _is_epoch(record):
-            epochs[record["epoch"]] = EpochRecord(
-                record["epoch"],
-                math.nan if _is_null(record, "loss") else _number(record, "loss", place),
-                _number(record, "lr", place),
-                _optional(record, "images_per_second", place),
-                int(_optional(record, "skipped", place) or 0),
+
+    def __init__(self, records: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+        self._records = records
+
+    @property
+    def epochs(self) -> list[EpochRecord]:
+        """The finished epochs, in their order; empty if there is no log yet."""
+        # An older log may hold an epoch twice, where a run was cut off: the last one counts.
+        epochs = {}
+        for place, record in self._records:
+            if _is_epoch(record):
+                epochs[record["epoch"]] = EpochRecord(
+                    record["epoch"],
+                    math.nan if _is_null(record, "loss") else _number(record, "loss", place),
+                    _number(record, "lr", place),
+                    _optional(record, "images_per_second", place),
+                    int(_optional(record, "skipped", place) or 0),
+                )
+        return list(epochs.values())
+
+    @property
+    def validations(self) -> list[ValidationRecord]:
+        """The validations during the training, in their order; empty if there are none."""
+        return [
+            ValidationRecord(
+                epoch=record["epoch"],
+                step=record["step"],
+                subnet=int(_number(record, "subnet", place)),
+                costs=_costs(record, place),
+                weights=str(record.get("weights", "trained")),
+                top1=_number(record, "top1", place),
+                top5=_optional(record, "top5", place),
+                loss=math.nan if _is_null(record, "loss") else _number(record, "loss", place),
+                num_images=int(_number(record, "num_images", place)),
             )
-    return list(epochs.values())
+            for place, record in self._records
+            if record.get("event") == "validation"
+        ]
 
-
-def read_validations(path: Path) -> list[ValidationRecord]:
-    """The validations during a training, in their order; empty if there are none.
-
-    Raises:
-        ValueError: a line is damaged, or holds something else than numbers; names file and line.
-    """
-    return [
-        ValidationRecord(
-            epoch=record["epoch"],
-            step=record["step"],
-            subnet=int(_number(record, "subnet", place)),
-            costs=_costs(record, place),
-            weights=str(record.get("weights", "trained")),
-            top1=_number(record, "top1", place),
-            top5=_optional(record, "top5", place),
-            loss=math.nan if _is_null(record, "loss") else _number(record, "loss", place),
-            num_images=int(_number(record, "num_images", place)),
+    @property
+    def position(self) -> Position | None:
+        """How far the training has come; None before its first record."""
+        trained = [(p, r) for p, r in self._records if r.get("event") == "step" or _is_epoch(r)]
+        if not trained:
+            return None
+        place, last = trained[-1]
+        speeds = [_optional(r, "images_per_second", p) for p, r in trained[-_NUM_RECENT:]]
+        known = [speed for speed in speeds if speed]
+        ends = [r for _, r in trained if _is_epoch(r) and "step" in r]
+        return Position(
+            epoch=last["epoch"],
+            step=last.get("step"),
+            loss=math.nan if _is_null(last, "loss") else _number(last, "loss", place),
+            lr=_number(last, "lr", place),
+            images_per_second=median(known) if known else None,
+            skipped=sum(record.get("event") == "skipped" for _, record in self._records),
+            steps_per_epoch=ends[-1]["step"] // (ends[-1]["epoch"] + 1) if ends else None,
         )
-        for place, record in _records(path)
-        if record.get("event") == "validation"
-    ]
 
 
-def read_position(path: Path) -> Position | None:
-    """How far a training has come; None before its first record.
+def read_log(path: Path) -> LogSoFar:
+    """Reads a log; one that is not there yet holds nothing.
 
     Raises:
-        ValueError: a line is damaged, or holds something else than numbers; names file and line.
+        ValueError: a line is damaged; names file and line.
     """
-    found = list(_records(path))
-    trained = [(p, r) for p, r in found if r.get("event") == "step" or _is_epoch(r)]
-    if not trained:
-        return None
-    place, last = trained[-1]
-    speeds = [_optional(r, "images_per_second", p) for p, r in trained[-_NUM_RECENT:]]
-    known = [speed for speed in speeds if speed]
-    ends = [r for _, r in trained if _is_epoch(r) and "step" in r]
-    return Position(
-        epoch=last["epoch"],
-        step=last.get("step"),
-        loss=math.nan if _is_null(last, "loss") else _number(last, "loss", place),
-        lr=_number(last, "lr", place),
-        images_per_second=median(known) if known else None,
-        skipped=sum(record.get("event") == "skipped" for _, record in found),
-        steps_per_epoch=ends[-1]["step"] // (ends[-1]["epoch"] + 1) if ends else None,
-    )
+    return LogSoFar(list(_records(path)))
 
 
 def _is_kept(record: Mapping[str, Any], step: int) -> bool:

@@ -5,7 +5,6 @@ Works at every stage, beside whoever writes, and names what is damaged instead o
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import shlex
@@ -14,7 +13,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from prenas import artifacts
-from prenas.runs.log import read_position, read_validations
+from prenas.runs.lock import is_held
+from prenas.runs.log import read_log
 from prenas.values import Value
 
 T = TypeVar("T")
@@ -109,7 +109,7 @@ def read_status(out: str | Path) -> Status:
         search = search._replace(sizes=list(dict(evolved).values()))
     calibrated = _read(out / artifacts.CALIBRATION, lambda d: int(d["num_images"]), problems)
     num_models = len(list(out.glob(f"{artifacts.SUBNETS}/*/{artifacts.MODEL_ARCH}")))
-    is_busy = _is_locked(out)
+    is_busy = is_held(out)
     stages = _stages(out, search, is_evolved, num_models, is_busy)
     return Status(
         folder=str(out),
@@ -214,8 +214,8 @@ def _progress(out: Path, num_epochs: int, batch_size: int, problems: list[str]) 
     )
     position, validations = None, []
     try:
-        position = read_position(out / artifacts.METRICS)
-        validations = read_validations(out / artifacts.METRICS)
+        log = read_log(out / artifacts.METRICS)
+        position, validations = log.position, log.validations
     except (ValueError, OSError) as error:
         problems.append(str(error))
     fields: dict[str, Any] = {}
@@ -260,19 +260,6 @@ def _checkpoints(out: Path) -> dict[str, str]:
     if (folder / artifacts.BEST).exists():
         paths["best"] = folder / artifacts.BEST
     return {what: str(path.relative_to(out)) for what, path in paths.items()}
-
-
-def _is_locked(out: Path) -> bool:
-    """Whether a process holds the folder; asked by a shared lock, so that askers do not meet."""
-    try:
-        with (out / artifacts.LOCK).open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            fcntl.flock(lock, fcntl.LOCK_UN)
-    except BlockingIOError:
-        return True
-    except OSError:  # not there, or not ours to read
-        return False
-    return False
 
 
 def _next(

@@ -31,13 +31,7 @@ from prenas.recipe import (
 from prenas.recipe.budgets import Limits
 from prenas.recipe.catalogue import get_transfer_recipe
 from prenas.recipe.data import OWN_DATA, Augmentation, DataRecipe, Preprocessing
-from prenas.rivals.one_shot import handed_over
-from prenas.runs.folder import (
-    read_preferred,
-    read_supernet,
-    recorded_class_names,
-    stored_evaluations,
-)
+from prenas.runs.run import Run
 from prenas.selection.preferred import (
     Adapted,
     PreferredSet,
@@ -122,28 +116,27 @@ def read_source(
 
 
 def _of_run(path: Path, by_limits: bool) -> tuple[Source, list[Evaluation]]:
-    supernet = read_supernet(path, device="cpu")
-    preferred = handed_over(path, read_preferred(path))
-    recipe, names = preferred.recipe, recorded_class_names(path)
-    if names is None and preferred.imported is not None:
+    run = Run(path, device="cpu")
+    supernet, subnets, names = run.supernet, run.subnets, run.class_names
+    if names is None and run.is_imported:
         names = _published_names(supernet)
-    is_evaluated = (path / artifacts.EVALUATION).exists()
-    if by_limits and not is_evaluated and preferred.imported is None:
+    if by_limits and not run.is_evaluated and not run.is_imported:
         raise ValueError(
             f"{path} is not evaluated, so which subnet is best within a limit is not known: run "
             f"`prenas evaluate {path}` first, or name the subnet by its number"
         )
+    assert run.supernet_sha256 is not None, "its weights were just read"
     source = Source(
         name=str(path),
-        sha256=artifacts.sha256(path / artifacts.SUPERNET),
-        supernet=supernet.trimmed(envelope(preferred.archs)),  # one-shot NAS trains all
-        archs=preferred.archs,
-        space=recipe.space,
-        preprocessing=recipe.preprocessing,
+        sha256=run.supernet_sha256,
+        supernet=supernet.trimmed(envelope(subnets.archs)),  # one-shot NAS trains all
+        archs=subnets.archs,
+        space=run.recipe.space,
+        preprocessing=run.recipe.preprocessing,
         class_names=names,
-        data=recipe.data,
+        data=run.recipe.data,
     )
-    return source, stored_evaluations(path) if is_evaluated else unevaluated(preferred)
+    return source, run.evaluations if run.is_evaluated else unevaluated(subnets)
 
 
 def _of_model(path: Path) -> tuple[Source, list[Evaluation]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -14,7 +14,14 @@ import torch
 from torch.utils.data import DataLoader
 
 from prenas import artifacts
-from prenas.data import ImageData, num_batches, num_samples, readers_watched, training_batches
+from prenas.data import (
+    Batch,
+    ImageData,
+    num_batches,
+    num_samples,
+    readers_watched,
+    training_batches,
+)
 from prenas.evaluation.calibration import calibrate_on
 from prenas.families.base import Arch, SearchSpace
 from prenas.processes import ALONE, Processes
@@ -144,14 +151,31 @@ def train_supernet(
     )
     training.resume(follow)
     supernet.train()
+    request = StopRequest() if stop is None else stop
     with readers_watched():
-        training.run(StopRequest() if stop is None else stop, watch)
+        for epoch in training.epochs_left():
+            batches = training.batches_left(epoch)
+            for batch in batches:
+                outcome = step(training.position.step, batch, stop=bool(request))
+                training.end_step(outcome, batch, epoch, watch)
+                if training.is_between_epochs:
+                    break
+                if outcome.must_stop or _is_due(training.position.step, recipe.checkpoint_steps):
+                    training.save()
+                if outcome.must_stop:
+                    training.stop(request)
+            else:
+                raise training.ended_early(epoch)
+            training.end_epoch(outcome, epoch)
+            if outcome.must_stop:
+                training.stop(request)
+            training.validate(epoch + 1)
     training.take_final_weights()
     supernet.eval()
 
 
 class _Training:
-    """One training from its first or its next step to the end."""
+    """What is kept of a training: its position, log, checkpoints, validations and best weights."""
 
     def __init__(
         self,
@@ -169,7 +193,7 @@ class _Training:
         self._calibration, self._seed = calibration, seed
         self._steps_per_epoch, self._processes = steps_per_epoch, processes
         self._folder = folder
-        self._position = _Position()
+        self.position = _Position()
         self._networks = {artifacts.SUPERNET: step.supernet.network}
         if step.ema is not None:
             self._networks[artifacts.EMA] = step.ema.module
@@ -179,7 +203,7 @@ class _Training:
         if self._folder is not None:
             load_checkpoint(self._folder / artifacts.CHECKPOINTS, self._networks, self._restore)
             self._require_best(self._folder / artifacts.CHECKPOINTS / artifacts.BEST)
-        step, path = self._position.step, None
+        step, path = self.position.step, None
         self._require_same(step)
         sinks: Sequence[Sink] = ()
         if self._processes.is_main:
@@ -192,65 +216,63 @@ class _Training:
             num_kept = self._recipe.keep_checkpoints
             tidy(self._folder / artifacts.CHECKPOINTS, step, num_kept=num_kept)
 
-    def run(self, stop: StopRequest, watch: Watcher | None) -> None:
-        """All epochs that are left."""
-        position, recipe, length = self._position, self._recipe, self._steps_per_epoch
-        settings = self._step.supernet.settings
-        epochs_done, start = divmod(position.step, length)
-        if epochs_done and not start:  # killed before or during this validation, or just after it
-            self._validate(epochs_done)
-        for epoch in range(epochs_done, recipe.epochs):
-            clock = _Clock()
-            batches = training_batches(
-                self._data,
-                settings,
-                recipe.batch_size,
-                self._seed,
-                epoch,
-                start=position.step % length,
-                processes=self._processes,
-            )
-            for batch in batches:
-                outcome = self._step(position.step, batch, stop=bool(stop))
-                position.step += 1
-                clock.count(batch.total)
-                self._note(outcome, epoch, clock)
-                if watch is not None:
-                    watch(
-                        Progress(
-                            position.step,
-                            recipe.epochs * length,
-                            epoch,
-                            outcome.loss,
-                            outcome.lr,
-                            batch.total,
-                        )
-                    )
-                if position.step % length == 0:
-                    break
-                if outcome.must_stop or _is_due(position.step, recipe.checkpoint_steps):
-                    self._save()
-                if outcome.must_stop:
-                    self._stop(stop)
-            else:
-                raise ValueError(
-                    f"the training images ended after {position.step % length} batches of epoch "
-                    f"{epoch}, where {length} were announced: mend the length of the loader"
-                )
-            self._log.append(
-                "epoch",
-                epoch=epoch,
-                step=position.step,
-                loss=position.epoch_loss.taken(),
-                lr=outcome.lr,
-                skipped=position.skipped,
-                images_per_second=clock.images_per_second(),
-            )
-            position.skipped = 0
-            self._save()
-            if outcome.must_stop:
-                self._stop(stop)
-            self._validate(epoch + 1)
+    def epochs_left(self) -> Iterator[int]:
+        """The epochs left, from 0; first a validation that may have been cut off is made again."""
+        epochs_done = self.position.step // self._steps_per_epoch
+        if epochs_done and self.is_between_epochs:  # killed before, in or just after it
+            self.validate(epochs_done)
+        yield from range(epochs_done, self._recipe.epochs)
+
+    def batches_left(self, epoch: int) -> Iterator[Batch]:
+        """The batches of an epoch that are not trained on yet."""
+        self._clock = _Clock()
+        return training_batches(
+            self._data,
+            self._step.supernet.settings,
+            self._recipe.batch_size,
+            self._seed,
+            epoch,
+            start=self.position.step % self._steps_per_epoch,
+            processes=self._processes,
+        )
+
+    @property
+    def is_between_epochs(self) -> bool:
+        """Whether the last step was the last one of its epoch."""
+        return self.position.step % self._steps_per_epoch == 0
+
+    def end_step(self, outcome: Outcome, batch: Batch, epoch: int, watch: Watcher | None) -> None:
+        """Counts a step, logs it, and tells who watches."""
+        self.position.step += 1
+        self._clock.count(batch.total)
+        self._note(outcome, epoch)
+        if watch is not None:
+            num_steps = self._recipe.epochs * self._steps_per_epoch
+            step, loss, lr = self.position.step, outcome.loss, outcome.lr
+            watch(Progress(step, num_steps, epoch, loss, lr, batch.total))
+
+    def ended_early(self, epoch: int) -> ValueError:
+        """The error of a loader that gives fewer batches than it announced."""
+        return ValueError(
+            f"the training images ended after {self.position.step % self._steps_per_epoch} batches "
+            f"of epoch {epoch}, where {self._steps_per_epoch} were announced: mend the length of "
+            "the loader"
+        )
+
+    def end_epoch(self, outcome: Outcome, epoch: int) -> None:
+        """Logs an epoch, and saves."""
+        position = self.position
+        self._log.append(
+            "epoch",
+            epoch=epoch,
+            step=position.step,
+            loss=position.epoch_loss.taken(),
+            lr=outcome.lr,
+            skipped=position.skipped,
+            images_per_second=self._clock.images_per_second(),
+        )
+        position.skipped = 0
+        self.save()
 
     def take_final_weights(self) -> None:
         """Puts the weights that are handed over into the supernet."""
@@ -263,9 +285,9 @@ class _Training:
             best = self._folder / artifacts.CHECKPOINTS / artifacts.BEST
             artifacts.load_weights(network, best)
 
-    def _note(self, outcome: Outcome, epoch: int, clock: _Clock) -> None:
+    def _note(self, outcome: Outcome, epoch: int) -> None:
         """Keeps the numbers of a step; ends the training after too many that were skipped."""
-        position = self._position
+        position = self.position
         reason = "loss" if not math.isfinite(outcome.loss) else "gradient"
         if outcome.is_skipped:
             position.skipped += 1
@@ -293,7 +315,7 @@ class _Training:
                 loss=position.window_loss.taken(),
                 grad_norm=position.window_norm.taken(),
                 lr=outcome.lr,
-                images_per_second=clock.images_per_second(),
+                images_per_second=self._clock.images_per_second(),
             )
 
     def _too_many_skipped(self, outcome: Outcome, reason: str) -> str:
@@ -301,14 +323,14 @@ class _Training:
         subnets = "; ".join(f"{arch.id}: {arch}" for arch in outcome.archs)
         kept = f"{found[0].folder} is the last checkpoint" if found else "no checkpoint was written"
         return (
-            f"the {reason} was not finite in {self._position.skipped_in_a_row} steps in a row, the "
-            f"last of them step {self._position.step} (subnet {subnets}); none of these steps "
+            f"the {reason} was not finite in {self.position.skipped_in_a_row} steps in a row, the "
+            f"last of them step {self.position.step} (subnet {subnets}); none of these steps "
             f"changed the weights, and {kept}. Start a run in a new folder with a lower "
             "training.lr_per_512_images, with training.clip_grad_norm set, or with "
             "training.precision=fp32, and look for images or labels that are not numbers"
         )
 
-    def _validate(self, epochs_done: int) -> None:
+    def validate(self, epochs_done: int) -> None:
         """Evaluates the subnets whose turn it is; keeps the best weights of all evaluations of all.
 
         Beside the trained weights their moving average, if there is one, which then decides.
@@ -327,13 +349,13 @@ class _Training:
                 self._log.append(
                     "validation",
                     epoch=epochs_done - 1,
-                    step=self._position.step,
+                    step=self.position.step,
                     weights=weights,
                     **row,
                 )
         top1 = sum(row["top1"] for row in rows) / len(rows)
-        if len(numbers) == len(self._archs) and top1 > self._position.best_top1:
-            self._position.best_top1 = top1
+        if len(numbers) == len(self._archs) and top1 > self.position.best_top1:
+            self.position.best_top1 = top1
             if self._folder is not None and self._processes.is_main:
                 path = self._folder / artifacts.CHECKPOINTS / artifacts.BEST
                 artifacts.write_tensors(path, each.network.state_dict())
@@ -350,19 +372,20 @@ class _Training:
             processes=self._processes,
         )
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Writes a checkpoint, in the process that writes."""
         if self._folder is None or not self._processes.is_main:
             return
         self._log.sync()
         state = {
             **self._step.state_dict(),
-            "position": asdict(self._position),
+            "position": asdict(self.position),
             "world_size": self._processes.world_size,
             "num_threads": torch.get_num_threads(),
         }
         save_checkpoint(
             self._folder / artifacts.CHECKPOINTS,
-            self._position.step,
+            self.position.step,
             self._networks,
             state,
             num_kept=self._recipe.keep_checkpoints,
@@ -373,7 +396,7 @@ class _Training:
         position = dict(state["position"])
         for name in ("epoch_loss", "window_loss", "window_norm"):
             position[name] = _Mean(**position[name])
-        self._position = _Position(**position)
+        self.position = _Position(**position)
         for name, before, now in (
             ("processes", state["world_size"], self._processes.world_size),
             ("threads", state["num_threads"], torch.get_num_threads()),
@@ -392,7 +415,7 @@ class _Training:
 
     def _require_best(self, path: Path) -> None:
         """Raises ValueError, before it trains, if the weights to hand over are lost."""
-        if self._recipe.final_weights != "best" or self._position.best_top1 < 0:
+        if self._recipe.final_weights != "best" or self.position.best_top1 < 0:
             return
         try:
             artifacts.read_tensors(path)
@@ -414,9 +437,10 @@ class _Training:
                 "run folder, on a disk that they share"
             )
 
-    def _stop(self, stop: StopRequest) -> NoReturn:
+    def stop(self, stop: StopRequest) -> NoReturn:
+        """Ends the training, which is saved."""
         self._processes.wait()  # so that nobody leaves, and has the others ended, during a save
-        raise Stopped(self._position.step, stop)
+        raise Stopped(self.position.step, stop)
 
 
 class _Clock:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from prenas import artifacts
 from prenas.families.base import Settings
-from prenas.models.export import load, read_description
+from prenas.models.export import load_described
 from prenas.recipe import TeacherRecipe
 from prenas.recipe.data import Preprocessing
 
@@ -83,8 +83,9 @@ def _network(
 ) -> tuple[nn.Module, tuple[float, ...], tuple[float, ...]]:
     """The network, and the mean and deviation per channel of its images."""
     if (Path(recipe.name) / artifacts.MODEL_ARCH).exists():
-        preprocessing = read_description(recipe.name).preprocessing
-        return load(recipe.name).network, preprocessing.mean, preprocessing.std
+        model, description = load_described(recipe.name)
+        preprocessing = description.preprocessing
+        return model.network, preprocessing.mean, preprocessing.std
     if not timm.is_model(recipe.name):
         near = timm.list_models(f"*{recipe.name.split('.')[0][:12]}*")[:5]
         raise ValueError(

@@ -1,0 +1,101 @@
+"""What several commands need of what was typed: a recipe, a run, an architecture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prenas.cli.tables import console
+
+if TYPE_CHECKING:
+    from prenas.families.base import Arch
+    from prenas.recipe import Recipe
+    from prenas.runs.run import Run
+
+
+def set_threads(threads: int | None) -> None:
+    """Takes so many CPU threads."""
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def chosen_recipe(
+    name: str | None,
+    space: str | None,
+    data: Sequence[str] | None,
+    overrides: Sequence[str] | None,
+    budgets: Sequence[str] | None,
+    further_seeds: int | None,
+) -> Recipe:
+    """The named recipe, with the changes of the command line: space, data, then single fields."""
+    from prenas.data import with_data
+    from prenas.recipe import searching_recipe, with_overrides, with_space
+    from prenas.recipe.catalogue import RECIPES, get_recipe
+    from prenas.recipe.space_file import find_space
+
+    if name is not None:
+        recipe = get_recipe(name)
+        if space is not None:
+            recipe = with_space(recipe, find_space(space))
+    elif space is not None and budgets:
+        recipe = searching_recipe(find_space(space), budgets)
+    else:
+        raise ValueError(
+            f"name a recipe ({', '.join(RECIPES)}), or give --space and --budget to search only"
+        )
+    if data:
+        recipe = with_data(recipe, data)
+    changes = list(overrides or ())
+    if budgets:
+        changes.append(f"search.budgets={json.dumps(list(budgets))}")
+    if further_seeds is not None:
+        changes.append(f"search.further_seeds={further_seeds}")
+    return with_overrides(recipe, changes)
+
+
+def opened(
+    folder: Path, device: str, texts: Sequence[str] | None = None, crops: int | None = None
+) -> Run:
+    """A run, on images from elsewhere or with other crops where those are asked for."""
+    from prenas.runs.run import Run
+
+    run = Run(folder, device=device)
+    if not texts and crops is None:
+        return run
+    with console.status("Reading images ..."):
+        return run.on(run.images.read_from(texts or (), crops=crops))
+
+
+def require_out(out: Path | None, dry_run: bool) -> None:
+    """Raises ValueError unless it is said where a run goes."""
+    if out is None and not dry_run:
+        raise ValueError("say where the run goes: --out FOLDER (or --dry-run to write nothing)")
+
+
+def read_arch(text: str, family: str) -> Arch:
+    """An architecture from JSON text, or from a file that holds it (an `arch.json` included)."""
+    from pydantic import ValidationError
+
+    from prenas import artifacts
+    from prenas.families import get_family
+    from prenas.values import explain
+
+    path = Path(text) / artifacts.MODEL_ARCH if Path(text).is_dir() else Path(text)
+    is_json = text.lstrip().startswith("{")
+    if not is_json and not path.is_file():
+        raise ValueError(
+            f"--arch {text!r} is neither JSON text nor a file: give "
+            "an object of its fields, an arch.json, or a model folder"
+        )
+    content = text if is_json else path.read_text(encoding="utf-8")
+    try:
+        fields = json.loads(content)
+        return get_family(family).arch_type.model_validate(fields.get("arch", fields))
+    except ValidationError as error:
+        raise ValueError(f"{text} is no {family} architecture: {explain(error)}") from None
+    except (json.JSONDecodeError, AttributeError) as error:
+        raise ValueError(f"{text} is no JSON object of an architecture: {error}") from None

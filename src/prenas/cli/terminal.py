@@ -1,0 +1,124 @@
+"""What people see of a run while it goes on: each step as it begins, and what it found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, ExitStack
+from typing import TYPE_CHECKING, Any
+
+from prenas import artifacts
+from prenas.cli.progress import TrainingProgress, print_generation, training_progress
+from prenas.cli.tables import (
+    console,
+    print_data,
+    print_evaluations,
+    print_evolved,
+    print_preferred,
+)
+from prenas.steps.observer import Observer, Step
+
+if TYPE_CHECKING:
+    from prenas.rivals.evolution import Generation
+    from prenas.runs.run import Run
+    from prenas.training.loop import Progress
+
+_WAITING: dict[Step, str] = {
+    "read images": "Reading images ...",
+    "search": "Scoring every subnet at initialisation ...",
+    "calibrate": "Calibrating BatchNorm in every subnet ...",
+}
+
+
+class Terminal(AbstractContextManager["Terminal"], Observer):
+    """Prints what a run does; as a context it puts the terminal in order when a step fails."""
+
+    def __init__(self) -> None:
+        self._shown = ExitStack()
+        self._training: TrainingProgress | None = None
+
+    def __exit__(self, *error: object) -> None:
+        self._shown.close()
+
+    def began(self, step: Step, run: Run) -> None:
+        """Shows that there is something to wait for."""
+        if step == "train":
+            _announce_compilation(run)
+            self._training = self._shown.enter_context(training_progress())
+        elif step in _WAITING:
+            self._shown.enter_context(console.status(_WAITING[step]))
+
+    def finished(self, step: Step, run: Run, seconds: float) -> None:
+        """Prints what a step found, and how long it took."""
+        self._shown.close()
+        short = f"done in {seconds:.1f} s" if step == "search" else f"done in {seconds:.0f} s"
+        self._print(step, run, short)
+
+    def was_complete(self, step: Step, run: Run) -> None:
+        """Prints what an earlier call found."""
+        self._print(step, run, "already complete")
+
+    def trained_step(self, progress: Progress) -> None:
+        """Moves the bar, or prints every tenth."""
+        if self._training is not None:
+            self._training.watch(progress)
+
+    def logged(self, record: Mapping[str, Any]) -> None:
+        """Prints validations."""
+        if self._training is not None:
+            self._training.sink(record)
+
+    def evolved_generation(self, generation: Generation) -> None:
+        """Prints every generation."""
+        print_generation(generation)
+
+    def _print(self, step: Step, run: Run, done: str) -> None:
+        out = run.folder
+        if step == "read images":
+            print_data(run.images.read())
+        elif step == "search":
+            print_preferred(run.preferred)
+            _say(f"Search {done}: {out / artifacts.PREFERRED}")
+        elif step == "adapt":
+            print_preferred(run.preferred)
+            _say(f"Weights adapted: {out / artifacts.INITIAL}")
+        elif step == "train":
+            _say(f"Training {done}: {out / artifacts.SUPERNET}")
+        elif step == "evolve":
+            print_evolved(run.evolved, f"{out}: evolved subnets")
+            _say(f"Evolution {done}: {out / artifacts.EVOLUTION}")
+        elif step == "calibrate":
+            num_subnets = len(run.subnets.subnets)
+            num_images = run.recipe.calibration.num_images
+            _say(
+                f"Calibration of {num_subnets} subnets on {num_images:,} images {done}: "
+                f"{out / artifacts.CALIBRATION}"
+            )
+        elif step == "evaluate":
+            title = f"{run.recipe.name}: {run.subnets.kind} subnets, trained together"
+            print_evaluations(run.evaluations, title)
+        elif step == "report":
+            _print_places(run)
+
+
+def _say(text: str) -> None:
+    console.print(text, soft_wrap=True)
+
+
+def _announce_compilation(run: Run) -> None:
+    training = run.preferred.recipe.training
+    if training is not None and training.compile:
+        console.print(
+            f"Each of the {len(run.preferred.subnets)} subnets is compiled at its first step, "
+            "which takes a minute or two"
+        )
+
+
+def _print_places(run: Run) -> None:
+    """Where everything is."""
+    out, num_subnets = run.folder, len(run.subnets.subnets)
+    models = "00" if num_subnets == 1 else f"00 ... {num_subnets - 1:02d}"
+    _say(
+        f"\nReport    {out / artifacts.REPORT}\nPlot      {out / artifacts.PLOT}\n"
+        f"Table     {out / artifacts.EVALUATION_CSV}\n"
+        f"Models    {out / artifacts.SUBNETS}/{models}, each ready for prenas.load(folder)"
+    )

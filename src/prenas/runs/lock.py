@@ -1,0 +1,85 @@
+"""The lock of a run folder: one process writes there at a time; without torch."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from prenas import artifacts
+
+_SECONDS_TO_NOTICE = 15
+_SECONDS_OF_STATUS = 0.5
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Holds the lock of a folder that exists.
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    with (folder / artifacts.LOCK).open("a+") as lock:
+        _take(lock, folder)
+        try:
+            yield
+        finally:  # forked processes hold the file open too: closing it here would not be enough
+            fcntl.flock(lock, fcntl.LOCK_UN)
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process holds the lock; asked by a shared lock, so that two askers never collide"""
+    try:
+        with (folder / artifacts.LOCK).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_UN)
+    except BlockingIOError:
+        return True
+    except OSError:  # not there, or not ours to read
+        return False
+    return False
+
+
+def _take(lock: TextIO, folder: Path) -> None:
+    """Locks the file for this process, and notes in it whose lock it is.
+
+    Waits a moment for another process, and longer for what a killed one left behind: the processes
+    that read images for a training hold its lock until they notice, seconds later, that it is
+    gone. `prenas status` shares the lock for an instant.
+    """
+    started = time.monotonic()
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            patience = _SECONDS_OF_STATUS if _is_alive(lock) else _SECONDS_TO_NOTICE
+            if time.monotonic() - started > patience:
+                raise ValueError(
+                    f"another process is working in {folder}: wait for it, or choose another folder"
+                ) from None
+            time.sleep(0.1)
+        else:
+            lock.truncate(0)
+            lock.write(f"{os.getpid()} {socket.gethostname()}")
+            lock.flush()
+            return
+
+
+def _is_alive(lock: TextIO) -> bool:
+    """Whether the process that took a lock still runs; true where that cannot be known."""
+    lock.seek(0)
+    number, _, host = lock.read().partition(" ")
+    if host != socket.gethostname() or not number.isdecimal():
+        return True
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

@@ -1,0 +1,66 @@
+"""Evolved subnets: the best of every budget by validation, in the form of a preferred set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from pydantic import SerializeAsAny
+
+from prenas.cost import count
+from prenas.families.base import Arch
+from prenas.recipe.budgets import parse_budgets
+from prenas.selection.preferred import Choice, PreferredSet, PreferredSubnet
+from prenas.values import Value
+
+
+class Evolved(Value):
+    """The best subnet that evolution found for one budget."""
+
+    budget: str
+    arch: SerializeAsAny[Arch]
+    costs: dict[str, int]
+    """By the name of the axis (`prenas.cost`)."""
+    accuracy: float
+    """Top-1 on the validation images that candidates were compared on, 0 to 1."""
+    history: tuple[float, ...]
+    """The best accuracy so far after every generation."""
+    num_evaluated: int
+    """Candidates of this budget, all different."""
+
+
+class EvolvedSet(PreferredSet):
+    """The evolved subnets of all budgets, in the form of a preferred set, to be handed over."""
+
+    kind: ClassVar[str] = "evolved"
+    evolved: tuple[Evolved, ...]
+
+
+def evolved_set(preferred: PreferredSet, evolved: Sequence[Evolved]) -> EvolvedSet:
+    """The evolved subnets in the place of the preferred ones, without repetition, cheapest first.
+
+    Args:
+        evolved: one for every budget that holds any subnet.
+    """
+    settings = preferred.recipe.space.settings
+    costs = {found.arch: count(found.arch, settings) for found in evolved}
+    first = parse_budgets(preferred.recipe.search.budgets).kept[0]
+    archs = sorted(costs, key=lambda arch: first.expense(costs[arch]))
+    by_budget = {found.budget: found.arch for found in evolved}
+    fields = {
+        **dict(preferred),
+        "subnets": tuple(
+            PreferredSubnet(arch=arch, costs=costs[arch], score=None) for arch in archs
+        ),
+        "choices": tuple(
+            Choice(budget=number, rank=0, subnet=archs.index(by_budget[budget]), margin=None)
+            for number, budget in enumerate(preferred.budgets)
+            if number not in preferred.empty_budgets
+        ),
+        # Scores at initialisation decided nothing here.
+        "block_scores": {},
+        "agreement": (),
+        "optima": (),
+        "evolved": tuple(evolved),
+    }
+    return EvolvedSet(**fields)

@@ -1,0 +1,120 @@
+"""How a run begins: its subnets are chosen by a search, or come with weights that exist already."""
+
+from __future__ import annotations
+
+from prenas.data import ImageData, check_data_name
+from prenas.processes import join
+from prenas.recipe import Recipe
+from prenas.runs.run import Run
+from prenas.selection.preferred import PreferredSet
+from prenas.selection.search import zero_cost_search
+from prenas.sources.transfer import Source, adapt_source
+from prenas.steps.observer import SILENT, Observer, observed
+from prenas.supernet import Supernet
+
+
+def search(run: Run, observer: Observer = SILENT) -> PreferredSet:
+    """Zero-cost search: chooses the preferred subnets, and keeps the weights that were scored.
+
+    Of several processes the first one works alone.
+    """
+    processes = join()
+    if run.recipe.data is not None:
+        check_data_name(run.recipe.data)
+    if processes.is_main:
+        with run.locked():
+            _search(run, observer)
+    processes.wait()
+    return run.preferred
+
+
+def _search(run: Run, observer: Observer) -> None:
+    recipe, before = run.recipe, run.preferred if run.is_searched else None
+    if before is not None and before.origin is not None:
+        raise ValueError(
+            f"{run.folder} was {before.origin.summary}, there is no search to do: choose another "
+            "folder"
+        )
+    if before is not None and not _asks_more(recipe, before):
+        _take_over(run, recipe, before)
+        observer.was_complete("search", run)
+        return
+    with observed(observer, "search", run):
+        images = run.images.read_own() if recipe.search.images == "data" else None
+        found = zero_cost_search(recipe, images, run.device)
+        preferred = found.preferred
+        run.record_recipe(recipe)
+        if before is None:
+            run.record_initial(found.supernet)
+        else:  # more was asked about it: what was chosen stays
+            news = {
+                "recipe": recipe,
+                "agreement": preferred.agreement,
+                "optima": preferred.optima or before.optima,
+            }
+            preferred = before.model_copy(update=news)
+        run.record_preferred(preferred)
+
+
+def _asks_more(recipe: Recipe, before: PreferredSet) -> bool:
+    """Whether a search is to report what it has not reported yet."""
+    asked = recipe.search
+    return asked.further_seeds > len(before.agreement) or asked.exact_optimum > bool(before.optima)
+
+
+def _take_over(run: Run, recipe: Recipe, before: PreferredSet) -> None:
+    """Takes over what decides nothing, which alone may change while a run goes on."""
+    changed = recipe.model_copy(update={"search": before.recipe.search})
+    if changed != before.recipe:
+        run.record_recipe(changed)
+        run.record_preferred(before.model_copy(update={"recipe": changed}))
+
+
+def adapt(
+    run: Run, source: Source, images: ImageData, head: str = "auto", observer: Observer = SILENT
+) -> PreferredSet:
+    """Takes subnets and weights over from a source, to be trained further on other images.
+
+    Of several processes the first one works alone.
+    """
+    processes = join()
+    if processes.is_main:
+        with observed(observer, "adapt", run):
+            _adapt(run, source, images, head)
+    processes.wait()
+    return run.preferred
+
+
+def _adapt(run: Run, source: Source, images: ImageData, head: str) -> None:
+    preferred, supernet = adapt_source(source, run.recipe, images.class_names, head)
+    with run.locked():
+        if run.is_searched:
+            before = run.preferred
+            if (before.adapted, before.archs) != (preferred.adapted, preferred.archs):
+                raise ValueError(f"{run.folder} holds another run: choose another folder")
+            _take_over(run, run.recipe, before)
+        else:
+            run.record_recipe(run.recipe)
+            run.record_initial(supernet)
+            run.images.record(images)
+            run.record_preferred(preferred)
+
+
+def adopt(run: Run, preferred: PreferredSet, supernet: Supernet) -> PreferredSet:
+    """Takes a released supernet over as it is, with subnets of it: a run that is trained already.
+
+    Args:
+        preferred: an imported set.
+        supernet: contains all of its subnets; only what they need is kept.
+    """
+    with run.locked():
+        if run.is_searched:
+            before = run.preferred
+            if (before.imported, before.archs) != (preferred.imported, preferred.archs):
+                raise ValueError(f"{run.folder} holds another run: choose another folder")
+        else:
+            run.record_recipe(preferred.recipe)
+            run.record_preferred(preferred)
+        if not run.is_trained:
+            run.record_supernet(supernet.trimmed(preferred.envelope))
+    return run.preferred

@@ -1,0 +1,166 @@
+"""What a trained run is worth: evolution, statistics of its subnets, and their accuracy."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+
+from prenas import artifacts
+from prenas.evaluation.accuracy import Evaluation, evaluate_archs
+from prenas.evaluation.calibration import calibrate_on
+from prenas.families.base import Arch
+from prenas.models.specialization import unevaluated
+from prenas.processes import join
+from prenas.report import draw_accuracy, render, write_csv
+from prenas.rivals.one_shot import evolve_budgets
+from prenas.runs.run import Run
+from prenas.selection.evolved import Evolved
+from prenas.steps.observer import SILENT, Observer, observed
+from prenas.supernet import Statistics
+
+_logger = logging.getLogger(__name__)
+
+
+def evolve(run: Run, observer: Observer = SILENT) -> list[Evolved]:
+    """One-shot NAS: searches the trained supernet by evolution, the best subnet of every budget.
+
+    Of several processes the first one works alone.
+    """
+    processes = join()
+    if run.preferred.recipe.evolution is None:
+        raise ValueError(
+            f"the recipe of {run.folder} has no evolution: its subnets were chosen before "
+            "training. For one-shot NAS begin another run with --set evolution={}"
+        )
+    if processes.is_main:
+        if run.evolved_set is not None:
+            observer.was_complete("evolve", run)
+        else:
+            with observed(observer, "evolve", run):
+                supernet = run.supernet
+                images = run.images.read_own(hold=("validation",))
+                with run.locked():
+                    evolve_budgets(run, supernet, images, observer.evolved_generation)
+    processes.wait()
+    return list(run.evolved)
+
+
+def calibrate(run: Run, observer: Observer = SILENT) -> list[Statistics]:
+    """Gathers what BatchNorm must know of the images, for every subnet that is handed over.
+
+    Several processes share the subnets.
+
+    Returns:
+        Per subnet, in the order of the evaluation; empty for families without BatchNorm.
+    """
+    processes, archs = join(), run.subnets.archs
+    if not run.supernet.has_statistics:
+        return [{} for _ in archs]
+    if processes.main_says(run.is_calibrated):
+        observer.was_complete("calibrate", run)
+        stored = run.statistics(archs)
+        assert stored is not None, "the first process saw them"
+        return stored
+    made = [name for name in (artifacts.EVALUATION, artifacts.SUBNETS) if run.files.has(name)]
+    if processes.main_says(bool(made)):
+        raise ValueError(
+            f"{run.folder} holds no calibration, but {' and '.join(made)}, which were made with "
+            "one: remove them to calibrate anew"
+        )
+    with observed(observer, "calibrate", run):
+        found = _calibrated(run, archs)
+        if processes.is_main:
+            run.record_statistics(archs, found)
+        processes.wait()
+    return found
+
+
+def _calibrated(run: Run, archs: Sequence[Arch]) -> list[Statistics]:
+    """Statistics of subnets from the run's training images, or empty ones if none are needed."""
+    supernet, recipe, processes = run.supernet, run.recipe, join()
+    if not supernet.has_statistics:
+        return [{} for _ in archs]
+    with processes.main_first():
+        images = run.images.read_own(hold=())
+    return calibrate_on(
+        supernet,
+        archs,
+        images,
+        recipe.calibration,
+        seed=recipe.seed,
+        first_epoch=recipe.training.epochs if recipe.training else 0,
+        processes=processes,
+    )
+
+
+def evaluate(
+    run: Run, archs: Arch | Sequence[Arch] | None = None, observer: Observer = SILENT
+) -> list[Evaluation]:
+    """Evaluates every subnet that is handed over, or given architectures, on validation and test.
+
+    Of the run's own subnets and images the results are recorded, and stored ones returned.
+    """
+    archs = [archs] if isinstance(archs, Arch) else archs
+    if not archs and join().main_says(run.is_evaluated) and run.images.are_its_own:
+        observer.was_complete("evaluate", run)
+        return run.evaluations
+    with observed(observer, "evaluate", run):
+        return _evaluate(run, archs)
+
+
+def _evaluate(run: Run, archs: Sequence[Arch] | None) -> list[Evaluation]:
+    processes, supernet = join(), run.supernet
+    subnets = run.preferred if archs else run.subnets
+    with processes.main_first():
+        images = run.images.read(hold=("validation", "test"))
+    # Statistics come from the run's images, whichever it is evaluated on.
+    own = run if run.images.may_be_own(images) else run.on(None)
+    rows = evaluate_archs(
+        supernet,
+        archs or subnets.archs,
+        images.splits,
+        _calibrated(own, archs) if archs else calibrate(own),
+        num_workers=images.num_workers,
+        num_crops=images.num_crops,
+        processes=processes,
+    )
+    if processes.is_main and not archs and not run.is_evaluated:
+        if run.images.may_be_own(images):
+            _record(run, rows)
+        else:
+            _logger.warning(
+                "these images are not those that %s was trained on: not recorded", run.folder
+            )
+    processes.wait()
+    return rows
+
+
+def _record(run: Run, rows: Sequence[Evaluation]) -> None:
+    """Table and picture, and last the file that says that the evaluation is done."""
+    title = f"{run.recipe.name}: {run.subnets.kind} subnets"
+    with run.locked():
+        if run.images.recorded is None:
+            run.images.record(run.images.read(hold=("validation", "test")))
+        write_csv(rows, run.folder / artifacts.EVALUATION_CSV)
+        picture = run.folder / artifacts.PLOT
+        render(partial(draw_accuracy, rows=rows, title=title), picture)
+        run.record_evaluations(rows)
+
+
+def results(run: Run, observer: Observer = SILENT) -> list[Evaluation]:
+    """The stored evaluation of the run's subnets, made first if it is missing.
+
+    An imported run without images has no results, only costs.
+    """
+    if join().main_says(run.is_evaluated):
+        observer.was_complete("evaluate", run)
+        return run.evaluations
+    if run.images.are_missing:
+        return unevaluated(run.preferred)
+    if run.images.are_others:
+        raise ValueError(
+            f"{run.folder} is not evaluated yet, and these are not its images: give "
+            f"`prenas evaluate {run.folder}` first"
+        )
+    return evaluate(run, observer=observer)

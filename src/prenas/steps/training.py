@@ -1,0 +1,125 @@
+"""The training of a run: what it needs, checked before anything is spent, and the training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import NamedTuple
+
+import torch
+
+from prenas.data import ImageData, check_splits, num_batches
+from prenas.processes import join
+from prenas.recipe import Recipe, TrainingRecipe, flat_fields
+from prenas.rivals.one_shot import comparison_images
+from prenas.runs.log import Sink
+from prenas.runs.run import Run
+from prenas.steps.observer import SILENT, Observer, observed
+from prenas.supernet import Supernet
+from prenas.training.loop import train_supernet
+from prenas.training.stopping import Stopped, stop_requests
+from prenas.training.teacher import Teacher, load_teacher
+from prenas.training.tracking import check_trackers, open_trackers
+
+
+class Prepared(NamedTuple):
+    """What a training needs besides its subnets."""
+
+    training: TrainingRecipe
+    images: ImageData
+    teacher: Teacher | None
+
+
+def training_of(recipe: Recipe) -> TrainingRecipe:
+    """The training part of a recipe; ValueError if it only searches."""
+    if recipe.training is None:
+        raise ValueError(
+            f"recipe {recipe.name!r} only searches: it has no training. Choose a recipe that "
+            "trains (prenas info lists them), or make one in Python with training=TrainingRecipe"
+        )
+    return recipe.training
+
+
+def prepared(recipe: Recipe, images: ImageData, device: torch.device) -> Prepared:
+    """Checks all that a training needs before anything is spent, and loads its teacher.
+
+    Raises:
+        ValueError: the images do not suit the space, or the teacher does not suit them.
+    """
+    training = training_of(recipe)
+    check_splits(images, recipe.space.settings)
+    if recipe.evolution is not None:
+        comparison_images(recipe, images)
+    teacher = None
+    if training.teacher is not None:
+        with join().main_first():  # it may download it
+            settings, ours = recipe.space.settings, recipe.preprocessing
+            teacher = load_teacher(training.teacher, settings, ours, device)
+    return Prepared(training, images, teacher)
+
+
+def prepare(run: Run, observer: Observer = SILENT) -> Prepared:
+    """Reads a run's images, and what else `prepared` says.
+
+    Raises:
+        ValueError: the recipe has no training or no data, the images do not suit its space or are
+            not those that the run was begun with, or the teacher does not suit them.
+    """
+    training_of(run.recipe)
+    with observed(observer, "read images", run), join().main_first():  # it may download them
+        images = run.images.read_own()
+    return prepared(run.recipe, images, run.device)
+
+
+def train(
+    run: Run,
+    observer: Observer = SILENT,
+    *,
+    needs: Prepared | None = None,
+    track: Sequence[str] = (),
+) -> Supernet:
+    """Trains the envelope of the preferred set, from the weights that were scored.
+
+    Args:
+        needs: of `prepare`, where that is done already.
+        track: names of trackers that get its numbers.
+    """
+    check_trackers(track)
+    processes, preferred = join(), run.preferred
+    if processes.main_says(run.is_trained):
+        observer.was_complete("train", run)
+        return run.supernet
+    with observed(observer, "train", run), ExitStack() as stack:
+        training, images, teacher = needs or prepare(run)
+        stack.enter_context(run.locked())
+        stop = stack.enter_context(stop_requests())
+
+        def follow(first_step: int) -> list[Sink]:
+            config, name = dict(flat_fields(run.recipe)), run.folder.resolve().name
+            trackers = open_trackers(track, run.folder, name, config, first_step)
+            return [*stack.enter_context(trackers), observer.logged]
+
+        if processes.is_main:
+            run.images.record(images)
+        supernet = run.initial_supernet(drop_path=training.drop_path, dropout=training.dropout)
+        train_supernet(
+            supernet.to(run.device),
+            preferred.archs,
+            images,
+            training,
+            seed=run.recipe.seed,
+            space=run.recipe.space if run.recipe.evolution else None,
+            teacher=teacher,
+            calibration=run.recipe.calibration,
+            folder=run.folder,
+            processes=processes,
+            stop=stop,
+            watch=observer.trained_step,
+            follow=follow,
+        )
+        if processes.is_main:
+            run.record_supernet(supernet)
+        if processes.any(bool(stop)):  # asked while the last subnets were validated
+            num_steps = training.epochs * num_batches(images.train, training.batch_size)
+            raise Stopped(num_steps, stop)
+    return run.supernet
