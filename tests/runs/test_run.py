@@ -1,0 +1,215 @@
+"""A run opened once: what it reads, when it reads again, and what it refuses."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import prenas
+from prenas import artifacts, pipeline
+from prenas.evaluation.accuracy import Evaluation
+from prenas.recipe import Recipe, with_overrides
+from prenas.runs.run import Run
+from prenas.steps import training
+from test_pipeline_convolutional import recipe_of as conv_recipe
+from training.runs import assert_same_tensors, contents, hearing, mini_recipe, own_data, own_recipe
+
+pytest_plugins = "training.runs"
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def test_a_run_is_read_from_python(finished: Path, finished_rows: list[Evaluation]) -> None:
+    before = contents(finished)
+    (finished / ".lock").unlink(missing_ok=True)
+    run = prenas.Run(finished)
+    assert run.recipe == mini_recipe()
+    assert run.evaluations == finished_rows
+    assert run.subnets is run.preferred
+    assert tuple(row.arch for row in run.evaluations) == run.preferred.archs
+    assert run.class_names == tuple("0123456789")
+    assert run.supernet(torch.zeros(2, 1, 8, 8), run.preferred.archs[0]).shape == (2, 10)
+    assert contents(finished) == before
+    assert not (finished / ".lock").exists()  # reading locks nothing
+
+
+def test_it_reads_while_another_process_trains(searched: Path) -> None:
+    seen = []
+
+    def look(progress: Any) -> None:
+        if progress.step == 12:
+            seen.append(Run(searched).preferred)
+
+    pipeline.train(searched, observer=hearing(steps=look))
+    assert seen == [Run(searched).preferred]
+
+
+def test_what_is_not_there_is_said_with_the_command(searched: Path, tmp_path: Path) -> None:
+    nowhere = Run(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"recipe\.json is missing.*run `prenas search RECIPE"):
+        _ = nowhere.recipe
+    with pytest.raises(ValueError, match=r"preferred\.json is missing.*run `prenas search RECIPE"):
+        _ = nowhere.preferred
+    run = Run(searched)
+    with pytest.raises(ValueError, match=f"run `prenas train {searched}` first"):
+        _ = run.supernet
+    with pytest.raises(ValueError, match=f"not evaluated yet.*run `prenas evaluate {searched}`"):
+        _ = run.evaluations
+    assert (run.class_names, run.supernet_sha256, run.calibration) == (None, None, None)
+    assert not (run.is_trained or run.is_calibrated or run.is_evaluated or run.is_imported)
+
+
+def test_a_file_is_read_again_only_after_it_has_changed(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[str] = []
+    read_json = artifacts.read_json
+    monkeypatch.setattr(
+        artifacts, "read_json", lambda path: reads.append(path.name) or read_json(path)
+    )
+    run = Run(finished)
+    rows = run.evaluations
+    assert run.evaluations == rows
+    assert reads.count("evaluation.json") == 1
+    path = finished / "evaluation.json"
+    document = json.loads(path.read_text())
+    document["subnets"][0]["splits"]["test"]["top1"] = 0.25
+    path.write_text(json.dumps(document))
+    assert run.evaluations[0].splits["test"].top1 == 0.25
+    assert reads.count("evaluation.json") == 2
+    path.unlink()
+    assert not run.is_evaluated
+    with pytest.raises(ValueError, match="not evaluated yet"):
+        _ = run.evaluations
+
+
+@pytest.mark.parametrize("recipe", [mini_recipe(), conv_recipe()], ids=["transformer", "conv"])
+def test_what_a_run_keeps_is_what_it_would_read(recipe: Recipe, tmp_path: Path) -> None:
+    """The recipe, the preferred set, the images and the weights, to the bit; without drops."""
+    run = Run(tmp_path / "run", recipe)
+    needs = training.prepare(run)
+    pipeline.search(recipe, tmp_path / "run")
+    kept = training.train(run, needs=needs)
+    again = Run(tmp_path / "run")
+    assert (run.recipe, run.preferred) == (again.recipe, again.preferred)
+    assert run.images.recorded == again.images.recorded
+    assert kept is run.supernet
+    assert_same_tensors(kept.network.state_dict(), again.supernet.network.state_dict())
+    assert kept.drop_path_rates == again.supernet.drop_path_rates
+    assert not any(module.training for module in kept.modules())
+    for ours, theirs in zip(
+        kept.network.parameters(), again.supernet.network.parameters(), strict=True
+    ):
+        assert ours.stride() == theirs.stride()
+        assert ours.grad is None
+
+
+# --- belonging together --------------------------------------------------------------------------
+
+
+def test_a_run_of_another_recipe_is_not_opened(searched: Path) -> None:
+    before = contents(searched)
+    with pytest.raises(ValueError, match=r"belongs to another recipe[^$]*seed: 0 -> 1"):
+        Run(searched, with_overrides(mini_recipe(), ["seed=1"]))
+    assert contents(searched) == before
+    more = with_overrides(mini_recipe(), ["training.keep_checkpoints=5"])
+    assert Run(searched, more).recipe == more
+
+
+def test_the_recipe_is_looked_at_again_under_the_lock(tmp_path: Path) -> None:
+    """Two processes that begin different runs in a new folder: the second one is refused."""
+    first, second = (Run(tmp_path / "run", mini_recipe(seed=seed)) for seed in (0, 1))
+    first.record_recipe(first.recipe)
+    with pytest.raises(ValueError, match="belongs to another recipe"), second.locked():
+        pass
+
+
+def test_the_lock_may_be_taken_again_inside(searched: Path) -> None:
+    run = Run(searched)
+    ask = (
+        "import sys; from pathlib import Path; from prenas.runs.lock import is_held\n"
+        "print(is_held(Path(sys.argv[1])))"
+    )
+
+    def is_held() -> bool:
+        result = subprocess.run(
+            [sys.executable, "-c", ask, searched], capture_output=True, text=True, check=True
+        )
+        return result.stdout == "True\n"
+
+    with run.locked():
+        with run.locked(), run.on(own_data()).locked():
+            pass
+        assert is_held()
+    assert not is_held()
+
+
+@pytest.mark.parametrize(
+    ("result", "name", "advice"),
+    [
+        (lambda run: run.evaluations, "evaluation.json", "subnets/, to evaluate and cut anew"),
+        (
+            lambda run: run.statistics(run.preferred.archs),
+            "calibration.json",
+            "evaluation.json and subnets/, to calibrate anew",
+        ),
+        (lambda run: run.evolved, "evolution.json", "evaluation.json and subnets/, to evolve anew"),
+    ],
+)
+def test_results_of_other_weights_are_refused_in_one_way(
+    result: Callable[[Run], object], name: str, advice: str, tmp_path: Path
+) -> None:
+    evolution = {"population": 3, "generations": 1, "num_parents": 1}
+    recipe = conv_recipe(training={"epochs": 1, "optimizer": "sgd"}, evolution=evolution)
+    recipe = with_overrides(recipe, ["calibration.while_evolving=64"])
+    pipeline.run(recipe, tmp_path / "run")
+    run = Run(tmp_path / "run")
+    assert result(run)
+    path = tmp_path / "run" / "supernet.safetensors"
+    weights = {name: 0.5 * tensor for name, tensor in artifacts.read_tensors(path).items()}
+    artifacts.write_tensors(path, weights)
+    with pytest.raises(ValueError, match=f"{name} belongs to other weights than .*, {advice}") as e:
+        result(run)  # the same object notices
+    assert str(path) in str(e.value)
+    path.unlink()
+    assert result(run)  # as for a report, once the weights are gone
+
+
+# --- images --------------------------------------------------------------------------------------
+
+
+def test_images_are_read_once_and_anew_to_hold_more(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prenas.runs import images
+
+    held: list[tuple[str, ...]] = []
+    load = images.load_data
+    monkeypatch.setattr(
+        images, "load_data", lambda *args, hold: held.append(tuple(hold)) or load(*args, hold=hold)
+    )
+    run = Run(finished)
+    assert run.images.read(hold=("validation",)) is run.images.read(hold=())
+    assert run.images.read_few() is run.images.read(hold=())
+    run.images.read()
+    run.images.read(hold=("test",))
+    assert held == [("validation",), ("train", "validation", "test")]
+
+
+def test_the_same_run_on_other_images(tmp_path: Path) -> None:
+    data = own_data()
+    out = tmp_path / "run"
+    pipeline.search(own_recipe(), out)
+    run = Run(out, data=data)
+    assert run.images.read() is data
+    other = run.on(None)
+    assert other.preferred is run.preferred
+    with pytest.raises(ValueError, match="data came from Python"):
+        other.images.read()
+    assert run.images.read() is data
