@@ -1,4 +1,4 @@
-"""How often one whole run reads and digests its files, builds its supernet and loads its teacher."""
+"""How often a run reads and digests files, builds its supernet from disk, and loads its teacher."""
 
 import sys
 from collections import Counter
@@ -151,6 +151,6 @@ def test_the_way_from_the_command_to_the_training_step(
 
     monkeypatch.setattr(TrainingStep, "__call__", look)
     with pytest.raises(SystemExit):
-        cli.app(["run", "digits", "--out", str(tmp_path / "run"), "--threads", "1"])
+        cli.app(["run", "digits", "--out", str(tmp_path / "run")])
     assert found == ["train_supernet", "train", "run"]
     assert len(found) + 1 <= HOPS
