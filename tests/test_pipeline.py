@@ -483,7 +483,7 @@ def read_run(run: Path) -> None:
         pytest.param(name, damage, id=f"{name}-{label}")
         for name, fields in (
             ("recipe.json", ["recipe"]),
-            ("preferred.json", ["recipe", "subnets", "choices", "budgets"]),
+            ("preferred.json", ["subnets", "choices", "budgets"]),
             ("evaluation.json", ["family", "subnets"]),
         )
         for label, damage in (
@@ -525,11 +525,6 @@ def test_a_damaged_description_is_refused_by_name(
             "preferred.json",
             lambda d: d["choices"][0].update(subnet="first"),
             id="preferred-choice-of-a-word",
-        ),
-        pytest.param(
-            "preferred.json",
-            lambda d: d["recipe"].update(colour="red"),
-            id="preferred-unknown-recipe-field",
         ),
         pytest.param("preferred.json", lambda d: d.update(subnets=[]), id="preferred-no-subnets"),
         pytest.param(

@@ -76,7 +76,7 @@ def test_a_whole_run_reads_each_file_at_most_once(
     models = {f"subnets/0{number}/model.safetensors" for number in range(3)}
     assert set(reads.loaded) == {"initial.safetensors", *models}
     large = {name for name in LARGE if (tmp_path / "run" / name).exists()}
-    assert set(reads.digested) == large
+    assert {name for name in reads.digested if not name.startswith("checkpoints")} == large
 
 
 def test_a_run_of_an_earlier_process_is_read_once(

@@ -1,6 +1,7 @@
 """A run opened once: what it reads, when it reads again, and what it refuses."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from prenas import artifacts, pipeline
 from prenas.evaluation.accuracy import Evaluation
 from prenas.recipe import Recipe, with_overrides
 from prenas.runs.run import Run
+from prenas.runs.status import read_status
 from prenas.steps import training
 from test_pipeline_convolutional import recipe_of as conv_recipe
 from training.runs import assert_same_tensors, contents, hearing, mini_recipe, own_data, own_recipe
@@ -160,7 +162,7 @@ def test_the_lock_may_be_taken_again_inside(searched: Path) -> None:
             "remove it, and subnets/, to evaluate and cut anew",
         ),
         (
-            lambda run: run.statistics(run.preferred.archs),
+            lambda run: run.calibration,
             "calibration.json",
             "remove it, and evaluation.json and subnets/, to calibrate anew",
         ),
@@ -222,3 +224,39 @@ def test_the_same_run_on_other_images(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="data came from Python"):
         other.images.read()
     assert run.images.read() is data
+
+
+# --- one recipe ----------------------------------------------------------------------------------
+
+RELEASE = Path(__file__).parents[1] / "golden" / "runs_0_1_0" / "preferred"
+
+
+def test_the_recipe_stands_in_one_file(searched: Path) -> None:
+    """What changes there is what every step sees."""
+    assert "recipe" not in json.loads((searched / "preferred.json").read_text())
+    run = Run(searched)
+    assert run.preferred.recipe == mini_recipe()
+    document = json.loads((searched / "recipe.json").read_text())
+    document["recipe"]["training"]["keep_checkpoints"] = 7
+    (searched / "recipe.json").write_text(json.dumps(document))
+    assert run.preferred.recipe.training == mini_recipe(training={"keep_checkpoints": 7}).training
+    (searched / "recipe.json").unlink()
+    with pytest.raises(ValueError, match=r"recipe\.json is missing: restore it"):
+        _ = run.preferred
+    assert "recipe.json is missing: restore it" in read_status(searched).problems[0]
+
+
+def test_a_run_of_0_1_0_repeats_its_recipe_and_may_not_contradict_it(tmp_path: Path) -> None:
+    out = shutil.copytree(RELEASE, tmp_path / "run")
+    path = out / "preferred.json"
+    document = json.loads(path.read_text())
+    assert Run(out).preferred.recipe.model_dump(mode="json") == Run(out).recipe.model_dump(
+        mode="json"
+    )
+    document["recipe"]["training"]["keep_checkpoints"] = 9  # decides nothing
+    path.write_text(json.dumps(document))
+    assert Run(out).preferred.recipe == Run(out).recipe
+    document["recipe"]["seed"] = 77
+    path.write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=r"preferred\.json .*not that of recipe\.json \(seed: 0"):
+        _ = Run(out).preferred

@@ -315,7 +315,7 @@ def test_damaged_files_are_named(name: str, content: bytes, finished: Path) -> N
 
 
 def test_a_foreign_batch_size(searched: Path) -> None:
-    path = searched / "preferred.json"
+    path = searched / "recipe.json"
     document = json.loads(path.read_text())
     document["recipe"]["training"]["batch_size"] = 0
     path.write_text(json.dumps(document))

@@ -87,11 +87,15 @@ class Run:
     @property
     def preferred(self) -> PreferredSet:
         """The preferred set; ValueError before the search, or where it is damaged."""
-        read = partial(artifacts.parse_json, parse=PreferredSet.model_validate)
-        found = self.files.read(artifacts.PREFERRED, read)
-        if found is None:
+        if not self.is_searched:
             raise self._not_searched(artifacts.PREFERRED)
-        return found
+        recipe = self._recorded_recipe
+        if recipe is None:
+            raise ValueError(f"{self.folder / artifacts.RECIPE} is missing: restore it from a copy")
+        read = partial(artifacts.parse_json, parse=partial(_parse_preferred, recipe))
+        found = self.files.read(artifacts.PREFERRED, read)
+        assert found is not None, "just looked for"
+        return found if found.recipe is recipe else found.model_copy(update={"recipe": recipe})
 
     @property
     def is_imported(self) -> bool:
@@ -121,9 +125,12 @@ class Run:
             self.files.write_json(artifacts.RECIPE, document, recipe)
 
     def record_preferred(self, preferred: PreferredSet) -> None:
-        """Writes `preferred.json`: the last file of a search, which says that it is done."""
+        """Writes `preferred.json`: the last file of a search, which says that it is done.
+
+        Its recipe stands in `recipe.json`.
+        """
         with self.locked():
-            document = preferred.model_dump(mode="json")
+            document = preferred.model_dump(mode="json", exclude={"recipe"})
             self.files.write_json(artifacts.PREFERRED, document, preferred)
 
     def on(self, data: ImageData | None) -> Run:
@@ -257,7 +264,8 @@ class Run:
             return None
         is_other = self.files.sha256(artifacts.STATISTICS) != calibration.statistics_sha256
         if is_other or not {arch.id for arch in archs} <= set(calibration.subnets):
-            raise self._not_current(artifacts.CALIBRATION, "other subnets or statistics")
+            what = f"other subnets or statistics than those of {self.folder}"
+            raise self._not_current(artifacts.CALIBRATION, what)
         tensors = self.files.read(artifacts.STATISTICS, artifacts.read_tensors)
         assert tensors is not None, "its digest was just compared"
         return [results.statistics_of(arch, tensors) for arch in archs]
@@ -355,7 +363,8 @@ class Run:
         if stored is None:
             return None
         if not self._is_current(stored.supernet_sha256):
-            raise self._not_current(name, "other weights")
+            weights = self.folder / artifacts.SUPERNET
+            raise self._not_current(name, f"other weights than {weights}")
         return stored.result
 
     def _is_current(self, supernet_sha256: str) -> bool:
@@ -365,8 +374,7 @@ class Run:
     def _not_current(self, name: str, what: str) -> ValueError:
         others, verb = _TO_REDO[name]
         return ValueError(
-            f"{self.folder / name} belongs to {what} than {self.folder / artifacts.SUPERNET}: "
-            f"remove it, and {others}, to {verb} anew"
+            f"{self.folder / name} belongs to {what}: remove it, and {others}, to {verb} anew"
         )
 
     def _require_sha256(self) -> str:
@@ -377,6 +385,23 @@ class Run:
 
 def _parse_recipe(document: dict[str, Any]) -> Recipe:
     return recipe_from_dict(document["recipe"])
+
+
+def _parse_preferred(recipe: Recipe, document: dict[str, Any]) -> PreferredSet:
+    """A preferred set of a recipe, which files of release 0.1.0 repeat.
+
+    Raises:
+        ValueError: they repeat another one.
+    """
+    repeated = document.get("recipe")
+    if repeated is not None and (
+        changed := deciding_differences(recipe, recipe_from_dict(repeated))
+    ):
+        raise ValueError(
+            f"its recipe is not that of {artifacts.RECIPE} ({'; '.join(changed)}): restore both "
+            "files from a copy"
+        )
+    return PreferredSet.model_validate({**document, "recipe": recipe})
 
 
 def read_preferred(out: str | Path) -> PreferredSet:

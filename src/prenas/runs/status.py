@@ -9,6 +9,7 @@ import json
 import math
 import shlex
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -96,13 +97,12 @@ def read_status(out: str | Path) -> Status:
         raise ValueError(f"{out} is {'a file' if out.exists() else 'not there'}: give a run folder")
     problems: list[str] = []
     recipe = _read(out / artifacts.RECIPE, _parse_recipe, problems)
-    search = _read(out / artifacts.PREFERRED, _parse_search, problems)
-    is_foreign = any(not path.name.startswith(".") for path in out.iterdir())
-    if is_foreign and recipe is None and search is None and not problems:
-        problems.append(f"{out} is no run folder of prenas: {artifacts.RECIPE} is missing")
+    search = _read(out / artifacts.PREFERRED, partial(_parse_search, recipe), problems)
+    if recipe is None and not problems and (text := _without_recipe(out, search)):
+        problems.append(text)
     progress = None
-    if search is not None and search.training is not None:
-        progress = _progress(out, *search.training, problems)
+    if search is not None and recipe is not None and recipe.training is not None:
+        progress = _progress(out, *recipe.training, problems)
     evolved = _read(out / artifacts.EVOLUTION, _parse_evolution, problems)
     is_evolved = search is not None and evolved is not None and len(evolved) >= search.num_evolved
     if search is not None and evolved is not None and is_evolved:  # these are what follows is about
@@ -110,10 +110,10 @@ def read_status(out: str | Path) -> Status:
     calibrated = _read(out / artifacts.CALIBRATION, lambda d: int(d["num_images"]), problems)
     num_models = len(list(out.glob(f"{artifacts.SUBNETS}/*/{artifacts.MODEL_ARCH}")))
     is_busy = is_held(out)
-    stages = _stages(out, search, is_evolved, num_models, is_busy)
+    stages = _stages(out, recipe, search, is_evolved, num_models, is_busy)
     return Status(
         folder=str(out),
-        recipe=recipe,
+        recipe=recipe.name if recipe else None,
         num_subnets=len(search.sizes) if search else None,
         search=stages[0],
         training=stages[1],
@@ -129,33 +129,52 @@ def read_status(out: str | Path) -> Status:
     )
 
 
-def _parse_recipe(document: dict[str, Any]) -> str:
-    return str(document["recipe"]["name"])
+def _without_recipe(out: Path, search: _Search | None) -> str | None:
+    """What is wrong with a folder that has no recipe; nothing if it is empty."""
+    if search is not None:
+        return f"{out / artifacts.RECIPE} is missing: restore it from a copy"
+    if any(not path.name.startswith(".") for path in out.iterdir()):
+        return f"{out} is no run folder of prenas: {artifacts.RECIPE} is missing"
+    return None
+
+
+class _Recipe(NamedTuple):
+    """What status needs of a `Recipe`; reading all of it would load torch."""
+
+    name: str
+    training: tuple[int, int] | None
+    """Epochs and batch size."""
+    has_evolution: bool
+
+
+def _parse_recipe(document: dict[str, Any]) -> _Recipe:
+    recipe = document["recipe"]
+    training = recipe["training"]
+    if training is not None and min(training["epochs"], training["batch_size"]) < 1:
+        raise ValueError("epochs and batch_size must be positive")
+    return _Recipe(
+        name=str(recipe["name"]),
+        training=training and (int(training["epochs"]), int(training["batch_size"])),
+        has_evolution=bool(recipe.get("evolution")),
+    )
 
 
 class _Search(NamedTuple):
-    """What status needs of a `PreferredSet`; reading all of it would load torch."""
+    """What status needs of a `PreferredSet`."""
 
     is_imported: bool
     sizes: list[int]
     """Parameters per subnet."""
-    training: tuple[int, int] | None
-    """Epochs and batch size."""
     num_evolved: int
     """Budgets that evolution searches; 0 where there is none."""
 
 
-def _parse_search(document: dict[str, Any]) -> _Search:
-    training = document["recipe"]["training"]
-    if training is not None and min(training["epochs"], training["batch_size"]) < 1:
-        raise ValueError("epochs and batch_size must be positive")
+def _parse_search(recipe: _Recipe | None, document: dict[str, Any]) -> _Search:
+    num_budgets = len(document["budgets"]) - len(document["empty_budgets"])
     return _Search(
         is_imported=document.get("imported") is not None,
         sizes=[int(subnet["costs"]["params"]) for subnet in document["subnets"]],
-        training=training and (int(training["epochs"]), int(training["batch_size"])),
-        num_evolved=len(document["budgets"]) - len(document["empty_budgets"])
-        if document["recipe"].get("evolution")
-        else 0,
+        num_evolved=num_budgets if recipe and recipe.has_evolution else 0,
     )
 
 
@@ -176,7 +195,12 @@ def _read(path: Path, parse: Callable[[dict[str, Any]], T], problems: list[str])
 
 
 def _stages(
-    out: Path, search: _Search | None, is_evolved: bool, num_models: int, is_busy: bool
+    out: Path,
+    recipe: _Recipe | None,
+    search: _Search | None,
+    is_evolved: bool,
+    num_models: int,
+    is_busy: bool,
 ) -> list[Stage]:
     """Search, training, evolution, evaluation, hand-over."""
     has = {path.name for path in out.iterdir()}
@@ -203,7 +227,7 @@ def _stages(
         stages[2] = "none"
     if search is not None and search.is_imported:
         stages[0] = "imported"
-    elif search is not None and search.training is None:
+    elif search is not None and recipe is not None and recipe.training is None:
         stages[1:] = ["none"] * 4
     return stages
 
@@ -263,12 +287,12 @@ def _checkpoints(out: Path) -> dict[str, str]:
 
 
 def _next(
-    out: Path, recipe: str | None, search: _Search | None, stages: Sequence[Stage]
+    out: Path, recipe: _Recipe | None, search: _Search | None, stages: Sequence[Stage]
 ) -> str | None:
     """The command that takes the run one step further."""
     folder = shlex.quote(str(out))
     if search is None:
-        return f"prenas search {recipe or 'RECIPE'} --out {folder}"
+        return f"prenas search {recipe.name if recipe else 'RECIPE'} --out {folder}"
     start, where = f"train {folder}", ""
     if search.is_imported:  # from a file, and for images, that the folder does not name
         start, where = f"import FILE --out {folder}", " --data PLACE"

@@ -118,7 +118,7 @@ class Adapted(Value):
 
 
 class PreferredSet(Value):
-    """The result of a search, an import or an adaptation; written as `preferred.json`."""
+    """The result of a search, an import or an adaptation; kept as `preferred.json`."""
 
     kind: ClassVar[str] = "preferred"
     """What its subnets are, in a word for people."""
@@ -162,18 +162,22 @@ class PreferredSet(Value):
     @classmethod
     def _archs_of_the_family(cls, fields: Any) -> Any:
         """Reads plain JSON: the recipe says of which family the architectures are."""
-        if not isinstance(fields, dict) or not isinstance(fields.get("recipe"), dict):
+        recipe = fields.get("recipe") if isinstance(fields, dict) else None
+        if isinstance(recipe, dict):
+            recipe = recipe_from_dict(recipe)
+        if not isinstance(recipe, Recipe):
             return fields
-        recipe = recipe_from_dict(fields["recipe"])
         arch_type = get_family(recipe.space.family).arch_type
-        with_archs = {
-            name: [
-                {**entry, "arch": arch_type.model_validate(entry["arch"])}
-                for entry in fields.get(name, ())
-            ]
+
+        def parsed(entry: Any) -> Any:
+            is_plain = isinstance(entry, dict) and isinstance(entry["arch"], dict)
+            return {**entry, "arch": arch_type.model_validate(entry["arch"])} if is_plain else entry
+
+        return {**fields, "recipe": recipe} | {
+            name: [parsed(entry) for entry in fields[name]]
             for name in ("subnets", "optima")
+            if name in fields
         }
-        return {**fields, "recipe": recipe, **with_archs}
 
     @property
     def origin(self) -> Imported | Adapted | None:

@@ -67,7 +67,6 @@ def _take_over(run: Run, recipe: Recipe, before: PreferredSet) -> None:
     changed = recipe.model_copy(update={"search": before.recipe.search})
     if changed != before.recipe:
         run.record_recipe(changed)
-        run.record_preferred(before.model_copy(update={"recipe": changed}))
 
 
 def adapt(
