@@ -18,12 +18,11 @@ from typing import Any
 
 import torch
 
-from prenas import pipeline
 from prenas.cost import bounded_names
 from prenas.data import ImageData
 from prenas.evaluation.accuracy import evaluate_archs
 from prenas.evaluation.calibration import calibrate_on
-from prenas.runs.images import images_of
+from prenas.runs.run import Run
 from prenas.selection.preferred import PreferredSet
 from prenas.supernet import Supernet
 
@@ -38,8 +37,8 @@ def main() -> None:
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)
-    preferred, supernet = pipeline.read_preferred(given.run), pipeline.read_supernet(given.run)
-    data = images_of(preferred.recipe, None)
+    run = Run(given.run)
+    preferred, supernet, data = run.preferred, run.supernet, run.images.read()
     tables = {number: accuracies(preferred, supernet, data, number) for number in NUM_IMAGES}
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True

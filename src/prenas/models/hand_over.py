@@ -13,8 +13,8 @@ from prenas import artifacts
 from prenas.data import evaluation_batches
 from prenas.data.naming import default_class_names
 from prenas.evaluation.accuracy import Evaluation
+from prenas.models.cut import require_equal_logits, verified_cut
 from prenas.models.export import load, write_model
-from prenas.models.specialization import require_equal_logits, verified_cut
 from prenas.proxy.importance import noise_images
 from prenas.runs.run import Run
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prenas import artifacts
-from prenas.models.specialization import pick
+from prenas.models.choice import pick
 from prenas.report.cells import architecture_panels, block_score_panels, draw_panels
 from prenas.report.curves import draw_accuracy, draw_training
 from prenas.report.figure import render

@@ -18,8 +18,8 @@ from prenas.data.naming import default_class_names
 from prenas.evaluation.accuracy import Evaluation
 from prenas.families import build
 from prenas.families.base import Arch, SearchSpace
+from prenas.models.choice import choose, unevaluated
 from prenas.models.export import load_model_weights, read_description
-from prenas.models.specialization import choose, unevaluated
 from prenas.randomness import torch_generator
 from prenas.recipe import (
     Recipe,

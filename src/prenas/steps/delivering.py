@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from prenas import artifacts
 from prenas.evaluation.accuracy import Evaluation
+from prenas.models.choice import choose
 from prenas.models.hand_over import hand_over
-from prenas.models.specialization import choose
 from prenas.processes import join
 from prenas.recipe.budgets import Limits
 from prenas.report import write_report

@@ -10,7 +10,7 @@ from prenas import artifacts
 from prenas.evaluation.accuracy import Evaluation, evaluate_archs
 from prenas.evaluation.calibration import calibrate_on
 from prenas.families.base import Arch
-from prenas.models.specialization import unevaluated
+from prenas.models.choice import unevaluated
 from prenas.processes import join
 from prenas.report import draw_accuracy, render, write_csv
 from prenas.rivals.one_shot import evolve_budgets
