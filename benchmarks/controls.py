@@ -28,8 +28,7 @@ from prenas.cost import bounded_names, count
 from prenas.data import ImageData, load_data
 from prenas.evaluation.accuracy import evaluate_archs
 from prenas.evaluation.calibration import calibrate_on
-from prenas.families import family_of
-from prenas.families.base import Arch, SearchSpace
+from prenas.families.base import Arch, SearchSpace, envelope
 from prenas.randomness import numpy_generator
 from prenas.recipe import Recipe, with_overrides
 from prenas.recipe.catalogue import get_recipe
@@ -67,7 +66,7 @@ def trained(
     """A copy of the initial weights, trained on the subnets, or on the whole space."""
     training = recipe.training
     assert training is not None, "recipes that only search are refused before"
-    arch = initial.arch if space else family_of(recipe.space).envelope(archs)
+    arch = initial.arch if space else envelope(archs)
     supernet = initial.trimmed(arch, drop_path=training.drop_path, dropout=training.dropout)
     folder.mkdir(parents=True, exist_ok=True)
     train_supernet(supernet, archs, data, training, seed=recipe.seed, space=space, folder=folder)

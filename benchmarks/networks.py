@@ -14,6 +14,7 @@ from benchmarks.paired import ROOT
 from prenas import get_recipe
 from prenas.families import build, family_of
 from prenas.families.base import Settings
+from prenas.families.vit.published import PUBLISHED
 from prenas.families.vit.space import VitArch, VitSettings
 from prenas.randomness import torch_generator
 
@@ -25,7 +26,7 @@ from reference import vit as literal
 def published(number: int) -> tuple[VitArch, VitSettings]:
     """A published subnet of the space `tiny`, the smallest (6.0 M parameters) first."""
     space = get_recipe("tiny").space
-    arch = family_of(space).published["tiny"][number]
+    arch = PUBLISHED["tiny"][number]
     assert isinstance(arch, VitArch)
     assert isinstance(space.settings, VitSettings)
     return arch, space.settings

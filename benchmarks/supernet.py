@@ -18,8 +18,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.paired import Options, Ratio, Section, medians, ratio, take_turns
 from prenas.data import Batch
-from prenas.families import get_family
-from prenas.families.base import Arch, Box
+from prenas.families.base import Arch, Box, envelope
+from prenas.families.vit.published import PUBLISHED
 from prenas.recipe import TrainingRecipe
 from prenas.recipe.catalogue import get_recipe
 from prenas.selection.search import zero_cost_search
@@ -166,7 +166,7 @@ def _num_params(network: torch.nn.Module) -> int:
 
 
 def _owned(supernet: Supernet, arch: Arch) -> dict[torch.Tensor, list[Box]]:
-    boxes = supernet.owned(arch)
+    boxes = supernet.owned_boxes(arch)
     parameters = supernet.network.named_parameters()
     return {parameter: [boxes[name]] for name, parameter in parameters if name in boxes}
 
@@ -201,9 +201,9 @@ def _preferred(recipe_name: str, name: str) -> _Work:
 
 def _tiny(name: str) -> _Work:
     """The cheapest published subnet in the envelope of all published ones."""
-    recipe, published = get_recipe("imagenet-tiny"), get_family("vit").published["tiny"]
+    recipe, published = get_recipe("imagenet-tiny"), PUBLISHED["tiny"]
     assert recipe.training is not None, "ImageNet is trained on"
     training = recipe.training.model_copy(update={"precision": "fp32"})
-    supernet = Supernet(get_family("vit").envelope(published), recipe.space.settings)
+    supernet = Supernet(envelope(published), recipe.space.settings)
     supernet.initialize(torch.Generator().manual_seed(0))
     return _Work(name, supernet, published[:1], training, _NUM_TINY_IMAGES)

@@ -49,7 +49,7 @@ def space_uses(space: SearchSpace, name: str) -> bool:
 def test_its_own_network_is_the_subnet_of_its_arch(space: SearchSpace) -> None:
     supernet, images = shared_supernet(space, training=True), images_for(space)
     assert_equal(supernet(images, supernet.arch), supernet.cut(supernet.arch)(images))
-    boxes = supernet.owned(supernet.arch)
+    boxes = supernet.owned_boxes(supernet.arch)
     for name, parameter in supernet.network.named_parameters():
         if name not in boxes:  # kept for smaller subnets alone
             assert not space_uses(space, name)
@@ -100,7 +100,7 @@ def test_a_step_moves_what_the_subnet_owns_alone(space: SearchSpace) -> None:
     optimizer = torch.optim.SGD(supernet.parameters(), lr=0.01)
     supernet(images_for(space), space.smallest).square().sum().backward()
     optimizer.step()
-    boxes = supernet.owned(space.smallest)
+    boxes = supernet.owned_boxes(space.smallest)
     moved = 0
     for name, parameter in supernet.network.named_parameters():
         changed = parameter.detach() != before[name]

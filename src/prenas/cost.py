@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from prenas.values import unknown_name
 
 if TYPE_CHECKING:  # the families bring torch, which `prenas status` does without
-    from prenas.families.base import Arch, SearchSpace, Settings, Shape, Work
+    from prenas.families.base import Arch, SearchSpace, Settings, Shape, TensorRole, Work
 
 _COUNT_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "B": 10**9}
 _NUMBER = r"[0-9]+(?:_[0-9]+)*(?:\.[0-9]+)?|\.[0-9]+"
@@ -177,7 +177,7 @@ AXES: dict[str, CostAxis] = {
         # What relative positions add to them in the form that is run.
         CostAxis(
             name="relative_macs",
-            of_part=lambda part: part.work.relative_macs,
+            of_part=lambda part: part.work.extra_macs,
             label="relative MACs",
             noun="MACs of relative positions",
             per="per image",
@@ -263,31 +263,27 @@ def count(
 
 @lru_cache(maxsize=4096)
 def _count(arch: Arch, settings: Settings, axes: tuple[CostAxis, ...]) -> Mapping[str, int]:
-    from prenas.families import family_of, parameter_shapes
+    from prenas.families import shapes_by_role
 
-    family = family_of(arch)
-    shapes: dict[tuple[int, int | None], dict[str, Shape]] = {}
-    for name, shape in parameter_shapes(arch, settings).items():
-        shapes.setdefault(family.role(arch, name), {})[name] = shape
+    shapes = shapes_by_role(arch, settings)
     parts = [amounts(part, axes) for part in parts_of(arch, settings, shapes)]
     return dict(zip((axis.name for axis in axes), map(sum, zip(*parts, strict=True)), strict=True))
 
 
 def parts_of(
-    arch: Arch, settings: Settings, shapes: Mapping[tuple[int, int | None], Mapping[str, Shape]]
+    arch: Arch, settings: Settings, shapes: Mapping[TensorRole, Mapping[str, Shape]]
 ) -> Iterator[Part]:
     """All parts of a network.
 
     Args:
-        shapes: (stage, layer or None) -> the parameters there, by name.
+        shapes: stage and layer -> the parameters there, by name.
     """
     from prenas.families import family_of
-    from prenas.families.base import TensorRole, Work
+    from prenas.families.base import Work
 
     works = {part.role: part for part in family_of(arch).work(arch, settings)}
-    for place in dict.fromkeys([*shapes, *works]):
-        role = TensorRole(*place)
-        yield Part(arch, settings, shapes.get(place, {}), works.get(role, Work(role, 0)))
+    for role in dict.fromkeys([*shapes, *works]):
+        yield Part(arch, settings, shapes.get(role, {}), works.get(role, Work(role, 0)))
 
 
 def amounts(part: Part, axes: Iterable[CostAxis]) -> tuple[int, ...]:

@@ -20,8 +20,15 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from prenas.families import build_shared, build_structure, family_of
-from prenas.families.base import Arch, Box, Settings, Shape, named_tensors, tensor_shapes
-from prenas.families.base import owned_boxes as boxes_of
+from prenas.families.base import (
+    Arch,
+    Box,
+    Settings,
+    Shape,
+    check_contains,
+    named_tensors,
+    tensor_shapes,
+)
 
 Statistics = Mapping[str, Tensor]
 """What a subnet knows of its own of the images that flow through it: buffers by name."""
@@ -84,19 +91,22 @@ def statistic_names(network: nn.Module) -> tuple[str, ...]:
 
 @lru_cache(maxsize=256)
 def owned_boxes(arch: Arch, largest: Arch, settings: Settings) -> dict[str, Box]:
-    """Which part of every tensor of the `largest` network the subnet `arch` owns."""
-    return _boxes(arch, settings, _shared_shapes(largest, settings))
+    """Which part of every tensor of the `largest` network the subnet `arch` owns.
+
+    Absent names are not owned. Do not change what it returns: it is kept for the next call.
+
+    Raises:
+        ValueError: the architecture does not fit into the largest.
+    """
+    check_contains(largest, arch)
+    shapes = tensor_shapes(_structure(arch, settings, (), 0.0, "evaluating"))
+    return family_of(arch).owned_boxes(shapes, _shared_shapes(largest, settings))
 
 
 @lru_cache(maxsize=64)
-def _shared_shapes(largest: Arch, settings: Settings) -> dict[str, tuple[int, ...]]:
+def _shared_shapes(largest: Arch, settings: Settings) -> dict[str, Shape]:
     with torch.device("meta"):
         return tensor_shapes(build_shared(largest, settings))
-
-
-def _boxes(arch: Arch, settings: Settings, full: dict[str, tuple[int, ...]]) -> dict[str, Box]:
-    structure = _structure(arch, settings, (), 0.0, "evaluating")
-    return boxes_of(family_of(arch), tensor_shapes(structure), full)
 
 
 class Supernet(nn.Module):
@@ -192,9 +202,10 @@ class Supernet(nn.Module):
         return found
 
     def _statistic_shapes(self, arch: Arch) -> dict[str, Shape]:
-        owned, structure = self.owned(arch), _structure(arch, self.settings, (), 0.0, "evaluating")
+        boxes = self.owned_boxes(arch)
+        structure = _structure(arch, self.settings, (), 0.0, "evaluating")
         return {
-            name: tuple(part.stop for part in owned[name]) for name in statistic_names(structure)
+            name: tuple(part.stop for part in boxes[name]) for name in statistic_names(structure)
         }
 
     @torch.no_grad()
@@ -238,15 +249,14 @@ class Supernet(nn.Module):
     def views(self, arch: Arch) -> dict[str, Tensor]:
         """The subnet's tensors (parameters and buffers) as views of the shared ones."""
         shared = named_tensors(self.network)
-        return {name: shared[name][box] for name, box in self.owned(arch).items()}
+        return {name: shared[name][box] for name, box in self.owned_boxes(arch).items()}
 
-    def owned(self, arch: Arch) -> dict[str, Box]:
+    def owned_boxes(self, arch: Arch) -> dict[str, Box]:
         """Which part of every shared tensor the subnet owns; absent names are not owned.
 
         Raises:
             ValueError: the architecture does not fit into this supernet.
         """
-        self.family.check_contains(self.arch, arch)
         return dict(owned_boxes(arch, self.arch, self.settings))
 
     def cut(self, arch: Arch, statistics: Statistics | None = None) -> nn.Module:
@@ -283,11 +293,11 @@ class Supernet(nn.Module):
             ValueError: the architecture does not fit into this supernet, or a shared parameter
                 that is trained has no `.grad` to add to.
         """
-        shared, owned = named_tensors(self.network), self.owned(arch)
+        shared, boxes = named_tensors(self.network), self.owned_boxes(arch)
         rates = self._drops(arch) if drops else ()
         structure = build_structure(arch, self.settings, *rates)
         network = _in_mode(structure, "training" if self.training else "evaluating")
-        for name, box in owned.items():
+        for name, box in boxes.items():
             path, _, own_name = name.rpartition(".")
             tensor = shared[name]
             view = tensor.detach()[box]
@@ -310,11 +320,13 @@ class Supernet(nn.Module):
         Raises:
             ValueError: the architecture does not fit into this supernet.
         """
-        self.family.check_contains(self.arch, arch)
+        check_contains(self.arch, arch)
         supernet = Supernet(arch, self.settings, drop_path=drop_path, dropout=dropout)
         supernet = supernet.to(next(self.parameters()))
         smaller, shared = named_tensors(supernet.network), named_tensors(self.network)
-        boxes = boxes_of(self.family, tensor_shapes(supernet.network), tensor_shapes(self.network))
+        boxes = self.family.owned_boxes(
+            tensor_shapes(supernet.network), tensor_shapes(self.network)
+        )
         with torch.no_grad():
             for name, tensor in smaller.items():
                 tensor.copy_(shared[name][boxes[name]])

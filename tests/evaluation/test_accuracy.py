@@ -167,7 +167,7 @@ def test_any_architecture_inside_the_supernet_can_be_evaluated(finished_run: Pat
         (VitArch(embed_dim=20, num_heads=(1,), mlp_ratio=(1.0,)), "embed_dim 20 > 16"),
         (VitArch(embed_dim=8, num_heads=(1,) * 3, mlp_ratio=(1.0,) * 3), "depth 3 > 2"),
         (VitArch(embed_dim=8, num_heads=(3,), mlp_ratio=(1.0,)), "num_heads 3 > 2 in layer 0"),
-        (VitArch(embed_dim=8, num_heads=(1,), mlp_ratio=(9.0,)), "72 hidden units > 32 in layer 0"),
+        (VitArch(embed_dim=8, num_heads=(1,), mlp_ratio=(9.0,)), r"mlp_ratio 9 \(72 units > 32\)"),
     ],
 )
 def test_an_architecture_outside_the_supernet_is_refused(

@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise, product
 
 import numpy as np
@@ -42,8 +43,9 @@ from prenas.families import (
     build_structure,
     family_of,
     get_space,
-    parameter_shapes,
+    shapes_by_role,
 )
+from prenas.families.adaptation import adapt, extended
 from prenas.families.base import (
     Arch,
     Choices,
@@ -51,7 +53,8 @@ from prenas.families.base import (
     Stage,
     StageChoice,
     TensorRole,
-    owned_boxes,
+    check_contains,
+    envelope,
     tensor_shapes,
 )
 from prenas.supernet import Supernet, statistic_names
@@ -89,9 +92,9 @@ def assert_same_state(module: nn.Module, before: dict[str, Tensor]) -> None:
 
 
 def fits(largest: Arch, arch: Arch) -> bool:
-    """Whether the family says so."""
+    """Whether `check_contains` says so."""
     try:
-        family_of(largest).check_contains(largest, arch)
+        check_contains(largest, arch)
     except ValueError:
         return False
     return True
@@ -249,7 +252,6 @@ def test_layer_axes_are_those_of_the_stages(space: SearchSpace) -> None:
 @given(data=st.data())
 def test_extremes_bound_the_space(space: SearchSpace, data: st.DataObject) -> None:
     arch = data.draw(archs(space))
-    check_contains = family_of(space).check_contains
     check_contains(space.supernet, arch)
     check_contains(space.supernet, space.largest)
     check_contains(space.largest, space.smallest)
@@ -307,14 +309,13 @@ def test_with_settings_changes_the_settings_alone(space: SearchSpace) -> None:
 @given(data=st.data())
 def test_envelope_contains_its_members(space: SearchSpace, data: st.DataObject) -> None:
     members = data.draw(st.lists(archs(space), min_size=1, max_size=4))
-    family = family_of(space)
-    envelope = family.envelope(members)
+    largest = envelope(members)
     for member in members:
-        family.check_contains(envelope, member)
-        assert family.envelope([envelope, member]) == envelope
-    assert family.envelope(members[::-1]) == envelope
-    assert family.envelope(members[:1]) == members[0]
-    family.check_contains(space.supernet, envelope)
+        check_contains(largest, member)
+        assert envelope([largest, member]) == largest
+    assert envelope(members[::-1]) == largest
+    assert envelope(members[:1]) == members[0]
+    check_contains(space.supernet, largest)
 
 
 @each_space
@@ -330,8 +331,8 @@ def test_envelope_is_minimal(space: SearchSpace, data: st.DataObject) -> None:
             for a in range(len(stage.axes))
         )
         largest.append(StageChoice(max(choice.width for choice in picked), depth, options))
-    envelope = family_of(space).envelope([space.compose(member) for member in members])
-    assert envelope == space.compose(tuple(largest))
+    found = envelope([space.compose(member) for member in members])
+    assert found == space.compose(tuple(largest))
 
 
 @each_space
@@ -344,7 +345,7 @@ def test_arch_that_does_not_fit_is_an_error_with_both_sizes(
     with torch.device("meta"):
         full = tensor_shapes(build_shared(largest, space.settings))
     try:
-        owned_boxes(family_of(space), tensor_shapes(build_structure(arch, space.settings)), full)
+        family_of(space).owned_boxes(tensor_shapes(build_structure(arch, space.settings)), full)
     except ValueError:
         pass
     else:
@@ -352,7 +353,7 @@ def test_arch_that_does_not_fit_is_an_error_with_both_sizes(
         return
     supernet = Supernet(largest, space.settings)
     calls = {
-        "check": lambda: family_of(space).check_contains(largest, arch),
+        "check": lambda: check_contains(largest, arch),
         "call": lambda: run(supernet, images_for(space), arch),
         "cut": lambda: cut(supernet, arch),
         "trim": lambda: supernet.trimmed(arch),
@@ -425,7 +426,7 @@ def test_views_share_the_weights(space: SearchSpace) -> None:
     """A change through a view is seen by the supernet: nothing was copied."""
     supernet = new_supernet(space).eval()
     before = snapshot(supernet)
-    boxes = supernet.owned(space.smallest)
+    boxes = supernet.owned_boxes(space.smallest)
     with torch.no_grad():
         for view in supernet.views(space.smallest).values():
             if view.is_floating_point():
@@ -457,9 +458,9 @@ def test_trimmed_supernet_gives_the_same_logits(space: SearchSpace, data: st.Dat
     """Cut to an envelope, it still holds every subnet inside, and holds its own weights."""
     members = data.draw(st.lists(archs(space), min_size=1, max_size=3))
     supernet, images = shared_supernet(space), images_for(space)
-    envelope = family_of(space).envelope(members)
-    trimmed = supernet.trimmed(envelope).eval()
-    assert trimmed.arch == envelope
+    largest = envelope(members)
+    trimmed = supernet.trimmed(largest).eval()
+    assert trimmed.arch == largest
     assert trimmed.settings == space.settings
     expected = {arch: run(supernet, images, arch) for arch in members}
     for arch in members:
@@ -533,7 +534,7 @@ def test_gradients_stay_inside_the_slice(
     assert {name for name, g in gradients.items() if g is not None} == {
         name for name, g in expected.items() if g is not None
     }
-    boxes = supernet.owned(arch)
+    boxes = supernet.owned_boxes(arch)
     shared = dict(supernet.network.named_parameters())
     scale = max(g.abs().max().item() for g in expected.values() if g is not None)
     for name, gradient in gradients.items():
@@ -555,11 +556,11 @@ def test_layers_that_are_not_owned_have_no_gradient(space: SearchSpace) -> None:
     """So that an optimiser which skips missing gradients leaves them alone."""
     supernet, arch = new_supernet(space).eval(), space.smallest
     run(supernet, images_for(space), arch).square().sum().backward()
-    owned = supernet.owned(arch)
+    owned = supernet.owned_boxes(arch)
     missing = [name for name, p in supernet.network.named_parameters() if p.grad is None]
-    role = family_of(space).role
+    roles = family_of(space).roles(space.supernet, missing)
     assert set(missing) == {n for n, _ in supernet.network.named_parameters() if n not in owned}
-    assert all(role(space.supernet, name).layer is not None for name in missing)
+    assert all(role.layer is not None for role in roles.values())
 
 
 # --- nothing stays behind ------------------------------------------------------------------------
@@ -584,7 +585,7 @@ def test_no_call_changes_a_later_call(
             run(supernet, images, other, noise)
             cut(supernet, other).train(not training)
             supernet.trimmed(other).train(not training)
-            supernet.owned(other)
+            supernet.owned_boxes(other)
             count(other, space.settings)
         assert torch.equal(run(supernet, images, first, noise), expected)
         assert [module.training for module in supernet.modules()] == modes
@@ -616,7 +617,7 @@ def test_building_leaves_the_global_generators_alone(space: SearchSpace) -> None
     with global_state_untouched():
         network = build(space.largest, space.settings)
         build_structure(space.smallest, space.settings)
-        parameter_shapes(space.smallest, space.settings)
+        shapes_by_role(space.smallest, space.settings)
         Supernet(space.supernet, space.settings, drop_path=DROP_PATH).initialize(generator)
     assert all(parameter.device.type == "cpu" for parameter in network.parameters())
 
@@ -629,11 +630,17 @@ def test_structure_needs_no_memory(space: SearchSpace) -> None:
 
 
 @each_space
-def test_shapes_are_known_without_a_structure(space: SearchSpace) -> None:
+def test_shapes_stand_under_their_roles(space: SearchSpace) -> None:
+    """Every parameter once, in the order of the network."""
     for arch in (space.smallest, space.supernet):
         built = build_structure(arch, space.settings).named_parameters()
-        found = parameter_shapes(arch, space.settings)
-        assert list(found.items()) == [(name, tuple(p.shape)) for name, p in built]
+        shapes = {name: tuple(parameter.shape) for name, parameter in built}
+        found = shapes_by_role(arch, space.settings)
+        assert {name: shape for part in found.values() for name, shape in part.items()} == shapes
+        assert sum(map(len, found.values())) == len(shapes)
+        for role, part in found.items():
+            assert set(family_of(space).roles(arch, part).values()) == {role}
+            assert list(part) == [name for name in shapes if name in part]
 
 
 # --- costs ---------------------------------------------------------------------------------------
@@ -671,7 +678,7 @@ def test_work_is_told_layer_by_layer(space: SearchSpace, data: st.DataObject) ->
         for number, depth in zip(numbers, depths, strict=True)
         for layer in range(depth)
     ]
-    assert all(part.macs > 0 and part.relative_macs >= 0 for part in parts)
+    assert all(part.macs > 0 and part.extra_macs >= 0 for part in parts)
 
 
 # --- roles ---------------------------------------------------------------------------------------
@@ -683,7 +690,7 @@ def test_work_is_told_layer_by_layer(space: SearchSpace, data: st.DataObject) ->
 def test_roles_name_stages_and_layers(space: SearchSpace, data: st.DataObject) -> None:
     family, arch = family_of(space), data.draw(archs(space))
     names = [name for name, _ in build_structure(arch, space.settings).named_parameters()]
-    roles = {name: family.role(arch, name) for name in names}
+    roles = family.roles(arch, names)
     depths = [len(stage) for stage in next(iter(arch.layer_options.values()))]
     numbers = [number for number, stage in enumerate(space.chain) if stage.axes]
     expected = [
@@ -705,8 +712,8 @@ def _changed_roles(space: SearchSpace, *picked: Choices) -> set[TensorRole]:
     archs_ = [space.compose(one) for one in picked]
     shapes = [tensor_shapes(build_structure(arch, space.settings)) for arch in archs_]
     names = set(shapes[0]) | set(shapes[1])
-    role = family_of(space).role
-    return {role(archs_[0], n) for n in names if shapes[0].get(n) != shapes[1].get(n)}
+    changed = [name for name in names if shapes[0].get(name) != shapes[1].get(name)]
+    return set(family_of(space).roles(archs_[0], changed).values())
 
 
 @each_space
@@ -905,7 +912,9 @@ def test_network_is_used_like_a_timm_model(space: SearchSpace) -> None:
     classifier = network.get_classifier()
     assert_equal(classifier(pooled), logits)
     assert network.num_classes == space.settings.num_classes == logits.shape[1]
-    assert {*network.no_weight_decay()} <= {name for name, _ in network.named_parameters()}
+    assert {*getattr(network, "no_weight_decay", set)()} <= {
+        name for name, _ in network.named_parameters()
+    }
     assert network.num_features == features.shape[-1] or network.num_features in features.shape
 
     network.reset_classifier(7)
@@ -931,17 +940,19 @@ def test_network_is_used_like_a_timm_model(space: SearchSpace) -> None:
 def test_a_space_is_made_of_given_archs(space: SearchSpace, data: st.DataObject) -> None:
     """It holds their options and no others, and its supernet contains them."""
     given_archs = data.draw(st.lists(archs(space), min_size=1, max_size=4))
-    made = family_of(space).space_of("made", given_archs, space.settings)
+    spanning = partial(family_of(space).space_type.spanning, name="made", settings=space.settings)
+    made = spanning(given_archs)
     assert (made.name, made.family, made.settings) == ("made", space.family, space.settings)
     assert all(fits(made.supernet, arch) for arch in given_archs)
     assert all(fits(space.supernet, arch) for arch in (made.smallest, made.largest))
     assert type(made).model_validate_json(made.model_dump_json()) == made
-    assert family_of(space).space_of("made", [*given_archs, made.largest], space.settings) == made
+    assert spanning([*given_archs, made.largest]) == made
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_published_archs_are_of_their_space(name: str) -> None:
-    for space_name, published in FAMILIES[name].published.items():
+    released = FAMILIES[name].released
+    for space_name, published in (released.published if released else {}).items():
         space = FAMILIES[name].spaces[space_name]
         costs = [tuple(count(arch, space).values()) for arch in published]
         assert costs == sorted(costs)
@@ -963,7 +974,7 @@ def _adapted(supernet: Supernet, space: SearchSpace) -> Supernet:
     adapted = Supernet(supernet.arch, space.settings).eval()
     tensors = supernet.network.state_dict()
     adapted.network.load_state_dict(
-        supernet.family.adapt(tensors, supernet.settings, space.settings, None)
+        adapt(supernet.family, tensors, supernet.settings, space.settings, None)
     )
     return adapted
 
@@ -984,12 +995,11 @@ def test_adapting_commutes_with_cutting(
     """A subnet of the adapted supernet is the adapted subnet: one adaptation serves them all."""
     family, large = family_of(space), _larger(space)
     if reach == "full":
-        large = large.model_copy(update={"settings": family.with_full_reach(large.settings)})
+        large = large.model_copy(update={"settings": extended(family, large.settings)})
     arch, supernet = data.draw(archs(space)), shared_supernet(space)
     cut_after = cut(_adapted(supernet, large), arch).state_dict()
-    cut_before = family.adapt(
-        cut(supernet, arch).state_dict(), space.settings, large.settings, None
-    )
+    alone = cut(supernet, arch).state_dict()
+    cut_before = adapt(family, alone, space.settings, large.settings, None)
     assert cut_after.keys() == cut_before.keys()
     for name, tensor in cut_before.items():
         assert_equal(cut_after[name], tensor)
@@ -999,12 +1009,12 @@ def test_adapting_commutes_with_cutting(
 @given(data=st.data())
 def test_a_longer_reach_changes_no_logits_at_first(space: SearchSpace, data: st.DataObject) -> None:
     large = _larger(space)
-    full = family_of(space).with_full_reach(large.settings)
+    full = extended(family_of(space), large.settings)
     supernet = shared_supernet(space)
     arch, images = data.draw(archs(space)), images_for(large)
     expected = run(_adapted(supernet, large), images, arch)
-    extended = _adapted(supernet, large.model_copy(update={"settings": full}))
-    assert_equal(run(extended, images, arch), expected)
+    longer = _adapted(supernet, large.model_copy(update={"settings": full}))
+    assert_equal(run(longer, images, arch), expected)
 
 
 @each_space
@@ -1012,10 +1022,10 @@ def test_a_fresh_head_leaves_everything_else(space: SearchSpace) -> None:
     supernet, new = shared_supernet(space), space.with_settings(num_classes=7).settings
     before = snapshot(supernet.network)
     fresh, again = (
-        supernet.family.adapt(before, space.settings, new, torch.Generator().manual_seed(1))
+        adapt(supernet.family, before, space.settings, new, torch.Generator().manual_seed(1))
         for _ in range(2)
     )
-    assert supernet.family.adapt({}, space.settings, new, torch.Generator()) == {}
+    assert adapt(supernet.family, {}, space.settings, new, torch.Generator()) == {}
     network = build_shared(supernet.arch, new)
     network.load_state_dict(fresh)
     assert network(images_for(space)).shape == (3, 7)
@@ -1025,4 +1035,4 @@ def test_a_fresh_head_leaves_everything_else(space: SearchSpace) -> None:
         assert torch.equal(fresh[name], again[name])
         assert (id(parameter) in head) or torch.equal(fresh[name], before[name])
     with pytest.raises(ValueError, match="cannot be kept for 7 classes"):
-        supernet.family.adapt({}, space.settings, new, None)
+        adapt(supernet.family, {}, space.settings, new, None)

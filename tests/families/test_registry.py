@@ -24,7 +24,7 @@ from prenas.families import (
     get_space,
     register,
 )
-from prenas.families.base import Family
+from prenas.families.base import Family, SearchSpace
 from prenas.recipe.space_file import find_space
 
 FAMILY, SPACE = residual_mlp.FAMILY, residual_mlp.DIGITS
@@ -35,11 +35,15 @@ class OtherArch(residual_mlp.MlpArch):
     """Of another family."""
 
 
-class OtherSpace(residual_mlp.MlpSpace):
+class OtherSpace(SearchSpace[OtherArch, residual_mlp.MlpSettings]):
     """Of another family."""
 
 
-OTHER = replace(FAMILY, name="other", arch_type=OtherArch, space_type=OtherSpace, spaces={})
+class SpaceOfTheSameArchs(SearchSpace[residual_mlp.MlpArch, residual_mlp.MlpSettings]):
+    """Of another family, which claims architectures of the first."""
+
+
+OTHER = replace(FAMILY, name="other", space_type=OtherSpace, spaces={})
 
 Declare = Callable[..., None]
 
@@ -86,7 +90,10 @@ def test_a_registered_family_is_found_by_everything() -> None:
     [
         (replace(OTHER, name="residual-mlp"), "the name 'residual-mlp' is taken"),
         (replace(OTHER, spaces=FAMILY.spaces), "space name 'mlp-digits' of family 'other' belongs"),
-        (replace(OTHER, arch_type=FAMILY.arch_type), "architectures or spaces of family 'residual"),
+        (
+            replace(OTHER, space_type=SpaceOfTheSameArchs),
+            "architectures or spaces of family 'residual",
+        ),
         (replace(OTHER, space_type=FAMILY.space_type), "architectures or spaces of family"),
     ],
     ids=["name", "space", "arch-type", "space-type"],

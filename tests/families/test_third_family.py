@@ -16,6 +16,8 @@ from prenas.cost import count
 from prenas.data import load_data
 from prenas.evaluation.accuracy import evaluate_networks
 from prenas.families import build
+from prenas.families.adaptation import adapt
+from prenas.families.base import check_contains
 from prenas.sources.transfer import finetuning_recipe, read_source
 from training.runs import mini_recipe, own_data
 
@@ -80,18 +82,18 @@ def test_without_noise_the_network_draws_its_own() -> None:
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"grid": 4}, "on a grid of 8"), ({"in_chans": 3}, "take 1 channels")],
+    [({"grid": 4}, "grid is 8, not 4"), ({"in_chans": 3}, "in_chans is 1, not 3")],
 )
 def test_weights_of_another_input_are_refused(change: dict[str, int], words: str) -> None:
     settings = SPACE.settings.changed(**change)
     with pytest.raises(ValueError, match=words):
-        residual_mlp.adapt({}, SPACE.settings, settings, torch.Generator())
+        adapt(residual_mlp.FAMILY, {}, SPACE.settings, settings, torch.Generator())
 
 
 def test_stages_of_another_number_do_not_fit() -> None:
     _, odd = TEST_SPACES[residual_mlp.FAMILY.name]
-    with pytest.raises(ValueError, match="3 stages, not 2"):
-        residual_mlp.check_contains(SPACE.largest, odd.smallest)
+    with pytest.raises(ValueError, match="a chain of 4 stages, not 3"):
+        check_contains(SPACE.largest, odd.smallest)
 
 
 def test_the_document_quotes_the_example() -> None:

@@ -1,6 +1,7 @@
 """Weights of a Vision Transformer for other settings: literal forms, and what is refused."""
 
 import re
+from functools import partial
 
 import pytest
 import torch
@@ -10,14 +11,16 @@ from torch import nn
 
 from families.drawing import images_for, new_supernet
 from prenas.families import get_family, get_space
-from prenas.families.vit.adaptation import adapt
+from prenas.families.adaptation import adapt as adapt_tensors
+from prenas.families.adaptation import extended
 from prenas.families.vit.space import VitArch, VitSettings
 from prenas.randomness import torch_generator
 
 SPACE = get_space("digits")
 OLD = SPACE.settings
 ARCH = SPACE.smallest
-WITH_FULL_REACH = get_family("vit").with_full_reach
+FAMILY = get_family("vit")
+adapt, with_full_reach = partial(adapt_tensors, FAMILY), partial(extended, FAMILY)
 
 
 @pytest.mark.parametrize("size", [(12, 12), (4, 10), (16, 8)])
@@ -54,10 +57,10 @@ def test_tables_repeat_their_outermost_rows() -> None:
 
 def test_full_reach_is_that_of_the_longer_side() -> None:
     settings = OLD.changed(image_size=(8, 20))
-    assert WITH_FULL_REACH(settings) == settings.changed(max_distance=9)
-    assert WITH_FULL_REACH(WITH_FULL_REACH(settings)) == WITH_FULL_REACH(settings)
+    assert with_full_reach(settings) == settings.changed(max_distance=9)
+    assert with_full_reach(with_full_reach(settings)) == with_full_reach(settings)
     far = OLD.changed(max_distance=40)
-    assert WITH_FULL_REACH(far) == far
+    assert with_full_reach(far) == far
 
 
 def test_only_what_a_new_image_brings_depends_on_the_reach() -> None:
@@ -66,7 +69,7 @@ def test_only_what_a_new_image_brings_depends_on_the_reach() -> None:
     large = OLD.changed(image_size=(16, 16))
     images = images_for(SPACE.with_settings(image_size=(16, 16)))
     logits = []
-    for settings in (large, WITH_FULL_REACH(large)):
+    for settings in (large, with_full_reach(large)):
         network = get_family("vit").build(ARCH, settings, ())
         network.load_state_dict(adapt(supernet.cut(ARCH).state_dict(), OLD, settings, None))
         logits.append(network.eval()(images))

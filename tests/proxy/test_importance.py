@@ -37,7 +37,7 @@ def assert_gradients_close(
 
 def embedded(supernet: Supernet, network: torch.nn.Module, arch: Arch) -> dict[str, Tensor]:
     """Gradients of a cut network in the supernet's full size, zero elsewhere."""
-    boxes = supernet.owned(arch)
+    boxes = supernet.owned_boxes(arch)
     gradients = dict(network.named_parameters())
     full = {}
     for name, parameter in supernet.network.named_parameters():
@@ -71,8 +71,8 @@ def test_equals_plain_autograd_on_the_cut_network(space: SearchSpace, labelled: 
     )
     for name, gradient in importance.gradients.items():
         outside = torch.ones_like(gradient, dtype=torch.bool)
-        if name in supernet.owned(space.scored):
-            outside[supernet.owned(space.scored)[name]] = False
+        if name in supernet.owned_boxes(space.scored):
+            outside[supernet.owned_boxes(space.scored)[name]] = False
         assert not gradient[outside].any()
 
 
@@ -251,7 +251,7 @@ def test_a_zero_weight_before_the_sum_hides_the_inside_of_every_block() -> None:
     inside = [
         name
         for name in gradients
-        if name in supernet.owned(MICRO.scored)
+        if name in supernet.owned_boxes(MICRO.scored)
         and "conv" in name.rpartition("blocks.")[2]
         and name.startswith(("blocks.0.", "blocks.1.", "blocks.2."))
         and "shortcut" not in name

@@ -7,7 +7,7 @@ from prenas.cost import count
 from prenas.families import get_space
 from prenas.recipe import searching_recipe
 from prenas.recipe.budgets import Budget, parse_budgets
-from prenas.selection.placing import placed_budgets, scored_resolution
+from prenas.selection.placing import placed_budgets
 from prenas.selection.preferred import exact_budgets
 
 MOBILENET, ODD = get_space("mobilenet"), TEST_SPACES["mobilenet"][1]
@@ -41,7 +41,7 @@ def test_what_fits_nowhere_has_the_smallest() -> None:
 
 
 def test_of_parameters_alone_it_is_the_one_that_is_scored() -> None:
-    assert scored_resolution(MOBILENET) == 224
+    assert MOBILENET.scored_resolution == 224
     assert sides("params=10M") == [224]
     assert sides("params=10M,macs=500M") == [256]
 

@@ -15,7 +15,7 @@ from prenas.cost import count
 from prenas.data import ImageData, load_data
 from prenas.data.pictures import Pixels
 from prenas.families import family_of
-from prenas.families.base import Arch
+from prenas.families.base import Arch, check_contains, envelope
 from prenas.families.vit.space import VitArch
 from prenas.proxy.importance import Importance, measure_importance, noise_images
 from prenas.proxy.scores import WEIGHT_SCORES, Scope
@@ -23,7 +23,7 @@ from prenas.recipe import IsomerRule, Recipe, SearchRecipe, with_overrides
 from prenas.recipe.budgets import parse_budgets
 from prenas.recipe.catalogue import get_recipe
 from prenas.selection import search as searching
-from prenas.selection.preferred import PreferredSet, envelope
+from prenas.selection.preferred import PreferredSet
 from prenas.selection.search import Search, new_supernet, zero_cost_search
 from prenas.steps import training
 from prenas.supernet import Supernet
@@ -150,7 +150,7 @@ def score_of(
     """The definition (method section 2): a sum over the scored weights that the subnet owns."""
     family, total = family_of(arch), 0.0
     weights, gradients = importance
-    for tensor, box in supernet.owned(arch).items():
+    for tensor, box in supernet.owned_boxes(arch).items():
         if tensor not in weights or not family.is_scored(tensor):
             continue
         if name.endswith("of_layer_choices") and not tensor.endswith(ATTENTION_AND_MLP_SUFFIXES):
@@ -394,7 +394,7 @@ def test_the_envelope_contains_all_and_nothing_more(mini_search: Search) -> None
     largest = preferred.envelope
     assert isinstance(largest, VitArch)
     for arch in preferred.archs:
-        family_of(arch).check_contains(largest, arch)
+        check_contains(largest, arch)
     assert largest != MINI.largest
     smaller = [largest.model_copy(update={"embed_dim": largest.embed_dim - 1})]
     for axis, step in (("num_heads", 1), ("mlp_ratio", 0.5)):
@@ -406,7 +406,7 @@ def test_the_envelope_contains_all_and_nothing_more(mini_search: Search) -> None
     assert len(smaller) > 3
     for candidate in smaller:
         with pytest.raises(ValueError, match="does not fit"):
-            [family_of(arch).check_contains(candidate, arch) for arch in preferred.archs]
+            [check_contains(candidate, arch) for arch in preferred.archs]
     assert max(arch.depth for arch in preferred.archs) == largest.depth  # type: ignore[attr-defined]
     assert envelope([MINI.smallest]) == MINI.smallest
 
@@ -439,7 +439,7 @@ def test_training_starts_from_the_scored_weights(
     scored = load_file(searched / "initial.safetensors")
     largest = Supernet(MINI.supernet, MINI.settings)
     started = supernet.network.state_dict()
-    boxes = largest.owned(preferred.envelope)
+    boxes = largest.owned_boxes(preferred.envelope)
     for name, tensor in started.items():
         assert torch.equal(tensor, scored[name][boxes[name]]), name
     assert sum(t.numel() for t in started.values()) < sum(t.numel() for t in scored.values())

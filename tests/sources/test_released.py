@@ -23,6 +23,8 @@ from prenas import pipeline
 from prenas.cost import count
 from prenas.data import ImageData
 from prenas.families import get_family, get_space
+from prenas.families.base import envelope
+from prenas.families.vit.published import PUBLISHED
 from prenas.families.vit.space import VitArch
 from prenas.proxy.importance import noise_images
 from prenas.recipe import with_overrides
@@ -270,8 +272,8 @@ def test_no_file(tmp_path: Path) -> None:
 def test_published_sizes_are_recognised(name: str, num_classes: int, mini_file: Path) -> None:
     """The supernet of the release, the searched space's largest, and the published envelope."""
     space = get_space(name).with_settings(num_classes=num_classes)
-    published = get_family("vit").published[name]
-    for arch in (space.supernet, space.largest, get_family("vit").envelope(published)):
+    published = PUBLISHED[name]
+    for arch in (space.supernet, space.largest, envelope(published)):
         preferred = imported_set(arch, space.settings, mini_file)
         assert preferred.archs == published
         assert preferred.recipe.space == space
@@ -315,7 +317,7 @@ def test_another_input_is_no_published_space(change: dict[str, Any], mini_file: 
     assert preferred.imported.subnets == "largest"
     assert preferred.recipe.space.name == "imported"
     named = imported_set(space.supernet, space.settings, mini_file, space="tiny")
-    assert named.archs == get_family("vit").published["tiny"]
+    assert named.archs == PUBLISHED["tiny"]
     assert named.recipe.space == space
 
 
@@ -325,7 +327,7 @@ def test_a_network_between_the_spaces_is_no_published_one(mini_file: Path) -> No
     arch = space.supernet.model_copy(update={"embed_dim": 320})
     assert imported_set(arch, space.settings, mini_file).imported.subnets == "largest"
     named = imported_set(arch, space.settings, mini_file, space="tiny")
-    assert named.archs == get_family("vit").published["tiny"]
+    assert named.archs == PUBLISHED["tiny"]
 
 
 def test_given_subnets_come_first(mini_file: Path) -> None:
@@ -422,7 +424,7 @@ def test_a_published_space_from_file_to_model(tmp_path: Path) -> None:
     out = tmp_path / "run"
     file = saved(tmp_path / "supernet-tiny.pth", {"model": {k: v / 50 for k, v in tensors.items()}})
     preferred = prenas.import_released(file, out, space="tiny")
-    assert preferred.archs == get_family("vit").published["tiny"]
+    assert preferred.archs == PUBLISHED["tiny"]
     assert pipeline.read_supernet(out).arch == preferred.envelope == space.largest
     folder = pipeline.specialize(out, limits="params=6M")
     assert folder.name == "00" if preferred.subnets[1].costs["params"] > 6e6 else "01"

@@ -29,7 +29,7 @@ def loss_of(supernet: Supernet, arch: VitArch) -> Tensor:
 
 def is_owned(supernet: Supernet, arch: VitArch) -> dict[str, Tensor]:
     """Parameter name -> where the subnet owns it."""
-    owned = supernet.owned(arch)
+    owned = supernet.owned_boxes(arch)
     masks = {}
     for name, parameter in supernet.network.named_parameters():
         masks[name] = torch.zeros_like(parameter, dtype=torch.bool)
@@ -63,7 +63,7 @@ def test_a_gradient_is_the_plain_networks() -> None:
     cross_entropy(plain(images), torch.arange(16) % 10).backward()
     shared = dict(supernet.network.named_parameters())
     for name, parameter in plain.named_parameters():
-        found = shared[name].grad[supernet.owned(INNER)[name]]  # type: ignore[index]
+        found = shared[name].grad[supernet.owned_boxes(INNER)[name]]  # type: ignore[index]
         assert torch.allclose(found, parameter.grad, atol=1e-7, rtol=1e-4), name  # type: ignore[arg-type]
 
 

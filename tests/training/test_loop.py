@@ -99,7 +99,7 @@ def test_only_weights_of_the_trained_subnets_change() -> None:
         TrainingRecipe(epochs=2, batch_size=8, lr_per_512_images=0.1, **FLAT),
         archs=(SMALLEST, INNER),
     )
-    owned = [supernet.owned(arch) for arch in (SMALLEST, INNER)]
+    owned = [supernet.owned_boxes(arch) for arch in (SMALLEST, INNER)]
     kept = 0
     for name, parameter in supernet.network.named_parameters():
         inside = torch.zeros_like(parameter, dtype=torch.bool)

@@ -43,7 +43,7 @@ def new_supernet(dtype: torch.dtype = torch.float32) -> Supernet:
 
 def boxes_of(supernet: Supernet, chosen: list[Any]) -> dict[str, list[Box]]:
     """Parameter name -> the boxes of it that any of the architectures owns."""
-    each = [supernet.owned(arch) for arch in chosen]
+    each = [supernet.owned_boxes(arch) for arch in chosen]
     names = [name for name, _ in supernet.network.named_parameters()]
     return {name: [boxes[name] for boxes in each if name in boxes] for name in names}
 
@@ -163,17 +163,17 @@ def test_an_element_is_alone_in_its_optimiser() -> None:
         step(optimizer, supernet, [DEEP], number)
         gradients = {n: p.grad for n, p in supernet.network.named_parameters()}
         for name, parameter in alone.named_parameters():
-            parameter.grad = gradients[name][supernet.owned(DEEP)[name]].clone()  # type: ignore[index]
+            parameter.grad = gradients[name][supernet.owned_boxes(DEEP)[name]].clone()  # type: ignore[index]
         plain.step()
         # What only the other owns moves in between, and is none of DEEP's business.
         others = {
             supernet.network.get_parameter(name): [box for box in boxes]
             for name, boxes in boxes_of(supernet, [MINI.supernet]).items()
-            if name not in supernet.owned(DEEP)
+            if name not in supernet.owned_boxes(DEEP)
         }
         optimizer.step(others)
     for name, parameter in alone.named_parameters():
-        ours = supernet.network.get_parameter(name)[supernet.owned(DEEP)[name]]
+        ours = supernet.network.get_parameter(name)[supernet.owned_boxes(DEEP)[name]]
         torch.testing.assert_close(ours, parameter, rtol=1e-5, atol=1e-6)
 
 

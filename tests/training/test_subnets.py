@@ -75,7 +75,7 @@ def test_nothing_outside_the_owned_part_is_touched(space: SearchSpace, data: st.
     buffer = GradientBuffer(supernet.network.parameters())
     buffer.flat.fill_(3.0)
     BoundSubnets(supernet)(arch)(images_for(space)).square().sum().backward()
-    boxes = supernet.owned(arch)
+    boxes = supernet.owned_boxes(arch)
     for name, parameter in supernet.network.named_parameters():
         assert parameter.grad is not None
         changed = parameter.grad != 3.0
@@ -98,7 +98,7 @@ def test_every_tensor_is_a_leaf_on_shared_memory(space: SearchSpace) -> None:
         assert network.state_dict().keys() == cut.state_dict().keys()
         for name, tensor in named_tensors(network).items():
             assert tensor.shape == named_tensors(cut)[name].shape
-            box = supernet.owned(arch)[name]
+            box = supernet.owned_boxes(arch)[name]
             assert tensor.data_ptr() == shared[name][box].data_ptr()
             assert tensor.is_leaf
             assert isinstance(tensor, nn.Parameter) == isinstance(shared[name], nn.Parameter)
@@ -127,7 +127,7 @@ def test_what_does_not_fit_is_refused_as_by_the_supernet() -> None:
     with pytest.raises(ValueError, match="does not fit") as found:
         BoundSubnets(supernet)(WHOLE)
     with pytest.raises(ValueError, match=re.escape(str(found.value))):
-        supernet.owned(WHOLE)
+        supernet.owned_boxes(WHOLE)
 
 
 # --- keeping -------------------------------------------------------------------------------------

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from prenas.families import mobilenet, vit
-from prenas.families.base import Arch, Settings, Shape
+from prenas.families.base import Arch, Settings, Shape, TensorRole
 from prenas.families.registry import (
     FAMILIES,
     all_families,
@@ -34,8 +32,8 @@ __all__ = [
     "family_of",
     "get_family",
     "get_space",
-    "parameter_shapes",
     "register",
+    "shapes_by_role",
 ]
 
 for _family in (vit.FAMILY, mobilenet.FAMILY):
@@ -68,26 +66,10 @@ def build_shared(arch: Arch, settings: Settings) -> nn.Module:
         return (family.build_shared or family.build)(arch, settings, (), 0.0)
 
 
-class _WeightsWithoutValues(TorchFunctionMode):
-    """Layers made under it reserve no memory for their weights, and nothing fills them."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        kwargs = dict(kwargs or {})
-        if func is torch.empty:
-            kwargs["device"] = "meta"
-        elif getattr(func, "__module__", "") == "torch.nn.init":
-            return kwargs["tensor"] if "tensor" in kwargs else args[0]
-        return func(*args, **kwargs)
-
-
-def parameter_shapes(arch: Arch, settings: Settings) -> dict[str, Shape]:
-    """Name -> shape of every parameter of the plain network, in half the time of a structure."""
-    with _WeightsWithoutValues():  # nothing is drawn
-        network = family_of(arch).build(arch, settings, (), 0.0)
-    return {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
+def shapes_by_role(arch: Arch, settings: Settings) -> dict[TensorRole, dict[str, Shape]]:
+    """Stage and layer -> name -> shape of the parameters there, of the plain network."""
+    parameters = dict(build_structure(arch, settings).named_parameters())
+    found: dict[TensorRole, dict[str, Shape]] = {}
+    for name, role in family_of(arch).roles(arch, parameters).items():
+        found.setdefault(role, {})[name] = tuple(parameters[name].shape)
+    return found

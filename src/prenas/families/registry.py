@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
 from prenas.families.base import Arch, Family, SearchSpace
 from prenas.values import unknown_name
@@ -18,11 +19,11 @@ _log = logging.getLogger(__name__)
 
 ENTRY_POINTS = "prenas.families"
 
-FAMILIES: dict[str, Family] = {}
+FAMILIES: dict[str, Family[Any, Any]] = {}
 """Name -> family; of other packages those that were registered, or needed so far."""
 
 
-def register(family: Family) -> None:
+def register(family: Family[Any, Any]) -> None:
     """Adds a family to the table, from where every command takes it; twice is no error.
 
     Raises:
@@ -56,7 +57,7 @@ def family_names() -> list[str]:
     return sorted({*FAMILIES, *(entry.name for entry in _declared())})
 
 
-def get_family(name: str) -> Family:
+def get_family(name: str) -> Family[Any, Any]:
     """The family of that name.
 
     Raises:
@@ -71,7 +72,7 @@ def get_family(name: str) -> Family:
     return FAMILIES[name]
 
 
-def family_of(value: Arch | SearchSpace) -> Family:
+def family_of(value: Arch | SearchSpace) -> Family[Any, Any]:
     """The family that an architecture or a space belongs to."""
     family = _known_family_of(value)
     if family is None:
@@ -85,14 +86,14 @@ def family_of(value: Arch | SearchSpace) -> Family:
     return family
 
 
-def _known_family_of(value: Arch | SearchSpace) -> Family | None:
+def _known_family_of(value: Arch | SearchSpace) -> Family[Any, Any] | None:
     for family in FAMILIES.values():
         if isinstance(value, (family.arch_type, family.space_type)):
             return family
     return None
 
 
-def all_families() -> list[Family]:
+def all_families() -> list[Family[Any, Any]]:
     """Every family; what cannot be loaded is left out, with a warning."""
     for problem in _load_declared():
         _warn_once(problem)

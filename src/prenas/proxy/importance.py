@@ -108,7 +108,7 @@ def _batches(num_images: int, batch_size: int, are_equal: bool) -> list[slice]:
 
 def _check(importance: Importance, supernet: Supernet, largest: Arch) -> None:
     """Refuses gradients that are not finite, or all zero where the score sums."""
-    owned = supernet.owned(largest)
+    owned = supernet.owned_boxes(largest)
     for name, gradient in importance.gradients.items():
         if not torch.isfinite(gradient).all():
             raise ValueError(

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from prenas.cost import CostAxis, amounts, bounded_axes, parts_of
-from prenas.families import family_of, parameter_shapes
-from prenas.families.base import Choices, SearchSpace, Shape, Stage, StageChoice
+from prenas.families import family_of, shapes_by_role
+from prenas.families.base import Choices, SearchSpace, Shape, Stage, StageChoice, TensorRole
 
 Integers = npt.NDArray[np.int64]
 Shapes = dict[str, Shape]
@@ -119,24 +119,50 @@ def options_of(stage: Stage, option: int) -> tuple[int, ...]:
 
 @lru_cache(maxsize=32)
 def layout_of(space: SearchSpace) -> tuple[StageLayout, ...]:
-    """The layout of every stage of a space; do not change what it holds."""
-    family, stages = family_of(space), space.chain
-    layouts = tuple(StageLayout({}, {}, {}) for _ in stages)
-    for probe, choices in _walks(stages):
-        arch = space.compose(choices)
-        found: dict[tuple[int, int | None], Shapes] = {}
-        for name, shape in parameter_shapes(arch, space.settings).items():
-            found.setdefault(family.role(arch, name), {})[name] = shape
+    """The layout of every stage of a space; do not change what it holds.
+
+    Layers behind the first differ in their options alone, so networks of two layers per stage show
+    all there is to see. They are quick to build.
+    """
+    walks = _walks(space.chain)
+    layouts = tuple(StageLayout({}, {}, {}) for _ in space.chain)
+    for probe, choices in walks:
+        arch = space.compose(tuple(_at_most(2, choice) for choice in choices))
+        found = shapes_by_role(arch, space.settings)
         for number, layout in enumerate(layouts):
             before, width = probe.widths[number : number + 2]
-            option = probe.options[number]
-            _note(layout.fixed, (before, width), found.pop((number, None), {}))
-            for layer in range(choices[number].depth):
-                key = (before, width, option) if layer == 0 else (layer, width, option)
-                layers = layout.others if layer else layout.first
-                _note(layers, key, found.pop((number, layer), {}))
-        assert not found, f"tensors of stages or layers that {space.name} does not have: {found}"
+            option, depth = probe.options[number], choices[number].depth
+            _note(layout.fixed, (before, width), found.get(TensorRole(number, None), {}))
+            if depth:
+                _note(layout.first, (before, width, option), found.get(TensorRole(number, 0), {}))
+            if depth > 1:
+                _note(layout.others, (1, width, option), found.get(TensorRole(number, 1), {}))
+    _repeat_second_layers(space, layouts)
+    for probe, choices in {walks[0], walks[-1]}:
+        built = shapes_by_role(space.compose(choices), space.settings)
+        expected = _shapes_of(layouts, probe, choices)
+        assert built == {role: shapes for role, shapes in expected.items() if shapes}, (
+            f"a layer of {space.name} owns what does not follow from the two widths at the ends of "
+            f"its stage and its own options: {built}, not {expected}"
+        )
     return layouts
+
+
+def _at_most(depth: int, choice: StageChoice) -> StageChoice:
+    """The same choice without the layers behind that many."""
+    options = tuple(one[:depth] for one in choice.options)
+    return StageChoice(choice.width, min(choice.depth, depth), options)
+
+
+def _repeat_second_layers(space: SearchSpace, layouts: Sequence[StageLayout]) -> None:
+    """Adds the layers behind the second of every stage, which own the same by other names."""
+    stages = family_of(space).stage_names(space.compose(space.extreme(-1)))
+    for layout, (prefixes, _) in zip(layouts, stages, strict=True):
+        for (_, width, option), shapes in list(layout.others.items()):
+            for layer, prefix in enumerate(prefixes[2:], start=2):
+                layout.others[layer, width, option] = {
+                    prefix + name.removeprefix(prefixes[1]): shape for name, shape in shapes.items()
+                }
 
 
 def _note(known: dict[Any, Shapes], key: tuple[int, ...], shapes: Shapes) -> None:
@@ -177,14 +203,16 @@ def _costs_of(
 
 def _shapes_of(
     layouts: Sequence[StageLayout], probe: _Probe, choices: Choices
-) -> dict[tuple[int, int | None], Shapes]:
-    """(stage, layer or None) -> what a walk owns there."""
-    shapes: dict[tuple[int, int | None], Shapes] = {}
+) -> dict[TensorRole, Shapes]:
+    """What a walk owns in every stage and layer."""
+    shapes: dict[TensorRole, Shapes] = {}
     for number, (layout, choice) in enumerate(zip(layouts, choices, strict=True)):
         before, width = probe.widths[number : number + 2]
-        shapes[number, None] = layout.fixed[before, width]
+        shapes[TensorRole(number, None)] = layout.fixed[before, width]
         for layer in range(choice.depth):
-            shapes[number, layer] = layout.layer(layer, before, width, probe.options[number])
+            shapes[TensorRole(number, layer)] = layout.layer(
+                layer, before, width, probe.options[number]
+            )
     return shapes
 
 

@@ -45,7 +45,7 @@ class _Places:
         if budget.resolution is not None:
             return budget
         if "macs" not in budget.intervals:
-            return budget._replace(resolution=scored_resolution(self._space))
+            return budget._replace(resolution=self._space.scored_resolution)
         low, high = budget.intervals["macs"]
         wanted = self._space.resolution_for(low or high - 1)
         assert wanted is not None, f"a schedule of resolutions {sides} without an answer"
@@ -59,9 +59,3 @@ class _Places:
             tables = cost_tables(self._space, side)
             self._candidates[side] = Candidates(tables, self._enumeration)
         return self._candidates[side].holds_any(budget)
-
-
-def scored_resolution(space: SearchSpace) -> int | None:
-    """The resolution of the network whose gradient scores all others."""
-    largest = space.extreme(-1)
-    return next(side for side in space.resolutions if space.compose(largest, side) == space.scored)

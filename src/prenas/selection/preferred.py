@@ -11,8 +11,8 @@ import torch
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from prenas.cost import count, size_axis
-from prenas.families import family_of, get_family
-from prenas.families.base import Arch, Settings
+from prenas.families import get_family
+from prenas.families.base import Arch, Settings, envelope
 from prenas.recipe import Recipe, recipe_from_dict
 from prenas.recipe.budgets import parse_budgets
 from prenas.values import Value
@@ -211,11 +211,6 @@ class PreferredSet(Value):
     def budgets_of(self, subnet: int) -> list[str]:
         """The budgets that chose a subnet."""
         return [self.budgets[choice.budget] for choice in self.choices if choice.subnet == subnet]
-
-
-def envelope(archs: Sequence[Arch]) -> Arch:
-    """The architecture that contains all the given ones, smallest on every axis."""
-    return family_of(archs[0]).envelope(archs)
 
 
 def unscored_set(

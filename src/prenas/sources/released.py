@@ -14,13 +14,12 @@ from torch import Tensor
 
 from prenas import artifacts
 from prenas.families import all_families, family_of
-from prenas.families.base import Arch, SearchSpace, Settings
+from prenas.families.base import Arch, Family, SearchSpace, Settings, check_contains, envelope
 from prenas.recipe import Recipe, SearchRecipe
 from prenas.recipe.data import Preprocessing
 from prenas.selection.preferred import (
     Imported,
     PreferredSet,
-    envelope,
     exact_budgets,
     unscored_set,
 )
@@ -107,10 +106,10 @@ def _supernet_of(tensors: dict[str, Tensor], options: dict[str, Any]) -> Superne
     """The first family that knows the tensors builds it; ValueError with what each said."""
     problems = []
     for family in all_families():
-        if family.read_released is None:
+        if family.released is None:
             continue
         try:
-            released = family.read_released(tensors, options)
+            network = family.released.read(tensors, options)
         except ValueError as error:
             problems.append(str(error))
             continue
@@ -120,8 +119,8 @@ def _supernet_of(tensors: dict[str, Tensor], options: dict[str, Any]) -> Superne
                     f"{name} ({tensor.dtype}) holds values that are no finite float32 numbers: "
                     "fetch the file again, or take an earlier checkpoint"
                 )
-        supernet = Supernet(released.arch, released.settings)
-        supernet.network.load_state_dict(released.tensors)
+        supernet = Supernet(network.arch, network.settings)
+        supernet.network.load_state_dict(network.tensors)
         return supernet.eval()
     raise ValueError("; ".join(problems))
 
@@ -145,6 +144,7 @@ def imported_set(
         ValueError: an unknown space, or subnets that do not fit into the supernet.
     """
     family = family_of(largest)
+    known = _published(family)
     if settings.in_chans != len(Preprocessing().mean):
         raise ValueError(
             f"{file} takes images of {settings.in_chans} channels, whose mean and deviation it "
@@ -153,20 +153,20 @@ def imported_set(
         )
     if space is None:
         home = _recognised_space(largest, settings)
-    elif space in (family.spaces if archs else family.published):
+    elif space in (family.spaces if archs else known):
         home = family.spaces[space]
     else:
-        raise unknown_name("space", space, family.spaces if archs else family.published)
-    published = family.published[home.name] if home and not archs else ()
+        raise unknown_name("space", space, family.spaces if archs else known)
+    published = known[home.name] if home and not archs else ()
     chosen = archs or published or (largest,)
     for arch in [*chosen, envelope(chosen)]:  # a run keeps the envelope
-        family.check_contains(largest, arch)
+        check_contains(largest, arch)
     recipe = Recipe(
         name=file.stem,
         space=(
             home.model_copy(update={"settings": settings})
             if home
-            else family.space_of("imported", chosen, settings)
+            else family.space_type.spanning(chosen, name="imported", settings=settings)
         ),
         search=SearchRecipe(budgets=exact_budgets(chosen, settings)),
     )
@@ -178,6 +178,10 @@ def imported_set(
     return unscored_set(recipe, chosen, imported=imported)
 
 
+def _published(family: Family[Any, Any]) -> Mapping[str, tuple[Arch, ...]]:
+    return family.released.published if family.released else {}
+
+
 def _recognised_space(largest: Arch, settings: Settings) -> SearchSpace | None:
     """The space whose published subnets all fit into `largest`, which itself fits into the
     space's supernet; whatever the number of classes. None if there is no such space."""
@@ -186,12 +190,12 @@ def _recognised_space(largest: Arch, settings: Settings) -> SearchSpace | None:
     def fit(arch: Arch, parts: Sequence[Arch]) -> bool:
         try:
             for part in parts:
-                family.check_contains(arch, part)
+                check_contains(arch, part)
         except ValueError:
             return False
         return True
 
-    for name, published in family.published.items():
+    for name, published in _published(family).items():
         space = family.spaces[name]
         has_this_input = space.settings.changed(num_classes=settings.num_classes) == settings
         if has_this_input and fit(space.supernet, [largest]) and fit(largest, published):

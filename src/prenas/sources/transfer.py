@@ -17,7 +17,8 @@ from prenas.data import ImageData, with_data
 from prenas.data.naming import default_class_names
 from prenas.evaluation.accuracy import Evaluation
 from prenas.families import build
-from prenas.families.base import Arch, SearchSpace
+from prenas.families.adaptation import adapt, extended
+from prenas.families.base import Arch, SearchSpace, envelope
 from prenas.models.choice import choose, unevaluated
 from prenas.models.export import load_model_weights, read_description
 from prenas.randomness import torch_generator
@@ -35,7 +36,6 @@ from prenas.runs.run import Run
 from prenas.selection.preferred import (
     Adapted,
     PreferredSet,
-    envelope,
     exact_budgets,
     unscored_set,
 )
@@ -150,7 +150,7 @@ def _of_model(path: Path) -> tuple[Source, list[Evaluation]]:
         sha256=artifacts.sha256(path / artifacts.MODEL),
         supernet=supernet.eval(),
         archs=(arch,),
-        space=supernet.family.space_of("handed-over", (arch,), settings),
+        space=supernet.family.space_type.spanning((arch,), name="handed-over", settings=settings),
         preprocessing=description.preprocessing,
         class_names=description.class_names,
         subnets="one",
@@ -223,9 +223,9 @@ def finetuning_recipe(
     _require_the_sources(source, changed)
     settings = changed.space.settings
     if extend_distances:
-        settings = source.supernet.family.with_full_reach(settings)
+        settings = extended(source.supernet.family, settings)
     # No tensors: only whether it can be done. A fresh head is never what stands in the way.
-    source.supernet.family.adapt({}, old, settings, torch_generator(0, "nothing"))
+    adapt(source.supernet.family, {}, old, settings, torch_generator(0, "nothing"))
     budgets = exact_budgets(source.archs, settings)
     return changed.model_copy(
         update={
@@ -300,8 +300,9 @@ def adapt_source(
     keeps_head = is_same if head == "auto" else head == "keep"
     generator = None if keeps_head else torch_generator(recipe.seed, "fresh head")
     adapted = Supernet(supernet.arch, settings)
+    tensors = supernet.network.state_dict()
     adapted.network.load_state_dict(
-        supernet.family.adapt(supernet.network.state_dict(), supernet.settings, settings, generator)
+        adapt(supernet.family, tensors, supernet.settings, settings, generator)
     )
     origin = Adapted(
         source=source.name,

@@ -77,7 +77,7 @@ class TrainingStep:
         share = len(processes.share(range(recipe.batch_size)))
         part = math.ceil(share / recipe.grad_accum_steps) if recipe.compile else None
         self._subnets = BoundSubnets(supernet, compiled_for=part)
-        self._owned = lru_cache(maxsize=MOST_KEPT)(partial(_owned_boxes, supernet))
+        self._owned = lru_cache(maxsize=MOST_KEPT)(partial(_boxes_by_parameter, supernet))
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=recipe.precision == "fp16")
         # The scaler makes its state when it first scales: here, as a share may hold no images.
         self._scaler.scale(torch.zeros((), device=self._device))
@@ -189,9 +189,9 @@ class TrainingStep:
         self._scaler.load_state_dict(state["scaler"])
 
 
-def _owned_boxes(supernet: Supernet, archs: tuple[Arch, ...]) -> dict[Tensor, list[Box]]:
+def _boxes_by_parameter(supernet: Supernet, archs: tuple[Arch, ...]) -> dict[Tensor, list[Box]]:
     """Parameter -> the boxes of it that the subnets own."""
-    boxes = [supernet.owned(arch) for arch in archs]
+    boxes = [supernet.owned_boxes(arch) for arch in archs]
     return {
         parameter: [each[name] for each in boxes if name in each]
         for name, parameter in supernet.network.named_parameters()

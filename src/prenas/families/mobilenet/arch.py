@@ -1,15 +1,13 @@
-"""MobileNet-like architectures and their settings: values, and which of them contain which."""
+"""MobileNet-like architectures and their settings."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import zip_longest
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 from timm.layers import make_divisible
 
-from prenas.families.base import Arch, Settings
+from prenas.families.base import Arch, Design, Link, Links, Settings
 from prenas.values import Value
 
 Positive = Annotated[int, Field(ge=1)]
@@ -29,6 +27,11 @@ def _odd(kernel: int) -> int:
 
 Kernel = Annotated[int, Field(ge=1), AfterValidator(_odd)]
 Activation = Literal["relu", "hard_swish", "silu"]
+
+
+def design(stride: int, se: bool, act: Activation, expansion: bool) -> Design:
+    """What is fixed in a stage, by the names of its fields."""
+    return ("stride", stride), ("se", se), ("act", act), ("expansion", expansion)
 
 
 class StageArch(Value):
@@ -73,10 +76,16 @@ class StageArch(Value):
             return in_width
         return rounded(in_width * self.expand[block])
 
+    def hidden_widths(self, in_width: int) -> tuple[int, ...]:
+        """Channels inside every block, of the width that comes into the stage."""
+        return tuple(
+            self.hidden(block, self.width if block else in_width) for block in range(self.depth)
+        )
+
     @property
-    def design(self) -> tuple[object, ...]:
-        """What all subnets of a space have alike in this stage."""
-        return self.stride, self.se, self.act, self.expansion
+    def design(self) -> Design:
+        """What all subnets of a space have in common in this stage."""
+        return design(self.stride, self.se, self.act, self.expansion)
 
 
 class MobileNetArch(Arch):
@@ -108,33 +117,33 @@ class MobileNetArch(Arch):
         return sum(stage.depth for stage in self.stages)
 
     @property
-    def summary(self) -> str:
-        parts = [] if self.resolution is None else [f"{self.resolution} px"]
-        depths = "-".join(str(stage.depth) for stage in self.stages)
-        parts.append(f"{'-'.join(map(str, (*self.widths, self.head)))} x {depths}")
-        for word, found in self.layer_options.items():
-            values = [option for stage in found for option in stage]
-            low, high = min(values), max(values)
-            parts.append(f"{word} {low:g}" if low == high else f"{word} {low:g}-{high:g}")
-        return ", ".join(parts)
+    def links(self) -> Links:
+        stages = tuple(
+            Link(
+                stage.width,
+                stage.depth,
+                {"kernel": stage.kernel, "expand": stage.expand},
+                stage.design,
+                sizes={"expand": stage.hidden_widths(before)},
+            )
+            for before, stage in zip(self.widths, self.stages, strict=False)
+        )
+        return (Link(self.stem, name="stem"), *stages, Link(self.head, name="head"))
 
-    @property
-    def network_options(self) -> dict[str, float]:
-        options: dict[str, float] = {}
-        if self.resolution is not None:
-            options["resolution"] = self.resolution
-        options["stem"] = self.stem
-        for number, stage in enumerate(self.stages, start=1):
-            options[f"width_{number}"] = stage.width
-            options[f"depth_{number}"] = stage.depth
-        return {**options, "head": self.head}
-
-    @property
-    def layer_options(self) -> dict[str, tuple[tuple[float, ...], ...]]:
-        return {
-            "kernel": tuple(stage.kernel for stage in self.stages),
-            "expand": tuple(stage.expand for stage in self.stages),
+    @classmethod
+    def from_links(cls, links: Links, resolution: int | None = None) -> Self:
+        stem, *stages, head = links
+        options = {
+            "resolution": resolution,
+            "stem": stem.width,
+            "stages": tuple(link.fields for link in stages),
+            "head": head.width,
         }
+        return cls.model_validate(options)
+
+    @property
+    def resized_to(self) -> int | None:
+        return self.resolution
 
 
 class MobileNetSettings(Settings):
@@ -148,73 +157,3 @@ class MobileNetSettings(Settings):
     shortcut: Literal["projected", "identity"] = "projected"
     """`projected`: around every block, pooled and projected where its ends differ, as in the
     published space. `identity`: only where they do not, as in stock networks."""
-
-
-def balancing_group(arch: MobileNetArch) -> tuple[int, ...]:
-    """Subnets of equal resolution and number of blocks form one group of the balanced sampling."""
-    return arch.resolution or 0, arch.num_blocks
-
-
-def envelope(archs: Sequence[MobileNetArch]) -> MobileNetArch:
-    """Largest resolution, widths and depths, and per block the largest kernel and ratio."""
-    return MobileNetArch(
-        resolution=max(arch.resolution or 0 for arch in archs) or None,
-        stem=max(arch.stem for arch in archs),
-        stages=tuple(
-            StageArch(
-                width=max(stage.width for stage in stages),
-                kernel=_largest([stage.kernel for stage in stages]),
-                expand=_largest([stage.expand for stage in stages]),
-                stride=stages[0].stride,
-                se=stages[0].se,
-                act=stages[0].act,
-                expansion=stages[0].expansion,
-            )
-            for stages in zip(*(arch.stages for arch in archs), strict=True)
-        ),
-        head=max(arch.head for arch in archs),
-    )
-
-
-def _largest(options: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
-    """Block by block, of as many blocks as any has."""
-    return tuple(
-        max(option for option in block if option is not None) for block in zip_longest(*options)
-    )
-
-
-def check_contains(largest: MobileNetArch, arch: MobileNetArch) -> None:
-    """Raises ValueError unless every part of `arch` exists in `largest`."""
-    if [stage.design for stage in arch.stages] != [stage.design for stage in largest.stages]:
-        raise ValueError(
-            "this architecture does not fit into the supernet: its stages are others (their "
-            "number, stride, squeeze-and-excitation, activation or expansion). Take architectures "
-            "of one space"
-        )
-    problems = []
-    if arch.stem > largest.stem:
-        problems.append(f"stem {arch.stem} > {largest.stem}")
-    if arch.head > largest.head:
-        problems.append(f"head {arch.head} > {largest.head}")
-    for number, (ours, most) in enumerate(zip(arch.stages, largest.stages, strict=True)):
-        where = f"in stage {number + 1}"
-        if ours.width > most.width:
-            problems.append(f"width {ours.width} > {most.width} {where}")
-        if ours.depth > most.depth:
-            problems.append(f"depth {ours.depth} > {most.depth} {where}")
-        for block in range(min(ours.depth, most.depth)):
-            if ours.kernel[block] > most.kernel[block]:
-                sizes = f"{ours.kernel[block]} > {most.kernel[block]}"
-                problems.append(f"kernel {sizes} in block {block} of stage {number + 1}")
-            hidden, limit = (
-                stage.hidden(block, stage.width if block else one.widths[number])
-                for one, stage in ((arch, ours), (largest, most))
-            )
-            if hidden > limit:
-                sizes = f"{hidden} > {limit}"
-                problems.append(f"hidden width {sizes} in block {block} of stage {number + 1}")
-    if problems:
-        raise ValueError(
-            f"this architecture does not fit into the supernet: {'; '.join(problems)}. "
-            "Choose one inside the supernet, or train a larger supernet"
-        )

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from prenas.families.mobilenet.blocks import Block, WideningBlock
-from prenas.families.mobilenet.network import MobileNet, draw_uniform
+from prenas.families.mobilenet.network import draw_uniform
 
 
 def initialize(network: nn.Module, generator: torch.Generator) -> None:
@@ -15,7 +15,6 @@ def initialize(network: nn.Module, generator: torch.Generator) -> None:
     So every block begins as its shortcut (Goyal et al. 2017, arXiv 1706.02677). Without one, as at
     the ends of stages with identity shortcuts, zero would end the signal there.
     """
-    assert isinstance(network, MobileNet), f"not a MobileNet: {type(network)}"
     fan_in = 1
     for name, parameter in network.named_parameters():
         if parameter.ndim > 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from prenas.families.base import Box, Shape, TensorRole, Work
+from prenas.families.base import Box, Shape, StageNames, TensorRole, Work
 from prenas.families.mobilenet.arch import Activation, MobileNetArch, MobileNetSettings, rounded
 
 
@@ -60,13 +60,13 @@ def _shortcut(stride: int, projects: bool, kind: str) -> str:
     return " and ".join(parts) or "identity"
 
 
-def layers(arch: MobileNetArch) -> tuple[str, ...]:
-    """What the parameter names of every block begin with."""
-    return tuple(
-        f"blocks.{number}.{block}."
+def stage_names(arch: MobileNetArch) -> list[StageNames]:
+    """Of the stem, every stage and the head, which has all that no other name begins."""
+    stages = (
+        StageNames([f"blocks.{number}.{block}." for block in range(stage.depth)])
         for number, stage in enumerate(arch.stages)
-        for block in range(stage.depth)
     )
+    return [StageNames(others=["conv_stem.", "bn1."]), *stages, StageNames()]
 
 
 def drop_path_rates(arch: MobileNetArch, rate: float) -> tuple[float, ...]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -11,7 +10,7 @@ from prenas.families.base import (
     NOT_TOO_DEEP,
     OPTIONAL,
     OPTIONS,
-    Choices,
+    Chain,
     LayerAxis,
     SearchSpace,
     Stage,
@@ -23,7 +22,7 @@ from prenas.families.mobilenet.arch import (
     MobileNetSettings,
     Positive,
     Ratio,
-    StageArch,
+    design,
 )
 from prenas.values import Value
 
@@ -57,13 +56,14 @@ class StageOptions(Value):
         """Whether blocks have a layer that widens."""
         return self.expand[-1] > 1 if self.expansion is None else self.expansion
 
-    @property
-    def axes(self) -> tuple[LayerAxis, ...]:
-        """Chosen per block."""
-        return LayerAxis("kernel", self.kernel), LayerAxis("expand", self.expand)
+    def stage(self, tied: bool) -> Stage:
+        """The same in the terms of the contract."""
+        axes = LayerAxis("kernel", self.kernel), LayerAxis("expand", self.expand)
+        fixed = design(self.stride, self.se, self.act, self.has_expansion)
+        return Stage(self.width, self.depth, axes, tied, fixed)
 
 
-class MobileNetSpace(SearchSpace):
+class MobileNetSpace(SearchSpace[MobileNetArch, MobileNetSettings]):
     """Options for the stem, every stage and the head; per block, kernel and expansion ratio."""
 
     family: Literal["mobilenet"] = "mobilenet"
@@ -101,85 +101,28 @@ class MobileNetSpace(SearchSpace):
         return self
 
     @property
-    def chain(self) -> tuple[Stage, ...]:
+    def chain(self) -> Chain:
         """Stem, stages, head."""
-        stages = (Stage(o.width, o.depth, o.axes, self.tied) for o in self.stages)
+        stages = (options.stage(self.tied) for options in self.stages)
         return (Stage(self.stem), *stages, Stage(self.head))
+
+    @classmethod
+    def from_chain(cls, chain: Chain, resolutions: tuple[int, ...], **fields: object) -> Self:
+        stem, *stages, head = chain
+        options = {
+            "resolution": resolutions,
+            "stem": stem.widths,
+            "stages": tuple(stage.fields for stage in stages),
+            "head": head.widths,
+            "tied": all(stage.tied for stage in stages),
+        }
+        return cls.model_validate({**options, **fields})
 
     @property
     def resolutions(self) -> tuple[int | None, ...]:
         return self.resolution or (None,)
 
     def resolution_for(self, macs: int) -> int | None:
-        if not self.resolution:
-            return None
         if not self.schedule:
-            return self._scored_resolution
+            return self.scored_resolution
         return next((side for limit, side in self.schedule if macs < limit), self.resolution[-1])
-
-    @property
-    def _scored_resolution(self) -> int | None:
-        """That of the images, or the nearest to it."""
-        side = self.settings.image_size[0]
-        return min(self.resolution, key=lambda one: (abs(one - side), one), default=None)
-
-    def compose(self, choices: Choices, resolution: int | None = None) -> MobileNetArch:
-        stem, *stages, head = choices
-        return MobileNetArch(
-            resolution=resolution or self._scored_resolution,
-            stem=self.stem[stem.width],
-            stages=tuple(
-                StageArch(
-                    width=options.width[choice.width],
-                    kernel=tuple(options.kernel[one] for one in choice.options[0]),
-                    expand=tuple(options.expand[one] for one in choice.options[1]),
-                    stride=options.stride,
-                    se=options.se,
-                    act=options.act,
-                    expansion=options.has_expansion,
-                )
-                for options, choice in zip(self.stages, stages, strict=True)
-            ),
-            head=self.head[head.width],
-        )
-
-    @property
-    def supernet(self) -> MobileNetArch:
-        return self.compose(self.extreme(-1), self.resolutions[-1])
-
-
-def space_of(
-    name: str, archs: Sequence[MobileNetArch], settings: MobileNetSettings
-) -> MobileNetSpace:
-    """The space of all options that occur in the given architectures."""
-    return MobileNetSpace(
-        name=name,
-        resolution=_options([arch.resolution] for arch in archs if arch.resolution),
-        stem=_options([arch.stem] for arch in archs),
-        stages=tuple(
-            StageOptions(
-                width=_options([stage.width] for stage in stages),
-                depth=_options([stage.depth] for stage in stages),
-                kernel=_options(stage.kernel for stage in stages),
-                expand=_options(stage.expand for stage in stages),
-                stride=stages[0].stride,
-                se=stages[0].se,
-                act=stages[0].act,
-                expansion=stages[0].expansion,
-            )
-            for stages in zip(*(arch.stages for arch in archs), strict=True)
-        ),
-        head=_options([arch.head] for arch in archs),
-        tied=all(
-            len(set(options)) == 1
-            for arch in archs
-            for stages in arch.layer_options.values()
-            for options in stages
-        ),
-        settings=settings,
-    )
-
-
-def _options(groups: Iterable[Iterable[float]]) -> tuple[Any, ...]:
-    """Every value once, in rising order."""
-    return tuple(sorted({value for group in groups for value in group}))

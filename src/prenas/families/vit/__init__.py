@@ -5,21 +5,12 @@ from __future__ import annotations
 import math
 import re
 
-from prenas.families.base import Family, TensorRole
-from prenas.families.vit.adaptation import adapt, with_full_reach
+from prenas.families.base import Family, Released, Resizing, StageNames
+from prenas.families.vit.adaptation import resize, with_full_reach
 from prenas.families.vit.network import VisionTransformer, drop_path_rates, initialize, work
 from prenas.families.vit.published import PUBLISHED
 from prenas.families.vit.released import read_released
-from prenas.families.vit.space import (
-    SPACES,
-    VitArch,
-    VitSettings,
-    VitSpace,
-    balancing_group,
-    check_contains,
-    envelope,
-    space_of,
-)
+from prenas.families.vit.space import SPACES, VitArch, VitSettings, VitSpace
 
 _UNIT_TENSORS = {
     "num_heads": (("attn.qkv.weight", 0),),
@@ -27,9 +18,8 @@ _UNIT_TENSORS = {
 }
 
 
-def _role(arch: VitArch, name: str) -> TensorRole:
-    match = re.match(r"blocks\.(\d+)\.", name)
-    return TensorRole(0, int(match[1]) if match else None)
+def _stage_names(arch: VitArch) -> list[StageNames]:
+    return [StageNames([f"blocks.{layer}." for layer in range(arch.depth)])]
 
 
 def _is_scored(name: str) -> bool:
@@ -51,28 +41,20 @@ def _entropy(arch: VitArch, settings: VitSettings) -> float:
     )
 
 
-FAMILY = Family(
+FAMILY = Family[VitArch, VitSettings](
     name="vit",
-    arch_type=VitArch,
     space_type=VitSpace,
-    settings_type=VitSettings,
     spaces=SPACES,
     build=VisionTransformer,
     initialize=initialize,
     work=work,
-    role=_role,
-    is_scored=_is_scored,
+    stage_names=_stage_names,
     unit_tensors=_UNIT_TENSORS,
-    layers=lambda arch: tuple(f"blocks.{layer}." for layer in range(arch.depth)),
+    branches_per_layer=2,
+    is_scored=_is_scored,
     drop_path_rates=drop_path_rates,
-    num_branches=lambda arch: 2 * arch.depth,
-    balancing_group=balancing_group,
-    envelope=envelope,
-    check_contains=check_contains,
-    space_of=space_of,
-    adapt=adapt,
-    with_full_reach=with_full_reach,
+    balancing_group=lambda arch: (arch.embed_dim, arch.depth),
+    resizing=Resizing(resize=resize, growing=frozenset({"max_distance"}), extended=with_full_reach),
     arch_scores={"entropy": _entropy},
-    published=PUBLISHED,
-    read_released=read_released,
+    released=Released(read=read_released, published=PUBLISHED),
 )

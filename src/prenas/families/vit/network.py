@@ -194,11 +194,12 @@ def initialize(network: nn.Module, generator: torch.Generator) -> None:
 
     The patch convolution keeps PyTorch's default, within 1/sqrt(fan_in) (method.md, section 1).
     """
-    assert isinstance(network, VisionTransformer), f"not a Vision Transformer: {type(network)}"
+    fan_in = 1
     for name, parameter in network.named_parameters():
+        if parameter.ndim > 1:
+            fan_in = parameter[0].numel()  # a bias follows its weight
         if name.startswith("patch_embed."):
-            settings = network.settings
-            bound = (settings.in_chans * settings.patch_size**2) ** -0.5
+            bound = fan_in**-0.5
             nn.init.uniform_(parameter, -bound, bound, generator=generator)
         elif name.endswith(("norm.weight", "norm1.weight", "norm2.weight")):
             nn.init.ones_(parameter)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,7 +65,7 @@ _REQUIRED = {
 """Switches of theirs that leave no trace in the tensors -> what their absence means."""
 
 
-def read_released(tensors: Mapping[str, Tensor], options: Mapping[str, Any]) -> ReleasedNetwork:
+def read_released(tensors: Mapping[str, Tensor], options: Mapping[str, object]) -> ReleasedNetwork:
     """A network of ours from the tensors of theirs, its sizes inferred from their shapes.
 
     Args:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -12,11 +11,14 @@ from prenas.families.base import (
     NOT_TOO_DEEP,
     OPTIONS,
     Arch,
-    Choices,
+    Chain,
     LayerAxis,
+    Link,
+    Links,
     SearchSpace,
     Settings,
     Stage,
+    span,
 )
 
 Positive = Annotated[int, Field(ge=1)]
@@ -55,20 +57,23 @@ class VitArch(Arch):
         return len(self.num_heads)
 
     @property
-    def summary(self) -> str:
-        parts = [f"{self.embed_dim} x {self.depth}"]
-        for word, options in (("heads", self.num_heads), ("ratio", self.mlp_ratio)):
-            lo, hi = min(options), max(options)
-            parts.append(f"{word} {lo:g}" if lo == hi else f"{word} {lo:g}-{hi:g}")
-        return ", ".join(parts)
+    def links(self) -> Links:
+        options = {"num_heads": self.num_heads, "mlp_ratio": self.mlp_ratio}
+        return (Link(self.embed_dim, self.depth, options, sizes={"mlp_ratio": self.hidden_dims}),)
+
+    @classmethod
+    def from_links(cls, links: Links, resolution: int | None = None) -> Self:
+        (link,) = links
+        return cls.model_validate({"embed_dim": link.width, **link.options})
 
     @property
     def network_options(self) -> dict[str, float]:
         return {"embed_dim": self.embed_dim, "depth": self.depth}
 
     @property
-    def layer_options(self) -> dict[str, tuple[tuple[float, ...], ...]]:
-        return {"num_heads": (self.num_heads,), "mlp_ratio": (self.mlp_ratio,)}
+    def summary(self) -> str:
+        options = f"heads {span(self.num_heads)}, ratio {span(self.mlp_ratio)}"
+        return f"{self.embed_dim} x {self.depth}, {options}"
 
     @property
     def hidden_dims(self) -> tuple[int, ...]:
@@ -103,7 +108,7 @@ class VitSettings(Settings):
         return height // self.patch_size, width // self.patch_size
 
 
-class VitSpace(SearchSpace):
+class VitSpace(SearchSpace[VitArch, VitSettings]):
     """A space of Vision Transformers: the options of each axis, in rising order."""
 
     family: Literal["vit"] = "vit"
@@ -131,22 +136,16 @@ class VitSpace(SearchSpace):
         return self
 
     @property
-    def chain(self) -> tuple[Stage, ...]:
+    def chain(self) -> Chain:
         """One stage: the width is that of the whole network."""
         axes = LayerAxis("num_heads", self.num_heads), LayerAxis("mlp_ratio", self.mlp_ratio)
         return (Stage(self.embed_dim, self.depth, axes),)
 
-    def resolution_for(self, macs: int) -> None:
-        return None
-
-    def compose(self, choices: Choices, resolution: int | None = None) -> VitArch:
-        (choice,) = choices
-        heads, ratios = choice.options
-        return VitArch(
-            embed_dim=self.embed_dim[choice.width],
-            num_heads=tuple(self.num_heads[option] for option in heads),
-            mlp_ratio=tuple(self.mlp_ratio[option] for option in ratios),
-        )
+    @classmethod
+    def from_chain(cls, chain: Chain, resolutions: tuple[int, ...], **fields: object) -> Self:
+        (stage,) = chain
+        options = {"embed_dim": stage.widths, "depth": stage.depths, **dict(stage.axes)}
+        return cls.model_validate({**options, **fields})
 
     @property
     def supernet(self) -> VitArch:
@@ -156,63 +155,6 @@ class VitSpace(SearchSpace):
             num_heads=(self.num_heads[-1],) * depth,
             mlp_ratio=(self.mlp_ratio[-1],) * depth,
         )
-
-
-def balancing_group(arch: VitArch) -> tuple[int, ...]:
-    """Subnets of equal width and depth form one group of the balanced sampling."""
-    return arch.embed_dim, arch.depth
-
-
-def envelope(archs: Sequence[VitArch]) -> VitArch:
-    """Largest width and depth, and per layer the most heads and the largest ratio."""
-    depth = max(arch.depth for arch in archs)
-    layers = [[arch for arch in archs if arch.depth > layer] for layer in range(depth)]
-    return VitArch(
-        embed_dim=max(arch.embed_dim for arch in archs),
-        num_heads=tuple(max(a.num_heads[i] for a in layer) for i, layer in enumerate(layers)),
-        mlp_ratio=tuple(max(a.mlp_ratio[i] for a in layer) for i, layer in enumerate(layers)),
-    )
-
-
-def check_contains(largest: VitArch, arch: VitArch) -> None:
-    """Raises ValueError unless every part of `arch` exists in `largest`."""
-    problems = []
-    if arch.embed_dim > largest.embed_dim:
-        problems.append(f"embed_dim {arch.embed_dim} > {largest.embed_dim}")
-    if arch.depth > largest.depth:
-        problems.append(f"depth {arch.depth} > {largest.depth}")
-    per_layer = zip(arch.num_heads, largest.num_heads, strict=False)
-    for layer, (heads, most) in enumerate(per_layer):
-        if heads > most:
-            problems.append(f"num_heads {heads} > {most} in layer {layer}")
-    for layer, (hidden, most) in enumerate(
-        zip(arch.hidden_dims, largest.hidden_dims, strict=False)
-    ):
-        if hidden > most:
-            problems.append(f"{hidden} hidden units > {most} in layer {layer}")
-    if problems:
-        raise ValueError(
-            f"this architecture does not fit into the supernet: {'; '.join(problems)}. "
-            "Choose one inside the supernet, or train a larger supernet"
-        )
-
-
-def space_of(name: str, archs: Sequence[VitArch], settings: VitSettings) -> VitSpace:
-    """The space of all options that occur in the given architectures."""
-
-    def options(*values: float) -> tuple[float, ...]:
-        return tuple(sorted(set(values)))
-
-    return VitSpace.model_validate(
-        {
-            "name": name,
-            "embed_dim": options(*(arch.embed_dim for arch in archs)),
-            "depth": options(*(arch.depth for arch in archs)),
-            "num_heads": options(*(heads for arch in archs for heads in arch.num_heads)),
-            "mlp_ratio": options(*(ratio for arch in archs for ratio in arch.mlp_ratio)),
-            "settings": settings,
-        }
-    )
 
 
 _PUBLISHED = {
