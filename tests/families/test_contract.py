@@ -302,6 +302,39 @@ def test_with_settings_changes_the_settings_alone(space: SearchSpace) -> None:
         space.with_settings(num_classes=0)
 
 
+# --- architectures and spaces as chains ----------------------------------------------------------
+
+
+@each_space
+@given(data=st.data())
+def test_links_hold_an_architecture(space: SearchSpace, data: st.DataObject) -> None:
+    """They are what was chosen, in the order of the chain, and give the architecture back."""
+    picked, resolution = data.draw(choices(space)), data.draw(st.sampled_from(space.resolutions))
+    arch = space.compose(picked, resolution)
+    for stage, choice, link in zip(space.chain, picked, arch.links, strict=True):
+        assert link.depth == choice.depth
+        assert link.design == stage.design
+        assert link.options == stage.link(choice).options
+        assert all(len(sizes) == link.depth for sizes in link.sizes.values())
+        assert link.sizes.keys() <= link.options.keys()
+        if len(stage.widths) > 1:
+            assert link.width == stage.widths[choice.width]
+    assert arch.resized_to == (resolution or space.scored_resolution)
+    bare = tuple(link._replace(sizes={}, name=None) for link in arch.links)
+    assert type(arch).from_links(bare, arch.resized_to) == arch
+    assert space.arch_type() is type(arch)
+    assert space.settings_type() is type(space.settings)
+
+
+@each_space
+def test_a_space_is_made_of_its_chain(space: SearchSpace) -> None:
+    sides = tuple(side for side in space.resolutions if side is not None)
+    made = type(space).from_chain(space.chain, sides, name="made", settings=space.settings)
+    assert made.chain == space.chain
+    assert made.resolutions == space.resolutions
+    assert (made.name, made.settings, made.family) == ("made", space.settings, space.family)
+
+
 # --- envelope and containment --------------------------------------------------------------------
 
 
