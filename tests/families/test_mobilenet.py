@@ -344,6 +344,17 @@ def test_wrong_architectures_are_told_in_words() -> None:
         MobileNetSpace.model_validate({**space.model_dump(), "schedule": ((1, 100),)})
     with pytest.raises(ValueError, match="a chain of 5 stages, not 9"):
         check_contains(space.largest, get_space("mobilenet-micro").smallest)
+    first, *others = space.smallest.stages
+    for field, words in (
+        ({"stride": 2}, "stride is 2, not 1, in stage 1"),
+        ({"se": True}, "se is True, not False, in stage 1"),
+        ({"act": "relu"}, "act is relu, not silu, in stage 1"),
+    ):
+        changed = space.smallest.model_copy(
+            update={"stages": (first.model_copy(update=field), *others)}
+        )
+        with pytest.raises(ValueError, match=words):
+            check_contains(space.largest, changed)
 
 
 def test_summary_names_what_was_chosen() -> None:

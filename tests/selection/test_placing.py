@@ -42,6 +42,8 @@ def test_what_fits_nowhere_has_the_smallest() -> None:
 
 def test_of_parameters_alone_it_is_the_one_that_is_scored() -> None:
     assert MOBILENET.scored_resolution == 224
+    assert MOBILENET.with_settings(image_size=1000).scored_resolution == 288
+    assert MOBILENET.with_settings(image_size=208).scored_resolution == 192  # of two the smaller
     assert sides("params=10M") == [224]
     assert sides("params=10M,macs=500M") == [256]
 
