@@ -358,7 +358,7 @@ def test_given_subnets_come_first(mini_file: Path) -> None:
                 VitArch(embed_dim=12, num_heads=(1, 1), mlp_ratio=(1.0, 1.0)),
             ],
             None,
-            "48 hidden units > 24 in layer 0",
+            "mlp_ratio 4 (48 units > 24) in layer 0",
         ),
     ],
 )

@@ -128,7 +128,7 @@ class SearchSpace(Value, Generic[A_co, S_co]):
 
     family: str
     name: str
-    settings: S_co
+    settings: Settings
 
     @property
     def chain(self) -> Chain:
