@@ -14,9 +14,10 @@ from families.test_vit_attention import (
     literal,
     output_and_gradients,
 )
-from prenas.families import get_family, get_space
+from prenas.families import get_space
 from prenas.families.base import SearchSpace
 from prenas.families.mobilenet.blocks import Shortcut
+from prenas.families.vit.published import PUBLISHED
 from prenas.supernet import Supernet
 from prenas.training.gradients import GradientBuffer
 
@@ -91,7 +92,7 @@ def test_a_slice_equals_the_network_cut_out(
 def test_the_published_sizes_equal_what_the_processor_gives(device: torch.device) -> None:
     """At 224 pixels, whatever kernels the device chooses there."""
     space = get_space("tiny")
-    arch = get_family("vit").published["tiny"][0]
+    arch = PUBLISHED["tiny"][0]
     supernet = Supernet(space.supernet, space.settings)
     network = supernet.initialize(torch.Generator().manual_seed(0)).eval().cut(arch)
     images = images_for(space, batch=2)
