@@ -1,9 +1,9 @@
 """The contract of a search-space family: everything the other rooms know about networks.
 
-A family names its space, whose architectures and settings it takes, builds and fills the plain
-network of one architecture, states the work and the tensor names of its parts, and leaves the rest
-to defaults. Which part of the supernet's tensors a subnet owns follows from the shapes of its plain
-network (`Family.owned_boxes`), so it is written down once.
+A family names the type of its spaces, builds and initialises the plain network of one architecture,
+states what each part computes and what its tensors are called, and leaves the rest to defaults.
+Which part of the supernet's tensors a subnet owns follows from the shapes of its plain network
+(`Family.owned_boxes`), so it is written down once.
 """
 
 from __future__ import annotations
@@ -175,9 +175,10 @@ class Family(Generic[A, S]):
     package recognises it.
     """
     initialize: Callable[[nn.Module, torch.Generator], None]
-    """Fills a network that `build` made, every draw from the generator.
+    """(network, generator): fills every parameter in place, and draws from that generator alone.
 
-    Also a module that holds nothing but the classifier, under its name in the network.
+    The network is one that `build` made, or a module that holds nothing but the classifier, under
+    its name in the network.
     """
     work: Callable[[A, S], Sequence[Work]]
     """(arch, settings) -> the multiply-accumulates of every part of the network."""

@@ -112,11 +112,6 @@ class MobileNetArch(Arch):
         return (self.stem, *(stage.width for stage in self.stages))
 
     @property
-    def num_blocks(self) -> int:
-        """In all stages."""
-        return sum(stage.depth for stage in self.stages)
-
-    @property
     def links(self) -> Links:
         stages = tuple(
             Link(

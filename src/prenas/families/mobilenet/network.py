@@ -39,9 +39,10 @@ class MobileNet(nn.Module):
         last = int(arch.widths[-1] * settings.head_expand)
         self.num_features, self.head_hidden_size = last, arch.head
         self.drop_rate = dropout
-        rates = tuple(drop_path_rates) or (0.0,) * arch.num_blocks
-        if len(rates) < arch.num_blocks:
-            raise ValueError(f"{len(rates)} drop-path rates for {arch.num_blocks} blocks")
+        self.num_blocks = arch.num_layers
+        rates = tuple(drop_path_rates) or (0.0,) * self.num_blocks
+        if len(rates) < self.num_blocks:
+            raise ValueError(f"{len(rates)} drop-path rates for {self.num_blocks} blocks")
         stride = settings.stem_stride
         self.conv_stem = nn.Conv2d(
             settings.in_chans, arch.stem, 3, stride=stride, padding=1, bias=False
@@ -97,13 +98,13 @@ class MobileNet(nn.Module):
         return self.forward_head(self.forward_features(images, noise), noise=noise)
 
     def _check_noise(self, images: Tensor, noise: Tensor | None) -> None:
-        needed = self.arch.num_blocks + (self.arch.head if self.drop_rate else 0)
+        needed = self.num_blocks + (self.arch.head if self.drop_rate else 0)
         if noise is not None and (
             noise.ndim != 2 or len(noise) != len(images) or noise.shape[1] < needed
         ):
             raise ValueError(
                 f"noise has shape {tuple(noise.shape)}, but {len(images)} images through "
-                f"{self.arch.num_blocks} blocks need ({len(images)}, {needed} or more)"
+                f"{self.num_blocks} blocks need ({len(images)}, {needed} or more)"
             )
 
     def no_weight_decay(self) -> set[str]:

@@ -71,10 +71,10 @@ def stage_names(arch: MobileNetArch) -> list[StageNames]:
 
 def drop_path_rates(arch: MobileNetArch, rate: float) -> tuple[float, ...]:
     """`rate * i / blocks` for block i of the last two stages, 0 before (as AttentiveNAS)."""
-    first = arch.num_blocks - sum(stage.depth for stage in arch.stages[-2:])
+    num_blocks = arch.num_layers
+    first = num_blocks - sum(stage.depth for stage in arch.stages[-2:])
     return tuple(
-        rate * block / arch.num_blocks if block >= first else 0.0
-        for block in range(arch.num_blocks)
+        rate * block / num_blocks if block >= first else 0.0 for block in range(num_blocks)
     )
 
 
