@@ -94,7 +94,8 @@ def read_arch(text: str, family: str) -> Arch:
     content = text if is_json else path.read_text(encoding="utf-8")
     try:
         fields = json.loads(content)
-        return get_family(family).arch_type.model_validate(fields.get("arch", fields))
+        arch: Arch = get_family(family).arch_type.model_validate(fields.get("arch", fields))
+        return arch
     except ValidationError as error:
         raise ValueError(f"{text} is no {family} architecture: {explain(error)}") from None
     except (json.JSONDecodeError, AttributeError) as error:
