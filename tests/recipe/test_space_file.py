@@ -4,13 +4,14 @@ import json
 import re
 import string
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
+from ruamel.yaml import YAML
 
 import prenas
 from prenas.cost import AXES, count
@@ -55,6 +56,14 @@ def write(tmp_path: Path) -> Write:
         return path
 
     return write
+
+
+def as_yaml(fields: dict[str, Any], *, allow_unicode: bool = True) -> str:
+    """The fields in YAML, as a library writes them."""
+    writer, text = YAML(typ="safe", pure=True), StringIO()
+    writer.allow_unicode = allow_unicode
+    writer.dump(fields, text)
+    return text.getvalue()
 
 
 def refusal(path: str | Path) -> str:
@@ -102,7 +111,7 @@ def test_one_number_is_one_option(axis: str, write: Write) -> None:
 def test_a_byte_order_mark_and_windows_lines_are_read(write: Write) -> None:
     content = b"\xef\xbb\xbf" + GOOD.replace("\n", "\r\n").encode()
     assert read_space(write("good.yaml", content)) == SPACE
-    fields = yaml.safe_load(GOOD)
+    fields = YAML(typ="safe", pure=True).load(GOOD)
     tabs = b"\xef\xbb\xbf" + json.dumps(fields, indent="\t").encode()
     assert read_space(write("good.json", tabs)) == SPACE
 
@@ -127,7 +136,7 @@ def forms(space: SearchSpace) -> list[dict[str, Any]]:
 def test_every_named_space_survives_a_file(name: str, write: Write) -> None:
     space = get_space(name)
     for fields in forms(space):
-        assert read_space(write("a.yaml", yaml.safe_dump(fields))) == space
+        assert read_space(write("a.yaml", as_yaml(fields))) == space
         assert read_space(write("b.yaml", json.dumps(fields))) == space
         assert read_space(write("c.json", json.dumps(fields))) == space
 
@@ -165,11 +174,44 @@ def vit_spaces(draw: st.DrawFn) -> VitSpace:
 def test_any_space_survives_a_file(tmp_path: Path, space: VitSpace, unicode: bool) -> None:
     for fields in forms(space):
         for name, text in (
-            ("any.yaml", yaml.safe_dump(fields, allow_unicode=unicode)),
+            ("any.yaml", as_yaml(fields, allow_unicode=unicode)),
             ("any.json", json.dumps(fields, ensure_ascii=not unicode)),
         ):
             (tmp_path / name).write_text(text, encoding="utf-8")
             assert read_space(tmp_path / name) == space
+
+
+def as_json(word: str) -> object:
+    """What an unquoted word means: JSON's numbers, truth values and null, and texts."""
+    if word == "~":
+        return None
+    try:
+        return json.loads(word)
+    except ValueError:
+        return word
+
+
+@given(
+    st.from_regex(r"-?[0-9.eE+_:xo-]{1,12}", fullmatch=True)
+    | st.sampled_from(["null", "Null", "~", "true", "True", "yes", "no", "on", "y", "2024-01-01"])
+    | st.sampled_from(["NaN", "nan", ".nan", "Infinity", "-Infinity", ".inf", "<<", "="])
+    | st.floats(allow_nan=False).map(repr)
+    | st.integers().map(str)
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example("12:14")
+@example("0x10")
+@example("0o17")
+@example("017")
+@example("1_000")
+@example("1e999")
+def test_unquoted_words_mean_what_json_says(tmp_path: Path, word: str) -> None:
+    """The message shows what was read; YAML 1.1 and other schemas of 1.2 read other values."""
+    assume(word != "---" and not re.search(r"^-+$|:$", word))  # YAML's own signs
+    path = tmp_path / "any.yaml"
+    for version in ("", "%YAML 1.1\n---\n", "%YAML 1.2\n---\n"):
+        path.write_text(f"{version}family: [{word}]", encoding="utf-8")
+        assert f"(given: [{as_json(word)!r}])" in refusal(path)
 
 
 @given(st.text() | st.binary(), st.sampled_from([".yaml", ".json"]))
@@ -220,8 +262,12 @@ def test_the_guides_space_is_read(write: Write) -> None:
         ("embed_dim: [16, 32]", "embed_dim:", ["embed_dim is missing: list its options"]),
         ("embed_dim: [16, 32]", "embed_dim: []", ["embed_dim: no option is given"]),
         ("32\n", "32\nsettings: {image_size: 8}", ["image_size is given twice, beside and under"]),
-        ("32\n", "32\ndepth: 4", ["line 7: depth is given twice"]),
-        ("32\n", "32\nsettings: {head_dim: 8, head_dim: 8}", ["line 7: head_dim is given twice"]),
+        ("32\n", "32\ndepth: 4", ["line 7, column 1: depth is given twice"]),
+        (
+            "32\n",
+            "32\nsettings: {head_dim: 8, head_dim: 8}",
+            ["line 7, column 25: head_dim is given twice"],
+        ),
         ("32\n", "32\nname: 3", ["name: a text is needed (given: 3)"]),
         ("32\n", "32\nname:", ["name: a text is needed (given: None)"]),
         # kinds of values
@@ -283,13 +329,13 @@ def test_all_mistakes_are_named_at_once(write: Write) -> None:
         ("hello\n", "holds a text"),
         ("3\n", "holds a number"),
         ("true\n", "holds true or false"),
-        ("embed_dim: [1,", "line 1: expected"),
-        ("family: vit\n\tdepth: 3", "line 2: found character '\\t'"),
-        ("a: 1\n---\nb: 1", "line 2: a second document begins"),
-        ("a: &a [1]\nb: *a", "line 2: the alias *a is not read"),
-        ("a: &a [*a]", "line 1: the alias *a is not read"),
-        ("? [a]\n: b", "line 1: a field name must be one word"),
-        ("a: \x01", "unacceptable character"),
+        ("embed_dim: [1,", "line 1, column 15: expected"),
+        ("family: vit\n\tdepth: 3", "line 2, column 1: found character '\\t'"),
+        ("a: 1\n---\nb: 1", "line 2, column 1: a second document begins"),
+        ("a: &a [1]\nb: *a", "line 2, column 4: the alias *a is not read"),
+        ("a: &a [*a]", "line 1, column 8: the alias *a is not read"),
+        ("? [a]\n: b", "line 1, column 3: a field name must be one word"),
+        ("a: \x01", "line 1, column 4: unacceptable character U+0001"),
         ("[" * 5000, "nested too deeply"),
     ],
 )
@@ -340,7 +386,24 @@ def test_files_that_are_none(write: Write, tmp_path: Path) -> None:
     assert "is a folder" in refusal(tmp_path)
     assert "must end in .yaml, .yml, .json, .py" in refusal(write("space.txt", GOOD))
     for name in ("bad.yaml", "bad.json"):
-        assert "no UTF-8 text: save it as UTF-8" in refusal(write(name, GOOD.encode("utf-16")))
+        assert "it is not UTF-8 text: save it as UTF-8" in refusal(
+            write(name, GOOD.encode("utf-16"))
+        )
+
+
+@pytest.mark.parametrize("suffix", [".yaml", ".json"])
+def test_large_files_are_not_parsed(suffix: str, write: Write) -> None:
+    """A file that was named by mistake is refused at once, whatever it holds."""
+    text = json.dumps({"name": "x" * 2**18})
+    assert "larger than 256 KiB" in refusal(write(f"bad{suffix}", text))
+    good = GOOD + "#" * (2**18 - len(GOOD))
+    assert read_space(write("good.yaml", good)) == SPACE
+    assert "larger than 256 KiB" in refusal(write("good.yaml", f"{good}#"))
+
+
+def test_a_billion_laughs_are_refused_at_the_first(write: Write) -> None:
+    lines = ["a0: &a0 [x, x]"] + [f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 60)]
+    assert "line 2, column 10: the alias *a0" in refusal(write("bad.yaml", "\n".join(lines)))
 
 
 # --- Python --------------------------------------------------------------------------------------

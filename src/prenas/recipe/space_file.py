@@ -1,20 +1,28 @@
 """Own search spaces from a file: YAML or JSON for what can be listed, Python for the rest.
 
-Numbers are written in YAML as in JSON. YAML 1.1 would read `depth: 12:14` as the number 734 and
-`yes` as 1; here they are texts, so that a slip is an error and not another space.
+The YAML is version 1.2 with its JSON schema: numbers, `true`, `false` and `null` are written as in
+JSON, and every other unquoted word is a text. YAML 1.1 would read `depth: 12:14` as the number 734
+and `yes` as 1; here such a slip is an error and not another space.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import runpy
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import yaml
 from pydantic import ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.composer import Composer, ComposerError
+from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.events import AliasEvent, ScalarEvent
+from ruamel.yaml.nodes import MappingNode
+from ruamel.yaml.reader import ReaderError
+from ruamel.yaml.resolver import VersionedResolver
 
 from prenas.families import (
     all_spaces,
@@ -27,6 +35,7 @@ from prenas.families.base import SearchSpace
 from prenas.values import explain, unknown_name
 
 SUFFIXES = (".yaml", ".yml", ".json", ".py")
+_MOST_BYTES = 2**18  # a space takes a few hundred; a large file given by mistake is not parsed
 
 
 def names_a_space_file(text: str) -> bool:
@@ -155,21 +164,24 @@ def _tuples(value: Any) -> Any:
 
 def _read_document(file: Path) -> object:
     """The plain values of a YAML or JSON file; None if it holds none."""
+    with file.open("rb") as stream:
+        content = stream.read(_MOST_BYTES + 1)
+    if len(content) > _MOST_BYTES:
+        raise ValueError(
+            f"{file} is larger than {_MOST_BYTES // 1024} KiB, too large for a space file: check "
+            "the path"
+        )
     try:
-        text = file.read_text(encoding="utf-8-sig")  # with or without a byte-order mark
+        text = content.decode("utf-8-sig")  # with or without a byte-order mark
         if not text.strip():
             return None
         if file.suffix.lower() == ".json":
             return json.loads(text, object_pairs_hook=_unique)
-        return _Yaml(yaml.parse(text, Loader=yaml.SafeLoader)).document()
+        return _parse_yaml(text)
     except UnicodeDecodeError:
-        problem = "this is no UTF-8 text: save it as UTF-8"
+        problem = "it is not UTF-8 text: save it as UTF-8"
     except RecursionError:
-        problem = "this is nested too deeply for a space"
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f"line {mark.line + 1}: " if mark else ""
-        problem = f"{line}{getattr(error, 'problem', None) or str(error).splitlines()[0]}"
+        problem = "it is nested too deeply for a space"
     except ValueError as error:  # with its line
         problem = str(error)
     raise ValueError(f"{file} cannot be read: {problem}")
@@ -185,70 +197,68 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return fields
 
 
-class _Yaml:
-    """Plain values from the parser's events, so that no tag or alias can make anything else.
+class _PlainComposer(Composer):
+    """Refuses what could make anything but plain values: tags, aliases, keys that are not words.
 
-    Numbers and truth values are those of JSON, every other unquoted word is a text.
+    Without aliases a text cannot grow when it is read, and repeated keys are refused with a line.
     """
 
-    def __init__(self, events: Iterator[yaml.Event]) -> None:
-        self._events = events
-
-    def document(self) -> object:
-        """The one document; None if there is none."""
-        value = None
-        num_documents = 0
-        for event in self._events:
-            if isinstance(event, yaml.DocumentStartEvent):
-                num_documents += 1
-                if num_documents > 1:
-                    raise _refusal("a second document begins: keep one", event)
-                value = self._value(next(self._events))
-        return value
-
-    def _value(self, event: yaml.Event) -> Any:
-        if isinstance(event, yaml.AliasEvent):
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.parser.peek_event()
+        is_key = isinstance(parent, MappingNode) and index is None
+        if isinstance(event, AliasEvent):
             raise _refusal(f"the alias *{event.anchor} is not read: write its value", event)
-        if (tag := getattr(event, "tag", None)) is not None:
-            raise _refusal(f"the tag {tag} is not read: write a plain value", event)
-        if isinstance(event, yaml.SequenceStartEvent):
-            return [self._value(e) for e in self._until(yaml.SequenceEndEvent)]
-        if isinstance(event, yaml.MappingStartEvent):
-            return self._mapping()
-        assert isinstance(event, yaml.ScalarEvent), f"unexpected {event!r}"
-        return _plain(event.value) if event.style is None else event.value
-
-    def _mapping(self) -> dict[str, Any]:
-        fields: dict[str, Any] = {}
-        for event in self._until(yaml.MappingEndEvent):
-            if not isinstance(event, yaml.ScalarEvent):
-                raise _refusal("a field name must be one word", event)
-            if event.value in fields:
-                raise _refusal(f"{event.value} is given twice: keep one of them", event)
-            fields[event.value] = self._value(next(self._events))
-        return fields
-
-    def _until(self, end: type[yaml.Event]) -> Iterator[yaml.Event]:
-        for event in self._events:
-            if isinstance(event, end):
-                return
-            yield event
+        if event.tag is not None:
+            raise _refusal(f"the tag {event.tag} is not read: write a plain value", event)
+        if is_key and not isinstance(event, ScalarEvent):
+            raise _refusal("a field name must be one word", event)
+        node = super().compose_node(parent, index)
+        if is_key and any(key.value == node.value for key, _ in parent.value):
+            raise _refusal(f"{node.value} is given twice: keep one of them", event)
+        return node
 
 
-def _plain(text: str) -> object:
-    """What an unquoted YAML word means."""
-    if text in ("", "~", "null"):
-        return None
+class _JsonSchema(VersionedResolver):
+    """What an unquoted word means: the JSON schema of YAML 1.2, with Python's NaN and Infinity."""
+
+    processing_version = (1, 2)  # whatever version a directive in the file names
+    versioned_resolver: ClassVar[dict[str | None, list[tuple[str, re.Pattern[str]]]]] = {
+        None: [  # whatever the first character is
+            ("tag:yaml.org,2002:null", re.compile(r"(?:null|~|)\Z")),
+            ("tag:yaml.org,2002:bool", re.compile(r"(?:true|false)\Z")),
+            # A thousand digits: more than any size has, fewer than Python refuses to convert.
+            ("tag:yaml.org,2002:int", re.compile(r"-?(?:0|[1-9][0-9]{0,999})\Z")),
+            (
+                "tag:yaml.org,2002:float",
+                re.compile(
+                    r"-?(?:0|[1-9][0-9]*)(?=[.eE])(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?\Z"
+                    r"|NaN\Z|-?Infinity\Z"
+                ),
+            ),
+        ]
+    }
+
+
+def _parse_yaml(text: str) -> object:
+    """The plain values of a YAML text; ValueError with line and column."""
+    reader = YAML(typ="safe", pure=True)  # the parser in C would not use these two
+    reader.Composer, reader.Resolver = _PlainComposer, _JsonSchema
+    reader.composer.warn_double_anchors = False  # nothing refers to them
     try:
-        value = json.loads(text)
-    except ValueError:
-        return text
-    return value if isinstance(value, (bool, int, float)) else text
+        return reader.load(text)
+    except ReaderError as error:
+        before = text[: error.position]
+        line, column = before.count("\n"), error.position - before.rfind("\n") - 1
+        problem = f"unacceptable character U+{error.character:04X}"
+    except MarkedYAMLError as error:
+        line, column = error.problem_mark.line, error.problem_mark.column
+        is_second = isinstance(error, ComposerError)  # what else it refuses comes from above
+        problem = "a second document begins: keep one" if is_second else error.problem
+    raise ValueError(f"line {line + 1}, column {column + 1}: {problem}")
 
 
-def _refusal(problem: str, event: yaml.Event) -> ValueError:
-    assert event.start_mark is not None, f"{event!r} does not know its line"
-    return ValueError(f"line {event.start_mark.line + 1}: {problem}")
+def _refusal(problem: str, event: Any) -> MarkedYAMLError:
+    return MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
 
 
 # --- Python --------------------------------------------------------------------------------------
