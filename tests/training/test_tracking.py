@@ -1,22 +1,21 @@
 """Trackers follow a training: they show its numbers once, change nothing and stop nothing."""
 
 import logging
-import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
-from accelerate import tracking as theirs
-from accelerate.state import PartialState
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.metadata import SESSION_START_INFO_TAG
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from prenas import pipeline
 from prenas.runs.log import MetricsLog, read_log
+from prenas.training import tracking
 from prenas.training.tracking import check_trackers, open_trackers, scalars
 from training.runs import (
     StoppedError,
@@ -38,17 +37,6 @@ CONFIG: dict[str, Any] = {
     "budgets": ["params=1k"],
     "test": None,
 }
-
-
-@pytest.fixture(autouse=True)
-def accelerate_is_left_alone() -> Iterator[None]:
-    """No test may leave a trace in accelerate or torch.distributed."""
-    log, threads = theirs.logger, torch.get_num_threads()
-    yield
-    assert PartialState._shared_state == {}
-    assert not torch.distributed.is_initialized()
-    assert torch.get_num_threads() == threads
-    assert theirs.logger is log
 
 
 def shown(folder: Path) -> dict[str, dict[int, float]]:
@@ -166,80 +154,125 @@ def test_a_tracked_training_is_the_same_training(searched: Path, finished_run: P
     assert ends == [1, 2]  # the first stands for the restart
 
 
-def test_accelerate_is_asked_for_no_process_group(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where a launcher has set the variables from which accelerate would make one."""
-    variables = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-    for name, value in {**variables, "MASTER_PORT": "1"}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(torch.distributed, "init_process_group", never)
-    before = dict(os.environ)
-    with open_trackers(["tensorboard"], tmp_path, "run", CONFIG, 0) as sinks:
-        sinks[0](STEP)
-        assert PartialState._shared_state == {}
-    assert dict(os.environ) == before
-    assert shown(tmp_path)["train/loss"] == {1: 1.0}
+# --- Weights & Biases, MLflow ---------------------------------------------------------------------
+
+LONG_CONFIG = {**CONFIG, **{f"field{n}": n for n in range(300)}}
+PLAIN_CONFIG = {**LONG_CONFIG, "budgets": '["params=1k"]', "test": "null"}
+
+
+def two_steps(name: str, folder: Path) -> None:
+    with open_trackers([name], folder, "my run", LONG_CONFIG, 0) as (sink,):
+        sink(STEP)
+        sink({**STEP, "step": 2, "loss": 0.5})
+
+
+class Wandb(SimpleNamespace):
+    """Stands for the package, and for the run that it starts."""
+
+    def __init__(self) -> None:
+        super().__init__(logged={}, finished=False)
+
+    def init(self, **started: Any) -> "Wandb":
+        self.started = started
+        return self
+
+    def __enter__(self) -> "Wandb":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.finished = True
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        self.logged[step] = values
+
+
+def test_wandb_gets_recipe_and_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = Wandb()
+    monkeypatch.setitem(sys.modules, "wandb", package)
+    monkeypatch.setattr(tracking, "find_spec", lambda name: name)
+    two_steps("wandb", tmp_path)
+    assert package.started == {
+        "project": "prenas",
+        "name": "my run",
+        "dir": str(tmp_path),
+        "config": PLAIN_CONFIG,
+    }
+    assert package.logged == {
+        1: {"train/loss": 1.0, "train/lr": 0.1},
+        2: {"train/loss": 0.5, "train/lr": 0.1},
+    }
+    assert package.finished
+
+
+def test_wandb_itself_takes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    two_steps("wandb", tmp_path)
+    (stored,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    content = stored.read_bytes()
+    assert b"train/loss" in content
+    assert b"field299" in content
+
+
+def test_mlflow_itself_takes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also more fields than it takes in one call."""
+    mlflow: Any = pytest.importorskip("mlflow")
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    two_steps("mlflow", tmp_path)
+    assert mlflow.active_run() is None
+    client = mlflow.MlflowClient()
+    experiment = client.get_experiment_by_name("prenas")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.run_name == "my run"
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {name: str(value) for name, value in PLAIN_CONFIG.items()}
+    history = client.get_metric_history(run.info.run_id, "train/loss")
+    assert {metric.step: metric.value for metric in history} == {1: 1.0, 2: 0.5}
 
 
 # --- what goes wrong -----------------------------------------------------------------------------
 
 
 class Recorder:
-    """Stands for a tracker of accelerate."""
+    """Stands for a tracker."""
 
-    name = "recorder"
-    requires_logging_directory = False
-    finished = 0
+    def __init__(self, *, starts: bool = True, logs: bool = True) -> None:
+        self._starts, self._logs = starts, logs
+        self.num_logged = self.num_finished = 0
 
-    def __init__(self, run_name: str) -> None:
-        self.run_name, self.logged = run_name, 0
+    @contextmanager
+    def __call__(self, run: Any) -> Iterator[Callable[[Mapping[str, float], int], None]]:
+        assert run.config["budgets"] == '["params=1k"]'
+        if not self._starts:
+            raise PermissionError("log in first")
+        yield self._log
+        self.num_finished += 1
+        if not self._logs:
+            raise ConnectionError("still no network")
 
-    def start(self) -> None:
-        pass
-
-    def store_init_configuration(self, values: dict[str, Any]) -> None:
-        assert values["budgets"] == '["params=1k"]'
-
-    def log(self, values: dict[str, float], step: int) -> None:
-        self.logged += 1
-
-    def finish(self) -> None:
-        type(self).finished += 1
-
-
-class Unplugged(Recorder):
-    name = "unplugged"
-    finished = 0
-
-    def log(self, values: dict[str, float], step: int) -> None:
-        raise ConnectionError(f"no network at step {step}")
-
-    def finish(self) -> None:
-        raise ConnectionError("still no network")
-
-
-class Stranger(Recorder):
-    name = "stranger"
-
-    def start(self) -> None:
-        raise PermissionError("log in first")
+    def _log(self, values: Mapping[str, float], step: int) -> None:
+        self.num_logged += 1
+        if not self._logs:
+            raise ConnectionError(f"no network at step {step}")
 
 
 @pytest.fixture
-def recorders(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three trackers more, as if accelerate knew them."""
-    for tracker in (Recorder, Unplugged, Stranger):
-        monkeypatch.setitem(theirs.LOGGER_TYPE_TO_CLASS, tracker.name, tracker)
-        monkeypatch.setattr(tracker, "finished", 0)
-    names = [*theirs.get_available_trackers(), "recorder", "unplugged", "stranger"]
-    monkeypatch.setattr(theirs, "_available_trackers", names)
+def recorders(monkeypatch: pytest.MonkeyPatch) -> dict[str, Recorder]:
+    """Three trackers more, as if they were known and installed."""
+    made = {
+        "recorder": Recorder(),
+        "unplugged": Recorder(logs=False),
+        "stranger": Recorder(starts=False),
+    }
+    for name, recorder in made.items():
+        monkeypatch.setitem(tracking._TRACKERS, name, recorder)
+    monkeypatch.setattr(tracking, "find_spec", lambda name: name)
+    return made
 
 
-@pytest.mark.usefixtures("recorders")
 def test_a_tracker_that_fails_warns_once_and_stops_nothing(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, recorders: dict[str, Recorder]
 ) -> None:
     names = ["unplugged", "tensorboard", "recorder", "tensorboard"]
     with (
@@ -255,12 +288,14 @@ def test_a_tracker_that_fails_warns_once_and_stops_nothing(
     assert "metrics.jsonl" in first
     assert "tracker unplugged did not finish" in last
     assert set(shown(tmp_path)["train/loss"]) == {1, 2, 3}
-    assert Recorder.finished == 1
+    assert (recorders["unplugged"].num_logged, recorders["unplugged"].num_finished) == (1, 1)
+    assert (recorders["recorder"].num_logged, recorders["recorder"].num_finished) == (3, 1)
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
 
 
-@pytest.mark.usefixtures("recorders")
-def test_a_tracker_that_does_not_start_is_an_error(tmp_path: Path) -> None:
+def test_a_tracker_that_does_not_start_is_an_error(
+    tmp_path: Path, recorders: dict[str, Recorder]
+) -> None:
     """Before the first step, and those that did start are finished."""
     message = r"'stranger' does not start \(PermissionError: log in first\).*train without"
     with (
@@ -268,7 +303,7 @@ def test_a_tracker_that_does_not_start_is_an_error(tmp_path: Path) -> None:
         open_trackers(["recorder", "stranger"], tmp_path, "run", CONFIG, 0),
     ):
         never()
-    assert Recorder.finished == 1
+    assert recorders["recorder"].num_finished == 1
 
 
 def test_an_error_of_the_training_finishes_them(searched: Path) -> None:
@@ -278,16 +313,13 @@ def test_an_error_of_the_training_finishes_them(searched: Path) -> None:
 
 
 def test_trackers_that_are_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(theirs, "_available_trackers", ["tensorboard"])
-    with pytest.raises(ValueError, match=r"'tensorbord' is unknown.* Installed: tensorboard;"):
+    with pytest.raises(ValueError, match=r"'tensorbord': did you mean 'tensorboard'\?.* mlflow, "):
         check_trackers(["tensorboard", "tensorbord"])
+    monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ValueError, match=r"'wandb' is not installed: pip install wandb"):
-        check_trackers(["wandb"])
-    monkeypatch.setattr(theirs, "_available_trackers", [])
-    with pytest.raises(ValueError, match=r"Installed: none; others: aim, .*wandb"):
-        check_trackers(["tensorboard"])
-    monkeypatch.setitem(sys.modules, "accelerate.tracking", None)
-    with pytest.raises(ValueError, match="pip install accelerate tensorboard"):
+        check_trackers(["tensorboard", "wandb"])
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(ValueError, match="pip install tensorboard"):
         check_trackers(["tensorboard"])
     check_trackers([])  # who tracks nothing needs nothing
     with open_trackers([], tmp_path, "run", CONFIG, 0) as sinks:
@@ -297,9 +329,9 @@ def test_trackers_that_are_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 def test_unknown_trackers_are_refused_before_anything_is_spent(
     tmp_path: Path, searched: Path
 ) -> None:
-    with pytest.raises(ValueError, match="'notes' is unknown"):
+    with pytest.raises(ValueError, match="unknown tracker 'notes'"):
         pipeline.run(mini_recipe(), tmp_path / "run", track=["notes"])
     assert not (tmp_path / "run").exists()
-    with pytest.raises(ValueError, match="'notes' is unknown"):
+    with pytest.raises(ValueError, match="unknown tracker 'notes'"):
         pipeline.train(searched, track=["notes"])
     assert not (searched / "data.json").exists()

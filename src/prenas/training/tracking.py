@@ -1,4 +1,4 @@
-"""Experiment trackers, through accelerate: TensorBoard, Weights & Biases, MLflow and others.
+"""Experiment trackers: TensorBoard, Weights & Biases and MLflow, each through its own library.
 
 A tracker only follows: it decides nothing, and what goes wrong with it never stops a training.
 """
@@ -7,39 +7,89 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from prenas import artifacts
 from prenas.runs.log import Sink
+from prenas.values import unknown_name
 
 _logger = logging.getLogger(__name__)
 _PROJECT = "prenas"  # under which trackers that serve many projects file the run
 
 
+class _Run(NamedTuple):
+    """What a tracker is told at its start."""
+
+    folder: Path
+    name: str
+    config: Mapping[str, bool | int | float | str]
+    first_step: int
+
+
+_Log = Callable[[Mapping[str, float], int], object]
+"""Takes numbers by name, and their step."""
+
+
+@contextmanager
+def _tensorboard(run: _Run) -> Iterator[_Log]:
+    from torch.utils.tensorboard import SummaryWriter
+    from torch.utils.tensorboard.summary import hparams
+
+    folder = run.folder / artifacts.TENSORBOARD
+    with SummaryWriter(folder, purge_step=run.first_step) as writer:
+        # `add_hparams` would make one more folder, named by the clock, at every start.
+        for summary in hparams(run.config, {}):  # type: ignore[no-untyped-call]
+            writer.file_writer.add_summary(summary)
+
+        def log(values: Mapping[str, float], step: int) -> None:
+            for name, value in values.items():
+                writer.add_scalar(name, value, step)
+            writer.flush()
+
+        yield log
+
+
+@contextmanager
+def _wandb(run: _Run) -> Iterator[_Log]:
+    import wandb
+
+    with wandb.init(
+        project=_PROJECT, name=run.name, dir=str(run.folder), config=dict(run.config)
+    ) as started:
+        yield lambda values, step: started.log(dict(values), step=step)
+
+
+@contextmanager
+def _mlflow(run: _Run) -> Iterator[_Log]:
+    import mlflow
+
+    mlflow.set_experiment(_PROJECT)
+    with mlflow.start_run(run_name=run.name):
+        fields = list(run.config.items())
+        for start in range(0, len(fields), 100):  # as many as MLflow takes in one call
+            mlflow.log_params(dict(fields[start : start + 100]))
+        yield lambda values, step: mlflow.log_metrics(dict(values), step=step)
+
+
+_TRACKERS: dict[str, Callable[[_Run], AbstractContextManager[_Log]]] = {
+    "tensorboard": _tensorboard,
+    "wandb": _wandb,
+    "mlflow": _mlflow,
+}
+"""Name of a tracker, which is also the package to install, -> what starts and finishes it."""
+
+
 def check_trackers(names: Sequence[str]) -> None:
     """Raises ValueError unless every tracker is known and installed; names those that are."""
-    if not names:
-        return
-    try:
-        from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
-    except ImportError:
-        raise ValueError(
-            f"tracking by {', '.join(names)} needs accelerate, which is not installed: "
-            f"pip install accelerate {' '.join(names)}"
-        ) from None
-    installed = sorted(map(str, get_available_trackers()))
     for name in names:
-        if name in installed:
-            continue
-        missing = sorted(set(map(str, LOGGER_TYPE_TO_CLASS)) - set(installed))
-        remedy = f"pip install {name}" if name in missing else "name one of these"
-        raise ValueError(
-            f"tracker {name!r} is {'not installed' if name in missing else 'unknown'}: {remedy}. "
-            f"Installed: {', '.join(installed) or 'none'}; others: {', '.join(missing)}"
-        )
+        if name not in _TRACKERS:
+            raise unknown_name("tracker", name, _TRACKERS)
+        if find_spec(name) is None:
+            raise ValueError(f"tracker {name!r} is not installed: pip install {name}")
 
 
 @contextmanager
@@ -52,10 +102,10 @@ def open_trackers(
 ) -> Iterator[list[Sink]]:
     """Starts trackers, gives one sink for each, and finishes them at the end.
 
-    One process of a training calls it. No process group is made, no device chosen.
+    One process of a training calls it.
 
     Args:
-        names: as accelerate calls them; TensorBoard writes to `FOLDER/tensorboard`.
+        names: `tensorboard`, which writes to `FOLDER/tensorboard`, `wandb` or `mlflow`.
         config: the recipe's fields by dotted name.
         first_step: steps finished before; TensorBoard drops what an earlier call wrote from this
             step on.
@@ -64,21 +114,24 @@ def open_trackers(
         ValueError: a tracker is unknown, not installed, or does not start.
     """
     check_trackers(names)
+    plain = {
+        field: value if isinstance(value, (bool, int, float, str)) else json.dumps(value)
+        for field, value in config.items()
+    }
+    run = _Run(folder, run_name, plain, first_step)
     with ExitStack() as stack:
-        if names:
-            stack.enter_context(_accelerate_without_its_state())
         sinks = []
         for name in dict.fromkeys(names):
+            tracker = ExitStack()
             try:
-                tracker = _start(name, folder, run_name, first_step)
-                stack.callback(_finish, name, tracker)
-                _store(name, tracker, config)
+                log = tracker.enter_context(_TRACKERS[name](run))
             except Exception as error:  # each library has errors of its own
                 raise ValueError(
-                    f"tracker {name!r} does not start ({type(error).__name__}: {error}): mend "
+                    f"tracker {name!r} does not start ({type(error).__name__}: {error}): fix "
                     "that, or train without it"
                 ) from error
-            sinks.append(_sink(name, tracker))
+            stack.callback(_finish, name, tracker)
+            sinks.append(_sink(name, log))
         yield sinks
 
 
@@ -96,45 +149,7 @@ def scalars(record: Mapping[str, Any]) -> dict[str, float]:
     return {f"{prefix}/{n}": record[n] for n in names if record.get(n) is not None}
 
 
-def _start(name: str, folder: Path, run_name: str, first_step: int) -> Any:
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
-
-    tracker_type = LOGGER_TYPE_TO_CLASS[name]
-    options: dict[str, Any] = {"run_name": run_name}
-    if tracker_type.requires_logging_directory:
-        options["logging_dir"] = str(folder)
-    # What accelerate calls the run's name is a folder to the first, and a project to the second.
-    if name == "tensorboard":
-        options |= {"run_name": artifacts.TENSORBOARD, "purge_step": first_step}
-    elif name == "wandb":
-        options |= {"run_name": _PROJECT, "name": run_name, "dir": str(folder)}
-    elif name == "mlflow":
-        options["experiment_name"] = _PROJECT
-    tracker = tracker_type(**options)
-    # Else each call asks accelerate's PartialState for its rank: that would choose a device, set
-    # numbers of threads, and join or make a process group.
-    tracker.main_process_only = False
-    tracker.start()
-    return tracker
-
-
-def _store(name: str, tracker: Any, config: Mapping[str, Any]) -> None:
-    """Hands the recipe over, as plain values."""
-    plain = {
-        field: value if isinstance(value, (bool, int, float, str)) else json.dumps(value)
-        for field, value in config.items()
-    }
-    if name != "tensorboard":
-        tracker.store_init_configuration(plain)
-        return
-    from torch.utils.tensorboard.summary import hparams
-
-    # accelerate's way makes two folders, named by the clock, at every start.
-    for document in hparams(plain, {}):  # type: ignore[no-untyped-call]
-        tracker.tracker.file_writer.add_summary(document)
-
-
-def _sink(name: str, tracker: Any) -> Sink:
+def _sink(name: str, log: _Log) -> Sink:
     has_failed = False
 
     def sink(record: Mapping[str, Any]) -> None:
@@ -143,12 +158,12 @@ def _sink(name: str, tracker: Any) -> Sink:
         if has_failed or not values:
             return
         try:
-            tracker.log(values, step=record["step"])
+            log(values, record["step"])
         except Exception as error:  # a network that is down must not cost a training
             has_failed = True  # nor the time of one more attempt at every record
             _logger.warning(
-                "tracker %s failed (%s: %s): it gets nothing more of this training, which goes "
-                "on; all numbers are in %s",
+                "tracker %s failed (%s: %s): it gets no further numbers; the training goes on, and "
+                "%s holds all of them",
                 name,
                 type(error).__name__,
                 error,
@@ -158,31 +173,8 @@ def _sink(name: str, tracker: Any) -> Sink:
     return sink
 
 
-def _finish(name: str, tracker: Any) -> None:
+def _finish(name: str, tracker: ExitStack) -> None:
     try:
-        tracker.finish()
+        tracker.close()
     except Exception as error:
         _logger.warning("tracker %s did not finish (%s: %s)", name, type(error).__name__, error)
-
-
-class _PlainLog(logging.LoggerAdapter[logging.Logger]):
-    """What accelerate's trackers ask of a log."""
-
-    def warning_once(self, message: str) -> None:
-        self.warning(message)
-
-
-@contextmanager
-def _accelerate_without_its_state() -> Iterator[None]:
-    """For a while, accelerate's trackers speak through a plain log.
-
-    Theirs refuses to speak, even to say nothing, before PartialState is there; see `_start`.
-    """
-    from accelerate import tracking
-
-    theirs = tracking.logger
-    tracking.logger = _PlainLog(logging.getLogger(tracking.__name__), {})
-    try:
-        yield
-    finally:
-        tracking.logger = theirs
