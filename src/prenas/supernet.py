@@ -17,7 +17,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from prenas.families import build_shared, build_structure, family_of
 from prenas.families.base import (
@@ -33,6 +32,7 @@ from prenas.families.base import (
 Statistics = Mapping[str, Tensor]
 """What a subnet knows of its own of the images that flow through it: buffers by name."""
 
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 _Mode = Literal["training", "evaluating", "observing"]
 
@@ -71,7 +71,7 @@ def _in_mode(network: nn.Module, mode: _Mode) -> nn.Module:
     """
     network.train(mode == "training")
     for module in network.modules():
-        if isinstance(module, _BatchNorm):
+        if isinstance(module, _BATCH_NORMS):
             module.track_running_stats = mode == "observing"
             if mode == "observing":
                 module.train()
@@ -84,7 +84,7 @@ def statistic_names(network: nn.Module) -> tuple[str, ...]:
     return tuple(
         f"{path}.{name}" if path else name
         for path, module in network.named_modules()
-        if isinstance(module, _BatchNorm)
+        if isinstance(module, _BATCH_NORMS)
         for name, _ in module.named_buffers(recurse=False)
     )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import chain
 
 from torch import Tensor, nn
 
@@ -35,7 +36,6 @@ class BoundSubnets:
 
     def __init__(self, supernet: Supernet, *, compiled_for: int | None = None) -> None:
         self._supernet, self._compiled_for = supernet, compiled_for
-        self._modules = tuple(supernet.network.modules())
         self._kept = lru_cache(maxsize=MOST_KEPT)(self._make)
         self._places: list[tuple[int, int, bool]] = []
 
@@ -73,14 +73,12 @@ class BoundSubnets:
         Moving or casting a network, and loading by assignment, put other memory behind it. What
         views hold on to is not freed, so no address comes back while they are kept.
         """
+        network = self._supernet.network
         return [
             (
                 tensor.data_ptr(),
                 0 if tensor.grad is None else tensor.grad.data_ptr(),
                 tensor.requires_grad,
             )
-            for module in self._modules
-            for tensors in (module._parameters, module._buffers)
-            for tensor in tensors.values()
-            if tensor is not None
+            for tensor in chain(network.parameters(), network.buffers())
         ]
