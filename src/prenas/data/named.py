@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,10 +14,6 @@ import numpy as np
 from prenas.data.pictures import ArrayPictures, PictureSet
 
 _DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
-_FASHION_NAMES = (
-    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
-    "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
-)  # fmt: skip
 
 
 class NamedSet(NamedTuple):
@@ -67,55 +64,54 @@ def _digits(root: str | None) -> NamedSet:
     )
 
 
-def _cifar(kind: str) -> Callable[[str | None], NamedSet]:
-    def opened(root: str | None) -> NamedSet:
-        import torchvision.datasets
+def _torchvision(kind: str, root: str | None) -> NamedSet:
+    """A set of torchvision's with its two splits, read from `root` or downloaded to the cache."""
+    import torchvision.datasets
 
-        reader = getattr(torchvision.datasets, kind)
-        parts = {
-            name: _downloaded(
-                kind, root, lambda folder, t=is_train, **options: reader(folder, train=t, **options)
-            )
-            for name, is_train in (("train", True), ("test", False))
-        }
-        return NamedSet(
-            tuple(parts["train"].classes),
-            {name: _of_arrays(part.data, part.targets) for name, part in parts.items()},
+    reader = getattr(torchvision.datasets, kind)
+    if root is None:
+        folder: str | Path = download_folder()
+        problem = f"{kind} is not in {folder} and cannot be downloaded"
+        remedy = (
+            "put it there, or say where it is with --set data.root=FOLDER, or --data FOLDER for "
+            "image folders or tars"
         )
-
-    return opened
+    else:
+        folder = root
+        problem = f"{root} does not hold {kind} as torchvision keeps it"
+        remedy = "give the folder that holds it, or leave data.root out to download it"
+    try:
+        parts = {
+            name: reader(folder, train=name == "train", download=root is None)
+            for name in ("train", "test")
+        }
+    except (RuntimeError, OSError) as error:
+        raise ValueError(f"{problem} ({error}): {remedy}") from None
+    return NamedSet(
+        tuple(parts["train"].classes),
+        {name: _of_arrays(np.asarray(part.data), part.targets) for name, part in parts.items()},
+    )
 
 
 def _fashion_mnist(root: str | None) -> NamedSet:
     """60,000 and 10,000 grey pictures of clothes, 28 x 28.
 
-    From a folder of the four original files (`train-images-idx3-ubyte.gz`, ...; Debian's package
-    dataset-fashion-mnist has them), or torchvision's folder, downloaded where it is missing.
+    From a folder of the four original files (`train-images-idx3-ubyte.gz`, ...), which torchvision
+    does not read and which Debian's package dataset-fashion-mnist has; else from torchvision's.
     """
+    folder = Path(root) if root else _DEBIAN_FASHION_MNIST
+    if not (folder / "train-images-idx3-ubyte.gz").is_file():
+        return _torchvision("FashionMNIST", root)
     from torchvision.datasets import FashionMNIST
 
-    folder = Path(root) if root else _DEBIAN_FASHION_MNIST
-    if (folder / "train-images-idx3-ubyte.gz").is_file():
-        pools = {
-            name: _of_arrays(
-                _read_idx(folder / f"{prefix}-images-idx3-ubyte.gz"),
-                _read_idx(folder / f"{prefix}-labels-idx1-ubyte.gz"),
-            )
-            for name, prefix in (("train", "train"), ("test", "t10k"))
-        }
-        return NamedSet(_FASHION_NAMES, pools)
-    parts = {
-        name: _downloaded(
-            "FashionMNIST",
-            root,
-            lambda at, t=is_train, **options: FashionMNIST(at, train=t, **options),
+    pools = {
+        name: _of_arrays(
+            _read_idx(folder / f"{prefix}-images-idx3-ubyte.gz"),
+            _read_idx(folder / f"{prefix}-labels-idx1-ubyte.gz"),
         )
-        for name, is_train in (("train", True), ("test", False))
+        for name, prefix in (("train", "train"), ("test", "t10k"))
     }
-    return NamedSet(
-        _FASHION_NAMES,
-        {name: _of_arrays(part.data.numpy(), part.targets) for name, part in parts.items()},
-    )
+    return NamedSet(tuple(FashionMNIST.classes), pools)
 
 
 def _read_idx(path: Path) -> np.ndarray[Any, Any]:
@@ -130,29 +126,9 @@ def _read_idx(path: Path) -> np.ndarray[Any, Any]:
         raise ValueError(f"{path} is damaged or missing ({error}): restore it") from None
 
 
-def _downloaded(kind: str, root: str | None, read: Callable[..., Any]) -> Any:
-    """torchvision's set: from the given folder, or from the cache, fetched there first."""
-    if root is not None:
-        try:
-            return read(root, download=False)
-        except (RuntimeError, OSError) as error:
-            raise ValueError(
-                f"{root} does not hold {kind} as torchvision keeps it ({error}): give the folder "
-                "that holds it, or leave data.root out to download it"
-            ) from None
-    folder = download_folder()
-    try:
-        return read(folder, download=True)
-    except (RuntimeError, OSError) as error:
-        raise ValueError(
-            f"{kind} is not in {folder} and cannot be downloaded ({error}): put it there, or say "
-            "where it is with --set data.root=FOLDER, or --data FOLDER for image folders or tars"
-        ) from None
-
-
 NAMED: dict[str, Callable[[str | None], NamedSet]] = {
     "digits": _digits,
-    "cifar10": _cifar("CIFAR10"),
-    "cifar100": _cifar("CIFAR100"),
+    "cifar10": partial(_torchvision, "CIFAR10"),
+    "cifar100": partial(_torchvision, "CIFAR100"),
     "fashion-mnist": _fashion_mnist,
 }
