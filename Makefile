@@ -3,9 +3,10 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+LOWEST := .venv-lowest
 RUN    ?= runs/digits
 
-.PHONY: demo test check install bench clean
+.PHONY: demo test check lowest install bench clean
 
 # One thread: on networks this small more gain little, and wait for each other on a busy machine.
 demo: install  ## the whole method on scikit-learn's digits: table, plot, models
@@ -24,6 +25,16 @@ check: install  ## the quick form for every day: lint, types, fast tests
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2 --dist loadfile -q -m "not slow"
 
+lowest: $(LOWEST)/installed  ## fast tests with the lowest declared versions of everything (GBs to download)
+	$(LOWEST)/bin/pytest -n 2 --dist loadfile -q -m "not slow"
+
+$(LOWEST)/installed: pyproject.toml
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/pip install --quiet uv
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python \
+		--resolution lowest-direct --editable '.[dev]'
+	touch $@
+
 bench: install  ## ratios measured side by side, printed and saved under results/
 	$(BIN)/python -m benchmarks
 
@@ -35,4 +46,4 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) .mypy_cache .pytest_cache .ruff_cache .hypothesis
