@@ -174,6 +174,38 @@ def test_everything_of_alphanet_at_once(drops_in: Any, parts: int) -> None:
         assert outcome.loss == pytest.approx(recorded, rel=1e-5)
 
 
+def moved_by(recipe: TrainingRecipe) -> tuple[Tensor, Outcome]:
+    """How far one step moves the weights, [all of them]."""
+    step = new_step(recipe)
+    before = torch.nn.utils.parameters_to_vector(step.supernet.parameters()).detach().clone()
+    outcome = step(0, next(batches()))
+    after = torch.nn.utils.parameters_to_vector(step.supernet.parameters()).detach()
+    return after - before, outcome
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("strategy", [{}, SANDWICH], ids=["single", "sandwich"])
+def test_a_gradient_beyond_the_limit_is_scaled_to_it(
+    precision: Any, strategy: dict[str, Any]
+) -> None:
+    """By its norm, keeping its direction; below the limit nothing changes.
+
+    Without decay SGD moves along the gradient, so the weights show what it was scaled by.
+    """
+    recipe = recipe_of(
+        optimizer="sgd", weight_decay=0, warmup_epochs=0, clip_grad_norm=None,
+        precision=precision, **strategy,
+    )  # fmt: skip
+    free, outcome = moved_by(recipe)
+    limit = outcome.grad_norm / 4
+    clipped, again = moved_by(recipe.model_copy(update={"clip_grad_norm": limit}))
+    assert again.grad_norm == outcome.grad_norm  # as it was before
+    torch.testing.assert_close(clipped, free / 4, rtol=1e-4, atol=2e-7)  # weights are rounded
+    assert clipped.norm().item() == pytest.approx(free.norm().item() / 4, rel=1e-3)
+    loose, _ = moved_by(recipe.model_copy(update={"clip_grad_norm": 2 * outcome.grad_norm}))
+    assert torch.equal(loose, free)
+
+
 def test_values_are_clipped_after_they_are_unscaled() -> None:
     recipe = recipe_of(optimizer="sgd", clip_grad_value=0.05)
     single, _ = gradient_of(new_step(recipe), next(batches()))
