@@ -1,0 +1,357 @@
+"""Puts known faults into the code, one at a time, and checks that tests fail.
+
+    python -m benchmarks.mutations                     # all of them, about half an hour on one core
+    python -m benchmarks.mutations clip-norm-never ... # some of them, by name
+    python -m benchmarks.mutations --list
+
+Each fault replaces one text, which must occur exactly once in its file, in a copy of the tree; the
+working tree is never touched. The tests that are named with it must pass without the fault and
+fail with it: then it is killed. Status 1 says that one survived or could not be judged.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+_COPIED = ("src", "tests", "benchmarks", "examples", "docs", "results", "pyproject.toml")
+_PASSED, _FAILED = 0, 1  # pytest's own; others mean that it could not run the tests
+_SECONDS = 900  # for the tests of one fault, which some make endless
+
+
+class Mutation(NamedTuple):
+    """A fault, and the tests that must notice it."""
+
+    name: str
+    file: str
+    """Under src/prenas."""
+    old: str
+    new: str
+    tests: tuple[str, ...]
+    """Under tests."""
+
+
+MUTATIONS = (
+    # the step
+    Mutation(
+        "clip-norm-never", "training/step.py",
+        "self._gradients.clip(norm, self._recipe.clip_grad_norm)", "pass",
+        ("training/test_step.py",),
+    ),
+    Mutation(
+        "clip-values-never", "training/step.py",
+        "self._gradients.clip_values(self._recipe.clip_grad_value)", "pass",
+        ("training/test_step.py",),
+    ),
+    Mutation(
+        "gradients-of-earlier-steps-stay", "training/step.py",
+        "self._gradients.zero()", "pass",
+        ("training/test_step.py",),
+    ),
+    Mutation(
+        "rate-of-the-next-step", "training/step.py",
+        "self._schedule.step_update(step)", "self._schedule.step_update(step + 1)",
+        ("training/test_loss_curves.py",),
+    ),
+    Mutation(
+        "parts-weigh-alike-whatever-their-size", "training/step.py",
+        "weight = len(part.labels) / part.total",
+        "weight = 1 / self._recipe.grad_accum_steps",
+        ("training/test_step.py",),
+    ),
+    Mutation(
+        "sandwich-mean-is-a-sum", "training/step.py",
+        "weight /= len(archs)", "pass",
+        ("training/test_step.py",),
+    ),
+    Mutation(
+        "steps-that-are-not-finite-move-weights", "training/step.py",
+        "is_finite = math.isfinite(total + grad_norm)", "is_finite = True",
+        ("training/test_step.py",),
+    ),
+    Mutation(
+        "ema-decay-ignored", "training/step.py",
+        "ModelEmaV3(supernet.network, decay=recipe.ema_decay)", "ModelEmaV3(supernet.network)",
+        ("training/test_step.py",),
+    ),
+    Mutation(
+        "ema-never-updated", "training/step.py",
+        "self.ema.update(self.supernet.network)", "pass",
+        ("training/test_step.py",),
+    ),
+    Mutation(
+        "resume-forgets-the-optimiser", "training/step.py",
+        'restore_optimizer(self.optimizer, state["optimizer"])', "pass",
+        ("training/test_resume.py",),
+    ),
+    # what trains, and how
+    Mutation(
+        "decay-of-norms-and-biases", "training/optim.py",
+        "fused=True,", "fused=True, filter_bias_and_bn=False,",
+        ("training/test_gradients.py",),
+    ),
+    Mutation(
+        "masked-adamw-never-decays", "training/masked_adamw.py",
+        'torch._foreach_mul_(weights, 1 - lr * group["weight_decay"])', "pass",
+        ("training/test_masked_adamw.py",),
+    ),
+    Mutation(
+        "masked-adamw-moves-overlaps-twice", "training/masked_adamw.py",
+        "for box in disjoint(boxes):", "for box in boxes:",
+        ("training/test_masked_adamw.py",),
+    ),
+    Mutation(
+        "balanced-sampling-ignores-groups", "training/sampler.py",
+        "groups.setdefault(family_of(arch).balancing_group(arch), [])", "groups.setdefault((), [])",
+        ("training/test_sampler.py",),
+    ),
+    Mutation(
+        "one-subnet-for-all-draws-of-a-step", "training/sampler.py",
+        "place = (step, number) if number else (step,)", "place = (step,)",
+        ("training/test_sampler.py",),
+    ),
+    Mutation(
+        "label-smoothing-ignored", "training/objective.py",
+        "label_smoothing=recipe.label_smoothing", "label_smoothing=0.0",
+        ("training/test_objective.py", "training/test_step.py"),
+    ),
+    Mutation(
+        "temperature-not-squared", "training/objective.py",
+        "told = told * recipe.temperature**2", "told = told * recipe.temperature",
+        ("training/test_objective.py",),
+    ),
+    Mutation(
+        "smaller-divergence-followed", "training/distillation.py",
+        "is_over = over.value > under.value", "is_over = over.value < under.value",
+        ("training/test_distillation.py",),
+    ),
+    Mutation(
+        "resumed-epoch-begins-anew", "training/loop.py",
+        "start=position.step % length,", "start=0,",
+        ("training/test_resume.py",),
+    ),
+    Mutation(
+        "worst-weights-kept-as-best", "training/loop.py",
+        "top1 > self._position.best_top1", "top1 < self._position.best_top1 or not numbers",
+        ("training/test_step.py",),
+    ),
+    Mutation(
+        "average-never-handed-over", "training/loop.py",
+        'if chosen == "ema" and ema is not None:', "if False:",
+        ("training/test_step.py",),
+    ),
+    Mutation(
+        "test-split-chooses", "training/validation.py",
+        '{"validation": data.validation}', '{"validation": data.test or data.validation}',
+        ("training/test_validation.py", "training/test_step.py"),
+    ),
+    # images
+    Mutation(
+        "same-order-in-every-epoch", "data/batches.py",
+        'torch_generator(seed, "shuffle", epoch)', 'torch_generator(seed, "shuffle")',
+        ("data/test_batches.py",),
+    ),
+    Mutation(
+        "same-changes-in-every-epoch", "data/batches.py",
+        'numpy_generator(seed, "sample", epoch, *s.position)',
+        'numpy_generator(seed, "sample", *s.position)',
+        ("data/test_batches.py",),
+    ),
+    Mutation(
+        "fingerprint-ignores-labels", "data/sources.py",
+        "repr((name, split.names, split.labels, split.versions))",
+        "repr((name, split.names, split.versions))",
+        ("data/test_sources.py", "data/test_folders.py"),
+    ),
+    Mutation(
+        "pixels-over-256", "data/augmentation.py",
+        "result.div_(255)", "result.div_(256)",
+        ("data/test_augmentation.py",),
+    ),
+    Mutation(
+        "mirrors-every-picture", "data/augmentation.py",
+        "is_mirrored = recipe.flip and generator.random() < recipe.flip",
+        "is_mirrored = recipe.flip and generator.random() >= 0",
+        ("data/test_augmentation.py",),
+    ),
+    # evaluation
+    Mutation(
+        "last-batch-counts-as-whole", "evaluation/accuracy.py",
+        "totals[:, 3] += len(labels)", "totals[:, 3] += batch_size",
+        ("evaluation/test_accuracy.py",),
+    ),
+    Mutation(
+        "last-batch-counts-twice", "evaluation/accuracy.py",
+        "totals[:, 3] += len(labels)",
+        "totals[:, :] *= 1 if len(labels) == batch_size else 2; totals[:, 3] += len(labels)",
+        ("evaluation/test_accuracy.py",),
+    ),
+    Mutation(
+        "first-crop-instead-of-mean", "evaluation/accuracy.py",
+        "logits.view(num_images, num_crops, -1).mean(dim=1)",
+        "logits.view(num_images, num_crops, -1)[:, 0]",
+        ("evaluation/test_accuracy.py", "data/test_sources.py", "data/test_pictures.py"),
+    ),
+    Mutation(
+        "calibration-with-momentum", "supernet.py",
+        "module.momentum = None", "module.momentum = 0.1",
+        ("evaluation/test_calibration.py",),
+    ),
+    Mutation(
+        "calibration-on-mixed-images", "evaluation/calibration.py",
+        "replace(data, mixing=None, repeats=1)", "replace(data, repeats=1)",
+        ("evaluation/test_calibration.py",),
+    ),
+    # supernet, proxy, selection
+    Mutation(
+        "slices-take-trailing-channels", "families/base.py",
+        "return tuple(slice(0, size) for size in shape)",
+        "return tuple(slice(end - size, end) for size, end in zip(shape, full, strict=True))",
+        ("test_supernet.py", "reference/test_reference.py"),
+    ),
+    Mutation(
+        "kernels-not-from-the-centre", "families/mobilenet/parts.py",
+        "starts = (0, 0, (full[2] - shape[2]) // 2, (full[3] - shape[3]) // 2)",
+        "starts = (0, 0, 0, 0)",
+        ("families/test_mobilenet.py",),
+    ),
+    Mutation(
+        "score-without-absolute-value", "proxy/scores.py",
+        "DEFAULT_SCORE: WeightScore(lambda w, g: (w * g).abs_()),",
+        "DEFAULT_SCORE: WeightScore(lambda w, g: w * g),",
+        ("proxy/test_tables.py",),
+    ),
+    Mutation(
+        "importance-of-the-last-batch-only", "proxy/importance.py",
+        "sum_so_far += gradient", "sum_so_far.copy_(gradient)",
+        ("proxy/test_importance.py",),
+    ),
+    Mutation(
+        "upper-end-of-a-budget-inside", "recipe/budgets.py",
+        "(costs < upper)", "(costs <= upper)",
+        ("recipe/test_budgets.py",),
+    ),
+    Mutation(
+        "isomer-rule-reversed", "selection/isomers.py",
+        "np.argsort(-gains[:, option]", "np.argsort(gains[:, option]",
+        ("selection/test_isomers.py",),
+    ),
+    # networks
+    Mutation(
+        "dropped-branches-not-rescaled", "families/vit/network.py",
+        "kept = (noise >= rate).to(branch.dtype) / (1.0 - rate)",
+        "kept = (noise >= rate).to(branch.dtype)",
+        ("test_golden_vit.py", "families/test_contract.py"),
+    ),
+    Mutation(
+        "dropped-branches-not-rescaled-in-convolutions", "families/mobilenet/blocks.py",
+        "kept = (noise >= self.rate).to(branch.dtype) / (1.0 - self.rate)",
+        "kept = (noise >= self.rate).to(branch.dtype)",
+        ("families/test_mobilenet.py", "families/test_contract.py"),
+    ),
+    Mutation(
+        "class-token-is-pooled", "families/vit/network.py",
+        "tokens[:, 1:].mean(dim=1)", "tokens.mean(dim=1)",
+        ("test_golden_vit.py",),
+    ),
+    Mutation(
+        "distances-of-relative-positions-off-by-one", "families/vit/attention.py",
+        "distance.clamp(-max_distance, max_distance) + max_distance + 1",
+        "distance.clamp(-max_distance, max_distance) + max_distance",
+        ("families/test_vit_attention.py",),
+    ),
+)  # fmt: skip
+
+
+def occurrences(mutation: Mutation, root: Path = ROOT) -> int:
+    """How often the text that a fault replaces occurs in its file."""
+    file = root / "src/prenas" / mutation.file
+    return file.read_text(encoding="utf-8").count(mutation.old) if file.is_file() else 0
+
+
+def copy_tree(tree: Path) -> None:
+    """Copies what tests need into a new folder."""
+    tree.mkdir()
+    for name in _COPIED:
+        if (ROOT / name).is_dir():
+            shutil.copytree(
+                ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
+            )
+        else:
+            shutil.copy(ROOT / name, tree / name)
+
+
+def run_tests(tree: Path, tests: Sequence[str]) -> int:
+    """pytest's status for tests of a copy of the tree; -1 when they take too long."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+    command += ["-m", "not slow", *(f"tests/{test}" for test in tests)]
+    environment = {**os.environ, "PYTHONPATH": str(tree / "src"), "OMP_NUM_THREADS": "1"}
+    try:
+        done = subprocess.run(
+            command, cwd=tree, env=environment, capture_output=True, timeout=_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        return -1
+    return done.returncode
+
+
+def verdict(tree: Path, mutation: Mutation) -> str:
+    """`killed`, or what else became of a fault that is put into a copy of the tree for a while."""
+    if (number := occurrences(mutation, tree)) != 1:
+        return f"not applied: its text occurs {number} times"
+    file = tree / "src/prenas" / mutation.file
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
+    try:
+        status = run_tests(tree, mutation.tests)
+    finally:
+        file.write_text(text, encoding="utf-8")
+    if status == _FAILED:
+        return "killed"
+    return "SURVIVED" if status == _PASSED else f"not judged: pytest ended with {status}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Judges the faults, prints one line for each, and returns the exit status."""
+    names = [mutation.name for mutation in MUTATIONS]
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help="faults to try; all by default")
+    parser.add_argument("--list", action="store_true", help="print the names and stop")
+    options = parser.parse_args(arguments)
+    if unknown := set(options.names) - set(names):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; --list prints the names")
+    chosen = [each for each in MUTATIONS if not options.names or each.name in options.names]
+    if options.list:
+        print("\n".join(names))
+        return 0
+    with tempfile.TemporaryDirectory(prefix="mutations-") as folder:
+        tree = Path(folder) / "tree"
+        copy_tree(tree)
+        sound = {
+            test: run_tests(tree, [test]) for test in sorted({t for m in chosen for t in m.tests})
+        }
+        if failing := [test for test, status in sound.items() if status != _PASSED]:
+            print(f"these tests fail without any fault: {', '.join(failing)}")
+            return 1
+        survivors = 0
+        for mutation in chosen:
+            started = time.perf_counter()
+            found = verdict(tree, mutation)
+            survivors += found != "killed"
+            seconds = time.perf_counter() - started
+            print(f"{mutation.name:48} {mutation.file:32} {found} ({seconds:.0f} s)", flush=True)
+    print(f"{len(chosen) - survivors} of {len(chosen)} killed")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
