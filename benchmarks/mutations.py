@@ -62,7 +62,7 @@ MUTATIONS = (
     Mutation(
         "rate-of-the-next-step", "training/step.py",
         "self._schedule.step_update(step)", "self._schedule.step_update(step + 1)",
-        ("training/test_loss_curves.py",),
+        ("training/test_step.py",),
     ),
     Mutation(
         "parts-weigh-alike-whatever-their-size", "training/step.py",
@@ -142,8 +142,8 @@ MUTATIONS = (
         ("training/test_resume.py",),
     ),
     Mutation(
-        "worst-weights-kept-as-best", "training/loop.py",
-        "top1 > self._position.best_top1", "top1 < self._position.best_top1 or not numbers",
+        "latest-weights-kept-as-best", "training/loop.py",
+        "top1 > self._position.best_top1", "top1 >= 0",
         ("training/test_step.py",),
     ),
     Mutation(
@@ -252,13 +252,13 @@ MUTATIONS = (
         "dropped-branches-not-rescaled", "families/vit/network.py",
         "kept = (noise >= rate).to(branch.dtype) / (1.0 - rate)",
         "kept = (noise >= rate).to(branch.dtype)",
-        ("families/test_vit_space.py", "test_supernet.py", "training/test_step.py"),
+        ("families/test_vit_network.py",),
     ),
     Mutation(
         "dropped-branches-not-rescaled-in-convolutions", "families/mobilenet/blocks.py",
         "kept = (noise >= self.rate).to(branch.dtype) / (1.0 - self.rate)",
         "kept = (noise >= self.rate).to(branch.dtype)",
-        ("families/test_mobilenet.py", "families/test_contract.py"),
+        ("families/test_mobilenet.py",),
     ),
     Mutation(
         "class-token-is-pooled", "families/vit/network.py",

@@ -24,6 +24,8 @@ from prenas.cost import count
 from prenas.families import build, family_of, get_space
 from prenas.families.base import StageChoice, check_contains, envelope, named_tensors
 from prenas.families.mobilenet.arch import MobileNetArch, StageArch
+from prenas.families.mobilenet.blocks import make_block
+from prenas.families.mobilenet.parts import block_specs
 from prenas.families.mobilenet.space import MobileNetSpace
 from prenas.supernet import Supernet
 
@@ -270,6 +272,22 @@ def test_odd_sides_and_single_images(size: tuple[int, int], data: st.DataObject)
 
 
 # --- initialisation ------------------------------------------------------------------------------
+
+
+def test_stochastic_depth_keeps_the_mean() -> None:
+    """A branch is dropped where noise is below the rate, and divided by its chance elsewhere."""
+    space = published_space()
+    specs = block_specs(space.largest, space.settings)
+    spec = next(each for each in specs if each.shortcut == "identity")
+    block = make_block(spec, 0.2).train()
+    x = torch.randn(3, spec.in_width, 6, 6, generator=torch.Generator().manual_seed(0))
+    noise = torch.tensor([0.1, 0.2, 0.9])
+    found = block(x, noise)
+    branch = block(x, torch.ones(3)) - x  # kept by all, of the same batch statistics
+    kept = torch.tensor([0.0, 1.0, 1.0])[:, None, None, None]
+    torch.testing.assert_close(found, x + kept * branch)
+    block.rate = 0.0
+    torch.testing.assert_close(branch, (block(x, torch.ones(3)) - x) / 0.8)
 
 
 @pytest.mark.parametrize("shortcut", ["projected", "identity"])

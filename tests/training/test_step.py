@@ -174,6 +174,22 @@ def test_everything_of_alphanet_at_once(drops_in: Any, parts: int) -> None:
         assert outcome.loss == pytest.approx(recorded, rel=1e-5)
 
 
+def test_every_step_has_the_rate_of_its_number() -> None:
+    """A line from `warmup_lr` over the first epoch of five steps, then half a cosine to the end."""
+    recipe = recipe_of(
+        epochs=4, warmup_epochs=1, lr_per_512_images=0.64, warmup_lr=0.001, min_lr=0.002
+    )
+    step, found = new_step(recipe), []
+    for number in range(20):
+        found.append(step(number, next(batches())).lr)
+    rising = [0.001 + number / 5 * (0.01 - 0.001) for number in range(5)]
+    falling = [
+        0.002 + (0.01 - 0.002) * (1 + math.cos(math.pi * number / 20)) / 2
+        for number in range(5, 20)
+    ]
+    assert found == pytest.approx(rising + falling, rel=1e-12)
+
+
 def moved_by(recipe: TrainingRecipe) -> tuple[Tensor, Outcome]:
     """How far one step moves the weights, [all of them]."""
     step = new_step(recipe)

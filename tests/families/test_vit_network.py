@@ -1,0 +1,26 @@
+"""The blocks of the Vision Transformer, held against their formulas."""
+
+import torch
+
+from prenas.families.vit.attention import GridIndex, grid_index
+from prenas.families.vit.network import Block
+from prenas.families.vit.space import VitSettings
+
+SETTINGS = VitSettings(image_size=(8, 8), patch_size=4, head_dim=4, max_distance=2)
+GRID: GridIndex = grid_index(2, 2, 4, 2)
+
+
+def test_stochastic_depth_keeps_the_mean() -> None:
+    """A branch is dropped where noise is below the rate, and divided by its chance elsewhere."""
+    block = Block(8, 2, 16, SETTINGS, rate=0.2).train()
+    with torch.no_grad():
+        for parameter in block.parameters():
+            parameter.uniform_(-1, 1, generator=torch.Generator().manual_seed(0))
+        tokens = torch.randn(4, 5, 8, generator=torch.Generator().manual_seed(1))
+        noise = torch.tensor([[0.1, 0.1], [0.1, 0.9], [0.9, 0.1], [0.2, 0.2]])
+        found = block(tokens, GRID, noise)
+        kept = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]])[:, :, None, None] / 0.8
+        expected = tokens + kept[:, 0] * block.attn(block.norm1(tokens), GRID)
+        expected = expected + kept[:, 1] * block.mlp(block.norm2(expected))
+    torch.testing.assert_close(found, expected)
+    assert torch.equal(found[0], tokens[0])
