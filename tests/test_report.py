@@ -292,10 +292,12 @@ def test_after_everything(finished: Path, finished_rows: list[Evaluation]) -> No
     assert "3 of 3 epochs trained" in shown.text
     last = read_log(finished / "metrics.jsonl").epochs[-1]
     assert f"loss {last.loss:.3f}, learning rate {last.lr:.2e}" in shown.prose["Training"]
-    for picture in (finished / "report").glob("*.png"):
+    pictures = {ending: [*(finished / "report").glob(f"*.{ending}")] for ending in ("png", "svg")}
+    assert all(pictures.values())
+    for picture in pictures["png"]:
         with Image.open(picture) as image:
             image.verify()
-    for picture in (finished / "report").glob("*.svg"):
+    for picture in pictures["svg"]:
         assert picture.read_text().rstrip().endswith("</svg>")
 
 
