@@ -28,11 +28,14 @@ check: install  ## the quick form for every day: lint, types, fast tests
 lowest: $(LOWEST)/installed  ## fast tests with the lowest declared versions of everything (GBs to download)
 	$(LOWEST)/bin/pytest -n 2 --dist loadfile -q -m "not slow"
 
+# Every `>=` of pyproject.toml as `==`, so that what is tested is what is declared.
 $(LOWEST)/installed: pyproject.toml
 	$(PYTHON) -m venv $(LOWEST)
-	$(LOWEST)/bin/pip install --quiet uv
+	grep -oE '"[A-Za-z0-9._-]+>=[0-9.]+"' $< | grep -v setuptools | tr -d '"' | sed 's/>=/==/' \
+		> $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/pip install --quiet uv  # pip looks for a quarter of an hour
 	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python \
-		--resolution lowest-direct --editable '.[dev]'
+		--constraint $(LOWEST)/constraints.txt --editable '.[dev]'
 	touch $@
 
 bench: install  ## ratios measured side by side, printed and saved under results/
