@@ -88,7 +88,7 @@ def run(
         measuring.evolve(this, observer)
     if this.needs_calibration:
         measuring.calibrate(this, observer)
-    rows = measuring.results(this, observer)
+    rows = measuring.evaluated(this, observer)
     with observed(observer, "hand over", this):
         for number, row in enumerate(rows):
             delivering.hand_over_subnet(this, number, row)

@@ -223,15 +223,15 @@ def written(folder: Path) -> tuple[Supernet, list[Statistics]]:
     run = Run(folder, recipe)
     run.record_recipe(recipe)
     run.record_supernet(supernet)
-    run.record_statistics(archs_of(SPACE)[:2], found)
+    run.results.record_statistics(archs_of(SPACE)[:2], found)
     return supernet, found
 
 
 def test_they_survive_the_disk(tmp_path: Path) -> None:
-    assert Run(tmp_path).statistics(archs_of(SPACE)) is None
+    assert Run(tmp_path).results.statistics(archs_of(SPACE)) is None
     _, found = written(tmp_path)
     for archs, expected in ((archs_of(SPACE)[:2], found), (archs_of(SPACE)[1:2], found[1:])):
-        stored = Run(tmp_path).statistics(archs)
+        stored = Run(tmp_path).results.statistics(archs)
         assert stored is not None
         for ours, theirs in zip(stored, expected, strict=True):
             assert ours.keys() == theirs.keys()
@@ -257,4 +257,4 @@ def test_those_of_others_are_refused(tmp_path: Path, what: str) -> None:
         )
         archs = [*archs, smaller]
     with pytest.raises(ValueError, match=r"remove it, and .* to calibrate anew"):
-        Run(tmp_path).statistics(archs)
+        Run(tmp_path).results.statistics(archs)

@@ -63,8 +63,8 @@ def test_what_is_not_there_is_said_with_the_command(searched: Path, tmp_path: Pa
         _ = run.supernet
     with pytest.raises(ValueError, match=f"not evaluated yet.*run `prenas evaluate {searched}`"):
         _ = run.evaluations
-    assert (run.class_names, run.supernet_sha256, run.calibration) == (None, None, None)
-    is_done = [run.is_trained, run.is_calibrated, run.is_evaluated, run.is_imported]
+    assert (run.class_names, run.supernet_sha256, run.results.calibration) == (None, None, None)
+    is_done = [run.is_trained, run.results.are_calibrated, run.is_evaluated, run.is_imported]
     assert not any(is_done)
 
 
@@ -162,12 +162,12 @@ def test_the_lock_may_be_taken_again_inside(searched: Path) -> None:
             "remove it, and subnets/, to evaluate and cut anew",
         ),
         (
-            lambda run: run.calibration,
+            lambda run: run.results.calibration,
             "calibration.json",
             "remove it, and evaluation.json and subnets/, to calibrate anew",
         ),
         (
-            lambda run: run.evolved,
+            lambda run: run.results.evolved,
             "evolution.json",
             "remove it, and evaluation.json and subnets/, to evolve anew",
         ),

@@ -84,7 +84,7 @@ class Terminal(AbstractContextManager["Terminal"], Observer):
         elif step == "train":
             _say(f"Training {done}: {out / artifacts.SUPERNET}")
         elif step == "evolve":
-            print_evolved(run.evolved, f"{out}: evolved subnets")
+            print_evolved(run.results.evolved, f"{out}: evolved subnets")
             _say(f"Evolution {done}: {out / artifacts.EVOLUTION}")
         elif step == "calibrate":
             num_subnets = len(run.subnets.subnets)

@@ -30,7 +30,7 @@ def hand_over(run: Run, number: int, row: Evaluation, folder: Path) -> None:
     supernet, recipe = run.supernet, run.preferred.recipe
     images, names = _proof_images_and_class_names(run)
     images = images.to(run.device)
-    stored = run.statistics([row.arch])
+    stored = run.results.statistics([row.arch])
     network = verified_cut(supernet, row.arch, images, stored[0] if stored else None)
     with run.locked():
         write_model(

@@ -28,7 +28,7 @@ def write_report(run: Run) -> Path:
         ValueError: the search is not done, the evaluation is of other subnets or weights, the log
             is damaged, or no right to write.
     """
-    out, subnets = run.folder, run.evolved_set or run.preferred
+    out, subnets = run.folder, run.results.evolved_set or run.preferred
     rows = run.evaluations if run.is_evaluated else []
     if rows and tuple(row.arch for row in rows) != subnets.archs:
         raise ValueError(
@@ -46,7 +46,7 @@ def write_report(run: Run) -> Path:
         best=pick(rows, {}) if rows else None,
         models={n: m for n, m in models.items() if (out / m / artifacts.MODEL_ARCH).exists()},
         images=run.images.recorded,
-        calibration=run.calibration,
+        calibration=run.results.calibration,
     )
     folder = out / artifacts.REPORT_PICTURES
     artifacts.require_writable(folder)

@@ -28,7 +28,7 @@ def evolve_budgets(
     preferred, recipe = run.preferred, run.preferred.recipe
     assert recipe.evolution is not None, "a recipe without evolution"
     known = remembering(_accuracy_on(supernet, recipe, data))
-    finished = {found.budget: found for found in run.evolved}
+    finished = {found.budget: found for found in run.results.evolved}
     search = recipe.search
     budgets = placed_budgets(
         recipe.space,
@@ -42,7 +42,7 @@ def evolve_budgets(
         finished[str(budget)] = evolve(
             recipe.space, budget, known, recipe.evolution, seed=recipe.seed, watch=watch
         )
-        run.record_evolved(list(finished.values()))
+        run.results.record_evolved(list(finished.values()))
 
 
 def _accuracy_on(supernet: Supernet, recipe: Recipe, data: ImageData) -> Accuracy:

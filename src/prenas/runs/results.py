@@ -1,27 +1,31 @@
-"""What the files of results say, and of which weights; `Run` judges whether those are current."""
+"""The results of a trained run on disk; whether they are of its weights is judged here alone."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from torch import Tensor
 
+from prenas import artifacts
 from prenas.evaluation.accuracy import Evaluation
 from prenas.families import get_family
 from prenas.families.base import Arch
-from prenas.recipe import CalibrationRecipe
-from prenas.selection.evolved import Evolved
+from prenas.selection.evolved import Evolved, EvolvedSet, evolved_set
 from prenas.supernet import Statistics
+
+if TYPE_CHECKING:
+    from prenas.runs.run import Run
 
 T = TypeVar("T")
 
-
-class Stored(NamedTuple, Generic[T]):
-    """A result, and the digest of the supernet that it is about."""
-
-    result: T
-    supernet_sha256: str
+_TO_REDO = {  # what is removed with a result that is no longer current, and what for
+    artifacts.EVOLUTION: (f"{artifacts.EVALUATION} and {artifacts.SUBNETS}/", "evolve"),
+    artifacts.CALIBRATION: (f"{artifacts.EVALUATION} and {artifacts.SUBNETS}/", "calibrate"),
+    artifacts.EVALUATION: (f"{artifacts.SUBNETS}/", "evaluate and cut"),
+}
 
 
 class Calibration(NamedTuple):
@@ -34,73 +38,172 @@ class Calibration(NamedTuple):
     """Ids of the architectures."""
 
 
-def parse_evaluations(document: dict[str, Any]) -> Stored[tuple[Evaluation, ...]]:
-    """Reads `evaluation.json`: one row per subnet."""
-    rows = (Evaluation.model_validate(fields) for fields in _with_archs(document, "subnets"))
-    return Stored(tuple(rows), document["supernet_sha256"])
+class _Stored(NamedTuple, Generic[T]):
+    """A result, and the digest of the supernet that it is about."""
+
+    result: T
+    supernet_sha256: str
 
 
-def evaluations_document(stored: Stored[tuple[Evaluation, ...]], family: str) -> dict[str, Any]:
-    """What `parse_evaluations` reads."""
-    rows = [row.model_dump(mode="json") for row in stored.result]
-    return {"family": family, "supernet_sha256": stored.supernet_sha256, "subnets": rows}
+class RunResults:
+    """What was measured of a trained supernet; results of other weights are refused.
+
+    Where the weights themselves are gone, as in a folder that only a report is made of, results are
+    taken as they are.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run, self._files = run, run.files
+
+    @property
+    def evolved(self) -> tuple[Evolved, ...]:
+        """What evolution found so far, one per finished budget.
+
+        Raises:
+            ValueError: it is damaged, or belongs to other weights.
+        """
+        if self._run.recipe.evolution is None:
+            return ()
+        return self._current(artifacts.EVOLUTION, _parse_evolution) or ()
+
+    @property
+    def evolved_set(self) -> EvolvedSet | None:
+        """The evolved subnets; None until every budget is searched."""
+        preferred, found = self._run.preferred, self.evolved
+        missing = {
+            budget
+            for number, budget in enumerate(preferred.budgets)
+            if number not in preferred.empty_budgets
+        } - {one.budget for one in found}
+        return None if missing or not found else evolved_set(preferred, found)
+
+    def record_evolved(self, found: Sequence[Evolved]) -> None:
+        """Writes `evolution.json`, after each budget."""
+        document = {
+            "family": self._run.recipe.space.family,
+            "supernet_sha256": self._run.supernet_sha256,
+            "budgets": [one.model_dump(mode="json") for one in found],
+        }
+        self._record(artifacts.EVOLUTION, document, tuple(found))
+
+    @property
+    def are_calibrated(self) -> bool:
+        """Whether the statistics of the subnets are gathered."""
+        return self._files.has(artifacts.CALIBRATION)
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """How the statistics of the subnets were gathered; None where they are not (yet).
+
+        Raises:
+            ValueError: it is damaged, or belongs to other weights.
+        """
+        return self._current(artifacts.CALIBRATION, _parse_calibration)
+
+    def statistics(self, archs: Sequence[Arch]) -> list[Statistics] | None:
+        """The statistics of these subnets; None if the run is not calibrated yet.
+
+        Raises:
+            ValueError: they are missing or damaged, or of other weights or subnets.
+        """
+        calibration = self.calibration
+        if calibration is None:
+            return None
+        is_other = self._files.sha256(artifacts.STATISTICS) != calibration.statistics_sha256
+        if is_other or not {arch.id for arch in archs} <= set(calibration.subnets):
+            what = f"other subnets or statistics than those of {self._run.folder}"
+            raise self._not_current(artifacts.CALIBRATION, what)
+        tensors = self._files.read(artifacts.STATISTICS, artifacts.read_tensors)
+        assert tensors is not None, "its digest was just compared"
+        return [_statistics_of(arch, tensors) for arch in archs]
+
+    def record_statistics(self, archs: Sequence[Arch], statistics: Sequence[Statistics]) -> None:
+        """Writes `calibration.safetensors` and then, which marks it as whole, `calibration.json`"""
+        tensors = {
+            f"{arch.id}/{name}": tensor
+            for arch, own in zip(archs, statistics, strict=True)
+            for name, tensor in own.items()
+        }
+        with self._run.locked():
+            artifacts.write_tensors(self._run.folder / artifacts.STATISTICS, tensors)
+            self._files.keep(artifacts.STATISTICS, tensors)
+            digest = self._files.sha256(artifacts.STATISTICS)
+            assert digest is not None, "just written"
+            recipe, subnets = self._run.recipe.calibration, tuple(arch.id for arch in archs)
+            made = Calibration(digest, recipe.num_images, recipe.batch_size, subnets)
+            document = {"supernet_sha256": self._run.supernet_sha256, **made._asdict()}
+            self._record(artifacts.CALIBRATION, document, made)
+
+    @property
+    def evaluations(self) -> tuple[Evaluation, ...]:
+        """The accuracy of the subnets.
+
+        Raises:
+            ValueError: it is not measured yet, damaged, or belongs to other weights.
+        """
+        found = self._current(artifacts.EVALUATION, _parse_evaluations)
+        if found is None:
+            folder = self._run.folder
+            raise ValueError(
+                f"{folder} is not evaluated yet ({artifacts.EVALUATION} is missing): "
+                f"run `prenas evaluate {folder}` first"
+            )
+        return found
+
+    def record_evaluations(self, rows: Sequence[Evaluation]) -> None:
+        """Writes `evaluation.json`."""
+        document = {
+            "family": self._run.recipe.space.family,
+            "supernet_sha256": self._run.supernet_sha256,
+            "subnets": [row.model_dump(mode="json") for row in rows],
+        }
+        self._record(artifacts.EVALUATION, document, tuple(rows))
+
+    def require_current_model(self, folder: Path) -> None:
+        """Raises ValueError unless a handed-over model is whole and of the trained weights."""
+        path = folder / artifacts.MODEL_ARCH
+        digest = artifacts.parse_json(path, lambda found: found["provenance"]["supernet_sha256"])
+        if not self._is_current(digest) or not (folder / artifacts.MODEL).exists():
+            raise ValueError(
+                f"{folder} is not whole, or was cut from other weights than "
+                f"{self._run.folder / artifacts.SUPERNET}: remove it to cut anew"
+            )
+
+    def _current(self, name: str, parse: Callable[[dict[str, Any]], _Stored[T]]) -> T | None:
+        """What a file says of the trained weights; None where it is missing."""
+        stored = self._files.read(name, partial(artifacts.parse_json, parse=parse))
+        if stored is None:
+            return None
+        if not self._is_current(stored.supernet_sha256):
+            weights = self._run.folder / artifacts.SUPERNET
+            raise self._not_current(name, f"other weights than {weights}")
+        return stored.result
+
+    def _is_current(self, supernet_sha256: str) -> bool:
+        return self._run.supernet_sha256 in (supernet_sha256, None)
+
+    def _not_current(self, name: str, what: str) -> ValueError:
+        others, verb = _TO_REDO[name]
+        return ValueError(
+            f"{self._run.folder / name} belongs to {what}: remove it, and {others}, to {verb} anew"
+        )
+
+    def _record(self, name: str, document: Mapping[str, Any], result: object) -> None:
+        """Writes a file of results of the trained weights."""
+        digest = document["supernet_sha256"]
+        assert digest is not None, "results of weights that are not there"
+        with self._run.locked():
+            self._files.write_json(name, document, _Stored(result, digest))
 
 
-def parse_evolution(document: dict[str, Any]) -> Stored[tuple[Evolved, ...]]:
-    """Reads `evolution.json`: the budgets that are finished."""
+def _parse_evolution(document: dict[str, Any]) -> _Stored[tuple[Evolved, ...]]:
     found = (Evolved.model_validate(fields) for fields in _with_archs(document, "budgets"))
-    return Stored(tuple(found), document["supernet_sha256"])
+    return _Stored(tuple(found), document["supernet_sha256"])
 
 
-def evolution_document(stored: Stored[tuple[Evolved, ...]], family: str) -> dict[str, Any]:
-    """What `parse_evolution` reads."""
-    budgets = [found.model_dump(mode="json") for found in stored.result]
-    return {"family": family, "supernet_sha256": stored.supernet_sha256, "budgets": budgets}
-
-
-def parse_calibration(document: dict[str, Any]) -> Stored[Calibration]:
-    """Reads `calibration.json`."""
-    calibration = Calibration(
-        str(document["statistics_sha256"]),
-        int(document["num_images"]),
-        int(document["batch_size"]),
-        tuple(map(str, document["subnets"])),
-    )
-    return Stored(calibration, str(document["supernet_sha256"]))
-
-
-def calibration_of(
-    recipe: CalibrationRecipe, archs: Sequence[Arch], statistics_sha256: str
-) -> Calibration:
-    """How statistics were gathered, and for which subnets."""
-    subnets = tuple(arch.id for arch in archs)
-    return Calibration(statistics_sha256, recipe.num_images, recipe.batch_size, subnets)
-
-
-def calibration_document(stored: Stored[Calibration]) -> dict[str, Any]:
-    """What `parse_calibration` reads."""
-    return {"supernet_sha256": stored.supernet_sha256, **stored.result._asdict()}
-
-
-def statistics_tensors(
-    archs: Sequence[Arch], statistics: Sequence[Statistics]
-) -> dict[str, Tensor]:
-    """The statistics of subnets under the names of `calibration.safetensors`."""
-    return {
-        f"{arch.id}/{name}": tensor
-        for arch, own in zip(archs, statistics, strict=True)
-        for name, tensor in own.items()
-    }
-
-
-def statistics_of(arch: Arch, tensors: Mapping[str, Tensor]) -> Statistics:
-    """The statistics of a subnet among those of `calibration.safetensors`."""
-    prefix = f"{arch.id}/"
-    return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(prefix)
-    }
+def _parse_evaluations(document: dict[str, Any]) -> _Stored[tuple[Evaluation, ...]]:
+    rows = (Evaluation.model_validate(fields) for fields in _with_archs(document, "subnets"))
+    return _Stored(tuple(rows), document["supernet_sha256"])
 
 
 def _with_archs(document: dict[str, Any], entries: str) -> list[dict[str, Any]]:
@@ -109,3 +212,23 @@ def _with_archs(document: dict[str, Any], entries: str) -> list[dict[str, Any]]:
     return [
         {**fields, "arch": arch_type.model_validate(fields["arch"])} for fields in document[entries]
     ]
+
+
+def _parse_calibration(document: dict[str, Any]) -> _Stored[Calibration]:
+    calibration = Calibration(
+        str(document["statistics_sha256"]),
+        int(document["num_images"]),
+        int(document["batch_size"]),
+        tuple(map(str, document["subnets"])),
+    )
+    return _Stored(calibration, str(document["supernet_sha256"]))
+
+
+def _statistics_of(arch: Arch, tensors: Mapping[str, Tensor]) -> Statistics:
+    """The statistics of a subnet among those of all."""
+    prefix = f"{arch.id}/"
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }

@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from copy import copy
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from prenas import artifacts
 from prenas.data import ImageData
 from prenas.evaluation.accuracy import Evaluation
 from prenas.families import build_structure
-from prenas.families.base import Arch
 from prenas.processes import resolve_device
 from prenas.recipe import Recipe, deciding_differences, recipe_from_dict
-from prenas.runs import results
 from prenas.runs.folder import RunFolder
 from prenas.runs.images import HeldImages, RunImages
-from prenas.runs.results import Calibration, Stored
-from prenas.selection.evolved import Evolved, EvolvedSet, evolved_set
+from prenas.runs.results import RunResults
 from prenas.selection.preferred import PreferredSet
-from prenas.supernet import Statistics, Supernet, statistic_names
-
-T = TypeVar("T")
-
-_TO_REDO = {  # what is removed with a result that is no longer current, and what for
-    artifacts.EVOLUTION: (f"{artifacts.EVALUATION} and {artifacts.SUBNETS}/", "evolve"),
-    artifacts.CALIBRATION: (f"{artifacts.EVALUATION} and {artifacts.SUBNETS}/", "calibrate"),
-    artifacts.EVALUATION: (f"{artifacts.SUBNETS}/", "evaluate and cut"),
-}
+from prenas.supernet import Supernet, statistic_names
 
 
 class Run:
@@ -111,7 +99,7 @@ class Run:
         """
         if self.preferred.recipe.evolution is None:
             return self.preferred
-        if (found := self.evolved_set) is None:
+        if (found := self.results.evolved_set) is None:
             raise ValueError(
                 f"{self.folder} holds no finished evolution, by which its recipe chooses subnets: "
                 f"run `prenas evolve {self.folder}` first"
@@ -211,77 +199,9 @@ class Run:
     # --- results ---------------------------------------------------------------------------------
 
     @property
-    def evolved(self) -> tuple[Evolved, ...]:
-        """What evolution found so far, one per finished budget.
-
-        Raises:
-            ValueError: it is damaged, or belongs to other weights.
-        """
-        if self.recipe.evolution is None:
-            return ()
-        return self._result(artifacts.EVOLUTION, results.parse_evolution) or ()
-
-    @property
-    def evolved_set(self) -> EvolvedSet | None:
-        """The evolved subnets; None until every budget is searched."""
-        preferred, found = self.preferred, self.evolved
-        missing = {
-            budget
-            for number, budget in enumerate(preferred.budgets)
-            if number not in preferred.empty_budgets
-        } - {one.budget for one in found}
-        return None if missing or not found else evolved_set(preferred, found)
-
-    def record_evolved(self, found: Sequence[Evolved]) -> None:
-        """Writes `evolution.json`, after each budget."""
-        with self.locked():
-            stored = Stored(tuple(found), self._require_sha256())
-            document = results.evolution_document(stored, self.recipe.space.family)
-            self.files.write_json(artifacts.EVOLUTION, document, stored)
-
-    @property
-    def is_calibrated(self) -> bool:
-        """Whether the statistics of its subnets are gathered."""
-        return self.files.has(artifacts.CALIBRATION)
-
-    @property
-    def calibration(self) -> Calibration | None:
-        """How the statistics of its subnets were gathered; None where they are not (yet).
-
-        Raises:
-            ValueError: it is damaged, or belongs to other weights.
-        """
-        return self._result(artifacts.CALIBRATION, results.parse_calibration)
-
-    def statistics(self, archs: Sequence[Arch]) -> list[Statistics] | None:
-        """The statistics of these subnets; None if the run is not calibrated yet.
-
-        Raises:
-            ValueError: they are missing or damaged, or of other weights or subnets.
-        """
-        calibration = self.calibration
-        if calibration is None:
-            return None
-        is_other = self.files.sha256(artifacts.STATISTICS) != calibration.statistics_sha256
-        if is_other or not {arch.id for arch in archs} <= set(calibration.subnets):
-            what = f"other subnets or statistics than those of {self.folder}"
-            raise self._not_current(artifacts.CALIBRATION, what)
-        tensors = self.files.read(artifacts.STATISTICS, artifacts.read_tensors)
-        assert tensors is not None, "its digest was just compared"
-        return [results.statistics_of(arch, tensors) for arch in archs]
-
-    def record_statistics(self, archs: Sequence[Arch], statistics: Sequence[Statistics]) -> None:
-        """Writes `calibration.safetensors` and then, which marks it as whole, `calibration.json`"""
-        with self.locked():
-            tensors = results.statistics_tensors(archs, statistics)
-            artifacts.write_tensors(self.folder / artifacts.STATISTICS, tensors)
-            self.files.keep(artifacts.STATISTICS, tensors)
-            digest = self.files.sha256(artifacts.STATISTICS)
-            assert digest is not None, "just written"
-            made = results.calibration_of(self.recipe.calibration, archs, digest)
-            stored = Stored(made, self._require_sha256())
-            document = results.calibration_document(stored)
-            self.files.write_json(artifacts.CALIBRATION, document, stored)
+    def results(self) -> RunResults:
+        """What was measured of the trained supernet."""
+        return RunResults(self)
 
     @property
     def is_evaluated(self) -> bool:
@@ -295,30 +215,7 @@ class Run:
         Raises:
             ValueError: it is not evaluated yet, or they are damaged or belong to other weights.
         """
-        found = self._result(artifacts.EVALUATION, results.parse_evaluations)
-        if found is None:
-            raise ValueError(
-                f"{self.folder} is not evaluated yet ({artifacts.EVALUATION} is missing): "
-                f"run `prenas evaluate {self.folder}` first"
-            )
-        return list(found)
-
-    def record_evaluations(self, rows: Sequence[Evaluation]) -> None:
-        """Writes `evaluation.json`."""
-        with self.locked():
-            stored = Stored(tuple(rows), self._require_sha256())
-            document = results.evaluations_document(stored, self.recipe.space.family)
-            self.files.write_json(artifacts.EVALUATION, document, stored)
-
-    def require_current_model(self, folder: Path) -> None:
-        """Raises ValueError unless a handed-over model is whole and of the trained weights."""
-        path = folder / artifacts.MODEL_ARCH
-        digest = artifacts.parse_json(path, lambda found: found["provenance"]["supernet_sha256"])
-        if not self._is_current(digest) or not (folder / artifacts.MODEL).exists():
-            raise ValueError(
-                f"{folder} is not whole, or was cut from other weights than "
-                f"{self.folder / artifacts.SUPERNET}: remove it to cut anew"
-            )
+        return list(self.results.evaluations)
 
     # --- what belongs together -------------------------------------------------------------------
 
@@ -356,31 +253,6 @@ class Run:
         supernet = Supernet(preferred.envelope, preferred.recipe.space.settings)
         artifacts.load_weights(supernet.network, path)
         return supernet.to(self.device).eval()
-
-    def _result(self, name: str, parse: Callable[[dict[str, Any]], Stored[T]]) -> T | None:
-        """What a file of results says of the trained weights; None where it is missing."""
-        stored = self.files.read(name, partial(artifacts.parse_json, parse=parse))
-        if stored is None:
-            return None
-        if not self._is_current(stored.supernet_sha256):
-            weights = self.folder / artifacts.SUPERNET
-            raise self._not_current(name, f"other weights than {weights}")
-        return stored.result
-
-    def _is_current(self, supernet_sha256: str) -> bool:
-        """Whether a result of these weights is one of the run's; true where its own are gone."""
-        return self.supernet_sha256 in (supernet_sha256, None)
-
-    def _not_current(self, name: str, what: str) -> ValueError:
-        others, verb = _TO_REDO[name]
-        return ValueError(
-            f"{self.folder / name} belongs to {what}: remove it, and {others}, to {verb} anew"
-        )
-
-    def _require_sha256(self) -> str:
-        digest = self.supernet_sha256
-        assert digest is not None, "results of weights that are not there"
-        return digest
 
 
 def _parse_recipe(document: dict[str, Any]) -> Recipe:

@@ -13,7 +13,7 @@ from prenas.processes import join
 from prenas.recipe.budgets import Limits
 from prenas.report import write_report
 from prenas.runs.run import Run
-from prenas.steps.measuring import results
+from prenas.steps.measuring import evaluated
 
 
 class HandedOver(NamedTuple):
@@ -32,7 +32,7 @@ def specialize(
     to: Path | None = None,
 ) -> HandedOver:
     """Hands over one subnet, by its number or the best within limits, as a model folder."""
-    rows = results(run)
+    rows = evaluated(run)
     number = choose(rows, index, limits)
     return HandedOver(hand_over_subnet(run, number, rows[number], to), number, rows[number])
 
@@ -52,7 +52,7 @@ def hand_over_subnet(run: Run, number: int, row: Evaluation, to: Path | None = N
     if not processes.is_main:
         pass
     elif to is None and (folder / artifacts.MODEL_ARCH).exists():
-        run.require_current_model(folder)
+        run.results.require_current_model(folder)
     elif to is not None and folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty: choose another folder, nothing was written")
     else:

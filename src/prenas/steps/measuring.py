@@ -34,7 +34,7 @@ def evolve(run: Run, observer: Observer = SILENT) -> list[Evolved]:
             "training. For one-shot NAS begin another run with --set evolution={}"
         )
     if processes.is_main:
-        if run.evolved_set is not None:
+        if run.results.evolved_set is not None:
             observer.was_complete("evolve", run)
         else:
             with observed(observer, "evolve", run):
@@ -43,7 +43,7 @@ def evolve(run: Run, observer: Observer = SILENT) -> list[Evolved]:
                 with run.locked():
                     evolve_budgets(run, supernet, images, observer.evolved_generation)
     processes.wait()
-    return list(run.evolved)
+    return list(run.results.evolved)
 
 
 def calibrate(run: Run, observer: Observer = SILENT) -> list[Statistics]:
@@ -57,9 +57,9 @@ def calibrate(run: Run, observer: Observer = SILENT) -> list[Statistics]:
     processes, archs = join(), run.subnets.archs
     if not run.supernet.has_statistics:
         return [{} for _ in archs]
-    if processes.main_says(run.is_calibrated):
+    if processes.main_says(run.results.are_calibrated):
         observer.was_complete("calibrate", run)
-        stored = run.statistics(archs)
+        stored = run.results.statistics(archs)
         assert stored is not None, "the first process saw them"
         return stored
     made = [name for name in (artifacts.EVALUATION, artifacts.SUBNETS) if run.files.has(name)]
@@ -71,7 +71,7 @@ def calibrate(run: Run, observer: Observer = SILENT) -> list[Statistics]:
     with observed(observer, "calibrate", run):
         found = _calibrated(run, archs)
         if processes.is_main:
-            run.record_statistics(archs, found)
+            run.results.record_statistics(archs, found)
         processes.wait()
     return found
 
@@ -145,10 +145,10 @@ def _record(run: Run, rows: Sequence[Evaluation]) -> None:
         write_csv(rows, run.folder / artifacts.EVALUATION_CSV)
         picture = run.folder / artifacts.PLOT
         render(partial(draw_accuracy, rows=rows, title=title), picture)
-        run.record_evaluations(rows)
+        run.results.record_evaluations(rows)
 
 
-def results(run: Run, observer: Observer = SILENT) -> list[Evaluation]:
+def evaluated(run: Run, observer: Observer = SILENT) -> list[Evaluation]:
     """The stored evaluation of the run's subnets, made first if it is missing.
 
     An imported run without images has no results, only costs.
