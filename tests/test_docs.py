@@ -265,12 +265,12 @@ def test_the_guides_walk_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def exercise_python_on(run: Path) -> None:
-    """The guide's two snippets about a finished run."""
+    """The guide's snippets about a finished run."""
     import torch
 
     snippets = [text for language, text in guide_blocks() if language == "python"]
     about_runs = [text for text in snippets if f'"{run}' in text]
-    assert len(about_runs) == 2
+    assert len(about_runs) == 3
     names: dict[str, object] = {"images": torch.randn(2, 1, 8, 8)}
     for text in about_runs:
         exec(compile(text, "docs/guide.md", "exec"), names)

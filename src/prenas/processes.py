@@ -65,9 +65,9 @@ class Processes(NamedTuple):
         return bool(votes.item() > 0)
 
     def main_says(self, flag: bool) -> bool:
-        """The main process' answer, in every process; returns once every process has come here.
+        """The answer of the main process, in every process; returns once all have come here.
 
-        So all go the same way, though on a shared disk others may see a file late.
+        On a shared disk the others may see a file late, but all processes must go the same way.
         """
         return self.any(self.is_main and flag)
 

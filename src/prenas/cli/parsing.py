@@ -1,4 +1,4 @@
-"""What several commands need of what was typed: a recipe, a run, an architecture."""
+"""From arguments of the command line to recipes, runs and architectures."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def chosen_recipe(
 def opened(
     folder: Path, device: str, texts: Sequence[str] | None = None, crops: int | None = None
 ) -> Run:
-    """A run, on images from elsewhere or with other crops where those are asked for."""
+    """A run; with images from elsewhere, or other crops, if the options say so."""
     from prenas.runs.run import Run
 
     run = Run(folder, device=device)

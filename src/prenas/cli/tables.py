@@ -187,7 +187,7 @@ def print_evolved(found: Sequence[Evolved], title: str) -> None:
 
 
 def print_plan(plan: DryRun, recipe: Recipe) -> None:
-    """What a dry run found: images, subnets, time and memory of a training that was not begun."""
+    """What a dry run found: images, subnets, and the time and memory that training would take."""
     print_data(plan.images)
     print_preferred(plan.preferred)
     print_estimate(plan.estimate, recipe)

@@ -1,4 +1,4 @@
-"""What people see of a run while it goes on: each step as it begins, and what it found."""
+"""What people see of a run: what each step does, and what it found."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _WAITING: dict[Step, str] = {
 
 
 class Terminal(AbstractContextManager["Terminal"], Observer):
-    """Prints what a run does; as a context it puts the terminal in order when a step fails."""
+    """Prints what a run does. Use it as a context, so that bars end when a step fails."""
 
     def __init__(self) -> None:
         self._shown = ExitStack()
@@ -40,7 +40,7 @@ class Terminal(AbstractContextManager["Terminal"], Observer):
         self._shown.close()
 
     def began(self, step: Step, run: Run) -> None:
-        """Shows that there is something to wait for."""
+        """Shows what is going on."""
         if step == "train":
             _announce_compilation(run)
             self._training = self._shown.enter_context(training_progress())

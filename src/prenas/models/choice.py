@@ -1,4 +1,4 @@
-"""Which subnet to take: by its number, or the best within limits."""
+"""Choosing a subnet: by its number, or the best one within limits."""
 
 from __future__ import annotations
 

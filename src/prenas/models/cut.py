@@ -1,4 +1,4 @@
-"""A subnet cut out of its supernet, proved equal to it."""
+"""Cutting a subnet out of its supernet, and checking that it gives the same logits."""
 
 from __future__ import annotations
 

@@ -153,5 +153,5 @@ def differences(ours: Recipe, theirs: Recipe) -> list[str]:
 
 
 def deciding_differences(ours: Recipe, theirs: Recipe) -> list[str]:
-    """The `differences` without fields that decide nothing, which may change while a run goes on"""
+    """The `differences` in fields that may not change during a run."""
     return [line for line in differences(ours, theirs) if not line.startswith(_DECIDE_NOTHING)]

@@ -1,4 +1,4 @@
-"""A run folder on disk: what was read of its files, and who may write there."""
+"""A run folder on disk: reads each file once, and lets one process write at a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class _State(NamedTuple):
-    """What tells a file from the one that was there before."""
+    """Tells a file from an earlier one of the same name."""
 
     inode: int
     size: int
@@ -23,7 +23,7 @@ class _State(NamedTuple):
 
 
 class RunFolder:
-    """Reads each file once, and again only after it has changed; writes under its lock."""
+    """The files of a run: each is read once, and again only after it has changed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -35,10 +35,10 @@ class RunFolder:
         return (self.path / name).exists()
 
     def read(self, name: str, read: Callable[[Path], T], kind: str = "content") -> T | None:
-        """What `read` makes of a file; None where it is missing.
+        """The result of `read` for a file; None if the file is missing.
 
         Args:
-            kind: tells apart what several functions make of one file.
+            kind: keeps the results of several functions for one file apart.
         """
         state = self._state(name)
         if state is None:
@@ -50,31 +50,32 @@ class RunFolder:
         return value
 
     def keep(self, name: str, value: object) -> None:
-        """Remembers what a file says that this process has just written."""
+        """Remembers the content of a file that this process has just written."""
         state = self._state(name)
         if state is not None:
             self._kept[name, "content"] = state, value
 
     def sha256(self, name: str) -> str | None:
-        """The digest of a file; None where it is missing."""
+        """The digest of a file; None if it is missing."""
         return self.read(name, artifacts.sha256, "sha256")
 
     def write_json(self, name: str, document: Mapping[str, Any], value: object) -> None:
-        """Writes a JSON file; `value` is what reading it would give."""
+        """Writes a JSON file; `value` is what reading it would return."""
         artifacts.write_json(self.path / name, document)
         self.keep(name, value)
 
     @contextmanager
     def locked(self, check: Callable[[], None]) -> Iterator[None]:
-        """Holds the folder, which is made if missing, for this process alone; may be nested.
+        """Locks the folder for this process, and creates it if needed; may be nested.
 
-        Of several processes of one run the first one holds the lock for all.
+        If a run has several processes, the first one takes the lock for all of them.
 
         Args:
-            check: called once the lock is held, before anything is changed; may refuse.
+            check: called with the lock held, before anything is changed; raises to refuse.
 
         Raises:
-            ValueError: no right to write, other files there, or another process.
+            ValueError: the folder is not writable or holds other files, or another process works
+                there.
         """
         if self._is_locked or not join().is_main:
             yield
@@ -92,7 +93,7 @@ class RunFolder:
                 self._is_locked = False
 
     def _require_run_folder(self) -> None:
-        """Raises ValueError if there is something else than a run, or nothing, at the path."""
+        """Raises ValueError if the path is a file or a folder with other files."""
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file: give a folder")
         if self.has(artifacts.RECIPE) or not self.path.exists():

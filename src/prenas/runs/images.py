@@ -1,4 +1,4 @@
-"""The images of a run: those its recipe names, or others that suit it, checked before use."""
+"""The images of a run: those named in its recipe, or others that fit; checked before use."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SPLITS = ("train", "validation", "test")
 
 
 class RecordedImages(NamedTuple):
-    """What `data.json` says of the images that a run was begun with."""
+    """The images that a run was started with, as `data.json` describes them."""
 
     class_names: tuple[str, ...]
     """In the order of the outputs."""
@@ -42,7 +42,7 @@ def _parse(document: dict[str, Any]) -> RecordedImages:
 
 @dataclass
 class HeldImages:
-    """The images that a run was given, and those that it has read."""
+    """The images that a run was given, and those it has read."""
 
     given: ImageData | None
     found: ImageData | None = None
@@ -51,19 +51,19 @@ class HeldImages:
 
 
 class RunImages:
-    """The images that a run is used with: those its recipe names, or given ones."""
+    """The images that a run works on: those named in its recipe, or given ones."""
 
     def __init__(self, run: Run, held: HeldImages) -> None:
         self._run, self._held = run, held
 
     def read(self, hold: Sequence[str] = SPLITS) -> ImageData:
-        """The images, read once, of the classes that the run's outputs mean.
+        """The images, read once; their classes are those of the run's outputs.
 
         Args:
             hold: splits that may be held in memory.
 
         Raises:
-            ValueError: there are none, or they do not suit the space or the run.
+            ValueError: no images are named, or they do not fit the space or the run.
         """
         held = self._held
         if held.found is None or not held.splits.issuperset(hold):
@@ -73,7 +73,7 @@ class RunImages:
         return held.found
 
     def read_own(self, hold: Sequence[str] = SPLITS) -> ImageData:
-        """As `read`, but none than those that the run was begun with."""
+        """Like `read`, but only the images that the run was started with."""
         found, before = self.read(hold), self.recorded
         known = None if before is None else before.fingerprint
         if known is not None and found.fingerprint is not None and known != found.fingerprint:
@@ -85,7 +85,7 @@ class RunImages:
         return found
 
     def read_few(self) -> ImageData:
-        """As `read`, to look at a few: if none are in memory yet, none are held there."""
+        """Like `read`, for a look at a few images: loads nothing into memory for that."""
         recipe = self._run.recipe
         if self._held.found or self._held.given or recipe.data is None:
             return self.read()
@@ -95,7 +95,7 @@ class RunImages:
         return found
 
     def read_from(self, texts: Sequence[str] = (), *, crops: int | None = None) -> ImageData:
-        """Images from another place than the recipe says: moved files, or another test set.
+        """Images from elsewhere than the recipe says: moved files, or another test set.
 
         Args:
             texts: as `prenas.with_data` takes them; none for the recipe's own images.
@@ -121,16 +121,16 @@ class RunImages:
 
     @property
     def are_missing(self) -> bool:
-        """Whether an imported run, which may do without images, is used without any."""
+        """Whether this is an imported run without images; it can be cut all the same."""
         return self._run.is_imported and self._run.recipe.data is None and not self._held.given
 
     @property
     def recorded(self) -> RecordedImages | None:
-        """What is known of the images that the run was begun with; None before that."""
+        """The images that the run was started with; None before that."""
         return self._run.files.read(artifacts.DATA, partial(artifacts.parse_json, parse=_parse))
 
     def record(self, images: ImageData) -> None:
-        """Writes `data.json`: what the run is begun with, so that it goes on with nothing else."""
+        """Writes `data.json`, so that the run continues with no other images."""
         sources = {"train": images.train, **images.splits}
         noted = RecordedImages(
             images.class_names,
@@ -143,17 +143,17 @@ class RunImages:
 
     @property
     def are_its_own(self) -> bool:
-        """Whether none were given, or they are known to be those that its results are about."""
+        """Whether the run works on its own images; False if that cannot be known."""
         given = self._held.given
         return given is None or (given.fingerprint is not None and self.may_be_own(given))
 
     @property
     def are_others(self) -> bool:
-        """Whether images were given that results of the run cannot be about."""
+        """Whether images were given that are not the run's own."""
         return self._held.given is not None and not self.may_be_own(self._held.given)
 
     def may_be_own(self, images: ImageData) -> bool:
-        """Whether results on these images may be kept as the run's."""
+        """Whether results on these images may be recorded as the run's."""
         recipe, before = self._run.recipe, self.recorded
         if images.num_crops != (recipe.data.crops if recipe.data else 1):
             return False
@@ -177,7 +177,7 @@ class RunImages:
             )
 
     def _may_be_moved(self, data: DataRecipe) -> bool:
-        """Whether images in another place may be those of the run, divided as it divides them."""
+        """Whether these may be the run's own images in a new place, split in the same way."""
         if self.recorded is None:
             return not self._run.is_imported
         try:

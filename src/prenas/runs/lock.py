@@ -1,4 +1,4 @@
-"""The lock of a run folder: one process writes there at a time; without torch."""
+"""The lock of a run folder, so that one process writes there at a time. Needs no torch."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a process holds the lock; asked by a shared lock, so that two askers never collide"""
+    """Whether a process holds the lock. Asks by a shared lock, so that two askers never collide."""
     try:
         with (folder / artifacts.LOCK).open() as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -71,7 +71,7 @@ def _take(lock: TextIO, folder: Path) -> None:
 
 
 def _is_alive(lock: TextIO) -> bool:
-    """Whether the process that took a lock still runs; true where that cannot be known."""
+    """Whether the process that took the lock still runs; True if that cannot be known."""
     lock.seek(0)
     number, _, host = lock.read().partition(" ")
     if host != socket.gethostname() or not number.isdecimal():

@@ -131,10 +131,9 @@ class MetricsLog:
 
 
 class LogSoFar:
-    """What a log holds so far.
+    """The content of a log.
 
-    Its properties raise ValueError where a line holds something else than numbers; they name file
-    and line.
+    Its properties raise ValueError, with file and line, if a value is not a number.
     """
 
     def __init__(self, records: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
@@ -197,10 +196,10 @@ class LogSoFar:
 
 
 def read_log(path: Path) -> LogSoFar:
-    """Reads a log; one that is not there yet holds nothing.
+    """Reads a log; a missing one is empty.
 
     Raises:
-        ValueError: a line is damaged; names file and line.
+        ValueError: a line is damaged; the message names file and line.
     """
     return LogSoFar(list(_records(path)))
 

@@ -1,4 +1,4 @@
-"""The results of a trained run on disk; whether they are of its weights is judged here alone."""
+"""The results of a trained run; this module alone judges whether they belong to its weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_TO_REDO = {  # what is removed with a result that is no longer current, and what for
+_TO_REDO = {  # outdated result -> what to remove together with it, and what to do again
     artifacts.EVOLUTION: (f"{artifacts.EVALUATION} and {artifacts.SUBNETS}/", "evolve"),
     artifacts.CALIBRATION: (f"{artifacts.EVALUATION} and {artifacts.SUBNETS}/", "calibrate"),
     artifacts.EVALUATION: (f"{artifacts.SUBNETS}/", "evaluate and cut"),
@@ -39,17 +39,16 @@ class Calibration(NamedTuple):
 
 
 class _Stored(NamedTuple, Generic[T]):
-    """A result, and the digest of the supernet that it is about."""
+    """A result, and the digest of the supernet it belongs to."""
 
     result: T
     supernet_sha256: str
 
 
 class RunResults:
-    """What was measured of a trained supernet; results of other weights are refused.
+    """What was measured with a trained supernet; results of other weights are refused.
 
-    Where the weights themselves are gone, as in a folder that only a report is made of, results are
-    taken as they are.
+    If the weights are gone, there is nothing to compare with, and results are taken as they are.
     """
 
     def __init__(self, run: Run) -> None:
@@ -57,7 +56,7 @@ class RunResults:
 
     @property
     def evolved(self) -> tuple[Evolved, ...]:
-        """What evolution found so far, one per finished budget.
+        """What evolution found so far: one subnet per finished budget.
 
         Raises:
             ValueError: it is damaged, or belongs to other weights.
@@ -93,7 +92,7 @@ class RunResults:
 
     @property
     def calibration(self) -> Calibration | None:
-        """How the statistics of the subnets were gathered; None where they are not (yet).
+        """How the statistics of the subnets were gathered; None if they were not.
 
         Raises:
             ValueError: it is damaged, or belongs to other weights.
@@ -118,7 +117,7 @@ class RunResults:
         return [_statistics_of(arch, tensors) for arch in archs]
 
     def record_statistics(self, archs: Sequence[Arch], statistics: Sequence[Statistics]) -> None:
-        """Writes `calibration.safetensors` and then, which marks it as whole, `calibration.json`"""
+        """Writes `calibration.safetensors`, then `calibration.json`, which marks it as whole."""
         tensors = {
             f"{arch.id}/{name}": tensor
             for arch, own in zip(archs, statistics, strict=True)
@@ -139,7 +138,7 @@ class RunResults:
         """The accuracy of the subnets.
 
         Raises:
-            ValueError: it is not measured yet, damaged, or belongs to other weights.
+            ValueError: the run is not evaluated, or the file is damaged or of other weights.
         """
         found = self._current(artifacts.EVALUATION, _parse_evaluations)
         if found is None:
@@ -160,7 +159,7 @@ class RunResults:
         self._record(artifacts.EVALUATION, document, tuple(rows))
 
     def require_current_model(self, folder: Path) -> None:
-        """Raises ValueError unless a handed-over model is whole and of the trained weights."""
+        """Raises ValueError unless a handed-over model is complete and of the trained weights."""
         path = folder / artifacts.MODEL_ARCH
         digest = artifacts.parse_json(path, lambda found: found["provenance"]["supernet_sha256"])
         if not self._is_current(digest) or not (folder / artifacts.MODEL).exists():
@@ -170,7 +169,7 @@ class RunResults:
             )
 
     def _current(self, name: str, parse: Callable[[dict[str, Any]], _Stored[T]]) -> T | None:
-        """What a file says of the trained weights; None where it is missing."""
+        """The content of a file of results; None if it is missing."""
         stored = self._files.read(name, partial(artifacts.parse_json, parse=parse))
         if stored is None:
             return None
@@ -225,7 +224,7 @@ def _parse_calibration(document: dict[str, Any]) -> _Stored[Calibration]:
 
 
 def _statistics_of(arch: Arch, tensors: Mapping[str, Tensor]) -> Statistics:
-    """The statistics of a subnet among those of all."""
+    """One subnet's part of `calibration.safetensors`."""
     prefix = f"{arch.id}/"
     return {
         name.removeprefix(prefix): tensor

@@ -1,4 +1,4 @@
-"""A run: what its folder holds, read when it is first asked for, and how results get there."""
+"""A run: what its folder holds, read on first use, and how results are recorded there."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from prenas.supernet import Supernet, statistic_names
 
 
 class Run:
-    """A run folder, opened: every file is read once, when it is asked for, and checked.
+    """A run folder, opened once: each file is read when it is first needed, and checked.
 
-    Reading locks nothing, and works while another process trains there. Results of other weights
-    than the trained supernet's are refused here, and nowhere else.
+    Reading takes no lock, and works while another process trains there. A file that has changed is
+    read again. Results that belong to other weights than the trained supernet's are refused.
 
     Example:
         run = prenas.Run("runs/digits")
@@ -33,13 +33,13 @@ class Run:
         logits = run.supernet(images, run.preferred.archs[0])
 
     Args:
-        folder: need not be there yet.
-        recipe: of a run that begins, or goes on, with it; by default the one it was begun with.
-        data: images from Python in place of those that the recipe names.
-        device: where networks go.
+        folder: it does not have to exist yet.
+        recipe: what to start or continue the run with; by default the recipe in the folder.
+        data: images from Python that replace those named in the recipe.
+        device: where networks are put.
 
     Raises:
-        ValueError: the folder belongs to another recipe, or an unknown device.
+        ValueError: the folder belongs to another recipe, or the device is unknown.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Run:
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe that was asked for, or the one that the run was begun with."""
+        """The recipe that was given, or the one that the run was started with."""
         found = self._asked or self._recorded_recipe
         if found is None:
             raise self._not_searched(artifacts.RECIPE)
@@ -69,12 +69,12 @@ class Run:
 
     @property
     def is_searched(self) -> bool:
-        """Whether its subnets are chosen, by a search, an import or an adaptation."""
+        """Whether its subnets are chosen: by a search, an import or for fine-tuning."""
         return self.files.has(artifacts.PREFERRED)
 
     @property
     def preferred(self) -> PreferredSet:
-        """The preferred set; ValueError before the search, or where it is damaged."""
+        """The preferred set; ValueError before the search, or if it is damaged."""
         if not self.is_searched:
             raise self._not_searched(artifacts.PREFERRED)
         recipe = self._recorded_recipe
@@ -87,12 +87,12 @@ class Run:
 
     @property
     def is_imported(self) -> bool:
-        """Whether it holds released weights instead of a training of its own."""
+        """Whether its weights were released by the authors and imported, not trained here."""
         return self.is_searched and self.preferred.imported is not None
 
     @property
     def subnets(self) -> PreferredSet:
-        """The subnets that are evaluated and handed over: preferred, or of one-shot NAS evolved.
+        """The subnets to evaluate and hand over: preferred ones, or evolved ones in one-shot NAS.
 
         Raises:
             ValueError: the search, or the evolution, is not finished; names the command.
@@ -113,34 +113,31 @@ class Run:
             self.files.write_json(artifacts.RECIPE, document, recipe)
 
     def record_preferred(self, preferred: PreferredSet) -> None:
-        """Writes `preferred.json`: the last file of a search, which says that it is done.
-
-        Its recipe stands in `recipe.json`.
-        """
+        """Writes `preferred.json`, the last file of a search; its recipe is in `recipe.json`."""
         with self.locked():
             document = preferred.model_dump(mode="json", exclude={"recipe"})
             self.files.write_json(artifacts.PREFERRED, document, preferred)
 
     def on(self, data: ImageData | None) -> Run:
-        """The same run on other images; None for those that its recipe names."""
+        """The same run with other images; None for those named in its recipe."""
         other = copy(self)
         other._held = HeldImages(data)
         return other
 
     @property
     def images(self) -> RunImages:
-        """The images that it is used with."""
+        """The images that the run works on."""
         return RunImages(self, self._held)
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """The classes in the order of the outputs; None before the run was begun on images."""
+        """The classes in the order of the outputs; None as long as no images were recorded."""
         return self.images.recorded.class_names if self.images.recorded else None
 
     # --- weights ---------------------------------------------------------------------------------
 
     def initial_supernet(self, *, drop_path: float = 0.0, dropout: float = 0.0) -> Supernet:
-        """The envelope with the weights that were scored, or adapted, before the training."""
+        """The envelope with the weights from before training: those scored, or those adapted."""
         preferred, space = self.preferred, self.recipe.space
         arch = space.supernet if preferred.adapted is None else preferred.envelope
         initial = Supernet(arch, space.settings)
@@ -155,7 +152,7 @@ class Run:
 
     @property
     def is_trained(self) -> bool:
-        """Whether the supernet is trained, or imported."""
+        """Whether the trained, or imported, supernet is there."""
         return self.files.has(artifacts.SUPERNET)
 
     @property
@@ -163,7 +160,7 @@ class Run:
         """The trained supernet, in evaluation mode, on the run's device.
 
         Raises:
-            ValueError: it is not trained, or damaged.
+            ValueError: the supernet is not trained yet, or its file is damaged.
         """
         preferred = self.preferred
         found = self.files.read(artifacts.SUPERNET, partial(self._load_supernet, preferred))
@@ -179,11 +176,11 @@ class Run:
 
     @property
     def supernet_sha256(self) -> str | None:
-        """The digest of the trained weights; None before they are there."""
+        """The digest of the trained weights; None before training."""
         return self.files.sha256(artifacts.SUPERNET)
 
     def record_supernet(self, supernet: Supernet) -> None:
-        """Writes `supernet.safetensors`: the last file of a training, which says that it is done"""
+        """Writes `supernet.safetensors`, the last file of a training."""
         with self.locked():
             weights = supernet.network.state_dict()
             artifacts.write_tensors(self.folder / artifacts.SUPERNET, weights)
@@ -192,7 +189,7 @@ class Run:
 
     @property
     def needs_calibration(self) -> bool:
-        """Whether its networks keep statistics of images, which training does not gather."""
+        """Whether its networks have BatchNorm, whose statistics training does not gather."""
         space = self.recipe.space
         return bool(statistic_names(build_structure(space.smallest, space.settings)))
 
@@ -200,7 +197,7 @@ class Run:
 
     @property
     def results(self) -> RunResults:
-        """What was measured of the trained supernet."""
+        """What was measured with the trained supernet."""
         return RunResults(self)
 
     @property
@@ -210,20 +207,21 @@ class Run:
 
     @property
     def evaluations(self) -> list[Evaluation]:
-        """The results of its subnets.
+        """The results of its subnets, in the order of `subnets`.
 
         Raises:
-            ValueError: it is not evaluated yet, or they are damaged or belong to other weights.
+            ValueError: the run is not evaluated, or the results are damaged or of other weights.
         """
         return list(self.results.evaluations)
 
     # --- what belongs together -------------------------------------------------------------------
 
     def locked(self) -> AbstractContextManager[None]:
-        """Opens the folder for writing, for this recipe and this process alone; may be nested.
+        """Locks the folder, so that this process alone writes there; may be nested.
 
         Raises:
-            ValueError: no right to write, other files there, another recipe, or another process.
+            ValueError: the folder is not writable, holds other files or a run of another recipe, or
+                another process works there.
         """
         return self.files.locked(self._require_same_recipe)
 
@@ -233,7 +231,7 @@ class Run:
         return self.files.read(artifacts.RECIPE, read)
 
     def _require_same_recipe(self) -> None:
-        """Raises ValueError if the run was begun with a recipe that decides otherwise."""
+        """Raises ValueError if the run was started with a recipe that decides otherwise."""
         if self._asked is None or (theirs := self._recorded_recipe) is None:
             return
         if changed := deciding_differences(theirs, self._asked):
@@ -260,10 +258,10 @@ def _parse_recipe(document: dict[str, Any]) -> Recipe:
 
 
 def _parse_preferred(recipe: Recipe, document: dict[str, Any]) -> PreferredSet:
-    """A preferred set of a recipe, which files of release 0.1.0 repeat.
+    """Reads `preferred.json`; files of release 0.1.0 also hold the recipe.
 
     Raises:
-        ValueError: they repeat another one.
+        ValueError: the recipe in the file is not the given one.
     """
     repeated = document.get("recipe")
     if repeated is not None and (

@@ -1,4 +1,4 @@
-"""Evolved subnets: the best of every budget by validation, in the form of a preferred set."""
+"""Evolved subnets: for each budget the best by validation, in the form of a preferred set."""
 
 from __future__ import annotations
 

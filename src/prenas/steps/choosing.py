@@ -1,4 +1,4 @@
-"""How a run begins: its subnets are chosen by a search, or come with weights that exist already."""
+"""How a run starts: with a search, with a source to fine-tune, or with released weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from prenas.supernet import Supernet
 def search(run: Run, observer: Observer = SILENT) -> PreferredSet:
     """Zero-cost search: chooses the preferred subnets, and keeps the weights that were scored.
 
-    Of several processes the first one works alone.
+    If there are several processes, the first one works alone.
     """
     processes = join()
     if run.recipe.data is not None:
@@ -57,13 +57,13 @@ def _search(run: Run, observer: Observer) -> None:
 
 
 def _asks_more(recipe: Recipe, before: PreferredSet) -> bool:
-    """Whether a search is to report what it has not reported yet."""
+    """Whether the recipe asks for a report that the search has not made yet."""
     asked = recipe.search
     return asked.further_seeds > len(before.agreement) or asked.exact_optimum > bool(before.optima)
 
 
 def _take_over(run: Run, recipe: Recipe, before: PreferredSet) -> None:
-    """Takes over what decides nothing, which alone may change while a run goes on."""
+    """Records fields that decide nothing; only those may change during a run."""
     changed = recipe.model_copy(update={"search": before.recipe.search})
     if changed != before.recipe:
         run.record_recipe(changed)
@@ -72,9 +72,9 @@ def _take_over(run: Run, recipe: Recipe, before: PreferredSet) -> None:
 def adapt(
     run: Run, source: Source, images: ImageData, head: str = "auto", observer: Observer = SILENT
 ) -> PreferredSet:
-    """Takes subnets and weights over from a source, to be trained further on other images.
+    """Starts from the subnets and weights of a source, to train them further on other images.
 
-    Of several processes the first one works alone.
+    If there are several processes, the first one works alone.
     """
     processes = join()
     if processes.is_main:
@@ -100,11 +100,11 @@ def _adapt(run: Run, source: Source, images: ImageData, head: str) -> None:
 
 
 def adopt(run: Run, preferred: PreferredSet, supernet: Supernet) -> PreferredSet:
-    """Takes a released supernet over as it is, with subnets of it: a run that is trained already.
+    """Starts from a released supernet, which needs no training.
 
     Args:
-        preferred: an imported set.
-        supernet: contains all of its subnets; only what they need is kept.
+        preferred: its subnets.
+        supernet: contains all of them; only what they need is kept.
     """
     with run.locked():
         if run.is_searched:

@@ -1,4 +1,4 @@
-"""What a run gives away: its subnets as models of their own, and a page about it."""
+"""What comes out of a run: its subnets as separate models, and the report."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def specialize(
 
 
 def hand_over_subnet(run: Run, number: int, row: Evaluation, to: Path | None = None) -> Path:
-    """Hands over subnet `number`, unless that is done; the first of several processes writes.
+    """Hands over subnet `number`, unless that is done; one process writes.
 
     Args:
         row: its evaluation.
-        to: an empty folder; by default a folder of the run.
+        to: an empty folder; by default one inside the run.
 
     Raises:
         ValueError: `to` is not empty, or a model of other weights is there.
@@ -62,7 +62,7 @@ def hand_over_subnet(run: Run, number: int, row: Evaluation, to: Path | None = N
 
 
 def report(run: Run) -> Path:
-    """Writes `report.md` and its pictures, from what the run holds so far."""
+    """Writes `report.md` and its pictures from what the run holds so far."""
     processes = join()
     if processes.is_main:
         write_report(run)

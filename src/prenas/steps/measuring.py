@@ -1,4 +1,4 @@
-"""What a trained run is worth: evolution, statistics of its subnets, and their accuracy."""
+"""What follows the training: evolution, calibration and evaluation."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _logger = logging.getLogger(__name__)
 
 
 def evolve(run: Run, observer: Observer = SILENT) -> list[Evolved]:
-    """One-shot NAS: searches the trained supernet by evolution, the best subnet of every budget.
+    """One-shot NAS: searches the trained supernet by evolution for the best subnet of each budget.
 
-    Of several processes the first one works alone.
+    If there are several processes, the first one works alone.
     """
     processes = join()
     if run.preferred.recipe.evolution is None:
@@ -47,12 +47,12 @@ def evolve(run: Run, observer: Observer = SILENT) -> list[Evolved]:
 
 
 def calibrate(run: Run, observer: Observer = SILENT) -> list[Statistics]:
-    """Gathers what BatchNorm must know of the images, for every subnet that is handed over.
+    """Gathers the statistics of BatchNorm for every subnet that is handed over.
 
     Several processes share the subnets.
 
     Returns:
-        Per subnet, in the order of the evaluation; empty for families without BatchNorm.
+        One entry per subnet, in the order of the evaluation; empty for families without BatchNorm.
     """
     processes, archs = join(), run.subnets.archs
     if not run.supernet.has_statistics:
@@ -77,7 +77,7 @@ def calibrate(run: Run, observer: Observer = SILENT) -> list[Statistics]:
 
 
 def _calibrated(run: Run, archs: Sequence[Arch]) -> list[Statistics]:
-    """Statistics of subnets from the run's training images, or empty ones if none are needed."""
+    """Statistics of subnets, from the run's training images; empty if the family needs none."""
     supernet, recipe, processes = run.supernet, run.recipe, join()
     if not supernet.has_statistics:
         return [{} for _ in archs]
@@ -99,7 +99,7 @@ def evaluate(
 ) -> list[Evaluation]:
     """Evaluates every subnet that is handed over, or given architectures, on validation and test.
 
-    Of the run's own subnets and images the results are recorded, and stored ones returned.
+    Results of the run's own subnets on its own images are recorded, and not measured twice.
     """
     archs = [archs] if isinstance(archs, Arch) else archs
     if not archs and join().main_says(run.is_evaluated) and run.images.are_its_own:
@@ -137,7 +137,7 @@ def _evaluate(run: Run, archs: Sequence[Arch] | None) -> list[Evaluation]:
 
 
 def _record(run: Run, rows: Sequence[Evaluation]) -> None:
-    """Table and picture, and last the file that says that the evaluation is done."""
+    """Writes the table and the picture, and last the file that marks the evaluation as done."""
     title = f"{run.recipe.name}: {run.subnets.kind} subnets"
     with run.locked():
         if run.images.recorded is None:
@@ -149,9 +149,9 @@ def _record(run: Run, rows: Sequence[Evaluation]) -> None:
 
 
 def evaluated(run: Run, observer: Observer = SILENT) -> list[Evaluation]:
-    """The stored evaluation of the run's subnets, made first if it is missing.
+    """The evaluation of the run's subnets, which is made first if it is missing.
 
-    An imported run without images has no results, only costs.
+    An imported run without images has costs alone.
     """
     if join().main_says(run.is_evaluated):
         observer.was_complete("evaluate", run)

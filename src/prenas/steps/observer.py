@@ -1,4 +1,4 @@
-"""Who listens to a run: what it does, how far it is, what it found."""
+"""Observers of a run: they are told what it does and how far it is."""
 
 from __future__ import annotations
 
@@ -26,26 +26,27 @@ Step = Literal[
 
 
 class Observer:
-    """Listens, and decides nothing; override what you want to hear of.
+    """Is told what a run does. Override the methods you need; all of them do nothing here.
 
-    Of several processes each has an observer. What a step made is in the run: `run.preferred` after
-    a search, `run.evaluations` after an evaluation.
+    An observer changes nothing in a run. The result of a step is in the run itself, for example
+    `run.preferred` after the search and `run.evaluations` after the evaluation. If a run has
+    several processes, each has its own observer.
     """
 
     def began(self, step: Step, run: Run) -> None:
-        """A step begins, or goes on where it was interrupted."""
+        """A step begins, or continues after an interruption."""
 
     def finished(self, step: Step, run: Run, seconds: float) -> None:
-        """A step is finished, so many seconds after it began here."""
+        """A step is finished; `seconds` have passed since it began."""
 
     def was_complete(self, step: Step, run: Run) -> None:
-        """A step has nothing to do: its result is there."""
+        """A step has nothing to do: its result is there already."""
 
     def trained_step(self, progress: Progress) -> None:
         """A training step is finished."""
 
     def logged(self, record: Mapping[str, Any]) -> None:
-        """The training wrote a record into `metrics.jsonl`; see `prenas.runs.log`."""
+        """The training added a record to `metrics.jsonl`; see `prenas.runs.log`."""
 
     def evolved_generation(self, generation: Generation) -> None:
         """Evolution finished a generation."""
@@ -56,7 +57,7 @@ SILENT = Observer()
 
 @contextmanager
 def observed(observer: Observer, step: Step, run: Run) -> Iterator[None]:
-    """Tells an observer when a step begins, and when it is finished, unless it fails."""
+    """Tells the observer that a step begins and, if nothing fails, that it is finished."""
     observer.began(step, run)
     started = time.perf_counter()
     yield

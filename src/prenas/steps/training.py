@@ -1,4 +1,4 @@
-"""The training of a run: what it needs, checked before anything is spent, and the training."""
+"""The training of a run, and the checks before it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from prenas.training.tracking import check_trackers, open_trackers
 
 
 class Prepared(NamedTuple):
-    """What a training needs besides its subnets."""
+    """What a training needs in addition to its subnets."""
 
     training: TrainingRecipe
     images: ImageData
@@ -41,10 +41,10 @@ def training_of(recipe: Recipe) -> TrainingRecipe:
 
 
 def prepared(recipe: Recipe, images: ImageData, device: torch.device) -> Prepared:
-    """Checks all that a training needs before anything is spent, and loads its teacher.
+    """Checks what a training needs, before time is spent on it, and loads the teacher.
 
     Raises:
-        ValueError: the images do not suit the space, or the teacher does not suit them.
+        ValueError: the images do not fit the space, or the teacher does not fit the images.
     """
     training = training_of(recipe)
     check_splits(images, recipe.space.settings)
@@ -59,11 +59,11 @@ def prepared(recipe: Recipe, images: ImageData, device: torch.device) -> Prepare
 
 
 def prepare(run: Run, observer: Observer = SILENT) -> Prepared:
-    """Reads a run's images, and what else `prepared` says.
+    """Reads the images of a run, and does what `prepared` does.
 
     Raises:
-        ValueError: the recipe has no training or no data, the images do not suit its space or are
-            not those that the run was begun with, or the teacher does not suit them.
+        ValueError: the recipe has no training or no data, the images do not fit its space or are
+            not those that the run was started with, or the teacher does not fit them.
     """
     training_of(run.recipe)
     with observed(observer, "read images", run), join().main_first():  # it may download them
@@ -81,8 +81,8 @@ def train(
     """Trains the envelope of the preferred set, from the weights that were scored.
 
     Args:
-        needs: of `prepare`, where that is done already.
-        track: names of trackers that get its numbers.
+        needs: the result of `prepare`, if that was called before.
+        track: names of trackers that receive the numbers of the training.
     """
     check_trackers(track)
     processes, preferred = join(), run.preferred
