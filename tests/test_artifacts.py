@@ -113,14 +113,14 @@ def test_numbers_that_json_does_not_know_are_never_written(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "is damaged or no JSON"),
-        (b'{"schema_version": 1, "rec', "is damaged or no JSON"),
-        (b"\xff\xfe", "is damaged or no JSON"),
+        (b"", "is damaged or not valid JSON"),
+        (b'{"schema_version": 1, "rec', "is damaged or not valid JSON"),
+        (b"\xff\xfe", "is damaged or not valid JSON"),
         (b"[]", "was not written by prenas"),
         (b"3", "was not written by prenas"),
         (b"{}", "was not written by prenas"),
-        (b'{"schema_version": 2}', "has schema version 2, this prenas reads 1"),
-        (b'{"schema_version": 0}', "has schema version 0, this prenas reads 1"),
+        (b'{"schema_version": 2}', "has schema version 2, but this version of prenas reads 1"),
+        (b'{"schema_version": 0}', "has schema version 0, but this version of prenas reads 1"),
         (b'{"schema_version": "one"}', "has schema version 'one'"),
         (b'{"schema_version": null}', "has schema version None"),
     ],
@@ -197,7 +197,7 @@ def test_the_digest_is_of_the_content(tmp_path: Path) -> None:
 def test_values_that_are_not_finite_are_refused_by_tensor(value: float, tmp_path: Path) -> None:
     path = tmp_path / "t.safetensors"
     artifacts.write_tensors(path, {"good": torch.ones(2), "bad": torch.tensor([1.0, value])})
-    with pytest.raises(ValueError, match=r"t\.safetensors holds values that are not finite in bad"):
+    with pytest.raises(ValueError, match=r"t\.safetensors contains non-finite values in bad"):
         artifacts.read_tensors(path)
 
 

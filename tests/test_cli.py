@@ -137,7 +137,7 @@ def test_the_steps_one_by_one(prenas: Command, tmp_path: Path) -> None:
     exact = ("--set", "search.exact_optimum=true")
     asked = prenas("search", "digits", "--out", out, *SMALL, *exact)
     assert (asked.status, asked.err) == (0, "")
-    assert re.search(r"lead +gap +best of", asked.out)
+    assert re.search(r"lead +gap +budget", asked.out)
     assert "no promise of a better network" in asked.out
     trained = prenas("train", out)
     assert (trained.status, trained.err) == (0, "")
@@ -164,7 +164,7 @@ def test_one_shot_goes_all_the_way(prenas: Command, tmp_path: Path) -> None:
         assert result.out.count(f": generation {number} of 3, ") == 2
     assert result.out.count("generation 1 of 3, 4 subnets, best ") == 2
     evolved = pipeline.evolve(out)
-    assert "digits: evolved subnets, trained together" in result.out
+    assert "digits: evolved subnets after training" in result.out
     assert "run: evolved subnets\n" in result.out
     for found in evolved:
         assert f"{found.costs['params']:,}" in result.out
@@ -209,7 +209,7 @@ def test_what_cannot_be_imported(prenas: Command, tmp_path: Path) -> None:
     refused(prenas("import", tmp_path / "none.pth", "--out", out), "is no file")
     refused(prenas("import", file, "--out", out, "--space", "tny"), "did you mean 'tiny'")
     unread = prenas("import", file, "--out", out, "--arch", '{"embed_dim": 1}')
-    refused(unread, "is no vit architecture")
+    refused(unread, "is not a vit architecture")
     assert not out.exists()
     chosen = prenas("import", file, "--out", out)
     assert "the largest network: of no published space" in chosen.out
@@ -223,11 +223,11 @@ def test_finetuning_goes_all_the_way(prenas: Command, finished_run: Path, tmp_pa
     assert (dry.status, dry.err) == (0, "")
     assert "kept head" in dry.out
     assert "nothing was written" in dry.out
-    refused(prenas(*words), "say where the run goes: --out FOLDER")
+    refused(prenas(*words), "say where to write the run: --out FOLDER")
     result = prenas(*words, "--out", out)
     assert (result.status, result.err) == (0, "")
     assert f"fine-tuned from {finished_run}, one subnet; trained there at 8 x 8" in result.out
-    assert f"Models    {out / 'subnets'}/00, each ready" in result.out
+    assert f"Models    {out / 'subnets'}/00; load one" in result.out
     assert load(out / "subnets" / "00").network(torch.zeros(1, 1, 12, 12)).shape == (1, 10)
     assert "fine-tuned from" in prenas("info", out).out
     again = prenas(*words, "--out", out)
@@ -253,8 +253,8 @@ def test_budgets_replace_the_recipes(prenas: Command, tmp_path: Path) -> None:
         "params=1k:2500:1k",
         "macs=9k",
     )
-    assert "No subnet in budget params in [10k, 11k)" in result.out
-    assert "Left out, no whole step: params in [2k, 2.5k)" in result.out
+    assert "No subnet fits the budget params in [10k, 11k)" in result.out
+    assert "Left out params in [2k, 2.5k): shorter than one step" in result.out
     assert "macs <= 9k" in result.out
 
 
@@ -279,8 +279,8 @@ def test_the_search_table_is_the_preferred_set(prenas: Command, searched: Path) 
         score = line.partition(subnet.arch.summary)[2].split()[0]
         assert float(score.replace(",", "")) == pytest.approx(subnet.score, rel=0.01)
         assert preferred.budgets_of(number)[0] in line
-    assert "No subnet in budget params in [10k, 11k)" in result.out
-    assert "Left out, no whole step: params in [3.3k, 3.4k)" in result.out
+    assert "No subnet fits the budget params in [10k, 11k)" in result.out
+    assert "Left out params in [3.3k, 3.4k): shorter than one step" in result.out
 
 
 # --- evaluate ------------------------------------------------------------------------------------
@@ -334,7 +334,7 @@ def test_the_title_of_a_table_is_one_line(prenas: Command, finished: Path) -> No
     """A path that is cut in two cannot be copied."""
     for arguments, title in (
         ([], f"{finished}: preferred subnets"),
-        (["--arch", SMALLEST.model_dump_json()], f"{finished}: given architectures"),
+        (["--arch", SMALLEST.model_dump_json()], f"{finished}: the given architectures"),
     ):
         assert title in prenas("evaluate", finished, *arguments).out
 
@@ -342,8 +342,8 @@ def test_the_title_of_a_table_is_one_line(prenas: Command, finished: Path) -> No
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('{"embed_dim": 8', ["is no JSON object of an architecture"]),
-        ('{"embed_dim": 8}', ["is no vit architecture", "num_heads: Field required"]),
+        ('{"embed_dim": 8', ["is not a JSON object that describes an architecture"]),
+        ('{"embed_dim": 8}', ["is not a vit architecture", "num_heads: Field required"]),
         (
             '{"embed_dim": 8, "num_heads": [1], "mlp_ratio": [1], "wings": 2}',
             ["wings: Extra inputs are not permitted"],
@@ -553,7 +553,7 @@ def test_an_unknown_command_is_refused(prenas: Command) -> None:
 
 def test_a_recipe_in_the_place_of_a_run_is_told(prenas: Command) -> None:
     refused(prenas("train", "digits"), "digits is a recipe", "prenas run digits --out")
-    refused(prenas("train", "nowhere"), "nowhere holds no finished search")
+    refused(prenas("train", "nowhere"), "nowhere has no finished search")
 
 
 def test_the_folder_is_asked_for(prenas: Command) -> None:

@@ -216,7 +216,7 @@ def test_a_folder_of_another_recipe_is_refused(
 ) -> None:
     """With the difference, and without touching anything."""
     before = contents(finished)
-    with pytest.raises(ValueError, match="belongs to another recipe") as caught:
+    with pytest.raises(ValueError, match="was made with another recipe") as caught:
         step(with_overrides(mini_recipe(), [override]), finished)
     assert line in str(caught.value)
     assert str(finished) in str(caught.value)
@@ -228,7 +228,7 @@ def test_a_folder_with_foreign_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "text.txt").write_text("years of work")
     before = contents(tmp_path)
-    with pytest.raises(ValueError, match="is not empty and no run folder of prenas"):
+    with pytest.raises(ValueError, match="is neither empty nor a run folder of prenas"):
         pipeline.search(mini_recipe(), tmp_path)
     assert contents(tmp_path) == before
     assert [path.name for path in tmp_path.iterdir()] == ["thesis"]
@@ -302,7 +302,7 @@ def test_a_folder_in_use_is_refused(
         lambda: pipeline.evaluate(finished),
         lambda: pipeline.specialize(finished, 0, to=finished.parent / "model"),
     ):
-        with pytest.raises(ValueError, match=r"another process is working in .*: wait for it"):
+        with pytest.raises(ValueError, match=r"another process is working on .*: wait for it"):
             action()
     assert (files(searched), files(finished)) == before
 
@@ -392,14 +392,18 @@ def test_own_data_must_be_passed_to_every_step(step: str, tmp_path: Path) -> Non
 
 
 def test_own_data_do_not_replace_a_recipes_own(searched: Path) -> None:
-    with pytest.raises(ValueError, match=r"recipe 'mini' loads 'digits' by itself, yet data"):
+    with pytest.raises(
+        ValueError, match=r"recipe 'mini' loads 'digits' itself, but data were passed"
+    ):
         pipeline.train(searched, data=own_data())
 
 
 def test_more_classes_than_the_head_has_are_refused(tmp_path: Path) -> None:
     out = tmp_path / "run"
     pipeline.search(own_recipe(num_classes=10), out)
-    with pytest.raises(ValueError, match=r"12 classes, the head only 10.*num_classes=12"):
+    with pytest.raises(
+        ValueError, match=r"12 classes, but the network has 10 outputs.*num_classes=12"
+    ):
         pipeline.train(out, data=own_data(num_classes=12))
 
 
@@ -574,7 +578,9 @@ def test_damaged_weights_are_refused_by_name(
 
 def test_missing_or_foreign_weights_are_refused_by_name(searched: Path, finished: Path) -> None:
     shutil.copy(finished / "subnets" / "00" / "model.safetensors", searched / "initial.safetensors")
-    with pytest.raises(ValueError, match=r"initial\.safetensors does not hold the weights of this"):
+    with pytest.raises(
+        ValueError, match=r"initial\.safetensors does not contain the weights of this"
+    ):
         pipeline.train(searched)
     (searched / "initial.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"initial\.safetensors does not exist"):
@@ -582,7 +588,7 @@ def test_missing_or_foreign_weights_are_refused_by_name(searched: Path, finished
     shutil.copy(
         finished / "subnets" / "00" / "model.safetensors", finished / "supernet.safetensors"
     )
-    with pytest.raises(ValueError, match=r"supernet\.safetensors does not hold the weights"):
+    with pytest.raises(ValueError, match=r"supernet\.safetensors does not contain the weights"):
         pipeline.read_supernet(finished)
 
 
@@ -598,7 +604,7 @@ def test_auto_takes_what_is_there() -> None:
 @pytest.mark.parametrize("name", ["quantum", "cuda:99", "", "gpu", "meta"])
 def test_an_unknown_device_is_refused_before_any_work(name: str, tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=f"device {name!r} is not on this machine: choose auto, cpu"
+        ValueError, match=f"device {name!r} does not exist on this machine: choose auto, cpu"
     ):
         pipeline.search(mini_recipe(), tmp_path / "run", device=name)
     assert not (tmp_path / "run").exists()
@@ -620,11 +626,11 @@ def test_results_of_other_weights_are_refused(finished: Path) -> None:
     path = finished / "supernet.safetensors"
     weights = {name: 0.5 * tensor for name, tensor in read_tensors(path).items()}
     write_tensors(path, weights)
-    with pytest.raises(ValueError, match=r"belongs to other weights than .*: remove it"):
+    with pytest.raises(ValueError, match=r"belongs to other weights than .*, remove it"):
         pipeline.specialize(finished, 0)
     (finished / "evaluation.json").unlink()
     pipeline.evaluate(finished)
-    with pytest.raises(ValueError, match=r"was cut from other weights than .*: remove it"):
+    with pytest.raises(ValueError, match=r"was handed over from other weights than .*: remove it"):
         pipeline.specialize(finished, 0)
     shutil.rmtree(finished / "subnets")
     folder = pipeline.specialize(finished, 0)
@@ -634,7 +640,7 @@ def test_results_of_other_weights_are_refused(finished: Path) -> None:
 
 def test_a_model_without_its_weights_is_refused(finished: Path) -> None:
     (finished / "subnets" / "00" / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match="is not whole"):
+    with pytest.raises(ValueError, match="is not complete"):
         pipeline.specialize(finished, 0)
 
 

@@ -98,7 +98,9 @@ def test_each_process_takes_its_own_accelerator(
 @pytest.mark.usefixtures("two_accelerators")
 def test_more_processes_than_accelerators_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(ValueError, match=r"process 2 .* there are 2: start at most 2 processes"):
+    with pytest.raises(
+        ValueError, match=r"process 2 .* there are only 2: start at most 2 processes"
+    ):
         resolve_device("auto")
 
 
@@ -199,7 +201,7 @@ def test_two_machines_train_together(tmp_path: Path) -> None:
 
 def test_a_process_that_does_not_come_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "_TIMEOUT", timedelta(seconds=0.2))
-    with pytest.raises(TimeoutError, match=r"processes \[1, 2\] of 3 did not come"):
+    with pytest.raises(TimeoutError, match=r"processes \[1, 2\] of 3 did not start"):
         processes._fresh(dist.HashStore(), 0, 3)
 
 

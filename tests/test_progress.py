@@ -44,7 +44,7 @@ def validation(
     ],
 )
 def test_the_line_of_a_validation(records: list[dict[str, Any]], line: str) -> None:
-    assert validation_line(records) == f"epoch 10: validation top-1 of {line}"
+    assert validation_line(records) == f"epoch 10: validation top-1: {line}"
 
 
 def follow() -> None:
@@ -70,7 +70,7 @@ def test_elsewhere_than_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> Non
     """One line per validation, the last one too, between those of the training."""
     follow()
     lines = capsys.readouterr().out.splitlines()
-    texts = [f"epoch {epoch}: validation top-1 of smallest 50.0, largest 75.0" for epoch in (1, 2)]
+    texts = [f"epoch {epoch}: validation top-1: smallest 50.0, largest 75.0" for epoch in (1, 2)]
     assert [line for line in lines if "validation" in line] == texts
     assert [line.split(":")[0] for line in lines if "validation" not in line] == [
         f"Training {10 * (10 * step // 6)} %" for step in range(1, 7)
@@ -86,7 +86,7 @@ def test_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "console", terminal)
     follow()
     for epoch in (1, 2):
-        text = f"epoch {epoch}: validation top-1 of smallest 50.0, largest 75.0"
+        text = f"epoch {epoch}: validation top-1: smallest 50.0, largest 75.0"
         assert screen.getvalue().count(text) == 1
     assert "Training" in screen.getvalue()
 
@@ -101,7 +101,7 @@ def test_a_validation_is_shown_though_the_training_stops(
 
     with pytest.raises(KeyboardInterrupt):
         stop()
-    assert "epoch 10: validation top-1 of subnet 0 50.0" in capsys.readouterr().out
+    assert "epoch 10: validation top-1: subnet 0 50.0" in capsys.readouterr().out
 
 
 def test_validations_that_follow_each_other_are_two_lines(
@@ -111,6 +111,6 @@ def test_validations_that_follow_each_other_are_two_lines(
         progress.sink(validation(0, 0.5, epoch=0))
         progress.sink(validation(0, 0.75, epoch=1))
     assert capsys.readouterr().out.splitlines() == [
-        "epoch 1: validation top-1 of subnet 0 50.0",
-        "epoch 2: validation top-1 of subnet 0 75.0",
+        "epoch 1: validation top-1: subnet 0 50.0",
+        "epoch 2: validation top-1: subnet 0 75.0",
     ]

@@ -165,7 +165,7 @@ def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 SUBNETS, STABILITY, REPRODUCTION = (
     "Preferred subnets",
-    "Stability of the choice",
+    "Do other seeds agree?",
     "How to reproduce",
 )
 
@@ -189,7 +189,7 @@ def check_subnets(shown: Page, preferred: PreferredSet, rows: Sequence[Evaluatio
             else:
                 assert float(text) == pytest.approx(100 * choice.margin, rel=0.051)
         assert [
-            text.split(" (rank")[0] for text in line["best of"].split("; ")
+            text.split(" (rank")[0] for text in line["budget"].split("; ")
         ] == preferred.budgets_of(number)
         for split, metrics in rows[number].splits.items() if rows else ():
             assert float(line[f"{split} top-1, %"]) == pytest.approx(100 * metrics.top1, abs=0.0051)
@@ -234,9 +234,11 @@ def test_after_the_search(searched: Path) -> None:
     check_targets(shown, searched)
     assert "3 preferred subnets; not evaluated yet" in shown.text
     assert "40 architectures; " in shown.text
-    assert f"{preferred.num_classes_of_isomers} isomer classes scored" in shown.text
+    num_classes = preferred.num_classes_of_isomers
+    scored = f"{num_classes} classes of equally expensive architectures (isomers) scored"
+    assert scored in shown.text
     assert "0 of 3 epochs trained" in shown.text
-    assert "prenas evaluate searched" in shown.prose["Accuracy against cost"]
+    assert "prenas evaluate searched" in shown.prose["Accuracy and cost"]
     assert "prenas train searched" in shown.prose["Training"]
     assert "--further-seeds" in shown.prose[STABILITY]
     for number in preferred.empty_budgets:
@@ -345,7 +347,7 @@ def test_other_searches(search: dict[str, Any], tmp_path: Path) -> None:
     shown = read_page(pipeline.report(tmp_path / "run"))
     check_subnets(shown, preferred, [])
     check_targets(shown, tmp_path / "run")
-    optima = shown.tables.get("Against the whole space", [])
+    optima = shown.tables.get("Compared with the whole space", [])
     for line, found in zip(optima, preferred.optima, strict=True):
         assert line["budget"] == preferred.budgets[found.budget]
         assert line["params"] == f"{found.costs['params']:,}"
@@ -372,7 +374,7 @@ def test_a_space_without_choices_in_layers(tmp_path: Path) -> None:
     check_targets(shown, tmp_path / "run")
     assert not (tmp_path / "run/report/block_scores.png").exists()
     assert "Block scores" not in shown.prose
-    for heading in ("Accuracy against cost", "Training"):
+    for heading in ("Accuracy and cost", "Training"):
         assert "only searches" in shown.prose[heading]
     assert "not evaluated yet" not in shown.text
 
@@ -392,7 +394,7 @@ def test_words_of_a_recipe_cannot_break_the_page(tmp_path: Path) -> None:
 
 
 def test_without_a_search(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds no finished search"):
+    with pytest.raises(ValueError, match="has no finished search"):
         pipeline.report(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -400,11 +402,11 @@ def test_without_a_search(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("no json", "line 1 of .*metrics.jsonl is no record"),
-        ("\udcff", "line 1 of .*metrics.jsonl is no record"),
-        ('{"loss": 1.0}', "line 1 of .*metrics.jsonl is no record"),
-        ('{"epoch": 0, "loss": "low", "lr": 0.1}', "line 1 of .*metrics.jsonl holds loss"),
-        ('{"epoch": 0, "loss": NaN, "lr": 0.1}', "line 1 of .*metrics.jsonl holds loss"),
+        ("no json", "line 1 of .*metrics.jsonl is not a training record"),
+        ("\udcff", "line 1 of .*metrics.jsonl is not a training record"),
+        ('{"loss": 1.0}', "line 1 of .*metrics.jsonl is not a training record"),
+        ('{"epoch": 0, "loss": "low", "lr": 0.1}', "line 1 of .*metrics.jsonl has loss = "),
+        ('{"epoch": 0, "loss": NaN, "lr": 0.1}', "line 1 of .*metrics.jsonl has loss = "),
     ],
 )
 def test_a_damaged_log(line: str, message: str, searched: Path) -> None:
@@ -434,7 +436,7 @@ def test_results_of_others_are_refused(finished: Path) -> None:
     document = json.loads(path.read_text())
     document["subnets"].reverse()
     path.write_text(json.dumps(document))
-    with pytest.raises(ValueError, match="is of other subnets than preferred"):
+    with pytest.raises(ValueError, match="belongs to other subnets than preferred"):
         pipeline.report(finished)
 
 

@@ -1,6 +1,6 @@
-"""PreNAS: preferred one-shot neural architecture search, for the budgets you have.
+"""PreNAS: preferred one-shot neural architecture search for given budgets.
 
-Public names load on first use, so that `import prenas` and `prenas --help` stay fast.
+Public names are imported on first use, so that `import prenas` and `prenas --help` stay fast.
 """
 
 from __future__ import annotations

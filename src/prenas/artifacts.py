@@ -44,8 +44,8 @@ MODEL = "model.safetensors"
 MODEL_ARCH = "arch.json"
 LOCK = ".lock"
 
-_DIGEST = "sha256"  # the name under which a safetensors file carries it
-_LONGEST_HEADER = 100_000_000  # bytes, as safetensors itself has it
+_DIGEST = "sha256"  # its name in the metadata of a safetensors file
+_LONGEST_HEADER = 100_000_000  # bytes, the limit of safetensors itself
 
 SCHEMA_VERSIONS = {
     RECIPE: 1,
@@ -59,10 +59,11 @@ SCHEMA_VERSIONS = {
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a whole file or nothing: to a temporary neighbour, synced, then renamed.
+    """Writes a file atomically: to a temporary file in the same folder, synced, then renamed.
 
     Raises:
-        OSError: the disk is full or gone; names the file, which stays as it was.
+        OSError: the file cannot be written, e.g. on a full disk, and is unchanged; the message
+            names it.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -73,16 +74,16 @@ def write_bytes(path: Path, content: bytes) -> None:
         temporary.replace(path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):  # that of a write names no file
+        if isinstance(error, OSError):  # the error of a write does not name the file
             raise cannot_write(path, error) from error
         raise
 
 
 def cannot_write(path: Path, error: OSError) -> OSError:
-    """The error of a write in words: which file, why, and what to do."""
+    """An error that says which file could not be written, why, and what to do."""
     return OSError(
-        f"cannot write {path} ({error.strerror or error}): free some space or mend the folder, "
-        "then give the same command to continue",
+        f"cannot write {path} ({error.strerror or error}): free some disk space or fix the "
+        "permissions of the folder, then give the same command to continue",
     )
 
 
@@ -93,23 +94,25 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def json_text(content: Mapping[str, Any]) -> str:
-    """JSON for people: one field per line, lists of numbers on one line."""
+    """Readable JSON: one field per line, and lists of numbers on one line."""
     text = json.dumps(content, indent=1, allow_nan=False)
-    # A raw line break stands between values only, never inside a string.
+    # A raw line break occurs only between values, never inside a string.
     return re.sub(r'\[\n([^][{}"]*)\]', lambda found: f"[{' '.join(found[1].split())}]", text)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON file of this package; of an earlier version, in the form of the present one.
+    """Reads a JSON file of this package; earlier versions are upgraded to the present one.
 
     Raises:
         FileNotFoundError: the file is missing.
-        ValueError: it is cut short, foreign, or of a newer version.
+        ValueError: it is truncated, was not written by prenas, or has a newer version.
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged or no JSON ({error}): restore or remove it") from None
+        raise ValueError(
+            f"{path} is damaged or not valid JSON ({error}): restore or remove it"
+        ) from None
     expected = SCHEMA_VERSIONS[path.name]
     if not isinstance(document, dict) or "schema_version" not in document:
         raise ValueError(f"{path} was not written by prenas: it has no schema_version")
@@ -119,18 +122,18 @@ def read_json(path: Path) -> dict[str, Any]:
         content, version = upgrade(content), version + 1
     if version != expected:
         raise ValueError(
-            f"{path} has schema version {version!r}, this prenas reads {expected}: "
-            "use the prenas version that wrote it"
+            f"{path} has schema version {version!r}, but this version of prenas reads {expected}: "
+            "use the version of prenas that wrote it"
         )
     return content
 
 
 def _with_named_costs(content: dict[str, Any], *fields: str) -> dict[str, Any]:
-    """Costs were fields of their own in release 0.1.0; since then they are a mapping by name."""
+    """Upgrades release 0.1.0, in which each cost was a field, to a mapping of costs by name."""
 
     def renamed(owner: Any) -> Any:
         if not isinstance(owner, dict) or not {"params", "macs"} <= owner.keys():
-            return owner  # damaged: whoever parses it says so
+            return owner  # damaged: parsing it will report that
         costs = {n: owner[n] for n in ("params", "macs", "relative_macs") if n in owner}
         return {name: owner[name] for name in owner if name not in costs} | {"costs": costs}
 
@@ -153,11 +156,12 @@ _UPGRADES: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {
 
 
 def parse_json(path: Path, parse: Callable[[dict[str, Any]], T]) -> T:
-    """Reads a JSON file of this package and makes a value of it.
+    """Reads a JSON file of this package and parses it into a value.
 
     Raises:
         FileNotFoundError: the file is missing.
-        ValueError: it is damaged, foreign or of a newer version; names the file and the field.
+        ValueError: it is damaged, was not written by prenas or has a newer version; the message
+            names the file and the field.
     """
     document = read_json(path)
     try:
@@ -168,22 +172,22 @@ def parse_json(path: Path, parse: Callable[[dict[str, Any]], T]) -> T:
         problem = f"the field {error} is missing"
     except (ValueError, TypeError, AttributeError) as error:
         problem = str(error)
-    raise ValueError(f"{path} is damaged or foreign: {problem}")
+    raise ValueError(f"{path} is damaged or was not written by prenas: {problem}")
 
 
 def sha256(path: Path) -> str:
-    """The digest of a file, to tell whether results belong to it."""
+    """The SHA-256 digest of a file, to check whether results belong to it."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
-    """Writes tensors as safetensors, whole or not at all; returns the digest that the file carries.
+    """Writes tensors atomically as safetensors; returns the digest that the file contains.
 
-    The digest covers names, types, shapes and values. `read_tensors` compares it, so that a bit
-    that flips on a disk is noticed.
+    The digest covers names, types, shapes and values. `read_tensors` compares it, and so notices a
+    flipped bit on a disk.
     """
-    from safetensors.torch import save  # late: names and JSON files do without torch
+    from safetensors.torch import save  # late: names and JSON files do not need torch
 
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     digest = _open_tensors(BytesIO(save(contiguous))).digest()
@@ -192,12 +196,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Reads a safetensors file; no code in a file is ever run.
+    """Reads a safetensors file; never runs code from a file.
 
     Raises:
         FileNotFoundError: the file is missing.
-        ValueError: it is cut short, damaged, in another format such as a pickle, or holds values
-            that are not finite; names the file and the tensor.
+        ValueError: it is truncated, damaged, in another format such as pickle, or contains
+            non-finite values; the message names the file and the tensor.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -211,25 +215,25 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         tensors = load_file(path)
     except (SafetensorError, ValueError) as error:
         raise ValueError(
-            f"{path} is not a readable safetensors file ({error}): it is cut short, or in another "
-            "format such as a pickle, which prenas never opens because it can carry code"
+            f"{path} is not a readable safetensors file ({error}): it is truncated, or in another "
+            "format such as pickle, which prenas never opens because it can contain code"
         ) from None
     if not is_intact:
         raise ValueError(
-            f"{path} is damaged: its content does not have the digest that it was written with. "
-            "Restore it from a copy, or remove it and give the command that makes it again"
+            f"{path} is damaged: its content does not match its digest. Restore it from a copy, or "
+            "remove it and give the command that writes it again"
         )
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise ValueError(
-                f"{path} holds values that are not finite in {name}: restore it from a copy, or "
-                "remove it and give the command that makes it again"
+                f"{path} contains non-finite values in {name}: restore it from a copy, or remove "
+                "it and give the command that writes it again"
             )
     return tensors
 
 
 def carried_digest(path: Path) -> str | None:
-    """The digest that a safetensors file carries; None if it was written without one.
+    """The digest that a safetensors file contains; None if it was written without one.
 
     Raises:
         ValueError: it is not a safetensors file.
@@ -239,13 +243,13 @@ def carried_digest(path: Path) -> str | None:
 
 
 class _StoredTensors(NamedTuple):
-    """A safetensors file whose header is read: 8 bytes of length, JSON, then the values."""
+    """A safetensors file after reading its header (8 bytes of length, then JSON)."""
 
     header: dict[str, Any]
-    """Name -> type, shape and place of every tensor."""
+    """Name -> type, shape and position of every tensor."""
     carried: str | None
     values: BinaryIO
-    """Where the values begin."""
+    """The open file, positioned at the first value."""
 
     def digest(self) -> str:
         """SHA-256 of the header, without metadata, and of all values."""
@@ -256,10 +260,10 @@ class _StoredTensors(NamedTuple):
 
 
 def _open_tensors(file: BinaryIO) -> _StoredTensors:
-    """Reads the header; ValueError for any other file."""
+    """Reads the header; ValueError for a file in another format."""
     length = int.from_bytes(file.read(8), "little")
     if length > _LONGEST_HEADER:
-        raise ValueError("its header is longer than any")
+        raise ValueError("its header is too long")
     try:
         header = json.loads(file.read(length))
         metadata = header.pop("__metadata__", None) or {}
@@ -273,38 +277,38 @@ def load_weights(network: nn.Module, path: Path) -> None:
 
     Raises:
         FileNotFoundError: the file is missing.
-        ValueError: it is damaged or foreign, or its names or shapes are not the network's.
+        ValueError: it is damaged, or its names or shapes are not those of the network.
     """
     weights = read_tensors(path)
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
         raise ValueError(
-            f"{path} does not hold the weights of this architecture: {error}"
+            f"{path} does not contain the weights of this architecture: {error}"
         ) from None
 
 
 def find_checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    """(finished steps, `step-NNNNNNNN/`) of all whole checkpoints in a folder, newest first."""
+    """(finished steps, `step-NNNNNNNN/`) of all complete checkpoints in a folder, newest first."""
     matches = ((re.fullmatch(r"step-(\d+)", path.name), path) for path in folder.glob("step-*"))
     return sorted(((int(match[1]), path) for match, path in matches if match), reverse=True)
 
 
 def require_writable(folder: Path) -> None:
-    """Makes the folder and proves that files can be written there, before anything is spent.
+    """Creates the folder and tries to write a file, before time is spent on results.
 
     Raises:
-        ValueError: the path is a file, or may not be written.
+        ValueError: the path is a file, or is not writable.
     """
     probe = folder / f".writable.{os.getpid()}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.write_text("some bytes, which a full disk refuses")
+        probe.write_text("a few bytes, to find out whether the disk is full")
         probe.unlink()
     except OSError as error:
         with suppress(OSError):
             probe.unlink()
         raise ValueError(
             f"cannot write to {folder} ({error.strerror}): choose another --out folder, change its "
-            "permissions, or free some space"
+            "permissions, or free some disk space"
         ) from None

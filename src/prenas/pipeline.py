@@ -1,11 +1,11 @@
-"""The whole method on one page, and each of its steps alone, from run folder to run folder.
+"""The whole method on one page, and each of its steps as a function on a run folder.
 
-One-shot NAS, where the recipe has evolution, evolves after training. Families without BatchNorm
-have nothing to calibrate.
+If the recipe has evolution (one-shot NAS), evolution follows the training. Only families with
+BatchNorm have something to calibrate.
 
-Every step reads what the step before wrote in the run folder, and writes its own result last and
-whole. A finished step is not redone, an unfinished one is continued, and a folder of another
-recipe is refused.
+Every step reads the results of the steps before it from the run folder, and writes its own result
+last and atomically. A finished step is not repeated, an interrupted one continues, and a folder of
+another recipe is refused.
 """
 
 from __future__ import annotations
@@ -62,19 +62,20 @@ def run(
     observer: Observer = SILENT,
     track: Sequence[str] = (),
 ) -> list[Evaluation]:
-    """Search, training, evolution where the recipe has it, evaluation, all subnets handed over.
+    """Searches, trains, evolves if the recipe says so, evaluates, and hands over all subnets.
 
-    Of several processes the first one alone searches, evolves and hands over.
+    If there are several processes, the first one searches, evolves and hands over alone.
 
     Args:
-        source: trained weights to fine-tune, in place of the search; see `finetune`.
-        head: of a source, as `finetune` takes it.
+        source: trained weights to fine-tune instead of a search; see `finetune`.
+        head: what to do with the classifier of the source; see `finetune`.
         data: splits from Python, for a recipe whose data is None or named "own".
-        observer: hears of every step; see `prenas.steps.observer.Observer`.
-        track: names of trackers that get the training's numbers: `tensorboard`, `wandb`, ...
+        observer: is told about every step; see `prenas.steps.observer.Observer`.
+        track: names of trackers that receive the numbers of the training: `tensorboard`, `wandb`,
+            ...
 
     Raises:
-        ValueError: as each of the steps; what can be known before the search is checked before it.
+        ValueError: as each of the steps raises it; whatever can be checked before the search is.
     """
     check_trackers(track)
     this = Run(out, recipe, data=data, device=device)
@@ -113,8 +114,8 @@ def search(
         data: splits from Python, for a recipe whose data is None or named "own".
 
     Raises:
-        ValueError: a folder of another recipe or with other files, no right to write, budgets that
-            no subnet fits, data that do not suit the space.
+        ValueError: the folder has another recipe or other files or is not writable, no subnet fits
+            any budget, or the data do not fit the space.
     """
     return choosing.search(Run(out, recipe, data=data, device=device), observer)
 
@@ -128,19 +129,20 @@ def finetune(
     head: str = "auto",
     observer: Observer = SILENT,
 ) -> PreferredSet:
-    """Makes a run folder that trains the subnets of a source further, on other images.
+    """Creates a run folder in which the subnets of a source are trained further on other images.
 
-    Writes `recipe.json`, `initial.safetensors`, `data.json` and, last, `preferred.json`; then
-    `train` and all that follows are as ever.
+    Writes `recipe.json`, `initial.safetensors`, `data.json` and, last, `preferred.json`. The
+    training and the steps after it are the same as after a search.
 
     Args:
-        source: what `prenas.read_source` reads.
-        recipe: what `prenas.finetuning_recipe` makes for that source.
-        head: `auto` keeps it where the classes are the source's; or `keep`, `fresh`.
+        source: the result of `prenas.read_source`.
+        recipe: the result of `prenas.finetuning_recipe` for this source.
+        head: `auto` keeps the classifier if the classes are those of the source; `keep` always
+            does, `fresh` never does.
 
     Raises:
-        ValueError: a recipe that is not for this source, images or classes that do not suit it, or
-            a folder of another run.
+        ValueError: the recipe is not for this source, the images or classes do not fit it, or the
+            folder contains another run.
     """
     this = Run(out, recipe, data=data)
     images = training.prepare(this, observer).images
@@ -154,20 +156,20 @@ def import_released(
     *,
     space: str | None = None,
 ) -> PreferredSet:
-    """Makes a run folder of a checkpoint that the authors released, ready to evaluate and cut.
+    """Turns a checkpoint that the authors released into a run folder, ready to evaluate.
 
     Writes `recipe.json`, `preferred.json` and, last, `supernet.safetensors`: the weights of the
     smallest network that contains all preferred subnets.
 
     Args:
-        archs: the preferred subnets; by default those published for the space, and where the sizes
-            are of no published space, the largest network.
-        space: name of that space; by default recognised by the sizes.
+        archs: the preferred subnets; by default those published for the space, or the largest
+            network if the sizes match no published space.
+        space: name of that space; by default recognised from the sizes.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is no released checkpoint, a subnet does not fit into it, an unknown
-            space, or a folder of another run.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is not a released checkpoint, a subnet does not fit into it, the space
+            is unknown, or the folder contains another run.
     """
     supernet = load_released_checkpoint(file)
     archs = [archs] if isinstance(archs, Arch) else archs
@@ -188,12 +190,12 @@ def train(
     Writes `checkpoints/`, `metrics.jsonl` and, at the end, `supernet.safetensors`.
 
     Args:
-        observer: hears of every training step, and of every record of `metrics.jsonl`.
-        track: names of trackers that get its numbers: `tensorboard`, `wandb`, `mlflow`, ...
+        observer: is told about every training step and every record of `metrics.jsonl`.
+        track: names of trackers that receive its numbers: `tensorboard`, `wandb`, `mlflow`, ...
 
     Raises:
-        ValueError: the search is not done, the recipe has no data or training, or they do not fit;
-            a tracker is not installed or does not start.
+        ValueError: the search is not finished, the recipe has no data or training, the data do not
+            fit, or a tracker is not installed or does not start.
     """
     return training.train(Run(out, data=data, device=device), observer, track=track)
 
@@ -205,17 +207,18 @@ def evolve(
     device: str = "auto",
     observer: Observer = SILENT,
 ) -> list[Evolved]:
-    """Searches the trained supernet by evolution: the best subnet of every budget, by validation.
+    """Searches the trained supernet by evolution for the best subnet of every budget.
 
-    For one-shot NAS, which trains on the whole space. Writes `evolution.json`, whole after each
-    budget; an interrupted search goes on with the next one. Of several processes the first one
-    works alone.
+    This is for one-shot NAS, which trains on the whole space; validation accuracy decides. Writes
+    `evolution.json` after each budget; an interrupted search continues with the next budget. If
+    there are several processes, the first one works alone.
 
     Args:
-        observer: hears of every generation.
+        observer: is told about every generation.
 
     Raises:
-        ValueError: the recipe has no evolution, the training is not finished, or other images.
+        ValueError: the recipe has no evolution, the training is not finished, or the images are not
+            those of the run.
     """
     return measuring.evolve(Run(out, data=data, device=device), observer)
 
@@ -227,17 +230,17 @@ def calibrate(
     device: str = "auto",
     observer: Observer = SILENT,
 ) -> list[Statistics]:
-    """Gathers what BatchNorm must know of the images, for every subnet that is handed over.
+    """Measures the BatchNorm statistics of every subnet that is handed over.
 
-    Writes `calibration.safetensors` and `calibration.json`, of families that need it. Evaluation
-    does this first where it is missing. Several processes share the subnets.
+    Writes `calibration.safetensors` and `calibration.json`, for families with BatchNorm. The
+    evaluation does this first if needed. Several processes share the subnets.
 
     Returns:
-        Per subnet, in the order of the evaluation; empty for families without BatchNorm.
+        One entry per subnet, in the order of the evaluation; empty for families without BatchNorm.
 
     Raises:
-        ValueError: the training, or the evolution, is not finished, other images than the run's, or
-            results of a calibration that is no longer there.
+        ValueError: the training, or the evolution, is not finished, the images are not those of the
+            run, or there are results of a calibration that is now missing.
     """
     return measuring.calibrate(Run(out, data=data, device=device), observer)
 
@@ -250,11 +253,11 @@ def evaluate(
     device: str = "auto",
     observer: Observer = SILENT,
 ) -> list[Evaluation]:
-    """Evaluates every preferred subnet, or the given architectures, on validation and test.
+    """Evaluates every subnet of the run, or the given architectures, on validation and test.
 
-    Of one-shot NAS, every evolved subnet. Writes `evaluation.json`, `evaluation.csv` and
-    `accuracy.png` for them. Results for given architectures, or on other data once that is done,
-    are only returned.
+    The subnets of the run are the preferred ones, or the evolved ones in one-shot NAS. Their
+    results are written to `evaluation.json`, `evaluation.csv` and `accuracy.png`. Results for given
+    architectures, or on other data than the run's, are only returned.
 
     Raises:
         ValueError: the training, or the evolution, is not finished, or an architecture does not
@@ -274,17 +277,18 @@ def specialize(
 ) -> Path:
     """Hands over one preferred subnet, with its weights, as a folder that `prenas.load` reads.
 
-    Cuts the plain network, checks that its logits equal the supernet's on validation images, and
-    writes it to `OUT/subnets/NN`, or to the empty folder `to`. An imported run needs no data: what
-    was not evaluated is checked on noise, and the best is the subnet with the most parameters.
+    Cuts the plain network out of the supernet, checks that their logits are equal on validation
+    images, and writes it to `OUT/subnets/NN`, or to the empty folder `to`. An imported run needs no
+    data: without an evaluation, the check uses noise, and the best subnet is the one with the most
+    parameters.
 
     Args:
         index: number of the subnet in the evaluation; or
-        limits: the best by validation top-1 that costs no more than this, by the names of the
-            costs: "params=100k,macs=2M" or {"params": 100_000}.
+        limits: take the subnet with the best validation top-1 that costs no more than this, by
+            the names of the costs: "params=100k,macs=2M" or {"params": 100_000}.
 
     Raises:
-        ValueError: no such subnet, none within the limits, or logits that differ.
+        ValueError: the subnet does not exist, none is within the limits, or the logits differ.
     """
     this = Run(out, data=data, device=device)
     to = None if to is None else Path(to)
@@ -292,18 +296,20 @@ def specialize(
 
 
 def report(out: str | Path) -> Path:
-    """Writes `report.md` and its pictures, in `report/`, from what the run folder holds so far.
+    """Writes `report.md`, and its pictures in `report/`, from the run so far.
 
-    At any stage from the search on, also while another process trains; each call writes anew.
+    Works at any stage after the search, also while another process trains. Each call replaces the
+    previous report.
 
     Raises:
-        ValueError: the search is not done, or a file of the run is damaged or of other weights.
+        ValueError: the search is not finished, or a file of the run is damaged or belongs to other
+            weights.
     """
     return delivering.report(Run(out))
 
 
 class DryRun(NamedTuple):
-    """What a run would choose and take; nothing of it was written."""
+    """What a run would choose, and how much time and memory it would need."""
 
     preferred: PreferredSet
     estimate: Estimate
@@ -321,7 +327,7 @@ def dry_run(
     """Searches, or adapts a source, measures a few training steps, and writes nothing.
 
     Raises:
-        ValueError: as `search`, or `finetune`, and `train`.
+        ValueError: as `search` or `finetune`, and `train`, raise it.
     """
     where = resolve_device(device)
     training.training_of(recipe)

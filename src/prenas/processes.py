@@ -1,9 +1,9 @@
 """The processes of one run and their devices, as torchrun or `accelerate launch` starts them.
 
-Every process draws the same architectures and takes its share of every batch; what they must
-agree on is added up in one message per step. There is no wrapper around the network: gradients of
-subnets are full-size (`training/gradients.py`), so one sum of one vector is all that data
-parallelism needs, whichever layers a step left out.
+Every process draws the same architectures and takes its share of every batch; one message per step
+sums what they must agree on. The network needs no wrapper: gradients of subnets have full size
+(`training/gradients.py`), so data parallelism only needs the sum of one vector, whichever layers a
+step left out.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ _TIMEOUT = timedelta(days=1)  # the others wait while the first one searches, ev
 
 
 class Processes(NamedTuple):
-    """This process among those of the run."""
+    """This process, as one of those of the run."""
 
     rank: int = 0
     world_size: int = 1
 
     @property
     def is_main(self) -> bool:
-        """Whether this process is the one that writes files and speaks."""
+        """Whether this process is the one that writes files and prints."""
         return self.rank == 0
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
-        """This process' part of a batch; neighbours, such as copies of an image, part company."""
+        """This process's part of a batch; neighbours, such as copies of an image, are separated."""
         return items[self.rank :: self.world_size]
 
     def add_up(self, tensor: Tensor) -> None:
-        """Replaces a tensor by its sum over all processes, equal to the bit in each of them.
+        """Replaces a tensor by its sum over all processes, which is bitwise equal in each of them.
 
         Raises:
             ConnectionError: another process has ended.
@@ -53,26 +53,26 @@ class Processes(NamedTuple):
                 dist.all_reduce(tensor)
             except RuntimeError as error:
                 raise ConnectionError(
-                    f"another process of this run has ended ({_first_sentence(error)}): its own "
+                    f"another process of this run has ended ({_first_sentence(error)}); its own "
                     "message says why. Give the same command to continue from the last "
                     "checkpoint"
                 ) from error
 
     def any(self, flag: bool) -> bool:
-        """Whether any process says so; returns once every process has come here."""
+        """Whether the flag is set in any process; returns when every process has called this."""
         votes = torch.tensor([float(flag)])
         self.add_up(votes)
         return bool(votes.item() > 0)
 
     def main_says(self, flag: bool) -> bool:
-        """The answer of the main process, in every process; returns once all have come here.
+        """The flag of the main process, in every process; returns when all have called this.
 
-        On a shared disk the others may see a file late, but all processes must go the same way.
+        On a shared disk the others may see a file late, but all processes must decide alike.
         """
         return self.any(self.is_main and flag)
 
     def wait(self) -> None:
-        """Returns once every process has come here."""
+        """Returns when every process has called this."""
         self.any(False)
 
     @contextmanager
@@ -92,7 +92,7 @@ def join() -> Processes:
     """This process among those that were launched together; joins them at the first call.
 
     Raises:
-        ValueError: the launcher's variables are there but do not read.
+        ValueError: the variables of the launcher are set, but are not numbers.
     """
     if not dist.is_available():
         return ALONE
@@ -115,17 +115,17 @@ def join() -> Processes:
 
 
 def local_rank() -> int:
-    """Number of this process on its machine; 0 where nothing launched several."""
+    """Number of this process on its machine; 0 without a launcher."""
     return _number("LOCAL_RANK", 0)
 
 
 def resolve_device(name: str) -> torch.device:
     """A device by name; `auto` takes an accelerator if there is one.
 
-    Of several processes on a machine each takes its own accelerator, unless a number is given.
+    If a machine has several processes, each takes its own accelerator unless a number is given.
 
     Raises:
-        ValueError: unknown, or not on this machine; names those that are.
+        ValueError: the device is unknown or not on this machine; the message lists those that are.
     """
     accelerator = (
         torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
@@ -138,8 +138,8 @@ def resolve_device(name: str) -> torch.device:
         if accelerator and local_rank() and device == torch.device(accelerator.type):
             if local_rank() >= (count := torch.accelerator.device_count()):
                 raise ValueError(
-                    f"process {local_rank()} of this machine has no {name} device of its own, "
-                    f"there are {count}: start at most {count} processes, or give --device cpu"
+                    f"process {local_rank()} of this machine has no {name} device, because there "
+                    f"are only {count}: start at most {count} processes, or use --device cpu"
                 )
             device = torch.device(device.type, local_rank())
         if device.type in available:
@@ -150,19 +150,21 @@ def resolve_device(name: str) -> torch.device:
     choices = ["auto", *available]
     near = get_close_matches(name, choices, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    raise ValueError(f"device {name!r} is not on this machine: choose {', '.join(choices)}{hint}")
+    raise ValueError(
+        f"device {name!r} does not exist on this machine: choose {', '.join(choices)}{hint}"
+    )
 
 
 def _fresh(store: dist.Store, rank: int, world_size: int) -> dist.Store:
-    """A part of the launcher's store in which nobody has written before.
+    """A fresh part of the launcher's store, in which no process has written before.
 
-    torchrun keeps one store over all restarts of a run, so that a process started again may read
-    the address of one that was killed. No variable numbers the restarts alike on all machines;
-    hence the processes greet each other anew: each says a word of its own that no earlier process
-    can have answered.
+    torchrun keeps one store across all restarts of a run, so a restarted process could read the
+    address of one that was killed. No variable counts the restarts equally on all machines.
+    Therefore the processes agree on a new prefix: each announces a random word, which no earlier
+    process can have answered.
 
     Raises:
-        TimeoutError: some process does not come.
+        TimeoutError: a process did not start.
     """
     word = uuid.uuid4().hex
     if rank == 0:
@@ -171,13 +173,13 @@ def _fresh(store: dist.Store, rank: int, world_size: int) -> dist.Store:
         while missing:
             if time.monotonic() > deadline:
                 raise TimeoutError(
-                    f"processes {sorted(missing)} of {world_size} did not come: look for their "
+                    f"processes {sorted(missing)} of {world_size} did not start: look for their "
                     "messages, and start all of them again"
                 )
             for other in list(missing):
                 if store.check([f"prenas/{word}/{other}"]):
                     missing.remove(other)
-                elif store.check([f"prenas/hello/{other}"]):  # of this life or of an earlier one
+                elif store.check([f"prenas/hello/{other}"]):  # from this start or an earlier one
                     store.set(f"prenas/{store.get(f'prenas/hello/{other}').decode()}", word)
             time.sleep(0.02)
         return dist.PrefixStore(word, store)
@@ -191,14 +193,14 @@ def _number(variable: str, default: int) -> int:
     text = os.environ.get(variable, str(default))
     if not text.isdecimal():
         raise ValueError(
-            f"the environment variable {variable} is {text!r}, where torchrun sets a number: "
+            f"the environment variable {variable} is {text!r}, but torchrun sets a number there: "
             "unset it, or start the command with torchrun or accelerate launch"
         )
     return int(text)
 
 
 def _first_sentence(error: Exception) -> str:
-    """Without PyTorch's guesses, which follow."""
+    """The first sentence of an error; PyTorch adds guesses after it."""
     return str(error).partition("\n")[0].partition(". ")[0]
 
 

@@ -1,7 +1,7 @@
-"""Named randomness: every draw comes from a generator made of (seed, purpose, position).
+"""Named randomness: every draw comes from a generator made from (seed, purpose, position).
 
-No function of the package reads or advances a global generator, so a result depends on its recipe
-alone, never on what ran before it.
+No function of the package reads or advances a global generator, so a result depends only on its
+recipe, never on what ran before.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ def derive_seed(seed: int, purpose: str, *position: int) -> int:
 
 
 def torch_generator(seed: int, purpose: str, *position: int) -> torch.Generator:
-    """A CPU generator, so that draws are the same whatever device uses them."""
+    """A CPU generator, so that draws do not depend on the device that uses them."""
     return torch.Generator().manual_seed(derive_seed(seed, purpose, *position))
 
 
 def numpy_generator(seed: int, purpose: str, *position: int) -> np.random.Generator:
-    """The same for NumPy; counter-based, so that making one per sample is cheap."""
+    """A NumPy generator; counter-based, so that creating one per sample is cheap."""
     return np.random.Generator(np.random.Philox(key=derive_seed(seed, purpose, *position)))
 
 
 @contextmanager
 def isolated_global_state(seed: int, purpose: str, *position: int) -> Iterator[None]:
-    """Seeds the global CPU generators for foreign code inside the block, and restores them after.
+    """Seeds the global CPU generators inside the block, and restores them afterwards.
 
-    For code that only knows global randomness: a data set's own transforms, layer constructors.
+    For code that only knows global randomness: the transforms of a data set, layer constructors.
     """
     python_state, numpy_state = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
@@ -48,9 +48,10 @@ def isolated_global_state(seed: int, purpose: str, *position: int) -> Iterator[N
 
 
 def reseed_global_state(seed: int, purpose: str, *position: int) -> None:
-    """Seeds the global CPU generators anew, inside a block of `isolated_global_state`.
+    """Seeds the global CPU generators again, inside a block of `isolated_global_state`.
 
-    A tenth of the work of another block: many draws of one kind share the keeping and restoring.
+    This takes a tenth of the time of another block, because the state is saved and restored once
+    for many draws.
     """
     number = derive_seed(seed, purpose, *position)
     random.seed(number)

@@ -16,16 +16,16 @@ class Value(BaseModel):
 
 
 _NEEDED = {
-    "int_type": "a whole number is needed",
-    "int_parsing": "a whole number is needed",
-    "int_from_float": "a whole number is needed",
-    "float_type": "a number is needed",
-    "float_parsing": "a number is needed",
-    "string_type": "a text is needed",
-    "tuple_type": "a list is needed",
-    "model_type": "a group of fields is needed",
+    "int_type": "must be an integer",
+    "int_parsing": "must be an integer",
+    "int_from_float": "must be an integer",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "string_type": "must be text",
+    "tuple_type": "must be a list",
+    "model_type": "must be a group of fields",
 }
-"""Kind of pydantic error -> the same for people who know no pydantic."""
+"""Kind of pydantic error -> the same for readers who do not know pydantic."""
 
 
 def _shortened(given: object) -> str:
@@ -34,7 +34,7 @@ def _shortened(given: object) -> str:
 
 
 def explain(error: ValidationError) -> str:
-    """A pydantic error in one line per field: name, what is wrong, what was given."""
+    """A pydantic error, one line per field: its name, what is wrong, and the value."""
     lines = []
     for problem in error.errors():
         where = ".".join(map(str, problem["loc"]))
@@ -44,13 +44,13 @@ def explain(error: ValidationError) -> str:
             message += f", such as {json.dumps([given])}"
         plain = isinstance(given, (str, int, float, bool, list, tuple)) or given is None
         shows_given = (plain and kind != "value_error") or kind in _NEEDED
-        suffix = f" (given: {_shortened(given)})" if shows_given else ""
+        suffix = f" (got {_shortened(given)})" if shows_given else ""
         lines.append(f"{where}: {message}{suffix}" if where else f"{message}{suffix}")
     return "\n".join(lines)
 
 
 def unknown_name(kind: str, name: str, choices: Iterable[str]) -> ValueError:
-    """The error for a name that is not in a table: nearest names first, then all of them."""
+    """An error for an unknown name, with the closest names first and then all of them."""
     choices = sorted(choices)
     near = get_close_matches(name, choices, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""

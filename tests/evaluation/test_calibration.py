@@ -256,5 +256,7 @@ def test_those_of_others_are_refused(tmp_path: Path, what: str) -> None:
             tuple(itertools.chain(SPACE.extreme(0)[:-1], SPACE.extreme(-1)[-1:]))
         )
         archs = [*archs, smaller]
-    with pytest.raises(ValueError, match=r"remove it, and .* to calibrate anew"):
+    with pytest.raises(
+        ValueError, match=r"to calibrate again, remove it, and .* in the same folder"
+    ):
         Run(tmp_path).results.statistics(archs)

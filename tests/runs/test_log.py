@@ -188,30 +188,30 @@ def test_an_epoch_of_skipped_steps_has_no_loss(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("no json", "is no record"),
-        ("", "is no record"),
-        ("[1]", "is no record"),
-        ('{"loss": 1.0}', "is no record"),
-        ('{"epoch": -1}', "is no record"),
-        ('{"epoch": 0.5}', "is no record"),
-        ('{"event": "epoch", "epoch": 0}', "is no record"),
-        ('{"event": "epoch", "epoch": 0, "step": "4"}', "is no record"),
-        ('{"event": "epoch", "epoch": 0, "step": 4, "lr": 0.1}', "holds loss None"),
-        ('{"event": "epoch", "epoch": 0, "step": 4, "loss": true, "lr": 0.1}', "holds loss True"),
-        ('{"event": "validation", "epoch": 0, "step": 4, "subnet": "x"}', "holds subnet 'x'"),
-        (VALIDATES % '"costs": 3', "holds costs 3, not amounts by name"),
-        (VALIDATES % '"costs": {"macs": "x"}', "holds macs 'x', not a finite number"),
-        (VALIDATES % '"costs": {"macs": 3}', "holds params None, not a finite number"),
-        (VALIDATES % '"params": null', "holds params None, not a finite number"),
+        ("no json", "is not a training record"),
+        ("", "is not a training record"),
+        ("[1]", "is not a training record"),
+        ('{"loss": 1.0}', "is not a training record"),
+        ('{"epoch": -1}', "is not a training record"),
+        ('{"epoch": 0.5}', "is not a training record"),
+        ('{"event": "epoch", "epoch": 0}', "is not a training record"),
+        ('{"event": "epoch", "epoch": 0, "step": "4"}', "is not a training record"),
+        ('{"event": "epoch", "epoch": 0, "step": 4, "lr": 0.1}', "has loss = None"),
+        ('{"event": "epoch", "epoch": 0, "step": 4, "loss": true, "lr": 0.1}', "has loss = True"),
+        ('{"event": "validation", "epoch": 0, "step": 4, "subnet": "x"}', "has subnet = 'x'"),
+        (VALIDATES % '"costs": 3', "has costs = 3, which are not amounts by name"),
+        (VALIDATES % '"costs": {"macs": "x"}', "has macs = 'x', which is not a finite number"),
+        (VALIDATES % '"costs": {"macs": 3}', "has params = None, which is not a finite number"),
+        (VALIDATES % '"params": null', "has params = None, which is not a finite number"),
     ],
 )
 def test_a_damaged_line_is_named(line: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     text = f'{{"epoch": 0, "loss": 1.0, "lr": 0.1}}\n{line}\n'
     path.write_text(text)
-    with pytest.raises(ValueError, match=f"^line 2 of {path} {message}.*mend or remove"):
+    with pytest.raises(ValueError, match=f"^line 2 of {path} {message}.*fix or remove"):
         read_log(path).validations if "validation" in line else read_log(path).epochs
-    if message == "is no record":
+    if message == "is not a training record":
         with pytest.raises(ValueError, match="line 2 of"):
             MetricsLog(path, step=5)
     assert path.read_text() == text

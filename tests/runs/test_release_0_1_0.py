@@ -171,5 +171,7 @@ def test_a_damaged_file_of_then_is_named(preferred_run: Path) -> None:
     for damaged in (without_params, 3, [3], []):
         content = {**document, "subnets": damaged}
         path.write_text(json.dumps(content))
-        with pytest.raises(ValueError, match=r"preferred\.json is damaged or foreign"):
+        with pytest.raises(
+            ValueError, match=r"preferred\.json is damaged or was not written by prenas"
+        ):
             pipeline.read_preferred(preferred_run)

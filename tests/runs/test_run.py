@@ -61,7 +61,9 @@ def test_what_is_not_there_is_said_with_the_command(searched: Path, tmp_path: Pa
     run = Run(searched)
     with pytest.raises(ValueError, match=f"run `prenas train {searched}` first"):
         _ = run.supernet
-    with pytest.raises(ValueError, match=f"not evaluated yet.*run `prenas evaluate {searched}`"):
+    with pytest.raises(
+        ValueError, match=f"not been evaluated yet.*run `prenas evaluate {searched}`"
+    ):
         _ = run.evaluations
     assert (run.class_names, run.supernet_sha256, run.results.calibration) == (None, None, None)
     is_done = [run.is_trained, run.results.are_calibrated, run.is_evaluated, run.is_imported]
@@ -88,7 +90,7 @@ def test_a_file_is_read_again_only_after_it_has_changed(
     assert reads.count("evaluation.json") == 2
     path.unlink()
     assert not run.is_evaluated
-    with pytest.raises(ValueError, match="not evaluated yet"):
+    with pytest.raises(ValueError, match="not been evaluated yet"):
         _ = run.evaluations
 
 
@@ -118,7 +120,7 @@ def test_what_a_run_keeps_is_what_it_would_read(recipe: Recipe, tmp_path: Path) 
 
 def test_a_run_of_another_recipe_is_not_opened(searched: Path) -> None:
     before = contents(searched)
-    with pytest.raises(ValueError, match=r"belongs to another recipe[^$]*seed: 0 -> 1"):
+    with pytest.raises(ValueError, match=r"was made with another recipe[^$]*seed: 0 -> 1"):
         Run(searched, with_overrides(mini_recipe(), ["seed=1"]))
     assert contents(searched) == before
     more = with_overrides(mini_recipe(), ["training.keep_checkpoints=5"])
@@ -129,7 +131,7 @@ def test_the_recipe_is_looked_at_again_under_the_lock(tmp_path: Path) -> None:
     """Two processes that begin different runs in a new folder: the second one is refused."""
     first, second = (Run(tmp_path / "run", mini_recipe(seed=seed)) for seed in (0, 1))
     first.record_recipe(first.recipe)
-    with pytest.raises(ValueError, match="belongs to another recipe"), second.locked():
+    with pytest.raises(ValueError, match="was made with another recipe"), second.locked():
         pass
 
 
@@ -159,17 +161,17 @@ def test_the_lock_may_be_taken_again_inside(searched: Path) -> None:
         (
             lambda run: run.evaluations,
             "evaluation.json",
-            "remove it, and subnets/, to evaluate and cut anew",
+            "to evaluate and hand over again, remove it, and subnets/ in the same folder",
         ),
         (
             lambda run: run.results.calibration,
             "calibration.json",
-            "remove it, and evaluation.json and subnets/, to calibrate anew",
+            "to calibrate again, remove it, and evaluation.json and subnets/ in the same folder",
         ),
         (
             lambda run: run.results.evolved,
             "evolution.json",
-            "remove it, and evaluation.json and subnets/, to evolve anew",
+            "to evolve again, remove it, and evaluation.json and subnets/ in the same folder",
         ),
     ],
 )
@@ -258,5 +260,7 @@ def test_a_run_of_0_1_0_repeats_its_recipe_and_may_not_contradict_it(tmp_path: P
     assert Run(out).preferred.recipe == Run(out).recipe
     document["recipe"]["seed"] = 77
     path.write_text(json.dumps(document))
-    with pytest.raises(ValueError, match=r"preferred\.json .*not that of recipe\.json \(seed: 0"):
+    with pytest.raises(
+        ValueError, match=r"preferred\.json .*differs from that in recipe\.json \(seed: 0"
+    ):
         _ = Run(out).preferred

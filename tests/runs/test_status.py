@@ -157,7 +157,7 @@ def test_an_imported_run(tmp_path: Path) -> None:
     pipeline.import_released(file, out)
     status = read_status(out)
     assert stages(status) == ["imported", "done", "missing", "missing"]
-    assert status.next_command == f"prenas evaluate {out} --data PLACE"
+    assert status.next_command == f"prenas evaluate {out} --data PATH"
     (out / "supernet.safetensors").unlink()
     assert read_status(out).next_command == f"prenas import FILE --out {out}"
 
@@ -320,7 +320,10 @@ def test_a_foreign_batch_size(searched: Path) -> None:
     document["recipe"]["training"]["batch_size"] = 0
     path.write_text(json.dumps(document))
     (problem,) = read_status(searched).problems
-    assert f"{path} is damaged or foreign: epochs and batch_size must be positive" in problem
+    assert (
+        f"{path} is damaged or was not written by prenas: epochs and batch_size must be positive"
+        in problem
+    )
 
 
 def test_a_foreign_folder(
@@ -328,14 +331,14 @@ def test_a_foreign_folder(
 ) -> None:
     (tmp_path / "holiday.jpg").touch()
     status = read_status(tmp_path)
-    assert "no run folder of prenas" in status.problems[0]
+    assert "not a run folder of prenas" in status.problems[0]
     assert status.next_command is None
     out = show(monkeypatch, capsys, "status", str(tmp_path))
     assert out == f"Problem   {status.problems[0]}\n"
 
 
 def test_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="is not there: give a run folder"):
+    with pytest.raises(ValueError, match="does not exist: give a run folder"):
         read_status(tmp_path / "none")
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="is a file"):

@@ -344,7 +344,7 @@ def test_what_is_no_source(kind: str, searched_run: Path, tmp_path: Path) -> Non
         "nothing": "nothing does not exist: give a trained run",
         "folder": "folder is no such folder: give a trained run",
         "text": "no whole checkpoint",
-        "searched": "holds no trained supernet.*prenas train",
+        "searched": "has no trained supernet.*prenas train",
     }
     with pytest.raises((ValueError, FileNotFoundError), match=words[kind]):
         read_source({**places, "searched": searched_run}[kind])
@@ -420,7 +420,7 @@ def test_an_interrupted_preparation_leaves_nothing_half_done(
         patch.setattr(owner, step, stop)
         with pytest.raises(StoppedError):
             pipeline.finetune(source, recipe, out)
-    with pytest.raises(ValueError, match="holds no finished search"):
+    with pytest.raises(ValueError, match="has no finished search"):
         pipeline.train(out)
     pipeline.finetune(source, recipe, out)
     pipeline.train(out)

@@ -43,7 +43,10 @@ from training.runs import (
 
 pytest_plugins = "training.runs"
 
-ADVICE = r"free some space or mend the folder, then give the same command to continue"
+ADVICE = (
+    r"free some disk space or fix the permissions of the folder, then give the same command to "
+    r"continue"
+)
 
 
 # --- a full disk ---------------------------------------------------------------------------------

@@ -1,4 +1,7 @@
-"""The `prenas` command: parsing only; what it shows is beside, everything heavy imported late."""
+"""The `prenas` command line. It only parses; the other modules of this package print.
+
+Heavy imports happen late, so that `prenas --help` stays fast.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,8 @@ from prenas.cli.tables import (
 )
 
 app = typer.Typer(
-    help="PreNAS: pick the few subnets worth having, train one supernet on them, take them home.",
+    help="PreNAS: choose a few promising subnets without training, train one supernet on them, and "
+    "get each as a network of its own.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -58,14 +62,14 @@ app = typer.Typer(
 
 
 def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
-    """Ctrl-C ends a command with a word on how to go on."""
+    """Ctrl-C ends a command with a message that says how to continue."""
 
     @wraps(command)
     def wrapped(*args: Any, **options: Any) -> None:
         try:
             command(*args, **options)
         except KeyboardInterrupt as stopped:
-            # A training that could still save says so, and by which signal it was asked to stop.
+            # A training that saved before it stopped says so, and names the signal.
             words = str(stopped) or "stopped"
             if not IS_QUIET:
                 errors.print(f"{words}: give the same command again to continue", soft_wrap=True)
@@ -79,9 +83,15 @@ def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
 @_interruptible
 def run_command(
     recipe: RecipeName = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run; made if missing.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder; created if it does not exist.")
+    ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Choose, measure a few steps, write nothing.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Choose the subnets, measure a few training steps, and write nothing.",
+        ),
     ] = False,
     data: DataTexts = None,
     space: SpaceText = None,
@@ -92,9 +102,10 @@ def run_command(
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
-    """The whole method: search, train, evaluate, hand over every preferred subnet.
+    """Run the whole method: search, train, evaluate, and hand over every preferred subnet.
 
-    A recipe with evolution trains on the whole space, and evolves before it evaluates.
+    With `evolution` in the recipe, train on the whole space and choose the subnets by evolution
+    afterwards.
     """
     from prenas import pipeline
     from prenas.cli.terminal import Terminal
@@ -118,36 +129,53 @@ def run_command(
 def finetune_command(
     source: Annotated[
         Path,
-        typer.Argument(metavar="SOURCE", help="A trained run, a model folder, a checkpoint."),
+        typer.Argument(
+            metavar="SOURCE",
+            help="A trained run, the folder of a handed-over model, or a released checkpoint.",
+        ),
     ],
     out: Annotated[Path | None, typer.Option(help="Folder of the new run.")] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Adapt, measure a few steps, write nothing.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Adapt the weights, measure a few training steps, and write nothing.",
+        ),
     ] = False,
-    recipe: Annotated[str, typer.Option(help="A recipe of fine-tuning: `prenas info`.")] = (
-        "transfer"
-    ),
+    recipe: Annotated[
+        str, typer.Option(help="Fine-tuning recipe; `prenas info` lists them.")
+    ] = "transfer",
     data: DataTexts = None,
     image_size: Annotated[
-        int | None, typer.Option(min=1, help="Pixels; default: the source's.")
+        int | None,
+        typer.Option(min=1, help="Image size in pixels; default: that of the source."),
     ] = None,
     extend_distances: Annotated[
         bool,
-        typer.Option("--extend-distances", help="Weights for the new distances of a larger image."),
+        typer.Option(
+            "--extend-distances",
+            help="Give the new distances of a larger image relative positions of their own.",
+        ),
     ] = False,
-    subnet: Annotated[int | None, typer.Option(help="This subnet of the source alone.")] = None,
+    subnet: Annotated[int | None, typer.Option(help="Use only this subnet of the source.")] = None,
     limits: Limits = None,
     max_params: MaxParams = None,
     max_macs: MaxMacs = None,
     head: Annotated[
-        str, typer.Option(help="auto (kept where classes are the same), keep, fresh.")
+        str,
+        typer.Option(
+            help="Classifier: keep, fresh, or auto (keep it if the classes are the same).",
+        ),
     ] = "auto",
     overrides: Overrides = None,
     track: Trackers = None,
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
-    """Train what is trained further, on other images: classes, image size, one subnet or all."""
+    """Train a result further on other images.
+
+    All its subnets or one, with other classes or another image size.
+    """
     from prenas import pipeline
     from prenas.cli.terminal import Terminal
     from prenas.sources.transfer import finetuning_recipe, read_source
@@ -196,7 +224,7 @@ def search_command(
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
-    """Zero-cost search only: which subnets are worth having, before any training."""
+    """Choose the preferred subnets without any training (the first step of `run`)."""
     from prenas import pipeline
     from prenas.cli.terminal import Terminal
 
@@ -215,7 +243,7 @@ def train_command(
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
-    """Train the supernet of a searched run, or continue where it was interrupted."""
+    """Train the supernet of a run, or continue an interrupted training."""
     from prenas.cli.terminal import Terminal
     from prenas.steps import training
 
@@ -232,9 +260,10 @@ def evolve_command(
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
-    """One-shot NAS: search the trained supernet by evolution, the best subnet of every budget.
+    """One-shot NAS: find the best subnet of every budget in the trained supernet by evolution.
 
-    For a recipe with evolution (--set evolution={}); goes on with the budget where it was cut off.
+    Needs a recipe with evolution (--set evolution={}). If interrupted, it continues with the
+    current budget.
     """
     from prenas.cli.terminal import Terminal
     from prenas.steps import measuring
@@ -252,9 +281,9 @@ def calibrate_command(
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
-    """Gather the statistics of BatchNorm for every subnet of a trained run.
+    """Measure the BatchNorm statistics of every subnet of a trained run.
 
-    `evaluate` does so by itself where it is missing; families without BatchNorm need none.
+    `evaluate` does this itself if needed; networks without BatchNorm do not need it.
     """
     from prenas.cli.terminal import Terminal
     from prenas.steps import measuring
@@ -265,7 +294,9 @@ def calibrate_command(
         measuring.calibrate(this, terminal)
     if not this.needs_calibration:
         family = this.recipe.space.family
-        console.print(f"Nothing to calibrate: networks of the family {family} keep no statistics")
+        console.print(
+            f"Nothing to calibrate: networks of the family {family} have no BatchNorm statistics"
+        )
 
 
 @app.command("evaluate")
@@ -278,9 +309,9 @@ def evaluate_command(
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
-    """Accuracy of every preferred (or evolved) subnet of a trained run, or of given architectures.
+    """Measure the accuracy of the subnets of a trained run, or of other architectures.
 
-    With --arch, --data or --crops the results are printed only.
+    With --arch, --data or --crops, results are printed but not saved.
     """
     from prenas.steps import measuring
 
@@ -288,18 +319,19 @@ def evaluate_command(
     this = opened(run, device, data, crops)
     archs = [read_arch(text, this.preferred.recipe.space.family) for text in arch] if arch else None
     rows = measuring.evaluate(this, archs)
-    what = "given architectures" if archs else f"{this.subnets.kind} subnets"
+    what = "the given architectures" if archs else f"{this.subnets.kind} subnets"
     print_evaluations(rows, f"{run}: {what}")
     if archs or data or crops:
-        where = f"On {', '.join(data)}. " if data else ""
-        each = f"{crops} crops of each image. " if crops else ""
-        console.print(f"{where}{each}The run's own results stay as they are.", soft_wrap=True)
+        where = f" on {', '.join(data)}" if data else ""
+        each = f" with {crops} {'crop' if crops == 1 else 'crops'} per image" if crops else ""
+        measured = f"Measured{where}{each}. " if where or each else ""
+        console.print(f"{measured}The results in the run folder are unchanged.", soft_wrap=True)
 
 
 @app.command("report")
 @_interruptible
 def report_command(run: RunFolder) -> None:
-    """Write report.md, with pictures: what a run found, from what its folder holds so far."""
+    """Write report.md with pictures: everything about the run so far, on one page."""
     from prenas import pipeline
 
     console.print(f"Report    {pipeline.report(run)}", soft_wrap=True)
@@ -308,9 +340,9 @@ def report_command(run: RunFolder) -> None:
 @app.command("status")
 def status_command(
     run: RunFolder,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """How far a run is, at any stage, also while another process works there."""
+    """Show how far a run is and what comes next; works while the run is in progress."""
     from prenas.runs.status import read_status
 
     status = read_status(run)
@@ -324,16 +356,26 @@ def status_command(
 @_interruptible
 def specialize_command(
     run: RunFolder,
-    index: Annotated[int | None, typer.Option(help="Number of the subnet in the table.")] = None,
+    index: Annotated[
+        int | None, typer.Option(help="Number of the subnet, as in the table.")
+    ] = None,
     limits: Limits = None,
     max_params: MaxParams = None,
     max_macs: MaxMacs = None,
-    to: Annotated[Path | None, typer.Option(help="Empty folder; default: in the run.")] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where to write the model: an empty or new folder; default: in the run folder.",
+        ),
+    ] = None,
     data: DataTexts = None,
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
-    """Cut one subnet out, check that it equals the supernet's, write model and description."""
+    """Hand over one subnet as a model of its own.
+
+    Cut it out of the supernet, check that its outputs are the same, and write it to a folder.
+    """
     from prenas.cost import shown_axes
     from prenas.steps import delivering
 
@@ -354,17 +396,30 @@ def specialize_command(
 @app.command("import")
 @_interruptible
 def import_command(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The authors' .pth checkpoint.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="Checkpoint (.pth or .safetensors) that the authors released.",
+        ),
+    ],
     out: Out,
     arch: Annotated[
         list[str] | None,
-        typer.Option("--arch", metavar="JSON|FILE", help="A subnet to keep; repeatable."),
+        typer.Option(
+            "--arch",
+            metavar="JSON|FILE",
+            help="Keep this subnet; may be given several times.",
+        ),
     ] = None,
     space: Annotated[
-        str | None, typer.Option(help="Keep its published subnets; default: seen by the sizes.")
+        str | None,
+        typer.Option(
+            help="Keep the published subnets of this space; default: recognised from the sizes.",
+        ),
     ] = None,
 ) -> None:
-    """Make a run folder of a checkpoint that the authors of PreNAS or AutoFormer released."""
+    """Turn a checkpoint released by the authors of PreNAS or AutoFormer into a run folder."""
     from prenas import artifacts, pipeline
     from prenas.sources.released import load_released_checkpoint
 
@@ -381,9 +436,13 @@ def import_command(
 @_interruptible
 def predict_command(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a handed-over model.")],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Pictures to classify.")],
-    top: Annotated[int, typer.Option(min=1, help="Classes to show per picture.")] = 3,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per picture.")] = False,
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE...", help="Picture files to classify.")
+    ],
+    top: Annotated[int, typer.Option(min=1, help="Number of classes to show per picture.")] = 3,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object per picture.")
+    ] = False,
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
@@ -415,10 +474,10 @@ def predict_command(
 @app.command("info")
 def info_command(
     name: Annotated[
-        str | None, typer.Argument(help="A recipe, a space, a space file or a run folder.")
+        str | None, typer.Argument(help="A recipe, a search space, a space file or a run folder.")
     ] = None,
 ) -> None:
-    """List recipes and spaces, or describe one of them, a space file or a run folder."""
+    """List recipes and search spaces, or describe one of them, a space file or a run folder."""
     from prenas.families import all_spaces
     from prenas.recipe import flat_fields
     from prenas.recipe.catalogue import RECIPES, TRANSFER_RECIPES, get_recipe, get_transfer_recipe
@@ -433,7 +492,7 @@ def info_command(
         console.print(f"{inspect.getdoc(RECIPES[name])}\n", soft_wrap=True)
         print_space(recipe.space)
         print_table(
-            f"Recipe {name}: the fields, as --set FIELD=VALUE takes them",
+            f"Recipe {name}: fields, to be changed with --set FIELD=VALUE",
             ["field", "value"],
             [
                 (field, json.dumps(value))
@@ -444,7 +503,7 @@ def info_command(
     elif name in TRANSFER_RECIPES:
         console.print(f"{inspect.getdoc(TRANSFER_RECIPES[name])}\n", soft_wrap=True)
         print_table(
-            f"Recipe of fine-tuning {name}: training.FIELD=VALUE and data.FIELD=VALUE for --set",
+            f"Fine-tuning recipe {name}: change training.* and data.* with --set FIELD=VALUE",
             ["field", "value"],
             [(f, json.dumps(value)) for f, value in flat_fields(get_transfer_recipe(name))],
         )
@@ -458,11 +517,11 @@ def info_command(
         print_preferred(preferred)
     else:
         choices = {*RECIPES, *TRANSFER_RECIPES, *spaces}
-        raise unknown_name("recipe, space, space file or run folder", name, choices)
+        raise unknown_name("recipe, search space, space file or run folder", name, choices)
 
 
 def main() -> None:
-    """Runs the command line; mistakes of the user end in one readable message and status 2."""
+    """Runs the command line; a mistake of the user ends in one readable message and status 2."""
     who = f"process {os.environ['RANK']}: " if "RANK" in os.environ else ""
     logging.basicConfig(level=logging.WARNING, format=f"{who}%(levelname)s: %(message)s")
     try:

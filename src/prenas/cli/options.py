@@ -9,49 +9,60 @@ import typer
 
 
 def _no_recipe(run: Path) -> Path:
-    """Says what to do where a recipe is named instead of a run."""
+    """Raises ValueError, with what to do, if a recipe is named instead of a run."""
     if not run.exists():
         from prenas.recipe.catalogue import RECIPES
 
         if str(run) in RECIPES:
             raise ValueError(
-                f"{run} is a recipe, no folder of a run: `prenas run {run} --out RUN` does all "
-                f"steps, `prenas search {run} --out RUN` the first one"
+                f"{run} is a recipe, not a run folder: `prenas run {run} --out FOLDER` runs all "
+                f"steps, `prenas search {run} --out FOLDER` only the first"
             )
     return run
 
 
 RecipeName = Annotated[
-    str | None, typer.Argument(metavar="[RECIPE]", help="See `prenas info`.", show_default=False)
+    str | None,
+    typer.Argument(
+        metavar="[RECIPE]",
+        help="Name of a recipe; `prenas info` lists them.",
+        show_default=False,
+    ),
 ]
 SpaceText = Annotated[
     str | None,
-    typer.Option("--space", metavar="FILE|NAME", help="Another search space: YAML, Python, name."),
+    typer.Option(
+        "--space",
+        metavar="FILE|NAME",
+        help="Search space instead of the recipe's: a YAML, JSON or Python file, or a name.",
+    ),
 ]
 DataTexts = Annotated[
     list[str] | None,
     typer.Option(
         "--data",
-        metavar="SOURCE|SPLIT=PLACE",
-        help="photos/ | photos.tar | cifar10 | hfds/NAME | train=a.tar | validation=0.1 | "
-        "test=none; repeatable.",
+        metavar="SOURCE|SPLIT=PATH",
+        help="Images: photos/ | photos.tar | cifar10 | hfds/NAME | train=a.tar | validation=0.1 | "
+        "test=none. May be given several times.",
     ),
 ]
-RunFolder = Annotated[
-    Path, typer.Argument(metavar="RUN", help="Folder of a run.", callback=_no_recipe)
-]
-Out = Annotated[Path, typer.Option(help="Folder of the run; made if missing.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.", callback=_no_recipe)]
+Out = Annotated[Path, typer.Option(help="Run folder; created if it does not exist.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="FIELD=VALUE", help="Change a recipe field; repeatable."),
+    typer.Option(
+        "--set",
+        metavar="FIELD=VALUE",
+        help="Change a field of the recipe. May be given several times.",
+    ),
 ]
 BudgetTexts = Annotated[
     list[str] | None,
     typer.Option(
         "--budget",
         metavar="AXIS=AMOUNT",
-        help="params=6M | macs=1.4G | params=5M:6M | params=5M:12M:1M | params=6M,macs=1.4G; "
-        "repeatable, replaces the recipe's.",
+        help="Budget: params=6M | macs=1.4G | params=5M:6M | params=5M:12M:1M | "
+        "params=6M,macs=1.4G. Replaces the recipe's budgets; may be given several times.",
     ),
 ]
 Limits = Annotated[
@@ -59,7 +70,8 @@ Limits = Annotated[
     typer.Option(
         "--max",
         metavar="COST=AMOUNT",
-        help="The best subnet within these limits: params=6M,macs=1.4G; repeatable.",
+        help="The best subnet within these limits, e.g. params=6M,macs=1.4G. May be given several "
+        "times.",
     ),
 ]
 MaxParams = Annotated[
@@ -70,27 +82,42 @@ MaxMacs = Annotated[
 ]
 Seeds = Annotated[
     int | None,
-    typer.Option("--further-seeds", help="Initialisations scored beside, to report agreement."),
+    typer.Option(
+        "--further-seeds",
+        metavar="N",
+        help="Score N extra seeds and report how well they agree.",
+    ),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all cores.")]
+Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:1, mps, ...")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="Number of CPU threads; default: one per core.")
+]
 Crops = Annotated[
-    int | None, typer.Option(help="1, 5 or 10 crops per image, logits averaged.", min=1, max=10)
+    int | None,
+    typer.Option(help="Average the logits over 1, 5 or 10 crops per image.", min=1, max=10),
 ]
 Trackers = Annotated[
     list[str] | None,
-    typer.Option("--track", metavar="NAME", help="tensorboard, wandb, mlflow, ...; repeatable."),
+    typer.Option(
+        "--track",
+        metavar="NAME",
+        help="Also log to tensorboard, wandb, mlflow, ...; may be given several times.",
+    ),
 ]
 ArchTexts = Annotated[
     list[str] | None,
-    typer.Option("--arch", metavar="JSON|FILE", help="Evaluate these instead; repeatable."),
+    typer.Option(
+        "--arch",
+        metavar="JSON|FILE",
+        help="Evaluate this architecture instead; may be given several times.",
+    ),
 ]
 
 
 def joined_limits(
     limits: list[str] | None, max_params: str | None, max_macs: str | None
 ) -> str | None:
-    """Limits and their short forms as one text; None if there is none."""
+    """Limits and their short forms as one text; None if none is given."""
     given = [*(limits or ())]
     given += [f"params={max_params}"] if max_params is not None else []
     given += [f"macs={max_macs}"] if max_macs is not None else []

@@ -1,4 +1,4 @@
-"""From arguments of the command line to recipes, runs and architectures."""
+"""Turns command-line arguments into recipes, runs and architectures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def set_threads(threads: int | None) -> None:
-    """Takes so many CPU threads."""
+    """Sets the number of CPU threads; None leaves it as it is."""
     if threads is not None:
         import torch
 
@@ -45,7 +45,8 @@ def chosen_recipe(
         recipe = searching_recipe(find_space(space), budgets)
     else:
         raise ValueError(
-            f"name a recipe ({', '.join(RECIPES)}), or give --space and --budget to search only"
+            f"name a recipe ({', '.join(RECIPES)}), or give --space and --budget to search "
+            "without training"
         )
     if data:
         recipe = with_data(recipe, data)
@@ -60,7 +61,7 @@ def chosen_recipe(
 def opened(
     folder: Path, device: str, texts: Sequence[str] | None = None, crops: int | None = None
 ) -> Run:
-    """A run; with images from elsewhere, or other crops, if the options say so."""
+    """Opens a run, with other images or another number of crops if the options ask for that."""
     from prenas.runs.run import Run
 
     run = Run(folder, device=device)
@@ -71,13 +72,13 @@ def opened(
 
 
 def require_out(out: Path | None, dry_run: bool) -> None:
-    """Raises ValueError unless it is said where a run goes."""
+    """Raises ValueError if --out is missing, except in a dry run."""
     if out is None and not dry_run:
-        raise ValueError("say where the run goes: --out FOLDER (or --dry-run to write nothing)")
+        raise ValueError("say where to write the run: --out FOLDER (or --dry-run to write nothing)")
 
 
 def read_arch(text: str, family: str) -> Arch:
-    """An architecture from JSON text, or from a file that holds it (an `arch.json` included)."""
+    """Reads an architecture from JSON text, from a file, or from the folder of a model."""
     from pydantic import ValidationError
 
     from prenas import artifacts
@@ -88,8 +89,8 @@ def read_arch(text: str, family: str) -> Arch:
     is_json = text.lstrip().startswith("{")
     if not is_json and not path.is_file():
         raise ValueError(
-            f"--arch {text!r} is neither JSON text nor a file: give "
-            "an object of its fields, an arch.json, or a model folder"
+            f"--arch {text!r} is neither JSON nor a file: give a JSON object with the "
+            "architecture's fields, an arch.json, or a model folder"
         )
     content = text if is_json else path.read_text(encoding="utf-8")
     try:
@@ -97,6 +98,8 @@ def read_arch(text: str, family: str) -> Arch:
         arch: Arch = get_family(family).arch_type.model_validate(fields.get("arch", fields))
         return arch
     except ValidationError as error:
-        raise ValueError(f"{text} is no {family} architecture: {explain(error)}") from None
+        raise ValueError(f"{text} is not a {family} architecture: {explain(error)}") from None
     except (json.JSONDecodeError, AttributeError) as error:
-        raise ValueError(f"{text} is no JSON object of an architecture: {error}") from None
+        raise ValueError(
+            f"{text} is not a JSON object that describes an architecture: {error}"
+        ) from None

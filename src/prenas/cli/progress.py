@@ -1,4 +1,7 @@
-"""Progress of a training (a bar on a terminal, a line for every tenth elsewhere), of evolution."""
+"""Shows the progress of a training and of an evolution.
+
+A training has a bar on a terminal, and elsewhere prints a line after every tenth.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class TrainingProgress:
-    """Shows a training to people: `watch` its steps, `sink` the records of its log."""
+    """Shows a training: `watch` takes its steps, `sink` the records of its log."""
 
     def __init__(self, bar: Bar) -> None:
         self._bar = bar
@@ -31,7 +34,7 @@ class TrainingProgress:
     def watch(self, progress: Progress) -> None:
         """Called after every training step."""
         self.flush()
-        if math.isfinite(progress.loss):  # a step that was left out says nothing
+        if math.isfinite(progress.loss):  # a skipped step has no loss
             before = progress.loss if math.isnan(self._mean_loss) else self._mean_loss
             self._mean_loss = 0.95 * before + 0.05 * progress.loss
         self._num_images += progress.num_images
@@ -55,7 +58,7 @@ class TrainingProgress:
             )
 
     def sink(self, record: Mapping[str, Any]) -> None:
-        """Called with every record; those of one validation come one by one, and end together."""
+        """Called with every record; the records of one validation are printed together."""
         if record["event"] != "validation":
             self.flush()
             return
@@ -64,35 +67,35 @@ class TrainingProgress:
         self._validations.append(record)
 
     def flush(self) -> None:
-        """Prints the validation that is complete, if any, above the bar."""
+        """Prints the completed validation, if there is one, above the bar."""
         if self._validations:
             console.print(validation_line(self._validations), soft_wrap=True)
             self._validations = []
 
 
 def validation_line(records: Sequence[Mapping[str, Any]]) -> str:
-    """`epoch 10: validation top-1 of smallest 91.2, middle 93.0, largest 93.4`."""
+    """`epoch 10: validation top-1: smallest 91.2, middle 93.0, largest 93.4`."""
     texts, size = [], size_axis().name
     for weights in dict.fromkeys(record["weights"] for record in records):
         ranked = sorted(
             (record for record in records if record["weights"] == weights),
             key=lambda record: record["costs"][size],
         )
-        places = {"smallest": 0, "middle": len(ranked) // 2, "largest": -1}
+        shown = {"smallest": 0, "middle": len(ranked) // 2, "largest": -1}
         if len(ranked) == 2:
-            places.pop("middle")
+            shown.pop("middle")
         elif len(ranked) == 1:
-            places = {f"subnet {ranked[0]['subnet']}": 0}
+            shown = {f"subnet {ranked[0]['subnet']}": 0}
         accuracies = ", ".join(
-            f"{name} {100 * ranked[place]['top1']:.1f}" for name, place in places.items()
+            f"{name} {100 * ranked[number]['top1']:.1f}" for name, number in shown.items()
         )
         texts.append(accuracies if weights == "trained" else f"{weights}: {accuracies}")
-    return f"epoch {records[0]['epoch'] + 1}: validation top-1 of {'; '.join(texts)}"
+    return f"epoch {records[0]['epoch'] + 1}: validation top-1: {'; '.join(texts)}"
 
 
 @contextmanager
 def training_progress() -> Iterator[TrainingProgress]:
-    """A bar on a terminal; elsewhere a line for every tenth of the training."""
+    """A bar on a terminal; elsewhere, one line for every tenth of the training."""
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
@@ -118,7 +121,7 @@ def training_progress() -> Iterator[TrainingProgress]:
 
 
 def print_generation(generation: Generation) -> None:
-    """A line for every generation of an evolution."""
+    """Prints one line about a generation of an evolution."""
     console.print(
         f"Evolution, {generation.budget}: generation {generation.number} of "
         f"{generation.num_generations}, {generation.num_evaluated:,} subnets, "

@@ -11,21 +11,21 @@ if TYPE_CHECKING:
     from prenas.runs.status import Status, TrainingStatus
 
 _WORDS: dict[str, str] = {
-    "missing": "not begun",
+    "missing": "not started",
     "running": "running",
-    "begun": "stopped half-way",
+    "begun": "interrupted",
     "done": "done",
     "imported": "imported",
-    "none": "not in this recipe",
+    "none": "not part of this recipe",
 }
 
 
 def print_status(status: Status) -> None:
     """The steps of the method, the training in detail, and what to do next."""
     progress = status.progress
-    if status.recipe or not status.problems:  # a foreign folder has no steps
-        # A subnet can be handed over and the rest left: that is no interruption.
-        words = _WORDS | ({"begun": "begun"} if status.num_models else {})
+    if status.recipe or not status.problems:  # a folder without a run has no steps
+        # Handing over only some of the subnets is not an interruption.
+        words = _WORDS | ({"begun": "started"} if status.num_models else {})
         found = f"{status.num_subnets} subnets" if status.num_subnets else ""
         models = f"{status.num_models} of {status.num_subnets} subnets"
         steps = [
@@ -42,14 +42,16 @@ def print_status(status: Status) -> None:
         }
         steps = [step for step in steps if not hidden.get(step[0])]
         print_table(
-            f"{status.folder}: {status.recipe or 'no recipe yet'}", ["step", "state", "what"], steps
+            f"{status.folder}: {status.recipe or 'no recipe yet'}",
+            ["step", "state", "progress"],
+            steps,
         )
     if progress is not None:
         _print_training(progress)
     for problem in status.problems:
         console.print(f"Problem   {problem}", soft_wrap=True)
     if status.is_busy:
-        console.print("A process is working there now.", soft_wrap=True)
+        console.print("A process is working on this run right now.", soft_wrap=True)
     elif status.next_command:
         console.print(f"Next      {status.next_command}", soft_wrap=True)
 
@@ -87,7 +89,12 @@ def _print_training(progress: TrainingStatus) -> None:
             ],
         )
     if progress.skipped:
-        console.print(f"Skipped   {progress.skipped:,} steps, not finite", soft_wrap=True)
+        noun = "step" if progress.skipped == 1 else "steps"
+        console.print(
+            f"Skipped   {progress.skipped:,} {noun} with a non-finite loss or gradient",
+            soft_wrap=True,
+        )
     if progress.checkpoint:
-        best = f", best {progress.best}" if progress.best else ""
-        console.print(f"Newest    {progress.checkpoint}{best}", soft_wrap=True)
+        console.print(f"Newest    {progress.checkpoint}", soft_wrap=True)
+        if progress.best:
+            console.print(f"Best      {progress.best}", soft_wrap=True)

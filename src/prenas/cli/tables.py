@@ -1,4 +1,4 @@
-"""What the command line shows: tables and lines for people."""
+"""The tables and lines that the command line prints."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from prenas.selection.preferred import PreferredSet
     from prenas.training.estimate import Estimate
 
-# Of several processes of one run, as torchrun numbers them, only the first one speaks.
+# If a run has several processes, as torchrun numbers them, only the first one prints.
 IS_QUIET = os.environ.get("RANK", "0") != "0"
 
 console = Console(highlight=False, markup=False, emoji=False, quiet=IS_QUIET)
@@ -29,7 +29,7 @@ errors = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def print_data(data: ImageData) -> None:
-    """Sizes of the splits."""
+    """Prints the sizes of the splits."""
     from prenas.data import num_samples
 
     sizes = ", ".join(
@@ -40,7 +40,7 @@ def print_data(data: ImageData) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Numbers to the right, words to the left, every row on one line however wide."""
+    """Prints a table: numbers right-aligned, words left-aligned, and each row on one line."""
     from rich import box
     from rich.table import Table
 
@@ -57,26 +57,28 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]
 
 
 def print_preferred(preferred: PreferredSet) -> None:
-    """The preferred subnets, budgets without any, and how far seeds agree."""
+    """Prints the preferred subnets, budgets without one, and how well other seeds agree."""
     from prenas.report.forms import amount
 
     leads = {
         choice.subnet: "-" if choice.margin is None else f"{100 * choice.margin:.2g} %"
         for choice in reversed(preferred.choices)
     }
-    origin = f"{amount(preferred.num_classes_of_isomers)} isomer classes scored"
+    title = (
+        f"{_plural(len(preferred.subnets), 'preferred subnet')} of {amount(preferred.num_archs)} "
+        f"({amount(preferred.num_classes_of_isomers)} isomer classes scored)"
+    )
     if preferred.origin is not None:
-        origin = preferred.origin.summary
+        title = f"{_plural(len(preferred.subnets), 'subnet')}, {preferred.origin.summary}"
     axes = shown_axes(subnet.costs for subnet in preferred.subnets)
     print_table(
-        f"{preferred.recipe.name}: {_plural(len(preferred.subnets), 'preferred subnet')} of "
-        f"{amount(preferred.num_archs)} ({origin})",
+        f"{preferred.recipe.name}: {title}",
         [
             "#",
             *(axis.header for axis in axes),
             *("architecture", "score", "lead"),
             *(["gap"] if preferred.optima else []),
-            "best of",
+            "budget",
         ],
         [
             (
@@ -91,38 +93,46 @@ def print_preferred(preferred: PreferredSet) -> None:
             for number, subnet in enumerate(preferred.subnets)
         ],
     )
+    if any(choice.margin is not None for choice in preferred.choices):
+        console.print(
+            "lead: how far the score is above that of the best subnet in the budget that was not "
+            "chosen",
+            soft_wrap=True,
+        )
     if preferred.optima:
         console.print(
-            "The gap is to the highest score of the whole space within the budget, isomer rule or "
-            "not; a higher score is no promise of a better network",
+            "gap: how far the score is below the highest that any subnet of the space reaches "
+            "within the budget; a higher score does not guarantee a better network",
             soft_wrap=True,
         )
     if preferred.recipe.evolution is not None:
         console.print(
-            "For comparison only: the recipe trains on the whole space and evolves afterwards",
+            "For comparison only: this recipe trains on the whole space and then searches by "
+            "evolution",
             soft_wrap=True,
         )
     for number in preferred.empty_budgets:
-        console.print(f"No subnet in budget {preferred.budgets[number]}", soft_wrap=True)
+        console.print(f"No subnet fits the budget {preferred.budgets[number]}", soft_wrap=True)
     for budget in preferred.partial_budgets:
         console.print(
-            f"Left out, no whole step: {budget} (search.keep_partial=true keeps it)",
+            f"Left out {budget}: shorter than one step (search.keep_partial=true keeps it)",
             soft_wrap=True,
         )
     for seed in preferred.agreement:
         changed = ", ".join("-" if n is None else str(n) for n in seed.changed_options)
         taus = ", ".join(f"{axis} {tau:.2f}" for axis, tau in seed.block_score_tau.items())
         console.print(
-            f"Seed {seed.seed}: tau of scores {seed.score_tau:.3f}, of block scores {taus}; "
+            f"Seed {seed.seed}: Kendall's tau {seed.score_tau:.3f} for scores, "
+            f"for block scores {taus}; "
             f"same widths, depths and option counts in {seed.same_class.count(True)} of "
             f"{len(seed.same_class) - seed.same_class.count(None)} budgets; "
-            f"per-layer options changed: {changed}",
+            f"number of layers whose options differ, per budget: {changed}",
             soft_wrap=True,
         )
 
 
 def _gaps(gaps: Sequence[tuple[float, float]]) -> str:
-    """Of every budget; what the solver left open is added, as a bound."""
+    """The gap in every budget; what the solver left open is added, as a bound."""
     return (
         "; ".join(
             f"{'at most ' if unproven else ''}{100 * (gap + unproven):.2g} %"
@@ -141,7 +151,7 @@ def _cost_cells(axes: Sequence[CostAxis], costs: Mapping[str, int]) -> list[str]
 
 
 def print_evaluations(rows: Sequence[Evaluation], title: str) -> None:
-    """Costs and results of subnets on every split."""
+    """Prints the costs of subnets and their results on every split."""
     splits = list(rows[0].splits)
     with_top5 = rows[0].splits[splits[0]].top5 is not None
     axes = shown_axes(row.costs for row in rows)
@@ -161,17 +171,18 @@ def print_evaluations(rows: Sequence[Evaluation], title: str) -> None:
     print_table(title, columns, table)
     sizes = ", ".join(f"{split} {m.num_images} images" for split, m in rows[0].splits.items())
     console.print(
-        f"Accuracies in %, over {sizes}. Choose by validation; test is for the report.",
+        f"Accuracies in % on {sizes}. Choose by validation accuracy; test accuracy is only for "
+        "reporting.",
         soft_wrap=True,
     )
 
 
 def print_evolved(found: Sequence[Evolved], title: str) -> None:
-    """The best subnet of every budget, and out of how many."""
+    """Prints the best subnet of every budget, and how many were compared."""
     axes = shown_axes(one.costs for one in found)
     print_table(
         title,
-        ["best of", *(axis.header for axis in axes), "architecture", "val top-1", "evaluated"],
+        ["budget", *(axis.header for axis in axes), "architecture", "val top-1", "evaluated"],
         [
             (
                 one.budget,
@@ -183,11 +194,15 @@ def print_evolved(found: Sequence[Evolved], title: str) -> None:
             for one in found
         ],
     )
-    console.print("The best of many by validation: what it shows here is a little too good.")
+    console.print(
+        "Chosen as the best of many on validation, so the validation accuracy is slightly "
+        "optimistic.",
+        soft_wrap=True,
+    )
 
 
 def print_plan(plan: DryRun, recipe: Recipe) -> None:
-    """What a dry run found: images, subnets, and the time and memory that training would take."""
+    """Prints a dry run: images, subnets, and the time and memory that training would take."""
     print_data(plan.images)
     print_preferred(plan.preferred)
     print_estimate(plan.estimate, recipe)
@@ -195,12 +210,12 @@ def print_plan(plan: DryRun, recipe: Recipe) -> None:
 
 
 def print_estimate(estimate: Estimate, recipe: Recipe) -> None:
-    """Time and memory of a training."""
+    """Prints the estimated time and memory of a training."""
     training, size = recipe.training, size_axis()
     assert training is not None, "a dry run trains"
     print_table(
-        f"Measured training steps of {estimate.images_per_step} images",
-        [size.header, "architecture", "images/s", "kept per image, MB"],
+        f"Training speed, measured in steps of {estimate.images_per_step} images",
+        [size.header, "architecture", "images/s", "memory per image, MB"],
         [
             (
                 size.cell(count(cost.arch, recipe.space)[size.name]),
@@ -214,29 +229,28 @@ def print_estimate(estimate: Estimate, recipe: Recipe) -> None:
     memory = estimate.state_bytes + estimate.activation_bytes
     calibration = duration(estimate.calibration_seconds)
     print_table(
-        "Estimate",
-        ["what", "value"],
+        "Estimate for the whole training",
+        ["", "value"],
         [
             (
                 "steps",
                 f"{estimate.num_steps:,} of {training.batch_size} images, "
                 f"{estimate.steps_per_epoch:,} per epoch, {training.epochs} epochs",
             ),
-            ("reading and augmenting", f"{1e3 * estimate.loading_seconds:.2f} ms per image"),
+            ("reading images", f"{1e3 * estimate.loading_seconds:.2f} ms per image"),
             ("training", duration(estimate.training_seconds)),
             *([("calibration of all subnets", calibration)] * (estimate.calibration_seconds > 0)),
             ("evaluation of all subnets", duration(estimate.evaluation_seconds)),
             (
-                "memory of a step",
-                f"{_size(memory)}: weights, gradients and moments {_size(estimate.state_bytes)}, "
-                f"kept by the largest subnet {_size(estimate.activation_bytes)}",
+                "memory for one step",
+                f"{_size(memory)}: weights, gradients and optimiser {_size(estimate.state_bytes)}; "
+                f"activations of the largest subnet {_size(estimate.activation_bytes)}",
             ),
         ],
     )
     if memory > estimate.machine_bytes:
         console.print(
-            f"That is more than the {_size(estimate.machine_bytes)} of this machine: lower "
-            "training.batch_size",
+            f"This machine has only {_size(estimate.machine_bytes)}: lower training.batch_size",
             soft_wrap=True,
         )
 
@@ -246,7 +260,7 @@ def _size(num_bytes: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """For people: 41 s, 12 min, 3.4 h, 5.1 days."""
+    """A duration in a readable unit: 41 s, 12 min, 3.4 h, 5.1 days."""
     for unit, length, most in (("s", 1, 120), ("min", 60, 120), ("h", 3600, 48)):
         if seconds < most * length:
             return f"{seconds / length:.{0 if unit != 'h' else 1}f} {unit}"
@@ -254,7 +268,7 @@ def duration(seconds: float) -> str:
 
 
 def print_space(space: SearchSpace) -> None:
-    """Axes, settings, smallest and largest network, and which budgets the space reaches."""
+    """Prints the axes and settings, the smallest and largest network, and possible budgets."""
     from prenas.recipe import flat_fields
     from prenas.report.forms import amount
     from prenas.selection.isomers import num_isomer_classes
@@ -279,7 +293,7 @@ def print_space(space: SearchSpace) -> None:
     if len(stages) > 1:
         names = per_layer
         print_table(
-            "Its stages",
+            "Stages",
             ["stage", "width", "depth", *names, "chosen"],
             [
                 (
@@ -295,12 +309,12 @@ def print_space(space: SearchSpace) -> None:
     archs = {
         "smallest": space.smallest,
         "largest": space.largest,
-        "scored supernet": space.supernet,
+        "supernet for scoring": space.supernet,
     }
     costs = {word: count(arch, space) for word, arch in archs.items()}
     print_table(
-        "Its networks",
-        ["what", *(axis.header for axis in bounded_axes()), "architecture"],
+        "Smallest and largest network",
+        ["network", *(axis.header for axis in bounded_axes()), "architecture"],
         [
             (word, *_cost_cells(bounded_axes(), costs[word]), arch.summary)
             for word, arch in archs.items()
@@ -311,11 +325,11 @@ def print_space(space: SearchSpace) -> None:
         f"{_rounded(axis, costs['largest'])}"
         for axis in bounded_axes()
     )
-    console.print(f"Budgets reach {reach}.\n", soft_wrap=True)
+    console.print(f"Budgets can range {reach}.\n", soft_wrap=True)
 
 
 def _holds(value: object, kind: type) -> bool:
-    """Whether a field lists what is more than a number: groups of fields, or other lists."""
+    """Whether a value is a list that contains entries of this type."""
     return isinstance(value, list) and any(isinstance(one, kind) for one in value)
 
 
@@ -324,14 +338,14 @@ def _listed(options: Sequence[float]) -> str:
 
 
 def _rounded(axis: CostAxis, costs: Mapping[str, int]) -> str:
-    """As budgets write it, up to the next of three digits, so that the amount fits: 5.37M."""
+    """An amount as budgets write it, rounded up to three digits so that it fits: 5.37M."""
     amount = costs[axis.name]
     step = 10 ** max(len(str(amount)) - 3, 0)
     return axis.format(-(-amount // step) * step)
 
 
 def print_lists() -> None:
-    """All recipes, those of fine-tuning apart, and all spaces."""
+    """Prints all recipes, all fine-tuning recipes and all search spaces."""
     from prenas.families import all_spaces
     from prenas.recipe.catalogue import RECIPES, TRANSFER_RECIPES, get_recipe, get_transfer_recipe
     from prenas.report.forms import amount
@@ -339,14 +353,18 @@ def print_lists() -> None:
     recipes = [(name, get_recipe(name)) for name in RECIPES]
     print_table(
         "Recipes",
-        ["name", "what"],
+        ["name", "description"],
         [
             (
                 name,
                 f"space {recipe.space.name}; {', '.join(recipe.search.budgets)}; "
                 + (
                     f"trains {recipe.training.epochs} epochs on {recipe.data.name}"
-                    + (", on the whole space, then evolves" if recipe.evolution else "")
+                    + (
+                        ", on the whole space, then searches by evolution"
+                        if recipe.evolution
+                        else ""
+                    )
                     if recipe.training and recipe.data
                     else "searches only"
                 ),
@@ -355,21 +373,21 @@ def print_lists() -> None:
         ],
     )
     print_table(
-        "Recipes of fine-tuning, for prenas finetune --recipe",
-        ["name", "what"],
+        "Fine-tuning recipes, for prenas finetune --recipe",
+        ["name", "description"],
         [
             (
                 name,
                 f"trains {transfer.training.epochs} epochs on "
-                f"{', '.join(transfer.images or ()) or 'the images of --data'}"
-                + (", else the source's" if transfer.images is None else ""),
+                f"{', '.join(transfer.images or ()) or 'the images given with --data'}"
+                + (" or, without it, the source's" if transfer.images is None else ""),
             )
             for name, transfer in ((name, get_transfer_recipe(name)) for name in TRANSFER_RECIPES)
         ],
     )
     print_table(
-        "Spaces",
-        ["name", "what"],
+        "Search spaces",
+        ["name", "description"],
         [
             (name, f"{space.family}, {amount(space.num_archs)} architectures")
             for name, space in all_spaces().items()

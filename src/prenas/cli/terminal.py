@@ -1,4 +1,4 @@
-"""What people see of a run: what each step does, and what it found."""
+"""Shows a run on the terminal: what each step does, and its results."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 _WAITING: dict[Step, str] = {
     "read images": "Reading images ...",
-    "search": "Scoring every subnet at initialisation ...",
-    "calibrate": "Calibrating BatchNorm in every subnet ...",
+    "search": "Scoring subnets at initialisation ...",
+    "calibrate": "Calibrating BatchNorm for every subnet ...",
 }
 
 
 class Terminal(AbstractContextManager["Terminal"], Observer):
-    """Prints what a run does. Use it as a context, so that bars end when a step fails."""
+    """Prints what a run does. Use it as a context manager, so that bars end when a step fails."""
 
     def __init__(self) -> None:
         self._shown = ExitStack()
@@ -40,7 +40,7 @@ class Terminal(AbstractContextManager["Terminal"], Observer):
         self._shown.close()
 
     def began(self, step: Step, run: Run) -> None:
-        """Shows what is going on."""
+        """Shows which step is running."""
         if step == "train":
             _announce_compilation(run)
             self._training = self._shown.enter_context(training_progress())
@@ -48,13 +48,13 @@ class Terminal(AbstractContextManager["Terminal"], Observer):
             self._shown.enter_context(console.status(_WAITING[step]))
 
     def finished(self, step: Step, run: Run, seconds: float) -> None:
-        """Prints what a step found, and how long it took."""
+        """Prints the result of a step, and how long it took."""
         self._shown.close()
         short = f"done in {seconds:.1f} s" if step == "search" else f"done in {seconds:.0f} s"
         self._print(step, run, short)
 
     def was_complete(self, step: Step, run: Run) -> None:
-        """Prints what an earlier call found."""
+        """Prints the result of an earlier call."""
         self._print(step, run, "already complete")
 
     def trained_step(self, progress: Progress) -> None:
@@ -80,7 +80,7 @@ class Terminal(AbstractContextManager["Terminal"], Observer):
             _say(f"Search {done}: {out / artifacts.PREFERRED}")
         elif step == "adapt":
             print_preferred(run.preferred)
-            _say(f"Weights adapted: {out / artifacts.INITIAL}")
+            _say(f"Adapted weights: {out / artifacts.INITIAL}")
         elif step == "train":
             _say(f"Training {done}: {out / artifacts.SUPERNET}")
         elif step == "evolve":
@@ -94,10 +94,10 @@ class Terminal(AbstractContextManager["Terminal"], Observer):
                 f"{out / artifacts.CALIBRATION}"
             )
         elif step == "evaluate":
-            title = f"{run.recipe.name}: {run.subnets.kind} subnets, trained together"
+            title = f"{run.recipe.name}: {run.subnets.kind} subnets after training"
             print_evaluations(run.evaluations, title)
         elif step == "report":
-            _print_places(run)
+            _print_paths(run)
 
 
 def _say(text: str) -> None:
@@ -108,17 +108,17 @@ def _announce_compilation(run: Run) -> None:
     training = run.preferred.recipe.training
     if training is not None and training.compile:
         console.print(
-            f"Each of the {len(run.preferred.subnets)} subnets is compiled at its first step, "
+            f"Each of the {len(run.preferred.subnets)} subnets is compiled in its first step, "
             "which takes a minute or two"
         )
 
 
-def _print_places(run: Run) -> None:
-    """Where everything is."""
+def _print_paths(run: Run) -> None:
+    """Prints where the results are."""
     out, num_subnets = run.folder, len(run.subnets.subnets)
     models = "00" if num_subnets == 1 else f"00 ... {num_subnets - 1:02d}"
     _say(
         f"\nReport    {out / artifacts.REPORT}\nPlot      {out / artifacts.PLOT}\n"
         f"Table     {out / artifacts.EVALUATION_CSV}\n"
-        f"Models    {out / artifacts.SUBNETS}/{models}, each ready for prenas.load(folder)"
+        f"Models    {out / artifacts.SUBNETS}/{models}; load one with prenas.load(folder)"
     )

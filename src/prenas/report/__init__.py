@@ -1,4 +1,4 @@
-"""What a run found, for people: a table, pictures, and one page of Markdown that joins them."""
+"""The results of a run for readers: a table, pictures, and one Markdown page with all of it."""
 
 from prenas.report.curves import draw_accuracy
 from prenas.report.figure import render

@@ -1,4 +1,4 @@
-"""Pictures made of cells: what every layer of every subnet is, and what the layers scored."""
+"""Pictures made of cells: the options of every layer of every subnet, and the block scores."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from prenas.families.base import Arch, LayerAxis, Stage
 
 _CELL = (0.32, 0.27)  # inches, wide and high
-_LETTER = 0.075  # inches that a letter takes at most at _FONT points
+_LETTER = 0.075  # inches, at most, for a letter of _FONT points
 _FONT = 8
-_BOLD_LETTER = 0.095  # the same in a title
-_HEAD, _GAP, _EDGE = 0.44, 0.3, 0.08  # inches: titles above a panel, between panels, around all
+_BOLD_LETTER = 0.095  # likewise in a title
+_HEAD, _GAP, _EDGE = 0.44, 0.3, 0.08  # inches: title of a panel, between panels, margin
 _WHITE_INK_FROM = 0.78  # shade at which white reads better than black
-_MOST_COLUMNS = 36  # of all panels side by side; more stand below each other
+_MOST_COLUMNS = 36  # of all panels side by side; with more, panels are stacked
 
 
 class Cell(NamedTuple):
@@ -31,27 +31,27 @@ class Cell(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """One block of cells under a title; None leaves a place blank."""
+    """One block of cells under a title; None leaves a cell blank."""
 
     title: str
     rows: tuple[tuple[Cell | None, ...], ...]
     columns: tuple[str, ...]
-    """What the columns of cells are called: the layers."""
+    """Names of the columns of cells: the layers."""
     heads: tuple[str, ...]
-    """What the first columns, of words, are called."""
+    """Names of the first columns, which contain words."""
     labels: tuple[tuple[str, ...], ...]
-    """Those words, per row."""
+    """The words in those columns, per row."""
 
     @property
     def num_columns(self) -> int:
-        """Columns of cells."""
+        """Number of columns of cells."""
         return len(self.columns)
 
 
 def architecture_panels(archs: Sequence[Arch], axes: Sequence[LayerAxis]) -> list[Panel]:
-    """One panel per layer axis: rows are subnets, columns layers, cells the chosen options.
+    """One panel per layer axis: rows are subnets, columns are layers, cells are chosen options.
 
-    Stages stand side by side, each with as many columns as the deepest subnet has layers there.
+    Stages are drawn side by side; each has as many columns as its deepest subnet has layers.
     """
     network = [arch.network_options for arch in archs]
     heads = ("subnet", *map(words, network[0]))
@@ -78,7 +78,7 @@ def architecture_panels(archs: Sequence[Arch], axes: Sequence[LayerAxis]) -> lis
 
 
 def _columns(depths: Sequence[int]) -> tuple[str, ...]:
-    """The layers by number; of several stages with layers by stage and layer, as 2.1."""
+    """The number of each layer; with several stages, stage and layer, such as 2.1."""
     return tuple(
         f"{number}.{layer}" if len(depths) > 1 else f"{layer}"
         for number, depth in enumerate(depths, start=1)
@@ -89,10 +89,10 @@ def _columns(depths: Sequence[int]) -> tuple[str, ...]:
 def block_score_panels(
     block_scores: Mapping[str, Sequence[Sequence[Sequence[float]]]], stages: Sequence[Stage]
 ) -> list[Panel]:
-    """One panel per axis with a choice: rows are options, columns layers, cells their gains.
+    """One panel per axis with a choice: rows are options, columns are layers, cells are gains.
 
-    Gains are printed in % of the largest of their stage, and shaded from the least to the largest.
-    The smallest option gains nothing over itself and is left out; so is what has no gain.
+    Gains are printed in % of the largest in their stage, and shaded from smallest to largest. The
+    smallest option is left out, because gains are measured from it; so are stages without gains.
     """
     panels = []
     for name, of_stages in block_scores.items():
@@ -121,20 +121,20 @@ def block_score_panels(
 
 
 def _rank(option: float, options: Sequence[float]) -> float:
-    """Place among the options, 0 for the smallest and 1 for the largest."""
+    """Position among the options, from 0 for the smallest to 1 for the largest."""
     return sorted(options).index(option) / max(len(options) - 1, 1)
 
 
 def draw_panels(figure: Figure, panels: Sequence[Panel]) -> None:
-    """Draws panels beside each other, or below each other where they would get too wide."""
+    """Draws panels side by side, or stacked if they would be too wide."""
     is_stacked = sum(panel.num_columns for panel in panels) > _MOST_COLUMNS
-    places: list[tuple[float, float, bool]] = []  # left, top, whether words stand before it
+    positions: list[tuple[float, float, bool]] = []  # left, top, whether words come first
     x = y = _EDGE
     right = bottom = 0.0
     for panel in panels:
-        # Beside a panel of the same rows their words are not repeated.
-        has_words = is_stacked or panel.labels != panels[0].labels or not places
-        places.append((x, y, has_words))
+        # The words are not repeated next to a panel with the same rows.
+        has_words = is_stacked or panel.labels != panels[0].labels or not positions
+        positions.append((x, y, has_words))
         cells = max(panel.num_columns * _CELL[0], _BOLD_LETTER * len(panel.title))
         width = sum(_word_widths(panel)) * has_words + cells
         height = _HEAD + len(panel.rows) * _CELL[1]
@@ -145,12 +145,12 @@ def draw_panels(figure: Figure, panels: Sequence[Panel]) -> None:
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, size[0]), ylim=(size[1], 0))  # in inches, downwards
     axes.set_axis_off()
-    for panel, place in zip(panels, places, strict=True):
-        _draw_panel(axes, panel, *place)
+    for panel, position in zip(panels, positions, strict=True):
+        _draw_panel(axes, panel, *position)
 
 
 def _word_widths(panel: Panel) -> list[float]:
-    """Inches for each column of words."""
+    """The width of each column of words, in inches."""
     columns = zip(panel.heads, *panel.labels, strict=True)
     return [_LETTER * max(map(len, column)) + 0.12 for column in columns]
 
@@ -179,7 +179,7 @@ def _draw_panel(axes: Axes, panel: Panel, left: float, top: float, has_words: bo
             if cell is None:
                 continue
             x, y = left + column * wide, top + _HEAD + number * high
-            # The ends of the map are left out: white looks blank, and black hides the number.
+            # The ends of the colour map are not used: white looks blank, black hides the number.
             colour = colormaps["Blues"](0.12 + 0.68 * cell.shade)
             axes.add_patch(
                 Rectangle((x, y), wide, high, facecolor=colour, edgecolor="white", linewidth=1)

@@ -1,4 +1,4 @@
-"""Pictures over a number: accuracy over cost; loss, rate and accuracy over epochs."""
+"""Plots: accuracy over cost; loss, learning rate and accuracy over epochs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class _Look(NamedTuple):
     line: str
     colour: str
     shift: float
-    """In points: bars of equal costs stand side by side."""
+    """In points, so that bars of equal cost are drawn side by side."""
 
 
 _LOOKS = {
@@ -32,11 +32,11 @@ _LOOKS = {
     "test": _Look("o", "-", VERMILION, 2),
 }
 _MOST_MARKED_EPOCHS = 40
-_LETTERS_PER_PANEL = 55  # that fit side by side above a panel
+_LETTERS_PER_PANEL = 55  # that fit next to each other above a panel
 
 
 def wilson_interval(metrics: Metrics) -> tuple[float, float]:
-    """95 % Wilson score interval of top-1, two shares: what a split of this size leaves open."""
+    """95 % Wilson score interval of top-1 (two shares): its uncertainty on a split of this size."""
     from scipy.stats import binomtest
 
     hits = round(metrics.top1 * metrics.num_images)
@@ -45,10 +45,10 @@ def wilson_interval(metrics: Metrics) -> tuple[float, float]:
 
 
 def draw_accuracy(figure: Figure, rows: Sequence[Evaluation], *, title: str | None = None) -> None:
-    """Top-1 over every cost, per split, with 95 % intervals.
+    """Draws top-1 over every cost, per split, with 95 % intervals.
 
-    Subnets of nearly one cost share a name above the panel; of each such group the lines of both
-    splits pass through the best by validation, since test chooses nothing.
+    Subnets of nearly equal cost share a label above the panel. The lines of both splits pass
+    through the best of each such group on validation, because test must not choose.
     """
     from matplotlib.transforms import ScaledTranslation
 
@@ -64,8 +64,8 @@ def draw_accuracy(figure: Figure, rows: Sequence[Evaluation], *, title: str | No
         groups = grouped(costs, (max(costs) - min(costs) + 2 * margin) / _LETTERS_PER_PANEL)
         leaders = [max(g, key=lambda n: rows[n].splits["validation"].top1) for g in groups]
         for split, look in looks.items():
-            place = axes.transData + ScaledTranslation(look.shift / 72, 0, figure.dpi_scale_trans)
-            _draw_split(axes, costs, [row.splits[split] for row in rows], leaders, look, place)
+            shifted = axes.transData + ScaledTranslation(look.shift / 72, 0, figure.dpi_scale_trans)
+            _draw_split(axes, costs, [row.splits[split] for row in rows], leaders, look, shifted)
             axes.plot([], [], look.marker + look.line, color=look.colour, label=split)
         _name_on_top(axes, costs, groups)
         axes.set_xlabel(" ".join(filter(None, [cost.noun, cost.per])))
@@ -77,7 +77,7 @@ def draw_accuracy(figure: Figure, rows: Sequence[Evaluation], *, title: str | No
         figure.suptitle(title)
 
 
-def _tick(cost: CostAxis, amount: float, place: int | None = None) -> str:
+def _tick(cost: CostAxis, amount: float, position: int | None = None) -> str:
     return cost.tick(amount)
 
 
@@ -87,16 +87,16 @@ def _draw_split(
     results: Sequence[Metrics],
     leaders: Sequence[int],
     look: _Look,
-    place: Transform,
+    shifted: Transform,
 ) -> None:
-    style: dict[str, Any] = {"color": look.colour, "transform": place}
+    style: dict[str, Any] = {"color": look.colour, "transform": shifted}
     shares = [100 * metrics.top1 for metrics in results]
     bars = [[100 * end for end in wilson_interval(metrics)] for metrics in results]
     axes.plot([costs[n] for n in leaders], [shares[n] for n in leaders], look.line, **style)
     axes.plot(costs, shares, look.marker, **style)
     lows, highs = zip(*bars, strict=True)
     axes.vlines(costs, lows, highs, alpha=0.6, linewidth=1, **style)
-    # A shifted line does not widen the view by itself.
+    # Matplotlib does not widen the view for shifted lines.
     axes.update_datalim(
         [(cost, end) for cost, ends in zip(costs, bars, strict=True) for end in ends]
     )
@@ -104,7 +104,7 @@ def _draw_split(
 
 
 def grouped(xs: Sequence[float], letter: float) -> list[list[int]]:
-    """Numbers of the points from left to right; those whose names would touch stand together.
+    """Groups the points from left to right, so that their labels do not overlap.
 
     Args:
         letter: the width of a letter on the axis.
@@ -122,7 +122,7 @@ def grouped(xs: Sequence[float], letter: float) -> list[list[int]]:
 
 
 def ranges(numbers: Sequence[int]) -> str:
-    """Numbers in short: 0-2, 4."""
+    """Abbreviates numbers: 0-2, 4."""
     parts: list[list[int]] = []
     for number in sorted(numbers):
         if parts and number == parts[-1][-1] + 1:
@@ -137,7 +137,7 @@ def _middle(xs: Sequence[float], group: Sequence[int]) -> float:
 
 
 def _name_on_top(axes: Axes, costs: Sequence[float], groups: Sequence[Sequence[int]]) -> None:
-    """Numbers of the subnets above the panel, where they hide nothing."""
+    """Writes the numbers of the subnets above the panel, where they hide nothing."""
     top = axes.secondary_xaxis("top")
     top.set_xticks([_middle(costs, group) for group in groups], list(map(ranges, groups)))
     top.tick_params(length=3, color=GREY, labelcolor=GREY)
@@ -151,7 +151,7 @@ def draw_training(
     num_planned: int,
     validations: Sequence[ValidationRecord] = (),
 ) -> None:
-    """Mean loss of each finished epoch, the learning rate at its end, and accuracies if any."""
+    """Draws the mean loss of each finished epoch, its last learning rate, and any accuracies."""
     figure.set_size_inches(9, 3)
     figure.set_layout_engine("constrained")
     panels = figure.subplots(1, 3 if validations else 2)
@@ -177,7 +177,7 @@ def draw_training(
 
 
 def _draw_validations(axes: Axes, validations: Sequence[ValidationRecord]) -> None:
-    """A line per subnet, darker for larger ones; dotted for averaged weights."""
+    """Draws a line per subnet, darker for larger ones, and dotted for averaged weights."""
     from matplotlib import colormaps
 
     size = size_axis().name

@@ -1,4 +1,4 @@
-"""How every picture is made: one style, drawn without a display, written whole."""
+"""Draws every picture in one style, without a display, and writes it atomically."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from prenas import artifacts
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Blue and vermilion of Okabe and Ito's palette: apart for every kind of colour vision, and the one
-# darker than the other in print.
+# Blue and vermilion from Okabe and Ito's palette: distinct for every kind of colour vision, and one
+# is darker than the other in print.
 BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#555555"
 
 _STYLE: dict[str, Any] = {
     "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: the same everywhere
+    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib, so it is the same everywhere
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.spines.top": False,
@@ -29,17 +29,17 @@ _STYLE: dict[str, Any] = {
     "grid.linewidth": 0.6,
     "legend.frameon": False,
     "lines.markersize": 5,
-    "svg.hashsalt": "prenas",  # equal pictures are equal files
+    "svg.hashsalt": "prenas",  # equal pictures give equal files
 }
 
 
 def render(draw: Callable[[Figure], None], *paths: Path) -> None:
-    """Draws on a new figure and writes it to every path, in the format that its suffix names."""
+    """Draws a new figure and writes it to every path, in the format of the suffix."""
     from matplotlib import style
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with style.context(["default", _STYLE]):  # whatever the caller has set
+    with style.context(["default", _STYLE]):  # independent of what the caller has set
         figure = Figure()
         FigureCanvasAgg(figure)
         draw(figure)

@@ -1,15 +1,15 @@
-"""How numbers and names are written for people."""
+"""Formats numbers and names for readers."""
 
 from __future__ import annotations
 
 NONE = "-"
-"""Where there is no number."""
+"""Printed where a number is missing."""
 
 _SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def amount(number: int) -> str:
-    """A count: 199,017, or 1.06 x 10⁹."""
+    """Formats a count: 199,017, or 1.06 x 10⁹."""
     if number < 10**9:
         return f"{number:,}"
     exponent = len(str(number)) - 1
@@ -20,15 +20,15 @@ def amount(number: int) -> str:
 
 
 def percent(share: float) -> str:
-    """A share, 0 to 1, in % with two decimals and without the sign."""
+    """Formats a share, 0 to 1, in % with two decimals and without the % sign."""
     return f"{100 * share:.2f}"
 
 
 def plural(number: int, one: str, many: str | None = None) -> str:
-    """A number and what is counted: "1 epoch", "2 epochs"."""
+    """Formats a number with its noun: "1 epoch", "2 epochs"."""
     return f"{amount(number)} {one if number == 1 else many or one + 's'}"
 
 
 def words(name: str) -> str:
-    """A field's name: "a_field" reads "a field"."""
+    """The name of a field as words: "a field" for "a_field"."""
     return name.replace("_", " ")

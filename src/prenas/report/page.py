@@ -1,4 +1,4 @@
-"""The report: one page of Markdown, with pictures, for a reader who never saw the run."""
+"""Writes the report: one Markdown page with pictures, for a reader who never saw the run."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
 
 def write_report(run: Run) -> Path:
-    """Writes `report.md`, and `report/NAME.png` and `.svg` for everything there is to draw.
+    """Writes `report.md`, and its pictures as `report/NAME.png` and `report/NAME.svg`.
 
     Raises:
-        ValueError: the search is not done, the evaluation is of other subnets or weights, the log
-            is damaged, or no right to write.
+        ValueError: the search is not finished, the evaluation belongs to other subnets or weights,
+            the log is damaged, or the folder is not writable.
     """
     out, subnets = run.folder, run.results.evolved_set or run.preferred
     rows = run.evaluations if run.is_evaluated else []
     if rows and tuple(row.arch for row in rows) != subnets.archs:
         raise ValueError(
-            f"{out / artifacts.EVALUATION} is of other subnets than {artifacts.PREFERRED} beside "
-            "it: remove it to evaluate anew"
+            f"{out / artifacts.EVALUATION} belongs to other subnets than {artifacts.PREFERRED} in "
+            "the same folder: remove it to evaluate again"
         )
     models = {number: f"{artifacts.SUBNETS}/{number:02d}" for number in range(len(subnets.subnets))}
     log = read_log(out / artifacts.METRICS)
@@ -54,7 +54,7 @@ def write_report(run: Run) -> Path:
         paths = [folder / f"{name}.png", folder / f"{name}.svg"]
         if draw is not None:
             render(draw, *paths)
-        else:  # of an earlier call, from what the folder no longer holds
+        else:  # an earlier call may have drawn it from files that are gone
             for path in paths:
                 path.unlink(missing_ok=True)
     text = "\n\n".join(part for section in SECTIONS for part in section(so_far))
@@ -63,7 +63,7 @@ def write_report(run: Run) -> Path:
 
 
 def _drawings(run: RunSoFar) -> dict[str, Callable[[Figure], None] | None]:
-    """Every picture by name; None where there is nothing to draw."""
+    """Every picture by name; None if there is nothing to draw."""
     recipe, axes = run.preferred.recipe, run.preferred.recipe.space.layer_axes
     gains = block_score_panels(run.preferred.block_scores, recipe.space.chain)
     num_planned = recipe.training.epochs if recipe.training else 0

@@ -1,4 +1,4 @@
-"""The command that makes a run again."""
+"""The command that reproduces a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from prenas.recipe.catalogue import RECIPES, get_recipe
 
 
 def command_of(recipe: Recipe, folder: str) -> str | None:
-    """`prenas run` or `search` with every changed field; None for a recipe made in Python."""
+    """`prenas run` or `prenas search` with every changed field; None for a recipe from Python."""
     if recipe.name not in RECIPES:
         return None
     published = get_recipe(recipe.name)

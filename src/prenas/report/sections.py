@@ -1,4 +1,4 @@
-"""What the report says, section by section; each is a function from the run to its paragraphs."""
+"""The sections of the report; each is a function from the run to its paragraphs."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
     from prenas.runs.results import Calibration
     from prenas.selection.preferred import PreferredSet, SeedAgreement
 
-_ONLY_SEARCHES = "This recipe only searches: it names no training."
+_ONLY_SEARCHES = "This recipe only searches and does not train."
 
 
 class RunSoFar(NamedTuple):
-    """What a run folder holds."""
+    """The content of a run folder."""
 
     folder: str
-    """Its name."""
+    """The name of the folder."""
     preferred: PreferredSet
     epochs: Sequence[EpochRecord]
-    """The finished ones."""
+    """The finished epochs."""
     validations: Sequence[ValidationRecord]
-    """Those during the training, in their order."""
+    """The validations during training, in their order."""
     rows: Sequence[Evaluation]
     """One per preferred subnet, or none before the evaluation."""
     best: int | None
@@ -42,9 +42,9 @@ class RunSoFar(NamedTuple):
     models: Mapping[int, str]
     """Subnet -> its handed-over model, as a path inside the folder."""
     images: RecordedImages | None
-    """Those that it was begun with; None before the training."""
+    """The images that the run was started with; None before the training."""
     calibration: Calibration | None
-    """None where nothing is calibrated, or not yet."""
+    """None if the run is not calibrated (yet)."""
 
 
 _WEIGHTS = {
@@ -55,13 +55,14 @@ _WEIGHTS = {
 
 
 def summary(run: RunSoFar) -> list[str]:
-    """Title and three lines: what was searched, how far it is trained, what came out."""
+    """Title and a few lines: what was searched, how far it is trained, and the result."""
     preferred, recipe = run.preferred, run.preferred.recipe
     num_subnets = plural(len(preferred.subnets), f"{preferred.kind} subnet")
     searched = (
         f"recipe {escape(recipe.name)}, seed {recipe.seed}; space {escape(recipe.space.name)} "
         f"({escape(recipe.space.family)}) of {amount(preferred.num_archs)} architectures; "
-        f"{plural(preferred.num_classes_of_isomers, 'isomer class', 'isomer classes')} scored"
+        f"{plural(preferred.num_classes_of_isomers, 'class', 'classes')} of equally expensive "
+        "architectures (isomers) scored"
     )
     data = f"data {escape(recipe.data.name)}" if recipe.data else "no data"
     if run.images is not None:
@@ -70,7 +71,7 @@ def summary(run: RunSoFar) -> list[str]:
     trained = (
         f"{data}; {len(run.epochs):,} of {plural(recipe.training.epochs, 'epoch')} trained"
         if recipe.training
-        else f"{data}; this recipe only searches"
+        else f"{data}; this recipe does not train"
     )
     found = num_subnets
     if run.best is not None:
@@ -92,27 +93,27 @@ def summary(run: RunSoFar) -> list[str]:
     if isinstance(preferred, EvolvedSet):
         sizes = ", ".join(f"{each.num_evaluated:,}" for each in preferred.evolved)
         lines.append(
-            f"- **Evolution:** one-shot NAS, trained on the whole space; {sizes} subnets compared "
-            "on validation, budget by budget."
+            f"- **Evolution:** one-shot NAS: trained on the whole space, then {sizes} subnets "
+            "compared on validation images, one budget after the other."
         )
-    lines.append(f"- **Found:** {found}.")
+    lines.append(f"- **Result:** {found}.")
     if run.images is not None:
         lines += [f"- **Images:** {escape(note)}." for note in run.images.notes]
     return [f"# {escape(recipe.name)}: {num_subnets}", "\n".join(lines)]
 
 
 def subnets(run: RunSoFar) -> list[str]:
-    """The table of the subnets that are handed over, and the budgets without one."""
+    """The table of the subnets that are handed over, and the budgets without a subnet."""
     preferred = run.preferred
     splits = list(run.rows[0].splits) if run.rows else []
     with_top5 = bool(run.rows) and run.rows[0].splits[splits[0]].top5 is not None
     names = ["top-1, %", *(["top-5, %"] if with_top5 else []), "loss"]
     axes = shown_axes(subnet.costs for subnet in preferred.subnets)
     heads = ["subnet", *(axis.header for axis in axes)]
-    heads += ["architecture", "score", "lead, %", "best of"]
+    heads += ["architecture", "score", "lead, %", "budget"]
     has_blocks = any(subnet.score_of_blocks is not None for subnet in preferred.subnets)
     if has_blocks:
-        heads.insert(heads.index("score") + 1, "of layers")
+        heads.insert(heads.index("score") + 1, "score of layers")
     heads += [f"{split} {name}" for split in splits for name in names]
     if run.models:
         heads.append("model")
@@ -144,19 +145,20 @@ def subnets(run: RunSoFar) -> list[str]:
             cells.append(link(model, model) if model else NONE)
         rows.append(cells)
     lead = (
-        "The score ranks subnets of one budget before any training; it grows with size and tells "
-        "nothing between budgets, nor between resolutions. The lead is how far, relative to it, "
-        "the best subnet of the budget that was not chosen stays behind: a lead that is tiny may "
-        "turn with another seed."
+        "The score compares subnets of the same budget before any training. It grows with size, "
+        "so scores of different budgets or resolutions cannot be compared. The lead says by how "
+        "much, in % of the score, a subnet beats the best one of its budget that was not chosen. "
+        "If it is tiny, another seed may choose differently."
     )
     if isinstance(preferred, EvolvedSet):
         lead = (
-            "Each is the best of its budget by validation, found by evolution in the trained "
-            "supernet: of the best of many, validation shows a little too much. No score took part."
+            "Each subnet is the best of its budget on validation, found by evolution in the "
+            "trained supernet. As the best of many, its validation accuracy is slightly "
+            "optimistic. Scores played no part."
         )
     parts = [
         f"## {preferred.kind.capitalize()} subnets",
-        table(heads, rows, left=["architecture", "best of", "model"]),
+        table(heads, rows, left=["architecture", "budget", "model"]),
     ]
     if run.rows:
         sizes = ", ".join(
@@ -164,11 +166,14 @@ def subnets(run: RunSoFar) -> list[str]:
             for split, metrics in run.rows[0].splits.items()
         )
         parts.append(
-            f"Accuracies over {sizes}; bold is the best by validation. Choose by validation: "
-            "whoever chooses by test has no test left."
+            f"Accuracies on {sizes}; the best on validation is bold. Choose by validation: a test "
+            "set that was used for choosing is no longer a test set."
         )
     if has_blocks:
-        lead += " The score of layers leaves out what belongs to no layer, such as the head."
+        lead += (
+            ' "Score of layers" is the score without the parts that belong to no layer, such as '
+            "the classifier."
+        )
     if preferred.origin is None:
         parts.append(lead)
     empty = [escape(preferred.budgets[number]) for number in preferred.empty_budgets]
@@ -178,30 +183,30 @@ def subnets(run: RunSoFar) -> list[str]:
     if preferred.partial_budgets:
         left_out = "; ".join(map(escape, preferred.partial_budgets))
         parts.append(
-            f"Left out, because no whole step of its grid: {left_out} "
+            f"Left out because it is shorter than one step: {left_out} "
             "(`--set search.keep_partial=true` keeps it)."
         )
     return parts
 
 
 def accuracy(run: RunSoFar) -> list[str]:
-    """Accuracy over every cost."""
-    heading = "## Accuracy against cost"
+    """The accuracy over every cost."""
+    heading = "## Accuracy and cost"
     if run.preferred.recipe.training is None:
         return [heading, _ONLY_SEARCHES]
     if not run.rows:
         word, command = ("evolved", "evolve") if _is_to_evolve(run) else ("evaluated", "evaluate")
-        return [heading, f"Not {word} yet: `prenas {command} {_word(run.folder)}`."]
+        return [heading, f"Not {word} yet. Run `prenas {command} {_word(run.folder)}`."]
     first, *others = (f"against {axis.noun}" for axis in shown_axes(row.costs for row in run.rows))
     against = " and ".join(filter(None, [", ".join([first, *others[:-1]]), *others[-1:]]))
     return [
         heading,
         _picture("accuracy", f"Top-1 accuracy {against}"),
-        "Numbers above are the subnets of the table, those of nearly equal cost together; lines "
-        "join the best by validation of each group. Bars are 95 % Wilson intervals: what a split "
-        "of that many images leaves open about one subnet's accuracy. They say nothing about "
-        "another training, and all subnets see the same images, so their differences are surer "
-        "than the bars suggest.",
+        "Numbers above the plot are those of the table. Subnets of nearly equal cost share a "
+        "position, and the line joins the best of each position on validation. Bars are 95 % "
+        "Wilson intervals: how uncertain the accuracy of one subnet is, given the number of "
+        "images. They do not cover what another training would change. All subnets see the same "
+        "images, so differences between them are more certain than the bars suggest.",
     ]
 
 
@@ -219,66 +224,69 @@ def architectures(run: RunSoFar) -> list[str]:
         _picture(
             "architectures", f"The option of every layer of every {run.preferred.kind} subnet"
         ),
-        "One row per subnet, from the cheapest on, one column per layer, from the input on"
-        f"{stages}; darker is larger, blank is no layer. The space offers {options}.",
+        "One row per subnet, the cheapest first; one column per layer, from input to output"
+        f"{stages}. Darker means larger, blank means no layer. The space offers {options}.",
     ]
 
 
 def training(run: RunSoFar) -> list[str]:
-    """Loss, learning rate and validation accuracies over epochs."""
+    """Loss, learning rate and validation accuracy over epochs."""
     heading, recipe = "## Training", run.preferred.recipe
     if recipe.training is None:
         return [heading, _ONLY_SEARCHES]
     if not run.epochs:
-        return [heading, f"No epoch is finished yet: `prenas train {_word(run.folder)}`."]
+        return [heading, f"No epoch has finished yet. Run `prenas train {_word(run.folder)}`."]
     last = run.epochs[-1]
     speeds = [record.images_per_second for record in run.epochs if record.images_per_second]
     speed = f", {median(speeds):,.0f} images/s (median of epochs)" if speeds else ""
     skipped = sum(record.skipped for record in run.epochs)
-    left_out = f" {plural(skipped, 'step')} gave no finite numbers and changed nothing."
+    was = "was" if skipped == 1 else "were"
+    left_out = (
+        f" {plural(skipped, 'step')} {was} skipped because the loss or gradient was not finite."
+    )
     curves = "loss, learning rate and accuracies" if run.validations else "loss and learning rate"
     paragraphs = [
         heading,
         _picture("training", f"Training {curves} over epochs"),
         f"After epoch {last.epoch + 1:,} of {recipe.training.epochs:,}: loss {last.loss:.3f}, "
-        f"learning rate {last.lr:.2e}{speed}. The loss is that of the training, the mean over the "
-        "epoch's steps and their subnets, with label smoothing, stochastic depth, augmentation "
-        "and what else the recipe teaches by; it is not that of the table. Handed over are "
+        f"learning rate {last.lr:.2e}{speed}. The loss is the training loss, averaged over the "
+        "steps of the epoch and their subnets. It includes label smoothing, stochastic depth, "
+        "augmentation and any other strategy of the recipe, so it cannot be compared with the "
+        "loss in the table. The weights handed over are "
         f"{_WEIGHTS[recipe.training.handed_over_weights]}.{left_out if skipped else ''}",
     ]
     if run.calibration is not None:
         paragraphs.append(
-            "BatchNorm was calibrated in every subnet after the training, on "
+            "After the training, BatchNorm was calibrated for every subnet on "
             f"{run.calibration.num_images:,} augmented training images in batches of "
             f"{run.calibration.batch_size:,}."
         )
     if run.validations:
         paragraphs.append(
-            "Top-1 on the validation images during the training, per subnet"
+            "Validation top-1 during training, one line per subnet"
             + (" of the zero-cost search, not the evolved ones" if recipe.evolution else "")
-            + ", darker for larger ones"
+            + "; larger subnets are darker."
             + (
-                "; `ema`, dotted, is that of averaged weights."
+                " Dotted lines (`ema`) show the averaged weights."
                 if recipe.training.ema_decay
-                else "."
+                else ""
             )
         )
     return paragraphs
 
 
 def stability(run: RunSoFar) -> list[str]:
-    """How far other initialisations would choose the same."""
-    heading, agreement = "## Stability of the choice", run.preferred.agreement
+    """How well other seeds agree with the choice."""
+    heading, agreement = "## Do other seeds agree?", run.preferred.agreement
     if (origin := run.preferred.origin) is not None:
-        return [heading, f"Nothing was chosen here: the run was {escape(origin.summary)}."]
+        return [heading, f"Nothing was chosen here, because the run was {escape(origin.summary)}."]
     if isinstance(run.preferred, EvolvedSet):
-        return [heading, "Not measured: other seeds would train another supernet."]
+        return [heading, "Not measured, because other seeds would train a different supernet."]
     if not agreement:
         return [
             heading,
-            "Not measured. The command of the search, given again with `--further-seeds 3`, "
-            "scores three more initialisations and reports how far they agree; what was chosen "
-            "stays.",
+            "Not measured. Give the search command again with `--further-seeds 3`: it scores three "
+            "more initialisations and reports how well they agree. The choice stays the same.",
         ]
     axes = list(agreement[0].block_score_tau)
     heads = ["seed", "tau of S", *(f"tau of block scores, {words(axis)}" for axis in axes)]
@@ -286,17 +294,18 @@ def stability(run: RunSoFar) -> list[str]:
     return [
         heading,
         table(heads, [_agreement_row(seed, axes) for seed in agreement]),
-        f"Each row is another initialisation beside seed {run.preferred.recipe.seed}, which chose. "
-        "Kendall's tau runs from -1 (reversed) over 0 (unrelated) to 1 (equal ranking): of the "
-        "score S over all classes of the space, and of the block scores by which layers are "
-        "ranked. Same class: in so many budgets the best subnet has equal widths, depths and "
-        f"counts of options. Then, per budget, the layers' options that differ; {NONE} where width "
-        "or depth do, or where the budget is empty.",
+        "Each row is another random initialisation, compared with seed "
+        f"{run.preferred.recipe.seed}, which made the choice. Kendall's tau is 1 for equal "
+        'rankings, 0 for unrelated ones and -1 for reversed ones. "Tau of S" compares the scores '
+        'of all classes of the space; "tau of block scores" compares how layers are ranked. "Same '
+        'class" counts the budgets in which the best subnet has the same widths, depths and counts '
+        "of options. The last column gives, for each budget, how many layers have a different "
+        f"option; {NONE} if width or depth differ, or if the budget is empty.",
     ]
 
 
 def whole_space(run: RunSoFar) -> list[str]:
-    """What the isomer rule gave up in score, where the recipe asks for it."""
+    """How much score the isomer rule gave up, if the recipe asks for it."""
     optima = run.preferred.optima
     if not optima:
         return []
@@ -315,28 +324,28 @@ def whole_space(run: RunSoFar) -> list[str]:
     heads = ["budget", "highest score", "gap, %", "unproven, %"]
     heads += [*(axis.header for axis in axes), "architecture"]
     return [
-        "## Against the whole space",
+        "## Compared with the whole space",
         table(heads, rows, left=["budget", "architecture"]),
-        "The highest score of any subnet within the budget, found by an integer program over all "
-        "choices of all layers; the gap is how far the chosen subnet stays behind it, unproven "
-        "what the program left open. The chosen one is the best of those that give larger options "
-        "to layers by their block scores, as the method asks; that a higher score reached against "
-        "that rule makes a better network is claimed nowhere.",
+        "The highest score that any subnet reaches within the budget, computed by an integer "
+        "program over all choices of all layers. The gap is how far the chosen subnet falls short "
+        'of it; "unproven" is what the program left open. The chosen subnet is the best of those '
+        "that give larger options to layers with higher block scores, as the method requires. A "
+        "higher score that breaks this rule need not mean a better network.",
     ]
 
 
 def block_scores(run: RunSoFar) -> list[str]:
-    """Why layers got their options."""
+    """The block scores, which decide the options of each layer."""
     preferred = run.preferred
     if not block_score_panels(preferred.block_scores, preferred.recipe.space.chain):
         return []
     return [
         "## Block scores",
         _picture("block_scores", "Block score of every option in every layer"),
-        "What decided, between subnets made of the same parts, which layer gets the larger option: "
-        "the block score of a larger option in each layer, in % of the largest of its axis and "
-        "stage; darker is larger. At random initialisation little of this ranking survives another "
-        "seed: the stability above says how much.",
+        "The block score of each larger option in each layer, in % of the largest in its axis and "
+        "stage; darker means larger. It decides which layers of otherwise equal subnets get the "
+        "larger option. At random initialisation this ranking largely changes with the seed: see "
+        '"Do other seeds agree?" above.',
     ]
 
 
@@ -349,18 +358,18 @@ def reproduction(run: RunSoFar) -> list[str]:
         how = code(f"prenas import {file} --out {shlex.quote(run.folder)}", "sh")
     elif preferred.adapted is not None:
         how = (
-            f"`prenas finetune` made this run of {escape(preferred.adapted.source)} (sha256 of its "
-            f"weights {preferred.adapted.sha256}); recipe, `--data`, `--image-size` and `--set` of "
-            "that command came to the fields below."
+            f"`prenas finetune` made this run from {escape(preferred.adapted.source)} (SHA-256 of "
+            f"its weights {preferred.adapted.sha256}). The recipe, `--data`, `--image-size` and "
+            "`--set` of that command resulted in the fields below."
         )
     elif command:
         device = shlex.quote(preferred.device)
         how = code(f"{command} --device {device} --threads {preferred.num_threads}", "sh")
     else:
         how = (
-            "No command with a named recipe makes this one: it comes from Python or a space file. "
-            "`prenas.recipe.recipe_from_dict` makes it from the JSON below; "
-            f"`{artifacts.RECIPE}` in this folder holds it too."
+            "No command reproduces this recipe: it was built in Python or from a space file. "
+            "`prenas.recipe.recipe_from_dict` rebuilds it from the JSON below, which is also in "
+            f"`{artifacts.RECIPE}`."
         )
     versions = [[escape(name), escape(number)] for name, number in preferred.versions.items()]
     searched_on = [
@@ -370,10 +379,11 @@ def reproduction(run: RunSoFar) -> list[str]:
     return [
         "## How to reproduce",
         how,
-        table(["what", "value"], [*versions, *searched_on], left=["what", "value"]),
-        "A search gives the same bytes on the same machine with the same versions and threads; "
-        "elsewhere sums of floats differ in their last bits, and a choice of tiny lead may turn.",
-        folded("The recipe, every field", code(_recipe_json(run), "json")),
+        table(["", "value"], [*versions, *searched_on], left=["", "value"]),
+        "On the same machine, with the same versions and number of threads, a search writes "
+        "identical files. Elsewhere float sums differ in their last digits, and a choice with a "
+        "tiny lead may change.",
+        folded("The complete recipe", code(_recipe_json(run), "json")),
     ]
 
 
@@ -391,7 +401,7 @@ SECTIONS = (
 
 
 def _is_to_evolve(run: RunSoFar) -> bool:
-    """Whether the subnets shown are not yet those that the run will hand over."""
+    """Whether evolution has yet to choose the subnets that the run will hand over."""
     is_one_shot = run.preferred.recipe.evolution is not None
     return is_one_shot and not isinstance(run.preferred, EvolvedSet)
 

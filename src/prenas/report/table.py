@@ -1,4 +1,4 @@
-"""The results as rows: one per subnet, for spreadsheets and programs."""
+"""The results as a table with one row per subnet, for spreadsheets and programs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def flat_rows(rows: Sequence[Evaluation]) -> list[dict[str, Any]]:
     """One flat dictionary per subnet: costs, results per split, then the architecture.
 
-    Options of layers are tuples, of several stages one of them each.
+    Options of layers are tuples; with several stages, a tuple of one tuple per stage.
     """
     axes = shown_axes(row.costs for row in rows)
     return [
@@ -41,7 +41,7 @@ def flat_rows(rows: Sequence[Evaluation]) -> list[dict[str, Any]]:
 
 
 def write_csv(rows: Sequence[Evaluation], path: Path) -> None:
-    """Writes `flat_rows` as CSV; options of layers are joined by spaces, stages by bars."""
+    """Writes `flat_rows` as CSV, with options separated by spaces and stages by vertical bars."""
     flat = flat_rows(rows)
     buffer = StringIO()
     writer = csv.DictWriter(buffer, fieldnames=list(flat[0]), lineterminator="\n")
@@ -55,5 +55,5 @@ def _cell(value: Any) -> Any:
     if not isinstance(value, tuple):
         return value
     if isinstance(value[0], tuple):
-        return " | ".join(map(_cell, value))  # a slash makes dates of numbers in spreadsheets
+        return " | ".join(map(_cell, value))  # spreadsheets would turn "3/4" into a date
     return " ".join(f"{option:g}" for option in value)

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class _State(NamedTuple):
-    """Tells a file from an earlier one of the same name."""
+    """Distinguishes a file from an earlier one of the same name."""
 
     inode: int
     size: int
@@ -31,14 +31,14 @@ class RunFolder:
         self._is_locked = False
 
     def has(self, name: str) -> bool:
-        """Whether a file is there."""
+        """Whether the folder has this file."""
         return (self.path / name).exists()
 
     def read(self, name: str, read: Callable[[Path], T], kind: str = "content") -> T | None:
         """The result of `read` for a file; None if the file is missing.
 
         Args:
-            kind: keeps the results of several functions for one file apart.
+            kind: distinguishes the results of several functions for one file.
         """
         state = self._state(name)
         if state is None:
@@ -74,8 +74,8 @@ class RunFolder:
             check: called with the lock held, before anything is changed; raises to refuse.
 
         Raises:
-            ValueError: the folder is not writable or holds other files, or another process works
-                there.
+            ValueError: the folder is not writable or has other files, or another process works on
+                it.
         """
         if self._is_locked or not join().is_main:
             yield
@@ -84,7 +84,9 @@ class RunFolder:
         artifacts.require_writable(self.path)
         with held(self.path):
             check()
-            for leftover in self.path.glob(".*.tmp"):  # of a process that was killed while writing
+            for leftover in self.path.glob(
+                ".*.tmp"
+            ):  # from a process that was killed while writing
                 leftover.unlink()
             self._is_locked = True
             try:
@@ -100,8 +102,8 @@ class RunFolder:
             return
         if any(not path.name.startswith(".") for path in self.path.iterdir()):
             raise ValueError(
-                f"{self.path} is not empty and no run folder of prenas: choose an empty or a new "
-                "folder"
+                f"{self.path} is neither empty nor a run folder of prenas: choose an empty or a "
+                "new folder"
             )
 
     def _state(self, name: str) -> _State | None:

@@ -1,4 +1,4 @@
-"""The images of a run: those named in its recipe, or others that fit; checked before use."""
+"""The images of a run: those named in its recipe, or others that fit it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class RecordedImages(NamedTuple):
     """The images that a run was started with, as `data.json` describes them."""
 
     class_names: tuple[str, ...]
-    """In the order of the outputs."""
+    """The classes, in the order of the outputs."""
     num_images: dict[str, int]
-    """Per split."""
+    """Number of images per split."""
     notes: tuple[str, ...]
     fingerprint: str | None
-    """None where it is unknown."""
+    """None if it is unknown."""
 
 
 def _parse(document: dict[str, Any]) -> RecordedImages:
@@ -42,16 +42,16 @@ def _parse(document: dict[str, Any]) -> RecordedImages:
 
 @dataclass
 class HeldImages:
-    """The images that a run was given, and those it has read."""
+    """The images that a run was given, and the images that it has read."""
 
     given: ImageData | None
     found: ImageData | None = None
     splits: frozenset[str] = frozenset()
-    """Those that may be in memory."""
+    """The splits that may be in memory."""
 
 
 class RunImages:
-    """The images that a run works on: those named in its recipe, or given ones."""
+    """The images that a run works on: those named in its recipe, or others that were given."""
 
     def __init__(self, run: Run, held: HeldImages) -> None:
         self._run, self._held = run, held
@@ -78,14 +78,14 @@ class RunImages:
         known = None if before is None else before.fingerprint
         if known is not None and found.fingerprint is not None and known != found.fingerprint:
             raise ValueError(
-                f"the images are not those that {self._run.folder} was begun with (a file, class "
-                "or split was added, removed, renamed or changed): restore them, or begin a run in "
+                f"these are not the images that {self._run.folder} was started with (a file, class "
+                "or split was added, removed, renamed or changed): restore them, or start a run in "
                 "another folder. Nothing was changed"
             )
         return found
 
     def read_few(self) -> ImageData:
-        """Like `read`, for a look at a few images: loads nothing into memory for that."""
+        """Like `read`, to look at a few images only: does not load all of them into memory."""
         recipe = self._run.recipe
         if self._held.found or self._held.given or recipe.data is None:
             return self.read()
@@ -95,23 +95,21 @@ class RunImages:
         return found
 
     def read_from(self, texts: Sequence[str] = (), *, crops: int | None = None) -> ImageData:
-        """Images from elsewhere than the recipe says: moved files, or another test set.
+        """Reads images from somewhere else than the recipe says: moved files, or another test set.
 
         Args:
             texts: as `prenas.with_data` takes them; none for the recipe's own images.
             crops: crops per evaluated image, 1, 5 or 10; None for the recipe's.
 
         Raises:
-            ValueError: other classes than the run's, or images that are not there or not readable.
+            ValueError: the classes are not those of the run, or images are missing or unreadable.
         """
         recipe = self._run.preferred.recipe
         moved = with_data(recipe, texts) if texts else recipe
         if crops is not None:
             moved = with_overrides(moved, [f"data.crops={crops}"])
         if moved.data is None:
-            raise ValueError(
-                f"{self._run.folder} has no images of its own: say where they are (--data)"
-            )
+            raise ValueError(f"{self._run.folder} has no images: give some with --data PATH")
         whole = None
         if texts and not self._may_be_moved(moved.data):
             whole = undivided(moved.data, recipe.space.settings)
@@ -121,7 +119,7 @@ class RunImages:
 
     @property
     def are_missing(self) -> bool:
-        """Whether this is an imported run without images; it can be cut all the same."""
+        """Whether this is an imported run without images; its subnets can still be handed over."""
         return self._run.is_imported and self._run.recipe.data is None and not self._held.given
 
     @property
@@ -130,7 +128,7 @@ class RunImages:
         return self._run.files.read(artifacts.DATA, partial(artifacts.parse_json, parse=_parse))
 
     def record(self, images: ImageData) -> None:
-        """Writes `data.json`, so that the run continues with no other images."""
+        """Writes `data.json`, so that the run continues with the same images only."""
         sources = {"train": images.train, **images.splits}
         noted = RecordedImages(
             images.class_names,
@@ -165,29 +163,30 @@ class RunImages:
         if names is not None and names != images.class_names:
             differing = sorted(set(names) ^ set(images.class_names)) or ["their order"]
             raise ValueError(
-                f"the classes of these images are not those of {folder} (what differs: "
-                f"{', '.join(differing[:10])}): give images of the same classes (--data PLACE)"
+                f"these images have other classes than those of {folder} (differing: "
+                f"{', '.join(differing[:10])}): give images of the same classes (--data PATH)"
             )
         num_outputs = self._run.recipe.space.settings.num_classes
         is_unknown = names is None and self._run.is_imported
         if is_unknown and len(images.class_names) != num_outputs:
             raise ValueError(
-                f"these images have {len(images.class_names)} classes, {folder} has {num_outputs} "
-                "outputs: give images of the classes that the released weights were trained on"
+                f"these images have {len(images.class_names)} classes, but {folder} has "
+                f"{num_outputs} outputs: give images of the classes that the released weights were "
+                "trained on"
             )
 
     def _may_be_moved(self, data: DataRecipe) -> bool:
-        """Whether these may be the run's own images in a new place, split in the same way."""
+        """Whether these may be the run's own images in another folder, split in the same way."""
         if self.recorded is None:
             return not self._run.is_imported
         try:
             return open_data(data).fingerprint == self.recorded.fingerprint
-        except ValueError:  # too few to divide, or of other classes
+        except ValueError:  # too few to divide, or other classes
             return False
 
 
 def suited(recipe: Recipe, data: ImageData | None, *, hold: Sequence[str] = SPLITS) -> ImageData:
-    """The recipe's images, or those passed from Python; ValueError if they do not fit together.
+    """The images of the recipe, or those passed from Python; ValueError if they do not fit it.
 
     Args:
         hold: splits that may be held in memory.
@@ -195,19 +194,19 @@ def suited(recipe: Recipe, data: ImageData | None, *, hold: Sequence[str] = SPLI
     if data is None:
         if recipe.data is None:
             raise ValueError(
-                f"recipe {recipe.name!r} names no data: say where images are (--data PLACE), "
-                "choose a recipe that names them, or pass data=prenas.ImageData(...) from Python"
+                f"recipe {recipe.name!r} names no data: give images with --data PATH, choose a "
+                "recipe that names some, or pass data=prenas.ImageData(...) in Python"
             )
         data = load_data(recipe.data, recipe.space.settings, hold=hold)
     elif recipe.data is not None and recipe.data.name != OWN_DATA and data.fingerprint is None:
         raise ValueError(
-            f"recipe {recipe.name!r} loads {recipe.data.name!r} by itself, yet data were passed: "
-            f"set its data to None or to DataRecipe(name={OWN_DATA!r}), or pass none"
+            f"recipe {recipe.name!r} loads {recipe.data.name!r} itself, but data were passed as "
+            f"well: set its data to None or to DataRecipe(name={OWN_DATA!r}), or pass no data"
         )
     num_classes = recipe.space.settings.num_classes
     if len(data.class_names) > num_classes:
         raise ValueError(
-            f"the data have {len(data.class_names)} classes, the head only {num_classes}: "
-            f"set space.settings.num_classes={len(data.class_names)}"
+            f"the data have {len(data.class_names)} classes, but the network has {num_classes} "
+            f"outputs: set space.settings.num_classes={len(data.class_names)}"
         )
     return data

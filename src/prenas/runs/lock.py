@@ -33,24 +33,24 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a process holds the lock. Asks by a shared lock, so that two askers never collide."""
+    """Whether a process holds the lock; tries a shared one, so that callers do not collide."""
     try:
         with (folder / artifacts.LOCK).open() as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             fcntl.flock(lock, fcntl.LOCK_UN)
     except BlockingIOError:
         return True
-    except OSError:  # not there, or not ours to read
+    except OSError:  # missing, or not readable for this user
         return False
     return False
 
 
 def _take(lock: TextIO, folder: Path) -> None:
-    """Locks the file for this process, and notes in it whose lock it is.
+    """Locks the file for this process, and writes into it who holds the lock.
 
-    Waits a moment for another process, and longer for what a killed one left behind: the processes
-    that read images for a training hold its lock until they notice, seconds later, that it is
-    gone. `prenas status` shares the lock for an instant.
+    Waits briefly for another process, because `prenas status` shares the lock for an instant. Waits
+    longer if the other process was killed: the workers that read images for a training keep its
+    lock until they notice, seconds later, that the training is gone.
     """
     started = time.monotonic()
     while True:
@@ -60,7 +60,8 @@ def _take(lock: TextIO, folder: Path) -> None:
             patience = _SECONDS_OF_STATUS if _is_alive(lock) else _SECONDS_TO_NOTICE
             if time.monotonic() - started > patience:
                 raise ValueError(
-                    f"another process is working in {folder}: wait for it, or choose another folder"
+                    f"another process is working on {folder}: wait for it to finish, or choose "
+                    "another folder"
                 ) from None
             time.sleep(0.1)
         else:

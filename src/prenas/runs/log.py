@@ -1,15 +1,15 @@
-"""The run's log of numbers: one JSON object per line in `metrics.jsonl`.
+"""The log of a training: one JSON object per line in `metrics.jsonl`.
 
-Every record names its `event`, its `epoch` (from 0) and its `step` (steps finished):
+Every record has its `event`, its `epoch` (from 0) and its `step` (number of finished steps):
 
-- `step`: loss, grad_norm, means over the steps since the one before but skipped ones; lr of the
-  last; images_per_second since the epoch, or this call, began;
-- `epoch`: loss, lr, images_per_second alike, over a finished epoch; skipped, how many steps were;
+- `step`: loss and grad_norm, the means over the steps since the previous record without skipped
+  ones; lr of the last step; images_per_second since the start of the epoch, or of this call;
+- `epoch`: loss, lr and images_per_second of a finished epoch; skipped, its number of skipped steps;
 - `validation`: subnet, costs, weights ("trained" or "ema"), top1, top5, loss, num_images;
-- `skipped`: loss, reason, archs (ids) of a step that was left out.
+- `skipped`: loss, reason and archs (ids) of a skipped step.
 
-Lines without `event` are epochs of an older form, which counted no steps; validations without
-`costs` give `params` alone.
+Lines without `event` are epochs in an older format, which did not count steps. Validations in it
+have `params` instead of `costs`.
 """
 
 from __future__ import annotations
@@ -28,33 +28,33 @@ from prenas.cost import size_axis
 Sink = Callable[[Mapping[str, Any]], None]
 """Called with every record that is written."""
 
-_NUM_RECENT = 20  # records whose speed tells the present one
+_NUM_RECENT = 20  # records from which the present speed is taken
 
 
 class EpochRecord(NamedTuple):
-    """What the log keeps of a finished epoch."""
+    """A finished epoch, as the log records it."""
 
     epoch: int
     """From 0."""
     loss: float
-    """Mean over the epoch's steps; nan where every step was skipped."""
+    """Mean over the steps of the epoch; nan if every step was skipped."""
     lr: float
     """Learning rate of the last step."""
     images_per_second: float | None
-    """None where it was not measured."""
+    """None if it was not measured."""
     skipped: int = 0
-    """Steps left out because of numbers that are not finite."""
+    """Number of steps skipped because of a non-finite loss or gradient."""
 
 
 class ValidationRecord(NamedTuple):
-    """Accuracy of one preferred subnet on the validation images, during the training."""
+    """The accuracy of one preferred subnet on the validation images, during training."""
 
     epoch: int
     step: int
     subnet: int
     """Its number in the preferred set."""
     costs: dict[str, int]
-    """By the name of the axis (`prenas.cost`)."""
+    """Costs by the name of their axis (`prenas.cost`)."""
     weights: str
     """`trained`, or `ema` for their moving average."""
     top1: float
@@ -65,34 +65,34 @@ class ValidationRecord(NamedTuple):
 
 
 class Position(NamedTuple):
-    """How far a training has come, as its log tells."""
+    """How far a training is, according to its log."""
 
     epoch: int
-    """Of the last record, from 0."""
+    """The epoch of the last record, from 0."""
     step: int | None
-    """Steps finished; None in logs of the older form."""
+    """Number of finished steps; None in logs of the older format."""
     loss: float
     lr: float
     images_per_second: float | None
-    """Median of the last records; None where it was not measured."""
+    """Median of the last records; None if it was not measured."""
     skipped: int
-    """Steps left out, since the beginning."""
+    """Number of steps skipped since the start."""
     steps_per_epoch: int | None
-    """None before the first epoch is finished, and in logs of the older form."""
+    """None before the end of the first epoch, and in logs of the older format."""
 
 
 class MetricsLog:
-    """Appends records; without a path it keeps nothing, and only serves its sinks."""
+    """Appends records to a file and passes them to sinks; without a path, only to the sinks."""
 
     def __init__(self, path: Path | None, *, step: int, sinks: Sequence[Sink] = ()) -> None:
-        """Opens the log of a training that goes on after `step` finished steps, 0 for a new one.
+        """Opens the log of a training that continues after `step` finished steps, 0 for a new one.
 
-        Records of later steps, left by a run that was cut off, are dropped, and so are validations
-        at `step`, which are made anew. What is kept of `step` itself is handed to the sinks again:
-        a tracker that drops what it holds from `step` on then misses nothing.
+        Records of later steps, from a run that was interrupted, are removed, and so are validations
+        at `step`, which will be repeated. The remaining records of `step` are passed to the sinks
+        again, so that a tracker which drops everything from `step` on misses nothing.
 
         Raises:
-            ValueError: a line is damaged; names the file and the line.
+            ValueError: a line is damaged; the message names the file and the line.
         """
         self._path, self._sinks = path, sinks
         if path is None or not path.exists():
@@ -104,10 +104,10 @@ class MetricsLog:
                 self._serve(record)
 
     def append(self, event: str, *, epoch: int, step: int, **numbers: Any) -> None:
-        """Writes one line and hands it to every sink; numbers that are not finite become null.
+        """Writes one line and passes it to every sink; non-finite numbers become null.
 
         Raises:
-            OSError: it cannot be written, as on a full disk; names the file.
+            OSError: the line cannot be written, e.g. on a full disk; the message names the file.
         """
         fields = {"event": event, "epoch": epoch, "step": step, **numbers}
         record = {name: _finite_or_none(value) for name, value in fields.items()}
@@ -115,12 +115,12 @@ class MetricsLog:
             try:
                 with self._path.open("a", encoding="utf-8") as file:
                     file.write(_as_line(record))
-            except OSError as error:  # that of a write names no file
+            except OSError as error:  # the error of a write does not name the file
                 raise artifacts.cannot_write(self._path, error) from error
         self._serve(record)
 
     def sync(self) -> None:
-        """Makes all lines survive a power cut: before a checkpoint that stands on them."""
+        """Syncs all lines to the disk, so that no checkpoint is ahead of the log after a crash."""
         if self._path is not None and self._path.exists():
             with self._path.open("rb") as file:
                 os.fsync(file.fileno())
@@ -133,7 +133,7 @@ class MetricsLog:
 class LogSoFar:
     """The content of a log.
 
-    Its properties raise ValueError, with file and line, if a value is not a number.
+    The properties raise ValueError, with file and line, if a value is not a number.
     """
 
     def __init__(self, records: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
@@ -141,8 +141,8 @@ class LogSoFar:
 
     @property
     def epochs(self) -> list[EpochRecord]:
-        """The finished epochs, in their order; empty if there is no log yet."""
-        # An older log may hold an epoch twice, where a run was cut off: the last one counts.
+        """The finished epochs in order; empty if there is no log yet."""
+        # An older log may contain an epoch twice after an interruption: the last record counts.
         epochs = {}
         for place, record in self._records:
             if _is_epoch(record):
@@ -157,7 +157,7 @@ class LogSoFar:
 
     @property
     def validations(self) -> list[ValidationRecord]:
-        """The validations during the training, in their order; empty if there are none."""
+        """The validations during the training, in order; empty if there are none."""
         return [
             ValidationRecord(
                 epoch=record["epoch"],
@@ -176,7 +176,7 @@ class LogSoFar:
 
     @property
     def position(self) -> Position | None:
-        """How far the training has come; None before its first record."""
+        """How far the training is; None before its first record."""
         trained = [(p, r) for p, r in self._records if r.get("event") == "step" or _is_epoch(r)]
         if not trained:
             return None
@@ -207,12 +207,12 @@ def read_log(path: Path) -> LogSoFar:
 def _is_kept(record: Mapping[str, Any], step: int) -> bool:
     if "event" not in record:
         return step > 0
-    is_made_anew = record["event"] == "validation" and record["step"] == step
-    return bool(record["step"] <= step) and not is_made_anew
+    is_repeated = record["event"] == "validation" and record["step"] == step
+    return bool(record["step"] <= step) and not is_repeated
 
 
 def _is_epoch(record: Mapping[str, Any]) -> bool:
-    """Of the present form, or of the older one, among other records without `event`."""
+    """Whether a record is an epoch; the older format has other records without `event` too."""
     if "event" in record:
         return bool(record["event"] == "epoch")
     return {"loss", "lr"} <= record.keys()
@@ -223,7 +223,7 @@ def _as_line(record: Mapping[str, Any]) -> str:
 
 
 def _finite_or_none(value: Any) -> Any:
-    """JSON has no word for what is not finite."""
+    """None for non-finite numbers, which JSON cannot express."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -235,7 +235,7 @@ def _number(record: Mapping[str, Any], name: str, place: str) -> float:
     value = record.get(name)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise ValueError(
-            f"{place} holds {name} {value!r}, not a finite number: mend or remove the file"
+            f"{place} has {name} = {value!r}, which is not a finite number: fix or remove the file"
         )
     return value
 
@@ -244,7 +244,7 @@ def _costs(record: Mapping[str, Any], place: str) -> dict[str, int]:
     costs = record.get("costs", {"params": record.get("params")})
     if not isinstance(costs, dict):
         raise ValueError(
-            f"{place} holds costs {costs!r}, not amounts by name: mend or remove the file"
+            f"{place} has costs = {costs!r}, which are not amounts by name: fix or remove the file"
         )
     return {
         name: int(_number(costs, name, place)) for name in dict.fromkeys([*costs, size_axis().name])
@@ -256,14 +256,16 @@ def _optional(record: Mapping[str, Any], name: str, place: str) -> float | None:
 
 
 def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(place in words, record) of all lines but a last one that was cut short.
+    """(line and file, record) of every line, except an incomplete last one.
 
     Raises:
-        ValueError: a line is of another kind; names it.
+        ValueError: a line is not a training record; the message names it.
     """
     if not path.exists():
         return
-    text = path.read_text(encoding="utf-8", errors="replace")  # what is no text is no JSON below
+    text = path.read_text(
+        encoding="utf-8", errors="replace"
+    )  # invalid text is refused as JSON below
     for number, line in enumerate(text[: text.rfind("\n") + 1].split("\n")[:-1], start=1):
         place = f"line {number} of {path}"
         try:
@@ -274,5 +276,5 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if not isinstance(record, dict) or any(
             type(record.get(name)) is not int or record[name] < 0 for name in counts
         ):
-            raise ValueError(f"{place} is no record of a training: mend or remove the file")
+            raise ValueError(f"{place} is not a training record: fix or remove the file")
         yield place, record

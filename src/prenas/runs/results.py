@@ -1,4 +1,4 @@
-"""The results of a trained run; this module alone judges whether they belong to its weights."""
+"""The results of a trained run; only this module judges whether they belong to its weights."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ T = TypeVar("T")
 _TO_REDO = {  # outdated result -> what to remove together with it, and what to do again
     artifacts.EVOLUTION: (f"{artifacts.EVALUATION} and {artifacts.SUBNETS}/", "evolve"),
     artifacts.CALIBRATION: (f"{artifacts.EVALUATION} and {artifacts.SUBNETS}/", "calibrate"),
-    artifacts.EVALUATION: (f"{artifacts.SUBNETS}/", "evaluate and cut"),
+    artifacts.EVALUATION: (f"{artifacts.SUBNETS}/", "evaluate and hand over"),
 }
 
 
 class Calibration(NamedTuple):
-    """What `calibration.json` says of the statistics in `calibration.safetensors`."""
+    """What `calibration.json` says about the statistics in `calibration.safetensors`."""
 
     statistics_sha256: str
     num_images: int
     batch_size: int
     subnets: tuple[str, ...]
-    """Ids of the architectures."""
+    """The ids of the architectures."""
 
 
 class _Stored(NamedTuple, Generic[T]):
@@ -56,10 +56,10 @@ class RunResults:
 
     @property
     def evolved(self) -> tuple[Evolved, ...]:
-        """What evolution found so far: one subnet per finished budget.
+        """The result of evolution so far: one subnet per finished budget.
 
         Raises:
-            ValueError: it is damaged, or belongs to other weights.
+            ValueError: the file is damaged, or belongs to other weights.
         """
         if self._run.recipe.evolution is None:
             return ()
@@ -87,15 +87,15 @@ class RunResults:
 
     @property
     def are_calibrated(self) -> bool:
-        """Whether the statistics of the subnets are gathered."""
+        """Whether the BatchNorm statistics of the subnets were measured."""
         return self._files.has(artifacts.CALIBRATION)
 
     @property
     def calibration(self) -> Calibration | None:
-        """How the statistics of the subnets were gathered; None if they were not.
+        """How the statistics of the subnets were measured; None if they were not.
 
         Raises:
-            ValueError: it is damaged, or belongs to other weights.
+            ValueError: the file is damaged, or belongs to other weights.
         """
         return self._current(artifacts.CALIBRATION, _parse_calibration)
 
@@ -103,7 +103,7 @@ class RunResults:
         """The statistics of these subnets; None if the run is not calibrated yet.
 
         Raises:
-            ValueError: they are missing or damaged, or of other weights or subnets.
+            ValueError: they are missing or damaged, or belong to other weights or subnets.
         """
         calibration = self.calibration
         if calibration is None:
@@ -117,7 +117,7 @@ class RunResults:
         return [_statistics_of(arch, tensors) for arch in archs]
 
     def record_statistics(self, archs: Sequence[Arch], statistics: Sequence[Statistics]) -> None:
-        """Writes `calibration.safetensors`, then `calibration.json`, which marks it as whole."""
+        """Writes `calibration.safetensors`, then `calibration.json`, which marks it as complete."""
         tensors = {
             f"{arch.id}/{name}": tensor
             for arch, own in zip(archs, statistics, strict=True)
@@ -128,8 +128,8 @@ class RunResults:
             self._files.keep(artifacts.STATISTICS, tensors)
             digest = self._files.sha256(artifacts.STATISTICS)
             assert digest is not None, "just written"
-            recipe, subnets = self._run.recipe.calibration, tuple(arch.id for arch in archs)
-            made = Calibration(digest, recipe.num_images, recipe.batch_size, subnets)
+            calibration, subnets = self._run.recipe.calibration, tuple(arch.id for arch in archs)
+            made = Calibration(digest, calibration.num_images, calibration.batch_size, subnets)
             document = {"supernet_sha256": self._run.supernet_sha256, **made._asdict()}
             self._record(artifacts.CALIBRATION, document, made)
 
@@ -144,7 +144,7 @@ class RunResults:
         if found is None:
             folder = self._run.folder
             raise ValueError(
-                f"{folder} is not evaluated yet ({artifacts.EVALUATION} is missing): "
+                f"{folder} has not been evaluated yet ({artifacts.EVALUATION} is missing): "
                 f"run `prenas evaluate {folder}` first"
             )
         return found
@@ -159,13 +159,13 @@ class RunResults:
         self._record(artifacts.EVALUATION, document, tuple(rows))
 
     def require_current_model(self, folder: Path) -> None:
-        """Raises ValueError unless a handed-over model is complete and of the trained weights."""
+        """Raises ValueError unless a handed-over model is complete and has the trained weights."""
         path = folder / artifacts.MODEL_ARCH
         digest = artifacts.parse_json(path, lambda found: found["provenance"]["supernet_sha256"])
         if not self._is_current(digest) or not (folder / artifacts.MODEL).exists():
             raise ValueError(
-                f"{folder} is not whole, or was cut from other weights than "
-                f"{self._run.folder / artifacts.SUPERNET}: remove it to cut anew"
+                f"{folder} is not complete, or was handed over from other weights than "
+                f"{self._run.folder / artifacts.SUPERNET}: remove it to hand over again"
             )
 
     def _current(self, name: str, parse: Callable[[dict[str, Any]], _Stored[T]]) -> T | None:
@@ -184,13 +184,14 @@ class RunResults:
     def _not_current(self, name: str, what: str) -> ValueError:
         others, verb = _TO_REDO[name]
         return ValueError(
-            f"{self._run.folder / name} belongs to {what}: remove it, and {others}, to {verb} anew"
+            f"{self._run.folder / name} belongs to {what}: to {verb} again, remove it, and "
+            f"{others} in the same folder"
         )
 
     def _record(self, name: str, document: Mapping[str, Any], result: object) -> None:
-        """Writes a file of results of the trained weights."""
+        """Writes a file with results of the trained weights."""
         digest = document["supernet_sha256"]
-        assert digest is not None, "results of weights that are not there"
+        assert digest is not None, "results without weights"
         with self._run.locked():
             self._files.write_json(name, document, _Stored(result, digest))
 
@@ -206,7 +207,7 @@ def _parse_evaluations(document: dict[str, Any]) -> _Stored[tuple[Evaluation, ..
 
 
 def _with_archs(document: dict[str, Any], entries: str) -> list[dict[str, Any]]:
-    """The entries of a document, their architectures read as those of its family."""
+    """The entries of a document, with their architectures as values of its family."""
     arch_type = get_family(document["family"]).arch_type
     return [
         {**fields, "arch": arch_type.model_validate(fields["arch"])} for fields in document[entries]

@@ -1,4 +1,4 @@
-"""A run: what its folder holds, read on first use, and how results are recorded there."""
+"""A run: the content of its folder, read on first use, and the recording of results."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from prenas.supernet import Supernet, statistic_names
 class Run:
     """A run folder, opened once: each file is read when it is first needed, and checked.
 
-    Reading takes no lock, and works while another process trains there. A file that has changed is
-    read again. Results that belong to other weights than the trained supernet's are refused.
+    Reading takes no lock, and works while another process trains the run. A file that has changed
+    is read again. Results that belong to other weights than the trained supernet's are refused.
 
     Example:
         run = prenas.Run("runs/digits")
@@ -69,7 +69,7 @@ class Run:
 
     @property
     def is_searched(self) -> bool:
-        """Whether its subnets are chosen: by a search, an import or for fine-tuning."""
+        """Whether its subnets are chosen, by a search, an import or for fine-tuning."""
         return self.files.has(artifacts.PREFERRED)
 
     @property
@@ -95,14 +95,15 @@ class Run:
         """The subnets to evaluate and hand over: preferred ones, or evolved ones in one-shot NAS.
 
         Raises:
-            ValueError: the search, or the evolution, is not finished; names the command.
+            ValueError: the search, or the evolution, is not finished; the message names the
+                command.
         """
         if self.preferred.recipe.evolution is None:
             return self.preferred
         if (found := self.results.evolved_set) is None:
             raise ValueError(
-                f"{self.folder} holds no finished evolution, by which its recipe chooses subnets: "
-                f"run `prenas evolve {self.folder}` first"
+                f"{self.folder} has no finished evolution, which its recipe needs to choose "
+                f"subnets: run `prenas evolve {self.folder}` first"
             )
         return found
 
@@ -131,13 +132,13 @@ class Run:
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """The classes in the order of the outputs; None as long as no images were recorded."""
+        """The classes in the order of the outputs; None until images are recorded."""
         return self.images.recorded.class_names if self.images.recorded else None
 
     # --- weights ---------------------------------------------------------------------------------
 
     def initial_supernet(self, *, drop_path: float = 0.0, dropout: float = 0.0) -> Supernet:
-        """The envelope with the weights from before training: those scored, or those adapted."""
+        """The envelope with its weights before training: those scored, or those adapted."""
         preferred, space = self.preferred, self.recipe.space
         arch = space.supernet if preferred.adapted is None else preferred.envelope
         initial = Supernet(arch, space.settings)
@@ -152,7 +153,7 @@ class Run:
 
     @property
     def is_trained(self) -> bool:
-        """Whether the trained, or imported, supernet is there."""
+        """Whether the run has a trained, or imported, supernet."""
         return self.files.has(artifacts.SUPERNET)
 
     @property
@@ -169,7 +170,7 @@ class Run:
             if preferred.imported is None:
                 command = f"train {self.folder}"
             raise ValueError(
-                f"{self.folder} holds no trained supernet ({artifacts.SUPERNET} is missing): "
+                f"{self.folder} has no trained supernet ({artifacts.SUPERNET} is missing): "
                 f"run `prenas {command}` first"
             )
         return found
@@ -189,7 +190,7 @@ class Run:
 
     @property
     def needs_calibration(self) -> bool:
-        """Whether its networks have BatchNorm, whose statistics training does not gather."""
+        """Whether its networks have BatchNorm, whose statistics training does not measure."""
         space = self.recipe.space
         return bool(statistic_names(build_structure(space.smallest, space.settings)))
 
@@ -197,7 +198,7 @@ class Run:
 
     @property
     def results(self) -> RunResults:
-        """What was measured with the trained supernet."""
+        """The results that were measured with the trained supernet."""
         return RunResults(self)
 
     @property
@@ -210,18 +211,19 @@ class Run:
         """The results of its subnets, in the order of `subnets`.
 
         Raises:
-            ValueError: the run is not evaluated, or the results are damaged or of other weights.
+            ValueError: the run is not evaluated, or its results are damaged or belong to other
+                weights.
         """
         return list(self.results.evaluations)
 
     # --- what belongs together -------------------------------------------------------------------
 
     def locked(self) -> AbstractContextManager[None]:
-        """Locks the folder, so that this process alone writes there; may be nested.
+        """Locks the folder, so that only this process writes there; may be nested.
 
         Raises:
-            ValueError: the folder is not writable, holds other files or a run of another recipe, or
-                another process works there.
+            ValueError: the folder is not writable, has other files or a run of another recipe, or
+                another process works on it.
         """
         return self.files.locked(self._require_same_recipe)
 
@@ -231,20 +233,20 @@ class Run:
         return self.files.read(artifacts.RECIPE, read)
 
     def _require_same_recipe(self) -> None:
-        """Raises ValueError if the run was started with a recipe that decides otherwise."""
+        """Raises ValueError if the run was started with another recipe."""
         if self._asked is None or (theirs := self._recorded_recipe) is None:
             return
         if changed := deciding_differences(theirs, self._asked):
             raise ValueError(
-                f"{self.folder} belongs to another recipe (there -> asked for):\n  "
+                f"{self.folder} was made with another recipe (in the folder -> requested):\n  "
                 + "\n  ".join(changed)
-                + "\nChoose another --out folder, or the recipe of this one. Nothing was changed"
+                + "\nChoose another --out folder, or use its recipe. Nothing was changed"
             )
 
     def _not_searched(self, missing: str) -> ValueError:
         return ValueError(
-            f"{self.folder} holds no finished search ({missing} is missing): "
-            "run `prenas search RECIPE --out ...` first"
+            f"{self.folder} has no finished search ({missing} is missing): "
+            f"run `prenas search RECIPE --out {self.folder}` first"
         )
 
     def _load_supernet(self, preferred: PreferredSet, path: Path) -> Supernet:
@@ -258,7 +260,7 @@ def _parse_recipe(document: dict[str, Any]) -> Recipe:
 
 
 def _parse_preferred(recipe: Recipe, document: dict[str, Any]) -> PreferredSet:
-    """Reads `preferred.json`; files of release 0.1.0 also hold the recipe.
+    """Reads `preferred.json`; files of release 0.1.0 also contain the recipe.
 
     Raises:
         ValueError: the recipe in the file is not the given one.
@@ -268,17 +270,17 @@ def _parse_preferred(recipe: Recipe, document: dict[str, Any]) -> PreferredSet:
         changed := deciding_differences(recipe, recipe_from_dict(repeated))
     ):
         raise ValueError(
-            f"its recipe is not that of {artifacts.RECIPE} ({'; '.join(changed)}): restore both "
-            "files from a copy"
+            f"its recipe differs from that in {artifacts.RECIPE} ({'; '.join(changed)}): restore "
+            "both files from a copy"
         )
     return PreferredSet.model_validate({**document, "recipe": recipe})
 
 
 def read_preferred(out: str | Path) -> PreferredSet:
-    """The preferred set of a run folder; ValueError if the search is not done or it is damaged."""
+    """The preferred set of a run folder; ValueError before the search, or if it is damaged."""
     return Run(out).preferred
 
 
 def read_supernet(out: str | Path, *, device: str = "auto") -> Supernet:
-    """The trained supernet of a run folder, in evaluation mode; ValueError if it is not there."""
+    """The trained supernet of a run folder, in evaluation mode; ValueError if it is missing."""
     return Run(out, device=device).supernet

@@ -1,6 +1,6 @@
-"""How far a run is, from what its folder holds; opens no weights, changes nothing, loads no torch.
+"""How far a run is, according to its folder; reads no weights, changes nothing, loads no torch.
 
-Works at every stage, beside whoever writes, and names what is damaged instead of stopping at it.
+Works at every stage, also while another process writes, and reports damaged files as problems.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from prenas.values import Value
 T = TypeVar("T")
 
 Stage = Literal["missing", "running", "begun", "done", "imported", "none"]
-"""`begun` is stopped half-way; `none` has no place in this run; `imported` stands for `done`."""
+"""`begun`: interrupted; `none`: not part of this run; `imported`: replaced by released weights."""
 
 
 class LastValidation(Value):
@@ -31,36 +31,36 @@ class LastValidation(Value):
     """From 0."""
     subnet: int
     costs: dict[str, int]
-    """By the name of the axis (`prenas.cost`)."""
+    """Costs by the name of their axis (`prenas.cost`)."""
     weights: str
     top1: float
 
 
 class TrainingStatus(Value):
-    """How far a training is; None for what is not known (yet)."""
+    """How far a training is; None where a value is not known (yet)."""
 
     epoch: int | None = None
     """The running epoch, or the last one, from 0."""
     num_epochs: int
     step: int | None = None
-    """Steps finished."""
+    """Number of finished steps."""
     num_steps: int | None = None
     loss: float | None = None
     lr: float | None = None
     images_per_second: float | None = None
     seconds_left: float | None = None
-    """At that speed; validations are not counted."""
+    """The remaining time at this speed, without validations."""
     skipped: int = 0
-    """Steps left out because of numbers that are not finite."""
+    """Number of steps skipped because of a non-finite loss or gradient."""
     checkpoint: str | None = None
-    """The newest, as a path inside the folder."""
+    """The newest checkpoint, as a path inside the folder."""
     best: str | None = None
-    """The weights kept as the best, as a path inside the folder."""
+    """The best weights so far, as a path inside the folder."""
     validations: tuple[LastValidation, ...] = ()
 
 
 class Status(Value):
-    """What a run folder holds."""
+    """The state of a run folder."""
 
     folder: str
     recipe: str | None
@@ -69,21 +69,21 @@ class Status(Value):
     search: Stage
     training: Stage
     evolution: Stage
-    """Of one-shot NAS alone."""
+    """Part of one-shot NAS only."""
     calibration_images: int | None
-    """On which BatchNorm was calibrated in every subnet; None where it was not (yet)."""
+    """Number of images for the calibration of BatchNorm; None if it was not calibrated (yet)."""
     evaluation: Stage
     hand_over: Stage
     num_models: int
-    """Subnets handed over inside the folder."""
+    """Number of subnets handed over inside the folder."""
     is_busy: bool
-    """Whether a process is working there now."""
+    """Whether a process is working on the run now."""
     progress: TrainingStatus | None
-    """None where nothing is to be trained, or nothing known."""
+    """None if there is nothing to train, or nothing is known."""
     next_command: str | None
-    """None where everything is done, or something must be mended first."""
+    """None if everything is done, or if a problem must be fixed first."""
     problems: tuple[str, ...]
-    """What is damaged or foreign, and what to do."""
+    """What is damaged or does not belong to a run, and what to do."""
 
 
 def read_status(out: str | Path) -> Status:
@@ -94,7 +94,8 @@ def read_status(out: str | Path) -> Status:
     """
     out = Path(out)
     if not out.is_dir():
-        raise ValueError(f"{out} is {'a file' if out.exists() else 'not there'}: give a run folder")
+        problem = "is a file" if out.exists() else "does not exist"
+        raise ValueError(f"{out} {problem}: give a run folder")
     problems: list[str] = []
     recipe = _read(out / artifacts.RECIPE, _parse_recipe, problems)
     search = _read(out / artifacts.PREFERRED, partial(_parse_search, recipe), problems)
@@ -105,7 +106,7 @@ def read_status(out: str | Path) -> Status:
         progress = _progress(out, *recipe.training, problems)
     evolved = _read(out / artifacts.EVOLUTION, _parse_evolution, problems)
     is_evolved = search is not None and evolved is not None and len(evolved) >= search.num_evolved
-    if search is not None and evolved is not None and is_evolved:  # these are what follows is about
+    if search is not None and evolved is not None and is_evolved:  # the later steps are about these
         search = search._replace(sizes=list(dict(evolved).values()))
     calibrated = _read(out / artifacts.CALIBRATION, lambda d: int(d["num_images"]), problems)
     num_models = len(list(out.glob(f"{artifacts.SUBNETS}/*/{artifacts.MODEL_ARCH}")))
@@ -130,16 +131,16 @@ def read_status(out: str | Path) -> Status:
 
 
 def _without_recipe(out: Path, search: _Search | None) -> str | None:
-    """What is wrong with a folder that has no recipe; nothing if it is empty."""
+    """What is wrong with a folder that has no recipe; None if it is empty."""
     if search is not None:
         return f"{out / artifacts.RECIPE} is missing: restore it from a copy"
     if any(not path.name.startswith(".") for path in out.iterdir()):
-        return f"{out} is no run folder of prenas: {artifacts.RECIPE} is missing"
+        return f"{out} is not a run folder of prenas: {artifacts.RECIPE} is missing"
     return None
 
 
 class _Recipe(NamedTuple):
-    """What status needs of a `Recipe`; reading all of it would load torch."""
+    """The part of a `Recipe` that status needs; reading all of it would load torch."""
 
     name: str
     training: tuple[int, int] | None
@@ -160,13 +161,13 @@ def _parse_recipe(document: dict[str, Any]) -> _Recipe:
 
 
 class _Search(NamedTuple):
-    """What status needs of a `PreferredSet`."""
+    """The part of a `PreferredSet` that status needs."""
 
     is_imported: bool
     sizes: list[int]
     """Parameters per subnet."""
     num_evolved: int
-    """Budgets that evolution searches; 0 where there is none."""
+    """Number of budgets that evolution searches; 0 without evolution."""
 
 
 def _parse_search(recipe: _Recipe | None, document: dict[str, Any]) -> _Search:
@@ -186,7 +187,7 @@ def _parse_evolution(document: dict[str, Any]) -> list[tuple[str, int]]:
 
 
 def _read(path: Path, parse: Callable[[dict[str, Any]], T], problems: list[str]) -> T | None:
-    """What a JSON file says; None where it is missing, or damaged, which becomes a problem."""
+    """The content of a JSON file; None if it is missing or damaged, which adds a problem."""
     try:
         return artifacts.parse_json(path, parse) if path.exists() else None
     except (ValueError, OSError) as error:
@@ -202,7 +203,7 @@ def _stages(
     num_models: int,
     is_busy: bool,
 ) -> list[Stage]:
-    """Search, training, evolution, evaluation, hand-over."""
+    """The stages of search, training, evolution, evaluation and hand-over."""
     has = {path.name for path in out.iterdir()}
     is_done = [
         search is not None,
@@ -277,7 +278,7 @@ def _progress(out: Path, num_epochs: int, batch_size: int, problems: list[str]) 
 
 
 def _checkpoints(out: Path) -> dict[str, str]:
-    """The newest and the best, as paths inside the folder."""
+    """The newest and the best checkpoint, as paths inside the folder."""
     folder = out / artifacts.CHECKPOINTS
     found = artifacts.find_checkpoints(folder)
     paths = {"checkpoint": found[0][1]} if found else {}
@@ -289,14 +290,14 @@ def _checkpoints(out: Path) -> dict[str, str]:
 def _next(
     out: Path, recipe: _Recipe | None, search: _Search | None, stages: Sequence[Stage]
 ) -> str | None:
-    """The command that takes the run one step further."""
+    """The command for the next step of the run."""
     folder = shlex.quote(str(out))
     if search is None:
         return f"prenas search {recipe.name if recipe else 'RECIPE'} --out {folder}"
     start, where = f"train {folder}", ""
-    if search.is_imported:  # from a file, and for images, that the folder does not name
-        start, where = f"import FILE --out {folder}", " --data PLACE"
-    best = f" --max-params {max(search.sizes)}"  # by validation, within what all subnets keep
+    if search.is_imported:  # the folder names neither the file nor the images
+        start, where = f"import FILE --out {folder}", " --data PATH"
+    best = f" --max-params {max(search.sizes)}"  # the best of all by validation
     evolve = f"evolve {folder}"
     commands = (start, evolve, f"evaluate {folder}{where}", f"specialize {folder}{best}")
     for stage, command in zip(stages[1:], commands, strict=True):

@@ -32,8 +32,8 @@ def _search(run: Run, observer: Observer) -> None:
     recipe, before = run.recipe, run.preferred if run.is_searched else None
     if before is not None and before.origin is not None:
         raise ValueError(
-            f"{run.folder} was {before.origin.summary}, there is no search to do: choose another "
-            "folder"
+            f"{run.folder} was {before.origin.summary}, so there is nothing to search: choose "
+            "another folder"
         )
     if before is not None and not _asks_more(recipe, before):
         _take_over(run, recipe, before)
@@ -46,13 +46,13 @@ def _search(run: Run, observer: Observer) -> None:
         run.record_recipe(recipe)
         if before is None:
             run.record_initial(found.supernet)
-        else:  # more was asked about it: what was chosen stays
-            news = {
+        else:  # further reports were requested: the choice stays
+            added = {
                 "recipe": recipe,
                 "agreement": preferred.agreement,
                 "optima": preferred.optima or before.optima,
             }
-            preferred = before.model_copy(update=news)
+            preferred = before.model_copy(update=added)
         run.record_preferred(preferred)
 
 
@@ -90,7 +90,9 @@ def _adapt(run: Run, source: Source, images: ImageData, head: str) -> None:
         if run.is_searched:
             before = run.preferred
             if (before.adapted, before.archs) != (preferred.adapted, preferred.archs):
-                raise ValueError(f"{run.folder} holds another run: choose another folder")
+                raise ValueError(
+                    f"{run.folder} already contains another run: choose another folder"
+                )
             _take_over(run, run.recipe, before)
         else:
             run.record_recipe(run.recipe)
@@ -110,7 +112,9 @@ def adopt(run: Run, preferred: PreferredSet, supernet: Supernet) -> PreferredSet
         if run.is_searched:
             before = run.preferred
             if (before.imported, before.archs) != (preferred.imported, preferred.archs):
-                raise ValueError(f"{run.folder} holds another run: choose another folder")
+                raise ValueError(
+                    f"{run.folder} already contains another run: choose another folder"
+                )
         else:
             run.record_recipe(preferred.recipe)
             run.record_preferred(preferred)

@@ -38,14 +38,14 @@ def specialize(
 
 
 def hand_over_subnet(run: Run, number: int, row: Evaluation, to: Path | None = None) -> Path:
-    """Hands over subnet `number`, unless that is done; one process writes.
+    """Hands over subnet `number`, unless that was done already; one process writes.
 
     Args:
         row: its evaluation.
         to: an empty folder; by default one inside the run.
 
     Raises:
-        ValueError: `to` is not empty, or a model of other weights is there.
+        ValueError: `to` is not empty, or the folder has a model of other weights.
     """
     processes = join()
     folder = to or run.folder / artifacts.SUBNETS / f"{number:02d}"
@@ -54,7 +54,7 @@ def hand_over_subnet(run: Run, number: int, row: Evaluation, to: Path | None = N
     elif to is None and (folder / artifacts.MODEL_ARCH).exists():
         run.results.require_current_model(folder)
     elif to is not None and folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"{folder} is not empty: choose another folder, nothing was written")
+        raise ValueError(f"{folder} is not empty: choose another folder. Nothing was written")
     else:
         hand_over(run, number, row, folder)
     processes.wait()
@@ -62,7 +62,7 @@ def hand_over_subnet(run: Run, number: int, row: Evaluation, to: Path | None = N
 
 
 def report(run: Run) -> Path:
-    """Writes `report.md` and its pictures from what the run holds so far."""
+    """Writes `report.md` and its pictures from the run so far."""
     processes = join()
     if processes.is_main:
         write_report(run)

@@ -30,8 +30,8 @@ def evolve(run: Run, observer: Observer = SILENT) -> list[Evolved]:
     processes = join()
     if run.preferred.recipe.evolution is None:
         raise ValueError(
-            f"the recipe of {run.folder} has no evolution: its subnets were chosen before "
-            "training. For one-shot NAS begin another run with --set evolution={}"
+            f"the recipe of {run.folder} has no evolution, because its subnets were chosen before "
+            "training. For one-shot NAS, start another run with --set evolution={}"
         )
     if processes.is_main:
         if run.results.evolved_set is not None:
@@ -47,7 +47,7 @@ def evolve(run: Run, observer: Observer = SILENT) -> list[Evolved]:
 
 
 def calibrate(run: Run, observer: Observer = SILENT) -> list[Statistics]:
-    """Gathers the statistics of BatchNorm for every subnet that is handed over.
+    """Measures the BatchNorm statistics of every subnet that is handed over.
 
     Several processes share the subnets.
 
@@ -60,13 +60,13 @@ def calibrate(run: Run, observer: Observer = SILENT) -> list[Statistics]:
     if processes.main_says(run.results.are_calibrated):
         observer.was_complete("calibrate", run)
         stored = run.results.statistics(archs)
-        assert stored is not None, "the first process saw them"
+        assert stored is not None, "the main process has just seen them"
         return stored
     made = [name for name in (artifacts.EVALUATION, artifacts.SUBNETS) if run.files.has(name)]
     if processes.main_says(bool(made)):
         raise ValueError(
-            f"{run.folder} holds no calibration, but {' and '.join(made)}, which were made with "
-            "one: remove them to calibrate anew"
+            f"{run.folder} has {' and '.join(made)}, which were made with a calibration that is "
+            "now missing: remove them to calibrate again"
         )
     with observed(observer, "calibrate", run):
         found = _calibrated(run, archs)
@@ -114,7 +114,7 @@ def _evaluate(run: Run, archs: Sequence[Arch] | None) -> list[Evaluation]:
     subnets = run.preferred if archs else run.subnets
     with processes.main_first():
         images = run.images.read(hold=("validation", "test"))
-    # Statistics come from the run's images, whichever it is evaluated on.
+    # Statistics always come from the run's own images, also in an evaluation on others.
     own = run if run.images.may_be_own(images) else run.on(None)
     rows = evaluate_archs(
         supernet,
@@ -130,7 +130,9 @@ def _evaluate(run: Run, archs: Sequence[Arch] | None) -> list[Evaluation]:
             _record(run, rows)
         else:
             _logger.warning(
-                "these images are not those that %s was trained on: not recorded", run.folder
+                "these images are not the ones that %s was trained on, so the results were not "
+                "saved",
+                run.folder,
             )
     processes.wait()
     return rows
@@ -149,9 +151,9 @@ def _record(run: Run, rows: Sequence[Evaluation]) -> None:
 
 
 def evaluated(run: Run, observer: Observer = SILENT) -> list[Evaluation]:
-    """The evaluation of the run's subnets, which is made first if it is missing.
+    """The evaluation of the run's subnets; evaluates them first if needed.
 
-    An imported run without images has costs alone.
+    An imported run without images has costs only.
     """
     if join().main_says(run.is_evaluated):
         observer.was_complete("evaluate", run)
@@ -160,7 +162,7 @@ def evaluated(run: Run, observer: Observer = SILENT) -> list[Evaluation]:
         return unevaluated(run.preferred)
     if run.images.are_others:
         raise ValueError(
-            f"{run.folder} is not evaluated yet, and these are not its images: give "
+            f"{run.folder} has not been evaluated yet, and these are not its images: run "
             f"`prenas evaluate {run.folder}` first"
         )
     return evaluate(run, observer=observer)

@@ -26,7 +26,7 @@ Step = Literal[
 
 
 class Observer:
-    """Is told what a run does. Override the methods you need; all of them do nothing here.
+    """Is told what a run does. Override the methods you need; by default they do nothing.
 
     An observer changes nothing in a run. The result of a step is in the run itself, for example
     `run.preferred` after the search and `run.evaluations` after the evaluation. If a run has
@@ -40,7 +40,7 @@ class Observer:
         """A step is finished; `seconds` have passed since it began."""
 
     def was_complete(self, step: Step, run: Run) -> None:
-        """A step has nothing to do: its result is there already."""
+        """A step has nothing to do, because its result already exists."""
 
     def trained_step(self, progress: Progress) -> None:
         """A training step is finished."""

@@ -34,8 +34,8 @@ def training_of(recipe: Recipe) -> TrainingRecipe:
     """The training part of a recipe; ValueError if it only searches."""
     if recipe.training is None:
         raise ValueError(
-            f"recipe {recipe.name!r} only searches: it has no training. Choose a recipe that "
-            "trains (prenas info lists them), or make one in Python with training=TrainingRecipe"
+            f"recipe {recipe.name!r} only searches and has no training: choose one that trains "
+            "(`prenas info` lists them), or set training=TrainingRecipe(...) in Python"
         )
     return recipe.training
 
@@ -119,7 +119,7 @@ def train(
         )
         if processes.is_main:
             run.record_supernet(supernet)
-        if processes.any(bool(stop)):  # asked while the last subnets were validated
+        if processes.any(bool(stop)):  # requested during the last validation
             num_steps = training.epochs * num_batches(images.train, training.batch_size)
             raise Stopped(num_steps, stop)
     return run.supernet
