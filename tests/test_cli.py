@@ -530,7 +530,7 @@ def test_help_lists_the_commands(prenas: Command) -> None:
         ),
         (["search", "digits", "--further-seeds", "-1"], ["further_seeds", "-1"]),
         (["search", "digits", "--device", "quantum"], ["'quantum'", "choose auto, cpu"]),
-        (["search", "digits", "--device", "cuda:99"], ["'cuda:99' is not on this machine"]),
+        (["search", "digits", "--device", "cuda:99"], ["'cuda:99' does not exist on this machine"]),
         (["search", "digits", "--threads", "0"], ["'--threads'", "equal to 1"]),
         (["search", "digits", "--threads", "all"], ["'--threads'", "integer"]),
         (["search", "digits", "--buget", "params=6M"], ["--buget", "--budget"]),

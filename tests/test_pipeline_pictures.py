@@ -175,7 +175,7 @@ def test_a_run_does_not_go_on_with_other_images(
     for go_on in (lambda: pipeline.train(out), lambda: pipeline.run(recipe, out)):
         message = value_error_of(go_on)
         assert message is not None
-        assert "classes" in message if action is add_class else "not those that" in message
+        assert "classes" in message if action is add_class else "not the images that" in message
     assert contents(out) == before
 
 
@@ -253,7 +253,7 @@ def test_images_of_other_classes_are_refused(finished: Path, tmp_path: Path) -> 
             shutil.copytree(tmp_path / "made/dark", root / kind)
         message = value_error_of(lambda root=root: other_data(finished, [str(root)]))  # type: ignore[misc]
         assert message is not None
-        assert "the classes of these images are not those of" in message
+        assert "these images have other classes than those of" in message
         assert sorted(set(kinds) ^ {"bright", "dark"})[0] in message
     test = tmp_path / "cat-dog"
     message = value_error_of(lambda: other_data(finished, [f"test={test}"]))
@@ -326,7 +326,7 @@ def test_images_of_another_run_are_refused_before_anything_is_written(
         lambda: pipeline.train(finished, data=other_data(finished, [str(other)]))
     )
     assert message is not None
-    assert "not those that" in message
+    assert "not the images that" in message
     assert contents(finished) == before
 
 
@@ -348,7 +348,7 @@ def test_a_renamed_class_is_noticed_when_cutting_and_evaluating(
         lambda: other_data(finished, [str(moved)]),
         lambda: pipeline.evaluate(finished, data=load(renamed)),
     ):
-        assert "the classes of these images are not those of" in (value_error_of(action) or "")
+        assert "these images have other classes than those of" in (value_error_of(action) or "")
     cut = value_error_of(lambda: pipeline.specialize(finished, 0, data=load(renamed)))
     assert "these are not its images" in (cut or "")
     assert contents(finished) == before
@@ -408,7 +408,7 @@ def test_other_images_do_not_choose_a_subnet(finished: Path, tmp_path: Path) -> 
     data = other_data(finished, [str(others)])
     before = contents(finished)
     problem = value_error_of(lambda: pipeline.specialize(finished, limits="params=1M", data=data))
-    assert "is not evaluated yet, and these are not its images" in (problem or "")
+    assert "has not been evaluated yet, and these are not its images" in (problem or "")
     assert contents(finished) == before
 
 

@@ -452,7 +452,9 @@ def test_damaged_and_foreign_models_are_refused_by_file(
 
 def test_the_weights_of_another_subnet_are_refused(model: Path, finished_run: Path) -> None:
     shutil.copy(finished_run / "subnets" / "02" / WEIGHTS, model / WEIGHTS)
-    with pytest.raises(ValueError, match=r"model\.safetensors does not hold the weights of this"):
+    with pytest.raises(
+        ValueError, match=r"model\.safetensors does not contain the weights of this"
+    ):
         load(model)
 
 
@@ -471,5 +473,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 
 def test_a_newer_model_asks_for_a_newer_prenas(model: Path) -> None:
     edit(lambda d: d.update(schema_version=3))(model)
-    with pytest.raises(ValueError, match=r"arch\.json has schema version 3, this prenas reads 2"):
+    with pytest.raises(
+        ValueError, match=r"arch\.json has schema version 3, but this version of prenas reads 2"
+    ):
         load(model)

@@ -488,7 +488,7 @@ def test_other_runs_are_not_overwritten(mini_file: Path, tmp_path: Path) -> None
     tensors = mini()
     tensors["head.bias"] += 1
     saved(mini_file, checkpoint(tensors))
-    with pytest.raises(ValueError, match="holds another run"):
+    with pytest.raises(ValueError, match="already contains another run"):
         prenas.import_released(mini_file, out)
     assert {k: v for k, v in contents(out).items() if k != ".lock"} == {
         k: v for k, v in before.items() if k != ".lock"
@@ -501,7 +501,7 @@ def test_there_is_no_search_in_an_imported_run(
     monkeypatch.setattr(choosing, "zero_cost_search", never)
     recipe = prenas.import_released(mini_file, tmp_path / "run").recipe
     for again in (recipe, with_overrides(recipe, ["search.further_seeds=1"])):
-        with pytest.raises(ValueError, match=r"was imported .*, there is no search to do"):
+        with pytest.raises(ValueError, match=r"was imported .*, so there is nothing to search"):
             pipeline.search(again, tmp_path / "run")
 
 

@@ -352,7 +352,7 @@ def test_what_is_no_source(kind: str, searched_run: Path, tmp_path: Path) -> Non
 
 def test_the_best_within_a_limit_needs_an_evaluation(finished: Path) -> None:
     (finished / "evaluation.json").unlink()
-    with pytest.raises(ValueError, match=r"is not evaluated.*prenas evaluate"):
+    with pytest.raises(ValueError, match=r"has not been evaluated.*prenas evaluate"):
         read_source(finished, limits="params=10k")
     assert len(read_source(finished, 0).archs) == 1
 
@@ -383,7 +383,9 @@ def test_a_run_goes_on_with_the_classes_it_was_made_for(
     pipeline.finetune(source, recipe, tmp_path / "own", data=data)
     before = contents(tmp_path / "own")
     other = dataclasses.replace(data, class_names=("class 0", "class 2", "class 1"))
-    with pytest.raises(ValueError, match=r"classes of these images are not those.*their order"):
+    with pytest.raises(
+        ValueError, match=r"these images have other classes than those.*their order"
+    ):
         pipeline.train(tmp_path / "own", data=other)
     assert contents(tmp_path / "own") == before
     pipeline.train(tmp_path / "own", data=data)
@@ -400,7 +402,7 @@ def test_there_is_no_search_in_it(
     recipe = finetuning_recipe(source)
     pipeline.finetune(source, recipe, tmp_path / "fine")
     monkeypatch.setattr(choosing, "zero_cost_search", never)
-    with pytest.raises(ValueError, match=r"fine-tuned from .*, there is no search to do"):
+    with pytest.raises(ValueError, match=r"fine-tuned from .*, so there is nothing to search"):
         pipeline.search(recipe, tmp_path / "fine")
 
 
@@ -439,12 +441,12 @@ def test_the_same_again_continues_and_another_is_refused(
     assert pipeline.finetune(source, recipe, out) == first
     for other, head, words in (
         (with_overrides(recipe, ["seed=1"]), "auto", "belongs to another recipe"),
-        (recipe, "fresh", "holds another run"),
+        (recipe, "fresh", "already contains another run"),
     ):
         with pytest.raises(ValueError, match=words):
             pipeline.finetune(source, other, out, head=head)
     changed = dataclasses.replace(source, sha256="0" * 64)
-    with pytest.raises(ValueError, match="holds another run: choose another folder"):
+    with pytest.raises(ValueError, match="already contains another run: choose another folder"):
         pipeline.finetune(changed, recipe, out)
     with pytest.raises(ValueError, match="belongs to another recipe"):
         pipeline.finetune(source, recipe, finished)
