@@ -102,7 +102,7 @@ def run_command(
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
-    """Run the whole method: search, train, evaluate, and hand over every preferred subnet.
+    """Run the whole method: search, train, evaluate and hand over.
 
     With `evolution` in the recipe, train on the whole space and choose the subnets by evolution
     afterwards.
@@ -154,7 +154,7 @@ def finetune_command(
         bool,
         typer.Option(
             "--extend-distances",
-            help="Give the new distances of a larger image relative positions of their own.",
+            help="Add relative positions for the new distances in a larger image.",
         ),
     ] = False,
     subnet: Annotated[int | None, typer.Option(help="Use only this subnet of the source.")] = None,
@@ -224,7 +224,10 @@ def search_command(
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
-    """Choose the preferred subnets without any training (the first step of `run`)."""
+    """Choose the preferred subnets without any training.
+
+    This is the first step of `run`.
+    """
     from prenas import pipeline
     from prenas.cli.terminal import Terminal
 
@@ -243,7 +246,7 @@ def train_command(
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
-    """Train the supernet of a run, or continue an interrupted training."""
+    """Train the supernet, or continue an interrupted training."""
     from prenas.cli.terminal import Terminal
     from prenas.steps import training
 
@@ -260,10 +263,10 @@ def evolve_command(
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
-    """One-shot NAS: find the best subnet of every budget in the trained supernet by evolution.
+    """Find the best subnet of every budget by evolution.
 
-    Needs a recipe with evolution (--set evolution={}). If interrupted, it continues with the
-    current budget.
+    This is one-shot NAS: it searches the trained supernet. Needs a recipe with evolution
+    (--set evolution={}). If interrupted, it continues with the current budget.
     """
     from prenas.cli.terminal import Terminal
     from prenas.steps import measuring
@@ -281,7 +284,7 @@ def calibrate_command(
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
-    """Measure the BatchNorm statistics of every subnet of a trained run.
+    """Measure the BatchNorm statistics of every subnet.
 
     `evaluate` does this itself if needed; networks without BatchNorm do not need it.
     """
@@ -309,9 +312,10 @@ def evaluate_command(
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
-    """Measure the accuracy of the subnets of a trained run, or of other architectures.
+    """Measure the accuracy of the subnets of a trained run.
 
-    With --arch, --data or --crops, results are printed but not saved.
+    With --arch, measure other architectures in its supernet. With --arch, --data or --crops,
+    results are printed but not saved.
     """
     from prenas.steps import measuring
 
@@ -331,7 +335,7 @@ def evaluate_command(
 @app.command("report")
 @_interruptible
 def report_command(run: RunFolder) -> None:
-    """Write report.md with pictures: everything about the run so far, on one page."""
+    """Write report.md: the run so far on one page, with pictures."""
     from prenas import pipeline
 
     console.print(f"Report    {pipeline.report(run)}", soft_wrap=True)
@@ -342,7 +346,10 @@ def status_command(
     run: RunFolder,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Show how far a run is and what comes next; works while the run is in progress."""
+    """Show how far a run is and what comes next.
+
+    Works at any stage, also while another process works on the run.
+    """
     from prenas.runs.status import read_status
 
     status = read_status(run)
@@ -419,7 +426,10 @@ def import_command(
         ),
     ] = None,
 ) -> None:
-    """Turn a checkpoint released by the authors of PreNAS or AutoFormer into a run folder."""
+    """Turn a released checkpoint into a run folder.
+
+    Reads the checkpoints that the authors of PreNAS and AutoFormer released.
+    """
     from prenas import artifacts, pipeline
     from prenas.sources.released import load_released_checkpoint
 
@@ -477,7 +487,10 @@ def info_command(
         str | None, typer.Argument(help="A recipe, a search space, a space file or a run folder.")
     ] = None,
 ) -> None:
-    """List recipes and search spaces, or describe one of them, a space file or a run folder."""
+    """List recipes and search spaces, or describe one of them.
+
+    Also describes a space file or a run folder.
+    """
     from prenas.families import all_spaces
     from prenas.recipe import flat_fields
     from prenas.recipe.catalogue import RECIPES, TRANSFER_RECIPES, get_recipe, get_transfer_recipe

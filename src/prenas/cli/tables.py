@@ -320,7 +320,7 @@ def print_space(space: SearchSpace) -> None:
             for word, arch in archs.items()
         ],
     )
-    reach = ", ".join(
+    reach = ", and ".join(
         f"from {axis.name}={_rounded(axis, costs['smallest'])} to "
         f"{_rounded(axis, costs['largest'])}"
         for axis in bounded_axes()
