@@ -124,21 +124,23 @@ def test_run_goes_all_the_way(prenas: Command, tmp_path: Path) -> None:
     assert "Search already complete" in again.out
     assert "Training already complete" in again.out
     other = prenas("run", "digits", "--out", out, *SMALL, "--set", "seed=1")
-    refused(other, "belongs to another recipe", "seed: 0 -> 1", "Nothing was changed")
+    refused(other, "was made with another recipe", "seed: 0 -> 1", "Nothing was changed")
 
 
 def test_the_steps_one_by_one(prenas: Command, tmp_path: Path) -> None:
     out = tmp_path / "run"
     found = prenas("search", "digits", "--out", out, *SMALL, "--further-seeds", "1")
     assert (found.status, found.err) == (0, "")
-    assert re.search(r"Seed 1: tau of scores 0\.\d+, of block scores num_heads", found.out)
+    assert re.search(
+        r"Seed 1: Kendall's tau 0\.\d+ for scores, for block scores num_heads", found.out
+    )
     assert pipeline.read_preferred(out).recipe.search.further_seeds == 1
     assert "gap" not in found.out
     exact = ("--set", "search.exact_optimum=true")
     asked = prenas("search", "digits", "--out", out, *SMALL, *exact)
     assert (asked.status, asked.err) == (0, "")
     assert re.search(r"lead +gap +budget", asked.out)
-    assert "no promise of a better network" in asked.out
+    assert "does not guarantee a better network" in asked.out
     trained = prenas("train", out)
     assert (trained.status, trained.err) == (0, "")
     evaluated = prenas("evaluate", out)
@@ -198,7 +200,7 @@ def test_a_released_checkpoint_from_file_to_model(prenas: Command, tmp_path: Pat
     assert (cut.status, cut.err) == (0, "")
     assert re.search(r"Subnet 1: [\d,]+ parameters, [\d,]+ MACs\n", cut.out)
     refused(prenas("evaluate", out), "names no data")
-    assert "belongs to another recipe" in prenas("search", "tiny", "--out", out).err
+    assert "was made with another recipe" in prenas("search", "tiny", "--out", out).err
 
 
 def test_what_cannot_be_imported(prenas: Command, tmp_path: Path) -> None:
@@ -233,7 +235,7 @@ def test_finetuning_goes_all_the_way(prenas: Command, finished_run: Path, tmp_pa
     again = prenas(*words, "--out", out)
     assert again.status == 0
     assert "Training already complete" in again.out
-    refused(prenas(*words, "--out", out, "--set", "seed=1"), "belongs to another recipe")
+    refused(prenas(*words, "--out", out, "--set", "seed=1"), "was made with another recipe")
     refused(prenas("finetune", finished_run, "--out", tmp_path / "x", "--head", "x"), "auto, fresh")
     limited = ["finetune", finished_run, "--max-params", "1", "--out", tmp_path / "x"]
     refused(prenas(*limited), "no subnet of this run has params <= 1")
@@ -565,7 +567,11 @@ def test_the_folder_is_asked_for(prenas: Command) -> None:
 def test_a_missing_run_names_the_command(command: str, prenas: Command, tmp_path: Path) -> None:
     options = ["--index", 0] if command == "specialize" else []
     result = prenas(command, tmp_path / "nowhere", *options)
-    refused(result, "preferred.json is missing", "run `prenas search RECIPE --out ...` first")
+    refused(
+        result,
+        "preferred.json is missing",
+        f"run `prenas search RECIPE --out {tmp_path / 'nowhere'}`",
+    )
     assert not (tmp_path / "nowhere").exists()
 
 

@@ -473,7 +473,7 @@ def test_the_page_holds_the_recipe(searched: Path, without_pictures: None) -> No
     (found,) = re.findall(r"```json\n(.*?)\n```", text, re.DOTALL)
     assert Recipe.model_validate(json.loads(found)) == mini_recipe()
     values = {
-        line["what"]: line["value"]
+        line["item"]: line["value"]
         for line in read_page(searched / "report.md").tables[REPRODUCTION]
     }
     preferred = pipeline.read_preferred(searched)
@@ -704,7 +704,7 @@ def test_validations_and_skipped_steps_are_told(finished: Path) -> None:
     lines = [line for line in path.read_text().splitlines() if '"validation"' not in line]
     path.write_text("\n".join(lines) + "\n")
     before = read_page(pipeline.report(finished)).prose["Training"]
-    assert "validation images" not in before
+    assert "Validation top-1" not in before
     assert "finite" not in before
     log = MetricsLog(path, step=10**6)
     log.append(
@@ -721,5 +721,5 @@ def test_validations_and_skipped_steps_are_told(finished: Path) -> None:
     )
     log.append("epoch", epoch=2, step=27, loss=1.0, lr=0.1, images_per_second=1.0, skipped=2)
     after = read_page(pipeline.report(finished)).prose["Training"]
-    assert "Top-1 on the validation images during the training" in after
-    assert "2 steps gave no finite numbers" in after
+    assert "Validation top-1 during training, one line per subnet" in after
+    assert "2 steps were skipped because the loss or gradient was not finite" in after

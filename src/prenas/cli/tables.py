@@ -230,7 +230,7 @@ def print_estimate(estimate: Estimate, recipe: Recipe) -> None:
     calibration = duration(estimate.calibration_seconds)
     print_table(
         "Estimate for the whole training",
-        ["", "value"],
+        ["item", "value"],
         [
             (
                 "steps",

@@ -379,7 +379,7 @@ def reproduction(run: RunSoFar) -> list[str]:
     return [
         "## How to reproduce",
         how,
-        table(["", "value"], [*versions, *searched_on], left=["", "value"]),
+        table(["item", "value"], [*versions, *searched_on], left=["item", "value"]),
         "On the same machine, with the same versions and number of threads, a search writes "
         "identical files. Elsewhere float sums differ in their last digits, and a choice with a "
         "tiny lead may change.",
