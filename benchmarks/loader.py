@@ -28,7 +28,7 @@ from prenas.data import ImageData, load_data, training_batches
 from prenas.data.augmentation import (
     BatchAugmentation,
     Mixing,
-    mend_posterize,
+    fix_posterize,
     normalized,
     training_transform,
 )
@@ -178,7 +178,7 @@ def _timm_epochs(home: Path, recipe: DataRecipe) -> Callable[[], int]:
         device=torch.device("cpu"),
     )
     for change in dataset.transform.transforms:
-        mend_posterize(change)  # else Pillow 13 refuses some of the policy's draws
+        fix_posterize(change)  # else Pillow 13 refuses some of the policy's draws
     return lambda: sum(len(labels) for _, labels in loader)
 
 

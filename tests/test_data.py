@@ -163,7 +163,7 @@ def test_digits_augmentation_fills_with_black(digits: ImageData) -> None:
 def test_an_unknown_data_set_offers_the_nearest() -> None:
     with pytest.raises(ValueError, match="unknown data set 'digit': did you mean 'digits'"):
         load_data(DataRecipe(name="digit"), DIGITS_SETTINGS)
-    with pytest.raises(ValueError, match=r"came from Python: pass data=prenas\.ImageData"):
+    with pytest.raises(ValueError, match=r"passed from Python: pass data=prenas\.ImageData"):
         load_data(DataRecipe(name="own"), DIGITS_SETTINGS)
 
 
@@ -334,17 +334,21 @@ def test_good_batches_pass() -> None:
 @pytest.mark.parametrize(
     ("images", "labels", "words"),
     [
-        (GOOD, torch.tensor([0, 1, 2, 40]), ["label 40", "40 classes", "0 to 39", "num_classes"]),
-        (GOOD, torch.tensor([0, -1, 2, 3]), ["label -1", "40 classes", "mend the labels"]),
+        (
+            GOOD,
+            torch.tensor([0, 1, 2, 40]),
+            ["label 40", "classes 0 to 39", "0 to 39", "num_classes"],
+        ),
+        (GOOD, torch.tensor([0, -1, 2, 3]), ["label -1", "classes 0 to 39", "fix the labels"]),
         (torch.rand(4, 1, 5, 4), LABELS, ["(4, 1, 5, 4)", "(batch, 1, 4, 4)", "image_size"]),
         (torch.rand(4, 3, 4, 4), LABELS, ["(4, 3, 4, 4)", "(batch, 1, 4, 4)", "in_chans"]),
         (torch.rand(4, 4, 4), LABELS, ["(4, 4, 4)", "(batch, 1, 4, 4)"]),
         (GOOD.mul(255).to(torch.uint8), LABELS, ["torch.uint8", "floats", "convert"]),
         (GOOD.long(), LABELS, ["torch.int64", "floats"]),
-        (GOOD, LABELS.float(), ["torch.float32", "one whole number per image"]),
-        (GOOD, torch.eye(4, dtype=torch.long), ["labels of shape (4, 4)", "one whole number"]),
-        (GOOD, LABELS[:3], ["labels of shape (3,)", "one whole number per image"]),
-        (GOOD, LABELS[:, None], ["labels of shape (4, 1)", "one whole number per image"]),
+        (GOOD, LABELS.float(), ["torch.float32", "one integer per image"]),
+        (GOOD, torch.eye(4, dtype=torch.long), ["labels of shape (4, 4)", "one integer"]),
+        (GOOD, LABELS[:3], ["labels of shape (3,)", "one integer per image"]),
+        (GOOD, LABELS[:, None], ["labels of shape (4, 1)", "one integer per image"]),
     ],
 )
 @pytest.mark.parametrize("use", ["check", "train", "evaluate", "sample"])
@@ -451,7 +455,9 @@ def test_a_sample_of_a_loader_is_its_beginning() -> None:
 
 def test_too_small_a_split_for_the_sample_is_refused() -> None:
     source = TensorDataset(torch.rand(30, 1, 4, 4), torch.arange(30))
-    with pytest.raises(ValueError, match=r"num_images is 31, but .* has 30 images: lower it"):
+    with pytest.raises(
+        ValueError, match=r"num_images is 31, but .* has only 30 images: use 30 or fewer"
+    ):
         labelled_sample(source, SETTINGS, 31, seed=0)
 
 
@@ -459,7 +465,7 @@ def test_too_short_a_loader_for_the_sample_is_refused() -> None:
     """It may give less than its data set holds."""
     source = TensorDataset(torch.rand(30, 1, 4, 4), torch.arange(30))
     short = DataLoader(source, batch_size=4, sampler=range(8))
-    with pytest.raises(ValueError, match=r"num_images is 10, but .* 8 images: lower it"):
+    with pytest.raises(ValueError, match=r"num_images is 10, but .* only 8 images: use 8 or fewer"):
         labelled_sample(short, SETTINGS, 10, seed=0)
 
 

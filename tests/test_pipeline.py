@@ -386,7 +386,7 @@ def test_own_data_must_be_passed_to_every_step(step: str, tmp_path: Path) -> Non
     if step == "specialize":
         pipeline.evaluate(out, data=own_data())
     before = files(out)
-    with pytest.raises(ValueError, match=r"data came from Python: pass data=prenas\.ImageData"):
+    with pytest.raises(ValueError, match=r"data passed from Python: pass data=prenas\.ImageData"):
         STEPS[step](out)
     assert files(out) == before
 

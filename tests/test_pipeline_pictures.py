@@ -195,7 +195,7 @@ def test_moved_images_are_said_where_they_are(photos: Path, tmp_path: Path) -> N
     shutil.move(root, tmp_path / "moved photos")
     message = value_error_of(lambda: pipeline.train(outs[1]))
     assert message is not None
-    assert f"no folder or tar {root}" in message
+    assert f"{root} does not exist" in message
     elsewhere = str(tmp_path / "moved photos")
     result = CliRunner().invoke(app, ["train", str(outs[1]), "--data", elsewhere])
     assert result.exit_code == 0, result.output
@@ -258,7 +258,7 @@ def test_images_of_other_classes_are_refused(finished: Path, tmp_path: Path) -> 
     test = tmp_path / "cat-dog"
     message = value_error_of(lambda: other_data(finished, [f"test={test}"]))
     assert message is not None
-    assert "training images lack: cat, dog" in message
+    assert "do not occur in the training images: cat, dog" in message
     assert contents(finished) == before
 
 

@@ -408,9 +408,9 @@ def test_normalising_is_scaling_minus_mean_over_deviation() -> None:
     ("fields", "word"),
     [
         ({"crop_scale": (0.5, 1.5)}, "at most 1"),
-        ({"crop_scale": (0.5, 0.1)}, "smaller number first"),
+        ({"crop_scale": (0.5, 0.1)}, "smaller one first"),
         ({"crop_scale": (0.0, 1.0)}, "positive"),
-        ({"crop_ratio": (2.0, 1.0)}, "smaller number first"),
+        ({"crop_ratio": (2.0, 1.0)}, "smaller one first"),
         ({"flip": 1.1}, "flip"),
         ({"erasing": -0.1}, "erasing"),
         ({"erasing_count": 0}, "erasing_count"),

@@ -314,7 +314,7 @@ def test_unsuitable_images_are_refused_in_words_wherever_they_are_read(num_worke
     data = numbered(Numbered(10), num_workers=num_workers)
     message = value_error_of(lambda: list(training_batches(data, other, 4, 0, 0)))
     assert message is not None
-    assert message.startswith("the data gives images of shape (4, 3, 8, 8)")
+    assert message.startswith("the data set yields images of shape (4, 3, 8, 8)")
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -346,7 +346,7 @@ def test_a_batch_that_died_with_its_reader_is_told_from_a_broken_connection() ->
     reader = multiprocessing.get_context("fork").Process(target=lambda: None)
     reader.start()
     reader.join()
-    with pytest.raises(ChildProcessError, match=r"reads images has died \(reset by peer\)"):
+    with pytest.raises(ChildProcessError, match=r"reads images crashed \(reset by peer\)"):
         next(isolated(_Broken(reader), 0, 0))  # type: ignore[arg-type]
     with pytest.raises(ConnectionResetError):
         next(isolated(_Broken(), 0, 0))  # type: ignore[arg-type]

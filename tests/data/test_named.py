@@ -118,7 +118,7 @@ def test_damaged_cifar_files_are_refused(tmp_path: Path) -> None:
     message = value_error_of(lambda: loaded("cifar10", tmp_path / "cifar", 32, 3, 10))
     assert message is not None
     assert str(tmp_path / "cifar") in message
-    assert "CIFAR10 as torchvision keeps it" in message
+    assert "does not contain CIFAR10 in torchvision's layout" in message
 
 
 # --- Fashion-MNIST -------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ def test_damaged_fashion_mnist_files_are_named(file: str, damage: Any, fashion: 
     if content is not None:
         path.write_bytes(content)
     is_known = content is not None or file != "train-images-idx3"  # else it may be torchvision's
-    words = f"{path.name} is damaged or missing" if is_known else "does not hold FashionMNIST"
+    words = f"{path.name} is missing or damaged" if is_known else "does not contain FashionMNIST"
     with pytest.raises(ValueError, match=words):
         loaded("fashion-mnist", fashion, 28, 1, 10)
 
@@ -221,11 +221,11 @@ def test_a_missing_set_says_where_it_would_be(
     monkeypatch.setenv("PRENAS_DATA", str(tmp_path / "data"))
     message = value_error_of(lambda: open_data(DataRecipe(name=name)))
     assert message is not None
-    for words in (str(tmp_path / "data"), "cannot be downloaded", "data.root", "--data"):
+    for words in (str(tmp_path / "data"), "could not be downloaded", "data.root", "--data"):
         assert words in message
     message = value_error_of(lambda: open_data(DataRecipe(name=name, root=str(tmp_path / "no"))))
     assert message is not None
-    for words in (str(tmp_path / "no"), "torchvision keeps it", "leave data.root out"):
+    for words in (str(tmp_path / "no"), "in torchvision's layout", "leave out data.root"):
         assert words in message
     assert not (tmp_path / "no").exists()
 
@@ -250,5 +250,5 @@ def test_reading_a_set_leaves_global_generators_alone(fashion: Path) -> None:
 
 
 def test_digits_need_no_folder() -> None:
-    with pytest.raises(ValueError, match=r"digits come with scikit-learn.*given: x"):
+    with pytest.raises(ValueError, match=r"digits are part of scikit-learn.*got x"):
         NAMED["digits"]("x")

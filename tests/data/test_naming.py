@@ -136,7 +136,7 @@ def test_sets_by_name(photos: Path, tmp_path: Path) -> None:
     assert sizes("digits", "test=test", recipe=grey) == {
         "train": 1077, "validation": 360, "test": 360,
     }  # fmt: skip
-    with pytest.raises(ValueError, match=f"digits come with .*{tmp_path}"):
+    with pytest.raises(ValueError, match=f"digits are part of scikit-learn.*{tmp_path}"):
         changed("digits:photos", recipe=grey)
     torch = changed(f"torch/folder:{photos}", "val=val", "test=test")
     assert torch.root == str(photos)
@@ -149,7 +149,7 @@ def test_a_recipe_of_own_data_or_none_takes_pictures_too(photos: Path) -> None:
         assert sizes("photos", recipe=recipe) == ALL
         message = value_error_of(lambda r=recipe: with_data(r, ["test=test.tar"]))  # type: ignore[misc]
         assert message is not None
-        assert "--data names no images" in message
+        assert "--data gives no images" in message
 
 
 @pytest.mark.parametrize(
@@ -157,13 +157,16 @@ def test_a_recipe_of_own_data_or_none_takes_pictures_too(photos: Path) -> None:
     [
         (["photos", "test=none", "test=0.1"], ["test is given twice"]),
         (["photos", "val=0.1", "validation=0.1"], ["validation is given twice"]),
-        (["photos", "photos.tar"], ["'photos.tar'", "photos is given already"]),
-        (["photos", "digits"], ["'digits'", "photos is given already"]),
-        (["digits", "photos"], ["'photos'", "digits is given already"]),
-        (["photos", "test="], ["'test='", "names no place"]),
-        (["train="], ["'train='", "names no place"]),
-        (["phots"], ["'phots'", "neither a folder or tar", "digits, cifar10", "photos.tar"]),
-        (["trian=train.tar"], ["'trian=train.tar'", "train, validation, test"]),
+        (["photos", "photos.tar"], ["'photos.tar'", "already given (", "photos)"]),
+        (["photos", "digits"], ["'digits'", "already given (", "photos)"]),
+        (["digits", "photos"], ["'photos'", "already given (digits)"]),
+        (["photos", "test="], ["'test='", "gives no path"]),
+        (["train="], ["'train='", "gives no path"]),
+        (
+            ["phots"],
+            ["'phots'", "neither an existing folder or tar", "digits, cifar10", "photos.tar"],
+        ),
+        (["trian=train.tar"], ["'trian=train.tar'", "train, validation or test"]),
         ([""], ["''", "neither"]),
         (["photos", "test=tst"], ["'tst'", "neither a folder in", "test, train, val"]),
         (["photos", "test=1.5"], ["data.test", "1.5"]),
@@ -173,9 +176,9 @@ def test_a_recipe_of_own_data_or_none_takes_pictures_too(photos: Path) -> None:
         (["photos", "train=0.5"], ["data.train"]),
         (["photos", "train=none"], ["train cannot be 'none'"]),
         (["train=none"], ["train cannot be 'none'"]),
-        (["train=nowhere.tar"], ["no folder or tar", "nowhere.tar"]),
+        (["train=nowhere.tar"], ["nowhere.tar does not exist"]),
         (["digits", "test=tset"], ["'tset'", "did you mean 'test'"]),
-        (["torch/folder:photos", "val=nowhere"], ["'nowhere'", "other classes"]),
+        (["torch/folder:photos", "val=nowhere"], ["'nowhere'", "classes test, train, val, but"]),
         (["torch/bogus"], ["torch/bogus", "Unknown torchvision dataset"]),
     ],
 )

@@ -124,8 +124,8 @@ def test_of_animated_pictures_the_first_frame_is_used_and_noted(
     images, _ = everything(found.validation)
     assert images[0].mean((1, 2)).tolist() == pytest.approx(COLOUR, abs=3)
     assert found.notes == (
-        "train: 1 pictures are animated: their first frame is used",
-        "validation: 1 pictures are animated: their first frame is used",
+        "train: 1 pictures are animated: only the first frame is used",
+        "validation: 1 pictures are animated: only the first frame is used",
     )
 
 
@@ -175,8 +175,12 @@ BAD: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "float": ("tiff", floating, "more than 8 bits"),
     "truncated": ("jpg", cut, "truncated"),
     "truncated-png": ("png", cut, "truncated"),
-    "text": ("jpg", lambda path: path.write_text("no picture") and None, "cannot identify"),
-    "empty": ("png", Path.touch, "cannot identify"),
+    "text": (
+        "jpg",
+        lambda path: path.write_text("no picture") and None,
+        "not a supported picture format",
+    ),
+    "empty": ("png", Path.touch, "not a supported picture format"),
     "bomb": ("png", bomb, "decompression bomb"),
 }
 
@@ -219,7 +223,7 @@ def test_a_message_counts_all_and_names_ten(broken: Path) -> None:
     message = value_error_of(lambda: loaded(broken))
     assert message is not None
     assert "13 of 80 pictures cannot be read" in message
-    assert message.count("cannot identify") == 10
+    assert message.count("not a supported picture format") == 10
     assert "a/00.png" in message
     assert "and 3 more" in message
     assert len(message) < 2000
@@ -251,7 +255,7 @@ def test_skipping_leaves_exactly_the_unreadable_out(way: str, broken: Path) -> N
     assert torch.equal(images, expected)
     (note,) = found.notes
     assert "validation: 13 of 40 pictures cannot be read" in note
-    assert "left out" in note
+    assert "They are skipped" in note
 
 
 def test_a_training_picture_on_disk_is_replaced_by_the_next(
@@ -268,8 +272,8 @@ def test_a_training_picture_on_disk_is_replaced_by_the_next(
         other, other_label = found.train[stands]
         assert torch.equal(image, other)
         assert label == other_label
-    assert "a/03.png cannot be read" in caplog.text
-    assert "the next is used" in caplog.text
+    assert "cannot read picture a/03.png" in caplog.text
+    assert "using the next one instead" in caplog.text
 
 
 def test_a_set_without_any_readable_picture_on_disk_says_so(tmp_path: Path) -> None:
@@ -408,7 +412,7 @@ def test_a_postscript_file_is_never_opened(tmp_path: Path, monkeypatch: pytest.M
     root = write(tmp_path / "set", [f"{s}/{k}/1.png" for s in ("train", "val") for k in "ab"])
     plain().save(root / "train/a/2.eps", format="EPS")
     (root / "train/a/2.eps").rename(root / "train/a/2.jpg")
-    with pytest.raises(ValueError, match=r"a/2\.jpg \(cannot identify its format\)"):
+    with pytest.raises(ValueError, match=r"a/2\.jpg \(not a supported picture format\)"):
         loaded(root)
 
 
@@ -418,7 +422,9 @@ def test_elongated_pictures_are_refused_before_they_fill_memory(
 ) -> None:
     root = write(tmp_path / "set", [f"{s}/{k}/1.png" for s in ("train", "val") for k in "ab"])
     Image.new("RGB", size).save(root / "val/a/2.png")
-    words = rf"a/2\.png \(it is {size[0]} x {size[1]} pixels: one side may be at most 100 times"
+    words = (
+        rf"a/2\.png \(it is {size[0]} x {size[1]} pixels: the longer side may be at most 100 times"
+    )
     with pytest.raises(ValueError, match=words):
         loaded(root)
     Image.new("RGB", (1000, 10)).save(root / "val/a/2.png")

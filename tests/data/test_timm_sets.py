@@ -205,14 +205,14 @@ def test_webdataset_mistakes_are_said(tmp_path: Path) -> None:
     root = shards(tmp_path / "set")
     for fields, words in (
         ({"validation": "dev"}, "split dev not found"),
-        ({"memory_gib": 1e-7}, r"more memory than data\.memory_gib"),
+        ({"memory_gib": 1e-7}, r"does not fit into data\.memory_gib"),
     ):
         with pytest.raises(ValueError, match=words):
             loaded("wds/mine", root, **fields)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="timm cannot open split 'train'"):
         loaded("wds/mine", tmp_path / "no")
     (root / "train-1.tar").unlink()
-    with pytest.raises(ValueError, match="holds 12 pictures, yet 8 can be read"):
+    with pytest.raises(ValueError, match="claims 12 pictures, but 8 can be read"):
         loaded("wds/mine", root)
 
 
@@ -220,7 +220,7 @@ def test_a_broken_picture_in_a_shard_is_noticed(tmp_path: Path) -> None:
     """webdataset passes over it with a warning only."""
     pytest.importorskip("webdataset", reason="needs webdataset: pip install webdataset")
     root = shards(tmp_path / "set", broken=5)
-    with pytest.raises(ValueError, match="holds 12 pictures, yet 11 can be read"):
+    with pytest.raises(ValueError, match="claims 12 pictures, but 11 can be read"):
         loaded("wds/mine", root)
 
 

@@ -557,7 +557,7 @@ def test_every_candidate_is_compared_on_the_same_drawn_validation_images(
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda data: data, "but the validation split has 20 images: lower it"),
+        (lambda data: data, "but the validation split has only 20 images: lower it"),
         (
             lambda data: data.__class__(
                 data.train, DataLoader(data.validation, batch_size=5), None, data.class_names

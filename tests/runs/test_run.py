@@ -223,7 +223,7 @@ def test_the_same_run_on_other_images(tmp_path: Path) -> None:
     assert run.images.read() is data
     other = run.on(None)
     assert other.preferred is run.preferred
-    with pytest.raises(ValueError, match="data came from Python"):
+    with pytest.raises(ValueError, match="data passed from Python"):
         other.images.read()
     assert run.images.read() is data
 

@@ -484,7 +484,7 @@ def test_a_search_on_an_own_loader() -> None:
 
 def test_more_images_than_there_are_is_refused(tmp_path: Path) -> None:
     recipe = own_recipe(search={"images": "data", "num_images": 41})
-    with pytest.raises(ValueError, match=r"num_images is 41, .* 40 images: lower it"):
+    with pytest.raises(ValueError, match=r"num_images is 41, .* only 40 images: use 40 or fewer"):
         pipeline.search(recipe, tmp_path / "run", data=own_data())
 
 

@@ -311,7 +311,7 @@ def test_a_reader_that_is_killed_ends_it_in_words(faulty: Path, faulty_whole: Pa
             assert reader.pid is not None
             os.kill(reader.pid, signal.SIGKILL)
 
-    with pytest.raises(ChildProcessError, match=r"reads images has died .*data.num_workers lower"):
+    with pytest.raises(ChildProcessError, match=r"reads images crashed .*lower data.num_workers"):
         pipeline.train(faulty, data=faulty_data(2), observer=hearing(steps=kill))
     pipeline.train(faulty, data=faulty_data(2))
     assert_same_training(faulty, faulty_whole)

@@ -1,4 +1,4 @@
-"""Data: sets by name, folders and tars, and batches whose randomness is named."""
+"""Data: named data sets, folders and tars, and reproducible batches of them."""
 
 from __future__ import annotations
 

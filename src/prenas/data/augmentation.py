@@ -1,8 +1,8 @@
-"""Random changes of training images: timm's, with every draw named.
+"""Random changes to training images: timm's, with a seed for every draw.
 
-Pictures are changed one by one, inside the data set (`training_transform`); batches of normalised
-images are moved, erased (`BatchAugmentation`, each sample from its own generator) and mixed, in
-place where that is possible: at 224 pixels a new batch costs as much as most of these changes.
+Single pictures are changed inside the data set (`training_transform`). Batches of normalised images
+are moved and erased (`BatchAugmentation`, with a generator per sample) and mixed. This happens in
+place where possible: at 224 pixels, allocating a new batch costs as much as most of the changes.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ PictureTransform = Callable[[Image], Tensor]
 def training_transform(
     augmentation: Augmentation, preprocessing: Preprocessing, settings: Settings
 ) -> PictureTransform:
-    """What happens to pictures of the training split, one by one; draws are global.
+    """The transform of a single training picture; it draws from the global generators.
 
     Raises:
-        ValueError: an `auto_augment` that timm cannot read.
+        ValueError: timm does not understand `auto_augment`.
     """
     from timm.data import create_transform
     from torchvision.transforms import Compose
@@ -56,32 +56,33 @@ def training_transform(
         ).transforms
     except (AssertionError, ValueError, KeyError) as error:
         raise ValueError(
-            f"data.augmentation.auto_augment: timm cannot read {augmentation.auto_augment!r} "
-            f"({error}): write a policy such as rand-m9-mstd0.5-inc1, v0r-mstd0.5 or original"
+            "data.augmentation.auto_augment: timm does not understand "
+            f"{augmentation.auto_augment!r} ({error}): write a policy such as "
+            "rand-m9-mstd0.5-inc1, v0r-mstd0.5 or original"
         ) from None
     for change in changes:
-        mend_posterize(change)
+        fix_posterize(change)
     crops = [crop] if augmentation.crop_scale else whole.transforms[:-1]  # type: ignore[attr-defined]
     transform: PictureTransform = Compose([*crops, *changes, to_tensor])
     return transform
 
 
 def _check_sections(policy: str) -> None:
-    """ValueError for a section without a number, such as `m` or `mstdx`: timm passes over it."""
+    """ValueError for a section without a number, such as `m` or `mstdx`, which timm ignores."""
     for section in policy.split("-")[1:]:
         if not section.startswith("t") and not any(letter.isdigit() for letter in section):
-            raise ValueError(f"{section!r} has no number")
+            raise ValueError(f"{section!r} should end in a number")
 
 
-def mend_posterize(change: Any) -> None:
-    """Lets timm's policies posterize to 0 bits, which Pillow refuses from version 13 on."""
+def fix_posterize(change: Any) -> None:
+    """Lets timm's policies posterize to 0 bits, which Pillow has refused since version 13."""
     for op in getattr(change, "ops", None) or chain(*getattr(change, "policy", ())):
         if op.name.startswith("Posterize"):
             op.aug_fn = _posterized
 
 
 def _posterized(image: Image, num_bits: int, **_: object) -> Image:
-    """The picture with so many bits per channel; with none it is black."""
+    """The picture with this many bits per channel; black for 0 bits."""
     if num_bits >= 8:
         return image
     return posterize(image, num_bits) if num_bits > 0 else image.point(lambda _: 0)
@@ -90,7 +91,7 @@ def _posterized(image: Image, num_bits: int, **_: object) -> Image:
 def evaluation_transform(
     preprocessing: Preprocessing, settings: Settings, crops: int = 1
 ) -> PictureTransform:
-    """Resize and crop, without randomness: uint8 [C, H, W], or [crops, C, H, W] for 5 and 10."""
+    """Resizes and crops, without randomness: uint8 [C, H, W], or [crops, C, H, W] for 5 and 10."""
     from timm.data import create_transform
 
     whole = create_transform(
@@ -106,7 +107,7 @@ def evaluation_transform(
 
 
 class _SeveralCrops:
-    """Resized picture -> uint8 [crops, C, H, W]: centre and corners, and their mirror images."""
+    """Resized picture -> uint8 [crops, C, H, W]: centre and corners, then their mirror images."""
 
     def __init__(self, resize: Callable[[Image], Image], size: tuple[int, int], crops: int) -> None:
         from torchvision.transforms import FiveCrop, PILToTensor, TenCrop
@@ -119,7 +120,7 @@ class _SeveralCrops:
 
 
 def normalized(pixels: Tensor, preprocessing: Preprocessing, out: Tensor | None = None) -> Tensor:
-    """uint8 [..., C, H, W] -> float32: scaled to [0, 1], minus mean, over deviation; into `out`."""
+    """uint8 [..., C, H, W] -> float32, into `out`: scaled to [0, 1], minus mean, over deviation."""
     mean, std = (
         torch.tensor(numbers).view(-1, 1, 1) for numbers in (preprocessing.mean, preprocessing.std)
     )
@@ -130,24 +131,26 @@ def normalized(pixels: Tensor, preprocessing: Preprocessing, out: Tensor | None 
 class BatchAffine:
     """Mirror images, random shifts, rotations and scales of a batch, one draw per sample."""
 
-    def __init__(self, recipe: Augmentation, fill: Sequence[float]) -> None:
+    def __init__(self, augmentation: Augmentation, fill: Sequence[float]) -> None:
         """`fill`: the value of a normalised black pixel, per channel."""
-        self._recipe = recipe
+        self._augmentation = augmentation
         self._fill = torch.tensor(fill).view(1, -1, 1, 1)
-        self._is_free = bool(recipe.shift_pixels or recipe.rotation_degrees or recipe.scale)
+        self._is_free = bool(
+            augmentation.shift_pixels or augmentation.rotation_degrees or augmentation.scale
+        )
 
     def __call__(self, images: Tensor, generators: Sequence[np.random.Generator]) -> Tensor:
-        """Images [B, C, H, W] moved about their centre; what enters from outside is black."""
-        recipe = self._recipe
+        """Moves images [B, C, H, W] about their centre; what enters from outside is black."""
+        changes = self._augmentation
         if not self._is_free:
             return self._moved_whole(images, generators)
         height, width = images.shape[2:]
         draws = np.stack([generator.uniform(-1.0, 1.0, 4) for generator in generators])
-        angle = np.deg2rad(recipe.rotation_degrees) * draws[:, 0]
-        scale = 1.0 + recipe.scale * draws[:, 1]
-        shift = recipe.shift_pixels * draws[:, 2:]
-        if recipe.crop_padding:
-            most = recipe.crop_padding
+        angle = np.deg2rad(changes.rotation_degrees) * draws[:, 0]
+        scale = 1.0 + changes.scale * draws[:, 1]
+        shift = changes.shift_pixels * draws[:, 2:]
+        if changes.crop_padding:
+            most = changes.crop_padding
             shift = shift + [generator.integers(-most, most + 1, 2) for generator in generators]
         cos, sin = np.cos(angle) / scale, np.sin(angle) / scale
         aspect = height / width  # normalised coordinates stretch with the sides
@@ -158,8 +161,8 @@ class BatchAffine:
             ],
             axis=1,
         )
-        if recipe.flip:
-            mirrored = [generator.random() < recipe.flip for generator in generators]
+        if changes.flip:
+            mirrored = [generator.random() < changes.flip for generator in generators]
             matrix[mirrored, :, 0] *= -1
         theta = torch.from_numpy(matrix).to(images.dtype)
         grid = affine_grid(theta, list(images.shape), align_corners=False)
@@ -167,11 +170,11 @@ class BatchAffine:
         return moved + self._fill
 
     def _moved_whole(self, images: Tensor, generators: Sequence[np.random.Generator]) -> Tensor:
-        """Mirror images, in place; shifts by whole pixels, without interpolation."""
-        recipe, most = self._recipe, self._recipe.crop_padding
+        """Flips images in place, and shifts by whole pixels without interpolation."""
+        flip, most = self._augmentation.flip, self._augmentation.crop_padding
         if not most:
             for image, generator in zip(images, generators, strict=True):
-                if recipe.flip and generator.random() < recipe.flip:
+                if flip and generator.random() < flip:
                     image.copy_(image.flip(-1))
             return images
         height, width = images.shape[2:]
@@ -180,34 +183,34 @@ class BatchAffine:
         for image, result, generator in zip(padded, moved, generators, strict=True):
             left, top = most + generator.integers(-most, most + 1, 2)
             part = image[:, top : top + height, left : left + width]
-            is_mirrored = recipe.flip and generator.random() < recipe.flip
+            is_mirrored = flip and generator.random() < flip
             result.copy_(part.flip(-1) if is_mirrored else part)
         return moved
 
 
 class BatchAugmentation:
-    """Everything that changes the normalised images of a batch, each from its own generator."""
+    """Changes the normalised images of a batch, each with its own generator."""
 
-    def __init__(self, recipe: Augmentation, preprocessing: Preprocessing) -> None:
+    def __init__(self, augmentation: Augmentation, preprocessing: Preprocessing) -> None:
         from timm.data.random_erasing import RandomErasing
 
         black = [
             -mean / std for mean, std in zip(preprocessing.mean, preprocessing.std, strict=True)
         ]
-        self._move = BatchAffine(recipe, black)
+        self._move = BatchAffine(augmentation, black)
         self._erase = (
             RandomErasing(  # type: ignore[no-untyped-call]
-                recipe.erasing,
-                mode=recipe.erasing_mode,
-                max_count=recipe.erasing_count,
+                augmentation.erasing,
+                mode=augmentation.erasing_mode,
+                max_count=augmentation.erasing_count,
                 device="cpu",
             )
-            if recipe.erasing
+            if augmentation.erasing
             else None
         )
 
     def __call__(self, images: Tensor, generators: Sequence[np.random.Generator]) -> Tensor:
-        """Images [B, C, H, W], moved and erased, perhaps in place."""
+        """Moves and erases images [B, C, H, W], possibly in place."""
         images = self._move(images, generators)
         if self._erase is not None:
             with isolated_global_state(0, "erasing"):
@@ -220,25 +223,25 @@ class BatchAugmentation:
 class Mixing:
     """Mixup and cutmix (timm's): image i of a batch is mixed with image B - 1 - i."""
 
-    def __init__(self, recipe: Augmentation, num_classes: int) -> None:
+    def __init__(self, augmentation: Augmentation, num_classes: int) -> None:
         from timm.data import Mixup
 
         self._num_classes = num_classes
         self._mix = Mixup(  # type: ignore[no-untyped-call]
-            mixup_alpha=recipe.mixup,
-            cutmix_alpha=recipe.cutmix,
-            prob=recipe.mixing_prob,
-            switch_prob=recipe.mixing_switch,
-            mode=recipe.mixing_mode,
-            label_smoothing=0.0,  # the loss smooths
+            mixup_alpha=augmentation.mixup,
+            cutmix_alpha=augmentation.cutmix,
+            prob=augmentation.mixing_prob,
+            switch_prob=augmentation.mixing_switch,
+            mode=augmentation.mixing_mode,
+            label_smoothing=0.0,  # the loss does the smoothing
             num_classes=num_classes,
         )
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Images [B, C, H, W] and labels [B] -> mixed, and shares of the classes [B, classes].
+        """Images [B, C, H, W], labels [B] -> mixed images, and shares of the classes [B, classes].
 
-        Done in place, by global draws. Of an odd batch the last image, which has no partner, stays
-        as it is.
+        Mixes in place and draws from the global generators. The last image of an odd batch has no
+        partner and stays as it is.
         """
         paired = len(labels) // 2 * 2
         shares = one_hot(labels, self._num_classes).float()

@@ -1,7 +1,7 @@
-"""Batches whose randomness is named.
+"""Reproducible batches.
 
-Every random change of a sample is drawn from (seed, epoch, image, copy), so a batch does not
-depend on how many workers or processes make it, or on what ran before.
+Every random change to a sample is drawn from (seed, epoch, image, copy), so a batch does not
+depend on the number of workers or processes, or on what ran before.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from prenas.processes import ALONE, Processes
 from prenas.randomness import isolated_global_state, numpy_generator, torch_generator
 
 _Changed = tuple[Tensor, Tensor, list[np.random.Generator]]
-"""Images, labels, generators: a batch of one process."""
+"""Images, labels and generators: one process' part of a batch."""
 
 
 @dataclass(frozen=True)
 class _Changes:
-    """What happens to the batches of one epoch after they were read, by whatever process."""
+    """What is done to the batches of one epoch after reading, in whichever process read them."""
 
     augmentation: Augment | None
     mixing: Mix | None
@@ -38,9 +38,9 @@ class _Changes:
     rank: int
 
     def __call__(self, chunk: Chunk, batch: Any) -> _Changed | ValueError:
-        """The batch checked, then changed; what does not suit is told by a value.
+        """Checks a batch, then changes it. An unsuitable batch returns its ValueError.
 
-        Raised in a process of its own, an error would arrive behind its traceback.
+        If it were raised in a worker process, its message would arrive after a long traceback.
         """
         try:
             return self.changed(chunk, *as_batch(batch, self.settings))
@@ -48,14 +48,14 @@ class _Changes:
             return error
 
     def changed(self, chunk: Chunk, images: Tensor, labels: Tensor) -> _Changed:
-        """Augmented and mixed, perhaps in place."""
+        """Augments and mixes, possibly in place."""
         seed, epoch = self.seed, self.epoch
         generators = [numpy_generator(seed, "sample", epoch, *s.position) for s in chunk.samples]
         if self.augmentation is not None:
             images = self.augmentation(images, generators)
         if self.mixing is not None:  # pairs images of one process
-            place = (epoch, chunk.number, self.rank) if self.rank else (epoch, chunk.number)
-            with isolated_global_state(seed, "mixing", *place):
+            position = (epoch, chunk.number, self.rank) if self.rank else (epoch, chunk.number)
+            with isolated_global_state(seed, "mixing", *position):
                 images, labels = self.mixing(images, labels)
         return images, labels, generators
 
@@ -73,12 +73,12 @@ def training_batches(
     """One epoch of augmented training batches, in an order drawn from (seed, epoch).
 
     Args:
-        batch_size: images of a batch in all processes together.
-        start: batches to leave out at the beginning, as a resumed epoch does.
-        processes: each gets its share of every batch.
+        batch_size: images per batch, over all processes together.
+        start: number of batches to skip at the beginning, when an epoch is resumed.
+        processes: each process gets its share of every batch.
 
     Raises:
-        ValueError: a batch whose images or labels do not suit the network.
+        ValueError: the images or labels of a batch do not suit the network.
     """
     source = as_loader(data.train, batch_size, data.num_workers)
     changes = _Changes(data.augmentation, data.mixing, settings, seed, epoch, processes.rank)
@@ -96,7 +96,7 @@ def _batches_of_dataset(
     start: int,
     processes: Processes,
 ) -> Iterator[Batch]:
-    """Reads nothing but this process' own samples."""
+    """Reads only this process' samples."""
     settings, seed, epoch = changes.settings, changes.seed, changes.epoch
     generator = torch_generator(seed, "shuffle", epoch)
     order = torch.randperm(num_samples(source), generator=generator).tolist()
@@ -121,17 +121,17 @@ def _batches_of_dataset(
 def _batches_of_loader(
     source: DataLoader[Any], changes: _Changes, start: int, processes: Processes
 ) -> Iterator[Batch]:
-    """A loader divides its images itself: every process reads all, and keeps its share."""
+    """A loader makes its own batches, so every process reads them all and keeps its share."""
     num_seen = 0
     for number, batch in enumerate(isolated(source, changes.seed, changes.epoch)):
         images, labels = as_batch(batch, changes.settings)
-        samples = [Sample(num_seen + place) for place in range(len(labels))]
+        samples = [Sample(num_seen + offset) for offset in range(len(labels))]
         num_seen += len(labels)
         if number < start:
             continue
         part = Chunk(number, list(processes.share(samples)))
         own = slice(processes.rank, None, processes.world_size)
-        images, labels = images[own].clone(), labels[own]  # they may be the loader's for longer
+        images, labels = images[own].clone(), labels[own]  # the loader may still use its tensors
         if part.samples:
             yield Batch(*changes.changed(part, images, labels), len(samples))
         else:
@@ -148,10 +148,10 @@ def evaluation_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches (images, labels) in the order of the source, without augmentation.
 
-    Images are [B, C, H, W], or [B, crops, C, H, W] where several crops of each are evaluated.
+    Images are [B, C, H, W], or [B, crops, C, H, W] if several crops per image are evaluated.
 
     Args:
-        processes: each gets its share of the images; of a loader, its share of the batches.
+        processes: each process gets its share of the images; with a loader, of the batches.
     """
     source = as_loader(source, batch_size, num_workers)
     loader: Iterable[Any]
@@ -175,15 +175,15 @@ def _chunks(samples: list[Sample], size: int) -> list[Chunk]:
 def labelled_sample(
     source: ImageSource, settings: Settings, num_images: int, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Images and labels for a data-driven search: drawn from a data set, the first of a loader.
+    """Images and labels for a search on data: drawn from a data set, or the first of a loader.
 
     Raises:
-        ValueError: fewer images than asked for.
+        ValueError: there are fewer images than requested.
     """
     if num_samples(source) < num_images:
         raise ValueError(
-            f"search.num_images is {num_images}, but the training split has "
-            f"{num_samples(source)} images: lower it"
+            f"search.num_images is {num_images}, but the training split has only "
+            f"{num_samples(source)} images: use {num_samples(source)} or fewer"
         )
     if isinstance(source, (DataLoader, IterableDataset)):
         batches = []
@@ -194,8 +194,8 @@ def labelled_sample(
         images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
         if len(labels) < num_images:
             raise ValueError(
-                f"search.num_images is {num_images}, but the training loader gives "
-                f"{len(labels)} images: lower it"
+                f"search.num_images is {num_images}, but the training loader yields only "
+                f"{len(labels)} images: use {len(labels)} or fewer"
             )
         return images[:num_images], labels[:num_images]
     subset = drawn_subset(source, num_images, seed, "importance images")
@@ -203,28 +203,29 @@ def labelled_sample(
 
 
 def drawn_subset(source: ImageSource, num_images: int, seed: int, purpose: str) -> Dataset[Any]:
-    """So many images of a data set, drawn without repetition from (seed, purpose).
+    """`num_images` images of a data set, drawn without replacement from (seed, purpose).
 
     Raises:
-        ValueError: a loader, or fewer images; says so of the source, to be continued by the caller.
+        ValueError: the source is a loader, or has fewer images. The message lacks its subject, the
+            name of the source, which the caller adds.
     """
     if isinstance(source, (DataLoader, IterableDataset)):
-        raise ValueError("is a loader, from which no images can be drawn")
+        raise ValueError("is a DataLoader, from which images cannot be drawn at random")
     if num_samples(source) < num_images:
-        raise ValueError(f"has {num_samples(source)} images")
+        raise ValueError(f"has only {num_samples(source)} images")
     generator = torch_generator(seed, purpose)
     chosen = torch.randperm(num_samples(source), generator=generator)[:num_images].tolist()
     return Subset(source, chosen)
 
 
 def check_splits(data: ImageData, settings: Settings) -> None:
-    """Looks at the first batch of every evaluated split, before anything is spent.
+    """Checks the first batch of every evaluated split before any expensive work starts.
 
     Raises:
-        ValueError: a split is empty or does not suit a network of these settings.
+        ValueError: a split is empty or does not suit a network with these settings.
     """
     for name, source in data.splits.items():
         if not isinstance(source, DataLoader) and num_samples(source) == 0:
-            raise ValueError(f"the {name} split is empty: give at least one image")
+            raise ValueError(f"the {name} split is empty: it needs at least one image")
         if next(evaluation_batches(source, settings, 1), None) is None:
             raise ValueError(f"the {name} loader is empty: check drop_last and its sampler")

@@ -1,11 +1,11 @@
-"""Image folders, and tars of them: one folder per class, perhaps below one folder per split.
+"""Image folders, and tars of them: one folder per class, possibly inside one folder per split.
 
     photos/cat/1.jpg            photos/train/cat/1.jpg        photos.tar with either inside
     photos/dog/2.png            photos/val/dog/2.png
 
-Class names are the folder names, in sorted order; pictures may lie deeper below them. Hidden files,
-the folders in which systems keep thumbnails and deleted files, and run folders of this package are
-skipped. A tar is read where it is, never unpacked.
+Class names are the folder names, in sorted order; pictures may be nested deeper inside them. Hidden
+files, system folders for thumbnails or deleted files, and run folders of this package are skipped.
+A tar is read without unpacking it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SPLIT_NAMES: Mapping[str, tuple[str, ...]] = {
     "validation": ("validation", "val", "valid", "dev"),
     "test": ("test", "testing"),
 }
-"""What the folder of a split may be called."""
+"""Accepted folder names of each split."""
 
 _OF_SYSTEMS = frozenset(
     (
@@ -46,14 +46,14 @@ _OF_SYSTEMS = frozenset(
         "system volume information", "lost+found",
     )
 )  # fmt: skip
-"""Folders, in lower case, that file servers and operating systems put among a user's own."""
+"""Folders, in lower case, that file servers and operating systems add to a user's folders."""
 
 _MOST_LINKS = 8  # in a row, inside a tar
-_MOST_LINKED_FOLDERS = 100_000  # links to folders of links multiply without end
+_MOST_LINKED_FOLDERS = 100_000  # links to folders of links can multiply endlessly
 
 
 class Listing(NamedTuple):
-    """The pictures below a folder or in a tar."""
+    """The pictures in a folder, at any depth, or in a tar."""
 
     where: Path
     sizes: Mapping[str, int]
@@ -62,28 +62,28 @@ class Listing(NamedTuple):
     others: tuple[str, ...]
     """Names of the other files."""
     all_folders: frozenset[str]
-    """Relative names of all folders, also of those without any picture."""
+    """Relative names of all folders, including those without pictures."""
     runs: tuple[str, ...] = ()
-    """Relative names of run folders, of which nothing is listed."""
+    """Relative names of run folders, whose contents are not listed."""
 
     @property
     def folders(self) -> list[str]:
-        """Folders at the top, sorted."""
+        """Top-level folders with pictures, sorted."""
         return sorted({name.split("/", 1)[0] for name in self.sizes if "/" in name})
 
     @property
     def without_pictures(self) -> dict[str, Counter[str]]:
-        """Folders at the top that hold no picture -> how many files of which ending they hold."""
+        """Top-level folder without pictures -> number of its files with each suffix."""
         top = {name.split("/", 1)[0] for name in self.all_folders}
         return {folder: self.below(folder).endings for folder in sorted(top - {*self.folders})}
 
     @property
     def endings(self) -> Counter[str]:
-        """How many other files there are of each ending."""
+        """Number of other files with each suffix."""
         return Counter(posixpath.splitext(name)[1].lower() for name in self.others)
 
     def below(self, folder: str) -> Listing:
-        """The pictures below one folder, named from there."""
+        """The pictures in one folder, with names relative to it."""
         prefix = f"{folder}/"
 
         def inside(names: Iterable[str]) -> Iterator[str]:
@@ -100,7 +100,7 @@ class Listing(NamedTuple):
 
 
 class _Below:
-    """Opens pictures that are named from a folder further down."""
+    """Opens pictures by names relative to a folder inside the listing."""
 
     def __init__(self, open_: Callable[[str], Image.Image], prefix: str) -> None:
         self._open, self._prefix = open_, prefix
@@ -118,15 +118,15 @@ class _FolderPictures:
 
 
 class _Member(NamedTuple):
-    """Where the content of a tar's member stands in the tar."""
+    """Where the content of a member is stored in a tar."""
 
     size: int = 0
     parts: tuple[tuple[int, int, int], ...] = ()
-    """(place in the content, place in the tar, bytes); between them, in a sparse file, zeros."""
+    """(offset in the content, offset in the tar, bytes); a sparse file has zeros in between."""
 
 
 class _TarPictures:
-    """Reads members where they stand in the file: any thread, any process, nothing unpacked."""
+    """Reads members directly from the tar, without unpacking; safe in any thread or process."""
 
     def __init__(self, path: Path, members: Mapping[str, _Member]) -> None:
         self._path, self._members = path, members
@@ -140,7 +140,7 @@ class _TarPictures:
                 file.seek(offset)
                 read = file.read(size)
                 if len(read) < size:
-                    raise OSError(f"{self._path} ends within it: the tar is cut short")
+                    raise OSError(f"{self._path} ends in the middle of it: the tar is truncated")
                 content[start : start + size] = read
         return open_picture(bytes(content))
 
@@ -149,34 +149,34 @@ def list_pictures(path: Path) -> Listing:
     """Lists a folder of pictures, or a tar of one.
 
     Raises:
-        ValueError: nothing there, a file that is no plain tar, or no pictures in it.
+        ValueError: the path does not exist, is not an uncompressed tar, or has no pictures in it.
     """
-    if not path.exists():  # true of links that lead nowhere, or in circles
+    if not path.exists():  # also for links that are broken or form a loop
         near = get_close_matches(path.name, _neighbours(path), n=3, cutoff=0.5)
         hint = f" (did you mean {' or '.join(near)}?)" if near else ""
         raise ValueError(
-            f"there is no folder or tar {path}{hint}: say where the pictures are with --data PLACE"
+            f"{path} does not exist{hint}: give a folder or a tar of pictures with --data PATH"
         )
     if not path.is_dir() and not path.is_file():
         raise ValueError(
-            f"{path} is neither a folder nor a regular file: say where the pictures are with "
-            "--data PLACE"
+            f"{path} is neither a folder nor a regular file: give a folder or a tar of pictures "
+            "with --data PATH"
         )
     listing = _list_folder(path) if path.is_dir() else _list_tar(path)
     if not listing.sizes:
         there = counted(listing.endings, 3)
         raise ValueError(
-            f"there are no pictures in {path}"
+            f"no pictures found in {path}"
             + (f" (other files: {there})" if there else "")
-            + f": prenas reads {', '.join(PICTURE_ENDINGS)}, one folder per class"
+            + f": prenas reads {', '.join(PICTURE_ENDINGS)}, in one folder per class"
         )
     return listing
 
 
 def counted(endings: Counter[str], most: int) -> str:
-    """`5 .txt, 1 without ending`, the most frequent first; empty where there is nothing."""
+    """`5 .txt, 1 without a suffix`, the most frequent first; empty if there are no files."""
     return ", ".join(
-        f"{count} {ending or 'without ending'}" for ending, count in endings.most_common(most)
+        f"{count} {ending or 'without a suffix'}" for ending, count in endings.most_common(most)
     )
 
 
@@ -187,7 +187,7 @@ def _neighbours(path: Path) -> list[str]:
 
 
 def _is_hidden(name: str) -> bool:
-    """Whether a file is hidden, or lies in a folder that is, or that a system made for itself."""
+    """Whether a file is hidden, or is in a hidden folder or a system's folder."""
     *folders, file = name.split("/")
     return any(_is_of_a_system(folder) for folder in folders) or file.startswith(".")
 
@@ -197,7 +197,7 @@ def _is_of_a_system(folder: str) -> bool:
 
 
 def _list_folder(path: Path) -> Listing:
-    found = []  # of plain strings: paths as objects take most of the time of a million files
+    found = []  # of strings: for a million files, making Path objects would take most of the time
     all_folders, num_links = [], 0
     for folder, subfolders, files in os.walk(path, onerror=_refuse, followlinks=True):
         base = Path(folder).relative_to(path).as_posix()
@@ -210,28 +210,28 @@ def _list_folder(path: Path) -> Listing:
         num_links += sum(os.path.islink(os.path.join(folder, name)) for name in subfolders)
         if num_links > _MOST_LINKED_FOLDERS:
             raise ValueError(
-                f"{path} holds more than {_MOST_LINKED_FOLDERS:,} links to folders, counted along "
-                "every way to them: remove links that lead to folders of links"
+                f"{path} contains more than {_MOST_LINKED_FOLDERS:,} links to folders: remove "
+                "links that lead to folders of links"
             )
         all_folders += [prefix + name for name in subfolders]
         found += [(prefix + file, os.path.join(folder, file)) for file in files]
     sorted_out = _sorted_out(found)
     sizes = {
-        name: os.path.getsize(file) if os.path.exists(file) else 0  # a link that leads nowhere
+        name: os.path.getsize(file) if os.path.exists(file) else 0  # a broken link
         for name, file in sorted_out.pictures
     }
     return sorted_out.listing(path, sizes, _FolderPictures(path), all_folders)
 
 
 def _refuse(error: OSError) -> None:
-    """A folder that cannot be listed would be a class that is missing."""
+    """Raises ValueError: if an unreadable folder were skipped, a class would be missing."""
     raise ValueError(
         f"the folder {error.filename} cannot be read ({error.strerror}): change its permissions"
     )
 
 
 def _leads_back(root: Path, name: str) -> bool:
-    """Whether a folder is a link to one on the way to it, which would be walked without end."""
+    """Whether a folder is a link to one of its parents, which would make the walk endless."""
     if not (root / name).is_symlink():
         return False
     parts = name.split("/")
@@ -247,8 +247,8 @@ def _list_tar(path: Path) -> Listing:
             _check_end(path, tar)
     except (tarfile.TarError, EOFError) as error:
         raise ValueError(
-            f"{path} is not a plain tar, or is cut short ({error}): give a folder, or an "
-            "uncompressed .tar of one"
+            f"{path} is not an uncompressed tar, or it is truncated ({error}): give a folder, or "
+            "an uncompressed tar of one"
         ) from None
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror or error})") from None
@@ -256,8 +256,8 @@ def _list_tar(path: Path) -> Listing:
     for name in there:
         if name.startswith("/") or name.split("/")[0] == "..":
             raise ValueError(
-                f"{path} holds a file named {name!r}, which lies outside the tar: pack the folder "
-                "with relative names (tar -C FOLDER -cf photos.tar .)"
+                f"{path} contains a file named {name!r}, outside the tar: pack the folder with "
+                "relative names (tar -C FOLDER -cf photos.tar .)"
             )
     files = [
         (posixpath.normpath(member.name), member)
@@ -272,9 +272,9 @@ def _list_tar(path: Path) -> Listing:
 
 
 def _check_end(path: Path, tar: tarfile.TarFile) -> None:
-    """Raises TarError where the members end without the block of zeros that ends a tar.
+    """Raises TarError if the members are not followed by the block of zeros that ends a tar.
 
-    The reader of the standard library takes a cut or damaged header for the end.
+    The standard library's reader takes a truncated or damaged header for the end.
     """
     with path.open("rb") as file:
         file.seek(tar.offset)
@@ -283,7 +283,7 @@ def _check_end(path: Path, tar: tarfile.TarFile) -> None:
 
 
 def _content(member: tarfile.TarInfo, there: Mapping[str, tarfile.TarInfo]) -> _Member:
-    """Of a file, or of the one that a link leads to; nothing where it leads out of the tar."""
+    """The content of a file, or of a link's target; empty if that is outside the tar."""
     for _ in range(_MOST_LINKS):
         if member.isfile():
             return _Member(member.size, tuple(_parts(member)))
@@ -296,7 +296,7 @@ def _content(member: tarfile.TarInfo, there: Mapping[str, tarfile.TarInfo]) -> _
 
 
 def _parts(member: tarfile.TarInfo) -> Iterator[tuple[int, int, int]]:
-    """The parts of a file that the tar stores: all of it, or of a sparse one what is not zero."""
+    """The stored parts of a file: all of it, or the parts of a sparse file that are not zero."""
     sparse: list[tuple[int, int]] = getattr(member, "sparse", None) or [(0, member.size)]
     offset = member.offset_data
     for start, size in sparse:
@@ -306,7 +306,7 @@ def _parts(member: tarfile.TarInfo) -> Iterator[tuple[int, int, int]]:
 
 
 class _SortedOut(NamedTuple, Generic[T]):
-    """Files by what they are."""
+    """Files sorted into pictures, other files and run folders."""
 
     pictures: list[tuple[str, T]]
     others: tuple[str, ...]
@@ -319,7 +319,7 @@ class _SortedOut(NamedTuple, Generic[T]):
         open_: Callable[[str], Image.Image],
         folders: Iterable[str],
     ) -> Listing:
-        """Of these files, among these folders."""
+        """The listing of these files, among these folders."""
         shown = [name for name in folders if not _is_hidden(f"{name}/x")]
         outside = frozenset(
             name
@@ -334,7 +334,7 @@ class _SortedOut(NamedTuple, Generic[T]):
 
 
 def _sorted_out(files: Iterable[tuple[str, T]]) -> _SortedOut[T]:
-    """Pictures in the order of their names; hidden files and those of run folders are left out."""
+    """Sorts files, pictures by name; leaves out hidden files and those in run folders."""
     shown = [(name, file) for name, file in files if not _is_hidden(name)]
     names = {name for name, _ in shown}
     runs = tuple(
@@ -360,12 +360,13 @@ def _lies_in(name: str, folders: Iterable[str]) -> bool:
 
 
 def split_folders(listing: Listing) -> dict[str, str]:
-    """Split -> the folder at the top that holds it, in any case; empty if they are classes.
+    """Split -> its top-level folder, in upper or lower case; empty if the folders are classes.
 
-    A folder `train` of pictures alone, without `val` or `test` beside it, is a class: of vehicles.
+    A folder `train` that contains only pictures, among other folders but without `val` or `test`,
+    is a class: that of the vehicles.
 
     Raises:
-        ValueError: other splits than training alone.
+        ValueError: there are other splits, but no training split.
     """
     folders = listing.folders
     found = {}
@@ -376,8 +377,8 @@ def split_folders(listing: Listing) -> dict[str, str]:
     if "train" not in found:
         if found and len(found) == len(folders) > 1:
             raise ValueError(
-                f"{listing.where} holds {' and '.join(folders)}, but no training images: name "
-                "their folder train, or say where they are (--data train=PLACE)"
+                f"{listing.where} contains {' and '.join(folders)} but no training images: name "
+                "their folder train, or give their path with --data train=PATH"
             )
         return {}
     is_class = len(found) == 1 and not listing.below(found["train"]).folders
@@ -385,7 +386,7 @@ def split_folders(listing: Listing) -> dict[str, str]:
 
 
 def unwrapped(listing: Listing) -> Listing:
-    """The listing below single folders that only hold further folders, such as `train/`."""
+    """The listing inside single folders that contain only folders, such as `train/`."""
     while len(folders := listing.folders) == 1 and all("/" in name for name in listing.sizes):
         inner = listing.below(folders[0])
         if not all("/" in name for name in inner.sizes):
@@ -395,7 +396,7 @@ def unwrapped(listing: Listing) -> Listing:
 
 
 def unwrapped_splits(listing: Listing) -> Listing:
-    """The listing below single folders, until the folders of splits or classes show."""
+    """The listing inside single folders, down to the folders of splits or classes."""
     while not split_folders(listing):
         folders = listing.folders
         if len(folders) != 1 or any("/" not in name for name in listing.sizes):
@@ -408,53 +409,56 @@ def unwrapped_splits(listing: Listing) -> Listing:
 
 
 def class_names(listing: Listing) -> tuple[str, ...]:
-    """The classes below a listing.
+    """The classes of a listing: its top-level folders.
 
     Raises:
-        ValueError: pictures that lie in no class folder, or fewer than two classes.
+        ValueError: a picture is not in a class folder, a class folder has no picture in a supported
+            format, or there are fewer than two classes.
     """
     loose = [name for name in listing.sizes if "/" not in name]
     if loose:
         raise ValueError(
-            f"{len(loose)} pictures in {listing.where} lie in no class folder, the first is "
-            f"{loose[0]}: put every picture into a folder named after its class"
+            f"{len(loose)} pictures in {listing.where} are not in a class folder, for example "
+            f"{loose[0]}: move every picture into a folder named after its class"
         )
     for folder, endings in listing.without_pictures.items():
         if not endings or OTHER_PICTURE_ENDINGS & set(endings):
             what = counted(endings, 3)
             raise ValueError(
-                f"the class folder {listing.where / folder} holds no picture that prenas reads "
-                f"({f'it holds {what}' if what else 'it is empty'}): convert its pictures to one "
-                f"of {', '.join(PICTURE_ENDINGS)}, or remove the folder"
+                f"the class folder {listing.where / folder} contains no picture in a supported "
+                f"format ({f'it contains {what}' if what else 'it is empty'}): convert its "
+                f"pictures to one of {', '.join(PICTURE_ENDINGS)}, or remove the folder"
             )
     names = listing.folders
     if len(names) < 2:
         raise ValueError(
-            f"{listing.where} holds one class only ({names[0]}): two at least are needed, each a "
-            "folder of pictures"
+            f"{listing.where} contains only one class ({names[0]}): at least two are needed, each "
+            "as a folder of pictures"
         )
     return tuple(names)
 
 
 def labelled(listing: Listing, names: tuple[str, ...], split: str) -> PictureSet:
-    """The pictures of a split with the numbers of their classes.
+    """The pictures of a split with the indices of their classes.
 
     Raises:
-        ValueError: a class folder that the training images do not have.
+        ValueError: a class does not occur in the training images, or a picture is not in a class
+            folder.
     """
     unknown = sorted(set(listing.folders) - set(names))
     loose = [name for name in listing.sizes if "/" not in name]
     if unknown or loose:
         what = (
-            f"classes that the training images lack: {', '.join(unknown[:10])}"
+            f"classes that do not occur in the training images: {', '.join(unknown[:10])}"
             if unknown
-            else f"pictures in no class folder, such as {loose[0]}"
+            else f"pictures outside any class folder, such as {loose[0]}"
         )
         raise ValueError(
-            f"the {split} split in {listing.where} has {what} (training has {len(names)}: "
-            f"{', '.join(names[:10])}{', ...' if len(names) > 10 else ''}): rename or remove them"
+            f"the {split} split in {listing.where} contains {what} (the training split has "
+            f"{len(names)} classes: {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}): "
+            "rename or remove them"
         )
-    number = {name: place for place, name in enumerate(names)}
+    number = {name: index for index, name in enumerate(names)}
     pictures = tuple(listing.sizes)
     return PictureSet(
         names=pictures,

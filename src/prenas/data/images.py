@@ -1,4 +1,4 @@
-"""Labelled images: the splits of a data set, batches of them, and what they must look like."""
+"""Labelled images: the splits of a data set, batches of them, and checks of their shapes."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class ImageData:
-    """The three splits of a data set. Validation chooses, test is only reported.
+    """The three splits of a data set. Validation is used for choices, test only for reports.
 
-    Images arrive normalised as the recipe's preprocessing says. A `Dataset` is shuffled here,
-    reproducibly, and its own transforms see global generators seeded per sample; a `DataLoader`,
-    or a data set that only iterates, is iterated as it is, its global draws seeded per epoch and
-    batch.
+    Images must be normalised as the recipe's preprocessing says. A `Dataset` is shuffled here,
+    reproducibly, and its transforms see global generators that are seeded per sample. A
+    `DataLoader`, or an iterable data set, is iterated as it is, with global generators that are
+    seeded per epoch and batch.
     """
 
     train: ImageSource
@@ -36,31 +36,32 @@ class ImageData:
     test: ImageSource | None
     class_names: tuple[str, ...]
     unchanged: Dataset[Any] | None = None
-    """The training images without augmentation, for a search on data; None where `train` is so."""
+    """The training images without augmentation, for a search on data; None: use `train`."""
     augmentation: Augment | None = None
-    """(images [B, C, H, W], one generator per sample) -> changed images, perhaps in place. It runs
-    in the process that reads, like `mixing`, made anew every epoch: so both keep no state and stay
-    on the processor; where processes are not forked, both are pickled."""
+    """(images [B, C, H, W], one generator per sample) -> changed images, possibly in place. Like
+    `mixing`, it runs in the reading processes, which are started again for every epoch. So both
+    must not keep state, must stay on the CPU, and must be picklable where processes are not
+    forked."""
     mixing: Mix | None = None
-    """(images, labels [B]) -> mixed images, perhaps in place, and shares of the classes
+    """(images, labels [B]) -> mixed images, possibly in place, and shares of the classes
     [B, num_classes]."""
     repeats: int = 1
-    """Copies of each image that follow each other, each augmented anew (data sets only)."""
+    """Number of consecutive copies of each image, each augmented differently (data sets only)."""
     num_workers: int = 0
     """Processes that read data sets which are not tensors in memory."""
     num_crops: int = 1
-    """Crops per evaluated image; above 1, evaluated splits give [crops, C, H, W]."""
+    """Crops per evaluated image; above 1, items of evaluated splits are [crops, C, H, W]."""
     notes: tuple[str, ...] = ()
-    """What a reader should know about the data, such as pictures that were left out."""
+    """What users should know about the data, such as pictures that were skipped."""
     fingerprint: str | None = None
-    """Equal for equal images, labels and splits; None where it is unknown."""
+    """Equal for equal images, labels and splits; None if unknown."""
 
     def __post_init__(self) -> None:
         if isinstance(self.class_names, str) or not all(
             isinstance(name, str) for name in self.class_names
         ):
             raise ValueError(
-                f"class_names is {self.class_names!r}: give a tuple of names, one per class"
+                f"class_names is {self.class_names!r}: pass a tuple with one name per class"
             )
 
     @property
@@ -76,39 +77,37 @@ class ImageData:
 class Batch(NamedTuple):
     """Images [B, C, H, W], labels, and one generator per sample for all its randomness.
 
-    Labels are class numbers [B], or shares of the classes [B, num_classes] where images are mixed.
+    Labels are class indices [B], or shares of the classes [B, num_classes] if images are mixed.
     """
 
     images: Tensor
     labels: Tensor
     generators: list[np.random.Generator]
     total: int
-    """Images of the whole batch, of which several processes each have a share, even none."""
+    """Images of the full batch over all processes; this process' share of it may be empty."""
 
     def parts(self, number: int) -> Iterator[Batch]:
-        """So many parts of nearly equal size, without empty ones."""
+        """At most `number` parts of nearly equal size, none of them empty."""
         for part in part_slices(len(self.labels), number):
             yield Batch(self.images[part], self.labels[part], self.generators[part], self.total)
 
 
 def part_slices(length: int, number: int) -> list[slice]:
-    """So many parts of nearly equal size, without empty ones."""
+    """At most `number` slices of nearly equal size, none of them empty."""
     size = max(1, math.ceil(length / number))
     return [slice(start, min(start + size, length)) for start in range(0, length, size)]
 
 
 def num_samples(source: ImageSource) -> int:
-    """Samples of a data set; of a loader, those of its data set."""
+    """Number of samples of a data set, or of a loader's data set."""
     dataset = source.dataset if isinstance(source, DataLoader) else source
     if not isinstance(dataset, Sized):
-        raise ValueError(
-            f"{type(dataset).__name__} has no length: give a data set that knows its length"
-        )
+        raise ValueError(f"{type(dataset).__name__} has no length: pass a data set with __len__")
     return len(dataset)
 
 
 def num_batches(source: ImageSource, batch_size: int) -> int:
-    """Batches of one epoch."""
+    """Number of batches in one epoch."""
     total = num_samples(source)
     return len(source) if isinstance(source, DataLoader) else math.ceil(total / batch_size)
 
@@ -117,42 +116,41 @@ def as_batch(batch: Any, settings: Settings, *, with_crops: bool = False) -> tup
     """A pair (images, labels) as float32 [B, C, H, W] and int64 [B].
 
     Args:
-        with_crops: whether images may be of several crops each, [B, crops, C, H, W].
+        with_crops: whether an image may be several crops, [B, crops, C, H, W].
 
     Raises:
-        ValueError: it is no such pair, or does not suit a network of these settings.
+        ValueError: it is not such a pair, or does not suit a network with these settings.
     """
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
         raise ValueError(
-            f"the data gives {type(batch).__name__} items, where pairs (image, label) are needed: "
-            "wrap the data set so that it returns pairs"
+            f"the data set yields {type(batch).__name__} items instead of pairs (image, label): "
+            "wrap it so that it returns pairs"
         )
     try:
         images, labels = (torch.as_tensor(part) for part in batch)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
-            f"the data gives images or labels that are no numbers ({error}): give float images "
-            "and the number of the class"
+            f"the data set yields images or labels that are not numbers ({error}): return float "
+            "images and the index of the class"
         ) from None
     expected = (settings.in_chans, *settings.image_size)
     has_dimensions = images.ndim == 4 or (with_crops and images.ndim == 5)
     has_shape = has_dimensions and tuple(images.shape[-3:]) == expected
     if not has_shape or not images.is_floating_point():
         raise ValueError(
-            f"the data gives images of shape {tuple(images.shape)} and type {images.dtype}, but "
-            f"the space takes floats of shape (batch, {', '.join(map(str, expected))}): convert "
-            "them, or change space.settings.image_size and in_chans"
+            f"the data set yields images of shape {tuple(images.shape)} and type {images.dtype}, "
+            f"but the space expects floats of shape (batch, {', '.join(map(str, expected))}): "
+            "convert them, or change space.settings.image_size and in_chans"
         )
     if labels.shape != images.shape[:1] or labels.is_floating_point():
         raise ValueError(
-            f"the data gives labels of shape {tuple(labels.shape)} and type {labels.dtype}: "
-            "one whole number per image is needed"
+            f"the data set yields labels of shape {tuple(labels.shape)} and type {labels.dtype}: "
+            "return one integer per image"
         )
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < settings.num_classes:
         bad = int(labels.max() if labels.max() >= settings.num_classes else labels.min())
         raise ValueError(
-            f"label {bad} is outside the head's {settings.num_classes} classes "
-            f"(0 to {settings.num_classes - 1}): raise space.settings.num_classes, "
-            "or mend the labels"
+            f"label {bad} is not among the classes 0 to {settings.num_classes - 1} of the "
+            "classifier: raise space.settings.num_classes, or fix the labels"
         )
     return images.float(), labels.long()

@@ -1,4 +1,4 @@
-"""Built-in sets by name: digits (scikit-learn), CIFAR-10/100 and Fashion-MNIST (torchvision)."""
+"""Built-in data sets: digits (scikit-learn), CIFAR-10/100 and Fashion-MNIST (torchvision)."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 
 class NamedSet(NamedTuple):
-    """A set with splits of its own."""
+    """A data set that is already split."""
 
     class_names: tuple[str, ...]
     pools: Mapping[str, PictureSet]
 
 
 def download_folder() -> Path:
-    """Where named sets are kept: `$PRENAS_DATA`, or a folder in the user's cache."""
+    """Where named data sets are stored: `$PRENAS_DATA`, or a folder in the user's cache."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(os.environ.get("PRENAS_DATA") or cache / "prenas")
 
@@ -32,7 +32,7 @@ def download_folder() -> Path:
 def _of_arrays(images: np.ndarray[Any, Any], labels: Any) -> PictureSet:
     if len(images) != len(labels):
         raise ValueError(
-            f"there are {len(images)} pictures and {len(labels)} labels: restore the files"
+            f"there are {len(images)} pictures but {len(labels)} labels: restore the files"
         )
     numbers = tuple(map(str, range(len(images))))
     return PictureSet(numbers, tuple(map(int, labels)), ArrayPictures(images))
@@ -41,14 +41,15 @@ def _of_arrays(images: np.ndarray[Any, Any], labels: Any) -> PictureSet:
 def _digits(root: str | None) -> NamedSet:
     """scikit-learn's 1,797 handwritten digits, 8 x 8 grey: 60 % train, 20 % validation, 20 % test.
 
-    The split is stratified and fixed, whatever the seed of a run. Pixels 0..16 become 8-bit grey
-    first, so that a digit saved as a picture and loaded again gives the same input.
+    The split is stratified and does not depend on the seed of a run. Pixels 0..16 are first
+    converted to 8-bit grey, so that a digit that is saved as a picture and loaded again gives the
+    same input.
     """
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
     if root is not None:
-        raise ValueError(f"digits come with scikit-learn: leave data.root out (given: {root})")
+        raise ValueError(f"the digits are part of scikit-learn: leave out data.root (got {root})")
     digits = load_digits()
     pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
     labels = digits.target
@@ -65,21 +66,21 @@ def _digits(root: str | None) -> NamedSet:
 
 
 def _torchvision(kind: str, root: str | None) -> NamedSet:
-    """A set of torchvision's with its two splits, read from `root` or downloaded to the cache."""
+    """A torchvision data set with its two splits, read from `root` or downloaded to the cache."""
     import torchvision.datasets
 
     reader = getattr(torchvision.datasets, kind)
     if root is None:
         folder: str | Path = download_folder()
-        problem = f"{kind} is not in {folder} and cannot be downloaded"
+        problem = f"{kind} is not in {folder} and could not be downloaded"
         remedy = (
-            "put it there, or say where it is with --set data.root=FOLDER, or --data FOLDER for "
-            "image folders or tars"
+            "put it there, or give its folder with --set data.root=FOLDER (or --data FOLDER for "
+            "image folders or tars)"
         )
     else:
         folder = root
-        problem = f"{root} does not hold {kind} as torchvision keeps it"
-        remedy = "give the folder that holds it, or leave data.root out to download it"
+        problem = f"{root} does not contain {kind} in torchvision's layout"
+        remedy = "give the folder that does, or leave out data.root to download it"
     try:
         parts = {
             name: reader(folder, train=name == "train", download=root is None)
@@ -96,8 +97,9 @@ def _torchvision(kind: str, root: str | None) -> NamedSet:
 def _fashion_mnist(root: str | None) -> NamedSet:
     """60,000 and 10,000 grey pictures of clothes, 28 x 28.
 
-    From a folder of the four original files (`train-images-idx3-ubyte.gz`, ...), which torchvision
-    does not read and which Debian's package dataset-fashion-mnist has; else from torchvision's.
+    Read from a folder with the four original files (`train-images-idx3-ubyte.gz`, ...) if there is
+    one, as in Debian's package dataset-fashion-mnist; torchvision does not read those. Otherwise
+    read by torchvision.
     """
     folder = Path(root) if root else _DEBIAN_FASHION_MNIST
     if not (folder / "train-images-idx3-ubyte.gz").is_file():
@@ -123,7 +125,7 @@ def _read_idx(path: Path) -> np.ndarray[Any, Any]:
         shape = np.frombuffer(content[4:start], dtype=">i4")
         return np.frombuffer(content[start:], dtype=np.uint8).reshape(shape)
     except (OSError, EOFError, ValueError, IndexError) as error:
-        raise ValueError(f"{path} is damaged or missing ({error}): restore it") from None
+        raise ValueError(f"{path} is missing or damaged ({error}): restore it") from None
 
 
 NAMED: dict[str, Callable[[str | None], NamedSet]] = {

@@ -1,4 +1,4 @@
-"""A recipe for other data: `--data` texts, and a head that fits the classes found there."""
+"""Recipes for other data: reads `--data` and fits the number of classes to the images."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from prenas.recipe.data import FOLDER, OWN_DATA, DataRecipe
 
 _SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 _SHAPE = (
-    "write a folder, a tar or the name of a set, with its folder after a colon if it has one "
-    "(photos/, photos.tar, cifar10, cifar10:/data, hfds/...), or "
-    "SPLIT=PLACE for one of train, validation, test, e.g. train=a.tar, validation=0.1, test=none"
+    "give a folder, a tar or the name of a data set, with its folder after a colon if needed "
+    "(photos/, photos.tar, cifar10, cifar10:/data, hfds/...), or SPLIT=PATH for train, validation "
+    "or test, e.g. train=a.tar, validation=0.1, test=none"
 )
 
 
 def with_data(recipe: Recipe, texts: Sequence[str] | str) -> Recipe:
-    """The recipe with other images: how they are prepared and augmented stays.
+    """The recipe with other images, prepared and augmented as before.
 
-    The head gets one output per class of the data.
+    The network gets one output per class of the data.
 
     Args:
-        texts: one source (`photos/`, `photos.tar`, `cifar10`, `hfds/uoft-cs/cifar10`), and places
-            of splits (`train=a.tar`, `test=photos/test`, `validation=0.1`, `test=none`).
+        texts: a source (`photos/`, `photos.tar`, `cifar10`, `hfds/uoft-cs/cifar10`), splits
+            (`train=a.tar`, `test=photos/test`, `validation=0.1`, `test=none`), or both.
 
     Raises:
-        ValueError: a text that cannot be read, or data that are not there; see `open_data`.
+        ValueError: a text cannot be read, or the data do not exist; see `open_data`.
     """
     data = recipe.data or DataRecipe(name=OWN_DATA)
     fields = {**data.model_dump(mode="json"), **_fields(data, _listed(texts))}
     changed = recipe_from_dict({**recipe.model_dump(mode="json"), "data": fields})
     assert changed.data is not None, "just given"
     if changed.data.name == OWN_DATA:
-        raise ValueError(f"--data names no images: {_SHAPE}")
+        raise ValueError(f"--data gives no images: {_SHAPE}")
     num_classes = len(open_class_names(changed.data))
     return changed.model_copy(
         update={"space": changed.space.with_settings(num_classes=num_classes)}
@@ -53,32 +53,30 @@ def _listed(texts: Sequence[str] | str) -> list[str]:
 def _fields(data: DataRecipe, texts: Sequence[str]) -> dict[str, str | float | None]:
     """The fields of a data recipe that the texts change."""
     fields: dict[str, str | float | None] = {}
-    places: dict[str, str] = {}
+    splits: dict[str, str] = {}
     for text in texts:
-        split, separator, place = (part.strip() for part in text.partition("="))
+        split, separator, path = (part.strip() for part in text.partition("="))
         if separator and split in _SPLITS:
             name = _SPLITS[split]
-            if name in places:
-                raise ValueError(f"--data {text!r}: {name} is given twice")
-            if not place:
-                raise ValueError(f"--data {text!r} names no place: {_SHAPE}")
-            places[name] = place
+            if name in splits:
+                raise ValueError(f"--data {text!r}: {name} is given twice, keep one of them")
+            if not path:
+                raise ValueError(f"--data {text!r} gives no path: {_SHAPE}")
+            splits[name] = path
         elif "name" in fields:
             there = fields["root"] or fields["name"]
-            raise ValueError(f"--data {text!r}: {there} is given already")
+            raise ValueError(f"--data {text!r}: images were already given ({there})")
         else:
             fields |= _source(text)
     others: dict[str, str | float | None] = {"train": None, "validation": None, "test": None}
-    if (
-        "name" in fields
-    ):  # other images: nothing of the old splits holds, but that one is not wanted
+    if "name" in fields:  # other images: of the old splits, only test=none is kept
         if data.test == NO_SPLIT:
             others["test"] = NO_SPLIT
         fields = {**others, **fields}
-    elif "train" in places:
+    elif "train" in splits:
         fields = {**others, "name": FOLDER, "root": None}
     source = {"name": data.name, "root": data.root, **fields}
-    return fields | {split: _place(place, source) for split, place in places.items()}
+    return fields | {split: _split(text, source) for split, text in splits.items()}
 
 
 def _source(text: str) -> dict[str, str | None]:
@@ -91,30 +89,30 @@ def _source(text: str) -> dict[str, str | None]:
         near = get_close_matches(text.strip("/"), [*names, *NAMED], n=2, cutoff=0.6)
         hint = f" (did you mean {' or '.join(near)}?)" if near else ""
         raise ValueError(
-            f"--data {text!r} is neither a folder or tar that exists nor the name of a set "
+            f"--data {text!r} is neither an existing folder or tar nor the name of a data set "
             f"({', '.join(NAMED)}){hint}: {_SHAPE}"
         )
     return {"name": FOLDER, "root": str(path.resolve())}
 
 
-def _place(place: str, source: Mapping[str, Any]) -> str | float:
-    """A split: a share, `none`, a name inside the source, or a place on disk (made absolute)."""
-    if place == NO_SPLIT:
+def _split(text: str, source: Mapping[str, Any]) -> str | float:
+    """A split: a fraction, `none`, a name inside the source, or a path (made absolute)."""
+    if text == NO_SPLIT:
         return NO_SPLIT
     try:
-        return float(place)
+        return float(text)
     except ValueError:
         pass
-    path, name, root = Path(place).expanduser(), source["name"], source["root"]
+    path, name, root = Path(text).expanduser(), source["name"], source["root"]
     if name in NAMED or is_timm_name(name) or not path.exists():
-        return place
-    if root and place in unwrapped_splits(list_pictures(Path(root))).folders:
-        return place
+        return text
+    if root and text in unwrapped_splits(list_pictures(Path(root))).folders:
+        return text
     return str(path.resolve())
 
 
 def default_class_names(num_classes: int) -> tuple[str, ...]:
-    """ImageNet's names for its 1000 classes, as in the authors' files; else their numbers."""
+    """ImageNet's names if there are 1000 classes, as in the authors' files; else their indices."""
     from timm.data import ImageNetInfo
 
     names = tuple(ImageNetInfo().label_descriptions())

@@ -1,4 +1,4 @@
-"""Which pictures are read, by training, evaluation and prediction alike, and how."""
+"""Opening pictures: supported formats and limits, the same for training and prediction."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image, features
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 FORMATS = (*_FORMATS, "AVIF") if features.check("avif") else _FORMATS
-"""Pillow's names of the formats that are read. Others are refused whatever the file is called:
+"""Pillow's names of the supported formats. Other formats are refused whatever the file is called:
 Pillow would start Ghostscript for a PostScript file named `cat.jpg`."""
 
 _ENDINGS = (
@@ -19,7 +19,7 @@ _ENDINGS = (
     ".ppm", ".pgm", ".pbm",
 )  # fmt: skip
 PICTURE_ENDINGS = (*_ENDINGS, ".avif") if "AVIF" in FORMATS else _ENDINGS
-"""Endings of the files that are pictures."""
+"""Suffixes of files that count as pictures."""
 
 OTHER_PICTURE_ENDINGS = frozenset(
     (
@@ -27,7 +27,7 @@ OTHER_PICTURE_ENDINGS = frozenset(
         ".exr", ".hdr", ".dcm", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2",
     )
 ) - {*PICTURE_ENDINGS}  # fmt: skip
-"""Endings of pictures that are not read: a class of nothing else must not vanish unnoticed."""
+"""Suffixes of unsupported picture formats: a class with only such files must not go unnoticed."""
 
 _MOST_BYTES = 2**30
 _MOST_RATIO = 100
@@ -37,26 +37,28 @@ def read_file(path: Path) -> bytes:
     """The content of a picture file.
 
     Raises:
-        OSError: it is missing, not a regular file, or larger than a picture may be.
+        OSError: it is missing, not a regular file, or over the size limit.
     """
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
-        raise OSError("it is not a regular file")
+        raise OSError("not a regular file")
     check_size(status.st_size)
     return path.read_bytes()
 
 
 def check_size(num_bytes: int) -> None:
-    """Raises OSError for a file that is larger than a picture may be."""
+    """Raises OSError for a file over the size limit."""
     if num_bytes > _MOST_BYTES:
-        raise OSError(f"it has {num_bytes:,} bytes, more than the {_MOST_BYTES:,} of a picture")
+        raise OSError(
+            f"it is {num_bytes:,} bytes long, more than the limit of {_MOST_BYTES:,} bytes"
+        )
 
 
 def open_picture(content: bytes) -> Image.Image:
-    """A picture, perhaps not decoded yet, from the content of its file.
+    """A picture, possibly not decoded yet, from the content of its file.
 
     Raises:
-        UnidentifiedImageError: it is in none of the formats that are read.
+        UnidentifiedImageError: its format is not supported.
         ValueError: it is so elongated that resizing it would take gigabytes.
     """
     image = Image.open(io.BytesIO(content), formats=FORMATS)
@@ -64,7 +66,7 @@ def open_picture(content: bytes) -> Image.Image:
     if long > _MOST_RATIO * short:
         width, height = image.size
         raise ValueError(
-            f"it is {width} x {height} pixels: one side may be at most {_MOST_RATIO} times the "
-            "other, crop it first"
+            f"it is {width} x {height} pixels: the longer side may be at most {_MOST_RATIO} times "
+            "the shorter; crop it first"
         )
     return image

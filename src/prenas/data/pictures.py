@@ -1,8 +1,8 @@
-"""Pictures: opened with care, held in memory where a set is small.
+"""Pictures: opened with checks, and kept in memory if the data set is small.
 
-Policy, the same for training, evaluation and prediction: the first frame of animated pictures is
-used; grey, palette, CMYK and transparent pictures are converted to the network's channels; pictures
-of more than 8 bits per channel, whose range is unknown, are refused.
+The rules are the same for training, evaluation and prediction. Only the first frame of an animated
+picture is used. Grey, palette, CMYK and transparent pictures are converted to the network's
+channels. Pictures with more than 8 bits per channel are refused, because their range is unknown.
 """
 
 from __future__ import annotations
@@ -26,16 +26,17 @@ T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
 _MODES = {1: "L", 3: "RGB"}
-_STILL = ("MPO", "TIFF")  # further frames are previews or pages, not time
+_STILL = ("MPO", "TIFF")  # their further frames are previews or pages, not an animation
 _NUM_NAMED = 10  # unreadable pictures that a message names
-_NUM_MEASURED = 64  # pictures whose sizes stand for all when memory is estimated
+_NUM_MEASURED = 64  # pictures from whose sizes the memory for all is estimated
 
 
 def check_picture_channels(in_chans: int) -> None:
-    """Raises ValueError for a network that takes other than 1 or 3 channels."""
+    """Raises ValueError for a network with other than 1 or 3 input channels."""
     if in_chans not in _MODES:
         raise ValueError(
-            f"pictures have 1 or 3 channels, this model takes {in_chans}: feed it tensors instead"
+            f"pictures have 1 or 3 channels, but this model takes {in_chans}: pass tensors to the "
+            "network instead"
         )
 
 
@@ -43,12 +44,13 @@ def with_channels(image: Image.Image, in_chans: int) -> Image.Image:
     """The picture in 8-bit grey (1 channel) or RGB (3).
 
     Raises:
-        ValueError: more than 8 bits per channel, or a network of other channels.
+        ValueError: the picture has more than 8 bits per channel, or the network has other than 1
+            or 3 input channels.
     """
     if image.mode.startswith(("I", "F")):
         raise ValueError(
-            f"a picture of mode {image.mode!r} has more than 8 bits per pixel, whose range "
-            "is unknown: scale it to 8 bits first"
+            f"pictures of mode {image.mode!r} have more than 8 bits per channel and an unknown "
+            "range: convert them to 8 bits first"
         )
     check_picture_channels(in_chans)
     if image.mode == _MODES[in_chans]:
@@ -66,7 +68,7 @@ class PictureSet:
     names: tuple[str, ...]
     labels: tuple[int, ...]
     open: Callable[[str], Image.Image]
-    """Name -> picture, perhaps not decoded yet."""
+    """Name -> picture, possibly not decoded yet."""
     versions: tuple[int, ...] = ()
     """A number per picture that changes with its content, such as its size in bytes, if known."""
 
@@ -85,21 +87,21 @@ class PictureSet:
 
 
 class ArrayPictures:
-    """Opens pictures that are arrays, uint8 [H, W] or [H, W, 3], by their number."""
+    """Opens pictures from arrays, uint8 [H, W] or [H, W, 3], by their index."""
 
     def __init__(self, arrays: Sequence[np.ndarray[Any, Any]] | np.ndarray[Any, Any]) -> None:
         self._arrays = arrays
 
     def __call__(self, name: str) -> Image.Image:
-        """The picture of that number."""
+        """The picture with that index."""
         return Image.fromarray(self._arrays[int(name)])
 
 
 class PictureError(ValueError):
-    """A picture that cannot be read while others are."""
+    """A picture that cannot be read during training or evaluation."""
 
     def __init__(self, message: str) -> None:
-        # Reading processes hand an error over with their whole traceback before its own words.
+        # Worker processes put their full traceback in front of an error's own message.
         super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
 
 
@@ -112,9 +114,9 @@ class UnreadableError(ValueError):
 
 
 def reason_of(error: Exception) -> str:
-    """Why a picture cannot be read, in words that are the same every time."""
+    """Why a picture cannot be read; the same text each time (Pillow's contains an address)."""
     if isinstance(error, UnidentifiedImageError):
-        return "cannot identify its format"
+        return "not a supported picture format"
     return str(error) or type(error).__name__
 
 
@@ -126,7 +128,7 @@ class Problem(NamedTuple):
 
 
 class _Read(NamedTuple, Generic[T]):
-    """Results of the readable pictures, in order, and what was found on the way."""
+    """Results of the readable pictures, in order, and the problems with the others."""
 
     pictures: PictureSet
     values: list[T]
@@ -135,7 +137,7 @@ class _Read(NamedTuple, Generic[T]):
 
 
 def _read_all(pictures: PictureSet, in_chans: int, make: Callable[[Image.Image], T]) -> _Read[T]:
-    """Decodes every picture once, on as many threads as torch may use."""
+    """Decodes every picture once, on as many threads as torch uses."""
 
     def read(name: str) -> tuple[T, bool] | Problem:
         try:
@@ -159,9 +161,10 @@ def _read_all(pictures: PictureSet, in_chans: int, make: Callable[[Image.Image],
 
 
 def classes_without_pictures(pictures: PictureSet, prepared: Dataset[Any]) -> list[int]:
-    """The classes of a split of which no picture can be read, so that nothing is left of them.
+    """The classes of a split that have no readable picture, and so would disappear.
 
-    Of a split that is read from disk as it is used, a picture of every class is decoded to see.
+    If the split is read from disk while it is used, pictures of every class are decoded until one
+    is readable.
     """
     if isinstance(prepared, Pixels):
         left = set(prepared.labels.tolist())
@@ -186,26 +189,26 @@ def _can_be_read(pictures: PictureSet, name: str) -> bool:
 
 
 def explain_problems(problems: Sequence[Problem], num_pictures: int) -> str:
-    """How many pictures cannot be read, the first of them by name, with the reasons."""
+    """Says how many pictures cannot be read, and names the first of them, with reasons."""
     named = "; ".join(f"{name} ({reason})" for name, reason in problems[:_NUM_NAMED])
     more = f"; and {len(problems) - _NUM_NAMED} more" if len(problems) > _NUM_NAMED else ""
     return f"{len(problems)} of {num_pictures} pictures cannot be read: {named}{more}"
 
 
 def _handle_problems(read: _Read[Any], num_pictures: int, skip: bool) -> list[str]:
-    """Notes about what was found; UnreadableError unless unreadable pictures are skipped."""
+    """Notes about skipped and animated pictures; UnreadableError if none may be skipped."""
     notes = []
     if read.problems:
         if not skip:
             raise UnreadableError(read.problems)
-        notes.append(f"{explain_problems(read.problems, num_pictures)}. They are left out")
+        notes.append(f"{explain_problems(read.problems, num_pictures)}. They are skipped")
     if read.num_animated:
-        notes.append(f"{read.num_animated} pictures are animated: their first frame is used")
+        notes.append(f"{read.num_animated} pictures are animated: only the first frame is used")
     return notes
 
 
 class Pixels(Dataset[Any]):
-    """Resized pictures in memory, uint8 [N, C, H, W]; gives normalised floats, batches at once."""
+    """Resized pictures in memory, uint8 [N, C, H, W]; yields normalised floats, also in batches."""
 
     def __init__(self, pixels: Tensor, labels: Sequence[int], preprocessing: Preprocessing) -> None:
         self.pixels, self.labels = pixels, torch.tensor(labels, dtype=torch.int64)
@@ -219,7 +222,7 @@ class Pixels(Dataset[Any]):
 
 
 class Pictures(Dataset[Any]):
-    """Pictures that are opened and transformed one by one; gives normalised floats."""
+    """Pictures that are opened and transformed one by one; yields normalised floats."""
 
     def __init__(
         self,
@@ -248,8 +251,8 @@ class Pictures(Dataset[Any]):
         return normalized(self.transform(picture), self._preprocessing), label
 
     def normalized(self, pixels: Sequence[Tensor], out: Tensor) -> Tensor:
-        """Transformed pictures, normalised, as the batch `out`."""
-        for one, image in zip(pixels, out, strict=True):  # all steps of one are in the cache
+        """Normalises transformed pictures into the batch `out`."""
+        for one, image in zip(pixels, out, strict=True):  # one image at a time fits the cache
             normalized(one, self._preprocessing, out=image)
         return out
 
@@ -258,11 +261,11 @@ class Pictures(Dataset[Any]):
 
         Raises:
             PictureError: it cannot be read, and unreadable pictures are not skipped.
-            ValueError: none of all pictures can be read.
+            ValueError: none of the pictures can be read.
         """
         for offset in range(len(self)):
-            place = (index + offset) % len(self)
-            name = self.pictures.names[place]
+            position = (index + offset) % len(self)
+            name = self.pictures.names[position]
             try:
                 picture = with_channels(self.pictures.open(name), self._in_chans)
             except MemoryError:
@@ -270,19 +273,21 @@ class Pictures(Dataset[Any]):
             except Exception as error:  # decoders fail in many ways on broken files
                 if not self._skip:
                     raise PictureError(
-                        f"picture {name} cannot be read ({reason_of(error)}): mend it, or give the "
-                        "`prenas run` command again with --set data.unreadable=skip, which lets "
-                        "the next one stand for it"
+                        f"cannot read picture {name} ({reason_of(error)}): repair it, or give the "
+                        "`prenas run` command again with --set data.unreadable=skip, which uses "
+                        "the next picture instead"
                     ) from None
                 reason = reason_of(error)
-                _logger.warning("picture %s cannot be read (%s): the next is used", name, reason)
+                _logger.warning(
+                    "cannot read picture %s (%s): using the next one instead", name, reason
+                )
                 continue
-            return picture, self.pictures.labels[place]
+            return picture, self.pictures.labels[position]
         raise ValueError(f"none of the {len(self)} pictures can be read")
 
 
 class Prepared(NamedTuple):
-    """A split ready to be read, and what a reader should know about it."""
+    """A split that is ready to be read, and notes about it for the user."""
 
     dataset: Dataset[Any]
     notes: list[str]
@@ -299,18 +304,18 @@ def prepare(
     skip: bool,
     may_replace: bool = False,
 ) -> Prepared:
-    """Chooses how a split is held: resized in memory, decoded in memory, or on disk.
+    """Chooses how a split is stored: resized in memory, decoded in memory, or on disk.
 
     Args:
-        transform: gives uint8 of `shape` [C, H, W], unless it cuts several crops.
-        is_fixed: whether it gives one result per picture, always the same.
-        memory_bytes: the most that the held pictures may take.
-        skip: leave unreadable pictures out, instead of refusing.
-        may_replace: whether, on disk, the next picture may stand for one that is left out; else
-            all are read once to find them.
+        transform: returns uint8 of `shape` [C, H, W], unless it cuts several crops.
+        is_fixed: whether the transform returns one result per picture, always the same.
+        memory_bytes: the most memory that the pictures may take.
+        skip: skip unreadable pictures instead of refusing them.
+        may_replace: whether, on disk, the next picture may replace one that is skipped; if not,
+            all pictures are read once to find the unreadable ones.
 
     Raises:
-        UnreadableError: pictures that cannot be read, all of the split that were looked at.
+        UnreadableError: some pictures cannot be read; it names all of those that were tried.
     """
     in_chans, total = shape[0], len(pictures)
     if is_fixed and total * np.prod(shape) <= memory_bytes:
@@ -333,13 +338,13 @@ def prepare(
 
 
 def _decoded_bytes(pictures: PictureSet, in_chans: int) -> float:
-    """Memory for all pictures, decoded, from the sizes of some."""
+    """Memory for all decoded pictures, estimated from the sizes of some."""
     step = max(1, len(pictures) // _NUM_MEASURED)
     sizes = []
     for name in pictures.names[::step]:
         try:
             width, height = pictures.open(name).size
-        except Exception:  # counted and named when it is read
+        except Exception:  # reported when it is read
             continue
         sizes.append(width * height * in_chans)
     return len(pictures) * float(np.mean(sizes)) if sizes else 0.0

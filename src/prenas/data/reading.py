@@ -1,7 +1,7 @@
-"""Reads data sets in whole batches, here or in processes of their own.
+"""Reads data sets in full batches, in this process or in worker processes.
 
-A batch is made where it is read, from the file to the last change, so that the process that trains
-only receives it: the memory that it is made in is shared.
+A worker does everything to a batch, from reading files to the last random change, in shared memory,
+so that the training process only receives it.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ class Sample(NamedTuple):
 
     @property
     def position(self) -> tuple[int, ...]:
-        """What its randomness is named by, besides seed and epoch."""
+        """What its random numbers depend on, in addition to seed and epoch."""
         return (self.image, self.copy) if self.copy else (self.image,)
 
 
 class Chunk(NamedTuple):
-    """What one process reads at once: the number of a batch, and samples of it, at least one."""
+    """What one process reads at once: the number of a batch, and one or more of its samples."""
 
     number: int
     samples: list[Sample]
 
 
 class Reader(Dataset[Any]):
-    """Whole batches (images, labels) of a data set, perhaps changed, by their chunks.
+    """Reads a chunk of a data set as one batch (images, labels), possibly changed.
 
     Transforms that draw from global generators see them seeded per (epoch, sample).
     """
@@ -64,7 +64,7 @@ class Reader(Dataset[Any]):
         epoch: int,
         change: Callable[[Chunk, Any], Any] | None = None,
     ) -> None:
-        """`change`: (chunk, batch) -> what is given in place of the batch."""
+        """`change`: (chunk, batch) -> what is returned instead of the batch."""
         self.seed, self.epoch = seed, epoch
         self._dataset, self._change = dataset, change
 
@@ -74,7 +74,7 @@ class Reader(Dataset[Any]):
 
     @property
     def is_whole(self) -> bool:
-        """Whether batches are parts of tensors in memory, which take no processes to read."""
+        """Whether batches are slices of tensors in memory, which need no worker processes."""
         return isinstance(self._dataset, (TensorDataset, Pixels))
 
     def _read(self, samples: Sequence[Sample]) -> Any:
@@ -88,7 +88,7 @@ class Reader(Dataset[Any]):
     def _read_pictures(
         self, pictures: Pictures, samples: Sequence[Sample]
     ) -> tuple[Tensor, Tensor]:
-        """A picture is decoded once for all its copies that follow each other."""
+        """Decodes a picture once for all its consecutive copies."""
         pixels, labels = [], []
         for index, copies in groupby(samples, key=lambda sample: sample.image):
             picture, label = pictures.read(index)
@@ -96,12 +96,12 @@ class Reader(Dataset[Any]):
                 pixels.append(self._seeded(sample).transform(picture))
                 labels.append(label)
         images = torch.empty(len(pixels), *pixels[0].shape)
-        if get_worker_info() is not None:  # before it is filled: else it would be copied to be sent
+        if get_worker_info() is not None:  # shared before it is filled, which saves a copy
             images.share_memory_()  # type: ignore[no-untyped-call]
         return pictures.normalized(pixels, out=images), torch.tensor(labels)
 
     def _seeded(self, sample: Sample) -> Any:
-        """The data set, ready to draw what belongs to a sample."""
+        """The data set, with the global generators seeded for a sample."""
         reseed_global_state(self.seed, "transforms", self.epoch, *sample.position)
         return self._dataset
 
@@ -127,7 +127,7 @@ def _unchanged(batch: Any) -> Any:
 
 
 def as_loader(source: ImageSource, batch_size: int, num_workers: int) -> ImageSource:
-    """A data set that only iterates becomes a loader; others stay what they are."""
+    """Wraps an iterable data set in a loader; returns any other source as it is."""
     if not isinstance(source, IterableDataset):
         return source
     num_samples(source)  # refuses one without a length
@@ -141,16 +141,16 @@ def as_loader(source: ImageSource, batch_size: int, num_workers: int) -> ImageSo
 
 
 def _start_method(num_workers: int) -> str | None:
-    """Forked processes share what is held in memory; others would be sent a copy each."""
+    """Forked processes share the data in memory; others would each be sent a copy."""
     return "fork" if num_workers and sys.platform == "linux" else None
 
 
 def isolated(loader: DataLoader[Any], seed: int, epoch: int) -> Iterator[Any]:
-    """Iterates a loader while all its global draws (order, worker seeds) come from the seed."""
-    for part in (loader.dataset, loader.sampler):  # how streams and samplers are shuffled anew
+    """Iterates a loader so that all its global draws (order, worker seeds) depend on the seed."""
+    for part in (loader.dataset, loader.sampler):  # reshuffles streams and samplers
         if hasattr(part, "set_epoch"):
             part.set_epoch(epoch)
-    for own in (loader, loader.sampler):  # else a continued training would meet its first order
+    for own in (loader, loader.sampler):  # else a continued run would repeat the first order
         if isinstance(generator := getattr(own, "generator", None), torch.Generator):
             generator.manual_seed(derive_seed(seed, "loader's own", epoch))
     with isolated_global_state(seed, "loader", epoch):
@@ -162,7 +162,7 @@ def isolated(loader: DataLoader[Any], seed: int, epoch: int) -> Iterator[Any]:
             except StopIteration:
                 return
             except (OSError, EOFError) as error:
-                # A finished batch of a reader that died before it could hand over the memory.
+                # A reader finished this batch, but crashed before it could pass on the memory.
                 if _has_lost_a_reader(iterator):
                     raise _loss(error) from error
                 raise
@@ -176,17 +176,17 @@ def _has_lost_a_reader(iterator: Iterator[Any]) -> bool:
 
 def _loss(error: Exception) -> ChildProcessError:
     return ChildProcessError(
-        f"a process that reads images has died ({error}), as happens when memory or /dev/shm "
-        "is full: set data.num_workers lower, or 0, and give the command again"
+        f"a process that reads images crashed ({error}), probably because memory or /dev/shm is "
+        "full: lower data.num_workers (0 reads in the main process) and give the command again"
     )
 
 
 @contextmanager
 def readers_watched() -> Iterator[None]:
-    """Around all that uses batches: PyTorch raises wherever it notices that a reader has died.
+    """Wraps all code that uses batches: PyTorch may notice a crashed reader anywhere in it.
 
     Raises:
-        ChildProcessError: a process that reads images has died.
+        ChildProcessError: a process that reads images crashed.
     """
     try:
         yield
@@ -197,9 +197,9 @@ def readers_watched() -> Iterator[None]:
 
 
 def _outlive_requests(number: int) -> None:
-    """Makes a reader end when its own training says so, not when all processes are asked to stop.
+    """Makes a reader stop only when its own training process asks for it.
 
-    Who stops a job often signals all its processes; the training then finishes its step.
+    Stopping a job often signals all its processes, but the training still has to finish its step.
     """
     if hasattr(signal, "sigwaitinfo"):  # not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

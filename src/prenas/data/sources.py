@@ -1,7 +1,7 @@
-"""Where images come from: built-in sets, folders, tars, and what timm's factory reads.
+"""Where images come from: built-in data sets, folders, tars, and timm's dataset factory.
 
-A source is opened first (`Opened`: which pictures there are, nothing decoded), then divided into
-splits, then prepared for training and evaluation (`load_data`).
+A source is first opened (`Opened`: the pictures are listed, but not decoded), then split, then
+prepared for training and evaluation (`load_data`).
 """
 
 from __future__ import annotations
@@ -56,13 +56,11 @@ _logger = logging.getLogger(__name__)
 NO_SPLIT = "none"
 _SHARE = 0.1
 _MOST_WORKERS = 8
-_FEW = (
-    2000  # training images below which starting processes for every epoch costs more than it saves
-)
+_FEW = 2000  # with fewer training images, starting processes every epoch costs more than it saves
 
 
 class Opened(NamedTuple):
-    """The pictures of every split, as listed; nothing is decoded yet."""
+    """The listed pictures of every split; nothing is decoded yet."""
 
     class_names: tuple[str, ...]
     train: PictureSet
@@ -86,24 +84,24 @@ class Opened(NamedTuple):
 
 
 def load_data(
-    recipe: DataRecipe,
+    data_recipe: DataRecipe,
     settings: Settings,
     *,
     hold: Collection[str] = ("train", "validation", "test"),
 ) -> ImageData:
-    """The recipe's images, listed, divided, checked, and held in memory where they are few.
+    """Lists, splits and checks the recipe's images, and keeps them in memory if they are few.
 
     Args:
-        hold: splits that may be held in memory; the others are read when they are asked for.
+        hold: splits that may be kept in memory; the others are read when they are needed.
 
     Raises:
-        ValueError: an unknown name (the choices), images that are missing, unreadable or wrongly
-            laid out; says what was found and what to do.
+        ValueError: the data set is unknown, or images are missing, unreadable or wrongly laid out;
+            the message says what was found and what to do.
     """
     check_picture_channels(settings.in_chans)
-    for_training = training_transform(recipe.augmentation, recipe.preprocessing, settings)
-    for_evaluation = evaluation_transform(recipe.preprocessing, settings, recipe.crops)
-    opened = open_data(recipe)
+    for_training = training_transform(data_recipe.augmentation, data_recipe.preprocessing, settings)
+    for_evaluation = evaluation_transform(data_recipe.preprocessing, settings, data_recipe.crops)
+    opened = open_data(data_recipe)
     notes = list(opened.notes)
 
     problems: list[Problem] = []
@@ -115,18 +113,20 @@ def load_data(
                 pictures,
                 for_training if is_training else for_evaluation,
                 (settings.in_chans, *settings.image_size),
-                recipe.preprocessing,
+                data_recipe.preprocessing,
                 is_fixed=(
-                    not recipe.augmentation.changes_pictures if is_training else recipe.crops == 1
+                    not data_recipe.augmentation.changes_pictures
+                    if is_training
+                    else data_recipe.crops == 1
                 ),
-                memory_bytes=recipe.memory_gib * 2**30 if name in hold else 0,
-                skip=recipe.unreadable == "skip",
+                memory_bytes=data_recipe.memory_gib * 2**30 if name in hold else 0,
+                skip=data_recipe.unreadable == "skip",
                 may_replace=is_training,
             )
-        except UnreadableError as error:  # look at the other splits too: name all at once
+        except UnreadableError as error:  # also check the other splits, to name all at once
             problems.extend(error.problems)
             return None
-        if is_training and recipe.unreadable == "skip":
+        if is_training and data_recipe.unreadable == "skip":
             _require_all_classes(opened, prepared.dataset)
         notes.extend(f"{name}: {note}" for note in prepared.notes)
         return prepared.dataset
@@ -134,13 +134,14 @@ def load_data(
     found = {name: ready(name, pictures) for name, pictures in opened.splits.items()}
     if problems:
         raise ValueError(
-            f"{explain_problems(problems, sum(map(len, opened.splits.values())))}. Mend or remove "
-            "them, or leave them out: --set data.unreadable=skip, at `prenas run` or `search`"
+            f"{explain_problems(problems, sum(map(len, opened.splits.values())))}. Repair or "
+            "remove them, or skip them with --set data.unreadable=skip at `prenas run` or "
+            "`prenas search`"
         )
     splits = {name: dataset for name, dataset in found.items() if dataset is not None}
     for note in notes:
         _logger.warning("%s", note)
-    augmentation = recipe.augmentation
+    augmentation = data_recipe.augmentation
     train = splits["train"]
     is_resized = all(isinstance(split, Pixels) for split in splits.values())
     is_held = isinstance(train, Pixels) or (isinstance(train, Pictures) and train.is_held)
@@ -151,10 +152,10 @@ def load_data(
         unchanged=(
             Pictures(
                 opened.train,
-                evaluation_transform(recipe.preprocessing, settings),
+                evaluation_transform(data_recipe.preprocessing, settings),
                 settings.in_chans,
-                recipe.preprocessing,
-                skip=recipe.unreadable == "skip",
+                data_recipe.preprocessing,
+                skip=data_recipe.unreadable == "skip",
             )
             if augmentation.changes_pictures
             else None
@@ -162,115 +163,115 @@ def load_data(
         validation=splits["validation"],
         test=splits.get("test"),
         class_names=opened.class_names,
-        augmentation=BatchAugmentation(augmentation, recipe.preprocessing),
+        augmentation=BatchAugmentation(augmentation, data_recipe.preprocessing),
         mixing=(
             Mixing(augmentation, settings.num_classes)
             if augmentation.mixup or augmentation.cutmix
             else None
         ),
         repeats=augmentation.repeats,
-        num_workers=automatic if recipe.num_workers is None else recipe.num_workers,
-        num_crops=recipe.crops,
+        num_workers=automatic if data_recipe.num_workers is None else data_recipe.num_workers,
+        num_crops=data_recipe.crops,
         notes=tuple(notes),
         fingerprint=opened.fingerprint,
     )
 
 
 def _require_all_classes(opened: Opened, prepared: Dataset[Any]) -> None:
-    """Raises ValueError if unreadable pictures that are skipped are all that a class has."""
+    """Raises ValueError if skipping unreadable pictures leaves a class without any."""
     if lost := classes_without_pictures(opened.train, prepared):
         names = ", ".join(opened.class_names[label] for label in lost[:10])
         raise ValueError(
-            f"no training picture can be read of {names}: repair the pictures, or remove the class "
-            "folder (data.unreadable=skip leaves out single pictures, never a whole class)"
+            f"no training picture of {names} can be read: repair the pictures, or remove the class "
+            "folder (data.unreadable=skip skips single pictures, never a whole class)"
         )
 
 
-def undivided(recipe: DataRecipe, settings: Settings) -> ImageData | None:
-    """All pictures of a folder without splits as one, to evaluate on; None if it has splits."""
-    names, pools, _ = _pools(recipe)
-    if not _has_no_splits(recipe, pools):
+def undivided(data_recipe: DataRecipe, settings: Settings) -> ImageData | None:
+    """All pictures of a folder without splits, to evaluate on; None if it has splits."""
+    names, pools, _ = _pools(data_recipe)
+    if not _has_no_splits(data_recipe, pools):
         return None
     prepared = prepare(
         pools["train"],
-        evaluation_transform(recipe.preprocessing, settings, recipe.crops),
+        evaluation_transform(data_recipe.preprocessing, settings, data_recipe.crops),
         (settings.in_chans, *settings.image_size),
-        recipe.preprocessing,
-        is_fixed=recipe.crops == 1,
-        memory_bytes=recipe.memory_gib * 2**30,
-        skip=recipe.unreadable == "skip",
+        data_recipe.preprocessing,
+        is_fixed=data_recipe.crops == 1,
+        memory_bytes=data_recipe.memory_gib * 2**30,
+        skip=data_recipe.unreadable == "skip",
     )
     return ImageData(
         train=prepared.dataset,
         validation=prepared.dataset,
         test=None,
         class_names=names,
-        num_crops=recipe.crops,
+        num_crops=data_recipe.crops,
         notes=tuple(prepared.notes),
-        fingerprint="all of them",  # equal to that of no run
+        fingerprint="all of them",  # differs from that of every run
     )
 
 
-def open_data(recipe: DataRecipe) -> Opened:
-    """Lists the recipe's images and divides them into splits; decodes nothing.
+def open_data(data_recipe: DataRecipe) -> Opened:
+    """Lists the recipe's images and splits them, without decoding any.
 
     Raises:
         ValueError: as `load_data`.
     """
-    return _divided(recipe, *_pools(recipe))
+    return _divided(data_recipe, *_pools(data_recipe))
 
 
-def open_class_names(recipe: DataRecipe) -> tuple[str, ...]:
+def open_class_names(data_recipe: DataRecipe) -> tuple[str, ...]:
     """The classes of the recipe's images; ValueError as `load_data`."""
-    return _pools(recipe)[0]
+    return _pools(data_recipe)[0]
 
 
-def _pools(recipe: DataRecipe) -> tuple[tuple[str, ...], dict[str, PictureSet], list[str]]:
+def _pools(data_recipe: DataRecipe) -> tuple[tuple[str, ...], dict[str, PictureSet], list[str]]:
     """(class names, the splits that the data have, notes)."""
-    check_data_name(recipe)
-    if recipe.name == OWN_DATA:
+    check_data_name(data_recipe)
+    if data_recipe.name == OWN_DATA:
         raise ValueError(
-            "this run's data came from Python: pass data=prenas.ImageData(...) to the same call "
-            "there (prenas.train, prenas.evaluate, prenas.specialize)"
+            "this run uses data passed from Python: pass data=prenas.ImageData(...) to "
+            "prenas.train, prenas.evaluate or prenas.specialize"
         )
-    if recipe.name == FOLDER:
-        return _open_folder(recipe)
-    if recipe.name in NAMED:
-        names, found = NAMED[recipe.name](recipe.root)
-        chosen = _chosen_names(recipe, list(found))
+    if data_recipe.name == FOLDER:
+        return _open_folder(data_recipe)
+    if data_recipe.name in NAMED:
+        names, found = NAMED[data_recipe.name](data_recipe.root)
+        chosen = _chosen_names(data_recipe, list(found))
         return names, {split: found[name] for split, name in chosen.items()}, []
-    wanted = {"train": recipe.train or "train"}
+    wanted = {"train": data_recipe.train or "train"}
     wanted |= {
-        split: place
-        for split, place in (("validation", recipe.validation), ("test", recipe.test))
-        if _is_name(place)
+        split: name
+        for split, name in (("validation", data_recipe.validation), ("test", data_recipe.test))
+        if _is_name(name)
     }
-    memory_bytes = recipe.memory_gib * 2**30
-    opened = open_timm(recipe.name, recipe.root, list(wanted.values()), memory_bytes)
+    memory_bytes = data_recipe.memory_gib * 2**30
+    opened = open_timm(data_recipe.name, data_recipe.root, list(wanted.values()), memory_bytes)
     return opened.class_names, {split: opened.pools[name] for split, name in wanted.items()}, []
 
 
-def check_data_name(recipe: DataRecipe) -> None:
-    """Raises ValueError, with the choices, for data that exist neither by name nor as own data."""
+def check_data_name(data_recipe: DataRecipe) -> None:
+    """Raises ValueError, with the choices, for an unknown name of data."""
     choices = [*NAMED, FOLDER, OWN_DATA]
-    if recipe.name not in choices and not is_timm_name(recipe.name):
+    if data_recipe.name not in choices and not is_timm_name(data_recipe.name):
         prefixes = [f"{prefix}..." for prefix in TIMM_PREFIXES]
-        raise unknown_name("data set", recipe.name, [*choices, *prefixes])
+        raise unknown_name("data set", data_recipe.name, [*choices, *prefixes])
 
 
 def _is_name(value: str | float | None) -> TypeGuard[str]:
-    """Whether a split of the recipe is named, not a share, and not switched off."""
+    """Whether a split is given by name or path, neither as a fraction nor as `none`."""
     return isinstance(value, str) and value != NO_SPLIT
 
 
-def _chosen_names(recipe: DataRecipe, there: Sequence[str]) -> dict[str, str]:
-    """Split -> the name by which the data hold it, as the recipe says or as they call it."""
+def _chosen_names(data_recipe: DataRecipe, there: Sequence[str]) -> dict[str, str]:
+    """Split -> its name in the data, given by the recipe or one of the usual names."""
     chosen = {}
     for split, usual in SPLIT_NAMES.items():
-        wanted = getattr(recipe, split)
+        wanted = getattr(data_recipe, split)
         if _is_name(wanted):
             if wanted not in there:
-                raise unknown_name(f"split of {recipe.name} for data.{split}", wanted, there)
+                raise unknown_name(f"split of {data_recipe.name} for data.{split}", wanted, there)
             chosen[split] = wanted
         elif wanted is None:
             own_name = next((name for name in usual if name in there), None)
@@ -279,13 +280,15 @@ def _chosen_names(recipe: DataRecipe, there: Sequence[str]) -> dict[str, str]:
     return chosen
 
 
-def _open_folder(recipe: DataRecipe) -> tuple[tuple[str, ...], dict[str, PictureSet], list[str]]:
-    """(class names, splits that are named, notes) of image folders or tars."""
-    root = unwrapped_splits(list_pictures(Path(recipe.root))) if recipe.root else None
+def _open_folder(
+    data_recipe: DataRecipe,
+) -> tuple[tuple[str, ...], dict[str, PictureSet], list[str]]:
+    """(class names, splits that are given by name, notes) of image folders or tars."""
+    root = unwrapped_splits(list_pictures(Path(data_recipe.root))) if data_recipe.root else None
     found = split_folders(root) if root else {}
     listings = {}
     for split in SPLIT_NAMES:
-        wanted = getattr(recipe, split)
+        wanted = getattr(data_recipe, split)
         if _is_name(wanted):
             listings[split] = _named_listing(root, wanted, split)
         elif wanted is None and root and split in found:
@@ -309,7 +312,7 @@ def _open_folder(recipe: DataRecipe) -> tuple[tuple[str, ...], dict[str, Picture
         notes.append(f"skipped folders without pictures: {', '.join(skipped[:5])}")
     if train.runs:
         notes.append(f"skipped run folders among the pictures: {', '.join(train.runs[:5])}")
-    wanted = {getattr(recipe, split) for split in SPLIT_NAMES}
+    wanted = {getattr(data_recipe, split) for split in SPLIT_NAMES}
     if root and found and (unused := set(root.folders) - {*found.values(), *wanted}):
         notes.append(f"skipped folders that are not splits: {', '.join(sorted(unused)[:5])}")
     return names, pools, notes
@@ -321,37 +324,37 @@ def _check_apart(listings: Mapping[str, Listing]) -> None:
     for split, listing in listings.items():
         if split != "train" and unwrapped(listing).where.resolve() == training:
             raise ValueError(
-                f"train and {split} are the same pictures ({listing.where}): what was trained on "
-                "tells nothing about other pictures. Name another place, or a share such as 0.1"
+                f"train and {split} are the same pictures ({listing.where}), so accuracy there "
+                "would mean nothing: give another path, or a share such as 0.1"
             )
 
 
 def _named_listing(root: Listing | None, wanted: str, split: str) -> Listing:
-    """The pictures of a split: a folder inside the root, or a folder or tar of its own."""
+    """The pictures of a split: a folder inside the root, or a separate folder or tar."""
     if root and wanted in root.folders:
         return root.below(wanted)
     if root and not Path(wanted).exists():
         raise ValueError(
-            f"data.{split} is {wanted!r}: neither a folder in {root.where} (there are: "
-            f"{', '.join(root.folders[:10])}), nor a folder or tar of its own"
+            f"data.{split} is {wanted!r}, which is neither a folder in {root.where} (those are: "
+            f"{', '.join(root.folders[:10])}) nor the path of a folder or tar"
         )
     return list_pictures(Path(wanted))
 
 
 def _divided(
-    recipe: DataRecipe,
+    data_recipe: DataRecipe,
     names: tuple[str, ...],
     pools: Mapping[str, PictureSet],
     notes: Sequence[str],
 ) -> Opened:
-    """Takes the splits that are shares out of the training pictures.
+    """Takes the splits that are given as fractions out of the training pictures.
 
-    Without word from the recipe, validation is a tenth; test too if the data have no splits at all.
+    By default, a tenth becomes validation, and another tenth test if the data have no splits.
     """
     notes, shares = list(notes), {}
-    has_no_splits = _has_no_splits(recipe, pools)
+    has_no_splits = _has_no_splits(data_recipe, pools)
     for split in ("validation", "test"):
-        share = getattr(recipe, split)
+        share = getattr(data_recipe, split)
         if share is None and split not in pools and (split == "validation" or has_no_splits):
             share = _SHARE
         if isinstance(share, float):
@@ -363,30 +366,30 @@ def _divided(
             continue
         if not len(found[split]):
             raise ValueError(
-                f"the {split} split is empty: the {len(pools['train'])} training pictures are too "
-                "few to take a share of them (every class keeps one): name a split, or a larger "
-                f"share, for data.{split}"
+                f"the {split} split would be empty: {len(pools['train'])} training pictures are "
+                "too few to set a share aside (every class keeps one for training). Name a split "
+                f"or give a larger share for data.{split}"
             )
         missing = sorted(set(train.labels) - set(found[split].labels))
         if missing:
             few = ", ".join(names[label] for label in missing[:5])
             more = ", ..." if len(missing) > 5 else ""
-            notes.append(f"{split} has no picture of {len(missing)} classes: {few}{more}")
+            notes.append(f"{split} has no pictures of {len(missing)} classes: {few}{more}")
     return Opened(names, train, found["validation"], found.get("test"), tuple(notes))
 
 
-def _has_no_splits(recipe: DataRecipe, pools: Mapping[str, PictureSet]) -> bool:
-    """Whether a folder is one heap of pictures, of which nothing was said."""
-    return len(pools) == 1 and recipe.name == FOLDER and recipe.validation is None
+def _has_no_splits(data_recipe: DataRecipe, pools: Mapping[str, PictureSet]) -> bool:
+    """Whether a folder is not split, and the recipe does not ask for a validation split."""
+    return len(pools) == 1 and data_recipe.name == FOLDER and data_recipe.validation is None
 
 
 def _without_shares(
     pictures: PictureSet, shares: Mapping[str, float]
 ) -> tuple[PictureSet, dict[str, PictureSet]]:
-    """(the rest, split -> its share of every class), drawn once for all, whatever a run's seed.
+    """(the rest, split -> its share of every class), drawn independently of a run's seed.
 
-    Of a class at least one picture is taken, but never its last. The first split does not depend
-    on whether there are others: validation stays what it was when another test set is given.
+    At least one picture of a class is taken, but never the last. The first split does not depend on
+    the others, so validation stays the same when another test set is given.
     """
     labels = np.array(pictures.labels)
     split_of = np.full(len(labels), "", dtype=object)

@@ -1,4 +1,4 @@
-"""Sets that timm's dataset factory reads: Hugging Face, WebDataset, TensorFlow, torchvision."""
+"""Data sets read by timm's dataset factory: Hugging Face, WebDataset, TensorFlow, torchvision."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ TIMM_PREFIXES = ("hfds/", "hfids/", "wds/", "tfds/", "torch/")
 
 
 def is_timm_name(name: str) -> bool:
-    """Whether timm's dataset factory knows the kind of set."""
+    """Whether the name is one for timm's dataset factory."""
     return name.startswith(TIMM_PREFIXES)
 
 
 def open_timm(name: str, root: str | None, splits: list[str], memory_bytes: float) -> NamedSet:
-    """The named splits of a set.
+    """Opens the named splits of a data set.
 
-    Sets that can only be iterated (`wds`, `hfids`, `tfds`) are read into memory, in order.
+    Data sets that can only be read sequentially (`wds`, `hfids`, `tfds`) are read into memory.
 
     Raises:
-        ValueError: a library that is missing, a set or split that timm cannot open, an iterated set
-            of more than `memory_bytes`.
+        ValueError: a library is missing, timm cannot open the data set or split, or a sequential
+            data set needs more than `memory_bytes`.
     """
     from timm.data import create_dataset
 
@@ -36,7 +36,7 @@ def open_timm(name: str, root: str | None, splits: list[str], memory_bytes: floa
     for split in splits:
         try:
             dataset = create_dataset(name, root=root, split=split)
-        except (Exception, SystemExit) as error:  # each kind of set fails in its own way
+        except (Exception, SystemExit) as error:  # each kind of data set fails differently
             raise ValueError(
                 f"timm cannot open split {split!r} of {name} (root {root}): "
                 f"{type(error).__name__}: {error}"
@@ -44,8 +44,8 @@ def open_timm(name: str, root: str | None, splits: list[str], memory_bytes: floa
         found = _class_names(dataset)
         if names and found != names:
             raise ValueError(
-                f"split {split!r} of {name} has other classes ({_some(found)}) than {splits[0]!r} "
-                f"({_some(names)}): is it there?"
+                f"split {split!r} of {name} has classes {_some(found)}, but {splits[0]!r} has "
+                f"{_some(names)}: check that the split exists"
             )
         names = found
         is_stream = isinstance(dataset, IterableDataset)
@@ -55,7 +55,7 @@ def open_timm(name: str, root: str | None, splits: list[str], memory_bytes: floa
 
 
 def _class_names(dataset: Any) -> tuple[str, ...]:
-    """Names in the order of their numbers, where the set has them."""
+    """Names in the order of their indices, if the data set has names."""
     if hasattr(dataset, "classes"):
         return tuple(map(str, dataset.classes))
     numbers = getattr(getattr(dataset, "reader", None), "class_to_idx", None) or {}
@@ -85,7 +85,7 @@ class _ByIndex:
 
     def __call__(self, name: str) -> Image:
         reader = getattr(self._dataset, "reader", None)
-        # timm's own reading would put the next picture in the place of an unreadable one.
+        # timm's own data set would silently replace an unreadable picture by the next one.
         if reader is not None:
             return open_picture(reader[int(name)][0].read())
         picture: Image = self._dataset[int(name)][0]
@@ -100,14 +100,14 @@ def _streamed(dataset: Any, name: str, memory_bytes: float) -> PictureSet:
         total += arrays[-1].nbytes
         if total > memory_bytes:
             raise ValueError(
-                f"{name} can only be read in order, and needs more memory than data.memory_gib "
-                f"({memory_bytes / 2**30:g}): raise it, unpack the set into image folders, or pass "
-                "a loader from Python"
+                f"{name} can only be read sequentially and does not fit into data.memory_gib "
+                f"({memory_bytes / 2**30:g}): raise that, unpack the data set into image folders, "
+                "or pass a DataLoader from Python"
             )
-    if len(dataset) not in (0, len(labels)):  # 0: unknown. timm passes over what it cannot read
+    if len(dataset) not in (0, len(labels)):  # 0: unknown. timm skips what it cannot read
         raise ValueError(
-            f"{name} says that it holds {len(dataset)} pictures, yet {len(labels)} can be read: "
-            "mend its files, or the numbers in its description"
+            f"{name} claims {len(dataset)} pictures, but {len(labels)} can be read: repair its "
+            "files or the numbers in its description"
         )
     numbers = tuple(map(str, range(len(labels))))
     return PictureSet(numbers, tuple(labels), ArrayPictures(arrays))

@@ -1,4 +1,4 @@
-"""The part of a recipe that says which images, how they are split, prepared and augmented."""
+"""The data part of a recipe: which images, and how they are split, prepared and augmented."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 OWN_DATA = "own"
-"""The name of data that are passed from Python instead of read by name."""
+"""The name of data passed from Python."""
 
 FOLDER = "folder"
-"""The name of data that are image folders, or tars of them, at `DataRecipe.root`."""
+"""The name of data read from image folders, or tars of them, at `DataRecipe.root`."""
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class Preprocessing(Value):
-    """How a picture becomes the network's input; evaluation, and every handed-over model, use it.
+    """How a picture becomes the network's input, in evaluation and in every handed-over model.
 
-    Resize so that the shorter side is `image_size / crop_pct`, centre crop, scale to [0, 1],
-    subtract `mean`, divide by `std` (one number per channel).
+    Resize so that the shorter side is `image_size / crop_pct`, crop the centre, scale to [0, 1],
+    subtract `mean` and divide by `std` (both with one number per channel).
     """
 
     mean: tuple[float, ...] = IMAGENET_MEAN
@@ -37,7 +37,7 @@ class Preprocessing(Value):
     @classmethod
     def _positive(cls, std: tuple[float, ...]) -> tuple[float, ...]:
         if min(std, default=0) <= 0:
-            raise ValueError(f"deviations {list(std)} must be positive")
+            raise ValueError(f"standard deviations must be positive (got {list(std)})")
         return std
 
     def check_channels(self, in_chans: int) -> None:
@@ -46,134 +46,140 @@ class Preprocessing(Value):
             values = getattr(self, name)
             if len(values) != in_chans:
                 raise ValueError(
-                    f"data.preprocessing.{name} has {len(values)} numbers for images of {in_chans} "
-                    "channels: give one per channel"
+                    f"data.preprocessing.{name} has {len(values)} values, but the images have "
+                    f"{in_chans} channels: give one value per channel"
                 )
 
 
 class Augmentation(Value):
-    """Random changes of training images; the defaults change nothing.
+    """Random changes to training images; the defaults change nothing.
 
-    The first four act on pictures, one by one, and are timm's; the others act on batches of
-    normalised images. Every draw belongs to (seed, epoch, sample), that of mixing to the batch.
+    The first four fields act on single pictures, with timm's transforms; the others act on batches
+    of normalised images. Random numbers are drawn per (seed, epoch, sample), those for mixing per
+    batch.
     """
 
     crop_scale: tuple[float, float] | None = None
-    """Random resized crop: least and largest share of the picture's area. None: the centre crop
-    of evaluation."""
+    """Smallest and largest fraction of the picture's area in a random resized crop. None: use the
+    centre crop, as in evaluation."""
     crop_ratio: tuple[float, float] = (0.75, 4 / 3)
-    """Of a random resized crop: least and largest width / height."""
+    """Smallest and largest width / height of a random resized crop."""
     auto_augment: str | None = None
-    """A policy in timm's words: `rand-m9-mstd0.5-inc1`, `v0r-mstd0.5`, `original`, `3a`, ..."""
+    """A policy in timm's notation: `rand-m9-mstd0.5-inc1`, `v0r-mstd0.5`, `original`, `3a`, ..."""
     color_jitter: float = Field(0.0, ge=0)
-    """Brightness, contrast and saturation within 1 -+ this. As in timm (and in the published
-    recipes) it gives way to `auto_augment`."""
+    """Multiply brightness, contrast and saturation by factors within 1 +- this. As in timm, and in
+    the published recipes, it has no effect if `auto_augment` is set."""
 
     flip: Probability = 0.0
-    """Probability of a mirror image, left to right."""
+    """Probability of flipping an image horizontally."""
     crop_padding: int = Field(0, ge=0)
-    """Shifts by whole pixels, up to this many: the random crop of a padded picture."""
+    """Shift by up to this many whole pixels, which is a random crop of the padded picture."""
     shift_pixels: float = Field(0.0, ge=0)
     rotation_degrees: float = Field(0.0, ge=0, lt=180)
     scale: float = Field(0.0, ge=0, lt=1)
-    """Shift, rotation and scale are uniform within these limits; 0 switches one off."""
+    """Shift, rotation and scale are drawn uniformly within these limits; 0 switches one off."""
     erasing: Probability = 0.0
     """Probability that rectangles of an image are erased."""
     erasing_count: int = Field(1, ge=1)
-    """Most rectangles per image, each number equally likely."""
+    """Largest number of rectangles per image; every number from 1 on is equally likely."""
     erasing_mode: Literal["pixel", "rand", "const"] = "pixel"
-    """Fill: a normal number per pixel, one per rectangle and channel, or the mean."""
+    """What fills an erased rectangle: a normal random number per pixel, one normal random number
+    per rectangle and channel, or the mean."""
 
     mixup: float = Field(0.0, ge=0)
-    """Two images are averaged with a weight drawn from Beta(mixup, mixup)."""
+    """Average pairs of images with a weight drawn from Beta(mixup, mixup); 0 switches it off."""
     cutmix: float = Field(0.0, ge=0)
-    """A rectangle of another image is pasted, its area drawn from Beta(cutmix, cutmix)."""
+    """Paste a rectangle of another image, its area drawn from Beta(cutmix, cutmix); 0 switches it
+    off."""
     mixing_prob: Probability = 1.0
     mixing_switch: Probability = 0.5
-    """Probability of cutmix where both are on."""
+    """Probability of cutmix when both mixup and cutmix are on."""
     mixing_mode: Literal["batch", "pair", "elem"] = "batch"
-    """One draw for the batch, per pair of images, or per image."""
+    """Draw the mixing weight once per batch, per pair of images, or per image."""
 
     repeats: int = Field(1, ge=1)
-    """Repeated augmentation: copies of an image that follow each other, each changed anew; an
-    epoch keeps its length and holds fewer different images."""
+    """Repeated augmentation: number of consecutive copies of an image, each changed differently. An
+    epoch keeps its length and so contains fewer different images."""
 
     @field_validator("crop_scale", "crop_ratio")
     @classmethod
     def _an_interval(cls, bounds: tuple[float, float] | None) -> tuple[float, float] | None:
         if bounds is not None and not 0 < bounds[0] <= bounds[1]:
-            raise ValueError(f"{list(bounds)} must be positive, the smaller number first")
+            raise ValueError(f"{list(bounds)} must be two positive numbers, the smaller one first")
         return bounds
 
     @field_validator("crop_scale")
     @classmethod
     def _a_share(cls, scale: tuple[float, float] | None) -> tuple[float, float] | None:
         if scale is not None and scale[1] > 1:
-            raise ValueError(f"{list(scale)} are shares of the picture's area: at most 1")
+            raise ValueError(
+                f"{list(scale)} are fractions of the picture's area, so they may be at most 1"
+            )
         return scale
 
     @property
     def changes_pictures(self) -> bool:
-        """Whether pictures are changed one by one, so that no resized copy can stand for them."""
+        """Whether single pictures are changed, so that resized copies cannot replace them."""
         return bool(self.crop_scale or self.auto_augment or self.color_jitter)
 
 
 class DataRecipe(Value):
     """Which images, how they are split, and how they are prepared.
 
-    `name` is a built-in set (`digits`, `cifar10`, `cifar100`, `fashion-mnist`), `folder` (image
-    folders, or tars of them, at `root`), a name of timm's dataset factory (`hfds/...`, `wds/...`,
-    `tfds/...`, `torch/...`), or `own` (passed from Python).
+    `name` is a built-in data set (`digits`, `cifar10`, `cifar100`, `fashion-mnist`), `folder`
+    (image folders, or tars of them, at `root`), a name for timm's dataset factory (`hfds/...`,
+    `wds/...`, `tfds/...`, `torch/...`), or `own` (passed from Python).
     """
 
     name: str
     root: str | None = None
-    """Where the files are: the folder or tar of `folder`, the download folder of named sets."""
+    """Where the files are: the image folder or tar, or the download folder of a named data set."""
     train: str | None = None
-    """A split of the data, or a folder or tar of its own; None takes what is there."""
+    """Name of a split of the data, or path of a separate folder or tar. None: the training split,
+    or all images if the data are not split."""
     validation: str | Fraction | None = None
-    """The same, or a share of the training images. None: the split of that name, else a tenth."""
+    """The same, or a fraction of the training images. None: the validation split if there is one,
+    else a tenth of the training images."""
     test: str | Fraction | Literal["none"] | None = None
-    """The same. None: the split of that name; a tenth if the data have no splits at all."""
+    """The same, or `none` to go without. None: the test split if there is one, or a tenth of the
+    training images if the data are not split at all."""
     preprocessing: Preprocessing = Preprocessing()
     augmentation: Augmentation = Augmentation()
     crops: Literal[1, 5, 10] = 1
-    """Crops per evaluated image, whose logits are averaged: the centre; and the corners; and
-    their mirror images."""
+    """Crops per evaluated image, whose logits are averaged. 1: the centre; 5: the centre and the
+    corners; 10: those five and their mirror images."""
     unreadable: Literal["refuse", "skip"] = "refuse"
-    """What to do about pictures that cannot be read: stop and name them, or leave them out (for a
-    training picture that is read from disk, the next one stands)."""
+    """What to do about unreadable pictures: stop and name them, or skip them (an unreadable
+    training picture that is read from disk is replaced by the next one)."""
     memory_gib: float = Field(4.0, ge=0)
-    """Sets that need at most this much memory, decoded, are read once and held there."""
+    """Splits that fit into this much memory, decoded, are read once and kept there."""
     num_workers: int | None = Field(None, ge=0)
-    """Processes that read images which are not held in memory; None: one per core, at most 8."""
+    """Processes that read images which are not kept in memory; None: one per core, at most 8."""
 
     @model_validator(mode="after")
     def _needs_training_and_validation(self) -> DataRecipe:
         for split in ("train", "validation"):
             if getattr(self, split) == "none":
                 raise ValueError(
-                    f"{split} cannot be 'none': training images are learned from, validation "
-                    "images choose; only test may be left out"
+                    f"{split} cannot be 'none': training and validation images are always needed; "
+                    "only test may be left out"
                 )
         return self
 
     @field_validator("validation", "test", mode="before")
     @classmethod
-    def _a_share_of_the_training(cls, place: object) -> object:
-        if isinstance(place, (int, float)) and not 0 < place < 1:
-            raise ValueError(f"a share must lie between 0 and 1, both left out (given: {place:g})")
-        return place
+    def _a_share_of_the_training(cls, split: object) -> object:
+        if isinstance(split, (int, float)) and not 0 < split < 1:
+            raise ValueError(f"a share must be greater than 0 and less than 1 (got {split:g})")
+        return split
 
     @model_validator(mode="after")
     def _own_data_bring_their_own(self) -> DataRecipe:
         if self.name == OWN_DATA and self.augmentation != Augmentation():
             raise ValueError(
-                "data passed from Python bring their own augmentation: give it to ImageData, and "
-                "leave data.augmentation out"
+                "data passed from Python have their own augmentation: give it to ImageData, and "
+                "leave out data.augmentation"
             )
         if self.name == FOLDER and self.root is None and self.train is None:
-            raise ValueError(
-                "no images are named: give the folder or tar of them (--data PATH, or data.root)"
-            )
+            raise ValueError("no images given: name a folder or tar (--data PATH, or data.root)")
         return self
