@@ -215,7 +215,7 @@ def test_it_limits_what_is_handed_over_and_fine_tuned(
     assert read_source(run, limits={"bytes": most}).archs == (best.arch,)
     result = prenas_command("specialize", run, "--max", f"bytes={most}", "--to", tmp_path / "to")
     assert f" MACs, {best.costs['bytes']:,} bytes of weights, validation" in result.out
-    with pytest.raises(ValueError, match=r"has bytes <= 10B\. There are subnets 0: bytes 1,"):
+    with pytest.raises(ValueError, match=r"satisfies bytes <= 10B\. The subnets are 0: bytes 1,"):
         pipeline.specialize(run, limits="bytes=10B")
 
 
@@ -230,7 +230,7 @@ def test_an_earlier_run_has_no_such_column(weight_bytes: CostAxis, tmp_path: Pat
     text = pipeline.report(earlier).read_text()
     assert "| subnet | params | MACs, M | architecture |" in text
     assert "against parameters and against MACs" in text
-    with pytest.raises(ValueError, match=r"without the cost .bytes.: choose by one of params"):
+    with pytest.raises(ValueError, match=r"without the cost .bytes.: limit one of params"):
         pipeline.specialize(earlier, limits="bytes=3kB")
 
 

@@ -90,7 +90,7 @@ def test_grids_cover_their_range(low: int, width: int, step: int) -> None:
     high = low + width
     text = f"macs={low}:{high}:{step}"
     if step > width:
-        with pytest.raises(ValueError, match="no whole step"):
+        with pytest.raises(ValueError, match="shorter than one step"):
             parse_budgets([text])
         return
     ends = [interval["macs"] for interval in intervals(text, keep_partial=True)]
@@ -119,12 +119,12 @@ def test_grids_cover_their_range(low: int, width: int, step: int) -> None:
         (["params=0"], ["'0'", "not a whole positive number"]),
         (["params=-1"], ["'-1'"]),
         (["params=6M=7M"], ["'6M=7M'"]),
-        (["params=6M,params=7M"], ["bounds params twice"]),
-        (["params=6M:5M"], ["'params=6M:5M' is empty", "below the upper"]),
+        (["params=6M,params=7M"], ["limits params twice"]),
+        (["params=6M:5M"], ["'params=6M:5M' is empty", "smaller than the upper"]),
         (["params=5M:5M"], ["'params=5M:5M' is empty"]),
         (["params=5M:5M:1M"], ["'params=5M:5M:1M' is empty"]),
-        (["params=5M:6M:2M"], ["no whole step of 2M", "smaller"]),
-        (["params=1M:3M:1M,macs=1G:3G:1G"], ["two grids", "only one axis"]),
+        (["params=5M:6M:2M"], ["shorter than one step of 2M", "smaller"]),
+        (["params=1M:3M:1M,macs=1G:3G:1G"], ["a step on two axes", "only one may have a step"]),
         (["params=6M", "size=6M"], ["unknown budget axis 'size'"]),
     ],
 )

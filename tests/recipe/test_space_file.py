@@ -211,7 +211,7 @@ def test_unquoted_words_mean_what_json_says(tmp_path: Path, word: str) -> None:
     path = tmp_path / "any.yaml"
     for version in ("", "%YAML 1.1\n---\n", "%YAML 1.2\n---\n"):
         path.write_text(f"{version}family: [{word}]", encoding="utf-8")
-        assert f"(given: [{as_json(word)!r}])" in refusal(path)
+        assert f"(got [{as_json(word)!r}])" in refusal(path)
 
 
 @given(st.text() | st.binary(), st.sampled_from([".yaml", ".json"]))
@@ -249,19 +249,23 @@ def test_the_guides_space_is_read(write: Write) -> None:
     [
         # fields
         ("family: vit\n", "", ["family: write one of mobilenet", "vit"]),
-        ("family: vit", "family: [vit]", ["write one of mobilenet", "vit (given: ['vit'])"]),
+        ("family: vit", "family: [vit]", ["write one of mobilenet", "vit (got ['vit'])"]),
         ("family: vit", "family: vitt", ["unknown family 'vitt': did you mean 'vit'?"]),
         ("num_heads", "num_head", ["'num_head': did you mean 'num_heads'", "num_heads is missing"]),
         ("image_size", "size", ["unknown field 'size'", "available: depth, embed_dim"]),
         ("image_size: 32", "settings: {hed_dim: 8}", ["did you mean 'settings.head_dim'"]),
-        ("image_size: 32", "settings: 32", ["settings: a group of fields is needed", "32"]),
-        ("image_size: 32", "settings: false", ["settings: a group of fields is needed", "False"]),
+        ("image_size: 32", "settings: 32", ["settings must be a group of fields", "32"]),
+        ("image_size: 32", "settings: false", ["settings must be a group of fields", "False"]),
         ("image_size: 32", "<<: {image_size: 32}", ["unknown field '<<'"]),
         ("image_size: 32", "32: 32", ["unknown field '32'"]),
         ("embed_dim: [16, 32]\n", "", ["embed_dim is missing: list its options"]),
         ("embed_dim: [16, 32]", "embed_dim:", ["embed_dim is missing: list its options"]),
         ("embed_dim: [16, 32]", "embed_dim: []", ["embed_dim: no option is given"]),
-        ("32\n", "32\nsettings: {image_size: 8}", ["image_size is given twice, beside and under"]),
+        (
+            "32\n",
+            "32\nsettings: {image_size: 8}",
+            ["image_size is given twice, once under settings"],
+        ),
         ("32\n", "32\ndepth: 4", ["line 7, column 1: depth is given twice"]),
         (
             "32\n",
@@ -323,20 +327,20 @@ def test_all_mistakes_are_named_at_once(write: Write) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "holds nothing, no fields: write `field: value`"),
-        ("# nothing yet\n", "holds nothing"),
-        ("- 16\n- 32\n", "holds a list"),
-        ("hello\n", "holds a text"),
-        ("3\n", "holds a number"),
-        ("true\n", "holds true or false"),
+        ("", "contains nothing instead of fields: write `field: value`"),
+        ("# nothing yet\n", "contains nothing"),
+        ("- 16\n- 32\n", "contains a list"),
+        ("hello\n", "contains text"),
+        ("3\n", "contains a number"),
+        ("true\n", "contains true or false"),
         ("embed_dim: [1,", "line 1, column 15: expected"),
         ("family: vit\n\tdepth: 3", "line 2, column 1: found character '\\t'"),
-        ("a: 1\n---\nb: 1", "line 2, column 1: a second document begins"),
-        ("a: &a [1]\nb: *a", "line 2, column 4: the alias *a is not read"),
-        ("a: &a [*a]", "line 1, column 8: the alias *a is not read"),
+        ("a: 1\n---\nb: 1", "line 2, column 1: there is a second YAML document"),
+        ("a: &a [1]\nb: *a", "line 2, column 4: YAML aliases such as *a are not supported"),
+        ("a: &a [*a]", "line 1, column 8: YAML aliases such as *a are not supported"),
         ("? [a]\n: b", "line 1, column 3: a field name must be one word"),
         ("a: \x01", "line 1, column 4: unacceptable character U+0001"),
-        ("[" * 5000, "nested too deeply"),
+        ("[" * 5000, "nested more deeply"),
     ],
 )
 def test_other_texts_are_no_space(text: str, words: str, write: Write) -> None:
@@ -346,11 +350,11 @@ def test_other_texts_are_no_space(text: str, words: str, write: Write) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "holds nothing"),
-        ("[1]", "holds a list"),
+        ("", "contains nothing"),
+        ("[1]", "contains a list"),
         ("{", "line 1 column 2"),
         ('{"family": "vit", "family": "vit"}', "family is given twice"),
-        ("[" * 100_000, "nested too deeply"),
+        ("[" * 100_000, "nested more deeply"),
         ('{"family": "vit", "depth": ' + "9" * 5000 + "}", "cannot be read"),
     ],
 )
@@ -386,7 +390,7 @@ def test_files_that_are_none(write: Write, tmp_path: Path) -> None:
     assert "is a folder" in refusal(tmp_path)
     assert "must end in .yaml, .yml, .json, .py" in refusal(write("space.txt", GOOD))
     for name in ("bad.yaml", "bad.json"):
-        assert "it is not UTF-8 text: save it as UTF-8" in refusal(
+        assert "it is not UTF-8: save the file as UTF-8" in refusal(
             write(name, GOOD.encode("utf-16"))
         )
 
@@ -403,7 +407,9 @@ def test_large_files_are_not_parsed(suffix: str, write: Write) -> None:
 
 def test_a_billion_laughs_are_refused_at_the_first(write: Write) -> None:
     lines = ["a0: &a0 [x, x]"] + [f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 60)]
-    assert "line 2, column 10: the alias *a0" in refusal(write("bad.yaml", "\n".join(lines)))
+    assert "line 2, column 10: YAML aliases such as *a0" in refusal(
+        write("bad.yaml", "\n".join(lines))
+    )
 
 
 # --- Python --------------------------------------------------------------------------------------
@@ -429,8 +435,8 @@ def test_a_python_file_holds_one_space(write: Write) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", ["one SearchSpace at module level, it has none: make one"]),
-        (f"{MODULE}other = _base\n", ["it has mine, other: say which, e.g.", "own.py:mine"]),
+        ("", ["one SearchSpace at module level, but defines none: define one"]),
+        (f"{MODULE}other = _base\n", ["defines mine, other: choose one, e.g.", "own.py:mine"]),
         ("def f():\n    return 1 / 0\n\nf()", ["own.py, line 2: ZeroDivisionError: division by"]),
         ("x = (", ["own.py, line 1: SyntaxError: '(' was never closed"]),
         ("import sys\nsys.exit('enough')", ["own.py, line 2: SystemExit: enough"]),
@@ -495,7 +501,7 @@ def test_a_recipe_moves_to_another_space() -> None:
     moved = with_space(digits, space)
     assert moved == digits.model_copy(update={"space": space})
     assert with_space(moved, digits.space) == digits
-    with pytest.raises(ValueError, match=r"preprocessing\.mean has 1 numbers .* 3 channels"):
+    with pytest.raises(ValueError, match=r"preprocessing\.mean has 1 values, .* 3 channels"):
         with_space(digits, SPACE)
 
 

@@ -94,12 +94,12 @@ def test_unknown_resolutions_are_told_with_the_choices(
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("resolution=224", "bounds no cost"),
+        ("resolution=224", "limits nothing"),
         ("macs=1G,resolution=big", "cannot read the resolution 'big'"),
         ("macs=1G,resolution=0", "cannot read the resolution '0'"),
         ("macs=1G,resolution=224/", "cannot read the resolution ''"),
         ("macs=1G,resolution", "cannot read the budget"),
-        ("macs=1G,resolution=192,resolution=224", "names resolution twice"),
+        ("macs=1G,resolution=192,resolution=224", "gives resolution twice"),
     ],
 )
 def test_texts_that_do_not_read(text: str, words: str) -> None:

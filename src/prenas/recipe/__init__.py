@@ -1,4 +1,4 @@
-"""Recipes: everything that decides a run, as one frozen, checked value."""
+"""Recipes: everything that determines a run, as one frozen and validated value."""
 
 from prenas.recipe.changes import (
     deciding_differences,

@@ -16,18 +16,18 @@ from prenas.values import unknown_name
 
 _NO_LIMIT = 2**62
 _SHAPE = (
-    "write AXIS=LIMIT, AXIS=LO:HI or AXIS=LO:HI:STEP, joined by commas, "
-    "e.g. params=6M or params=5M:12M:1M,macs=1.4G; with resolution=192/224 for the resolutions"
+    "write AXIS=LIMIT, AXIS=LO:HI or AXIS=LO:HI:STEP, separated by commas, "
+    "e.g. params=6M or params=5M:12M:1M,macs=1.4G; add resolution=192/224 to choose resolutions"
 )
 
 
 class Budget(NamedTuple):
-    """An interval [lo, hi) of every cost axis; a subnet fits if all of its costs lie inside."""
+    """An interval [lo, hi) per limited cost axis; a subnet fits if all its costs lie inside."""
 
     intervals: dict[str, tuple[int, int]]
     resolution: int | None = None
-    """Of all its subnets; None until it is placed (`prenas.selection.placing`), and in a space that
-    has none."""
+    """Resolution of all subnets in this budget. None before `prenas.selection.placing` chooses one,
+    and in a space without a choice of resolution."""
 
     def __str__(self) -> str:
         parts = [
@@ -51,45 +51,46 @@ class Budget(NamedTuple):
 
     @property
     def axes_in_order(self) -> list[int]:
-        """Numbers of the costs in the order in which they break ties: first what is bounded."""
+        """Indices of the cost axes in the order in which they break ties: limited axes first."""
         names = bounded_names()
         return sorted(range(len(names)), key=lambda axis: names[axis] not in self.intervals)
 
     def expense(self, cost: Mapping[str, int]) -> tuple[int, ...]:
-        """Smaller for the cheaper of two subnets, first of all on what is bounded."""
+        """A sort key, smaller for the cheaper subnet; limited axes are compared first."""
         names = bounded_names()
         return tuple(cost[names[axis]] for axis in self.axes_in_order)
 
     def preference(self, score: float, cost: Mapping[str, int]) -> tuple[float, ...]:
-        """Smaller for the better of two subnets: the higher score, then the lower costs."""
+        """A sort key, smaller for the better subnet: the higher score, then the lower costs."""
         return -score, *self.expense(cost)
 
     @property
     def bounds(self) -> Integers:
-        """[cost axes, 2] lower and upper ends, open where the budget does not bound an axis."""
+        """[cost axes, 2] lower and upper ends; an axis without a limit gets an open interval."""
         return np.array(
             [self.intervals.get(name, (0, _NO_LIMIT)) for name in bounded_names()], dtype=np.int64
         )
 
 
 class Budgets(NamedTuple):
-    """Parsed budgets, and the intervals that a grid left out because they are not whole."""
+    """Parsed budgets, and the intervals of a grid that were left out as shorter than its step."""
 
     kept: tuple[Budget, ...]
     partial: tuple[Budget, ...]
 
 
 def parse_budgets(texts: Iterable[str], *, keep_partial: bool = False) -> Budgets:
-    """Budgets from their text form, in order.
+    """Parses budgets, in order.
 
-    One text is one budget, or a grid of them: `params=6M` (at most 6,000,000), `params=5M:6M`
-    (5M <= params < 6M), `params=5M:12M:1M` (seven intervals of 1M), `params=6M,macs=1.4G` (both).
-    `macs=300M,resolution=192/224` is two budgets, one for each of these resolutions.
-    A grid's last interval, where the step does not divide the range, is left out (as in the
-    original, which never searched 66 to 70 M of `base`) unless `keep_partial`.
+    Each text describes one budget or a grid of budgets: `params=6M` (at most 6,000,000),
+    `params=5M:6M` (5M <= params < 6M), `params=5M:12M:1M` (seven intervals of 1M),
+    `params=6M,macs=1.4G` (both limits at once). `macs=300M,resolution=192/224` is two budgets, one
+    for each resolution. If the step of a grid does not divide its range, the shorter last interval
+    is left out unless `keep_partial` is set (the original code also never searched 66 to 70 M of
+    `base`).
 
     Raises:
-        ValueError: names the text, what is wrong and how to write it.
+        ValueError: the text cannot be read; the message says why and how to write a budget.
     """
     kept: list[Budget] = []
     partial: list[Budget] = []
@@ -104,14 +105,14 @@ def parse_budgets(texts: Iterable[str], *, keep_partial: bool = False) -> Budget
             if axis == "resolution":
                 if resolutions != [None]:
                     raise ValueError(
-                        f"the budget {text!r} names resolution twice: join them, as 192/224"
+                        f"the budget {text!r} gives resolution twice: write both as 192/224"
                     )
                 resolutions = [*map(_parse_resolution, amounts.split("/"))]
                 continue
             if axis not in bounded_names():
                 raise unknown_name("budget axis", axis, (*bounded_names(), "resolution"))
             if axis in boxes[0][0]:
-                raise ValueError(f"the budget {text!r} bounds {axis} twice: give one bound each")
+                raise ValueError(f"the budget {text!r} limits {axis} twice: give each axis once")
             intervals = _intervals(text, bounded_axis(axis), amounts)
             grids += len(intervals) > 1
             boxes = [
@@ -120,9 +121,11 @@ def parse_budgets(texts: Iterable[str], *, keep_partial: bool = False) -> Budget
                 for interval, is_whole in intervals
             ]
         if grids > 1:
-            raise ValueError(f"the budget {text!r} has two grids: only one axis may have a step")
+            raise ValueError(
+                f"the budget {text!r} has a step on two axes: only one may have a step"
+            )
         if not boxes[0][0]:
-            raise ValueError(f"the budget {text!r} bounds no cost: {_SHAPE}")
+            raise ValueError(f"the budget {text!r} limits nothing: {_SHAPE}")
         for box, is_whole in boxes:
             found = kept if is_whole or keep_partial else partial
             found += [Budget(box, resolution) for resolution in resolutions]
@@ -133,42 +136,45 @@ def parse_budgets(texts: Iterable[str], *, keep_partial: bool = False) -> Budget
 
 def _parse_resolution(text: str) -> int:
     if not re.fullmatch(r"\s*[1-9][0-9]*\s*", text):
-        raise ValueError(f"cannot read the resolution {text!r}: write a number of pixels")
+        raise ValueError(f"cannot read the resolution {text!r}: write a number of pixels, e.g. 224")
     return int(text)
 
 
 def _intervals(text: str, axis: CostAxis, amounts: str) -> list[tuple[tuple[int, int], bool]]:
-    """((lo, hi), whether it is a whole step) for one axis of a budget."""
+    """((lo, hi), whether it spans a full step) for one axis of a budget."""
     first, *rest = amounts.split(":")
     lowest = 0 if rest and first.strip() == "0" else axis.parse(first)
     values = [lowest, *map(axis.parse, rest)]
     if len(values) == 1:
-        return [((0, values[0] + 1), True)]  # costs are whole numbers: at most the limit
+        return [((0, values[0] + 1), True)]  # costs are integers, so this means at most the limit
     if len(values) > 3:
         raise ValueError(f"cannot read the budget {text!r}: {_SHAPE}")
     lo, hi = values[:2]
     if lo >= hi:
-        raise ValueError(f"the budget {text!r} is empty: the lower end must be below the upper")
+        raise ValueError(
+            f"the budget {text!r} is empty: the lower end must be smaller than the upper end"
+        )
     if len(values) == 2:
         return [((lo, hi), True)]
     step = values[2]
     if step > hi - lo:
         raise ValueError(
-            f"the budget {text!r} holds no whole step of {axis.format(step)}: "
-            "make the step smaller or the range wider, or write LO:HI for the one interval"
+            f"the budget {text!r} is shorter than one step of {axis.format(step)}: "
+            "use a smaller step or a wider range, or write LO:HI for a single interval"
         )
     starts = range(lo, hi, step)
     return [((start, min(start + step, hi)), start + step <= hi) for start in starts]
 
 
 def check_resolutions(budgets: Iterable[Budget], space: SearchSpace) -> None:
-    """Raises ValueError, with the choices, for a budget at a resolution that a space lacks."""
+    """Raises ValueError, with the choices, if a budget asks for a resolution the space lacks."""
     sides = [side for side in space.resolutions if side is not None]
     for budget in budgets:
         if budget.resolution is not None and budget.resolution not in sides:
             choices = f"choose from {', '.join(map(str, sides))}" if sides else "leave it out"
             raise ValueError(
-                f"the budget {budget} names a resolution that space {space.name!r} does not have: "
+                f"the budget {budget} asks for a resolution that space {space.name!r} does not "
+                "have: "
                 f"{choices}"
             )
 
@@ -178,10 +184,10 @@ Limits = str | Mapping[str, int | str]
 
 
 def parse_limits(limits: Limits | None) -> dict[str, int]:
-    """Limits by the name of the axis, inclusive, in the order of the table; none of None.
+    """Inclusive limits by name of the cost axis, in the order of the axis table; empty for None.
 
     Raises:
-        ValueError: an unknown cost, one that is bounded twice, or an amount that cannot be read.
+        ValueError: an unknown cost, a cost that is limited twice, or an unreadable amount.
     """
     pairs = (limits or {}).items() if not isinstance(limits, str) else _limit_pairs(limits)
     found: dict[str, int] = {}
@@ -199,7 +205,7 @@ def _limit_pairs(text: str) -> list[tuple[str, str]]:
         name, _, amount = (piece.strip() for piece in part.partition("="))
         if not amount:
             raise ValueError(
-                f"cannot read the limit {text!r}: write COST=AMOUNT, joined by commas, "
+                f"cannot read the limit {text!r}: write COST=AMOUNT, separated by commas, "
                 "e.g. params=6M or params=6M,macs=1.4G"
             )
         pairs.append((name, amount))

@@ -1,4 +1,4 @@
-"""Recipes from plain fields, with single fields changed, and compared."""
+"""Building recipes from plain fields, changing single fields, and comparing recipes."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _DECIDE_NOTHING = (
 
 
 def recipe_from_dict(fields: Mapping[str, Any]) -> Recipe:
-    """A recipe from plain fields.
+    """Builds a recipe from plain fields.
 
     Raises:
-        ValueError: every wrong field by name, what was given, and what is allowed.
+        ValueError: some fields are wrong; the message names each, its value and what is allowed.
     """
     try:
         return Recipe.model_validate(fields)
@@ -38,21 +38,21 @@ def recipe_from_dict(fields: Mapping[str, Any]) -> Recipe:
 
 
 def with_overrides(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
-    """The recipe with fields changed by `path=value` texts, e.g. `training.epochs=3`.
+    """The recipe with fields changed by `field=value` texts, e.g. `training.epochs=3`.
 
-    Values are JSON, `none`, or plain text where JSON does not read. `evolution={}`, or any field
-    of it, switches evolution on with its defaults; `training.teacher.name` does so for a teacher.
+    Values are JSON or `none`; anything that is not valid JSON is a plain text. `evolution={}`, or
+    setting any field of it, switches evolution on with its defaults; setting
+    `training.teacher.name` does the same for a teacher.
 
     Raises:
-        ValueError: an unknown field (nearest names offered), or a value of the wrong type.
+        ValueError: an unknown field (the message suggests similar names), or a value of the wrong
+            type.
     """
     fields = recipe.model_dump(mode="json")
     for override in overrides:
         path, separator, text = override.partition("=")
         if not separator:
-            raise ValueError(
-                f"cannot read the override {override!r}: write FIELD=VALUE, e.g. training.epochs=3"
-            )
+            raise ValueError(f"cannot read {override!r}: write FIELD=VALUE, e.g. training.epochs=3")
         *parents, last = path.strip().split(".")
         if parents[:1] == ["evolution"] and isinstance(fields["evolution"], dict | None):
             defaults = EvolutionRecipe().model_dump(mode="json")
@@ -68,9 +68,9 @@ def with_overrides(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
             if not isinstance(target, dict):
                 parent = ".".join(parents[:depth])
                 raise ValueError(
-                    f"recipe {recipe.name!r} has no {parent!r} to change (in override {override!r})"
+                    f"recipe {recipe.name!r} has no {parent!r} that could be changed ({override!r})"
                     if target is None
-                    else f"{parent!r} has no fields of its own (in override {override!r})"
+                    else f"{parent!r} is a single value and has no fields ({override!r})"
                 )
             if key not in target:
                 raise _unknown_field(path.strip(), fields)
@@ -81,22 +81,22 @@ def with_overrides(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
 
 
 def with_space(recipe: Recipe, space: SearchSpace) -> Recipe:
-    """The same recipe, name included, in another space.
+    """The recipe, under the same name, with another search space.
 
     Raises:
-        ValueError: its mean and deviation, or its score, do not suit that space.
+        ValueError: the recipe's mean and deviation, or its score, do not suit that space.
     """
     return recipe_from_dict({**recipe.model_dump(mode="json"), "space": space})
 
 
 def searching_recipe(space: SearchSpace, budgets: Iterable[str]) -> Recipe:
-    """A recipe named after its space that only searches: no data set, no training.
+    """A recipe that only searches, without a data set and without training; named after its space.
 
-    Images of other than three channels have no published statistics: every channel takes the
-    average of ImageNet's, stated as those of data to come.
+    There are no published statistics for images with other than three channels. Every channel then
+    gets the average of ImageNet's mean and deviation, recorded for data that are passed later.
 
     Raises:
-        ValueError: budgets that do not read.
+        ValueError: a budget cannot be read.
     """
     fields: dict[str, Any] = {
         "name": space.name,
@@ -112,17 +112,17 @@ def searching_recipe(space: SearchSpace, budgets: Iterable[str]) -> Recipe:
 
 
 def _read_value(path: str, text: str, current: Any) -> Any:
-    """An override's value; ValueError if it is of another kind than what stands there."""
+    """An override's value; ValueError if its kind differs from that of the current value."""
     if text.lower() == "none":
         return None
     try:
         value = json.loads(text)
     except json.JSONDecodeError:
         value = text
-    kinds = {bool: "true or false", int: "a number", float: "a number", str: "a text"}
+    kinds = {bool: "true or false", int: "a number", float: "a number", str: "text"}
     left, right = (kinds.get(type(one)) for one in (current, value))
     if left and right and left != right:
-        raise ValueError(f"{path}: {left} is needed (given: {text!r})")
+        raise ValueError(f"{path} must be {left} (got {text!r})")
     return value
 
 
@@ -131,7 +131,7 @@ def _unknown_field(path: str, fields: Mapping[str, Any]) -> ValueError:
 
 
 def flat_fields(value: Value | Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted name, plain value) of every field that holds no further fields."""
+    """(dotted name, plain value) of every field that has no fields inside it."""
     fields = value.model_dump(mode="json") if isinstance(value, Value) else value
     for key, field in fields.items():
         name = f"{prefix}{key}"
@@ -142,7 +142,7 @@ def flat_fields(value: Value | Mapping[str, Any], prefix: str = "") -> Iterator[
 
 
 def differences(ours: Recipe, theirs: Recipe) -> list[str]:
-    """One line per field in which two recipes differ: `field: ours -> theirs`."""
+    """One line, `field: ours -> theirs`, for each field in which two recipes differ."""
     left, right = (dict(flat_fields(recipe)) for recipe in (ours, theirs))
     missing = object()
     return [

@@ -1,7 +1,7 @@
-"""Recipes: everything that decides a run, as one frozen, checked value.
+"""Recipes: everything that determines a run, as one frozen and validated value.
 
-A recipe is made by a function in `prenas.recipe.catalogue`, changed by `with_overrides`, saved as
-`recipe.json` in the run folder and compared field by field when a run is continued.
+Functions in `prenas.recipe.catalogue` make recipes, and `with_overrides` changes them. A run saves
+its recipe as `recipe.json` and compares it field by field when it is continued.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from prenas.recipe.data import (
 from prenas.values import Value
 
 IsomerRule = Literal["normalised", "raw", "front", "random"]
-"""How layers are ranked for the larger options: `normalised` (the method) and `raw` block scores,
-`front` (the first layers), `random` (the control that any claim must beat)."""
+"""How layers are ranked for the larger options: by `normalised` block scores (the method) or `raw`
+ones, `front` (the first layers first), `random` (a control: any claimed gain must exceed it)."""
 
 Enumeration = Literal["all", "published"]
-"""`all` allocations, or the original code's, which skips those that give a middle option no
-layer (it keeps 105 of 120 for 14 layers and 3 options)."""
+"""`all` allocations, or only those that the original code enumerates. It skips allocations that
+use a middle option for no layer (and so keeps 105 of 120 for 14 layers and 3 options)."""
 
 
 class SearchRecipe(Value):
-    """Zero-cost search: how subnets are scored and which budgets each get the best ones."""
+    """Zero-cost search: how subnets are scored, and the budgets for which the best are chosen."""
 
     budgets: tuple[str, ...]
     """For example `params=5M:12M:1M`; see `prenas.recipe.budgets.parse_budgets`."""
@@ -48,17 +48,18 @@ class SearchRecipe(Value):
     """Keep a grid's last interval when the step does not divide the range."""
     score: str = DEFAULT_SCORE
     scope: Scope = "all"
-    """`blocks`: S sums only over tensors that belong to a layer, without stem and head."""
+    """`blocks`: the score sums only over tensors that belong to a layer, without stem and head."""
     isomers: IsomerRule = "normalised"
     enumeration: Enumeration = "all"
     images: Literal["noise", "data"] = "noise"
-    """`noise`: normals with the data's mean and deviation; `data`: training images and labels."""
+    """`noise`: normal random numbers with the data's mean and deviation; `data`: training images
+    and their labels."""
     num_images: int = Field(64, ge=1)
     batch_size: int = Field(4, ge=1)
     further_seeds: int = Field(0, ge=0)
-    """Initialisations beyond the recipe's seed, scored only to report how far they agree."""
+    """Number of extra seeds that are scored, only to report how well they agree."""
     exact_optimum: bool = False
-    """Also find, and only report, the highest score within each budget over the whole space."""
+    """Also compute the highest score within each budget over the whole space, only to report it."""
 
     @field_validator("budgets")
     @classmethod
@@ -68,97 +69,104 @@ class SearchRecipe(Value):
 
 
 Distillation = Literal["cross_entropy", "kl", "alpha"]
-"""What is compared in in-place distillation, see `prenas.training.distillation`."""
+"""The loss of in-place distillation; see `prenas.training.distillation`."""
 
 
 class TeacherRecipe(Value):
-    """A trained network that subnets learn from beside the labels (DeiT, arXiv 2012.12877)."""
+    """A trained network that teaches the subnets in addition to labels (DeiT, arXiv 2012.12877)."""
 
     name: str
-    """A model of timm, or the folder of a handed-over model."""
+    """Name of a timm model, or the folder of a handed-over model."""
     weights: str | None = None
-    """File of its weights; None downloads timm's, or takes the folder's."""
+    """File with its weights. None: download timm's, or use those in the folder."""
     mean: tuple[float, ...] | None = None
-    """Per channel, of the images it was trained on; None: as timm, or the folder, says."""
+    """Mean per channel of its training images. None: as timm, or the folder, states it."""
     std: tuple[float, ...] | None = None
-    """Their deviation."""
+    """Standard deviation per channel of its training images. None: as for `mean`."""
     loss: Literal["hard", "soft"] = "hard"
-    """Learn its decision, or its probabilities."""
+    """Learn the teacher's most likely class (`hard`), or its probabilities (`soft`)."""
     share: float = Field(0.5, gt=0, le=1)
-    """Its share of the loss; labels have the rest."""
+    """The teacher's share of the loss; the rest is the labels'."""
     temperature: float = Field(3.0, gt=0)
-    """Of soft probabilities."""
+    """Temperature of the softmax for the `soft` loss."""
 
 
 class TrainingRecipe(Value):
-    """Preferred one-shot training: one preferred subnet per step, unless a field says more."""
+    """Preferred one-shot training: one preferred subnet per step, unless `sandwich` is set."""
 
     epochs: int = Field(ge=1)
     batch_size: int = Field(64, ge=1)
-    """Images per step, in all processes together."""
+    """Images per step, over all processes together."""
     grad_accum_steps: int = Field(1, ge=1)
-    """Parts in which a process works through its share of a batch, to save memory."""
+    """Number of parts into which a process splits its share of a batch, to save memory."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of forward and backward passes; weights, gradients and moments are float32 always."""
+    """Precision of forward and backward passes; weights, gradients and moments are always
+    float32."""
     compile: bool = False
-    """Runs every subnet in a form made by torch.compile: minutes at the beginning, then faster
-    where networks are small."""
+    """Compile every subnet with torch.compile: takes minutes at the start, then small networks run
+    faster."""
     lr_per_512_images: float = Field(5e-4, gt=0)
-    """Peak learning rate is this times batch_size / 512."""
+    """Peak learning rate for 512 images per step; it is scaled by batch_size / 512."""
     min_lr: float = Field(1e-5, ge=0)
     warmup_epochs: float = Field(0, ge=0)
-    """Linear rise from `warmup_lr`; a training shorter than this ends on the way up."""
+    """Epochs in which the learning rate rises linearly from `warmup_lr`; a shorter training ends
+    before the peak."""
     warmup_lr: float = Field(1e-6, ge=0)
     weight_decay: float = Field(0.05, ge=0)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     drop_path: float = Field(0.0, ge=0, lt=1)
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Of the features before the classifier."""
+    """Dropout of the features before the classifier."""
     drops_in: Literal["all", "largest"] = "all"
-    """Which subnets of a step have drop_path and dropout; `largest` of a sandwich alone as
-    AttentiveNAS."""
+    """Which subnets of a step use drop_path and dropout. `largest`: only the largest subnet of a
+    sandwich, as in AttentiveNAS."""
     clip_grad_norm: float | None = Field(None, gt=0)
-    """Largest L2 norm of a step's gradient; None (`--set ...=none`) is no limit."""
+    """Largest L2 norm of a step's gradient; None (`--set ...=none`) means no limit."""
     clip_grad_value: float | None = Field(None, gt=0)
-    """Largest magnitude of each element of a step's gradient, in place of the norm."""
+    """Largest magnitude of each element of a step's gradient; cannot be combined with
+    `clip_grad_norm`."""
     optimizer: Literal["adamw", "masked_adamw", "sgd"] = "adamw"
-    """Masked: moments, decay and step counts act only on what a step's subnets own. `sgd` has
-    Nesterov momentum 0.9; rates and decays of AdamW do not suit it."""
+    """`masked_adamw`: moments, decay and step counts change only where a step's subnets have
+    weights. `sgd` has Nesterov momentum 0.9; learning rates and decays for AdamW do not suit it."""
     sandwich: int | None = Field(None, ge=0)
-    """Per step the largest subnet, so many random ones, the smallest; None: one subnet per step."""
+    """Train the largest subnet, this many random ones and the smallest in each step; None: one
+    subnet per step."""
     sandwich_loss: Literal["mean", "sum"] = "mean"
-    """Over the subnets of a step: mean as PreNAS' released code, sum as US-Nets and BigNAS."""
+    """Take the mean of the losses of a step's subnets, as PreNAS' released code does, or their sum,
+    as US-Nets and BigNAS do."""
     inplace_distillation: Distillation | None = None
-    """Sandwich: the others learn the probabilities of the largest instead of the labels, by
-    cross-entropy (also `true`), Kullback-Leibler or adaptive alpha-divergence (AlphaNet)."""
+    """In a sandwich, let the other subnets learn the largest one's probabilities instead of the
+    labels: by cross-entropy (also `true`), Kullback-Leibler divergence or adaptive alpha-divergence
+    (AlphaNet)."""
     teacher: TeacherRecipe | None = None
     ema_decay: float | None = Field(None, gt=0, lt=1)
-    """Keeps an exponential moving average of all weights with this decay per step."""
+    """Keep an exponential moving average of all weights, with this decay per step."""
     final_weights: Literal["last", "ema", "best"] | None = None
-    """What is handed over; None: the moving average if there is one, else the last weights. For
-    `best` every evaluation is of all subnets."""
+    """Which weights are handed over. None: the moving average if there is one, else the last
+    weights. With `best`, every validation covers all subnets."""
     skipped_steps_limit: int = Field(16, ge=1)
-    """So many steps in a row without a finite loss or gradient end the training."""
+    """Stop after this many steps in a row with a non-finite loss or gradient."""
     checkpoint_steps: int | None = Field(None, ge=1)
-    """Steps between checkpoints within an epoch; None: at the end of epochs only."""
+    """Steps between checkpoints within an epoch; None: only at the end of each epoch."""
     keep_checkpoints: int = Field(2, ge=1)
-    """The newest so many are kept, and the best on validation."""
+    """Number of newest checkpoints to keep, in addition to the best on validation."""
     log_steps: int = Field(50, ge=1)
-    """Steps between records of the running loss."""
+    """Steps between log records of the running loss."""
     validate_epochs: int = Field(1, ge=0)
     """Epochs between evaluations of the smallest, middle and largest subnet; 0: never."""
     validate_all_epochs: int = Field(10, ge=0)
-    """Epochs between evaluations of all subnets, of which the best weights are kept; 0: never."""
+    """Epochs between evaluations of all subnets, after which the best weights so far are kept; 0:
+    never."""
     layer_decay: float | None = Field(None, gt=0, le=1)
-    """Learning rate of a layer, relative to that of the layer above it; the head has the whole
-    rate. For fine-tuning; None is one rate for all."""
+    """Learning rate of a layer divided by that of the layer above it; the head gets the full rate.
+    For fine-tuning. None: the same rate for all layers."""
     freeze: Literal["none", "backbone"] = "none"
-    """`backbone`: only the head trains, everything else keeps its weights."""
+    """`backbone`: train only the head and keep all other weights."""
 
     @field_validator("inplace_distillation", mode="before")
     @classmethod
     def _cross_entropy_from_true(cls, value: object) -> object:
-        if isinstance(value, bool):  # as recipes saved it before there was a choice
+        if isinstance(value, bool):  # recipes saved before there was a choice of divergence
             return "cross_entropy" if value else None
         return value
 
@@ -166,39 +174,43 @@ class TrainingRecipe(Value):
     def _fits_together(self) -> TrainingRecipe:
         if self.inplace_distillation and self.sandwich is None:
             raise ValueError(
-                "inplace_distillation needs the largest subnet in every step: set sandwich too, "
+                "inplace_distillation needs the largest subnet in every step: also set sandwich, "
                 "e.g. sandwich=2"
             )
         if self.final_weights == "ema" and self.ema_decay is None:
             raise ValueError(
-                "final_weights is 'ema' but there is no moving average: set ema_decay, e.g. 0.999"
+                "final_weights is 'ema', but there is no moving average: set ema_decay, e.g. 0.999"
             )
         if self.final_weights == "best" and not (self.validate_epochs or self.validate_all_epochs):
             raise ValueError(
-                "final_weights is 'best' but nothing is evaluated: set validate_epochs"
+                "final_weights is 'best', but nothing is validated during training: set "
+                "validate_epochs"
             )
         if self.sandwich_loss == "sum" and self.sandwich is None:
-            raise ValueError("sandwich_loss is 'sum' but there is no sandwich: set sandwich too")
+            raise ValueError(
+                "sandwich_loss is 'sum', but there is no sandwich: also set sandwich, e.g. "
+                "sandwich=2"
+            )
         if self.drops_in == "largest" and self.sandwich is None:
             raise ValueError(
-                "drops_in is 'largest' but a step without a sandwich has no largest subnet: set "
-                "sandwich too, e.g. sandwich=2, or drops_in=all"
+                "drops_in is 'largest', but without a sandwich no subnet of a step is the largest: "
+                "set sandwich, e.g. sandwich=2, or drops_in=all"
             )
         if self.clip_grad_norm is not None and self.clip_grad_value is not None:
             raise ValueError(
                 f"clip_grad_norm {self.clip_grad_norm} and clip_grad_value "
-                f"{self.clip_grad_value} are two ways to clip: set one of them to none"
+                f"{self.clip_grad_value} cannot be combined: set one of them to none"
             )
         if self.freeze == "backbone" and self.layer_decay is not None:
             raise ValueError(
-                "layer_decay lowers the rates of layers that freeze='backbone' does not train: "
-                "drop one of them"
+                "layer_decay has no effect on layers that freeze='backbone' does not train: set "
+                "only one of them"
             )
         return self
 
     @property
     def handed_over_weights(self) -> Literal["last", "ema", "best"]:
-        """What is handed over, by name."""
+        """Name of the weights that are handed over."""
         return self.final_weights or ("last" if self.ema_decay is None else "ema")
 
     @property
@@ -208,67 +220,70 @@ class TrainingRecipe(Value):
 
 
 class CalibrationRecipe(Value):
-    """What subnets with BatchNorm see of the training images before they are evaluated.
+    """How many training images BatchNorm statistics are recomputed from before an evaluation.
 
-    Numbers of images as AttentiveNAS has them, rounded down to whole batches; families without
-    BatchNorm see none.
+    The defaults are AttentiveNAS's. Numbers are rounded down to full batches. Families without
+    BatchNorm are not calibrated.
     """
 
     num_images: int = Field(16_384, ge=2)
-    """For the results and the models that are handed over."""
+    """Images for the final results and the models that are handed over."""
     batch_size: int = Field(256, ge=2)
-    """Statistics are averages over batches of so many, or of fewer where fewer are asked for."""
+    """Images per batch; the statistics are averages over batches. If fewer images are asked for
+    than this, they are one batch."""
     while_training: int = Field(2_048, ge=2)
-    """Before each validation as the training goes on."""
+    """Images before each validation during training."""
     while_evolving: int = Field(8_192, ge=2)
-    """Before the candidates of one-shot NAS are compared."""
+    """Images before the candidates of one-shot NAS are compared."""
 
 
 class EvolutionRecipe(Value):
-    """Evolutionary search in a trained supernet, AutoFormer's values (ICCV 2021)."""
+    """Evolutionary search in a trained supernet, with AutoFormer's values (ICCV 2021)."""
 
     population: int = Field(50, ge=1)
-    """Candidates of the first generation; later ones are filled up to it by random ones."""
+    """Candidates of the first generation; later generations are filled up to this number with
+    random candidates."""
     generations: int = Field(20, ge=1)
-    """The random first one included."""
+    """Number of generations, including the random first one."""
     num_parents: int = Field(10, ge=1)
-    """The best so far, from which the next generation comes."""
+    """Number of best candidates so far from which the next generation is made."""
     num_mutations: int = Field(25, ge=0)
     num_crossovers: int = Field(25, ge=0)
     mutation_prob: float = Field(0.2, ge=0, le=1)
-    """Of every per-layer choice of a mutant: to be drawn anew."""
+    """Probability that a mutant redraws a per-layer choice."""
     depth_mutation_prob: float = Field(0.4, ge=0, le=1)
-    """The same of every choice made once per network: the depth, and (as there) the width."""
+    """Probability that a mutant redraws a choice made once per network: the depth and, as in
+    AutoFormer, the width."""
     num_images: int | None = Field(None, ge=1)
-    """Validation images that candidates are compared on; None means all."""
+    """Number of validation images on which candidates are compared; None: all."""
 
     @model_validator(mode="after")
     def _parents_are_of_the_population(self) -> EvolutionRecipe:
         if self.num_parents > self.population:
             raise ValueError(
-                f"num_parents {self.num_parents} is more than the population of "
+                f"num_parents {self.num_parents} is greater than population "
                 f"{self.population}: lower it, or raise population"
             )
         return self
 
 
 class TransferRecipe(Value):
-    """Fine-tuning: what a run needs beside the space and the subnets, which its source gives.
+    """Fine-tuning: what a run needs in addition to its source's search space and subnets.
 
-    Preprocessing is the source's too, since its weights are made for it.
+    The preprocessing also comes from the source, because its weights depend on it.
     """
 
     name: str
     images: tuple[str, ...] | None = None
-    """As `--data` takes them, which replaces them; empty: `--data` must name them; None: those of
-    the source, where it has any."""
+    """Images, written as for `--data`, which overrides them. Empty: `--data` is required. None: the
+    source's images, if it has any."""
     augmentation: Augmentation | None = None
-    """None: that of the source, where it has any."""
+    """None: the source's augmentation, if it has any."""
     training: TrainingRecipe
 
 
 class Recipe(Value):
-    """One run: a space, budgets, data, and how the supernet is trained."""
+    """One run: its search space, budgets and data, and how the supernet is trained."""
 
     name: str
     seed: int = Field(0, ge=0)
@@ -278,8 +293,8 @@ class Recipe(Value):
     training: TrainingRecipe | None = None
     calibration: CalibrationRecipe = CalibrationRecipe()
     evolution: EvolutionRecipe | None = None
-    """One-shot NAS, the rival: train on the whole space, search the trained supernet by evolution
-    afterwards; None for PreNAS."""
+    """One-shot NAS, for comparison: train on the whole space, then search the trained supernet by
+    evolution. None: PreNAS."""
 
     @field_validator("space", mode="before")
     @classmethod
@@ -302,21 +317,21 @@ class Recipe(Value):
         self.preprocessing.check_channels(self.space.settings.in_chans)
         if self.search.images == "data" and self.data is None:
             raise ValueError(
-                "search.images is 'data' but the recipe has no data: choose 'noise' or add data"
+                "search.images is 'data', but the recipe has no data: choose 'noise' or add data"
             )
         if self.evolution is not None and self.training is None:
             raise ValueError(
-                "evolution searches a trained supernet but the recipe has no training: set "
+                "evolution searches a trained supernet, but the recipe has no training: set "
                 "evolution to none, or choose a recipe that trains"
             )
         if self.evolution is not None and self.training is not None and self.training.compile:
             raise ValueError(
-                "training.compile makes a graph per subnet, but evolution trains on the whole "
-                "space, where nearly every step meets a new one: set training.compile=false"
+                "training.compile compiles each subnet separately, but evolution trains on the "
+                "whole space, where almost every step has a new subnet: set training.compile=false"
             )
         return self
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """The data's preprocessing; ImageNet's where the recipe has no data."""
+        """The data's preprocessing, or ImageNet's if the recipe has no data."""
         return self.data.preprocessing if self.data else Preprocessing()

@@ -1,8 +1,8 @@
-"""Own search spaces from a file: YAML or JSON for what can be listed, Python for the rest.
+"""Search spaces from a file: YAML or JSON for lists of options, Python for everything else.
 
 The YAML is version 1.2 with its JSON schema: numbers, `true`, `false` and `null` are written as in
-JSON, and every other unquoted word is a text. YAML 1.1 would read `depth: 12:14` as the number 734
-and `yes` as 1; here such a slip is an error and not another space.
+JSON, and every other unquoted word is a string. YAML 1.1 would read `depth: 12:14` as the number
+734 and `yes` as true; here such a slip is an error instead of another space.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from prenas.families.base import SearchSpace
 from prenas.values import explain, unknown_name
 
 SUFFIXES = (".yaml", ".yml", ".json", ".py")
-_MOST_BYTES = 2**18  # a space takes a few hundred; a large file given by mistake is not parsed
+_MOST_BYTES = 2**18  # a space needs a few hundred; a large file given by mistake is not parsed
 
 
 def names_a_space_file(text: str) -> bool:
-    """Whether a text is meant as a space file: that file exists, or its ending says so."""
+    """Whether a text means a space file: the file exists, or the suffix is that of one."""
     path, _ = _path_and_name(text)
     return path.is_file() or (path.suffix.lower() in SUFFIXES and not path.is_dir())
 
 
 def find_space(text: str) -> SearchSpace:
-    """A named space, or the space of a file; ValueError lists the names."""
+    """The search space of this name, or that of a file; ValueError lists the names."""
     if names_a_space_file(text) and text not in all_spaces():
         return read_space(text)
     return get_space(text)
@@ -54,15 +54,15 @@ def find_space(text: str) -> SearchSpace:
 def read_space(path: str | Path) -> SearchSpace:
     """The search space that a file describes.
 
-    YAML and JSON hold its fields: `family`, the options of every axis, and the settings either
-    beside them or under `settings`; `name` is the file's unless given. Nothing in them is run.
-    A Python file holds one `SearchSpace` at module level, or `FILE.py:NAME` says which; it is
-    executed with all your rights, so give only files that you trust.
+    A YAML or JSON file contains the fields: `family`, the options of every axis, and the settings,
+    either at the top level or under `settings`; `name` defaults to the file's name. No code in it
+    is run. A Python file defines one `SearchSpace` at module level, or `FILE.py:NAME` says which;
+    it is executed with all your rights, so use only files that you trust.
 
     Raises:
         FileNotFoundError: the file is missing.
-        ValueError: it cannot be read, or describes no possible space; names the file, every wrong
-            field, what was given, and what is allowed.
+        ValueError: the file cannot be read or does not describe a valid space; the message names
+            the file and each wrong field, its value and what is allowed.
     """
     file, variable = _path_and_name(str(path))
     if file.is_dir():
@@ -71,13 +71,15 @@ def read_space(path: str | Path) -> SearchSpace:
         raise FileNotFoundError(f"{file} does not exist: check the path of the space file")
     suffix = file.suffix.lower()
     if suffix not in SUFFIXES:
-        raise ValueError(f"{file} is no space file: its name must end in {', '.join(SUFFIXES)}")
+        raise ValueError(f"{file} is not a space file: its name must end in {', '.join(SUFFIXES)}")
     if suffix == ".py":
         return _space_of_module(file, variable)
     document = _read_document(file)
     if not isinstance(document, dict):
         kind = _KINDS[type(document)]
-        raise ValueError(f"{file} holds {kind}, no fields: write `field: value`, one per line")
+        raise ValueError(
+            f"{file} contains {kind} instead of fields: write `field: value`, one per line"
+        )
     try:
         return _space_of_fields({"name": file.stem, **document})
     except ValidationError as error:
@@ -90,7 +92,7 @@ def read_space(path: str | Path) -> SearchSpace:
 _KINDS = {
     type(None): "nothing",
     list: "a list",
-    str: "a text",
+    str: "text",
     int: "a number",
     float: "a number",
     bool: "true or false",
@@ -98,7 +100,7 @@ _KINDS = {
 
 
 def _path_and_name(text: str) -> tuple[Path, str | None]:
-    """`FILE.py:NAME` in two; other paths whole."""
+    """Splits `FILE.py:NAME` into file and name; any other path has no name."""
     path, colon, name = text.rpartition(":")
     return (Path(path), name) if colon and path.endswith(".py") else (Path(text), None)
 
@@ -107,12 +109,12 @@ def _path_and_name(text: str) -> tuple[Path, str | None]:
 
 
 def _space_of_fields(fields: Mapping[str, Any]) -> SearchSpace:
-    """The space of plain fields, settings flat or nested; ValueError says all that is wrong.
+    """The space with these fields, settings flat or nested; ValueError lists every problem.
 
-    Checked strictly: a text or a truth value is no number, and 2.5 no whole one.
+    Types are checked strictly: a string or a boolean is not a number, and 2.5 is not an integer.
     """
     if not isinstance(fields.get("family"), str):
-        given = f" (given: {fields['family']!r})" if "family" in fields else ""
+        given = f" (got {fields['family']!r})" if "family" in fields else ""
         raise ValueError(f"family: write one of {', '.join(family_names())}{given}")
     family = get_family(fields["family"])
     settings_names = family.settings_type.model_fields
@@ -123,10 +125,10 @@ def _space_of_fields(fields: Mapping[str, Any]) -> SearchSpace:
     nested = {} if own.get("settings") is None else own["settings"]
     problems: list[str] = []
     if not isinstance(nested, dict):
-        problems.append(f"settings: a group of fields is needed (given: {nested!r})")
+        problems.append(f"settings must be a group of fields (got {nested!r})")
         nested = {}
     problems += [
-        f"{key} is given twice, beside and under settings: keep one of them"
+        f"{key} is given twice, once under settings and once outside: keep one of them"
         for key in flat
         if key in nested
     ]
@@ -153,7 +155,7 @@ def _unknown(fields: Iterable[str], known: Iterable[str], prefix: str = "") -> l
 
 
 def _tuples(value: Any) -> Any:
-    """Lists as tuples, all the way down: strict checks take no list for a tuple."""
+    """Turns lists into tuples at every level: strict checks do not accept a list for a tuple."""
     if isinstance(value, dict):
         return {key: _tuples(item) for key, item in value.items()}
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
@@ -163,13 +165,13 @@ def _tuples(value: Any) -> Any:
 
 
 def _read_document(file: Path) -> object:
-    """The plain values of a YAML or JSON file; None if it holds none."""
+    """The plain values in a YAML or JSON file; None if it is empty."""
     with file.open("rb") as stream:
         content = stream.read(_MOST_BYTES + 1)
     if len(content) > _MOST_BYTES:
         raise ValueError(
-            f"{file} is larger than {_MOST_BYTES // 1024} KiB, too large for a space file: check "
-            "the path"
+            f"{file} is larger than {_MOST_BYTES // 1024} KiB, which is too large for a space "
+            "file: check the path"
         )
     try:
         text = content.decode("utf-8-sig")  # with or without a byte-order mark
@@ -179,16 +181,16 @@ def _read_document(file: Path) -> object:
             return json.loads(text, object_pairs_hook=_unique)
         return _parse_yaml(text)
     except UnicodeDecodeError:
-        problem = "it is not UTF-8 text: save it as UTF-8"
+        problem = "it is not UTF-8: save the file as UTF-8"
     except RecursionError:
-        problem = "it is nested too deeply for a space"
+        problem = "it is nested more deeply than any search space needs"
     except ValueError as error:  # with its line
         problem = str(error)
     raise ValueError(f"{file} cannot be read: {problem}")
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """A JSON object; ValueError for a key that stands there twice."""
+    """The fields of a JSON object; ValueError if a key occurs twice."""
     fields: dict[str, object] = {}
     for key, value in pairs:
         if key in fields:
@@ -198,18 +200,23 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 class _PlainComposer(Composer):
-    """Refuses what could make anything but plain values: tags, aliases, keys that are not words.
+    """Allows only plain values: refuses tags, aliases, and keys that are not single words.
 
-    Without aliases a text cannot grow when it is read, and repeated keys are refused with a line.
+    Without aliases, a small file cannot expand into a huge one. Repeated keys are refused with
+    their line number.
     """
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.parser.peek_event()
         is_key = isinstance(parent, MappingNode) and index is None
         if isinstance(event, AliasEvent):
-            raise _refusal(f"the alias *{event.anchor} is not read: write its value", event)
+            raise _refusal(
+                f"YAML aliases such as *{event.anchor} are not supported: write the value", event
+            )
         if event.tag is not None:
-            raise _refusal(f"the tag {event.tag} is not read: write a plain value", event)
+            raise _refusal(
+                f"YAML tags such as {event.tag} are not supported: write a plain value", event
+            )
         if is_key and not isinstance(event, ScalarEvent):
             raise _refusal("a field name must be one word", event)
         node = super().compose_node(parent, index)
@@ -219,14 +226,14 @@ class _PlainComposer(Composer):
 
 
 class _JsonSchema(VersionedResolver):
-    """What an unquoted word means: the JSON schema of YAML 1.2, with Python's NaN and Infinity."""
+    """How unquoted words are read: the JSON schema of YAML 1.2, plus Python's NaN and Infinity."""
 
-    processing_version = (1, 2)  # whatever version a directive in the file names
+    processing_version = (1, 2)  # whatever version a directive in the file asks for
     versioned_resolver: ClassVar[dict[str | None, list[tuple[str, re.Pattern[str]]]]] = {
         None: [  # whatever the first character is
             ("tag:yaml.org,2002:null", re.compile(r"(?:null|~|)\Z")),
             ("tag:yaml.org,2002:bool", re.compile(r"(?:true|false)\Z")),
-            # A thousand digits: more than any size has, fewer than Python refuses to convert.
+            # A thousand digits: more than any size needs, fewer than Python's conversion limit.
             ("tag:yaml.org,2002:int", re.compile(r"-?(?:0|[1-9][0-9]{0,999})\Z")),
             (
                 "tag:yaml.org,2002:float",
@@ -241,9 +248,9 @@ class _JsonSchema(VersionedResolver):
 
 def _parse_yaml(text: str) -> object:
     """The plain values of a YAML text; ValueError with line and column."""
-    reader = YAML(typ="safe", pure=True)  # the parser in C would not use these two
+    reader = YAML(typ="safe", pure=True)  # the C parser would not use these two classes
     reader.Composer, reader.Resolver = _PlainComposer, _JsonSchema
-    reader.composer.warn_double_anchors = False  # nothing refers to them
+    reader.composer.warn_double_anchors = False  # aliases are refused, so anchors do not matter
     try:
         return reader.load(text)
     except ReaderError as error:
@@ -252,8 +259,8 @@ def _parse_yaml(text: str) -> object:
         problem = f"unacceptable character U+{error.character:04X}"
     except MarkedYAMLError as error:
         line, column = error.problem_mark.line, error.problem_mark.column
-        is_second = isinstance(error, ComposerError)  # what else it refuses comes from above
-        problem = "a second document begins: keep one" if is_second else error.problem
+        is_second = isinstance(error, ComposerError)  # other refusals come from _PlainComposer
+        problem = "there is a second YAML document: keep only one" if is_second else error.problem
     raise ValueError(f"line {line + 1}, column {column + 1}: {problem}")
 
 
@@ -265,7 +272,7 @@ def _refusal(problem: str, event: Any) -> MarkedYAMLError:
 
 
 def _space_of_module(file: Path, variable: str | None) -> SearchSpace:
-    """The space that a Python file makes, which executes it."""
+    """Executes a Python file and returns the space that it defines."""
     found = {
         name: value for name, value in _execute(file).items() if isinstance(value, SearchSpace)
     }
@@ -279,9 +286,14 @@ def _space_of_module(file: Path, variable: str | None) -> SearchSpace:
     elif len(set(public.values())) == 1:
         space = next(iter(public.values()))
     else:
-        hint = f"say which, e.g. {file}:{min(public)}" if public else "make one, e.g. space = ..."
+        hint = (
+            f"choose one, e.g. {file}:{min(public)}"
+            if public
+            else "define one, e.g. space = VitSpace(...)"
+        )
         raise ValueError(
-            f"{file} must have one SearchSpace at module level, it has {_listed(public)}: {hint}"
+            f"{file} must define exactly one SearchSpace at module level, but defines "
+            f"{_listed(public)}: {hint}"
         )
     try:
         family_of(space)

@@ -39,7 +39,7 @@ TRANSFER_RECIPES: dict[str, Callable[[], TransferRecipe]] = {
     "transfer-inat2018": transfer.inat2018,
     "transfer-inat2019": transfer.inat2019,
 }
-"""Recipes for fine-tuning, which take the search space and the subnets from their source."""
+"""Fine-tuning recipes, by name. They take the search space and the subnets from their source."""
 
 
 def get_recipe(name: str) -> Recipe:
@@ -60,5 +60,5 @@ def get_transfer_recipe(name: str) -> TransferRecipe:
         ValueError: there is none; the message lists the names.
     """
     if name not in TRANSFER_RECIPES:
-        raise unknown_name("recipe of fine-tuning", name, TRANSFER_RECIPES)
+        raise unknown_name("fine-tuning recipe", name, TRANSFER_RECIPES)
     return TRANSFER_RECIPES[name]()
