@@ -207,8 +207,8 @@ def test_what_cannot_be_imported(prenas: Command, tmp_path: Path) -> None:
     file, wrong, out = tmp_path / "mini.pth", tmp_path / "wrong.pth", tmp_path / "run"
     torch.save(mini(), file)
     wrong.write_text("hello")
-    refused(prenas("import", wrong, "--out", out), "no whole checkpoint")
-    refused(prenas("import", tmp_path / "none.pth", "--out", out), "is no file")
+    refused(prenas("import", wrong, "--out", out), "not a complete torch.save file")
+    refused(prenas("import", tmp_path / "none.pth", "--out", out), "does not exist")
     refused(prenas("import", file, "--out", out, "--space", "tny"), "did you mean 'tiny'")
     unread = prenas("import", file, "--out", out, "--arch", '{"embed_dim": 1}')
     refused(unread, "is not a vit architecture")
@@ -238,7 +238,7 @@ def test_finetuning_goes_all_the_way(prenas: Command, finished_run: Path, tmp_pa
     refused(prenas(*words, "--out", out, "--set", "seed=1"), "was made with another recipe")
     refused(prenas("finetune", finished_run, "--out", tmp_path / "x", "--head", "x"), "auto, fresh")
     limited = ["finetune", finished_run, "--max-params", "1", "--out", tmp_path / "x"]
-    refused(prenas(*limited), "no subnet of this run has params <= 1")
+    refused(prenas(*limited), "no subnet of this run satisfies params <= 1")
     refused(prenas("finetune", tmp_path / "no", "--out", tmp_path / "x"), "no does not exist")
     assert not (tmp_path / "x").exists()
 
@@ -411,8 +411,8 @@ def test_a_limit_chooses_a_model(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ([], "say which subnet: either its index, or limits such as params=6M"),
-        (["--index", 3], "there is no subnet 3: this run has 0 to 2"),
+        ([], "say which subnet: give either its number or limits such as params=6M"),
+        (["--index", 3], "subnet 3 does not exist: this run has subnets 0 to 2"),
         (["--index", "first"], "'--index'"),
         (["--max-params", "lots"], "cannot read the amount 'lots'"),
         (["--index", 0, "--max-macs", "1G"], "say which subnet"),

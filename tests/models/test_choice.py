@@ -61,7 +61,7 @@ def test_best_by_validation_then_smallest(limits: dict[str, int], best: int) -> 
     ],
 )
 def test_when_nothing_fits_what_there_is_is_named(limits: dict[str, int], words: list[str]) -> None:
-    with pytest.raises(ValueError, match="no subnet of this run has") as caught:
+    with pytest.raises(ValueError, match="no subnet of this run satisfies") as caught:
         pick(ROWS, limits)
     for word in words:
         assert word in str(caught.value)
@@ -71,7 +71,7 @@ def test_when_nothing_fits_what_there_is_is_named(limits: dict[str, int], words:
 def test_when_nothing_fits_both_limits_the_message_is_no_riddle() -> None:
     """Each limit alone can be met here: the costs of each subnet say what is wrong."""
     rows = [row(100, 9000, 0.6), row(900, 1000, 0.7)]
-    with pytest.raises(ValueError, match="no subnet of this run has") as caught:
+    with pytest.raises(ValueError, match="no subnet of this run satisfies") as caught:
         pick(rows, {"params": 500, "macs": 5000})
     assert "0: params 100, macs 9,000; 1: params 900, macs 1,000" in str(caught.value)
 

@@ -44,14 +44,16 @@ def test_a_spoilt_cut_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         return network
 
     monkeypatch.setattr(Supernet, "cut", spoilt)
-    with pytest.raises(ValueError, match="the cut network does not give the supernet's logits"):
+    with pytest.raises(
+        ValueError, match="the logits of the cut network differ from the supernet's"
+    ):
         verified_cut(supernet, SMALLEST, torch.randn(5, 1, 8, 8))
 
 
 def test_logits_may_differ_by_rounding_only() -> None:
     expected = torch.tensor([[100.0, -3.0]])
     require_equal_logits(expected + 0.9e-3, expected, "this")
-    with pytest.raises(ValueError, match=r"this does not .*difference 0\.002, largest logit 100"):
+    with pytest.raises(ValueError, match=r"logits of this differ .* by 0\.002 \(largest logit 100"):
         require_equal_logits(expected + 2e-3, expected, "this")
 
 

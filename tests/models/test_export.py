@@ -179,20 +179,20 @@ def test_limits_choose_by_the_evaluation(
     cheapest = min(row.costs["macs"] for row in finished_rows)
     folder = pipeline.specialize(finished, limits=f"params=1M,macs={cheapest}")
     assert folder == finished / "subnets" / "00"
-    with pytest.raises(ValueError, match=f"There are subnets 0: macs {cheapest:,}"):
+    with pytest.raises(ValueError, match=f"The subnets are 0: macs {cheapest:,}"):
         pipeline.specialize(finished, limits={"macs": cheapest - 1})
 
 
 @pytest.mark.parametrize(
     ("choice", "words"),
     [
-        ({}, "say which subnet: either its index, or limits such as params=6M"),
+        ({}, "say which subnet: give either its number or limits such as params=6M"),
         ({"index": 0, "limits": {"params": 9999}}, "say which subnet"),
-        ({"index": 3}, "there is no subnet 3: this run has 0 to 2"),
-        ({"index": -1}, "there is no subnet -1"),
+        ({"index": 3}, "subnet 3 does not exist: this run has subnets 0 to 2"),
+        ({"index": -1}, "subnet -1 does not exist"),
         ({"limits": {"params": "lots"}}, "cannot read the amount 'lots'"),
         ({"limits": {"params": 0}}, "'0' is not a whole positive number"),
-        ({"limits": "params=1"}, "params <= 1. There are subnets 0: params 1"),
+        ({"limits": "params=1"}, "satisfies params <= 1. The subnets are 0: params 1"),
     ],
 )
 def test_an_unclear_choice_is_refused(
@@ -235,7 +235,9 @@ def test_a_model_with_other_logits_is_never_written(
     before = contents(finished)
     spoil_cut(monkeypatch)
     for to in (None, tmp_path / "model"):
-        with pytest.raises(ValueError, match="the cut network does not give the supernet's logits"):
+        with pytest.raises(
+            ValueError, match="the logits of the cut network differ from the supernet's"
+        ):
             pipeline.specialize(finished, 0, to=to)
     assert contents(finished) == before
     assert not (finished / "subnets").exists()
@@ -252,7 +254,9 @@ def test_a_model_that_reads_back_otherwise_is_taken_away(
         write(path, {name: tensor * 1.01 for name, tensor in tensors.items()})
 
     monkeypatch.setattr(artifacts, "write_tensors", spoilt)
-    with pytest.raises(ValueError, match="the written model does not give the supernet's logits"):
+    with pytest.raises(
+        ValueError, match="the logits of the written model differ from the supernet's"
+    ):
         pipeline.specialize(finished, 0, to=tmp_path / "model")
     assert list((tmp_path / "model").glob("*")) == []
     monkeypatch.undo()

@@ -131,7 +131,7 @@ def test_an_unreadable_picture_does_not_stop_the_others(
         False,
         True,
     ]
-    assert "cannot identify" in str(found[1].error)
+    assert "not a supported picture format" in str(found[1].error)
     assert "more than 8 bits" in str(found[2].error)
     assert all(found[n].classes == () for n in (1, 2, 4))
     assert found[3] == next(predict(model, [pictures[1]]))
@@ -145,7 +145,7 @@ def test_a_missing_picture_stops_before_anything(
     with pytest.raises(FileNotFoundError, match="nothing was classified") as caught:
         found += list(predict(model, [pictures[0], missing]))
     assert str(missing) in str(caught.value)
-    with pytest.raises(ValueError, match=r"is a folder: give pictures, such as .*\.jpg"):
+    with pytest.raises(ValueError, match=r"is a folder: give picture files, such as .*\.jpg"):
         found += list(predict(model, [pictures[0], tmp_path]))
     assert found == []
 
@@ -188,7 +188,7 @@ def test_the_table_shows_every_picture(model: Path, pictures: list[Path], tmp_pa
     for path in pictures:
         assert str(path) in result.output
     assert result.output.count("%") == 2 * len(pictures)
-    assert "cannot be read: cannot identify" in result.output
+    assert "cannot be read: not a supported picture format" in result.output
     best = next(predict(model, pictures[:1])).classes[0]
     assert f"{100 * best[1]:.2f} %" in result.output
 
@@ -205,7 +205,7 @@ def test_json_is_one_object_per_line(model: Path, pictures: list[Path], tmp_path
     assert [line["picture"] for line in lines] == [str(p) for p in (*pictures, odd, broken)]
     expected = [prediction.as_dict() for prediction in predict(model, [*pictures, odd], top=9)]
     assert lines[:-1] == expected
-    assert "cannot identify" in lines[-1]["error"]
+    assert "not a supported picture format" in lines[-1]["error"]
 
 
 @pytest.mark.parametrize("arguments", [[], ["no model"], ["no model", "no.png", "--top", "0"]])
@@ -221,7 +221,7 @@ def test_mistakes_end_in_one_line(
 ) -> None:
     for arguments, words in (
         ([str(tmp_path / "no"), "x.png"], "prenas specialize"),
-        ([str(model), str(tmp_path / "x.png")], "there is no picture"),
+        ([str(model), str(tmp_path / "x.png")], "x.png does not exist"),
     ):
         monkeypatch.setattr(sys, "argv", ["prenas", "predict", *arguments])
         with pytest.raises(SystemExit) as caught:

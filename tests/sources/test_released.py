@@ -164,7 +164,7 @@ def test_code_in_a_checkpoint_is_never_run(place: str, tmp_path: Path) -> None:
         load_released_checkpoint(path)
     assert not marker.exists()
     if place != "plain pickle":
-        assert "carries code or whole objects (posix.system)" in str(caught.value)
+        assert "contains code or whole objects (posix.system)" in str(caught.value)
     if place == "plain pickle":
         pickle.loads(path.read_bytes())
     else:
@@ -195,7 +195,9 @@ def write_zip(path: Path) -> None:
 def test_a_foreign_file(write: Callable[[Path], object], tmp_path: Path) -> None:
     path = tmp_path / "x.pth"
     write(path)
-    with pytest.raises(ValueError, match=r"x\.pth is no whole checkpoint.*Fetch it again"):
+    with pytest.raises(
+        ValueError, match=r"x\.pth is not a complete torch\.save file.*Download it again"
+    ):
         load_released_checkpoint(path)
 
 
@@ -207,7 +209,7 @@ def test_a_truncated_file(share: float, zipped: bool, tmp_path: Path) -> None:
     )
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(ValueError, match=r"x\.pth is no whole checkpoint"):
+    with pytest.raises(ValueError, match=r"x\.pth is not a complete torch\.save file"):
         load_released_checkpoint(path)
 
 
@@ -226,7 +228,7 @@ def test_a_checkpoint_of_timm(tmp_path: Path) -> None:
 def test_weights_that_are_not_finite(value: float, tmp_path: Path) -> None:
     tensors = mini()
     tensors["blocks.1.fc1.bias"][3] = value
-    with pytest.raises(ValueError, match=r"x\.pth: blocks\.1\.fc1\.bias .*no finite float32"):
+    with pytest.raises(ValueError, match=r"x\.pth: blocks\.1\.fc1\.bias .*not finite in float32"):
         load_released_checkpoint(saved(tmp_path / "x.pth", tensors))
 
 
@@ -245,11 +247,11 @@ def test_options_saved_beside_are_heeded(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ([1, 2], "it holds a list: a dict of tensors is needed"),
-        (torch.zeros(3), "it holds a Tensor"),
-        ({"epoch": 3, "weights": mini()}, r"it is no dict of tensors .*'epoch', 'weights'"),
-        ({"model": 3}, "its 'model' is no dict of tensors"),
-        ({"model": {"cls_token": "x"}}, "its 'model' is no dict of tensors"),
+        ([1, 2], "it contains a list instead of a dict of tensors"),
+        (torch.zeros(3), "it contains a Tensor"),
+        ({"epoch": 3, "weights": mini()}, r"it is not a dict of tensors .*'epoch', 'weights'"),
+        ({"model": 3}, "its 'model' is not a dict of tensors"),
+        ({"model": {"cls_token": "x"}}, "its 'model' is not a dict of tensors"),
         ({}, "lacks cls_token"),
     ],
 )
@@ -259,8 +261,8 @@ def test_content_of_another_form(content: Any, words: str, tmp_path: Path) -> No
 
 
 def test_no_file(tmp_path: Path) -> None:
-    for path in (tmp_path / "missing.pth", tmp_path):
-        with pytest.raises(FileNotFoundError, match=re.escape(f"{path} is no file")):
+    for path, what in ((tmp_path / "missing.pth", "does not exist"), (tmp_path, "is not a file")):
+        with pytest.raises(FileNotFoundError, match=re.escape(f"{path} {what}: give a checkpoint")):
             load_released_checkpoint(path)
 
 
@@ -413,7 +415,7 @@ def test_the_largest_within_a_limit(golden_file: Path, tmp_path: Path) -> None:
     assert pipeline.specialize(out, limits={"params": params[3]}).name == "03"
     assert pipeline.specialize(out, limits={"params": params[3] - 1}).name == "02"
     assert pipeline.specialize(out, limits="macs=1G").name == f"{len(params) - 1:02d}"
-    with pytest.raises(ValueError, match="no subnet of this run has params <= 1k"):
+    with pytest.raises(ValueError, match="no subnet of this run satisfies params <= 1k"):
         pipeline.specialize(out, limits="params=1k")
 
 
@@ -509,7 +511,7 @@ def test_nothing_is_written_for_a_file_that_is_refused(mini_file: Path, tmp_path
     with pytest.raises(ValueError, match="unknown space"):
         prenas.import_released(mini_file, tmp_path / "run", space="nowhere")
     mini_file.write_bytes(b"")
-    with pytest.raises(ValueError, match="no whole checkpoint"):
+    with pytest.raises(ValueError, match="not a complete torch\.save file"):
         prenas.import_released(mini_file, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

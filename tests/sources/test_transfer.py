@@ -196,11 +196,11 @@ def test_one_subnet_by_number_or_limit(
         finished_rows[:2], key=lambda row: (row.splits["validation"].top1, -row.costs["params"])
     )
     assert read_source(finished_run, limits={"params": limit}).archs == (best.arch,)
-    with pytest.raises(ValueError, match="no subnet of this run has macs <= 1"):
+    with pytest.raises(ValueError, match="no subnet of this run satisfies macs <= 1"):
         read_source(finished_run, limits="macs=1")
-    with pytest.raises(ValueError, match="there is no subnet 3: this run has 0 to 2"):
+    with pytest.raises(ValueError, match="subnet 3 does not exist: this run has subnets 0 to 2"):
         read_source(finished_run, 3)
-    with pytest.raises(ValueError, match="say which subnet: either"):
+    with pytest.raises(ValueError, match="say which subnet: give either"):
         read_source(finished_run, 1, limits={"params": limit})
 
 
@@ -218,7 +218,7 @@ def test_a_model_that_was_handed_over(finished_run: Path, pictures: Path, tmp_pa
     pipeline.finetune(source, recipe, tmp_path / "fine")
     pipeline.train(tmp_path / "fine")
     assert len(pipeline.evaluate(tmp_path / "fine")) == 1
-    with pytest.raises(ValueError, match=r"no images are named to fine-tune .*02 on"):
+    with pytest.raises(ValueError, match=r"no images given for fine-tuning .*02: add"):
         finetuning_recipe(source)
 
 
@@ -315,17 +315,17 @@ def test_a_fresh_head_is_the_seeds(source: Source) -> None:
     [
         ({"overrides": ["space.settings.patch_size=2"]}, "patch_size is 4, not 2"),
         ({"overrides": ["space.settings.head_dim=8"]}, "head_dim is 4, not 8"),
-        ({"overrides": ["space.settings.in_chans=3"]}, "1 numbers for images of 3 channels"),
+        ({"overrides": ["space.settings.in_chans=3"]}, "1 values, but the images have 3 channels"),
         ({"overrides": ["space.settings.max_distance=1"]}, "max_distance 1 would drop"),
         ({"overrides": ["space.depth=[1]"]}, "subnets of a fine-tuning are those of its source"),
         ({"overrides": ["search.k=2"]}, "only space.settings, data, training and seed"),
         ({"overrides": ["evolution={}"]}, "only space.settings, data, training and seed"),
-        ({"overrides": ["data.preprocessing.mean=[0.5]"]}, "whose weights are made for them"),
+        ({"overrides": ["data.preprocessing.mean=[0.5]"]}, "whose weights depend on it"),
         ({"overrides": ["training.epoch=2"]}, "did you mean 'training.epochs'"),
         ({"image_size": 10}, r"image_size \(10, 10\) is not a multiple of patch_size 4"),
-        ({"recipe": "transfer-flower"}, "did you mean 'transfer-flowers'"),
-        ({"recipe": "transfer-flowers"}, "no images are named to fine-tune"),
-        ({"data": "nowhere"}, "neither a folder or tar that exists"),
+        ({"transfer": "transfer-flower"}, "did you mean 'transfer-flowers'"),
+        ({"transfer": "transfer-flowers"}, "no images given for fine-tuning"),
+        ({"data": "nowhere"}, "neither an existing folder or tar"),
     ],
 )
 def test_a_recipe_that_is_not_for_these_weights(
@@ -342,8 +342,8 @@ def test_what_is_no_source(kind: str, searched_run: Path, tmp_path: Path) -> Non
     places["text"].write_text("hello")
     words = {
         "nothing": "nothing does not exist: give a trained run",
-        "folder": "folder is no such folder: give a trained run",
-        "text": "no whole checkpoint",
+        "folder": "folder is not such a folder: give a trained run",
+        "text": "not a complete torch.save file",
         "searched": "has no trained supernet.*prenas train",
     }
     with pytest.raises((ValueError, FileNotFoundError), match=words[kind]):
@@ -366,10 +366,10 @@ def test_an_unknown_wish_for_the_head(source: Source) -> None:
 
 
 def test_a_recipe_of_another_source(source: Source, finished_run: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"not for the subnets of .*finetuning_recipe"):
+    with pytest.raises(ValueError, match=r"not made for the subnets of .*finetuning_recipe"):
         pipeline.finetune(source, mini_recipe(), tmp_path / "fine")
     recipe = finetuning_recipe(read_source(finished_run, 0))
-    with pytest.raises(ValueError, match="not for the subnets of"):
+    with pytest.raises(ValueError, match="not made for the subnets of"):
         pipeline.finetune(source, recipe, tmp_path / "fine")
     assert not (tmp_path / "fine").exists()
 

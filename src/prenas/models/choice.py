@@ -11,23 +11,23 @@ from prenas.selection.preferred import PreferredSet
 
 
 def pick(evaluations: Sequence[Evaluation], limits: Mapping[str, int]) -> int:
-    """Number of the best subnet whose costs stay within the limits.
+    """Number of the best subnet within the limits.
 
-    Best by validation top-1, then by the smaller size. The test split plays no part. Without an
-    evaluation the costs are all that is known: the largest size, then the least of the others.
+    The best has the highest validation top-1, then the smallest size; the test split is not used.
+    Without an evaluation only the costs are known: the best then has the largest size, then the
+    lowest other costs.
 
     Args:
-        limits: name of a cost -> the most it may be, inclusive.
+        limits: name of a cost -> its largest allowed value, inclusive.
 
     Raises:
-        ValueError: no subnet is within the limits, or a cost that the evaluation does not have;
-            names the costs of all.
+        ValueError: no subnet is within the limits, or the evaluation lacks one of the costs.
     """
     for name in limits:
         if not all(name in row.costs for row in evaluations):
             raise ValueError(
-                f"this run was evaluated without the cost {name!r}: choose by one of "
-                f"{', '.join(evaluations[0].costs)}, or begin a new run"
+                f"this run was evaluated without the cost {name!r}: limit one of "
+                f"{', '.join(evaluations[0].costs)}, or start a new run"
             )
     fitting = [
         number
@@ -43,7 +43,7 @@ def pick(evaluations: Sequence[Evaluation], limits: Mapping[str, int]) -> int:
             for number, row in enumerate(evaluations)
         )
         raise ValueError(
-            f"no subnet of this run has {wanted}. There are subnets {there}. "
+            f"no subnet of this run satisfies {wanted}. The subnets are {there}. "
             "Raise the limit, or search with a smaller budget"
         )
     size, *others = (axis.name for axis in shown_axes(row.costs for row in evaluations))
@@ -60,20 +60,22 @@ def pick(evaluations: Sequence[Evaluation], limits: Mapping[str, int]) -> int:
 def choose(
     evaluations: Sequence[Evaluation], index: int | None, limits: Limits | None = None
 ) -> int:
-    """Number of the subnet that is asked for: by its index, or as `pick` does, by limits.
+    """Number of the requested subnet: given by its index, or chosen by `pick` within limits.
 
     Raises:
-        ValueError: both or neither are given, no such subnet, or none within the limits.
+        ValueError: both or neither are given, or there is no such subnet.
     """
     most = parse_limits(limits)
     if (index is None) == (not most):
         raise ValueError(
-            "say which subnet: either its index, or limits such as params=6M "
+            "say which subnet: give either its number or limits such as params=6M "
             "(--max params=6M,macs=1.4G or --max-params 6M)"
         )
     number = pick(evaluations, most) if index is None else index
     if not 0 <= number < len(evaluations):
-        raise ValueError(f"there is no subnet {number}: this run has 0 to {len(evaluations) - 1}")
+        raise ValueError(
+            f"subnet {number} does not exist: this run has subnets 0 to {len(evaluations) - 1}"
+        )
     return number
 
 

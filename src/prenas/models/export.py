@@ -39,7 +39,7 @@ def write_model(
     preprocessing: Preprocessing,
     provenance: dict[str, Any],
 ) -> None:
-    """Writes `model.safetensors` and `arch.json`; the latter last, so it marks a whole folder."""
+    """Writes `model.safetensors`, then `arch.json`, which marks the folder as complete."""
     artifacts.require_writable(folder)
     digest = artifacts.write_tensors(folder / artifacts.MODEL, network.state_dict())
     artifacts.write_json(
@@ -57,7 +57,7 @@ def write_model(
 
 
 def load(folder: str | Path) -> Model:
-    """Loads a model that `prenas specialize` wrote: the network and its transform.
+    """Loads a handed-over model: the network and its transform.
 
     Example:
         network, transform = prenas.load("runs/digits/subnets/00")
@@ -65,22 +65,24 @@ def load(folder: str | Path) -> Model:
 
     Raises:
         FileNotFoundError: the folder or one of its files is missing.
-        ValueError: a file is damaged, foreign, or does not match the architecture.
+        ValueError: a file is damaged, was not written by prenas, or does not match the
+            architecture.
     """
     return load_described(folder).model
 
 
 def load_timm(folder: str | Path) -> Model:
-    """As `load`, the network being timm's own, where timm has this architecture.
+    """Like `load`, but as timm's own network class, if timm has this architecture.
 
     Raises:
-        FileNotFoundError, ValueError: as `load`; or timm has no such network, and why.
+        FileNotFoundError: as `load`.
+        ValueError: as `load`, or timm has no such network.
     """
     description = read_description(folder)
     stock = family_of(description.arch).stock
     if stock is None:
         raise ValueError(
-            f"{folder} holds a network of the family {family_of(description.arch).name}, which "
+            f"{folder} contains a network of the family {family_of(description.arch).name}, which "
             "timm does not have: load it with prenas.load"
         )
     network = stock(description.arch, description.settings)
@@ -89,14 +91,14 @@ def load_timm(folder: str | Path) -> Model:
 
 
 class Described(NamedTuple):
-    """A model and what its folder says of it."""
+    """A model and its description."""
 
     model: Model
     description: Description
 
 
 def load_described(folder: str | Path) -> Described:
-    """As `load`, with the description: class names in the order of the logits, and so on."""
+    """Like `load`, with the description: class names in the order of the logits, and so on."""
     description = read_description(folder)
     network = build(description.arch, description.settings)
     load_model_weights(network, folder, description)
@@ -105,14 +107,14 @@ def load_described(folder: str | Path) -> Described:
 
 
 class Description(NamedTuple):
-    """What `arch.json` says of a handed-over model."""
+    """The content of a handed-over model's `arch.json`."""
 
     arch: Arch
     settings: Settings
     preprocessing: Preprocessing
     class_names: tuple[str, ...]
     weights_sha256: str | None
-    """The digest that the file of the weights carries; None in models of 0.1.0."""
+    """Digest of the weights, as stored in their file; None in models written by 0.1.0."""
 
 
 def read_description(folder: str | Path) -> Description:
@@ -122,7 +124,7 @@ def read_description(folder: str | Path) -> Description:
     if not path.is_file():
         there = folder / artifacts.SUBNETS
         raise FileNotFoundError(
-            f"{path} does not exist: give a folder that `prenas specialize` wrote"
+            f"{path} does not exist: give a model folder that `prenas specialize` wrote"
             + (f", such as {there}/00" if there.is_dir() else "")
         )
     return artifacts.parse_json(path, _parse_description)
@@ -132,14 +134,15 @@ def load_model_weights(network: nn.Module, folder: str | Path, description: Desc
     """Fills a network with the weights of a handed-over model.
 
     Raises:
-        FileNotFoundError, ValueError: as `load`; or the weights are not those that were described.
+        FileNotFoundError: as `load`.
+        ValueError: as `load`, or the weights are not those in the description.
     """
     path, expected = Path(folder) / artifacts.MODEL, description.weights_sha256
     artifacts.load_weights(network, path)
     if expected is not None and artifacts.carried_digest(path) != expected:
         raise ValueError(
-            f"{path} does not hold the weights that {artifacts.MODEL_ARCH} beside it describes: "
-            "hand the subnet over again"
+            f"{path} does not contain the weights described by the {artifacts.MODEL_ARCH} next to "
+            "it: hand the subnet over again"
         )
 
 
@@ -159,19 +162,19 @@ def _parse_description(document: dict[str, Any]) -> Description:
 
 def _parse_names(names: object, num_classes: int) -> tuple[str, ...]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"class_names is {names!r}, where a list of names is needed")
+        raise ValueError(f"class_names is {names!r}: it should be a list of names")
     if not 1 <= len(names) <= num_classes:
         raise ValueError(
-            f"class_names has {len(names)} names for the {num_classes} outputs of the network"
+            f"class_names has {len(names)} names, but the network has {num_classes} outputs"
         )
     return tuple(names)
 
 
 def make_transform(settings: Settings, preprocessing: Preprocessing) -> Transform:
-    """Evaluation transform for pictures of any size and 8-bit mode: timm's, channels set first.
+    """timm's evaluation transform, for 8-bit pictures of any size; first converts the channels.
 
-    Its call raises ValueError for a picture of more than 8 bits, and for a model of other than 1
-    or 3 channels, which pictures have.
+    Calling it raises ValueError for a picture with more than 8 bits per channel, and for a model
+    with other than 1 or 3 input channels.
     """
     pixels = evaluation_transform(preprocessing, settings)
 

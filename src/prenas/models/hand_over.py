@@ -1,4 +1,4 @@
-"""Handing a subnet over: cut, proved equal to the supernet, written, read back and proved again."""
+"""Handing a subnet over: cut it, check it, write it, then read it back and check it again."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def hand_over(run: Run, number: int, row: Evaluation, folder: Path) -> None:
 
 
 def _proof_images_and_class_names(run: Run) -> tuple[Tensor, tuple[str, ...]]:
-    """From the validation data; for an imported run without data, noise and what is known."""
+    """From the validation data; for an imported run without data, noise and the default names."""
     recipe, settings = run.recipe, run.recipe.space.settings
     if run.images.are_missing:
         mean, std = recipe.preprocessing.mean, recipe.preprocessing.std
@@ -57,13 +57,13 @@ def _proof_images_and_class_names(run: Run) -> tuple[Tensor, tuple[str, ...]]:
         )
     splits = run.images.read_few()
     images, _ = next(evaluation_batches(splits.validation, settings, _NUM_PROOF_IMAGES))
-    if images.ndim == 5:  # several crops of each
+    if images.ndim == 5:  # several crops per image
         images = images[:, 0]
     return images, run.class_names or splits.class_names
 
 
 def _prove_written(folder: Path, network: torch.nn.Module, images: Tensor) -> None:
-    """Reads the folder back; a model that does not give the same logits is taken away again."""
+    """Reads the folder back, and removes the model if its logits are not the same."""
     try:
         with torch.inference_mode():
             logits = load(folder).network.to(images.device)(images)
@@ -75,7 +75,7 @@ def _prove_written(folder: Path, network: torch.nn.Module, images: Tensor) -> No
 
 
 def _provenance(run: Run, number: int, row: Evaluation) -> dict[str, Any]:
-    """Where a handed-over model comes from, and what it was measured to cost and achieve."""
+    """Where a handed-over model comes from, its costs and its measured accuracy."""
     return {
         "recipe": run.recipe.name,
         "seed": run.recipe.seed,

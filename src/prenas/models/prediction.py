@@ -1,4 +1,4 @@
-"""Prediction: a handed-over model names the classes of pictures."""
+"""Prediction: classifies pictures with a handed-over model."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from prenas.processes import resolve_device
 
 
 class Prediction(NamedTuple):
-    """What a model says about one picture."""
+    """The classes that a model predicts for one picture."""
 
     path: Path
     classes: tuple[tuple[str, float], ...]
-    """(name, probability) of the likeliest classes, the likeliest first."""
+    """(name, probability) of the most likely classes, the most likely first."""
     error: str | None = None
-    """Why the picture could not be read; then there are no classes."""
+    """Why the picture could not be read; `classes` is then empty."""
 
     def as_dict(self) -> dict[str, Any]:
-        """The same in plain values, for JSON."""
+        """The prediction in plain values, for JSON."""
         if self.error:
             return {"picture": str(self.path), "error": self.error}
         classes = [{"name": name, "probability": share} for name, share in self.classes]
@@ -34,28 +34,27 @@ class Prediction(NamedTuple):
 def predict(
     model: str | Path, pictures: Sequence[str | Path], *, top: int = 3, device: str = "auto"
 ) -> Iterator[Prediction]:
-    """Classifies pictures, one after the other; probabilities are the softmax of the logits.
+    """Classifies pictures one after the other; probabilities are the softmax of the logits.
 
-    Pictures that cannot be read give a prediction with an error, and do not stop the others.
+    An unreadable picture yields a prediction with an error and does not stop the others.
 
     Args:
-        model: a folder that `prenas specialize` wrote.
-        top: classes per picture, at most as many as there are.
+        model: the folder of a handed-over model.
+        top: number of classes per picture; at most the number of classes of the model.
 
     Raises:
-        FileNotFoundError: the model, or one of the pictures, is missing.
-        ValueError: the model is damaged.
+        FileNotFoundError: the model, or one of the pictures, does not exist.
+        ValueError: the model is damaged, or one of the pictures is a folder.
     """
     (network, transform), description = load_described(model)
     class_names = description.class_names
     paths = [Path(picture) for picture in pictures]
     for path in paths:
         if path.is_dir():
-            raise ValueError(f"{path} is a folder: give pictures, such as {path}/*.jpg")
+            raise ValueError(f"{path} is a folder: give picture files, such as {path}/*.jpg")
         if not path.is_file():
-            raise FileNotFoundError(
-                f"there is no picture {path}: give files, nothing was classified"
-            )
+            what = "is not a picture file" if path.exists() else "does not exist"
+            raise FileNotFoundError(f"{path} {what}: nothing was classified")
     where = resolve_device(device)
     network.to(where)
     for path in paths:
@@ -68,10 +67,10 @@ def predict(
             probabilities = network(image[None].to(where))[0].float().softmax(dim=0).cpu()
         if not torch.isfinite(probabilities).all():
             raise ValueError(
-                f"{model} gives {path} an output that is not finite: its weights are damaged, hand "
+                f"the output of {model} for {path} is not finite: its weights are damaged; hand "
                 "the subnet over again"
             )
-        named = probabilities[: len(class_names)]  # a head may have spare outputs
+        named = probabilities[: len(class_names)]  # the network may have spare outputs
         best = named.topk(min(top, len(class_names)))
         yield Prediction(
             path,

@@ -1,4 +1,4 @@
-"""The authors' released checkpoints: opened without running code, read as a supernet."""
+"""The authors' released checkpoints: read as a supernet, without running any code in them."""
 
 from __future__ import annotations
 
@@ -26,28 +26,29 @@ from prenas.selection.preferred import (
 from prenas.supernet import Supernet
 from prenas.values import unknown_name
 
-_STATES = ("model", "state_dict")  # where a checkpoint keeps its tensors
-_WRAPPER = "module."  # what torch's data-parallel wrappers put before every name
+_STATES = ("model", "state_dict")  # keys under which a checkpoint keeps its tensors
+_WRAPPER = "module."  # prefix that torch's data-parallel wrappers add to every name
 
 
 def load_released_checkpoint(path: str | Path) -> Supernet:
     """The supernet of a checkpoint that the authors of PreNAS or AutoFormer released.
 
-    Reads `{"model": ...}` and `{"state_dict": ...}` as torch.save wrote them, a bare state dict,
-    and .safetensors with the same names. All sizes are inferred; no code in the file is run, and
-    nothing is written.
+    Reads `{"model": ...}`, `{"state_dict": ...}` or a bare state dict from a torch.save file, and
+    .safetensors files with the same names. All sizes are inferred from the tensors. No code in the
+    file is run, and nothing is written.
 
     Returns:
         The supernet in evaluation mode, in float32, on the CPU.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is damaged or carries code, its tensors are not those of a released
-            network, contradict each other, or are not finite; names the file and what is wrong.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is damaged or contains code, or its tensors are not those of a released
+            network, contradict each other, or are not finite.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is no file: give a checkpoint, .pth or .safetensors")
+        what = "is not a file" if path.exists() else "does not exist"
+        raise FileNotFoundError(f"{path} {what}: give a checkpoint (.pth or .safetensors)")
     is_pickle = path.suffix != ".safetensors"
     content = _unpickle(path) if is_pickle else artifacts.read_tensors(path)
     try:
@@ -57,40 +58,41 @@ def load_released_checkpoint(path: str | Path) -> Supernet:
 
 
 def _unpickle(path: Path) -> Any:
-    """What torch.save wrote: tensors and plain values only; ValueError for anything else."""
+    """The content of a torch.save file: only tensors and plain values, else ValueError."""
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
-            warnings.simplefilter("ignore")  # about odd files: the errors below say it all
+            warnings.simplefilter("ignore")  # the errors below replace torch's warnings
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception as error:  # a foreign file can end in any of them
+    except Exception as error:  # a file in another format can raise any exception
         forbidden = re.search(r"GLOBAL ([\w.]+)", str(error))
         if forbidden:
             raise ValueError(
-                f"{path} carries code or whole objects ({forbidden[1]}), which prenas never "
-                "runs. Have it saved as tensors only: torch.save(model.state_dict(), ...)"
+                f"{path} contains code or whole objects ({forbidden[1]}), which prenas never "
+                "runs: ask for a file with tensors only, saved with torch.save(model.state_dict(), "
+                "...)"
             ) from None
         reason = str(error).strip().splitlines()[:1]
         raise ValueError(
-            f"{path} is no whole checkpoint of torch.save: it is cut short or of another format "
-            f"({type(error).__name__}{': ' if reason else ''}{''.join(reason)[:200]}). Fetch it "
-            "again and compare its size"
+            f"{path} is not a complete torch.save file: it is truncated or in another format "
+            f"({type(error).__name__}{': ' if reason else ''}{''.join(reason)[:200]}). Download "
+            "it again and compare its size"
         ) from None
 
 
 def _tensors_of(content: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(name -> tensor in float32 where it is a float, training options) of a checkpoint."""
+    """(name -> tensor, floats as float32; training options) of a checkpoint."""
     if not isinstance(content, Mapping):
-        raise ValueError(f"it holds a {type(content).__name__}: a dict of tensors is needed")
-    place = next((name for name in _STATES if name in content), None)
-    state = content if place is None else content[place]
+        raise ValueError(f"it contains a {type(content).__name__} instead of a dict of tensors")
+    key = next((name for name in _STATES if name in content), None)
+    state = content if key is None else content[key]
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        where = f"its {place!r}" if place else "it"
+        where = f"its {key!r}" if key else "it"
         keys = list(map(str, state))[:5] if isinstance(state, Mapping) else type(state).__name__
         raise ValueError(
-            f"{where} is no dict of tensors (found: {keys}): a state dict is needed, alone or "
-            f"under {' or '.join(map(repr, _STATES))}"
+            f"{where} is not a dict of tensors (found: {keys}): a state dict is needed, on its "
+            f"own or under {' or '.join(map(repr, _STATES))}"
         )
     names = list(map(str, state))
     prefix = _WRAPPER if names and all(name.startswith(_WRAPPER) for name in names) else ""
@@ -98,12 +100,12 @@ def _tensors_of(content: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
         name.removeprefix(prefix): tensor.float() if tensor.is_floating_point() else tensor
         for name, tensor in zip(names, state.values(), strict=True)
     }
-    options = content.get("args") if place else None
+    options = content.get("args") if key else None
     return tensors, vars(options) if isinstance(options, argparse.Namespace) else {}
 
 
 def _supernet_of(tensors: dict[str, Tensor], options: dict[str, Any]) -> Supernet:
-    """The first family that knows the tensors builds it; ValueError with what each said."""
+    """The supernet, built by the first family that knows the tensors; ValueError if none does."""
     problems = []
     for family in all_families():
         if family.released is None:
@@ -116,8 +118,8 @@ def _supernet_of(tensors: dict[str, Tensor], options: dict[str, Any]) -> Superne
         for name, tensor in tensors.items():
             if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
                 raise ValueError(
-                    f"{name} ({tensor.dtype}) holds values that are no finite float32 numbers: "
-                    "fetch the file again, or take an earlier checkpoint"
+                    f"{name} ({tensor.dtype}) contains values that are not finite in float32: "
+                    "download the file again, or use an earlier checkpoint"
                 )
         supernet = Supernet(network.arch, network.settings)
         supernet.network.load_state_dict(network.tensors)
@@ -132,24 +134,25 @@ def imported_set(
     archs: Sequence[Arch] = (),
     space: str | None = None,
 ) -> PreferredSet:
-    """The preferred set of a released supernet of that size; nothing is scored.
+    """The preferred set of a released supernet whose largest subnet is `largest`; without scores.
 
-    Its subnets are the given ones; else those published for the space, named or recognised by its
-    sizes; else the largest network itself. Each has a budget of its own: its exact parameters.
+    Its subnets are the given ones, or else those published for the space, which is named or
+    recognised by its sizes, or else the largest network alone. Each subnet gets its own budget: its
+    exact number of parameters.
 
     Args:
-        file: where the supernet was read from.
+        file: the file from which the supernet was read.
 
     Raises:
-        ValueError: an unknown space, or subnets that do not fit into the supernet.
+        ValueError: the space is unknown, or subnets do not fit into the supernet.
     """
     family = family_of(largest)
     known = _published(family)
     if settings.in_chans != len(Preprocessing().mean):
         raise ValueError(
-            f"{file} takes images of {settings.in_chans} channels, whose mean and deviation it "
-            "does not say: only 3 channels (ImageNet's) can be imported as a run. "
-            "prenas.load_released_checkpoint reads it"
+            f"{file} takes images of {settings.in_chans} channels and does not say how they were "
+            "normalised: only 3 channels (ImageNet's normalisation) can be imported as a run. In "
+            "Python, prenas.load_released_checkpoint reads it"
         )
     if space is None:
         home = _recognised_space(largest, settings)
@@ -159,7 +162,7 @@ def imported_set(
         raise unknown_name("space", space, family.spaces if archs else known)
     published = known[home.name] if home and not archs else ()
     chosen = archs or published or (largest,)
-    for arch in [*chosen, envelope(chosen)]:  # a run keeps the envelope
+    for arch in [*chosen, envelope(chosen)]:  # a run stores the weights of the envelope
         check_contains(largest, arch)
     recipe = Recipe(
         name=file.stem,
@@ -183,8 +186,10 @@ def _published(family: Family[Any, Any]) -> Mapping[str, tuple[Arch, ...]]:
 
 
 def _recognised_space(largest: Arch, settings: Settings) -> SearchSpace | None:
-    """The space whose published subnets all fit into `largest`, which itself fits into the
-    space's supernet; whatever the number of classes. None if there is no such space."""
+    """The space whose published subnets fit into `largest`, which fits into the space's supernet.
+
+    The number of classes does not matter. None if there is no such space.
+    """
     family = family_of(largest)
 
     def fit(arch: Arch, parts: Sequence[Arch]) -> bool:

@@ -1,7 +1,7 @@
-"""Fine-tuning: trained weights, and the subnets that share them, made ready for another training.
+"""Fine-tuning: adapts trained weights, and the subnets that share them, for another training.
 
-A source is a trained run, a model that was handed over, or a released checkpoint. Its weights are
-adapted once, all together: subnets are views, so each of them is adapted by it.
+A source is a trained run, a handed-over model, or a released checkpoint. Its weights are adapted
+once: subnets are views of them, so this adapts every subnet.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from prenas.supernet import Supernet
 from prenas.values import unknown_name
 
 HEADS = ("auto", "keep", "fresh")
-"""What may be asked for the head; `auto` keeps it where the classes are the source's."""
+"""Choices for the head (the classifier); `auto` keeps it if the classes are the source's."""
 
 
 @dataclass(frozen=True)
@@ -54,23 +54,23 @@ class Source:
     name: str
     """The folder or file, as it was given."""
     sha256: str
-    """Digest of the file of its weights."""
+    """Digest of the weights file."""
     supernet: Supernet
-    """No larger than its subnets need."""
+    """Trimmed to what its subnets need."""
     archs: tuple[Arch, ...]
-    """From the cheapest on."""
+    """The subnets, from the cheapest to the most expensive."""
     space: SearchSpace
     preprocessing: Preprocessing
     class_names: tuple[str, ...] | None
-    """In the order of the logits; None where nobody knows them."""
+    """In the order of the logits; None if unknown."""
     data: DataRecipe | None = None
-    """The images that it was trained on, where they have a recipe."""
+    """The images that it was trained on, if its recipe states them."""
     subnets: Literal["all", "one"] = "all"
-    """Whether these are all subnets that were found there."""
+    """Whether `archs` are all subnets of the source, or only one of them."""
 
 
 class Adaptation(NamedTuple):
-    """A preferred set that was not searched, and the weights from which it trains."""
+    """A preferred set from a source instead of a search, and the weights to start training from."""
 
     preferred: PreferredSet
     supernet: Supernet
@@ -82,18 +82,18 @@ def read_source(
     *,
     limits: Limits | None = None,
 ) -> Source:
-    """Reads what is to be fine-tuned; with an index or limits, one of its subnets alone.
+    """Reads the source of a fine-tuning; with an index or limits, only one of its subnets.
 
     Args:
-        path: a trained or imported run (of one-shot NAS an evolved one), a folder that
-            `specialize` wrote, or a checkpoint that the authors released (its published subnets,
-            else its largest network).
-        index: number of the subnet in the source's table; or
-        limits: as `specialize` takes them.
+        path: a trained or imported run (for one-shot NAS, one whose evolution is complete), the
+            folder of a handed-over model, or a checkpoint that the authors released (its published
+            subnets, or else its largest network).
+        index: number of the subnet in the source's table.
+        limits: alternatively, limits as for `specialize`; the best subnet within them is used.
 
     Raises:
-        FileNotFoundError: nothing is there.
-        ValueError: it is none of these, not trained yet, or has no such subnet.
+        FileNotFoundError: the path does not exist, or is none of these.
+        ValueError: the source is not trained yet, or has no such subnet.
     """
     path = Path(path)
     by_limits = limits is not None
@@ -104,7 +104,7 @@ def read_source(
     elif path.is_file():
         source, rows = _of_checkpoint(path)
     else:
-        what = "is no such folder" if path.exists() else "does not exist"
+        what = "is not such a folder" if path.exists() else "does not exist"
         raise FileNotFoundError(
             f"{path} {what}: give a trained run, a folder that `prenas specialize` wrote, or a "
             "released checkpoint"
@@ -122,8 +122,8 @@ def _of_run(path: Path, by_limits: bool) -> tuple[Source, list[Evaluation]]:
         names = _published_names(supernet)
     if by_limits and not run.is_evaluated and not run.is_imported:
         raise ValueError(
-            f"{path} is not evaluated, so which subnet is best within a limit is not known: run "
-            f"`prenas evaluate {path}` first, or name the subnet by its number"
+            f"{path} has not been evaluated, so its best subnet within a limit is unknown: run "
+            f"`prenas evaluate {path}` first, or give the subnet's number (--subnet)"
         )
     assert run.supernet_sha256 is not None, "its weights were just read"
     source = Source(
@@ -174,14 +174,14 @@ def _of_checkpoint(path: Path) -> tuple[Source, list[Evaluation]]:
 
 
 def _published_names(supernet: Supernet) -> tuple[str, ...] | None:
-    """ImageNet's names for its number of classes; the numbers that stand for others are no names"""
+    """ImageNet's names if the number of classes is ImageNet's, else None."""
     names = default_class_names(supernet.settings.num_classes)
     return None if names == tuple(map(str, range(len(names)))) else names
 
 
 def finetuning_recipe(
     source: Source,
-    recipe: TransferRecipe | str = "transfer",
+    transfer: TransferRecipe | str = "transfer",
     data: ImageData | Sequence[str] | str = (),
     *,
     image_size: int | tuple[int, int] | None = None,
@@ -191,19 +191,19 @@ def finetuning_recipe(
     """The recipe of a run that fine-tunes the source.
 
     Args:
-        recipe: one of `prenas.recipe.catalogue.TRANSFER_RECIPES`, by name or as a value.
-        data: images, in place of the recipe's: texts as `prenas.with_data` takes them, or splits
-            from Python; nothing for the recipe's, or where it leaves them to the source, those.
+        transfer: one of `prenas.recipe.catalogue.TRANSFER_RECIPES`, by name or as a value.
+        data: images instead of those of the fine-tuning recipe: texts as for `prenas.with_data`, or
+            splits from Python. Empty: the recipe's images, or the source's if it names none.
         image_size: in pixels, one number or (height, width); None keeps the source's.
-        extend_distances: whether relative positions get weights of their own for distances that a
-            larger image brings; else they keep being clipped.
-        overrides: `field=value` texts, as `prenas.with_overrides` takes them.
+        extend_distances: whether distances that occur only in a larger image get weights of their
+            own for relative positions; otherwise such distances are clipped.
+        overrides: `field=value` texts, as for `prenas.with_overrides`.
 
     Raises:
-        ValueError: no images are named, or something is asked for that these weights cannot serve.
+        ValueError: no images are given, or the recipe does not suit the source's weights.
     """
-    if isinstance(recipe, str):
-        recipe = get_transfer_recipe(recipe)
+    if isinstance(transfer, str):
+        transfer = get_transfer_recipe(transfer)
     old = source.supernet.settings
     fields: dict[str, Any] = {}
     if isinstance(data, ImageData):
@@ -211,20 +211,20 @@ def finetuning_recipe(
     if image_size is not None:
         fields["image_size"] = image_size
     changed = Recipe(
-        name=recipe.name,
+        name=transfer.name,
         space=source.space.with_settings(**fields),
         search=SearchRecipe(budgets=exact_budgets(source.archs, old)),
         data=DataRecipe(name=OWN_DATA, preprocessing=source.preprocessing),
-        training=recipe.training,
+        training=transfer.training,
     )
     if not isinstance(data, ImageData):
-        changed = _with_images(changed, source, data or recipe.images, recipe.augmentation)
+        changed = _with_images(changed, source, data or transfer.images, transfer.augmentation)
     changed = with_overrides(changed, overrides)
     _require_the_sources(source, changed)
     settings = changed.space.settings
     if extend_distances:
         settings = extended(source.supernet.family, settings)
-    # No tensors: only whether it can be done. A fresh head is never what stands in the way.
+    # Without tensors, this only checks that the weights can be adapted. A fresh head always can be.
     adapt(source.supernet.family, {}, old, settings, torch_generator(0, "nothing"))
     budgets = exact_budgets(source.archs, settings)
     return changed.model_copy(
@@ -241,13 +241,13 @@ def _with_images(
     texts: Sequence[str] | str | None,
     augmentation: Augmentation | None,
 ) -> Recipe:
-    """The recipe with the named images, or with those of the source where None are wanted."""
+    """The recipe with the images of `texts`, or with the source's if `texts` is None."""
     data = source.data if texts is None else None
     if texts:
         recipe = with_data(recipe, texts)
         data = recipe.data
     if data is None or data.name == OWN_DATA:
-        raise ValueError(f"no images are named to fine-tune {source.name} on: give --data PLACE")
+        raise ValueError(f"no images given for fine-tuning {source.name}: add --data PATH")
     if augmentation is None:
         augmentation = source.data.augmentation if source.data else Augmentation()
     fields = {**data.model_dump(mode="json"), "augmentation": augmentation}
@@ -255,42 +255,42 @@ def _with_images(
 
 
 def _require_the_sources(source: Source, recipe: Recipe) -> None:
-    """Raises ValueError if overrides touch what only the source decides."""
+    """Raises ValueError if overrides change what the source determines."""
     space = recipe.space.model_copy(update={"settings": source.space.settings})
     budgets = exact_budgets(source.archs, source.supernet.settings)
     is_other = space != source.space or recipe.search != SearchRecipe(budgets=budgets)
     if is_other or recipe.evolution is not None:
         raise ValueError(
             f"the subnets of a fine-tuning are those of its source, {source.name}: only "
-            "space.settings, data, training and seed may be set"
+            "space.settings, data, training and seed may be changed"
         )
     asked, theirs = recipe.preprocessing, source.preprocessing
     if (asked.mean, asked.std) != (theirs.mean, theirs.std):
         raise ValueError(
-            f"mean and deviation of the images are those of {source.name}, whose weights are made "
-            "for them: leave data.preprocessing.mean and std out"
+            f"images must be normalised as for {source.name}, whose weights depend on it: leave "
+            "out data.preprocessing.mean and std"
         )
 
 
 def adapt_source(
     source: Source, recipe: Recipe, class_names: Sequence[str], head: str = "auto"
 ) -> Adaptation:
-    """The source's weights and subnets for the settings of a recipe that was made for it.
+    """Adapts the source's weights and subnets to a recipe that was made for the source.
 
     Args:
-        class_names: those of the images; where they are the source's, in the same order, `auto`
-            keeps the head.
-        head: one of `HEADS`. A fresh one is drawn from the recipe's seed.
+        class_names: those of the images; if they are the source's, in the same order, `auto` keeps
+            the head.
+        head: one of `HEADS`. A fresh head is drawn from the recipe's seed.
 
     Raises:
-        ValueError: the recipe is for another source, or these weights cannot serve it.
+        ValueError: the recipe was made for another source, or does not suit its weights.
     """
     if head not in HEADS:
-        raise unknown_name("choice for the head", head, HEADS)
+        raise unknown_name("choice for --head", head, HEADS)
     supernet, settings = source.supernet, recipe.space.settings
     if recipe.search.budgets != exact_budgets(source.archs, settings):
         raise ValueError(
-            f"recipe {recipe.name!r} is not for the subnets of {source.name}: make it with "
+            f"recipe {recipe.name!r} was not made for the subnets of {source.name}: build it with "
             "prenas.finetuning_recipe(source, ...)"
         )
     is_same = (
