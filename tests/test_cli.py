@@ -189,7 +189,7 @@ def test_a_released_checkpoint_from_file_to_model(prenas: Command, tmp_path: Pat
     path.write_text(ARCH.model_dump_json())
     result = prenas("import", file, "--out", out, "--arch", small.model_dump_json(), "--arch", path)
     assert (result.status, result.err) == (0, "")
-    assert "imported from released.pth, subnets given by the user" in result.out
+    assert "imported from released.pth, with the given subnets" in result.out
     assert f"Supernet  {out / 'supernet.safetensors'}" in result.out
     for arch in (small, ARCH):
         params = count(arch, SETTINGS)["params"]
@@ -214,7 +214,7 @@ def test_what_cannot_be_imported(prenas: Command, tmp_path: Path) -> None:
     refused(unread, "is not a vit architecture")
     assert not out.exists()
     chosen = prenas("import", file, "--out", out)
-    assert "the largest network: of no published space" in chosen.out
+    assert "with the largest network, because its sizes match no published space" in chosen.out
 
 
 def test_finetuning_goes_all_the_way(prenas: Command, finished_run: Path, tmp_path: Path) -> None:
@@ -223,12 +223,12 @@ def test_finetuning_goes_all_the_way(prenas: Command, finished_run: Path, tmp_pa
     words += ["--set", "training.epochs=1", "--threads", "1"]
     dry = prenas(*words, "--dry-run")
     assert (dry.status, dry.err) == (0, "")
-    assert "kept head" in dry.out
+    assert "classifier kept" in dry.out
     assert "nothing was written" in dry.out
     refused(prenas(*words), "say where to write the run: --out FOLDER")
     result = prenas(*words, "--out", out)
     assert (result.status, result.err) == (0, "")
-    assert f"fine-tuned from {finished_run}, one subnet; trained there at 8 x 8" in result.out
+    assert f"fine-tuned from {finished_run} (one subnet; trained at 8 x 8" in result.out
     assert f"Models    {out / 'subnets'}/00; load one" in result.out
     assert load(out / "subnets" / "00").network(torch.zeros(1, 1, 12, 12)).shape == (1, 10)
     assert "fine-tuned from" in prenas("info", out).out
@@ -528,7 +528,7 @@ def test_help_lists_the_commands(prenas: Command) -> None:
         (["search", "digits", "--budget", "params=six"], ["'six'", "250k or 6M"]),
         (
             ["search", "digits", "--budget", "params=1", "--set", "search.num_images=1"],
-            ["no subnet fits", "params <= 1", "this space reaches params"],
+            ["no subnet fits", "params <= 1", "this space ranges over params"],
         ),
         (["search", "digits", "--further-seeds", "-1"], ["further_seeds", "-1"]),
         (["search", "digits", "--device", "quantum"], ["'quantum'", "choose auto, cpu"]),

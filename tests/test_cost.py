@@ -280,7 +280,7 @@ def test_stray_underscores_are_named(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["0", "0M", "0.0", "1.5", "0.0005k", "1.0000001M"])
 def test_amounts_are_whole_and_positive(text: str) -> None:
-    with pytest.raises(ValueError, match="not a whole positive number") as caught:
+    with pytest.raises(ValueError, match="not a positive integer") as caught:
         PARAMS.parse(text)
     assert repr(text) in str(caught.value)
 
@@ -343,7 +343,7 @@ def test_an_axis_has_units_of_its_own() -> None:
     [
         ({"name": "resolution"}, "'resolution' needs another name"),
         ({"name": "Latency, ms"}, "'Latency, ms' needs another name"),
-        ({"units": {"ms": 1000}}, "one must be of size 1"),
+        ({"units": {"ms": 1000}}, "one of them must have size 1"),
         ({"table_unit": "min"}, "table_unit 'min' must be among them"),
     ],
 )
@@ -353,7 +353,7 @@ def test_an_axis_that_cannot_work_is_refused(changes: dict[str, Any], words: str
 
 
 def test_a_name_has_one_axis() -> None:
-    with pytest.raises(ValueError, match="there is a cost axis 'params' already"):
+    with pytest.raises(ValueError, match="a cost axis 'params' already exists"):
         register(time_axis(name="params"))
     assert AXES["params"] is PARAMS
 

@@ -1,7 +1,7 @@
-"""A family of its own in one file: residual multilayer perceptrons over small pictures.
+"""A complete family in one file: residual multilayer perceptrons for small images.
 
-A template, to be read from top to bottom: architectures, the space of them, the network of one
-architecture, its parts, and the `Family` that holds it together, as docs/extending.md explains.
+Use it as a template and read it from top to bottom: architectures, their space, the network of one
+architecture, its parts, and the `Family` that combines them. docs/extending.md explains each step.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class MlpArch(Arch):
 
     @property
     def links(self) -> Links:
-        """The stages, and the classifier, where nothing is chosen."""
+        """The stages, then the classifier, in which nothing is chosen."""
         stages = (Link(one.width, len(one.hidden), {"hidden": one.hidden}) for one in self.stages)
         return (*stages, Link())
 
@@ -67,7 +67,7 @@ class MlpArch(Arch):
 
 
 class MlpSettings(Settings):
-    """What all networks of a space share: pictures are averaged over a grid of cells first."""
+    """What all networks of a space share: images are first averaged over a grid of cells."""
 
     grid: Size = 8
 
@@ -81,7 +81,7 @@ class StageOptions(Value):
 
 
 class MlpSpace(SearchSpace[MlpArch, MlpSettings]):
-    """Per stage, options for width and depth; per block, for its hidden units."""
+    """Options for the width and depth of each stage, and for the hidden units of its blocks."""
 
     family: Literal["residual-mlp"] = "residual-mlp"
     stages: tuple[StageOptions, ...] = Field(min_length=1)
@@ -89,7 +89,7 @@ class MlpSpace(SearchSpace[MlpArch, MlpSettings]):
 
     @property
     def chain(self) -> Chain:
-        """The stages, and the classifier, where nothing is chosen."""
+        """The stages, then the classifier, in which nothing is chosen."""
         stages = (Stage(s.width, s.depth, (LayerAxis("hidden", s.hidden),)) for s in self.stages)
         return (*stages, Stage((self.settings.num_classes,)))
 
@@ -115,7 +115,7 @@ Noise = Tensor | None
 
 
 def dropped(x: Tensor, rate: float, noise: Tensor) -> Tensor:
-    """Zero where `noise`, uniform in [0, 1), is below the rate; of the same mean."""
+    """`x`, but zero where `noise`, uniform in [0, 1), is below the rate; the mean is kept."""
     return x * (noise >= rate).to(x.dtype) / (1 - rate)
 
 
@@ -138,7 +138,7 @@ class Block(nn.Module):
 
 
 def widths(arch: MlpArch, settings: MlpSettings) -> tuple[int, ...]:
-    """From the flattened picture to the classes."""
+    """All widths, from the flattened image to the classes."""
     inputs = settings.in_chans * settings.grid**2
     return (inputs, *(stage.width for stage in arch.stages), settings.num_classes)
 
@@ -179,16 +179,16 @@ class ResidualMlp(nn.Module):
         return x if pre_logits else self.head(x)
 
     def forward(self, images: Tensor, noise: Noise = None) -> Tensor:
-        """Logits; `noise` [B, a column per block, with dropout one more per feature] in [0, 1)."""
+        """Logits; `noise` [B, one column per block, with dropout also one per feature]."""
         if noise is None and self.training and (self.dropout or self.drops):
             num_columns = self.num_blocks + (self.num_features if self.dropout else 0)
             noise = torch.rand(len(images), num_columns, device=images.device)
         return self.forward_head(self.forward_features(images, noise), noise=noise)
 
-    # What timm's optimisers and fine-tuning ask of a model.
+    # What timm's optimisers and fine-tuning need from a model.
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Groups of layer-wise decay: one per stage."""
+        """Groups for layer-wise decay: one per stage."""
         return {"stem": r"^stages\.0\.entry", "blocks": r"^stages\.(\d+)"}
 
     def get_classifier(self) -> nn.Module:
@@ -196,14 +196,14 @@ class ResidualMlp(nn.Module):
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A fresh classifier; 0 classes: none, which gives features."""
+        """Replaces the classifier; 0 removes it, so that the network returns features."""
         self.num_classes = num_classes
         self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
         self.head.to(self.stages[0]["entry"].weight)
 
 
 def initialize(network: nn.Module, generator: torch.Generator) -> None:
-    """Linear weights within 1/sqrt(inputs), zero biases; fresh normalisation."""
+    """Uniform weights within 1/sqrt(inputs), zero biases, and default normalisation."""
     for module in network.modules():
         if isinstance(module, nn.Linear):
             bound = module.in_features**-0.5
@@ -214,11 +214,11 @@ def initialize(network: nn.Module, generator: torch.Generator) -> None:
             module.reset_parameters()
 
 
-# --- its parts, and the family that holds all of it together -------------------------------------
+# --- its parts, and the family that combines them ------------------------------------------------
 
 
 def stage_names(arch: MlpArch) -> list[StageNames]:
-    """Blocks and entry of every stage; all else belongs to the last, the classifier."""
+    """Blocks and entry of every stage; the rest belongs to the last stage, the classifier."""
     return [
         StageNames([f"stages.{n}.blocks.{block}." for block in range(link.depth)], [f"stages.{n}."])
         for n, link in enumerate(arch.links)
@@ -226,7 +226,7 @@ def stage_names(arch: MlpArch) -> list[StageNames]:
 
 
 def work(arch: MlpArch, settings: MlpSettings) -> list[Work]:
-    """Multiply-accumulates of one picture; normalisation, activations and sums are free."""
+    """Multiply-accumulates per image, without normalisation, activations and sums."""
     parts = []
     for number, (before, after) in enumerate(pairwise(widths(arch, settings))):
         parts.append(Work(TensorRole(number, None), before * after))

@@ -1,8 +1,8 @@
 """What an architecture costs: the table of cost axes, and counting without weights.
 
 Budgets, limits, tables, files and reports follow `AXES`: nothing else lists the costs. The amount
-of a network is the sum over its parts, so that tables per stage and layer can stand for all
-networks of a space.
+of a network is the sum over its parts, so tables per stage and layer describe all networks of a
+space.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prenas.values import unknown_name
 
-if TYPE_CHECKING:  # the families bring torch, which `prenas status` does without
+if TYPE_CHECKING:  # importing the families imports torch, which `prenas status` avoids
     from prenas.families.base import Arch, SearchSpace, Settings, Shape, TensorRole, Work
 
 _COUNT_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "B": 10**9}
@@ -26,66 +26,67 @@ _NUMBER = r"[0-9]+(?:_[0-9]+)*(?:\.[0-9]+)?|\.[0-9]+"
 
 
 class Part(NamedTuple):
-    """One part of a network: a layer, or everything that a stage has outside its layers."""
+    """One part of a network: a layer, or everything in a stage outside its layers."""
 
     arch: Arch
     settings: Settings
     shapes: Mapping[str, Shape]
     """Name -> shape of the parameters of this part."""
     work: Work
-    """Its multiply-accumulates, and the stage and layer that it is."""
+    """Its multiply-accumulates, its stage and its layer."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class CostAxis:
     """One kind of cost: how it is counted, printed and read.
 
-    Amounts are whole numbers from 0 on. What has fractions takes a smaller unit, e.g. microseconds.
+    Amounts are integers from 0 on. To avoid fractions, choose a smaller unit, e.g. microseconds.
 
     Raises:
-        ValueError: a name that budgets cannot hold, or units without the base unit or `table_unit`.
+        ValueError: the name cannot be used in budgets, or `units` lacks a unit of size 1 or
+            `table_unit`.
     """
 
     name: str
-    """In budgets, limits, files and columns: `params`."""
+    """Name in budgets, limits, files and columns, such as `params`."""
     of_part: Callable[[Part], int]
-    """What one part adds to the network's amount. Within one space it may depend on the part's
-    stage and layer, its options, the widths at the ends of its stage and the resolution only."""
+    """What one part adds to the network's amount. Within one space it may only depend on the part's
+    stage and layer, its options, the widths at the ends of its stage, and the resolution."""
     label: str
-    """In tables: "MACs"."""
+    """Name in tables, such as "MACs"."""
     noun: str
-    """What an amount counts, in words: "parameters"."""
+    """What an amount counts, for sentences, such as "parameters"."""
     per: str = ""
-    """What one amount is for, where that is not the network: "per image"."""
+    """What one amount refers to, if that is not the network, such as "per image"."""
     table_unit: str = ""
-    """One of `units`, in which tables give amounts."""
+    """The unit of amounts in tables; one of `units`."""
     units: Mapping[str, int] = field(default_factory=lambda: _COUNT_UNITS)
-    """Unit -> its size in base units; of several names of one size the first is written."""
+    """Unit -> its size in base units. If several units have the same size, the first is written."""
     is_bounded: bool = True
     """Whether budgets and limits may bound it, and tables show it."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name) or self.name == "resolution":
             raise ValueError(
-                f"cost axis {self.name!r} needs another name: lower-case letters, digits and "
-                "underscores, and not 'resolution', which budgets use"
+                f"cost axis {self.name!r} needs another name: a lower-case letter, then lower-case "
+                "letters, digits and underscores, but not 'resolution', which budgets use"
             )
         if 1 not in self.units.values() or self.table_unit not in self.units:
             raise ValueError(
-                f"cost axis {self.name!r} has the units {dict(self.units)}: one must be of size 1, "
-                f"and table_unit {self.table_unit!r} must be among them"
+                f"cost axis {self.name!r} has the units {dict(self.units)}: one of them must have "
+                f"size 1, and table_unit {self.table_unit!r} must be among them"
             )
 
     @property
     def header(self) -> str:
-        """Of a table's column: "MACs, M"."""
+        """Heading of its column in tables, such as "MACs, M"."""
         return f"{self.label}, {self.table_unit}" if self.table_unit else self.label
 
     def cell(self, amount: int, *, pads: bool = False) -> str:
-        """An amount under `header`: every digit in base units, else four significant ones.
+        """An amount under `header`: exact in base units, otherwise with four significant digits.
 
         Args:
-            pads: keep trailing zeros, and all digits before the point.
+            pads: keeps trailing zeros, and all digits before the decimal point.
         """
         scale = self.units[self.table_unit]
         value = amount / scale
@@ -96,17 +97,17 @@ class CostAxis:
         return f"{value:,.0f}" if value >= 999.95 else f"{value:#.4g}"
 
     def in_words(self, amount: int) -> str:
-        """Exactly: "1,828,768 MACs"."""
+        """The exact amount for sentences, such as "1,828,768 MACs"."""
         return f"{amount:,} {self.noun}"
 
     def about(self, amount: int) -> str:
-        """As tables give it: "1.829 M MACs"; exactly where they do."""
+        """The amount as rounded in tables, such as "1.829 M MACs"; exact if tables are exact."""
         if self.units[self.table_unit] == 1:
             return self.in_words(amount)
         return f"{self.cell(amount, pads=True)} {self.table_unit} {self.label}"
 
     def format(self, amount: int) -> str:
-        """The shortest exact form with a unit, of two as short not the fraction: 300M, 1.25G."""
+        """The shortest exact form with a unit, such as 300M or 1.25G; among equals no fraction."""
         forms = [
             f"{(Decimal(amount) / scale).normalize():f}{unit}"
             for scale, unit in sorted(self._written_units.items(), reverse=True)
@@ -114,16 +115,16 @@ class CostAxis:
         return min(forms, key=lambda form: (len(form), form.startswith("0.")))
 
     def tick(self, amount: float) -> str:
-        """Along an axis of a plot, with the largest unit that fits into the amount: 3.75k."""
+        """A label along the axis of a plot, with the largest unit below the amount, as in 3.75k."""
         fitting = [(s, unit) for s, unit in self._written_units.items() if s <= max(abs(amount), 1)]
         scale, unit = fitting[-1]
         return f"{amount / scale:g}{unit}"
 
     def parse(self, text: str) -> int:
-        """An amount from text such as 6M, 1.4G, 250k or 6000000.
+        """Reads an amount from text such as 6M, 1.4G, 250k or 6000000.
 
         Raises:
-            ValueError: not a positive amount in the units of this axis.
+            ValueError: the text is not a positive amount in the units of this axis.
         """
         match = re.fullmatch(rf"\s*({_NUMBER})\s*(\S*)\s*", text)
         scale = self._scale(match[2]) if match else None
@@ -138,17 +139,17 @@ class CostAxis:
             )
         value = Decimal(match[1]) * scale
         if value != int(value) or value <= 0:
-            raise ValueError(f"the amount {text!r} is not a whole positive number")
+            raise ValueError(f"the amount {text!r} is not a positive integer")
         return int(value)
 
     @property
     def _written_units(self) -> dict[int, str]:
-        """Size -> unit, from small to large."""
+        """Size -> the unit to write, from small to large."""
         sizes = {size: unit for unit, size in reversed([*self.units.items()])}
         return dict(sorted(sizes.items()))
 
     def _scale(self, unit: str) -> int | None:
-        """The size of a unit, in whatever case where that leaves one; None if there is none."""
+        """The size of a unit, ignoring case if that is unambiguous; None for an unknown unit."""
         if not unit or unit in self.units:
             return self.units.get(unit, 1)
         sizes = {size for name, size in self.units.items() if name.lower() == unit.lower()}
@@ -164,8 +165,8 @@ AXES: dict[str, CostAxis] = {
             label="params",
             noun="parameters",
         ),
-        # Matrix products (attention, patch convolution and head included) without relative
-        # positions, as comparable counters do.
+        # Matrix products, including attention, patch convolution and head, but without relative
+        # positions, as other counters do.
         CostAxis(
             name="macs",
             of_part=lambda part: part.work.macs,
@@ -174,7 +175,7 @@ AXES: dict[str, CostAxis] = {
             per="per image",
             table_unit="M",
         ),
-        # What relative positions add to them in the form that is run.
+        # What relative positions add, in the form in which they are computed here.
         CostAxis(
             name="relative_macs",
             of_part=lambda part: part.work.extra_macs,
@@ -186,43 +187,43 @@ AXES: dict[str, CostAxis] = {
         ),
     )
 }
-"""Name -> axis. Their order is that of columns, and of what breaks ties between equal scores."""
+"""Name -> axis. Their order is the order of columns, and breaks ties between equal scores."""
 
 
 def register(axis: CostAxis) -> None:
-    """Adds an axis to the table, after all others.
+    """Adds an axis to the end of the table.
 
     Raises:
-        ValueError: its name is taken.
+        ValueError: another axis already has its name.
     """
     if axis.name in AXES:
-        raise ValueError(f"there is a cost axis {axis.name!r} already: choose another name")
+        raise ValueError(f"a cost axis {axis.name!r} already exists: choose another name")
     AXES[axis.name] = axis
 
 
 def bounded_axes() -> tuple[CostAxis, ...]:
-    """The axes that budgets may bound, in their order."""
+    """The axes that budgets may bound, in the order of the table."""
     return tuple(axis for axis in AXES.values() if axis.is_bounded)
 
 
 def bounded_names() -> tuple[str, ...]:
-    """Their names."""
+    """Names of the axes that budgets may bound."""
     return tuple(axis.name for axis in bounded_axes())
 
 
 def size_axis() -> CostAxis:
-    """The axis that gives the size of a network where one number must do: the first."""
+    """The axis for the size of a network as one number: the first of the table."""
     return bounded_axes()[0]
 
 
 def shown_axes(costs: Iterable[Mapping[str, int]]) -> list[CostAxis]:
-    """The bounded axes that all of these costs have: earlier results may lack a newer one."""
+    """The bounded axes that all of these costs have; older results may lack a newer axis."""
     rows = list(costs)
     return [axis for axis in bounded_axes() if all(axis.name in row for row in rows)]
 
 
 def bounded_axis(name: str, kind: str = "cost") -> CostAxis:
-    """The axis of that name; ValueError with the choices if budgets cannot bound it."""
+    """The axis of this name; ValueError, with the available names, if budgets cannot bound it."""
     names = bounded_names()
     if name not in names:
         raise unknown_name(kind, name, names)
@@ -235,16 +236,19 @@ def bounded_axis(name: str, kind: str = "cost") -> CostAxis:
 def count(
     arch: Arch, settings: Settings | SearchSpace | None = None, **changes: Any
 ) -> dict[str, int]:
-    """What `arch` costs, by the name of every axis: parameters, multiply-accumulates of one image.
+    """Counts what `arch` costs on every axis: parameters, multiply-accumulates per image.
 
     Args:
-        settings: the input and the classes, or a search space, whose settings are taken. Always
-            needed: an architecture alone does not decide what it costs.
-        changes: other values of single settings, e.g. `count(arch, space, num_classes=10)`.
+        settings: the input and the classes, or a search space, whose settings are used. Always
+            needed, because costs do not follow from the architecture alone.
+        changes: other values for single settings, e.g. `count(arch, space, num_classes=10)`.
+
+    Returns:
+        Name of the axis -> amount.
 
     Raises:
-        TypeError: no settings, or those of another family.
-        ValueError: a keyword that the family's settings do not have, or a value they refuse.
+        TypeError: the settings are missing or belong to another family.
+        ValueError: the family's settings lack one of the changed fields, or refuse its value.
     """
     from prenas.families import family_of
     from prenas.families.base import SearchSpace
@@ -255,7 +259,7 @@ def count(
     if not isinstance(settings, family.settings_type):
         raise TypeError(
             f"costs depend on the image size and the number of classes, so count needs the "
-            f"settings of the family {family.name} (given: {settings!r}): write count(arch, space) "
+            f"settings of the family {family.name} (got {settings!r}): write count(arch, space) "
             f"or count(arch, {family.settings_type.__name__}(image_size=..., num_classes=...))"
         )
     return dict(_count(arch, settings.changed(**changes), tuple(AXES.values())))
@@ -276,7 +280,7 @@ def parts_of(
     """All parts of a network.
 
     Args:
-        shapes: stage and layer -> the parameters there, by name.
+        shapes: stage and layer -> name -> shape of the parameters.
     """
     from prenas.families import family_of
     from prenas.families.base import Work
@@ -287,14 +291,14 @@ def parts_of(
 
 
 def amounts(part: Part, axes: Iterable[CostAxis]) -> tuple[int, ...]:
-    """What a part adds on each axis; TypeError for amounts that are not whole numbers from 0 on."""
+    """What a part adds on each axis; TypeError for amounts that are not integers from 0 on."""
     found: list[int] = []
     for axis in axes:
         amount = axis.of_part(part)
         if not isinstance(amount, Integral) or amount < 0:
             raise TypeError(
                 f"cost axis {axis.name!r} gives {amount!r} for {part.work.role}: of_part must "
-                "return a whole number from 0 on; take a smaller unit for fractions"
+                "return an integer from 0 on; use a smaller unit for fractions"
             )
         found.append(int(amount))
     return tuple(found)

@@ -1,9 +1,9 @@
-"""The supernet: one full-size plain network, of which every subnet is a view.
+"""The supernet: one full-size plain network; every subnet is a view of it.
 
-A subnet *is* the plain network of its architecture, run on views of the shared weights. The
-supernet therefore remembers no architecture: `supernet(images, arch)` is a function of its
-arguments and its weights. Gradients of a subnet arrive, through the views, in the full-size
-gradients of the shared weights, and are zero outside the part that the subnet owns.
+A subnet *is* the plain network of its architecture, run on views of the shared weights. So the
+supernet stores no current architecture: `supernet(images, arch)` is a function of its arguments
+and its weights. Through the views, a subnet's gradients end up in the full-size gradients of the
+shared weights; they are zero outside the part that the subnet owns.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from prenas.families.base import (
 )
 
 Statistics = Mapping[str, Tensor]
-"""What a subnet knows of its own of the images that flow through it: buffers by name."""
+"""BatchNorm statistics of one subnet: its buffers, by name."""
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -44,9 +44,10 @@ def _structure(
     dropout: float,
     mode: _Mode,
 ) -> nn.Module:
-    """The layers of a subnet without weights, kept for the next call.
+    """The layers of a subnet without weights, cached for the next call.
 
-    One per mode, so that a call changes nothing; one per thread, because a call lends it weights.
+    There is one per mode, so that no call changes another's mode, and one per thread, because a
+    call puts its weights into it.
     """
     return _kept_structure(arch, settings, drop_path_rates, dropout, mode, get_ident())
 
@@ -65,9 +66,10 @@ def _kept_structure(
 
 
 def _in_mode(network: nn.Module, mode: _Mode) -> nn.Module:
-    """Training leaves statistics alone: those of one subnet are wrong for every other.
+    """Sets the mode of a network.
 
-    Observing is evaluation but for BatchNorm, which takes the plain average over batches.
+    Training does not update running statistics, because those of one subnet are wrong for all
+    others. Observing is evaluation, except that BatchNorm gathers the plain average over batches.
     """
     network.train(mode == "training")
     for module in network.modules():
@@ -80,7 +82,7 @@ def _in_mode(network: nn.Module, mode: _Mode) -> nn.Module:
 
 
 def statistic_names(network: nn.Module) -> tuple[str, ...]:
-    """The buffers that hold statistics of images, BatchNorm's, by name."""
+    """Names of the buffers that contain BatchNorm statistics."""
     return tuple(
         f"{path}.{name}" if path else name
         for path, module in network.named_modules()
@@ -91,12 +93,12 @@ def statistic_names(network: nn.Module) -> tuple[str, ...]:
 
 @lru_cache(maxsize=256)
 def owned_boxes(arch: Arch, largest: Arch, settings: Settings) -> dict[str, Box]:
-    """Which part of every tensor of the `largest` network the subnet `arch` owns.
+    """For each tensor of the `largest` network, the part that the subnet `arch` owns.
 
-    Absent names are not owned. Do not change what it returns: it is kept for the next call.
+    Names that are missing are not owned. Do not modify the result: it is cached.
 
     Raises:
-        ValueError: the architecture does not fit into the largest.
+        ValueError: the architecture does not fit into the largest one.
     """
     check_contains(largest, arch)
     shapes = tensor_shapes(_structure(arch, settings, (), 0.0, "evaluating"))
@@ -115,9 +117,9 @@ class Supernet(nn.Module):
     Args:
         arch: the largest network, whose weights all subnets share.
         settings: input and classes, the same for all subnets.
-        drop_path: highest stochastic-depth rate; the family gives each layer its own, which it
-            keeps in every subnet.
-        dropout: rate of the features before the classifier.
+        drop_path: highest stochastic-depth rate. The family gives each layer a rate, which the
+            layer keeps in every subnet.
+        dropout: dropout rate of the features before the classifier.
     """
 
     def __init__(
@@ -130,16 +132,16 @@ class Supernet(nn.Module):
         self.dropout = dropout
         rates = self.family.drop_path_rates(arch, drop_path)
         self.drop_path_rates = dict(zip(self.family.layers(arch), rates, strict=True))
-        """Rate of every layer, by what its names begin with."""
+        """Prefix of a layer's tensor names -> stochastic-depth rate of the layer."""
         self.network = build_shared(arch, settings)
         self.has_statistics = bool(statistic_names(self.network))
-        """Whether subnets need statistics of their own before they can be evaluated."""
+        """Whether each subnet needs its own BatchNorm statistics for evaluation."""
 
     @classmethod
     def around(cls, network: nn.Module, arch: Arch, settings: Settings) -> Supernet:
-        """A supernet whose largest network is this plain one of `arch`, with a copy of its weights.
+        """A supernet with a copy of the weights of this plain network of `arch`.
 
-        What only smaller subnets would own is zero.
+        Tensors that only smaller subnets would own are zero.
         """
         supernet = cls(arch, settings)
         views, tensors = supernet.views(arch), named_tensors(network)
@@ -153,13 +155,13 @@ class Supernet(nn.Module):
 
     @property
     def num_draws(self) -> int:
-        """Columns of `noise`: one per residual branch, then, only with dropout, one per feature
-        before the classifier."""
+        """Columns of `noise`: one per residual branch, and with dropout one more per feature before
+        the classifier."""
         num_features = int(self.network.head_hidden_size) if self.dropout else 0  # type: ignore[arg-type]
         return self.family.num_branches(self.arch) + num_features
 
     def initialize(self, generator: torch.Generator) -> Supernet:
-        """Fills the weights with the family's initialisation; returns self."""
+        """Initialises the weights as the family prescribes; returns self."""
         with torch.no_grad():
             self.family.initialize(self.network, generator)
         return self
@@ -174,14 +176,14 @@ class Supernet(nn.Module):
         """Logits [B, num_classes] of the subnet `arch` for images [B, in_chans, height, width].
 
         Args:
-            noise: uniform numbers in [0, 1) of shape [B, num_draws], one row per sample, that
-                decide in training which residual branches, and then which features, are dropped.
-            statistics: what calibration gave for this subnet; needed in evaluation mode where
+            noise: uniform numbers in [0, 1) of shape [B, num_draws], one row per image. They decide
+                which residual branches and which features are dropped in training.
+            statistics: result of the calibration of this subnet; needed in evaluation mode if
                 `has_statistics`.
 
         Raises:
-            ValueError: the architecture does not fit, the images have another shape, or statistics
-                are missing.
+            ValueError: the architecture does not fit, the images have another shape, or the
+                statistics are missing or belong to another subnet.
         """
         views = self.views(arch)
         if not self.training:
@@ -193,7 +195,7 @@ class Supernet(nn.Module):
         return _structure(arch, self.settings, *self._drops(arch), mode)
 
     def fresh_statistics(self, arch: Arch) -> dict[str, Tensor]:
-        """Statistics of no image, to be filled by `observe`; empty where there are none."""
+        """Statistics before any image, for `observe` to update; empty without BatchNorm."""
         found, shared = {}, named_tensors(self.network)
         for name, shape in self._statistic_shapes(arch).items():
             like = shared[name]
@@ -210,49 +212,49 @@ class Supernet(nn.Module):
 
     @torch.no_grad()
     def observe(self, images: Tensor, arch: Arch, statistics: dict[str, Tensor]) -> None:
-        """Adds what a subnet sees of a batch to its statistics, in place.
+        """Updates the statistics of a subnet with a batch of images, in place.
 
-        They are plain averages over batches, of means and unbiased variances, each layer seeing
-        what the ones before make of the same batch; stochastic depth and dropout are off.
+        Statistics are plain averages over batches, of means and unbiased variances. Each layer
+        receives the output of the layers before it for the same batch. Stochastic depth and dropout
+        are off.
 
         Args:
-            statistics: of `fresh_statistics`, perhaps filled by batches before.
+            statistics: result of `fresh_statistics`, possibly updated with earlier batches.
         """
         views = {**self.views(arch), **statistics}
         functional_call(self._lent(arch, "observing"), views, (images, None), strict=True)
 
     def required(self, arch: Arch, statistics: Statistics | None) -> Statistics:
-        """The statistics of a subnet for evaluation.
+        """The statistics to evaluate a subnet with, checked.
 
         Raises:
-            ValueError: they are missing, and needed, or of a subnet of other sizes.
+            ValueError: they are needed but missing, or belong to a subnet of other sizes.
         """
         if not self.has_statistics and not statistics:
             return {}
         if not statistics:
             raise ValueError(
-                f"subnet {arch.id} ({arch.summary}) has no statistics of its own yet: subnets "
-                "share weights, but what BatchNorm knows of the images differs in each. Calibrate "
-                "it first (`prenas calibrate RUN` and prenas.calibrate(RUN), or "
-                "prenas.evaluation.calibration.calibrate(supernet, archs, batches)), and give what "
-                "that returns as `statistics`"
+                f"subnet {arch.id} ({arch.summary}) has no BatchNorm statistics yet. Subnets share "
+                "weights, but not these statistics. Calibrate it first (`prenas calibrate RUN`; in "
+                "Python prenas.calibrate(RUN), or calibrate(supernet, archs, batches) of "
+                "prenas.evaluation.calibration) and pass the result as `statistics`"
             )
         given = {name: tuple(tensor.shape) for name, tensor in statistics.items()}
         if given != self._statistic_shapes(arch):
             raise ValueError(
-                f"these statistics are not those of subnet {arch.id} ({arch.summary}): their names "
-                "or sizes are others. Give what its own calibration returned"
+                f"these statistics do not belong to subnet {arch.id} ({arch.summary}): names or "
+                "sizes differ. Pass what its own calibration returned"
             )
         device = next(self.network.parameters()).device
         return {name: tensor.to(device) for name, tensor in statistics.items()}
 
     def views(self, arch: Arch) -> dict[str, Tensor]:
-        """The subnet's tensors (parameters and buffers) as views of the shared ones."""
+        """The subnet's parameters and buffers, as views of the shared ones."""
         shared = named_tensors(self.network)
         return {name: shared[name][box] for name, box in self.owned_boxes(arch).items()}
 
     def owned_boxes(self, arch: Arch) -> dict[str, Box]:
-        """Which part of every shared tensor the subnet owns; absent names are not owned.
+        """For each shared tensor, the part that the subnet owns; missing names are not owned.
 
         Raises:
             ValueError: the architecture does not fit into this supernet.
@@ -262,10 +264,10 @@ class Supernet(nn.Module):
     def cut(self, arch: Arch, statistics: Statistics | None = None) -> nn.Module:
         """The plain network of `arch` with a copy of its weights, in the supernet's mode.
 
-        Its statistics, where it has any, are the given ones, or in training mode a new network's.
+        BatchNorm gets the given statistics; without them, in training mode, those of a new network.
 
         Raises:
-            ValueError: the architecture does not fit, or evaluation lacks statistics.
+            ValueError: the architecture does not fit, or statistics for evaluation are missing.
         """
         views = self.views(arch)
         if statistics is None and self.training:
@@ -283,15 +285,15 @@ class Supernet(nn.Module):
         """The plain network of `arch` on the shared weights themselves, in the supernet's mode.
 
         Its parameters are leaves that view the owned part of the shared ones, and their `.grad`
-        views that part of the shared `.grad`: backward passes add to it in place, as cheaply as
-        in a network of its own. It holds as long as the shared tensors stay where they are.
+        views that part of the shared `.grad`. So backward passes add to it in place, as cheaply as
+        in a separate network. The result is valid as long as the shared tensors keep their memory.
 
         Args:
-            drops: whether stochastic depth and dropout act in training.
+            drops: whether stochastic depth and dropout are active in training.
 
         Raises:
-            ValueError: the architecture does not fit into this supernet, or a shared parameter
-                that is trained has no `.grad` to add to.
+            ValueError: the architecture does not fit into this supernet, or a trained shared
+                parameter has no `.grad` to add to.
         """
         shared, boxes = named_tensors(self.network), self.owned_boxes(arch)
         rates = self._drops(arch) if drops else ()
@@ -306,8 +308,8 @@ class Supernet(nn.Module):
                 if tensor.requires_grad:
                     if tensor.grad is None:
                         raise ValueError(
-                            f"{name} is trained, but has no .grad that a bound subnet could add "
-                            "to: make a GradientBuffer of the parameters first, or call "
+                            f"{name} is trained but has no .grad for a bound subnet to add to: "
+                            "create a GradientBuffer of the parameters first, or call "
                             "supernet(images, arch)"
                         )
                     view.grad = tensor.grad[box]
@@ -333,9 +335,9 @@ class Supernet(nn.Module):
         return supernet.train(self.training)
 
     def with_network(self, network: nn.Module) -> Supernet:
-        """The same supernet over other weights, such as a moving average; nothing is copied.
+        """The same supernet with other weights, such as a moving average, in that network's mode.
 
-        In that network's mode.
+        Nothing is copied.
         """
         other = copy(self)
         other._modules = {"network": network}

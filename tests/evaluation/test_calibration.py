@@ -103,9 +103,9 @@ def test_statistics_of_another_subnet_or_a_part_of_them_are_refused() -> None:
     of_small, of_large = calibrate(supernet, [small, large], [images])
     part = dict(itertools.islice(of_small.items(), 3))
     for arch, statistics in ((small, of_large), (large, of_small), (small, part)):
-        with pytest.raises(ValueError, match=f"are not those of subnet {arch.id}"):
+        with pytest.raises(ValueError, match=f"do not belong to subnet {arch.id}"):
             supernet(images, arch, statistics=statistics)
-        with pytest.raises(ValueError, match=f"are not those of subnet {arch.id}"):
+        with pytest.raises(ValueError, match=f"do not belong to subnet {arch.id}"):
             supernet.cut(arch, statistics)
 
 

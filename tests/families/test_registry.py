@@ -76,7 +76,9 @@ def declare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Declare:
 def test_a_registered_family_is_found_by_everything() -> None:
     with pytest.raises(ValueError, match="unknown family 'residual-mlp'"):
         get_family("residual-mlp")
-    with pytest.raises(TypeError, match=r"MlpSpace belongs to no family of .*register"):
+    with pytest.raises(
+        TypeError, match=r"MlpSpace does not belong to a registered family .*register"
+    ):
         family_of(SPACE)
     register(FAMILY)
     register(FAMILY)
@@ -88,13 +90,19 @@ def test_a_registered_family_is_found_by_everything() -> None:
 @pytest.mark.parametrize(
     ("other", "words"),
     [
-        (replace(OTHER, name="residual-mlp"), "the name 'residual-mlp' is taken"),
-        (replace(OTHER, spaces=FAMILY.spaces), "space name 'mlp-digits' of family 'other' belongs"),
+        (
+            replace(OTHER, name="residual-mlp"),
+            "the family name 'residual-mlp' is already registered",
+        ),
+        (
+            replace(OTHER, spaces=FAMILY.spaces),
+            "space name 'mlp-digits' of family 'other' already belongs",
+        ),
         (
             replace(OTHER, space_type=SpaceOfTheSameArchs),
-            "architectures or spaces of family 'residual",
+            "architecture or space types of family 'residual",
         ),
-        (replace(OTHER, space_type=FAMILY.space_type), "architectures or spaces of family"),
+        (replace(OTHER, space_type=FAMILY.space_type), "architecture or space types of family"),
     ],
     ids=["name", "space", "arch-type", "space-type"],
 )
@@ -110,7 +118,9 @@ def test_a_space_file_may_register_its_family(tmp_path: Path) -> None:
     file = tmp_path / "own.py"
     head = "import residual_mlp\n\nspace = residual_mlp.DIGITS.with_settings(num_classes=3)\n"
     file.write_text(head)
-    with pytest.raises(ValueError, match=r"own\.py: MlpSpace belongs to no family"):
+    with pytest.raises(
+        ValueError, match=r"own\.py: MlpSpace does not belong to a registered family"
+    ):
         find_space(str(file))
     file.write_text(
         head + "import prenas.families\n\nprenas.families.register(residual_mlp.FAMILY)\n"
@@ -149,8 +159,8 @@ def test_nothing_is_loaded_before_it_is_needed(declare: Declare) -> None:
     [
         ("no_such_module:FAMILY", "ModuleNotFoundError: No module named 'no_such_module'"),
         ("residual_mlp:NOTHING", "AttributeError"),
-        ("residual_mlp:DIGITS", "it is MlpSpace, no Family"),
-        ("residual_mlp:FAMILY", "it calls itself 'residual-mlp'"),
+        ("residual_mlp:DIGITS", "it is of type MlpSpace, not Family"),
+        ("residual_mlp:FAMILY", "the family's own name is 'residual-mlp'"),
     ],
 )
 def test_a_broken_package_is_named(
@@ -174,7 +184,9 @@ def test_two_packages_with_one_name(declare: Declare) -> None:
     declare("toy", residual_mlp="residual_mlp:FAMILY")
     declare("zoo", residual_mlp="residual_zoo:FAMILY")
     for _ in range(2):
-        with pytest.raises(ValueError, match=r"toy 1\.2 .*zoo 1\.2 has one of that name too"):
+        with pytest.raises(
+            ValueError, match=r"toy 1\.2 .*zoo 1\.2 also provides a family of that name"
+        ):
             get_family("residual-mlp")
         assert "mlp-digits" not in all_spaces()
 

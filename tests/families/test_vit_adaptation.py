@@ -96,14 +96,14 @@ def test_a_fresh_head_is_a_small_truncated_normal() -> None:
         ({"in_chans": 3}, "in_chans is 1, not 3"),
         ({"patch_size": 4}, "patch_size is 2, not 4"),
         ({"head_dim": 8}, "head_dim is 16, not 8"),
-        ({"max_distance": 2}, "max_distance 2 would drop what was learnt up to 3"),
-        ({"num_classes": 11}, "its head has 10 outputs, which cannot be kept for 11 classes"),
+        ({"max_distance": 2}, "max_distance 2 would discard what was trained up to 3"),
+        ({"num_classes": 11}, "the classifier has 10 outputs and cannot be kept for 11 classes"),
     ],
 )
 def test_what_weights_cannot_serve_is_refused_in_words(fields: dict[str, int], words: str) -> None:
     with pytest.raises(ValueError, match=words) as caught:
         adapt({}, OLD, OLD.changed(**fields), None)
-    assert "Image size, classes" in str(caught.value)
+    assert "Only the image size, a larger max_distance and" in str(caught.value)
 
 
 def test_all_that_is_in_the_way_is_named_at_once() -> None:

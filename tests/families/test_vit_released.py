@@ -172,7 +172,9 @@ TABLE = "blocks.0.attn.rel_pos_embed_k.embeddings_table_v"
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        pytest.param(put("pos_drop.mask", 3), ["holds, unknown there, pos_drop.mask"], id="extra"),
+        pytest.param(
+            put("pos_drop.mask", 3), ["contains the unknown tensors pos_drop.mask"], id="extra"
+        ),
         pytest.param(drop("norm.bias"), ["lacks norm.bias"], id="missing"),
         pytest.param(drop("pos_embed"), ["lacks pos_embed"], id="no-abs-pos"),
         pytest.param(
@@ -182,7 +184,7 @@ TABLE = "blocks.0.attn.rel_pos_embed_k.embeddings_table_v"
         ),
         pytest.param(
             lambda t: t.update({n.replace("blocks.1", "blocks.2"): t.pop(n) for n in list(t)}),
-            ["lacks blocks.1.", "unknown there, blocks.2."],
+            ["lacks blocks.1.", "contains the unknown tensors blocks.2."],
             id="layer-gap",
         ),
         pytest.param(lambda t: t.clear(), ["lacks cls_token, pos_embed"], id="empty"),
@@ -203,23 +205,27 @@ TABLE = "blocks.0.attn.rel_pos_embed_k.embeddings_table_v"
         ),
         pytest.param(
             put("blocks.1.fc2.weight", 12, 41),
-            ["blocks.1.fc2.weight has shape (12, 41)", "ask for (12, 42)"],
+            ["blocks.1.fc2.weight has shape (12, 41)", "the other tensors imply (12, 42)"],
             id="fc2",
         ),
         pytest.param(
-            put("blocks.1.fc1.bias", 41), ["fc1.bias has shape (41,)", "ask for (42,)"], id="fc1"
+            put("blocks.1.fc1.bias", 41),
+            ["fc1.bias has shape (41,)", "the other tensors imply (42,)"],
+            id="fc1",
         ),
         pytest.param(
-            put("norm.weight", 13), ["norm.weight has shape (13,)", "ask for (12,)"], id="norm"
+            put("norm.weight", 13),
+            ["norm.weight has shape (13,)", "the other tensors imply (12,)"],
+            id="norm",
         ),
         pytest.param(
             put("patch_embed_super.proj.weight", 12, 3, 4, 2),
-            ["has shape (12, 3, 4, 2)", "ask for (12, 3, 4, 4)"],
+            ["has shape (12, 3, 4, 2)", "the other tensors imply (12, 3, 4, 4)"],
             id="oblong-patches",
         ),
         pytest.param(
             put("blocks.1.attn.rel_pos_embed_v.embeddings_table_h", 10, 4),
-            ["embeddings_table_h has shape (10, 4)", "ask for (8, 4)"],
+            ["embeddings_table_h has shape (10, 4)", "the other tensors imply (8, 4)"],
             id="tables-differ",
         ),
         pytest.param(
@@ -229,9 +235,13 @@ TABLE = "blocks.0.attn.rel_pos_embed_k.embeddings_table_v"
         ),
         pytest.param(put(TABLE, 9, 4), [f"{TABLE} has 9 rows"], id="odd-table"),
         pytest.param(put(TABLE, 2, 4), [f"{TABLE} has 2 rows"], id="no-distance"),
-        pytest.param(put("pos_embed", 1, 7, 12), ["6 are patches", "no square grid"], id="grid"),
-        pytest.param(put("pos_embed", 1, 1, 12), ["0 are patches"], id="no-patches"),
-        pytest.param(put("cls_token", 12), ["cls_token has shape (12,): 3 dim"], id="rank"),
+        pytest.param(
+            put("pos_embed", 1, 7, 12), ["6 of them patches", "not a square grid"], id="grid"
+        ),
+        pytest.param(put("pos_embed", 1, 1, 12), ["0 of them patches"], id="no-patches"),
+        pytest.param(
+            put("cls_token", 12), ["cls_token has shape (12,): it should have 3 dim"], id="rank"
+        ),
         pytest.param(put("head.weight", 0, 12), ["head.weight has shape (0, 12)"], id="no-head"),
     ],
 )
@@ -244,12 +254,12 @@ def test_what_does_not_fit_is_named(change: Callable[[Tensors], object], words: 
 
 def test_only_the_first_unknown_names_are_listed() -> None:
     tensors = {**mini(), **{f"ema.{i}": torch.zeros(1) for i in range(9)}}
-    with pytest.raises(ValueError, match=r"unknown there, ema\.0, ema\.1, ema\.2 and 6 more\."):
+    with pytest.raises(ValueError, match=r"unknown tensors ema\.0, ema\.1, ema\.2 and 6 more\."):
         read_released(tensors, {})
 
 
 @pytest.mark.parametrize(
-    ("option", "words"), [("gp", "pools the class token"), ("change_qkv", "one fixed width")]
+    ("option", "words"), [("gp", "pools the class token"), ("change_qkv", "a fixed width")]
 )
 def test_options_that_leave_no_trace_in_the_tensors(option: str, words: str) -> None:
     read_released(mini(), {option: True, "epochs": 500})

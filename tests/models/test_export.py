@@ -191,7 +191,7 @@ def test_limits_choose_by_the_evaluation(
         ({"index": 3}, "subnet 3 does not exist: this run has subnets 0 to 2"),
         ({"index": -1}, "subnet -1 does not exist"),
         ({"limits": {"params": "lots"}}, "cannot read the amount 'lots'"),
-        ({"limits": {"params": 0}}, "'0' is not a whole positive number"),
+        ({"limits": {"params": 0}}, "'0' is not a positive integer"),
         ({"limits": "params=1"}, "satisfies params <= 1. The subnets are 0: params 1"),
     ],
 )

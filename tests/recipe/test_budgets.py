@@ -116,7 +116,7 @@ def test_grids_cover_their_range(low: int, width: int, step: int) -> None:
         (["latency=5"], ["unknown budget axis 'latency'", "macs, params"]),
         (["params=six"], ["'six'", "number with k, M or G"]),
         (["params=5M:"], ["cannot read the amount ''"]),
-        (["params=0"], ["'0'", "not a whole positive number"]),
+        (["params=0"], ["'0'", "not a positive integer"]),
         (["params=-1"], ["'-1'"]),
         (["params=6M=7M"], ["'6M=7M'"]),
         (["params=6M,params=7M"], ["limits params twice"]),
@@ -196,8 +196,8 @@ def test_limits_that_can_be_read(limits: Limits | None, expected: dict[str, int]
         ("params=6M,params=7M", "params is limited twice"),
         ("parms=6M", "unknown cost 'parms': did you mean 'params'"),
         ("resolution=224", "unknown cost 'resolution'"),
-        ({"macs": 0}, "'0' is not a whole positive number"),
-        ({"macs": 1.5}, "'1.5' is not a whole positive number"),
+        ({"macs": 0}, "'0' is not a positive integer"),
+        ({"macs": 1.5}, "'1.5' is not a positive integer"),
     ],
 )
 def test_limits_that_cannot_be_read(limits: Limits, words: str) -> None:

@@ -260,7 +260,7 @@ def test_the_guides_space_is_read(write: Write) -> None:
         ("image_size: 32", "32: 32", ["unknown field '32'"]),
         ("embed_dim: [16, 32]\n", "", ["embed_dim is missing: list its options"]),
         ("embed_dim: [16, 32]", "embed_dim:", ["embed_dim is missing: list its options"]),
-        ("embed_dim: [16, 32]", "embed_dim: []", ["embed_dim: no option is given"]),
+        ("embed_dim: [16, 32]", "embed_dim: []", ["embed_dim: the list of options is empty"]),
         (
             "32\n",
             "32\nsettings: {image_size: 8}",
@@ -290,8 +290,8 @@ def test_the_guides_space_is_read(write: Write) -> None:
         ("[2, 3.5]", "[two]", ["mlp_ratio.0: must be a number (got 'two')"]),
         ("[2, 3.5]", "[.inf]", ["mlp_ratio.0: must be a number (got '.inf')"]),
         ("[2, 3.5]", "[NaN]", ["mlp_ratio.0", "finite"]),
-        ("image_size: 32", "image_size: big", ["one whole number or [height, width]", "'big'"]),
-        ("image_size: 32", "image_size: [32]", ["image_size: one whole number or [height, width]"]),
+        ("image_size: 32", "image_size: big", ["give one integer or [height, width]", "'big'"]),
+        ("image_size: 32", "image_size: [32]", ["image_size: give one integer or [height, width]"]),
         ("image_size: 32", "image_size: true", ["image_size.0: must be an integer", "True"]),
         # nonsense
         ("[2, 3]", "[3, 2, 3]", ["depth: options [3, 2, 3]", "rising order: write [2, 3]"]),
@@ -444,7 +444,7 @@ def test_a_python_file_holds_one_space(write: Write) -> None:
         (MODULE.replace("8", "(8, 4)"), ["own.py, line 2", "embed_dim: options [8, 4]", "[4, 8]"]),
         (
             "from prenas import SearchSpace\ns = SearchSpace(family='x', name='x', settings={})",
-            ["SearchSpace belongs to no family of vit"],
+            ["SearchSpace does not belong to a registered family (vit"],
         ),
     ],
 )

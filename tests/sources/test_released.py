@@ -218,7 +218,7 @@ def test_a_checkpoint_of_timm(tmp_path: Path) -> None:
 
     deit = timm.create_model("deit_tiny_patch16_224", img_size=32, depth=2)
     path = saved(tmp_path / "deit.pth", {"model": deit.state_dict()})
-    with pytest.raises(ValueError, match=r"unknown there, patch_embed\.proj\.weight") as caught:
+    with pytest.raises(ValueError, match=r"unknown tensors patch_embed\.proj\.weight") as caught:
         load_released_checkpoint(path)
     assert str(path) in str(caught.value)
     assert "lacks patch_embed_super.proj.weight" in str(caught.value)
@@ -519,7 +519,9 @@ def test_nothing_is_written_for_a_file_that_is_refused(mini_file: Path, tmp_path
 def test_the_report_of_an_imported_run(mini_file: Path, tmp_path: Path) -> None:
     pipeline.import_released(mini_file, tmp_path / "run")
     text = pipeline.report(tmp_path / "run").read_text()
-    assert f"imported from {mini_file.name}, the largest network: of no published space" in text
+    assert (
+        f"imported from {mini_file.name}, with the largest network, because its sizes match" in text
+    )
     assert f"prenas import {mini_file.name} --out run" in text
     assert "Nothing was chosen here: the run was imported from mini.pth" in text
     assert "None" not in text.split("<details>")[0]

@@ -1,4 +1,4 @@
-"""The table of families, lookups that name the choices, and networks by their architectures."""
+"""The registered families, and the networks of their architectures."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ for _family in (vit.FAMILY, mobilenet.FAMILY):
 def build(
     arch: Arch, settings: Settings, drop_path_rates: Sequence[float] = (), dropout: float = 0.0
 ) -> nn.Module:
-    """The plain network of one architecture, its weights yet to be filled.
+    """Builds the plain network of one architecture, with uninitialised weights.
 
-    Layer constructors draw from the global generator; here that leaves no trace.
+    Layer constructors draw from the global generator; its state is restored afterwards.
     """
     with isolated_global_state(0, "constructors"):
         return family_of(arch).build(arch, settings, drop_path_rates, dropout)
@@ -54,20 +54,20 @@ def build(
 def build_structure(
     arch: Arch, settings: Settings, drop_path_rates: Sequence[float] = (), dropout: float = 0.0
 ) -> nn.Module:
-    """The same network without memory: shapes and layers only, on the `meta` device."""
+    """Builds the same network without memory for its weights, on the `meta` device."""
     with torch.device("meta"):
         return family_of(arch).build(arch, settings, drop_path_rates, dropout)
 
 
 def build_shared(arch: Arch, settings: Settings) -> nn.Module:
-    """The network that holds the shared weights of a supernet whose largest is `arch`."""
+    """Builds the network that holds the shared weights of a supernet; `arch` is its largest."""
     family = family_of(arch)
     with isolated_global_state(0, "constructors"):
         return (family.build_shared or family.build)(arch, settings, (), 0.0)
 
 
 def shapes_by_role(arch: Arch, settings: Settings) -> dict[TensorRole, dict[str, Shape]]:
-    """Stage and layer -> name -> shape of the parameters there, of the plain network."""
+    """Shapes of the plain network's parameters: stage and layer -> name -> shape."""
     parameters = dict(build_structure(arch, settings).named_parameters())
     found: dict[TensorRole, dict[str, Shape]] = {}
     for name, role in family_of(arch).roles(arch, parameters).items():

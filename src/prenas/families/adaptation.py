@@ -1,4 +1,4 @@
-"""Weights of a supernet or a subnet for other settings: another image size, other classes."""
+"""Adapts the weights of a supernet or a subnet to another image size or to other classes."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ def adapt(
     new: S,
     generator: torch.Generator | None,
 ) -> dict[str, Tensor]:
-    """These tensors for the new settings; without tensors it only checks the settings.
+    """Returns the tensors for the new settings; without tensors it only checks the settings.
 
     Args:
-        tensors: of a supernet or a plain network, by name.
-        old: their settings.
-        generator: the classifier is drawn anew from it; None keeps the classifier.
+        tensors: parameters and buffers of a supernet or a plain network, by name.
+        old: the settings that the tensors were made for.
+        generator: draws a fresh classifier; None keeps the classifier.
 
     Raises:
-        ValueError: weights for the old settings cannot serve the new ones; it names every reason.
+        ValueError: the weights cannot be adapted; the message gives every reason.
     """
     _check(family, old, new, keeps_head=generator is None)
     resizing = family.resizing
@@ -36,7 +36,7 @@ def adapt(
 
 
 def extended(family: Family[A, S], settings: S) -> S:
-    """The same settings with room for all that a larger image brings, e.g. longer distances."""
+    """The same settings, extended to what a larger image can use, e.g. longer distances."""
     return family.resizing.extended(settings) if family.resizing else settings
 
 
@@ -65,19 +65,18 @@ def _check(family: Family[A, S], old: S, new: S, *, keeps_head: bool) -> None:
         if name not in free and getattr(old, name) != getattr(new, name)
     ]
     problems += [
-        f"{name} {getattr(new, name)} would drop what was learnt up to {getattr(old, name)}"
+        f"{name} {getattr(new, name)} would discard what was trained up to {getattr(old, name)}"
         for name in growing
         if getattr(new, name) < getattr(old, name)
     ]
     if keeps_head and new.num_classes != old.num_classes:
         problems.append(
-            f"its head has {old.num_classes} outputs, which cannot be kept for {new.num_classes} "
-            "classes"
+            f"the classifier has {old.num_classes} outputs and cannot be kept for "
+            f"{new.num_classes} classes"
         )
     if problems:
-        larger = [f"a larger {name}" for name in growing]
-        *most, last = ["Image size", "classes (with a fresh head)", *larger]
+        allowed = ", ".join(["the image size", *(f"a larger {name}" for name in growing)])
         raise ValueError(
-            f"these weights cannot be adapted: {'; '.join(problems)}. {', '.join(most)} and {last} "
-            "may change; otherwise train from scratch"
+            f"cannot adapt these weights: {'; '.join(problems)}. Only {allowed} and, with a fresh "
+            "classifier, the classes may change; otherwise train from scratch"
         )

@@ -1,4 +1,4 @@
-"""Architectures and their input: values, and which architecture fits into which."""
+"""Architectures and their settings as values, and which architecture contains which."""
 
 from __future__ import annotations
 
@@ -12,46 +12,46 @@ from pydantic import Field, ValidationError, field_validator
 from prenas.values import Value, explain
 
 Design = tuple[tuple[str, object], ...]
-"""(name, value) of what all architectures of a space have in common in one stage."""
+"""What all architectures of a space have in common in one stage, as (name, value) pairs."""
 
 
 class Link(NamedTuple):
-    """One stage of an architecture: its layers lead from the width before it to its own.
+    """One stage of an architecture: its layers lead from the previous stage's width to its width.
 
-    Leave everything out for a stage in which nothing is chosen, such as a classifier.
+    `Link()` stands for a stage in which nothing is chosen, such as a classifier.
     """
 
     width: int = 1
     depth: int = 0
     """Number of layers."""
     options: Mapping[str, tuple[float, ...]] = {}
-    """Layer axis -> the option of every layer."""
+    """Layer axis -> the option chosen in each layer."""
     design: Design = ()
     sizes: Mapping[str, tuple[int, ...]] = {}
-    """Layer axis -> the size that its option gives the tensors of every layer.
+    """Layer axis -> the tensor size that follows from its option, in each layer.
 
-    Only for axes whose option is not that size itself, such as a ratio of the width.
+    Needed only for axes whose option is not itself a size, such as a ratio of the width.
     """
     name: str | None = None
-    """What its width is called; by default it has a number, as in `width_1`."""
+    """Name of its width; by default the width gets a number, as in `width_1`."""
 
     @property
     def fields(self) -> dict[str, object]:
-        """Width, options and design by name, for a model with a field for each."""
+        """Width, options and design by name, to build a model with a field for each."""
         return {"width": self.width, **self.options, **dict(self.design)}
 
     @property
     def has_layers(self) -> bool:
-        """Whether it is a stage of layers, be their number zero in this architecture."""
+        """Whether this is a stage of layers, even if this architecture has none of them."""
         return self.depth > 0 or bool(self.options)
 
     def sizes_of(self, axis: str) -> tuple[float, ...]:
-        """What decides, layer by layer, whether an option fits into another."""
+        """Per layer, the size that decides whether one option fits into another."""
         return self.sizes.get(axis, self.options[axis])
 
 
 Links = tuple[Link, ...]
-"""The stages of an architecture from the input on; a `Stage` of the space stands behind each."""
+"""The stages of an architecture from the input on; each corresponds to a `Stage` of the space."""
 
 
 class Arch(Value):
@@ -67,31 +67,31 @@ class Arch(Value):
 
     @classmethod
     def from_links(cls, links: Links, resolution: int | None = None) -> Self:
-        """The architecture of these links; it reads no `sizes` and no `name`.
+        """The architecture of these links, whose `sizes` and `name` are not used.
 
         Args:
-            resolution: `resized_to` of the architecture.
+            resolution: the architecture's `resized_to`.
         """
         raise NotImplementedError
 
     @property
     def resized_to(self) -> int | None:
-        """The side, in pixels, to which the network resizes its images; None takes any image."""
+        """Side in pixels to which the network resizes its images; None if it does not resize."""
         return None
 
     @property
     def id(self) -> str:
-        """Ten characters that are the same for equal architectures only, for files and logs."""
+        """Ten hexadecimal digits that identify the architecture in files and logs."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:10]
 
     @property
     def num_layers(self) -> int:
-        """In all stages."""
+        """Number of layers in all stages."""
         return sum(link.depth for link in self.links)
 
     @property
     def network_options(self) -> Mapping[str, float]:
-        """What was chosen once per network, e.g. width and depth: in the order of the network."""
+        """Choices made once per network, e.g. width and depth, in the order of the network."""
         options: dict[str, float] = {}
         if self.resized_to is not None:
             options["resolution"] = self.resized_to
@@ -105,9 +105,9 @@ class Arch(Value):
 
     @property
     def layer_options(self) -> Mapping[str, tuple[tuple[float, ...], ...]]:
-        """Per layer axis of its space, and per stage with that axis, the option of every layer.
+        """Layer axis -> for each stage with that axis, the option chosen in each layer.
 
-        With `network_options` it tells architectures of one space apart.
+        Together with `network_options` it distinguishes the architectures of one space.
         """
         found: dict[str, list[tuple[float, ...]]] = {}
         for link in self.links:
@@ -117,7 +117,7 @@ class Arch(Value):
 
     @property
     def summary(self) -> str:
-        """A few words for tables: widths x depths, then the range of every layer axis."""
+        """A short description for tables: widths x depths, then the range of each layer axis."""
         parts = [] if self.resized_to is None else [f"{self.resized_to} px"]
         widths = [str(link.width) for link in self.links if link.has_layers or link.name]
         depths = [str(link.depth) for link in self.links if link.has_layers]
@@ -131,13 +131,13 @@ A = TypeVar("A", bound=Arch)
 
 
 def _titles(links: Links) -> list[str]:
-    """Per stage its name, else its number among the stages that have layers and no name."""
+    """Per stage its name, or its number among the stages that have layers and no name."""
     numbers = count(start=1)
     return [link.name or (str(next(numbers)) if link.has_layers else "") for link in links]
 
 
 def span(options: Iterable[float]) -> str:
-    """The smallest and the largest, e.g. "3-4", or the one that there is."""
+    """The smallest and the largest option, e.g. "3-4", or only one number if they are equal."""
     ordered = sorted(options)
     low, high = ordered[0], ordered[-1]
     return f"{low:g}" if low == high else f"{low:g}-{high:g}"
@@ -151,7 +151,7 @@ class Settings(Value):
     num_classes: int = Field(1000, ge=1)
 
     def changed(self, **fields: object) -> Self:
-        """A copy with other values of some fields, checked; ValueError for unknown fields."""
+        """A checked copy with other values for some fields; ValueError for unknown fields."""
         try:
             return type(self).model_validate({**self.model_dump(), **fields})
         except ValidationError as error:
@@ -163,14 +163,14 @@ class Settings(Value):
         if isinstance(value, int):
             return (value, value)
         if not isinstance(value, (list, tuple)) or len(value) != 2:
-            raise ValueError(f"one whole number or [height, width] is needed (given: {value!r})")
+            raise ValueError(f"give one integer or [height, width] (got {value!r})")
         return value
 
     @field_validator("image_size")
     @classmethod
     def _positive(cls, value: tuple[int, int]) -> tuple[int, int]:
         if min(value) < 1:
-            raise ValueError(f"image size {value} must be positive in both directions")
+            raise ValueError(f"image size {value}: height and width must be positive")
         return value
 
 
@@ -181,9 +181,9 @@ S = TypeVar("S", bound=Settings)
 
 
 def envelope(archs: Sequence[A]) -> A:
-    """The smallest architecture that contains all of these, which belong to one space.
+    """The smallest architecture that contains all the given ones, which must share a space.
 
-    It has the largest resolution, widths and depths, and in every layer the largest options.
+    It has the largest resolution, widths and depths, and the largest options in each layer.
     """
     links = tuple(_largest(stages) for stages in zip(*(arch.links for arch in archs), strict=True))
     resolution = max(arch.resized_to or 0 for arch in archs) or None
@@ -209,12 +209,12 @@ def check_contains(largest: Arch, arch: Arch) -> None:
     """Checks that every part of `arch` exists in `largest`.
 
     Raises:
-        ValueError: it does not, with both sizes of everything that is too large.
+        ValueError: it does not; the message gives both sizes of everything that is too large.
     """
     if problem := _difference(largest.links, arch.links):
         raise ValueError(
-            f"this architecture does not fit into the supernet: {problem}. Take architectures of "
-            "one space"
+            f"this architecture does not fit into the supernet: {problem}. Use architectures of "
+            "one search space"
         )
     most = largest.network_options
     problems = [
@@ -225,13 +225,13 @@ def check_contains(largest: Arch, arch: Arch) -> None:
     problems += _oversized_layers(largest.links, arch.links)
     if problems:
         raise ValueError(
-            f"this architecture does not fit into the supernet: {'; '.join(problems)}. Choose one "
-            "inside the supernet, or train a larger supernet"
+            f"this architecture does not fit into the supernet: {'; '.join(problems)}. Choose a "
+            "smaller one, or train a larger supernet"
         )
 
 
 def _difference(largest: Links, links: Links) -> str | None:
-    """What makes two chains of stages incomparable, if anything does."""
+    """Why two chains of stages cannot be compared; None if they can."""
     if len(links) != len(largest):
         return f"it is a chain of {len(links)} stages, not {len(largest)}"
     for title, link, most in zip(_titles(largest), links, largest, strict=True):
@@ -245,7 +245,7 @@ def _difference(largest: Links, links: Links) -> str | None:
 
 
 def _oversized_layers(largest: Links, links: Links) -> Iterator[str]:
-    """Each option that is too large, with both sizes and its place."""
+    """Each option that is too large, with both sizes, its layer and its stage."""
     is_only = sum(link.has_layers for link in largest) == 1
     for title, link, most in zip(_titles(largest), links, largest, strict=True):
         where = "" if is_only else f" of stage {title}"

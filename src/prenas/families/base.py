@@ -1,9 +1,9 @@
-"""The contract of a search-space family: everything the other rooms know about networks.
+"""The contract of a family: everything that the rest of the package knows about networks.
 
 A family names the type of its spaces, builds and initialises the plain network of one architecture,
-states what each part computes and what its tensors are called, and leaves the rest to defaults.
-Which part of the supernet's tensors a subnet owns follows from the shapes of its plain network
-(`Family.owned_boxes`), so it is written down once.
+and states what each part computes and how its tensors are named. The rest has defaults. Which part
+of the supernet's tensors a subnet owns follows from the shapes of its plain network
+(`Family.owned_boxes`), so no family states it a second time.
 """
 
 from __future__ import annotations
@@ -81,37 +81,37 @@ Shape = tuple[int, ...]
 
 
 class TensorRole(NamedTuple):
-    """Where a parameter stands: its stage, and its layer there if it belongs to one."""
+    """Where a parameter belongs: its stage, and its layer in that stage if it is part of one."""
 
     stage: int
     layer: int | None
 
 
 class Work(NamedTuple):
-    """Multiply-accumulates of one image in one layer, or in all that a stage has beside layers."""
+    """Multiply-accumulates per image of one layer, or of everything outside a stage's layers."""
 
     role: TensorRole
     macs: int
     extra_macs: int = 0
-    """What is computed as well, but left out by convention, e.g. for relative positions."""
+    """Multiply-accumulates that are left out by convention, e.g. those of relative positions."""
 
 
 class StageNames(NamedTuple):
-    """What the names of a stage's tensors begin with, such as `blocks.0.`."""
+    """Prefixes of the names of a stage's tensors, such as `blocks.0.`."""
 
     layers: Sequence[str] = ()
-    """Of every layer, in order."""
+    """The prefix of each layer, in order."""
     others: Sequence[str] = ()
-    """Of everything else in the stage. What no name of any stage begins belongs to the last."""
+    """Prefixes of all other tensors. A tensor that matches no prefix belongs to the last stage."""
 
 
 class ReleasedNetwork(NamedTuple):
-    """A network whose weights its authors released, in the terms of this package."""
+    """A released network, converted to the names and layout of this package."""
 
     arch: Arch
     settings: Settings
     tensors: dict[str, Tensor]
-    """Everything that the plain network's state dict holds, by its names, in its layout."""
+    """The complete state dict of the plain network."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,100 +119,106 @@ class Released(Generic[A]):
     """What the authors of a family released: weights and chosen architectures."""
 
     read: Callable[[Mapping[str, Tensor], Mapping[str, object]], ReleasedNetwork]
-    """(tensors as the authors named them, training options saved with them) -> the network.
+    """Converts the authors' tensors: (tensors by the authors' names, training options saved with
+    them) -> network.
 
-    Raises ValueError, which says why, for tensors that are not of this family.
+    Raises ValueError, with the reason, for tensors that do not belong to this family.
     """
     published: Mapping[str, tuple[A, ...]] = field(default_factory=dict)
-    """Space -> the preferred architectures that the authors published, the cheapest first."""
+    """Space -> the preferred architectures that the authors published, cheapest first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resizing(Generic[S]):
-    """How weights follow the image size, in a family whose tensors depend on it."""
+    """How weights change with the image size, for a family whose tensors depend on it."""
 
     resize: Callable[[Mapping[str, Tensor], S, S], dict[str, Tensor]]
-    """(tensors of a supernet or a subnet, their settings, new settings) -> tensors for the new."""
+    """Resizes the tensors of a supernet or a subnet: (tensors, old settings, new settings) ->
+    tensors."""
     growing: frozenset[str] = frozenset()
-    """Settings that may change as well, but only to larger numbers."""
+    """Settings that may also change, but only to larger numbers."""
     extended: Callable[[S], S] = lambda settings: settings
-    """Settings -> the same with those numbers as large as the image size can use."""
+    """Raises the `growing` settings to the largest values that the image size can use."""
 
 
 def leading_box(name: str, shape: Shape, full: Shape) -> Box:
-    """The first channels, heads, hidden units of a tensor (weights are shared "entangled")."""
+    """The leading channels, heads or hidden units of a tensor ("weight entanglement")."""
     return tuple(slice(0, size) for size in shape)
 
 
 def rising_rates(arch: Arch, rate: float) -> tuple[float, ...]:
-    """Rising linearly from layer to layer, up to `rate` in the last."""
+    """Rates that rise linearly from layer to layer, up to `rate` in the last."""
     depth = arch.num_layers
     return tuple(rate * layer / depth for layer in range(1, depth + 1))
 
 
 def same_size(arch: Arch) -> tuple[int, ...]:
-    """Architectures of equal resolution and number of layers form one group."""
+    """Groups architectures by resolution and number of layers."""
     return arch.resized_to or 0, arch.num_layers
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Family(Generic[A, S]):
-    """Everything the rooms outside `families/` need to know about one kind of network.
+    """Everything that the code outside `families/` needs to know about one kind of network.
 
-    The first eight fields are required. `A` is the type of its architectures, `S` of its settings.
+    The first eight fields are required. `A` is the type of its architectures, `S` the type of its
+    settings.
     """
 
     name: str
     space_type: type[SearchSpace[A, S]]
     spaces: Mapping[str, SearchSpace[A, S]]
-    """Spaces that commands know by name."""
+    """The spaces that can be selected by name on the command line."""
     build: Callable[[A, S, Sequence[float], float], nn.Module]
-    """(arch, settings, stochastic-depth rate of each layer, dropout before the classifier) -> plain
-    network, uninitialised.
+    """Builds the plain network, uninitialised: (arch, settings, stochastic-depth rate of each
+    layer, dropout before the classifier) -> network.
 
-    With timm's `no_weight_decay`, `group_matcher`, `get_classifier` and `head_hidden_size`.
-    Normalisation by batch statistics is PyTorch's BatchNorm or a subclass, by which the rest of the
-    package recognises it.
+    It has timm's `no_weight_decay`, `group_matcher`, `get_classifier` and `head_hidden_size`.
+    Normalisation by batch statistics must be PyTorch's BatchNorm or a subclass of it: this is how
+    the rest of the package recognises it.
     """
     initialize: Callable[[nn.Module, torch.Generator], None]
-    """(network, generator): fills every parameter in place, and draws from that generator alone.
+    """Fills every parameter in place and draws from the generator only: (network, generator).
 
-    The network is one that `build` made, or a module that holds nothing but the classifier, under
-    its name in the network.
+    The network comes from `build`, or is a module that contains nothing but the classifier, under
+    the name that it has in the network.
     """
     work: Callable[[A, S], Sequence[Work]]
-    """(arch, settings) -> the multiply-accumulates of every part of the network."""
+    """Counts the multiply-accumulates of every part of the network: (arch, settings) -> parts."""
     stage_names: Callable[[A], Sequence[StageNames]]
-    """For every stage of the chain, what the names of its tensors begin with."""
+    """Gives the prefixes of the tensor names of every stage in the chain: (arch) -> stages."""
     unit_tensors: Mapping[str, tuple[tuple[str, int], ...]]
-    """Layer axis -> (name inside the layer, dimension) of the tensors whose units it adds."""
+    """Layer axis -> the tensors that a larger option enlarges: (name in the layer, dimension)."""
 
     branches_per_layer: int = 1
-    """Residual branches, each with a draw for stochastic depth."""
+    """Residual branches per layer; stochastic depth may drop each of them."""
     classifier: str = "head"
     """Name of the linear classifier inside the network."""
     is_scored: Callable[[str], bool] = lambda name: True
-    """Whether the score S sums over this parameter."""
+    """Whether the score S sums over the parameter of this name."""
     prepare_for_scoring: Callable[[nn.Module], object] = nn.Module.eval
-    """Mode and values that an initialised network is scored with, set in place."""
+    """Prepares an initialised network for scoring, in place: its mode and, if needed, values."""
     drop_path_rates: Callable[[A, float], tuple[float, ...]] = rising_rates
-    """(supernet, highest rate) -> stochastic-depth rate of each layer, kept in every subnet."""
+    """Gives the stochastic-depth rate of each layer, which it keeps in every subnet: (largest
+    architecture, highest rate) -> rates."""
     balancing_group: Callable[[A], tuple[int, ...]] = same_size
-    """The group of an architecture: draw a group, then a member (method.md, section 4)."""
+    """Gives the group of an architecture. Training draws a group, then one of its members
+    (method.md, section 4)."""
     owned_box: Callable[[str, Shape, Shape], Box] = leading_box
-    """(parameter or buffer, a subnet's shape of it, the supernet's) -> the part that is shared."""
+    """Gives the part of a shared tensor that a subnet owns: (name of the parameter or buffer, its
+    shape in the subnet, its shape in the supernet) -> box."""
     build_shared: Callable[[A, S, Sequence[float], float], nn.Module] | None = None
-    """As `build`, for the network that holds the shared weights of a supernet, where subnets own
-    tensors that the largest does not have; None: it is the plain network of the largest."""
+    """Like `build`, for the network that holds the supernet's shared weights. Needed only if
+    subnets own tensors that the largest network lacks; None uses the plain largest network."""
     resizing: Resizing[S] | None = None
-    """None if tensors suit any image size."""
+    """How to adapt weights to another image size; None if tensors suit any image size."""
     arch_scores: Mapping[str, Callable[[A, S], float]] = field(default_factory=dict)
     """Scores that need no weights: name -> function of (arch, settings), additive over layers."""
     stock: Callable[[A, S], nn.Module] | None = None
-    """(arch, settings) -> timm's own network of this architecture, which takes the same state
-    dict; raises ValueError, which says what differs, where timm has no such network."""
+    """Builds timm's own network of this architecture, with the same state dict: (arch, settings)
+    -> network. Raises ValueError, which says what differs, if timm has no such network."""
     released: Released[A] | None = None
-    """What `prenas import` reads."""
+    """The released checkpoints that `prenas import` reads."""
 
     @property
     def arch_type(self) -> type[A]:
@@ -225,11 +231,11 @@ class Family(Generic[A, S]):
         return self.space_type.settings_type()
 
     def layers(self, arch: A) -> tuple[str, ...]:
-        """What the names of each layer's tensors begin with, from the input on."""
+        """The prefix of each layer's tensor names, from the input on."""
         return tuple(prefix for stage in self.stage_names(arch) for prefix in stage.layers)
 
     def roles(self, arch: A, names: Iterable[str]) -> dict[str, TensorRole]:
-        """Name -> stage and layer of these parameters: those of the longest prefix that fits."""
+        """Name -> stage and layer of these parameters, by the longest prefix that matches."""
         stages = self.stage_names(arch)
         known = {"": TensorRole(len(stages) - 1, None)}
         for number, stage in enumerate(stages):
@@ -241,34 +247,36 @@ class Family(Generic[A, S]):
         }
 
     def num_branches(self, arch: A) -> int:
-        """Residual branches of an architecture."""
+        """Number of residual branches in an architecture."""
         return self.branches_per_layer * arch.num_layers
 
     def owned_boxes(
         self, shapes: Mapping[str, Shape], full_shapes: Mapping[str, Shape]
     ) -> dict[str, Box]:
-        """The box of every tensor that a subnet owns inside the supernet.
+        """For each tensor of a subnet, the box that it owns in the supernet's tensor.
 
         Tensors missing from `shapes` (of layers that the subnet does not have) are not owned.
 
         Raises:
-            ValueError: a tensor of the subnet is absent from the supernet or larger than there.
+            ValueError: the supernet lacks a tensor of the subnet, or its tensor is smaller.
         """
         boxes: dict[str, Box] = {}
         for name, shape in shapes.items():
             full = full_shapes.get(name)
             if full is None or len(full) != len(shape) or any(map(int.__gt__, shape, full)):
-                raise ValueError(f"{name} of shape {shape} does not fit into the supernet's {full}")
+                raise ValueError(
+                    f"{name} has shape {shape}, which does not fit into the supernet's {full}"
+                )
             boxes[name] = self.owned_box(name, shape, full)
         return boxes
 
 
 def check_images(images: Tensor, settings: Settings) -> None:
-    """Raises ValueError, with both shapes, unless a network of these settings takes the images."""
+    """Raises ValueError, with both shapes, unless the images suit a network of these settings."""
     expected = (settings.in_chans, *settings.image_size)
     if images.ndim != 4 or tuple(images.shape[1:]) != expected:
         raise ValueError(
-            f"images have shape {tuple(images.shape)}, but this network takes "
+            f"images have shape {tuple(images.shape)}, but this network expects "
             f"(batch, {expected[0]} channels, {expected[1]}, {expected[2]}): resize the "
             "images, or build the network with another image_size or in_chans"
         )
@@ -280,5 +288,5 @@ def tensor_shapes(network: nn.Module) -> dict[str, Shape]:
 
 
 def named_tensors(network: nn.Module) -> dict[str, Tensor]:
-    """Name -> every parameter and buffer of a network, non-persistent buffers included."""
+    """Every parameter and buffer of a network by name, non-persistent buffers included."""
     return {**dict(network.named_parameters()), **dict(network.named_buffers())}

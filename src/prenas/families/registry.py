@@ -1,8 +1,8 @@
-"""The one table of families: those of this package, those of others, and look-ups in words.
+"""The table of families, of this package and of others, and look-ups by name.
 
 Another package declares its families as entry points of the group `prenas.families`, each under
-the family's name. What is declared is loaded only when a name is asked for that nobody knows yet,
-or when everything is listed.
+the family's name. They are loaded only when an unknown name is looked up or when all families are
+listed.
 """
 
 from __future__ import annotations
@@ -20,40 +20,42 @@ _log = logging.getLogger(__name__)
 ENTRY_POINTS = "prenas.families"
 
 FAMILIES: dict[str, Family[Any, Any]] = {}
-"""Name -> family; of other packages those that were registered, or needed so far."""
+"""Name -> family. Families of other packages appear once they are registered or needed."""
 
 
 def register(family: Family[Any, Any]) -> None:
-    """Adds a family to the table, from where every command takes it; twice is no error.
+    """Adds a family to the table, so that every command can use it.
+
+    Registering the same family again has no effect.
 
     Raises:
-        ValueError: its name, the name of one of its spaces, or one of its types is taken.
+        ValueError: another family already has its name, one of its space names or its types.
     """
     for other in FAMILIES.values():
         if other is family:
             return
         if other.name == family.name:
             raise ValueError(
-                f"the name {family.name!r} is taken by another family: choose another name, and "
-                "register a family once, from the module that makes it"
+                f"the family name {family.name!r} is already registered: choose another name, and "
+                "register each family once, from the module that defines it"
             )
         taken = sorted(set(family.spaces) & set(other.spaces))
         if taken:
             raise ValueError(
                 f"the space name{'s' if len(taken) > 1 else ''} {', '.join(map(repr, taken))} of "
-                f"family {family.name!r} belong{'' if len(taken) > 1 else 's'} to family "
-                f"{other.name!r} already: choose other names"
+                f"family {family.name!r} already belong{'' if len(taken) > 1 else 's'} to family "
+                f"{other.name!r}: choose other names"
             )
         if family.arch_type is other.arch_type or family.space_type is other.space_type:
             raise ValueError(
-                f"family {family.name!r} has the architectures or spaces of family "
-                f"{other.name!r}: derive types of its own, by which values are told apart"
+                f"family {family.name!r} uses the architecture or space types of family "
+                f"{other.name!r}: subclass them, so that values can be told apart"
             )
     FAMILIES[family.name] = family
 
 
 def family_names() -> list[str]:
-    """Of every family, loaded or only declared."""
+    """Names of all families, loaded or only declared."""
     return sorted({*FAMILIES, *(entry.name for entry in _declared())})
 
 
@@ -80,8 +82,8 @@ def family_of(value: Arch | SearchSpace) -> Family[Any, Any]:
         family = _known_family_of(value)
     if family is None:
         raise TypeError(
-            f"{type(value).__name__} belongs to no family of {', '.join(FAMILIES)}: register its "
-            "family first (prenas.families.register)"
+            f"{type(value).__name__} does not belong to a registered family "
+            f"({', '.join(FAMILIES)}): register its family first (prenas.families.register)"
         )
     return family
 
@@ -94,19 +96,24 @@ def _known_family_of(value: Arch | SearchSpace) -> Family[Any, Any] | None:
 
 
 def all_families() -> list[Family[Any, Any]]:
-    """Every family; what cannot be loaded is left out, with a warning."""
+    """All families; those that cannot be loaded are left out with a warning."""
     for problem in _load_declared():
         _warn_once(problem)
     return list(FAMILIES.values())
 
 
 def all_spaces() -> dict[str, SearchSpace]:
-    """Every named space of every family; of what cannot be loaded none, with a warning."""
+    """All named spaces; families that cannot be loaded are left out with a warning."""
     return {name: space for family in all_families() for name, space in family.spaces.items()}
 
 
 def get_space(name: str) -> SearchSpace:
-    """The named space; ValueError lists the choices, and families that cannot be loaded."""
+    """The space of this name.
+
+    Raises:
+        ValueError: no family has it; the message lists the available names, and the families that
+            cannot be loaded.
+    """
     for family in FAMILIES.values():
         if name in family.spaces:
             return family.spaces[name]
@@ -126,7 +133,7 @@ def _declared() -> list[EntryPoint]:
 
 
 def _load_declared() -> list[str]:
-    """Loads what is declared; returns in words what could not be."""
+    """Loads the declared families; returns a message for each that could not be loaded."""
     problems = []
     for entry in _declared():
         try:
@@ -137,20 +144,22 @@ def _load_declared() -> list[str]:
 
 
 def _load(entry: EntryPoint) -> None:
-    """Registers a declared family; ValueError that names it for whatever goes wrong."""
+    """Registers a declared family; any failure becomes a ValueError that names the package."""
     where = f"family {entry.name!r} of {_package(entry)} ({entry.value}) cannot be used"
     remedy = "repair or uninstall that package"
     for other in _declared():
         if other.name == entry.name and other.value != entry.value:
-            raise ValueError(f"{where}: {_package(other)} has one of that name too; {remedy}")
+            raise ValueError(
+                f"{where}: {_package(other)} also provides a family of that name; {remedy}"
+            )
     try:
         family = entry.load()
     except (Exception, SystemExit) as error:
         raise ValueError(f"{where}: {type(error).__name__}: {error}; {remedy}") from error
     if not isinstance(family, Family):
-        raise ValueError(f"{where}: it is {type(family).__name__}, no Family; {remedy}")
+        raise ValueError(f"{where}: it is of type {type(family).__name__}, not Family; {remedy}")
     if family.name != entry.name:
-        raise ValueError(f"{where}: it calls itself {family.name!r}; {remedy}")
+        raise ValueError(f"{where}: the family's own name is {family.name!r}; {remedy}")
     try:
         register(family)
     except ValueError as error:

@@ -17,7 +17,7 @@ _MOST_LAYERS = 1000
 
 
 def _listed(value: object) -> object:
-    """One number is one option."""
+    """A single number is a list of one option."""
     return (value,) if isinstance(value, (str, int, float)) else value
 
 
@@ -25,49 +25,48 @@ def _rising(options: tuple[float, ...]) -> tuple[float, ...]:
     rising = sorted(set(options))
     if list(options) != rising:
         raise ValueError(
-            f"options {list(options)} must be all different and in rising order: write {rising}"
+            f"options {list(options)} must be distinct and in rising order: write {rising}"
         )
     return options
 
 
 def _some(options: tuple[float, ...]) -> tuple[float, ...]:
     if not options:
-        raise ValueError("no option is given: list at least one, in rising order")
+        raise ValueError("the list of options is empty: give at least one")
     return options
 
 
 def _not_absurd(depths: tuple[int, ...]) -> tuple[int, ...]:
     if depths[-1] > _MOST_LAYERS:
         raise ValueError(
-            f"{depths[-1]:,} layers are more than a search can handle: write at most "
-            f"{_MOST_LAYERS:,}"
+            f"{depths[-1]:,} layers are too many for a search: write at most {_MOST_LAYERS:,}"
         )
     return depths
 
 
 OPTIONAL = BeforeValidator(_listed), AfterValidator(_rising)
-"""As `OPTIONS`, where there may be none."""
+"""Like `OPTIONS`, but the list may be empty."""
 
 OPTIONS = *OPTIONAL, AfterValidator(_some)
 """For fields of a space that list options: `Annotated[tuple[int, ...], *OPTIONS]`."""
 
 NOT_TOO_DEEP = AfterValidator(_not_absurd)
-"""For those that list depths."""
+"""For fields that list depths: refuses numbers of layers that no search can handle."""
 
 
 class LayerAxis(NamedTuple):
-    """A choice made in every layer, its options from small to large."""
+    """A choice made in every layer; its options run from small to large."""
 
     name: str
     options: tuple[float, ...]
 
 
 class Stage(NamedTuple):
-    """One link of the chain that a network is: layers that lead from one width to the next.
+    """One stage in the chain that forms a network: layers that lead from one width to the next.
 
-    What is chosen: the width at its end, how many layers it has, and in each of them one option
-    per axis. Its first layer leads from the width before to its own, all others from its own to
-    its own. A stage of depth 0 has tensors without layers, such as a stem or a head.
+    The choices are the width at its end, the number of layers, and one option per axis in each
+    layer. The first layer leads from the previous stage's width to the stage's own; all others
+    keep that width. A stage of depth 0 has tensors but no layers, such as a stem or a head.
     """
 
     widths: tuple[int, ...]
@@ -76,16 +75,16 @@ class Stage(NamedTuple):
     tied: bool = False
     """Whether all layers take the same option of every axis."""
     design: Design = ()
-    """(name, value) of what is fixed here, for the network to know."""
+    """What is fixed in this stage but the network must know, as (name, value) pairs."""
 
     @property
     def fields(self) -> dict[str, object]:
-        """Widths, depths, options and design by name, for a model with a field for each."""
+        """Widths, depths, options and design by name, to build a model with a field for each."""
         axes = {axis.name: axis.options for axis in self.axes}
         return {"width": self.widths, "depth": self.depths, **axes, **dict(self.design)}
 
     def link(self, choice: StageChoice) -> Link:
-        """What the indices of a choice stand for."""
+        """The link that the indices of a choice stand for."""
         options = {
             axis.name: tuple(axis.options[number] for number in numbers)
             for axis, numbers in zip(self.axes, choice.options, strict=True)
@@ -94,18 +93,18 @@ class Stage(NamedTuple):
 
 
 class StageChoice(NamedTuple):
-    """What is chosen in one stage."""
+    """The choice made in one stage."""
 
     width: int
-    """Index of its width."""
+    """Index of the width."""
     depth: int
-    """Number of its layers."""
+    """Number of layers."""
     options: tuple[tuple[int, ...], ...] = ()
-    """Per axis, the index of the option of every layer."""
+    """Per axis, the index of each layer's option."""
 
 
 Choices = tuple[StageChoice, ...]
-"""What is chosen in every stage of a chain."""
+"""The choices made in all stages of a chain."""
 
 
 Chain = tuple[Stage, ...]
@@ -119,11 +118,12 @@ S_co = TypeVar("S_co", bound=Settings, covariant=True, default=Settings)
 class SearchSpace(Value, Generic[A_co, S_co]):
     """The architectures of one family that a search considers, and their common settings.
 
-    Their networks are chains of stages. Neighbours know each other by the width between them
-    alone: what a layer costs and scores depends on the two widths at its ends and its own options.
+    Their networks are chains of stages. Neighbouring stages share only the width between them:
+    what a layer costs and scores depends on the widths at the two ends of its stage and on its own
+    options.
 
-    A family defines `chain` and its inverse, `from_chain`; everything else follows from them. It
-    names its types once: `class MlpSpace(SearchSpace[MlpArch, MlpSettings])`.
+    A family defines `chain` and its inverse, `from_chain`; everything else follows from them. The
+    base class states its types: `class MlpSpace(SearchSpace[MlpArch, MlpSettings])`.
     """
 
     family: str
@@ -132,7 +132,7 @@ class SearchSpace(Value, Generic[A_co, S_co]):
 
     @property
     def chain(self) -> Chain:
-        """The stages from the input on; widths, depths and options from small to large."""
+        """The stages from the input on; widths, depths and options run from small to large."""
         raise NotImplementedError
 
     @classmethod
@@ -140,27 +140,28 @@ class SearchSpace(Value, Generic[A_co, S_co]):
         """The space of these stages and resolutions: the inverse of `chain`.
 
         Args:
-            fields: name and settings, to be passed on as they are.
+            fields: name and settings, which are passed on unchanged.
         """
         raise NotImplementedError
 
     @property
     def resolutions(self) -> tuple[int | None, ...]:
-        """The sides, in pixels, that networks resize their images to, from small to large.
+        """Sides in pixels to which networks resize their images, from small to large.
 
-        None takes images as they come. It is no stage: scores say nothing about it.
+        None means no resizing. The resolution is not part of the chain, because scores do not
+        depend on it.
         """
         return (None,)
 
     @property
     def scored_resolution(self) -> int | None:
-        """The resolution of the network that is scored: of those, the nearest to the images'."""
+        """The resolution of the scored network: the one nearest to the image size."""
         side = self.settings.image_size[0]
         sides = [one for one in self.resolutions if one is not None]
         return min(sides, key=lambda one: (abs(one - side), one), default=None)
 
     def resolution_for(self, macs: int) -> int | None:
-        """The resolution that suits a budget of that many MACs, by the space's own schedule."""
+        """The resolution for a budget of this many MACs, by the space's own schedule."""
         return self.scored_resolution
 
     @property
@@ -188,14 +189,14 @@ class SearchSpace(Value, Generic[A_co, S_co]):
             ):
                 return types
         raise TypeError(
-            f"{cls.__name__} does not say which architectures and settings it has: write `class "
+            f"{cls.__name__} does not state its architecture and settings types: write `class "
             f"{cls.__name__}(SearchSpace[MyArch, MySettings])`"
         )
 
     def compose(self, choices: Choices, resolution: int | None = None) -> A_co:
-        """The architecture of a choice in every stage, at one of the resolutions.
+        """The architecture of the given choices, at one of the space's resolutions.
 
-        Of None, where there are several, the one that is scored.
+        None stands for the scored resolution.
         """
         links = tuple(stage.link(choice) for stage, choice in zip(self.chain, choices, strict=True))
         return self.arch_type().from_links(links, resolution or self.scored_resolution)
@@ -211,7 +212,7 @@ class SearchSpace(Value, Generic[A_co, S_co]):
 
     @property
     def layer_axes(self) -> tuple[LayerAxis, ...]:
-        """Every per-layer choice once, with all options that any stage has, in rising order."""
+        """Each per-layer axis once, with the options of all stages in rising order."""
         options: dict[str, set[float]] = {}
         for stage in self.chain:
             for axis in stage.axes:
@@ -220,21 +221,21 @@ class SearchSpace(Value, Generic[A_co, S_co]):
 
     @property
     def smallest(self) -> A_co:
-        """The smallest option everywhere."""
+        """The architecture with the smallest option everywhere."""
         return self.compose(self.extreme(0), self.resolutions[0])
 
     @property
     def largest(self) -> A_co:
-        """The largest option everywhere."""
+        """The architecture with the largest option everywhere."""
         return self.compose(self.extreme(-1), self.resolutions[-1])
 
     @property
     def scored(self) -> A_co:
-        """The subnet whose gradient scores all others: the largest option everywhere."""
+        """The subnet whose gradients score all others: the largest option everywhere."""
         return self.compose(self.extreme(-1))
 
     def extreme(self, end: int) -> Choices:
-        """The smallest (0) or the largest (-1) option everywhere."""
+        """The choices with the smallest (0) or the largest (-1) option everywhere."""
         return tuple(
             StageChoice(
                 width=range(len(stage.widths))[end],
@@ -248,7 +249,7 @@ class SearchSpace(Value, Generic[A_co, S_co]):
 
     @property
     def num_archs(self) -> int:
-        """How many different architectures the space holds."""
+        """Number of different architectures in the space."""
         total = len(self.resolutions)
         for stage in self.chain:
             per_layer = prod(len(axis.options) for axis in stage.axes)
@@ -257,11 +258,11 @@ class SearchSpace(Value, Generic[A_co, S_co]):
         return total
 
     def sample(self, generator: np.random.Generator) -> A_co:
-        """An architecture of the space: every choice takes each of its options equally often."""
+        """Draws an architecture; each choice takes all of its options with equal probability."""
         return self.compose(*self.sample_choices(generator))
 
     def sample_choices(self, generator: np.random.Generator) -> tuple[Choices, int | None]:
-        """The same as choices and resolution."""
+        """Draws an architecture as `sample` does; returns its choices and its resolution."""
         resolutions = self.resolutions
         number = generator.integers(len(resolutions)) if len(resolutions) > 1 else 0
         choices = []
@@ -279,12 +280,12 @@ class SearchSpace(Value, Generic[A_co, S_co]):
         return tuple(choices), resolutions[number]
 
     def with_settings(self, **fields: object) -> Self:
-        """The same space for another input or number of classes."""
+        """The same space with other settings, such as the image size or the number of classes."""
         return self.model_copy(update={"settings": self.settings.changed(**fields)})
 
 
 def _spanned(links: Sequence[Link]) -> Stage:
-    """Of one stage, what occurs in several architectures."""
+    """One stage with all the options that occur in the given links."""
     return Stage(
         widths=_rising_once(link.width for link in links),
         depths=_rising_once(link.depth for link in links),

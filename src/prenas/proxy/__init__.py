@@ -1,1 +1,1 @@
-"""Zero-cost proxy: what every weight is worth at initialisation, before any training."""
+"""Zero-cost proxy: how important every weight is at initialisation, before any training."""

@@ -1,4 +1,4 @@
-"""Sums of a tensor over boxes, all from one pass over the tensor."""
+"""Sums of a tensor over many boxes, from a single pass over the tensor."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from prenas.families.base import Box
 
 
 class BoxSums:
-    """Cumulative sums of a tensor between the borders of some boxes.
+    """Cumulative sums of a tensor between the borders of the given boxes.
 
-    The tensor is reduced once to one number per piece between neighbouring borders; cumulative
-    sums along every dimension then give the sum over any of the boxes as a few look-ups
-    (inclusion and exclusion). Sums are in float64.
+    The tensor is reduced once to one number per piece between neighbouring borders. Cumulative sums
+    along every dimension then give the sum over any of the boxes in a few look-ups (inclusion and
+    exclusion). Sums are in float64.
     """
 
     def __init__(self, values: Tensor, boxes: Iterable[Box]) -> None:
@@ -43,9 +43,9 @@ class BoxSums:
         self._position = [{edge: i for i, edge in enumerate(edges)} for edges in self._borders]
 
     def __call__(self, box: Box) -> float:
-        """The sum over a box whose borders were among those given."""
+        """The sum over a box; its borders must be borders of the boxes given at construction."""
         total = 0.0
-        # Nothing lies before a first border, so a box that starts there has fewer corners.
+        # Nothing lies before the first border, so a box that starts there has fewer corners.
         ends = [
             ((position[part.stop], 1), (position[part.start], -1))
             if part.start

@@ -1,6 +1,6 @@
-"""Where a larger option goes: what the units that it adds are worth, layer by layer.
+"""Block scores: how much each layer gains from the units that a larger option adds.
 
-Only layers of one class of interchangeable ones are ever compared (method.md, section 2).
+They are only compared between interchangeable layers (method.md, section 2).
 """
 
 from __future__ import annotations
@@ -20,21 +20,22 @@ from prenas.proxy.scores import Floats
 
 
 class BlockScores(NamedTuple):
-    """Gain of every option of an axis over the one below it; the first column is zero."""
+    """Gain of each option of an axis over the next smaller one; the first column is zero."""
 
     normalised: Floats
     """[layers, options] sum over tensors T of n_T / mean n times the sum over the added part of
     |w*g| / (|w|_1 |g|_1), where n_T is the size of T and both norms run over T."""
     raw: Floats
-    """[layers, options] sum over the added parts of |w*g|."""
+    """[layers, options] sum of |w*g| over the added parts."""
 
 
 def block_scores(space: SearchSpace, importance: Importance) -> tuple[tuple[BlockScores, ...], ...]:
-    """Per stage and axis, the gain of every option over the one below, in every layer.
+    """Block scores of every stage and axis: the gain of each option over the next smaller one.
 
-    Taken at the largest widths and, of the other axes, options. The tensors are those whose units
-    the axis adds; of the scored supernet, cut to the largest width of the space but with all of
-    their units. They count by their size: a small one has as large a share in few elements.
+    Widths, and the options of all other axes, are at their largest. The sums run over the tensors
+    whose units the axis adds. They are tensors of the scored supernet, cut to the largest width of
+    the space but with all of their units. Each is weighted by its size, because a small tensor
+    would otherwise have the same share with far fewer elements.
     """
     names = iter(family_of(space).layers(space.compose(space.extreme(-1))))
     return tuple(
@@ -75,7 +76,7 @@ def _stage_scores(
 def _gains(
     space: SearchSpace, importance: Importance, axis: str, prefix: str, shapes: list[Shapes]
 ) -> tuple[Floats, Floats]:
-    """Normalised and raw gains [options - 1] of one layer; `shapes` are its tensors per option."""
+    """Normalised and raw gains [options - 1] of one layer; `shapes` has its tensors per option."""
     family = family_of(space)
     shares, gains, sizes = [], [], []
     for inner_name, unit_dim in family.unit_tensors[axis]:

@@ -16,12 +16,12 @@ from prenas.randomness import torch_generator
 from prenas.supernet import Supernet
 
 _FEWEST_IMAGES = 8
-"""In a batch whose statistics a network normalises by: 8 and 32 chose the same subnets."""
+"""Smallest batch for networks that use batch statistics; 8 and 32 chose the same subnets."""
 
 
 class Importance(NamedTuple):
-    """Full-size weights w of the scored supernet (its own tensors) and gradients g at the largest
-    subnet."""
+    """The full-size weights w of the scored supernet, by name, and their gradients g, taken at the
+    largest subnet."""
 
     weights: dict[str, Tensor]
     gradients: dict[str, Tensor]
@@ -37,7 +37,7 @@ def noise_images(
 ) -> Tensor:
     """Data-free images [B, C, H, W]: independent normals with the data's mean and deviation.
 
-    They are fed to the network as they are, without further normalisation.
+    They go into the network without further normalisation.
     """
     generator = torch_generator(seed, "importance images")
     images = torch.randn(num_images, in_chans, *image_size, generator=generator)
@@ -56,16 +56,18 @@ def measure_importance(
     """Gradient of one scalar at the subnet `largest`, for all weights of the supernet.
 
     The scalar is the sum of all logits of all images, or, with labels, the mean cross-entropy.
-    The family prepares a copy of the network (evaluation mode, unless it says otherwise), and
-    nothing is dropped, so the result is deterministic (the original leaves stochastic depth on) and
-    the supernet keeps its weights; those of the copy are what counts. Images pass in small batches,
-    whose gradients add up, to bound the memory; where networks normalise by the statistics of a
-    batch, in equal ones of no fewer than eight images (if there are as many), of which such
-    statistics mean something.
+
+    The supernet keeps its weights: the family prepares a copy of the network (in evaluation mode
+    unless it chooses otherwise), and the result contains the copy's weights. Nothing is dropped,
+    so the result is deterministic (the original leaves stochastic depth on).
+
+    To bound the memory, images pass in small batches, whose gradients are summed. Networks that
+    normalise by batch statistics get equal batches of at least eight images (if there are that
+    many), because statistics of fewer images mean little.
 
     Raises:
-        ValueError: a layer of the largest subnet that S sums over has no gradient at all, so that
-            its importance would be meaningless.
+        ValueError: there are no images, a gradient is not finite, or a matrix of the largest subnet
+            that S sums over has a gradient of zero, so that its importance would be meaningless.
     """
     network = deepcopy(supernet.network)
     supernet.family.prepare_for_scoring(network)
@@ -81,14 +83,14 @@ def measure_importance(
             else cross_entropy(logits, labels[batch], reduction="sum") / len(images)
         )
         gradients = torch.autograd.grad(scalar, list(parameters.values()), materialize_grads=True)
-        if total is None:  # own copies: autograd may hand out gradients that share memory
+        if total is None:  # copies, because autograd may return gradients that share memory
             total = [gradient.clone() for gradient in gradients]
         else:
             for sum_so_far, gradient in zip(total, gradients, strict=True):
                 sum_so_far += gradient
-        del logits, scalar, gradients  # before the next batch asks for as much
+        del logits, scalar, gradients  # frees their memory before the next batch
     if total is None:
-        raise ValueError("no images: importance needs at least one")
+        raise ValueError("no images given: computing importance needs at least one")
     importance = Importance(
         {name: parameter.detach().cpu() for name, parameter in parameters.items()},
         {name: gradient.cpu() for name, gradient in zip(parameters, total, strict=True)},
@@ -98,7 +100,7 @@ def measure_importance(
 
 
 def _batches(num_images: int, batch_size: int, are_equal: bool) -> list[slice]:
-    """Batches of that size and a smaller rest, or equal ones of at least that and eight images."""
+    """Batches of this size and a smaller rest, or equal ones of at least this size and eight."""
     if not are_equal:
         return [slice(start, start + batch_size) for start in range(0, num_images, batch_size)]
     number = max(num_images // max(batch_size, _FEWEST_IMAGES), 1)
@@ -107,17 +109,17 @@ def _batches(num_images: int, batch_size: int, are_equal: bool) -> list[slice]:
 
 
 def _check(importance: Importance, supernet: Supernet, largest: Arch) -> None:
-    """Refuses gradients that are not finite, or all zero where the score sums."""
+    """Refuses gradients that are not finite, and scored matrices whose gradient is all zero."""
     owned = supernet.owned_boxes(largest)
     for name, gradient in importance.gradients.items():
         if not torch.isfinite(gradient).all():
             raise ValueError(
-                f"the gradient of {name} is not finite at initialisation: check the images "
-                "(finite, scaled by mean and deviation) or choose another seed"
+                f"the gradient of {name} is not finite at initialisation: check that the images "
+                "are finite and normalised, or choose another seed"
             )
         is_matrix = gradient.ndim > 1 and supernet.family.is_scored(name)
         if is_matrix and name in owned and not gradient.any():
             raise ValueError(
-                f"the gradient of {name} is zero everywhere at initialisation, so its importance "
-                "says nothing: check the initialisation of the network"
+                f"the gradient of {name} is zero everywhere at initialisation, so the weight "
+                "cannot be scored: check the initialisation of the network"
             )

@@ -1,8 +1,8 @@
-"""What every option of every layer owns, read off as few plain networks as there can be.
+"""What every option of every layer owns and costs, read from as few plain networks as possible.
 
-In a chain of stages (part of a family's contract) a layer's tensors and work follow from the two
-widths at its ends and its own options. So a walk of networks that meets every stage between every
-two widths, with every option, shows them all, and any architecture is put together from it.
+In a chain of stages (part of a family's contract), a layer's tensors and work follow from the two
+widths at its ends and its own options. So a few networks that together show every stage between all
+pairs of widths, with all options, are enough to describe every architecture.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ Layers = tuple[int, ...]
 
 
 class StageLayout(NamedTuple):
-    """What one stage of a chain owns, whatever stands before and after it."""
+    """The tensor shapes that one stage of a chain owns, independently of all other stages."""
 
     fixed: dict[tuple[int, int], Shapes]
-    """(width before, width) -> of the tensors that belong to no layer."""
+    """(width before, width) -> shapes of the tensors that belong to no layer."""
     first: dict[tuple[int, int, int], Shapes]
-    """(width before, width, option) -> of the first layer."""
+    """(width before, width, option) -> shapes in the first layer."""
     others: dict[tuple[int, int, int], Shapes]
-    """(layer, width, option) -> of the layers that lead from the stage's width to itself."""
+    """(layer, width, option) -> shapes in a later layer, which keeps the stage's width."""
 
     def layer(self, layer: int, before: int, width: int, option: int) -> Shapes:
-        """Of a layer by the numbers of the widths and of its options, as `option_of` counts."""
+        """Shapes in a layer, by the indices of the widths and the number of its option."""
         if layer == 0:
             return self.first[before, width, option]
         return self.others[layer, width, option]
@@ -46,31 +46,34 @@ class StageCosts(NamedTuple):
     """What one stage of a chain costs."""
 
     fixed: Integers
-    """[width before, width, cost axes] beside layers."""
+    """[width before, width, cost axes] outside layers."""
     layers: Integers
-    """[width before, width, layers, options, cost axes]"""
+    """[width before, width, layers, options, cost axes] of each layer."""
 
 
 def num_options(stage: Stage) -> int:
-    """Of a layer: one option per axis."""
+    """Number of options of a layer: all combinations of one option per axis."""
     return prod(len(axis.options) for axis in stage.axes)
 
 
 def widths_before(stages: Sequence[Stage]) -> list[int]:
-    """Per stage, the number of widths that may come into it; before the first there is one."""
+    """Per stage, the number of possible input widths; the first stage has one."""
     return [1, *(len(stage.widths) for stage in stages[:-1])]
 
 
 class _Probe(NamedTuple):
+    """One network to read shapes and costs from."""
+
     widths: tuple[int, ...]
-    """Of every stage; before the first stands a 0."""
+    """Index of each stage's width, after a leading 0 for the input."""
     options: tuple[int, ...]
+    """Number of the option in all layers of each stage."""
 
 
 def _probes(stages: Sequence[Stage]) -> Iterator[_Probe]:
-    """Walks through the chain until every stage was met between all widths with all options.
+    """Networks that together show every stage between all pairs of widths, with all options.
 
-    Each takes the way on which most is left to see.
+    Each takes the widths along which the most options are still missing.
     """
     left = [
         {
@@ -80,7 +83,7 @@ def _probes(stages: Sequence[Stage]) -> Iterator[_Probe]:
         for n, stage in zip(widths_before(stages), stages, strict=True)
     ]
     while any(options for stage in left for options in stage.values()):
-        best: dict[int, tuple[int, tuple[int, ...]]] = {0: (0, (0,))}  # last width -> seen, way
+        best: dict[int, tuple[int, tuple[int, ...]]] = {0: (0, (0,))}  # last width -> new, way
         for stage in left:
             longer: dict[int, tuple[int, tuple[int, ...]]] = {}
             for (before, width), options in stage.items():
@@ -100,7 +103,7 @@ def _walks(stages: tuple[Stage, ...]) -> tuple[tuple[_Probe, Choices], ...]:
 
 
 def _choices(stages: Sequence[Stage], probe: _Probe) -> Choices:
-    """Every stage at its deepest, all of its layers with the same options."""
+    """Choices with every stage at its deepest and the same options in all of its layers."""
     return tuple(
         StageChoice(
             width,
@@ -112,17 +115,17 @@ def _choices(stages: Sequence[Stage], probe: _Probe) -> Choices:
 
 
 def options_of(stage: Stage, option: int) -> tuple[int, ...]:
-    """Per axis, the option that the number of a layer's option stands for."""
+    """The option of each axis that the number of a layer's option stands for."""
     sizes = [len(axis.options) for axis in stage.axes]
     return tuple(int(one) for one in np.unravel_index(option, sizes)) if sizes else ()
 
 
 @lru_cache(maxsize=32)
 def layout_of(space: SearchSpace) -> tuple[StageLayout, ...]:
-    """The layout of every stage of a space; do not change what it holds.
+    """The layout of every stage of a space. Do not modify it: it is cached.
 
-    Layers behind the first differ in their options alone, so networks of two layers per stage show
-    all there is to see. They are quick to build.
+    Layers after the first differ only in their options, so networks with two layers per stage are
+    enough. They are quick to build.
     """
     walks = _walks(space.chain)
     layouts = tuple(StageLayout({}, {}, {}) for _ in space.chain)
@@ -142,20 +145,20 @@ def layout_of(space: SearchSpace) -> tuple[StageLayout, ...]:
         built = shapes_by_role(space.compose(choices), space.settings)
         expected = _shapes_of(layouts, probe, choices)
         assert built == {role: shapes for role, shapes in expected.items() if shapes}, (
-            f"a layer of {space.name} owns what does not follow from the two widths at the ends of "
-            f"its stage and its own options: {built}, not {expected}"
+            f"the tensors of a layer of {space.name} do not follow from the two widths at the ends "
+            f"of its stage and its own options: {built}, not {expected}"
         )
     return layouts
 
 
 def _at_most(depth: int, choice: StageChoice) -> StageChoice:
-    """The same choice without the layers behind that many."""
+    """The same choice, cut to this many layers."""
     options = tuple(one[:depth] for one in choice.options)
     return StageChoice(choice.width, min(choice.depth, depth), options)
 
 
 def _repeat_second_layers(space: SearchSpace, layouts: Sequence[StageLayout]) -> None:
-    """Adds the layers behind the second of every stage, which own the same by other names."""
+    """Adds all layers after the second of each stage: the same shapes under other names."""
     stages = family_of(space).stage_names(space.compose(space.extreme(-1)))
     for layout, (prefixes, _) in zip(layouts, stages, strict=True):
         for (_, width, option), shapes in list(layout.others.items()):
@@ -168,12 +171,12 @@ def _repeat_second_layers(space: SearchSpace, layouts: Sequence[StageLayout]) ->
 def _note(known: dict[Any, Shapes], key: tuple[int, ...], shapes: Shapes) -> None:
     before = known.setdefault(key, shapes)
     assert before == shapes, (
-        f"a stage's tensors follow from more than its widths and options: {before}, {shapes}"
+        f"a stage's tensors depend on more than its widths and options: {before}, {shapes}"
     )
 
 
 def costs_of(space: SearchSpace, resolution: int | None) -> tuple[StageCosts, ...]:
-    """What every stage of a space costs at one of its resolutions; do not change it."""
+    """The costs of every stage of a space at one resolution; do not modify them (cached)."""
     return _costs_of(space, resolution, bounded_axes())
 
 
@@ -204,7 +207,7 @@ def _costs_of(
 def _shapes_of(
     layouts: Sequence[StageLayout], probe: _Probe, choices: Choices
 ) -> dict[TensorRole, Shapes]:
-    """What a walk owns in every stage and layer."""
+    """The shapes in every stage and layer of a probe's network."""
     shapes: dict[TensorRole, Shapes] = {}
     for number, (layout, choice) in enumerate(zip(layouts, choices, strict=True)):
         before, width = probe.widths[number : number + 2]
@@ -217,9 +220,10 @@ def _shapes_of(
 
 
 def interchangeable(space: SearchSpace, resolution: int | None) -> tuple[tuple[Layers, ...], ...]:
-    """Per stage its layers in classes: within one, every option has equal tensors and costs.
+    """Classes of interchangeable layers in each stage.
 
-    Whatever the widths at both ends of the stage.
+    Two layers are interchangeable if every option has equal tensors and costs in both, for all
+    widths at the ends of the stage.
     """
     return _interchangeable(space, resolution, bounded_axes())
 

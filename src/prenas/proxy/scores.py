@@ -1,8 +1,8 @@
 """Named scores of a subnet: sums over the weights that it owns (method.md, section 2).
 
-S, the score that PreNAS ranks by, is `sum_abs_weight_times_gradient`. The others are the
-original code's alternatives, under names that say their formula. All are additive over weights,
-so a few table look-ups give the score of any subnet (`prenas.proxy.tables`).
+S, the score that PreNAS ranks by, is `sum_abs_weight_times_gradient`. The others are alternatives
+from the original code, named after their formulas. All are additive over weights, so a few table
+look-ups give the score of any subnet (`prenas.proxy.tables`).
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from prenas.values import unknown_name
 Floats = npt.NDArray[np.float64]
 
 Scope = Literal["all", "blocks"]
-"""Whether S sums over everything that is scored, or only over tensors that belong to a layer."""
+"""Whether S sums over all scored tensors, or only over those that belong to a layer."""
 
 
 @dataclass(frozen=True)
 class WeightScore:
-    """`finish(sum over owned weights of element(w, g))`, over all scored tensors or fewer."""
+    """A score of the form `finish(sum over owned weights of element(w, g))`."""
 
     element: Callable[[Tensor, Tensor], Tensor]
     layer_choices_only: bool = False
-    """Sum only over modules of layers that a per-layer choice sizes (ViT: qkv, proj, fc1, fc2)."""
+    """Sum only over modules whose size a per-layer choice decides (ViT: qkv, proj, fc1, fc2)."""
     finish: Callable[[Floats], Floats] | None = None
-    """Convex, so that its largest value stands at the largest or the smallest sum."""
+    """A convex function of the sum, so its maximum lies at the largest or the smallest sum."""
 
 
 DEFAULT_SCORE = "sum_abs_weight_times_gradient"
@@ -48,7 +48,7 @@ WEIGHT_SCORES: dict[str, WeightScore] = {
 
 
 def check_score_name(name: str, family: str) -> None:
-    """ValueError, with the choices, unless the family can be scored by this name."""
+    """Raises ValueError, with the available names, unless the family has a score of this name."""
     choices = [*WEIGHT_SCORES, *get_family(family).arch_scores]
     if name not in choices:
         raise unknown_name("score", name, choices)

@@ -1,8 +1,8 @@
 """From importances to tables: what every option of every layer costs and scores.
 
-A table is all that the selector sees: numbers, no networks. Given the widths at the ends of its
-stage, a layer depends on its own options only: a subnet's cost and its score are sums of one entry
-per stage, for the tensors that belong to no layer, and one entry per layer.
+The selector only sees these tables: numbers, not networks. For given widths at the ends of its
+stage, a layer depends only on its own options. So a subnet's cost and score are sums of one entry
+per stage, for the tensors outside layers, and one entry per layer.
 """
 
 from __future__ import annotations
@@ -43,26 +43,27 @@ from prenas.proxy.scores import WEIGHT_SCORES, Floats, Scope
 
 
 class StageScores(NamedTuple):
-    """What one stage of a chain scores, in the order of its costs."""
+    """What one stage of a chain scores, indexed like its costs."""
 
     fixed: Floats
-    """[width before, width] beside layers."""
+    """[width before, width] outside layers."""
     layers: Floats
-    """[width before, width, layers, options]"""
+    """[width before, width, layers, options] of each layer."""
 
 
 @dataclass(frozen=True)
 class StageTable:
-    """Costs and scores of one stage, whatever stands before and after it."""
+    """Costs and scores of one stage, independently of all other stages."""
 
     depths: tuple[int, ...]
     num_options: tuple[int, ...]
-    """Per axis; a layer's option is one of their products, the last axis running fastest."""
+    """Number of options of each axis. A layer's option is one of their combinations, numbered with
+    the last axis running fastest."""
     tied: bool
     classes: tuple[Layers, ...]
-    """Interchangeable layers."""
+    """Classes of interchangeable layers."""
     fixed_costs: Integers
-    """[width before, width, cost axes] beside layers."""
+    """[width before, width, cost axes] outside layers."""
     costs: Integers
     """[width before, width, layers, options, cost axes]"""
     fixed_scores: Floats
@@ -70,30 +71,30 @@ class StageTable:
     scores: Floats
     """[width before, width, layers, options]"""
     gains: tuple[Floats, ...] = ()
-    """Per axis [layers, options]: where a larger option goes first; empty is nowhere first."""
+    """Per axis, gains [layers, options] by which the isomer rule ranks layers."""
 
     @property
     def is_whole(self) -> bool:
-        """Whether no layer chooses for itself: all take the same options, or there is none."""
+        """Whether no layer chooses freely: all take the same options, or there are no layers."""
         return self.tied or self.depths[-1] == 0
 
     def option(self, options: Sequence[int]) -> int:
-        """The number of a layer's option, one per axis."""
+        """The number of a layer's option, given the option of each axis."""
         return int(np.ravel_multi_index(tuple(options), self.num_options)) if options else 0
 
 
 @dataclass(frozen=True)
 class SpaceTables:
-    """The contract between proxy and selector: everything a choice depends on."""
+    """The contract between proxy and selector: everything that a choice depends on."""
 
     stages: tuple[StageTable, ...]
     resolution: int | None = None
-    """At which the costs hold."""
+    """The resolution that the costs are counted at."""
     finish: Callable[[Floats], Floats] | None = None
-    """Applied to a subnet's sum to give its score; None leaves the sum."""
+    """Turns a subnet's sum into its score; None: the sum is the score."""
 
     def cost(self, choices: Choices) -> Integers:
-        """[cost axes] of a subnet."""
+        """Costs [cost axes] of a subnet."""
         total, before = np.zeros(len(bounded_axes()), dtype=np.int64), 0
         for table, choice in zip(self.stages, choices, strict=True):
             total += table.fixed_costs[before, choice.width]
@@ -103,7 +104,7 @@ class SpaceTables:
         return total
 
     def score(self, choices: Choices, scope: Scope = "all") -> float:
-        """Score of a subnet; of scope `blocks` without the tensors that belong to no layer."""
+        """Score of a subnet; the scope `blocks` leaves out the tensors outside layers."""
         total, before = 0.0, 0
         for table, choice in zip(self.stages, choices, strict=True):
             if scope == "all":
@@ -115,14 +116,14 @@ class SpaceTables:
 
 
 def layer_options(choice: StageChoice) -> list[tuple[int, ...]]:
-    """Per layer of a stage, its options, one per axis."""
+    """The options of each layer of a stage, one per axis."""
     if not choice.options:
         return [()] * choice.depth
     return list(zip(*choice.options, strict=True))
 
 
 def cost_tables(space: SearchSpace, resolution: int | None = None) -> SpaceTables:
-    """Tables of costs alone, every score zero: all that is known before the backward pass."""
+    """Tables of costs, with all scores zero: what is known before the backward pass."""
     stages = []
     for stage, costs, classes in zip(
         space.chain,
@@ -158,9 +159,9 @@ def space_tables(
     """Tables of a space at one of its resolutions.
 
     Args:
-        scores: as `stage_scores` gives them, the same at every resolution.
-        gains: per stage and axis, where a larger option goes first (`prenas.selection.isomers`).
-        score: their name.
+        scores: result of `stage_scores`, the same at every resolution.
+        gains: per stage and axis, the gains that rank layers (`prenas.selection.isomers`).
+        score: name of the score.
     """
     tables = cost_tables(space, resolution)
     stages = tuple(
@@ -174,10 +175,10 @@ def space_tables(
 def stage_scores(
     space: SearchSpace, importance: Importance, *, score: str, scope: Scope = "all"
 ) -> tuple[StageScores, ...]:
-    """What every stage scores, from importances measured on the space's supernet.
+    """The scores of every stage, from importances measured on the space's supernet.
 
     Args:
-        score: a name from `WEIGHT_SCORES` or from the family's scores of architectures.
+        score: a name from `WEIGHT_SCORES` or from the family's `arch_scores`.
     """
     function = family_of(space).arch_scores.get(score)
     if function:
@@ -195,7 +196,7 @@ def _empty_scores(num_before: int, stage: Stage) -> StageScores:
 
 
 def _weight_scores(space: SearchSpace, importance: Importance, score: str) -> Iterator[StageScores]:
-    """Sums of the score's elements over the boxes that a layer owns."""
+    """Scores that sum the score's elements over the boxes that each layer owns."""
     entry = WEIGHT_SCORES[score]
     for num_before, stage, layout in zip(
         widths_before(space.chain), space.chain, layout_of(space), strict=True
@@ -213,7 +214,7 @@ def _weight_scores(space: SearchSpace, importance: Importance, score: str) -> It
 
 
 class _StageSums:
-    """Sums of a score's elements over what parts of one stage own."""
+    """Sums of a score's elements over the tensor parts of one stage."""
 
     def __init__(
         self,
@@ -239,7 +240,7 @@ class _StageSums:
                 self._sums |= {(name, shape): sums(box) for shape, box in boxes.items()}
 
     def __call__(self, shapes: Shapes) -> float:
-        """The sum over all tensors of these shapes that are scored."""
+        """The sum over all scored tensors among these shapes."""
         return sum((self._sums.get(part, 0.0) for part in shapes.items()), 0.0)
 
 
@@ -248,7 +249,7 @@ def _module(name: str) -> str:
 
 
 def _modules_sized_by_options(layout: StageLayout) -> set[str]:
-    """The modules of layers with tensors whose shape depends on the layer's options."""
+    """The modules in layers with tensors whose shape depends on the layer's options."""
     seen: dict[tuple[str, tuple[int, ...]], Shape] = {}
     sized = set()
     for parts in (layout.first, layout.others):
@@ -262,10 +263,10 @@ def _modules_sized_by_options(layout: StageLayout) -> set[str]:
 def _arch_scores(
     space: SearchSpace, function: Callable[[Arch, Settings], float]
 ) -> Iterator[StageScores]:
-    """The same for a score that is a function of the architecture, additive over stages and layers.
+    """Scores from a function of the architecture that is additive over stages and layers.
 
-    Every entry is what it adds to an entry of reference: the smallest option of a layer, the first
-    width of a stage. Only the sums over stages mean anything.
+    Every entry is a difference from a reference: the smallest option of a layer, the first width
+    of a stage. Only the sums over stages are meaningful.
     """
     reference = space.extreme(0)
 
@@ -289,7 +290,7 @@ def _arch_scores(
                 same = [zero] * depth
                 total = value(number, before, width, same)
                 known = float(scores.layers[before, width, :depth, 0].sum())
-                if depth:  # what a deeper stage adds is the last layer's
+                if depth:  # the last layer gets what a deeper stage adds
                     scores.layers[before, width, depth - 1] += total - shallowest - known
             deepest = stage.depths[-1]
             for layer, option in np.ndindex(deepest, num_options(stage)):

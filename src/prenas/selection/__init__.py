@@ -1,1 +1,1 @@
-"""Preferred set: the few subnets worth having, chosen from tables before any training."""
+"""Preferred set: the few subnets to train, chosen from tables before any training."""

@@ -1,4 +1,4 @@
-"""Evolved subnets: for each budget the best by validation, in the form of a preferred set."""
+"""Evolved subnets: the best of each budget on validation images, in the form of a preferred set."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ class Evolved(Value):
     budget: str
     arch: SerializeAsAny[Arch]
     costs: dict[str, int]
-    """By the name of the axis (`prenas.cost`)."""
+    """Name of the cost axis (`prenas.cost`) -> amount."""
     accuracy: float
-    """Top-1 on the validation images that candidates were compared on, 0 to 1."""
+    """Top-1 accuracy on the validation images that candidates were compared on, 0 to 1."""
     history: tuple[float, ...]
-    """The best accuracy so far after every generation."""
+    """The best accuracy so far, after each generation."""
     num_evaluated: int
-    """Candidates of this budget, all different."""
+    """Number of different candidates evaluated for this budget."""
 
 
 class EvolvedSet(PreferredSet):
-    """The evolved subnets of all budgets, in the form of a preferred set, to be handed over."""
+    """The evolved subnets of all budgets, in the form of a preferred set."""
 
     kind: ClassVar[str] = "evolved"
     evolved: tuple[Evolved, ...]
 
 
 def evolved_set(preferred: PreferredSet, evolved: Sequence[Evolved]) -> EvolvedSet:
-    """The evolved subnets in the place of the preferred ones, without repetition, cheapest first.
+    """A set with the evolved subnets instead of the preferred ones, distinct and cheapest first.
 
     Args:
-        evolved: one for every budget that holds any subnet.
+        evolved: one for each budget that any subnet fits.
     """
     settings = preferred.recipe.space.settings
     costs = {found.arch: count(found.arch, settings) for found in evolved}
@@ -57,7 +57,7 @@ def evolved_set(preferred: PreferredSet, evolved: Sequence[Evolved]) -> EvolvedS
             for number, budget in enumerate(preferred.budgets)
             if number not in preferred.empty_budgets
         ),
-        # Scores at initialisation decided nothing here.
+        # The scores at initialisation played no part in this choice.
         "block_scores": {},
         "agreement": (),
         "optima": (),

@@ -1,7 +1,8 @@
-"""The highest score that any subnet within a budget has, isomer rule or not.
+"""The highest score of any subnet within a budget, without the isomer rule.
 
-The selector looks at one representative of each isomer class (method.md, section 3). Here layers
-that are not tied choose freely, also where there is but one stage, so they are never listed.
+The selector looks at one representative of each isomer class (method.md, section 3). Here, layers
+that are not tied choose freely. Their combinations are never listed, not even in a chain of one
+stage.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from prenas.selection.program import Program
 from prenas.selection.ranking import Fronts, finished, signs
 
 _TOLERANCE = 1e-9
-"""Relative difference of scores that the solver cannot tell."""
+"""Relative difference below which the solver cannot tell scores apart."""
 
 
 class Optimum(NamedTuple):
@@ -27,14 +28,15 @@ class Optimum(NamedTuple):
 
     candidate: Candidate
     proven: float
-    """No subnet of the budget scores more (relative to 1e-9); its score if nothing is left open."""
+    """Upper bound on the score of any subnet in the budget. It equals the candidate's score if the
+    candidate is proven to be the best, up to a relative difference of 1e-9."""
 
 
 def optimum(tables: SpaceTables, budget: Budget) -> Optimum | None:
-    """The subnet with the highest score within the budget; None if none is found.
+    """The subnet with the highest score within the budget; None if none was found.
 
-    A score with a `finish` has its highest value at the largest or the smallest sum, so both are
-    looked for. Between equal scores any may be given, the same in every call.
+    A score with a `finish` is highest at the largest or the smallest sum, so both are searched.
+    Among equal scores the choice is arbitrary, but the same in every call.
     """
 
     graph = free_graph(tables)

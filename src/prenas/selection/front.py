@@ -1,8 +1,8 @@
-"""The best ways through a graph, by labels: what was spent, what it scores, where it came from.
+"""The best ways through a graph, found with labels: cost so far, score so far, previous label.
 
-Two ways that meet at a node go on alike, so of those the worse is dropped: it costs no less and
-scores no more than as many others as are wanted. What is left at the end answers every budget that
-bounds this one cost from above (Step 4 of the selection, docs/method.md, section 3).
+Two ways that meet at a node have the same continuations. So a way can be dropped once as many
+others as are wanted cost no more and score no less. The ways left at the end answer every budget
+that bounds this one cost from above (Step 4 of the selection, docs/method.md, section 3).
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ class _Labels(NamedTuple):
     """[labels, cost axes]"""
     score: Floats
     order: Integers
-    """Places in the enumeration of all ways to nodes between the same stages."""
+    """Positions in the enumeration of all ways to nodes between the same stages."""
     edge: Integers
-    """The last one."""
+    """The last edge."""
     before: Integers
-    """The label that it extends, at the edge's tail."""
+    """Index of the label that this one extends, at the tail of the edge."""
 
     def chosen(self, places: Integers) -> _Labels:
         return _Labels._make(column[places] for column in self)
 
 
 Prune = Callable[[Integers, Floats, Integers], Integers]
-"""(costs, scores, orders) of labels at one node -> the places of those to keep."""
+"""(costs, scores, orders) of the labels at one node -> indices of the labels to keep."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,12 @@ class Ways:
 
     @property
     def scores(self) -> Floats:
-        """[ways] before `finish`."""
+        """[ways] sums of scores, before `finish`."""
         return self._labels[-1].score
 
     @property
     def order(self) -> Integers:
-        """[ways] rising in the order of enumeration."""
+        """[ways] numbers that rise in the order of enumeration."""
         return self._labels[-1].order
 
     def __getitem__(self, place: int) -> list[int]:
@@ -73,16 +73,16 @@ class Ways:
 
 
 def every_way(graph: Graph) -> Ways:
-    """All ways, nothing dropped: of a chain of one stage, or of a small space."""
+    """All ways, for a chain of one stage or a small space."""
     return _walk(graph, None, None)
 
 
 def best_ways(graph: Graph, axis: int, num: int, limit: int, *, sign: int = 1) -> Ways:
-    """Among them, for any end up to `limit`, the `num` best ways that cost less than the end.
+    """Ways that include, for any upper end up to `limit`, the `num` best that cost less than it.
 
     Args:
-        axis: the number of the cost that is bounded.
-        sign: -1 takes the lowest scores for the best, and gives minus the scores.
+        axis: number of the cost axis that is bounded.
+        sign: -1 treats the lowest scores as the best, and returns the negated scores.
     """
     if sign < 0:
         edges = graph.edges._replace(score=-graph.edges.score)
@@ -95,7 +95,7 @@ def best_ways(graph: Graph, axis: int, num: int, limit: int, *, sign: int = 1) -
 
 
 def spread_ways(graph: Graph, axis: int, num: int = 4096) -> Ways:
-    """Ways of as many different costs as labels can be kept: they show what a space reaches."""
+    """Ways of up to about `num` different costs, to find out which costs a space reaches."""
     step = int(graph.cheapest(axis, most=True)[graph.end]) // num + 1
 
     def prune(costs: Integers, scores: Floats, orders: Integers) -> Integers:
@@ -105,15 +105,15 @@ def spread_ways(graph: Graph, axis: int, num: int = 4096) -> Ways:
 
 
 def _walk(graph: Graph, prune: Prune | None, limit: tuple[int, int] | None) -> Ways:
-    """Extends the labels of every node along its edges; drops none at the end.
+    """Extends the labels of every node along its edges.
 
-    So a chain of one stage is never pruned.
+    It prunes at all nodes except the last, so it never prunes a chain of one stage.
     """
     zero = np.zeros(1, dtype=np.int64)
     first = _Labels(
         np.zeros((1, graph.edges.cost.shape[1]), np.int64), np.zeros(1), zero, zero, zero
     )
-    labels, stage = [first], list[int]()  # and the nodes behind the current stage
+    labels, stage = [first], list[int]()  # `stage`: the nodes after the current stage
     rest = graph.cheapest_rest(limit[0]) if limit else None
     for node, edges in enumerate(graph.incoming[1:], start=1):
         if stage and graph.edges.tail[edges].max() >= stage[0]:
@@ -132,12 +132,12 @@ def _walk(graph: Graph, prune: Prune | None, limit: tuple[int, int] | None) -> W
 
 
 def _extended(graph: Graph, labels: list[_Labels], edges: Integers, prune: Prune | None) -> _Labels:
-    """Every label at the tails of some edges with a common head, longer by one edge."""
+    """Extends every label at the tails of the given edges, which have one head, by one edge."""
     longer = []
     tails = graph.edges.tail[edges]
     for tail in np.unique(tails):
         start, along = labels[tail], edges[tails == tail]
-        if prune is not None:  # of edges between the same nodes, the worse loses with any label
+        if prune is not None:  # between the same nodes, a worse edge is worse after any label
             along = along[prune(graph.edges.cost[along], graph.edges.score[along], along)]
         size = len(start.score), len(along)
         cost = start.cost[:, None] + graph.edges.cost[along]
@@ -151,7 +151,7 @@ def _extended(graph: Graph, labels: list[_Labels], edges: Integers, prune: Prune
 
 
 def _rank(labels: list[_Labels], nodes: list[int]) -> None:
-    """Replaces the orders of labels at some nodes by their ranks, so that they stay small."""
+    """Replaces the orders of the labels at these nodes with their ranks, to keep them small."""
     orders = np.concatenate([labels[node].order for node in nodes])
     ranks = np.empty_like(orders)
     ranks[np.argsort(orders)] = np.arange(len(orders))
@@ -163,13 +163,13 @@ def _rank(labels: list[_Labels], nodes: list[int]) -> None:
 
 
 def _front(costs: Integers, scores: Floats, orders: Integers, axis: int, num: int) -> Integers:
-    """The places of labels that fewer than `num` others dominate, and perhaps a few more.
+    """Indices of the labels that fewer than `num` others dominate, and perhaps a few more.
 
-    A label dominates those of no lower cost and no higher score; between equals the one that is
-    cheaper on the other axes, then the first, dominates.
+    A label dominates another if it costs no more and scores no less. Between equals, the one that
+    is cheaper on the other axes dominates, then the one that comes first.
     """
     by_cost = np.argsort(costs[:, axis])
-    near = by_cost[_peeled(scores[by_cost], num, keeps_equal=True)]  # quick; the rest is exact
+    near = by_cost[_peeled(scores[by_cost], num, keeps_equal=True)]  # quick; the next is exact
     others = [costs[near, other] for other in reversed(range(costs.shape[1])) if other != axis]
     exact = np.lexsort((orders[near], *others, -scores[near], costs[near, axis]))
     ordered = near[exact]
@@ -178,9 +178,9 @@ def _front(costs: Integers, scores: Floats, orders: Integers, axis: int, num: in
 
 
 def _peeled(scores: Floats, num: int, *, keeps_equal: bool) -> Integers:
-    """Places at which a score is the highest so far, without those, again, and so on `num` times.
+    """Indices at which a score is the highest so far; then, without these, again, `num` times.
 
-    Whatever is left out has `num` scores before it that are as high, or with `keeps_equal` higher.
+    Every index left out comes after `num` scores that are as high or, with `keeps_equal`, higher.
     """
     left, kept = np.arange(len(scores)), []
     for _ in range(num):

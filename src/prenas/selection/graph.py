@@ -1,7 +1,7 @@
 """Subnets as ways through a graph: every way from its first node to its last one is a subnet.
 
-A node stands between stages, one for each width there, and an edge for what may come next: it says
-what that adds to cost and score. The two ends of a stage know each other by their widths alone.
+Nodes lie between stages, one for each width there. An edge is one choice for what comes next, with
+what it adds to cost and score. Neighbouring stages share only the width between them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from prenas.selection.isomers import stage_items
 
 @dataclass(frozen=True)
 class Candidate:
-    """One subnet: its choices, and what they cost and score."""
+    """One subnet: its choices, its costs and its score."""
 
     choices: Choices
     resolution: int | None
@@ -35,15 +35,15 @@ class Candidate:
 
 class _Edges(NamedTuple):
     tail: Integers
-    """[edges] nodes; always before the heads."""
+    """[edges] nodes; their numbers are lower than those of the heads."""
     head: Integers
     width: Integers
-    """Of the stage."""
+    """Index of the stage's width."""
     cost: Integers
     """[edges, cost axes]"""
     score: Floats
     part: Integers
-    """Which of the stage's parts an edge adds."""
+    """Index of the stage's part that an edge adds."""
 
 
 @dataclass(frozen=True)
@@ -52,19 +52,19 @@ class Graph:
 
     tables: SpaceTables
     parts: tuple[Integers, ...]
-    """Per stage [parts, layers]: options of the layers that a part adds, -1 for none."""
+    """Per stage [parts, layers]: options of the layers that a part adds, -1 for no layer."""
     edges: _Edges
     starts: tuple[int, ...]
-    """Number of the first edge of every stage, and of all edges."""
+    """Number of the first edge of each stage, followed by the number of edges."""
     end: int
-    """The node at which every way ends."""
+    """The last node, at which every way ends."""
 
     def stage_of(self, edge: int) -> int:
         """The stage that an edge belongs to."""
         return int(np.searchsorted(self.starts, edge, side="right")) - 1
 
     def candidate(self, way: Sequence[int]) -> Candidate:
-        """The subnet of a way, given as its edges; its score before `finish`."""
+        """The subnet of a way, given as its edges; its score is the sum before `finish`."""
         options: list[list[int]] = [[] for _ in self.parts]
         widths = [0] * len(self.parts)
         cost, score = np.zeros(len(bounded_axes()), dtype=np.int64), 0.0
@@ -84,13 +84,13 @@ class Graph:
 
     @cached_property
     def incoming(self) -> tuple[Integers, ...]:
-        """Per node, the edges that lead to it, in their order."""
+        """For each node, the edges that lead to it, in order."""
         order = np.argsort(self.edges.head, kind="stable")
         places = np.searchsorted(self.edges.head[order], np.arange(self.end + 2))
         return tuple(order[first:last] for first, last in pairwise(places))
 
     def cheapest(self, axis: int, *, most: bool = False) -> Integers:
-        """[nodes] the least, or the most, that any way from the first node to there costs."""
+        """[nodes] the least, or the most, that any way from the first node to each node costs."""
         found = np.zeros(self.end + 1, dtype=np.int64)
         best = np.max if most else np.min
         for node, edges in enumerate(self.incoming[1:], start=1):
@@ -98,7 +98,7 @@ class Graph:
         return found
 
     def cheapest_rest(self, axis: int) -> Integers:
-        """[nodes] the least that any way from there to the end costs."""
+        """[nodes] the least that any way from each node to the end costs."""
         found = np.full(self.end + 1, np.iinfo(np.int64).max // 2)
         found[self.end] = 0
         for node in range(self.end, 0, -1):
@@ -127,7 +127,7 @@ def item_graph(tables: SpaceTables, enumeration: Enumeration = "all") -> Graph:
 
 
 def free_graph(tables: SpaceTables) -> Graph:
-    """Ways are all subnets: where layers are not tied, one edge per layer and option."""
+    """A graph whose ways are all subnets; layers that are not tied have one edge per option."""
     drawing = _Drawing(tables)
     for table in tables.stages:
         if table.is_whole:
@@ -138,7 +138,7 @@ def free_graph(tables: SpaceTables) -> Graph:
 
 
 class _Drawing:
-    """A graph while it grows, stage by stage."""
+    """Builds a graph stage by stage."""
 
     def __init__(self, tables: SpaceTables) -> None:
         self._tables = tables
@@ -149,8 +149,8 @@ class _Drawing:
         self._before = [0]  # the nodes before the next stage
 
     def add_items(self, table: StageTable, items: Integers) -> None:
-        """A stage whose edges add all of its layers at once."""
-        # An item's -1 takes the last entry of a layer: no layer costs and scores nothing.
+        """Adds a stage whose edges each contain all of its layers."""
+        # An item's -1 takes the padded last entry: a missing layer costs and scores nothing.
         layer_costs = np.pad(table.costs, [(0, 0), (0, 0), (0, 0), (0, 1), (0, 0)])
         layer_scores = np.pad(table.scores, [(0, 0), (0, 0), (0, 0), (0, 1)])
         costs = np.repeat(table.fixed_costs[:, :, None], len(items), axis=2)
@@ -166,7 +166,7 @@ class _Drawing:
         self._close(items, heads)
 
     def add_layers(self, table: StageTable) -> None:
-        """A stage whose edges add one layer, or end it."""
+        """Adds a stage whose edges each contain one layer, or end the stage."""
         num_before, num_widths, deepest, number = table.scores.shape
         inner = iter(self._nodes(num_before * num_widths * deepest))
         heads = self._heads(table)
@@ -194,7 +194,7 @@ class _Drawing:
         self._close(np.array([*range(number), -1])[:, None], heads)
 
     def finished(self) -> Graph:
-        """The graph of all stages."""
+        """The complete graph."""
         edges = _Edges._make(map(np.concatenate, zip(*self._edges, strict=True)))
         return Graph(self._tables, tuple(self._parts), edges, tuple(self._starts), self._last_node)
 
@@ -203,7 +203,7 @@ class _Drawing:
         return list(range(self._last_node - number + 1, self._last_node + 1))
 
     def _heads(self, table: StageTable) -> list[int]:
-        """The nodes after a stage: after the last one widths no longer matter."""
+        """The nodes after a stage: one per width, but only one node after the last stage."""
         num_widths = int(table.fixed_scores.shape[1])
         if len(self._parts) < len(self._tables.stages) - 1:
             return self._nodes(num_widths)
@@ -212,7 +212,7 @@ class _Drawing:
     def _add(
         self, tail: int, head: int, costs: Integers, scores: Floats, width: int, parts: Integers
     ) -> None:
-        """One edge for every part, from one node to another."""
+        """Adds one edge per part between the same two nodes."""
         tails, heads, widths = (np.full(len(parts), one) for one in (tail, head, width))
         self._edges.append(_Edges(tails, heads, widths, costs, scores, parts))
 

@@ -1,8 +1,8 @@
 """Isomers: subnets that differ only in which of a stage's interchangeable layers has which option.
 
-Where layers have one axis of choices they cost the same; of several axes, the same but for how
-options pair up. Of every class one is kept: from the largest option down, an option goes to the
-layers that gain most from it among those still free (method.md, section 3).
+With one axis of choices per layer, isomers cost the same. With several axes their costs can differ
+by how the options of a layer combine. One isomer of each class is kept: from the largest option
+down, an option goes to the free layers that gain the most from it (method.md, section 3).
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from prenas.values import unknown_name
 def isomer_gains(
     rule: IsomerRule, block_scores: Sequence[Sequence[BlockScores]], seed: int
 ) -> tuple[tuple[Floats, ...], ...]:
-    """Per stage and axis the gains [layers, options] by which the rule ranks layers.
+    """Gains [layers, options] by which the rule ranks layers, per stage and axis.
 
     Raises:
-        ValueError: an unknown rule.
+        ValueError: the rule is unknown.
     """
 
     def of(scores: BlockScores, *place: int) -> Floats:
@@ -52,10 +52,10 @@ def isomer_gains(
 
 
 def num_isomer_classes(space: SearchSpace, enumeration: Enumeration = "all") -> int:
-    """How many classes of isomers a space holds, without listing them; at every resolution anew.
+    """Number of isomer classes in a space, counted without listing them, over all resolutions.
 
-    Of L interchangeable layers and an axis of n options there are C(L + n - 1, n - 1) count
-    vectors, of which the published enumeration keeps C(L + 1, n - 1).
+    L interchangeable layers and an axis of n options give C(L + n - 1, n - 1) count vectors, of
+    which the published enumeration keeps C(L + 1, n - 1).
     """
     return sum(
         num_classes(cost_tables(space, resolution).stages, enumeration)
@@ -64,7 +64,7 @@ def num_isomer_classes(space: SearchSpace, enumeration: Enumeration = "all") -> 
 
 
 def num_classes(stages: Sequence[StageTable], enumeration: Enumeration = "all") -> int:
-    """The same for the stages of a space at one resolution."""
+    """Number of isomer classes of these stages, at one resolution."""
     return math.prod(
         table.fixed_costs.shape[1] * sum(_num_items(table, d, enumeration) for d in table.depths)
         for table in stages
@@ -82,20 +82,20 @@ def _num_items(table: StageTable, depth: int, enumeration: Enumeration) -> int:
 
 
 def _classes(table: StageTable, depth: int) -> list[list[int]]:
-    """The interchangeable layers of a stage of that depth."""
+    """The classes of interchangeable layers in a stage of this depth."""
     classes = ([layer for layer in layers if layer < depth] for layers in table.classes)
     return [layers for layers in classes if layers]
 
 
 def stage_items(table: StageTable, enumeration: Enumeration) -> Integers:
-    """Everything that a stage may be but its width: [items, layers of the deepest], the option of
-    every layer by its number, -1 where there is no layer.
+    """All variants of a stage apart from its width: [items, layers of the deepest].
 
-    Depth by depth. Layers that are tied take all the same option; others, of every class of
-    isomers, those of the representative.
+    An item has the number of each layer's option, and -1 where there is no layer. Items are ordered
+    by depth. Tied layers all take the same option; other layers take the options of the
+    representative of each isomer class.
 
     Raises:
-        ValueError: the published enumeration leaves nothing.
+        ValueError: the published enumeration leaves no item.
     """
     deepest = table.depths[-1]
     found = []
@@ -106,8 +106,9 @@ def stage_items(table: StageTable, enumeration: Enumeration) -> Integers:
     items: Integers = np.concatenate(found)
     if len(items) == 0:
         raise ValueError(
-            "enumeration 'published' skips allocations that give a middle option no layer, which "
-            "are all of a stage with fewer layers than that: choose enumeration 'all'"
+            "enumeration 'published' skips allocations that give no layer to a middle option, but "
+            "in a stage with fewer layers than middle options that is all of them: choose "
+            "enumeration 'all'"
         )
     return items
 
@@ -118,7 +119,7 @@ def _tied(table: StageTable, depth: int) -> Integers:
 
 
 def _representatives(table: StageTable, depth: int, enumeration: Enumeration) -> Integers:
-    """[classes, depth] for layers that choose freely: the product of all ways of all axes."""
+    """[classes, depth] representatives of layers that choose freely: the product over all axes."""
     options = [np.zeros((1, depth), dtype=np.int64) for _ in table.num_options]
     for layers in _classes(table, depth):
         for axis, size in enumerate(table.num_options):
@@ -134,7 +135,7 @@ def _representatives(table: StageTable, depth: int, enumeration: Enumeration) ->
 
 
 def class_of(tables: SpaceTables, choices: Choices) -> tuple[object, ...]:
-    """What subnets of one class of isomers have in common."""
+    """A value that is equal for subnets of one isomer class only."""
     return tuple(
         (
             choice.width,
@@ -152,10 +153,10 @@ def class_of(tables: SpaceTables, choices: Choices) -> tuple[object, ...]:
 
 
 def count_vectors(num_layers: int, num_options: int, enumeration: Enumeration) -> Integers:
-    """All ways to give every layer an option, as counts [ways, options] that sum to num_layers.
+    """All numbers of layers per option, as counts [ways, options] that sum to num_layers.
 
-    In the order of the cut points `0 <= c1 <= c2 ... <= num_layers`: c1 layers get the largest
-    option, c2 - c1 the next one down, and so on.
+    They are ordered by the cut points `0 <= c1 <= c2 ... <= num_layers`: c1 layers get the largest
+    option, c2 - c1 the next smaller one, and so on.
     """
     cuts: Iterable[tuple[int, ...]]
     if enumeration == "published":
@@ -170,10 +171,10 @@ def count_vectors(num_layers: int, num_options: int, enumeration: Enumeration) -
 
 
 def allocate(gains: Floats, counts: Integers) -> Integers:
-    """Option of every layer [ways, layers] for counts [ways, options].
+    """The option of every layer [ways, layers] for counts [ways, options].
 
     From the largest option down, an option goes to the free layers with the highest gain; ties
-    go to the earlier layer. `gains` [layers, options].
+    go to the earlier layer. `gains` has the shape [layers, options].
     """
     num_ways, num_options = counts.shape
     num_layers = len(gains)

@@ -1,4 +1,4 @@
-"""Which resolution a budget has: scores say nothing about it, so it is decided beforehand."""
+"""Gives each budget a resolution before the search, because scores do not depend on it."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def placed_budgets(
     keep_partial: bool = False,
     enumeration: Enumeration = "all",
 ) -> Budgets:
-    """Budgets from their text form, each at a resolution if the space has several.
+    """Reads budgets from text and gives each a resolution if the space has several.
 
-    That is the one it names; else of MACs the one that the space's schedule gives for the lower end
-    (for the upper one where there is no other), or the next smaller that holds any subnet; else the
-    one that is scored.
+    A budget may name its resolution. Otherwise, a budget in MACs gets the one from the space's
+    schedule for its lower end (its upper end if it has no lower one), or the next smaller
+    resolution at which any subnet fits. All other budgets get the scored resolution.
 
     Raises:
-        ValueError: a text that does not read, or a resolution that the space does not have.
+        ValueError: a text is not a budget, or the space does not have its resolution.
     """
     budgets = parse_budgets(texts, keep_partial=keep_partial)
     place = _Places(space, enumeration).place

@@ -1,4 +1,4 @@
-"""The preferred set: which subnets were chosen, why, and everything needed to choose them again."""
+"""The preferred set: which subnets were chosen, why, and what is needed to choose them again."""
 
 from __future__ import annotations
 
@@ -19,140 +19,140 @@ from prenas.values import Value
 
 
 class PreferredSubnet(Value):
-    """One subnet worth having: its architecture, costs and score."""
+    """One preferred subnet: its architecture, costs and score."""
 
     arch: SerializeAsAny[Arch]
     costs: dict[str, int]
-    """By the name of the axis (`prenas.cost`)."""
+    """Name of the cost axis (`prenas.cost`) -> amount."""
     score: float | None
-    """None where nothing was scored, as in an imported run."""
+    """None if nothing was scored, as in an imported run."""
     score_of_blocks: float | None = None
-    """The same without tensors that belong to no layer; None where the score has no such part."""
+    """The score without tensors outside layers; None if the score has no such part."""
 
 
 class Choice(Value):
-    """That a subnet is the best, or one of the k best, of a budget."""
+    """States that a subnet is the best, or one of the k best, of a budget."""
 
     budget: int
     rank: int
     """0 for the best of the budget."""
     subnet: int
     margin: float | None
-    """Lead in score over the best subnet of the budget that was not chosen, relative; None if
-    there was no other."""
+    """Relative lead in score over the best subnet of the budget that was not chosen; None if there
+    was no other."""
 
 
 class ExactOptimum(Value):
-    """The highest score of a budget over the whole space, isomer rule or not; only reported."""
+    """The highest score of a budget over the whole space, without the isomer rule; for reports."""
 
     budget: int
     arch: SerializeAsAny[Arch]
     costs: dict[str, int]
-    """By the name of the axis (`prenas.cost`)."""
+    """Name of the cost axis (`prenas.cost`) -> amount."""
     score: float
     gap: float | None
-    """How far the chosen best subnet stays behind, relative to `score`; None if none was chosen."""
+    """How far the best chosen subnet is behind, relative to `score`; None if none was chosen."""
     unproven: float
-    """How much more any subnet could score at most, relative to `score`; 0 if it is proven."""
+    """How much higher any score could be at most, relative to `score`; 0 if it is proven."""
 
 
 class SeedAgreement(Value):
-    """How far another initialisation agrees with the one that was used (Kendall's tau, -1..1)."""
+    """How well another initialisation agrees with the one that was used (Kendall's tau, -1..1)."""
 
     seed: int
     score_tau: float
-    """Over all classes of the space, or over 2,000 subnets of one with too many: near 1."""
+    """Over all isomer classes, or over 2,000 subnets if there are too many classes; near 1."""
     block_score_tau: dict[str, float]
-    """Per axis, over interchangeable layers and options, the mean of all classes of them: at random
-    initialisation near 0 (method.md, section 2)."""
+    """Per axis, over interchangeable layers and their options, as the mean over their classes; near
+    0 at random initialisation (method.md, section 2)."""
     same_class: tuple[bool | None, ...]
-    """Per budget: same widths, depths and counts of options; None where the budget is empty."""
+    """Per budget, whether widths, depths and option counts agree; None if the budget is empty."""
     changed_options: tuple[int | None, ...]
-    """Per budget: per-layer options that differ; None where widths or depths do."""
+    """Per budget, how many per-layer options differ; None if widths or depths differ."""
     scores: tuple[float | None, ...]
-    """Per budget: score of this seed's best subnet; None where the budget is empty."""
+    """Per budget, the score of this seed's best subnet; None if the budget is empty."""
 
 
 class Imported(Value):
-    """Where a run without a search got its weights and its subnets from."""
+    """Where the weights and the subnets of an imported run came from."""
 
     file: str
     sha256: str
     """Digest of that file."""
     subnets: Literal["given", "published", "largest"]
-    """Named by the user, published by the authors, or the largest network for want of those."""
+    """Given by the user, published by the authors, or the largest network if there are neither."""
 
     @property
     def summary(self) -> str:
-        """For people: from where, and whose subnets."""
-        whose = {
-            "given": "subnets given by the user",
-            "published": "subnets published for its space",
-            "largest": "the largest network: of no published space",
+        """A description for tables and reports: the file, and which subnets."""
+        which = {
+            "given": "with the given subnets",
+            "published": "with the subnets published for its space",
+            "largest": "with the largest network, because its sizes match no published space",
         }[self.subnets]
-        return f"imported from {self.file}, {whose}"
+        return f"imported from {self.file}, {which}"
 
 
 class Adapted(Value):
-    """Where a run that fine-tunes got its first weights and its subnets from."""
+    """Where the first weights and the subnets of a fine-tuning run came from."""
 
     source: str
-    """The run folder, the model folder or the checkpoint, as it was given."""
+    """The run folder, model folder or checkpoint, as the user gave it."""
     sha256: str
-    """Digest of the file of its weights."""
+    """Digest of its weights file."""
     subnets: Literal["all", "one"]
-    """Every subnet of the source, or one: the one that was asked for, or all there was."""
+    """All subnets of the source, or one: the subnet asked for, or the only one that it had."""
     image_size: tuple[int, int]
-    """Height and width that the source was trained at."""
+    """Height and width of the images that the source was trained on."""
     head: Literal["kept", "fresh"]
 
     @property
     def summary(self) -> str:
-        """For people: from where, which subnets, and what became of the head."""
+        """A description for tables and reports: the source, its subnets, and the classifier."""
         which = {"all": "all its subnets", "one": "one subnet"}[self.subnets]
         height, width = self.image_size
         return (
-            f"fine-tuned from {self.source}, {which}; trained there at {height} x {width} pixels, "
-            f"{self.head} head"
+            f"fine-tuned from {self.source} ({which}; trained at {height} x {width} pixels; "
+            f"classifier {self.head})"
         )
 
 
 class PreferredSet(Value):
-    """The result of a search, an import or an adaptation; kept as `preferred.json`."""
+    """The result of a search, an import or an adaptation; stored as `preferred.json`."""
 
     kind: ClassVar[str] = "preferred"
-    """What its subnets are, in a word for people."""
+    """The word for its subnets in tables and messages."""
 
     recipe: Recipe
     subnets: tuple[PreferredSubnet, ...] = Field(min_length=1)
-    """Without repetition, from the cheapest on; of a search by what its first budget bounds."""
+    """All different, cheapest first; after a search, by the cost that its first budget bounds."""
     choices: tuple[Choice, ...]
     budgets: tuple[str, ...]
     empty_budgets: tuple[int, ...]
-    """Budgets, by number, that hold no subnet."""
+    """Numbers of the budgets that no subnet fits."""
     partial_budgets: tuple[str, ...]
-    """Intervals that a grid left out because they are no whole step."""
+    """Intervals that a grid left out because they are smaller than its step."""
     reachable: str
     num_archs: int
     num_classes_of_isomers: int
     block_scores: dict[str, tuple[tuple[tuple[float, ...], ...], ...]]
-    """Per axis and stage the gains [layers, options] by which the isomer rule ranked layers; of
-    stages without choice, or whose layers are tied, none."""
+    """Per axis and stage, the gains [layers, options] by which the isomer rule ranked layers; empty
+    for stages without a choice or with tied layers."""
     agreement: tuple[SeedAgreement, ...]
     optima: tuple[ExactOptimum, ...] = ()
-    """Of every budget that holds any subnet, if the recipe asks for them."""
+    """One for each budget that any subnet fits, if the recipe asks for them."""
     device: str
     num_threads: int
     versions: dict[str, str]
     imported: Imported | None = None
-    """Of a run that is used as it was released."""
+    """Where the weights came from, in an imported run."""
     adapted: Adapted | None = None
-    """Of a run that trains the weights of another one further."""
+    """Where the weights came from, in a fine-tuning run."""
 
     @field_validator("block_scores", mode="before")
     @classmethod
     def _per_stage(cls, block_scores: Any) -> Any:
-        """Files of former versions knew one stage only, and left it out."""
+        """Reads files of older versions, which had only one stage and did not list it."""
         return {
             axis: [gains] if gains and gains[0] and isinstance(gains[0][0], float) else gains
             for axis, gains in block_scores.items()
@@ -161,7 +161,7 @@ class PreferredSet(Value):
     @model_validator(mode="before")
     @classmethod
     def _archs_of_the_family(cls, fields: Any) -> Any:
-        """Reads plain JSON: the recipe says of which family the architectures are."""
+        """Reads plain JSON; the recipe says which family the architectures belong to."""
         recipe = fields.get("recipe") if isinstance(fields, dict) else None
         if isinstance(recipe, dict):
             recipe = recipe_from_dict(recipe)
@@ -181,26 +181,26 @@ class PreferredSet(Value):
 
     @property
     def origin(self) -> Imported | Adapted | None:
-        """Where the weights and the subnets come from; None for the result of a search."""
+        """Where the weights and the subnets came from; None for the result of a search."""
         return self.imported or self.adapted
 
     @property
     def archs(self) -> tuple[Arch, ...]:
-        """The preferred architectures, from the cheapest on."""
+        """The preferred architectures, cheapest first."""
         return tuple(subnet.arch for subnet in self.subnets)
 
     @property
     def envelope(self) -> Arch:
-        """The network to train: the smallest per axis that contains all preferred subnets.
+        """The network to train: the smallest one that contains all preferred subnets.
 
-        Of one-shot NAS, which trains on the whole space, the largest of the space.
+        One-shot NAS trains on the whole space, so its envelope is the largest network of the space.
         """
         if self.recipe.evolution is not None:
             return self.recipe.space.largest
         return envelope(self.archs)
 
     def gaps_of(self, subnet: int) -> list[tuple[float, float]]:
-        """(gap, unproven) of `ExactOptimum`, per budget that a subnet is the best of."""
+        """(gap, unproven) of `ExactOptimum` for each budget whose best choice is this subnet."""
         chosen = {(choice.budget, choice.subnet) for choice in self.choices if choice.rank == 0}
         return [
             (found.gap, found.unproven)
@@ -209,7 +209,7 @@ class PreferredSet(Value):
         ]
 
     def budgets_of(self, subnet: int) -> list[str]:
-        """The budgets that chose a subnet."""
+        """The budgets that this subnet was chosen for."""
         return [self.budgets[choice.budget] for choice in self.choices if choice.subnet == subnet]
 
 
@@ -220,10 +220,10 @@ def unscored_set(
     imported: Imported | None = None,
     adapted: Adapted | None = None,
 ) -> PreferredSet:
-    """A preferred set without a search: the given architectures, whatever they are worth.
+    """A preferred set of the given architectures, without a search and without scores.
 
     Args:
-        recipe: its budgets are those of `exact_budgets(archs, ...)`.
+        recipe: its budgets must be those of `exact_budgets(archs, ...)`.
     """
     costs = {arch: count(arch, recipe.space.settings) for arch in archs}
     ordered = sorted(costs, key=lambda arch: tuple(costs[arch].values()))
@@ -255,13 +255,13 @@ def unscored_set(
 
 
 def exact_budgets(archs: Sequence[Arch], settings: Settings) -> tuple[str, ...]:
-    """A budget for each architecture, the smallest first: exactly its size."""
+    """One budget per architecture, equal to its size; smallest first."""
     size = size_axis().name
     amounts = sorted(count(arch, settings)[size] for arch in set(archs))
     return tuple(f"{size}={amount}" for amount in amounts)
 
 
 def versions_in_use() -> dict[str, str]:
-    """Versions that a result may depend on, by name."""
+    """Versions of the software that a result may depend on, by name."""
     packages = ("prenas", "torch", "timm", "numpy")
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}

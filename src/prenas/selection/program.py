@@ -1,7 +1,8 @@
-"""The best ways through a graph by an integer program, whatever the budget bounds.
+"""The best ways through a graph by an integer program, for budgets that bound any costs.
 
-One binary per edge, as much flow into a node as out of it, the costs within the budget's intervals;
-solved by HiGHS. What it finds is counted again in whole numbers and scored again from the tables.
+Each edge has a binary variable, flow is conserved at every node, and the costs lie within the
+budget's intervals. HiGHS solves it. The costs of a solution are then counted again in integers, and
+its score is computed again from the tables.
 """
 
 from __future__ import annotations
@@ -24,30 +25,30 @@ from prenas.selection.ranking import finished, signs
 _logger = logging.getLogger(__name__)
 
 _STOPPED, _INFEASIBLE = 1, 2
-"""What `milp` answers where its time was over, and where nothing fits."""
+"""Status of `milp` if it ran out of time, and if no way fits."""
 
 _SCORE_SCALE = 1e3
-"""Sum of scores that the solver sees; it stops within 1e-6 of the best of them."""
+"""Sum that all scores are scaled to for the solver, which stops within 1e-6 of the best sum."""
 
 SECONDS = 60.0
-"""Of one solution, after which the best so far is taken, with a warning."""
+"""Time limit for one solution; then the best one so far is used, with a warning."""
 
 
 class Solution(NamedTuple):
-    """A way, and how good any way can be."""
+    """A way, and a bound on how good any way can be."""
 
     way: list[int]
     candidate: Candidate
-    """Its score is the sum, before `finish`."""
+    """Its score is the sum before `finish`."""
     bound: float
-    """No way that is left has a larger sum (for sign -1: a smaller one)."""
+    """No remaining way has a larger sum (with sign -1: a smaller one)."""
 
 
 class Program:
-    """The ways of a graph within a budget, from the best on.
+    """The ways of a graph within a budget, best first.
 
     Args:
-        sign: 1 looks for the largest sum of scores, -1 for the smallest.
+        sign: 1 searches for the largest sum of scores, -1 for the smallest.
     """
 
     def __init__(self, graph: Graph, budget: Budget, sign: int = 1) -> None:
@@ -70,7 +71,7 @@ class Program:
         for place, name in enumerate(bounded_names()):
             if name in budget.intervals:
                 costs = edges.cost[:, place]
-                # In units of what edges have in common: small whole numbers, ends rounded inwards.
+                # Divided by the common divisor of all edges: small integers, ends rounded inwards.
                 unit = math.gcd(*costs.tolist()) or 1
                 lo, hi = budget.intervals[name]
                 rows.append(csr_array((costs // unit)[None].astype(np.float64)))
@@ -79,7 +80,7 @@ class Program:
         self._rows, self._low, self._high = rows, low, high
 
     def solve(self) -> Solution | None:
-        """The best way that is not excluded; None if there is none, or none is found in time."""
+        """The best way that is not excluded; None if there is none or none was found in time."""
         while True:
             found = milp(
                 self._objective,
@@ -94,11 +95,12 @@ class Program:
             )
             if found.status == _STOPPED:
                 _logger.warning(
-                    "%s: the integer program was stopped after %g s; there may be a better subnet "
-                    "than %s",
+                    "%s: the integer program was stopped after %g s; %s",
                     self._budget,
                     SECONDS,
-                    "none, which it found" if found.x is None else "the one that it found",
+                    "it found no subnet, although one may exist"
+                    if found.x is None
+                    else "a better subnet than the one it found may exist",
                 )
             if found.status == _INFEASIBLE or found.x is None:
                 return None
@@ -107,10 +109,10 @@ class Program:
             candidate = self._graph.candidate(way)
             if self._budget.holds(candidate.cost):
                 return Solution(way, candidate, bound)
-            self.exclude(way)  # outside by the tolerance of the solver
+            self.exclude(way)  # just outside the budget, within the solver's tolerance
 
     def exclude(self, way: list[int]) -> None:
-        """Takes a way out, for the next best."""
+        """Excludes a way, so that the next call of `solve` returns the next best."""
         row = np.zeros((1, len(self._objective)))
         row[0, way] = 1
         self._rows.append(csr_array(row))
@@ -119,9 +121,9 @@ class Program:
 
 
 def best_by_program(graph: Graph, budget: Budget, num: int) -> list[Candidate]:
-    """The `num` best ways within a budget, best first; their scores with `finish`.
+    """The `num` best ways within a budget, best first; `finish` is applied to their scores.
 
-    Between scores that differ by less than 1e-9 any may be given, the same in every call.
+    Among scores that differ by less than 1e-9 the order is arbitrary, but the same in every call.
     """
     found: dict[tuple[int, ...], Candidate] = {}
     for sign in signs(graph):

@@ -1,4 +1,4 @@
-"""The best of some ways within a budget, and which budgets a front of best ways answers."""
+"""Ranks ways within a budget, and decides which budgets a front of best ways answers."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from prenas.selection.front import Ways, best_ways
 from prenas.selection.graph import Candidate, Graph
 
 SignedWays = tuple[int, Ways]
-"""1 and ways, or -1 and ways whose scores are minus the sums."""
+"""(1, ways), or (-1, ways whose scores are the negated sums)."""
 
 
 def finished(graph: Graph, sums: Floats) -> Floats:
-    """Scores of sums."""
+    """Turns sums into scores."""
     return graph.tables.finish(sums) if graph.tables.finish else sums
 
 
 def signs(graph: Graph) -> tuple[int, ...]:
-    """A score with a `finish` has its highest values at the largest or at the smallest sums."""
+    """Directions to search in: a score with `finish` is highest at the largest or smallest sums."""
     return (1, -1) if graph.tables.finish else (1,)
 
 
 class Fronts:
-    """The best ways of a graph for those of some budgets that bound one cost.
+    """The best ways of a graph for all budgets that bound a single cost.
 
     Args:
-        num: the most that is wanted of a budget.
+        num: the largest number of ways that is wanted per budget.
     """
 
     def __init__(self, graph: Graph, budgets: Sequence[Budget], num: int) -> None:
@@ -48,8 +48,11 @@ class Fronts:
                 ]
 
     def best(self, budget: Budget) -> list[Candidate] | None:
-        """The best of a budget, or None where something better than them lies below its lower end,
-        so that ways inside may have been dropped, and where it bounds several costs."""
+        """The best candidates of a budget, best first.
+
+        None if the budget bounds several costs, or if a better candidate lies below its lower end,
+        because ways inside the budget may then have been dropped.
+        """
         if len(budget.intervals) > 1:
             return None
         ((name, (_, limit)),) = budget.intervals.items()
@@ -59,7 +62,7 @@ class Fronts:
 
 
 def ranked(graph: Graph, fronts: Iterable[SignedWays], budget: Budget, num: int) -> list[Candidate]:
-    """The `num` best of some ways within a budget, best first."""
+    """The `num` best ways within a budget, best first."""
     found: dict[tuple[int, ...], tuple[tuple[float, ...], Candidate]] = {}
     for sign, ways in fronts:
         scores = finished(graph, sign * ways.scores)
@@ -76,7 +79,7 @@ def ranked(graph: Graph, fronts: Iterable[SignedWays], budget: Budget, num: int)
 
 def _best_places(scores: Floats, ways: Ways, budget: Budget, num: int) -> Integers:
     inside = np.flatnonzero(budget.contains(ways.costs))
-    if len(inside) > num:  # only those that can be among the best need an order
+    if len(inside) > num:  # only sort those that can be among the best
         found = scores[inside]
         inside = inside[found >= np.partition(found, -num)[-num]]
     keys = [ways.costs[inside, axis] for axis in reversed(budget.axes_in_order)]

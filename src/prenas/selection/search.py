@@ -1,4 +1,4 @@
-"""Zero-cost search: from a recipe to its preferred set and the weights that were scored."""
+"""Zero-cost search: from a recipe to its preferred set and the weights that it was scored with."""
 
 from __future__ import annotations
 
@@ -37,30 +37,30 @@ from prenas.supernet import Supernet
 
 
 class Search(NamedTuple):
-    """A preferred set, and the supernet with the very weights that were scored."""
+    """A preferred set, and the supernet with the weights that were scored."""
 
     preferred: PreferredSet
     supernet: Supernet
 
 
 class _Scored(NamedTuple):
-    """What one initialisation says."""
+    """Block scores and candidates of one initialisation."""
 
     block_scores: tuple[tuple[BlockScores, ...], ...]
     candidates: dict[int | None, Candidates]
-    """By resolution."""
+    """Resolution -> candidates."""
 
     def tables(self, resolution: int | None) -> SpaceTables:
-        """At one of the resolutions."""
+        """The tables at one of the resolutions."""
         return self.candidates[resolution].tables
 
 
 _NUM_COMPARED = 2000
-"""Subnets that two initialisations are compared on where there are too many to list."""
+"""Number of subnets to compare two initialisations on, if a space has too many to list."""
 
 
 def new_supernet(recipe: Recipe, seed: int) -> Supernet:
-    """The supernet of the recipe's space, initialised from a seed."""
+    """The supernet of the recipe's space, initialised with this seed."""
     supernet = Supernet(recipe.space.supernet, recipe.space.settings)
     return supernet.initialize(torch_generator(seed, "weights"))
 
@@ -70,29 +70,29 @@ def zero_cost_search(
 ) -> Search:
     """Scores all subnets of the recipe's space at initialisation and picks the best per budget.
 
-    The recipe's seed selects; further seeds only report how far they agree. The returned supernet
-    holds the initial weights that were scored, and is the one to train.
+    The selection uses the recipe's seed; further seeds only show how well they agree. The returned
+    supernet has the initial weights that were scored, and is the one to train.
 
     Args:
-        data: needed where `search.images` is `data`; the training split gives the images.
+        data: needed if `search.images` is `data`; the images come from the training split.
 
     Raises:
-        ValueError: no budget holds any subnet, or the data do not suit the network.
+        ValueError: no subnet fits any budget, or the data do not suit the network.
     """
-    settings = recipe.search
+    search = recipe.search
     budgets = placed_budgets(
         recipe.space,
-        settings.budgets,
-        keep_partial=settings.keep_partial,
-        enumeration=settings.enumeration,
+        search.budgets,
+        keep_partial=search.keep_partial,
+        enumeration=search.enumeration,
     )
-    _check_any_fits(recipe, budgets.kept)  # before images are read and gradients taken
+    _check_any_fits(recipe, budgets.kept)  # before reading images and computing gradients
     images, labels = _images(recipe, data)
     supernet = new_supernet(recipe, recipe.seed)
     scored = _score(recipe, supernet, images, labels, device, recipe.seed, budgets.kept)
-    picks = select(scored.candidates, budgets.kept, settings.k)
+    picks = select(scored.candidates, budgets.kept, search.k)
     agreement = []
-    for number in range(1, settings.further_seeds + 1):
+    for number in range(1, search.further_seeds + 1):
         seed = recipe.seed + number
         further = new_supernet(recipe, seed)
         other = _score(recipe, further, images, labels, device, seed, budgets.kept)
@@ -102,7 +102,7 @@ def zero_cost_search(
 
 
 def _check_any_fits(recipe: Recipe, budgets: Sequence[Budget]) -> None:
-    """Raises ValueError if no budget holds any subnet, by costs alone."""
+    """Raises ValueError if no subnet fits any budget; needs only costs, no scores."""
     candidates: dict[int | None, Candidates] = {}
     for budget in budgets:
         side = budget.resolution
@@ -126,7 +126,7 @@ def _images(recipe: Recipe, data: ImageData | None) -> tuple[Tensor, Tensor | No
             recipe.seed,
         )
         return images, None
-    assert data is not None, "a recipe that searches with data was given none"
+    assert data is not None, "this recipe searches with data, but no data were given"
     source = data.train if data.unchanged is None else data.unchanged
     return labelled_sample(source, space, search.num_images, recipe.seed)
 
@@ -218,7 +218,7 @@ def _preferred_set(
 def _gains(
     space: SearchSpace, tables: SpaceTables
 ) -> dict[str, tuple[tuple[tuple[float, ...], ...], ...]]:
-    """Per axis, stage and layer what decided where options go; nothing where layers are tied."""
+    """The gains that ranked layers, per axis, stage and layer; empty if layers are tied."""
     gains: dict[str, list[tuple[tuple[float, ...], ...]]] = {}
     for axis in space.layer_axes:
         for stage, table in zip(space.chain, tables.stages, strict=True):
@@ -239,7 +239,7 @@ def _optima(
             continue
         ours, chosen = found.candidate, best.get(number)
         unit, gap = abs(ours.score or 1.0), None
-        if chosen is not None:  # of one subnet the last bits may differ, by the order of the sum
+        if chosen is not None:  # scores of the same subnet may differ in the last bits
             is_same = ours.choices == chosen.choices
             gap = 0.0 if is_same else max(0.0, (ours.score - chosen.score) / unit)
         optima.append(
@@ -284,7 +284,7 @@ def _agreement(
 
 
 def _num_changed(ours: Choices, theirs: Choices) -> int | None:
-    """How many options of layers differ; None if widths or depths do."""
+    """How many per-layer options differ; None if widths or depths differ."""
     num_changed = 0
     for left, right in zip(ours, theirs, strict=True):
         if (left.width, left.depth) != (right.width, right.depth):
@@ -304,7 +304,7 @@ def _score_tau(recipe: Recipe, ours: _Scored, theirs: _Scored) -> float:
 
 
 def _block_score_taus(space: SearchSpace, ours: _Scored, theirs: _Scored) -> dict[str, float]:
-    """Per axis the mean over all classes of several interchangeable layers that choose freely."""
+    """Per axis, the mean over all classes of two or more interchangeable, untied layers."""
     taus: dict[str, list[float]] = {}
     tables = next(iter(ours.candidates.values())).tables
     for number, (stage, table) in enumerate(zip(space.chain, tables.stages, strict=True)):
@@ -321,6 +321,6 @@ def _block_score_taus(space: SearchSpace, ours: _Scored, theirs: _Scored) -> dic
 
 
 def _tau(left: Floats, right: Floats) -> float:
-    """Kendall's tau; 0 where one side does not vary at all."""
+    """Kendall's tau; 0 if one side is constant."""
     tau = float(kendalltau(left.ravel(), right.ravel()).statistic)
     return 0.0 if np.isnan(tau) else tau

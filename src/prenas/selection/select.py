@@ -1,9 +1,10 @@
 """The selector: best subnets of every budget, from tables alone (method.md, section 2).
 
-Everywhere the same: the k best by score with cost in [lo, hi). Ties: the cheaper on the axes that
-the budget bounds, then on the others, then the first in enumeration order. A chain of one stage is
-listed whole. A longer one is not: one front of best ways answers every budget that bounds one cost,
-as long as what it gives lies above the lower end; else an integer program does.
+It picks the k best by score with cost in [lo, hi). Ties go to the subnet that is cheaper on the
+axes that the budget bounds, then on the others, then to the first in enumeration order. A chain of
+one stage is listed completely. For a longer one, a front of best ways answers every budget that
+bounds one cost, as long as its answers lie above the lower end. An integer program answers all
+other budgets.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Pick:
     rank: int
     """0 for the best of its budget."""
     margin: float | None
-    """Lead over the best of the budget that was not chosen, relative; None if there is none."""
+    """Relative lead in score over the best one not chosen; None if there was no other."""
 
 
 class Candidates:
@@ -45,11 +46,11 @@ class Candidates:
 
     @property
     def scores(self) -> Floats | None:
-        """[classes] in enumeration order; None where they are too many to be listed."""
+        """[classes] in enumeration order; None if there are too many to list."""
         return None if self._listed is None else finished(self._graph, self._listed.scores)
 
     def best(self, budgets: Sequence[Budget], num: int) -> list[list[Candidate]]:
-        """Per budget the `num` best candidates inside it, best first."""
+        """For each budget, its `num` best candidates, best first."""
         graph, listed = self._graph, self._listed
         if listed is not None:
             return [ranked(graph, [(1, listed)], budget, num) for budget in budgets]
@@ -61,7 +62,7 @@ class Candidates:
         ]
 
     def holds_any(self, budget: Budget) -> bool:
-        """Whether a budget holds any candidate, whatever it scores."""
+        """Whether any candidate fits a budget; scores are ignored."""
         if self._listed is not None:
             return bool(budget.contains(self._listed.costs).any())
         for low, high, (least, most) in zip(*budget.bounds.T, self._ends(), strict=True):
@@ -75,7 +76,7 @@ class Candidates:
         return Program(self._graph, budget).solve() is not None
 
     def _ends(self) -> list[tuple[int, int]]:
-        """The least and the most of each cost."""
+        """The lowest and the highest amount on each cost axis."""
         graph = self._graph
         return [
             (int(graph.cheapest(axis)[-1]), int(graph.cheapest(axis, most=True)[-1]))
@@ -83,7 +84,7 @@ class Candidates:
         ]
 
     def reachable(self) -> str:
-        """The range of each cost, in words."""
+        """The range of each cost, as text."""
         return ", ".join(
             f"{name} {least:,} to {most:,}"
             for name, (least, most) in zip(bounded_names(), self._ends(), strict=True)
@@ -96,10 +97,10 @@ def select(
     """The k best candidates of every budget, in the order of the budgets.
 
     Args:
-        candidates: those of every resolution that a budget names.
+        candidates: resolution -> candidates, for every resolution of the budgets.
 
     Raises:
-        ValueError: no budget holds any candidate; the message names the reachable range.
+        ValueError: no candidate fits any budget; the message gives the range of the space.
     """
     found: dict[int, list[Candidate]] = {}
     for resolution in dict.fromkeys(budget.resolution for budget in budgets):
@@ -122,15 +123,15 @@ def select(
 def nothing_fits(
     candidates: Mapping[int | None, Candidates], budgets: Sequence[Budget]
 ) -> ValueError:
-    """The error for budgets that all hold nothing; names the reachable range."""
+    """The error for budgets that no candidate fits; it gives the range of the space."""
     return ValueError(
-        f"no subnet fits any of the {len(budgets)} budgets "
-        f"({'; '.join(map(str, budgets))}): this space reaches {reachable(candidates)}"
+        f"no subnet fits any of the {len(budgets)} budgets ({'; '.join(map(str, budgets))}): "
+        f"this space ranges over {reachable(candidates)}"
     )
 
 
 def reachable(candidates: Mapping[int | None, Candidates]) -> str:
-    """The range of each cost, at every resolution, in words."""
+    """The range of each cost at every resolution, as text."""
     return "; ".join(
         (f"at resolution {resolution} " if resolution else "") + found.reachable()
         for resolution, found in candidates.items()

@@ -15,13 +15,13 @@ Ratio = Annotated[float, Field(ge=1)]
 
 
 def rounded(width: float) -> int:
-    """A hidden width: to the nearest multiple of 8, not below 0.9 of it."""
+    """Rounds a hidden width to the nearest multiple of 8, but not below 90% of the width."""
     return int(make_divisible(width))  # type: ignore[no-untyped-call]
 
 
 def _odd(kernel: int) -> int:
     if kernel % 2 == 0:
-        raise ValueError(f"kernel {kernel} has no middle: choose odd sizes, such as 3, 5, 7")
+        raise ValueError(f"kernel {kernel} is even: choose odd sizes such as 3, 5, 7")
     return kernel
 
 
@@ -30,38 +30,38 @@ Activation = Literal["relu", "hard_swish", "silu"]
 
 
 def design(stride: int, se: bool, act: Activation, expansion: bool) -> Design:
-    """What is fixed in a stage, by the names of its fields."""
+    """The fixed design of a stage, under the names of its fields."""
     return ("stride", stride), ("se", se), ("act", act), ("expansion", expansion)
 
 
 class StageArch(Value):
-    """One stage: blocks of one width, each with a kernel and an expansion ratio of its own.
+    """One stage: blocks of one width, each with its own kernel and expansion ratio.
 
-    The first block takes the stride and leads from the width before to this one.
+    The first block has the stride, and leads from the previous stage's width to this one.
     """
 
     width: Positive
     kernel: tuple[Kernel, ...] = Field(min_length=1)
     expand: tuple[Ratio, ...] = Field(min_length=1)
-    """Hidden width of a block over its input width, rounded to a multiple of 8."""
+    """Ratio of a block's hidden width to its input width; widths round to a multiple of 8."""
     stride: Literal[1, 2] = 1
     se: bool = False
     """Squeeze-and-excitation after the depthwise convolution."""
     act: Activation = "silu"
     expansion: bool = True
-    """Whether blocks have a layer that widens; without it the ratio is 1 everywhere."""
+    """Whether blocks have an expansion layer; without it every ratio is 1."""
 
     @model_validator(mode="after")
     def _one_entry_per_block(self) -> StageArch:
         if len(self.kernel) != len(self.expand):
             raise ValueError(
-                f"kernel has {len(self.kernel)} entries and expand has {len(self.expand)}: both "
-                "need one per block"
+                f"kernel has {len(self.kernel)} entries and expand has {len(self.expand)}: each "
+                "needs one entry per block"
             )
         if not self.expansion and set(self.expand) != {1.0}:
             raise ValueError(
-                f"expand is {max(self.expand):g} in a stage without expansion layers: write 1, or "
-                "set expansion"
+                f"expand is {max(self.expand):g} in a stage without expansion layers: set expand "
+                "to 1, or expansion to true"
             )
         return self
 
@@ -71,20 +71,20 @@ class StageArch(Value):
         return len(self.kernel)
 
     def hidden(self, block: int, in_width: int) -> int:
-        """Channels inside a block, of the width that comes into it."""
+        """Channels inside a block, given its input width."""
         if not self.expansion:
             return in_width
         return rounded(in_width * self.expand[block])
 
     def hidden_widths(self, in_width: int) -> tuple[int, ...]:
-        """Channels inside every block, of the width that comes into the stage."""
+        """Channels inside each block, given the input width of the stage."""
         return tuple(
             self.hidden(block, self.width if block else in_width) for block in range(self.depth)
         )
 
     @property
     def design(self) -> Design:
-        """What all subnets of a space have in common in this stage."""
+        """What all subnets of a space share in this stage."""
         return design(self.stride, self.se, self.act, self.expansion)
 
 
@@ -99,8 +99,7 @@ class MobileNetArch(Arch):
     """
 
     resolution: Positive | None = None
-    """Side, in pixels, that images are resized to inside the network; None takes them as they
-    come."""
+    """Side in pixels to which the network resizes its images; None if it does not resize."""
     stem: Positive
     stages: tuple[StageArch, ...] = Field(min_length=1)
     head: Positive
@@ -142,13 +141,14 @@ class MobileNetArch(Arch):
 
 
 class MobileNetSettings(Settings):
-    """What all networks of a space share besides the input."""
+    """What all networks of a space share in addition to the input and the number of classes."""
 
     stem_stride: Literal[1, 2] = 2
     stem_act: Activation = "silu"
     head_act: Activation = "silu"
     head_expand: Ratio = 6
-    """Channels before pooling over the width of the last stage."""
+    """Ratio of the channels before pooling to the width of the last stage."""
     shortcut: Literal["projected", "identity"] = "projected"
-    """`projected`: around every block, pooled and projected where its ends differ, as in the
-    published space. `identity`: only where they do not, as in stock networks."""
+    """`projected`: every block has a shortcut, which pools and projects if the block's input and
+    output differ, as in the published space. `identity`: only blocks whose input and output agree
+    have one, as in stock networks."""

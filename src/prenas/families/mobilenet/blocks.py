@@ -1,4 +1,4 @@
-"""Blocks of timm's with a shortcut of our own, and stochastic depth by given draws."""
+"""timm's blocks with our own shortcut, and with stochastic depth from given random numbers."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ squeeze_excite = partial(
 
 
 class Shortcut(nn.Module):
-    """What stands around a block whose ends differ: pooled if it strides, projected to its width.
+    """The shortcut around a block whose input and output differ.
 
-    The projection is a 1x1 convolution without bias or normalisation.
+    It pools if the block has a stride, and projects if the width changes, by a 1x1 convolution
+    without bias or normalisation.
     """
 
     def __init__(self, in_width: int, out_width: int, *, pools: bool, projects: bool) -> None:
@@ -36,29 +37,30 @@ class Shortcut(nn.Module):
         self.conv = nn.Conv2d(in_width, out_width, 1, bias=False) if projects else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, C', H', W'], of odd sides one half and a border of zeros."""
+        """[B, C, H, W] -> [B, C', H', W']; odd sides are padded with zeros before pooling."""
         if self.pools:
             height, width = x.shape[2] % 2, x.shape[3] % 2
             if height or width:
-                # Not by avg_pool2d: on CUDA its gradient of channels-last maps forgets the border.
+                # Not padded by avg_pool2d: on CUDA, its gradient for channels-last maps ignores
+                # the border.
                 x = pad(x, (width, width, height, height))
             x = avg_pool2d(x, 2)
         return self.conv(x)  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):
-    """Adds the shortcut to a block of timm's; its tensors have the names that timm gives them.
+    """Adds the shortcut to one of timm's blocks, whose tensors keep timm's names.
 
-    Mixed into `InvertedResidual` and `DepthwiseSeparableConv`, both without a shortcut of theirs.
+    A mixin for `InvertedResidual` and `DepthwiseSeparableConv`, built without timm's shortcut.
     """
 
     rate: float
-    """Of stochastic depth, which acts where the shortcut is an identity."""
+    """Rate of stochastic depth, which only acts if the shortcut is an identity."""
     kind: str
     shortcut: nn.Module
 
     def add_shortcut(self, spec: BlockSpec, rate: float) -> None:
-        """Completes a block of timm's that was just made."""
+        """Adds the shortcut and the drop rate to a block that timm's constructor has built."""
         self.kind, self.rate = spec.shortcut, rate if spec.shortcut == "identity" else 0.0
         if spec.shortcut not in ("none", "identity"):
             self.shortcut = Shortcut(
@@ -70,7 +72,7 @@ class Block(nn.Module):
 
     @property
     def drop_prob(self) -> float:
-        """Rate of stochastic depth, by timm's name."""
+        """Rate of stochastic depth, under timm's name."""
         return self.rate
 
     def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
@@ -87,15 +89,15 @@ class Block(nn.Module):
 
 
 class WideningBlock(Block, InvertedResidual):
-    """Widens, convolves depthwise, narrows."""
+    """Expands the width, convolves depthwise and projects to the output width."""
 
 
 class NarrowBlock(Block, DepthwiseSeparableConv):
-    """Convolves depthwise, then to the output width; for stages without expansion."""
+    """Convolves depthwise and projects to the output width; for stages without expansion."""
 
 
 def make_block(spec: BlockSpec, rate: float) -> Block:
-    """The block of a spec, with this rate of stochastic depth."""
+    """Builds the block of a spec, with this rate of stochastic depth."""
     common: dict[str, Any] = {
         "dw_kernel_size": spec.kernel,
         "stride": spec.stride,

@@ -1,4 +1,4 @@
-"""First weights, and how a network is made ready to be scored."""
+"""Initialises a network, and prepares it for scoring."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from prenas.families.mobilenet.network import draw_uniform
 
 
 def initialize(network: nn.Module, generator: torch.Generator) -> None:
-    """PyTorch's defaults; the last BatchNorm of every block with a shortcut begins at zero.
+    """PyTorch's defaults, except that the last BatchNorm of a block with a shortcut starts at zero.
 
-    So every block begins as its shortcut (Goyal et al. 2017, arXiv 1706.02677). Without one, as at
-    the ends of stages with identity shortcuts, zero would end the signal there.
+    So the block starts as its shortcut (Goyal et al. 2017, arXiv 1706.02677). In a block without a
+    shortcut, such as one that changes the width in a network with identity shortcuts, a weight of
+    zero would block the signal.
     """
     fan_in = 1
     for name, parameter in network.named_parameters():
@@ -42,10 +43,10 @@ def _ends_branch(network: nn.Module, name: str) -> bool:
 
 
 def prepare_for_scoring(network: nn.Module) -> None:
-    """Batch statistics, as in training, and every BatchNorm weight 1.
+    """Normalises by batch statistics, as in training, and sets every BatchNorm weight to 1.
 
-    At a weight of zero no gradient would reach the inside of a block, and statistics that no image
-    has set would score another function.
+    With a weight of zero, no gradient would reach the inside of a block. With running statistics,
+    which no image has set yet, a different function would be scored.
     """
     network.train()
     for module in network.modules():

@@ -22,8 +22,8 @@ from prenas.randomness import isolated_global_state, torch_generator
 class MobileNet(nn.Module):
     """Stem, stages of inverted residual blocks, and the head of MobileNetV3.
 
-    Names and layers are those of timm's `MobileNetV3`, which this is, weights included, where
-    shortcuts are identities. Built without initialisation: `initialize` fills it.
+    Layers and names are those of timm's `MobileNetV3`; with identity shortcuts the two networks
+    are the same, and have the same state dict. It is built uninitialised: `initialize` fills it.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class MobileNet(nn.Module):
         side = self.arch.resolution
         if side is not None and (side, side) != self.settings.image_size:
             images = interpolate(images, (side, side), mode="bicubic", align_corners=False)
-        # Channels last, in which convolutions of this kind take two thirds of the time on a CPU.
+        # With channels last, convolutions of this kind take two thirds of the time on a CPU.
         images = images.contiguous(memory_format=torch.channels_last)
         x = self.bn1(self.conv_stem(images))
         place = 0
@@ -91,9 +91,9 @@ class MobileNet(nn.Module):
     def forward(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         """[B, in_chans, height, width] -> logits [B, num_classes].
 
-        `noise` [B, blocks or more], uniform in [0, 1), decides in training which branches are
-        dropped, and by its last columns, one per feature, which features; without it the global
-        generator decides.
+        `noise` [B, blocks or more], uniform in [0, 1), decides which branches are dropped in
+        training; with dropout, its last columns, one per feature, decide which features are
+        dropped. Without it, the global generator decides.
         """
         return self.forward_head(self.forward_features(images, noise), noise=noise)
 
@@ -108,12 +108,12 @@ class MobileNet(nn.Module):
             )
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters that timm's optimiser factory must not decay, beside biases and norms."""
+        """Parameters that timm's optimiser factory must not decay, besides biases and norms."""
         return set()
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Patterns of the layers for timm's layer-wise decay: stem, blocks (the last with the head
-        convolution after it), and, matched by none, the classifier."""
+        """Patterns for timm's layer-wise decay: the stem and the blocks, of which the last includes
+        the head convolution. The classifier, which matches none, is a group too."""
         blocks = r"^blocks\.(\d+)" if coarse else r"^blocks\.(\d+)\.(\d+)"
         return {
             "stem": r"^conv_stem|bn1",
@@ -125,15 +125,17 @@ class MobileNet(nn.Module):
         return self.classifier
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replaces the classifier by a fresh one of `num_classes` outputs; 0 gives pooled features.
+        """Replaces the classifier with a fresh one of `num_classes` outputs; 0 removes it.
 
-        Its weights are drawn from a generator of their own, the same at every call.
+        The new weights are the same at every call: they come from a generator with a fixed seed.
 
         Raises:
-            ValueError: another pooling than the mean over the map.
+            ValueError: a pooling other than the mean over the map was asked for.
         """
         if global_pool not in (None, "avg"):
-            raise ValueError(f"global_pool {global_pool!r}: this network only has 'avg'")
+            raise ValueError(
+                f"global_pool={global_pool!r} is not supported: this network only has 'avg'"
+            )
         self.settings = self.settings.model_copy(update={"num_classes": num_classes})
         self.num_classes = num_classes
         like = self.conv_stem.weight
@@ -153,10 +155,10 @@ def build_shared(
     drop_path_rates: Sequence[float] = (),
     dropout: float = 0.0,
 ) -> MobileNet:
-    """The network of `arch` with a projection around the first block of every stage.
+    """Builds the network of `arch` with a projection around the first block of every stage.
 
-    Where the two widths of the largest network are equal it has none, but subnets whose widths
-    differ there do.
+    The plain network has none if the widths at both ends of the block are equal, but there are
+    subnets whose widths differ there.
     """
     network = MobileNet(arch, settings, drop_path_rates, dropout)
     if settings.shortcut == "projected":
@@ -170,5 +172,5 @@ def build_shared(
 
 
 def draw_uniform(parameter: Tensor, fan_in: int, generator: torch.Generator) -> None:
-    """PyTorch's default of convolutions and linear layers: within 1/sqrt(fan_in)."""
+    """PyTorch's default for convolutions and linear layers: uniform within 1/sqrt(fan_in)."""
     nn.init.uniform_(parameter, -(fan_in**-0.5), fan_in**-0.5, generator=generator)

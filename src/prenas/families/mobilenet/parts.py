@@ -1,4 +1,4 @@
-"""What an architecture is made of, in values: blocks, names, work, and what subnets share."""
+"""The parts of an architecture as values: blocks, tensor names, work, and owned tensor parts."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from prenas.families.mobilenet.arch import Activation, MobileNetArch, MobileNetS
 
 
 class BlockSpec(NamedTuple):
-    """All that decides the tensors and the work of one block, whatever network it stands in."""
+    """Everything that determines the tensors and the work of one block, in any network."""
 
     stage: int
-    """From 1; the stem is stage 0."""
+    """Counts from 1; the stem is stage 0."""
     block: int
     in_width: int
     hidden: int
@@ -28,12 +28,12 @@ class BlockSpec(NamedTuple):
 
     @property
     def layer(self) -> str:
-        """What its parameter names begin with."""
+        """The prefix of its parameter names."""
         return f"blocks.{self.stage - 1}.{self.block}."
 
 
 def block_specs(arch: MobileNetArch, settings: MobileNetSettings) -> Iterator[BlockSpec]:
-    """Every block of a network, from the input on."""
+    """All blocks of a network, from the input on."""
     for number, stage in enumerate(arch.stages):
         for block in range(stage.depth):
             in_width = stage.width if block else arch.widths[number]
@@ -61,7 +61,7 @@ def _shortcut(stride: int, projects: bool, kind: str) -> str:
 
 
 def stage_names(arch: MobileNetArch) -> list[StageNames]:
-    """Of the stem, every stage and the head, which has all that no other name begins."""
+    """Prefixes of the stem, every stage and the head; the head has every other name."""
     stages = (
         StageNames([f"blocks.{number}.{block}." for block in range(stage.depth)])
         for number, stage in enumerate(arch.stages)
@@ -70,7 +70,7 @@ def stage_names(arch: MobileNetArch) -> list[StageNames]:
 
 
 def drop_path_rates(arch: MobileNetArch, rate: float) -> tuple[float, ...]:
-    """`rate * i / blocks` for block i of the last two stages, 0 before (as AttentiveNAS)."""
+    """`rate * i / blocks` for block i of the last two stages, 0 before (as in AttentiveNAS)."""
     num_blocks = arch.num_layers
     first = num_blocks - sum(stage.depth for stage in arch.stages[-2:])
     return tuple(
@@ -79,7 +79,7 @@ def drop_path_rates(arch: MobileNetArch, rate: float) -> tuple[float, ...]:
 
 
 def owned_box(name: str, shape: Shape, full: Shape) -> Box:
-    """Leading channels of every tensor, and the centre of its kernels."""
+    """The leading channels of a tensor, and the centre of its kernels."""
     if len(shape) != 4:
         return tuple(slice(0, size) for size in shape)
     starts = (0, 0, (full[2] - shape[2]) // 2, (full[3] - shape[3]) // 2)
@@ -87,7 +87,7 @@ def owned_box(name: str, shape: Shape, full: Shape) -> Box:
 
 
 def work(arch: MobileNetArch, settings: MobileNetSettings) -> list[Work]:
-    """Multiply-accumulates of one image; normalisation, activations, pooling, sums are free."""
+    """Multiply-accumulates per image, without normalisation, activations, pooling and sums."""
     side = arch.resolution
     sides = settings.image_size if side is None else (side, side)
     height, width = (-(-one // settings.stem_stride) for one in sides)

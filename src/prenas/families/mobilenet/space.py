@@ -30,7 +30,7 @@ Options = Annotated[tuple[Positive, ...], *OPTIONS]
 
 
 class StageOptions(Value):
-    """The options of one stage, from small to large, and its fixed design."""
+    """The options of one stage, from small to large, and its design, which is fixed."""
 
     width: Options
     depth: Annotated[tuple[Positive, ...], *OPTIONS, NOT_TOO_DEEP]
@@ -40,38 +40,38 @@ class StageOptions(Value):
     se: bool = False
     act: Activation = "silu"
     expansion: bool | None = None
-    """Whether blocks have a layer that widens; None: if the largest ratio is more than 1."""
+    """Whether blocks have an expansion layer; None: only if the largest ratio is more than 1."""
 
     @model_validator(mode="after")
     def _expansion_suits(self) -> StageOptions:
         if self.expansion is False and self.expand != (1.0,):
             raise ValueError(
                 f"expand is {list(self.expand)} in a stage without expansion layers: write 1, or "
-                "leave expansion out"
+                "leave out expansion"
             )
         return self
 
     @property
     def has_expansion(self) -> bool:
-        """Whether blocks have a layer that widens."""
+        """Whether blocks have an expansion layer."""
         return self.expand[-1] > 1 if self.expansion is None else self.expansion
 
     def stage(self, tied: bool) -> Stage:
-        """The same in the terms of the contract."""
+        """The stage in terms of the family contract."""
         axes = LayerAxis("kernel", self.kernel), LayerAxis("expand", self.expand)
         fixed = design(self.stride, self.se, self.act, self.has_expansion)
         return Stage(self.width, self.depth, axes, tied, fixed)
 
 
 class MobileNetSpace(SearchSpace[MobileNetArch, MobileNetSettings]):
-    """Options for the stem, every stage and the head; per block, kernel and expansion ratio."""
+    """Options for the stem, the stages and the head; each block has a kernel and a ratio."""
 
     family: Literal["mobilenet"] = "mobilenet"
     resolution: Annotated[tuple[Positive, ...], *OPTIONAL] = ()
-    """Sides that networks resize their images to; empty: images are taken as they come."""
+    """Sides in pixels to which networks resize their images; empty: they do not resize."""
     schedule: tuple[tuple[Positive, Positive], ...] = ()
-    """(MACs, resolution): networks of fewer MACs than that have this resolution, those of more
-    than all the largest; empty: the resolution nearest to the image size."""
+    """(MACs, resolution) pairs: a budget below this many MACs gets this resolution, and a budget
+    above all of them the largest; empty: all get the resolution nearest to the image size."""
     stem: Options
     stages: tuple[StageOptions, ...] = Field(min_length=1)
     head: Options
@@ -84,19 +84,20 @@ class MobileNetSpace(SearchSpace[MobileNetArch, MobileNetSettings]):
         height, width = self.settings.image_size
         if self.resolution and height != width:
             raise ValueError(
-                f"image_size {self.settings.image_size} is not square, but networks resize to "
-                f"squares of {', '.join(map(str, self.resolution))} pixels: choose a square, or "
-                "leave resolution out"
+                f"image_size {self.settings.image_size} is not square, but the networks resize "
+                f"images to squares of {', '.join(map(str, self.resolution))} pixels: choose a "
+                "square image_size, or leave out resolution"
             )
         if list(self.schedule) != sorted(set(self.schedule)):
             raise ValueError(
-                f"the schedule {list(self.schedule)} must rise: write {sorted(set(self.schedule))}"
+                f"the schedule {list(self.schedule)} must be in rising order: write "
+                f"{sorted(set(self.schedule))}"
             )
         unknown = [side for _, side in self.schedule if side not in self.resolution]
         if unknown:
             raise ValueError(
-                f"the schedule names resolution {unknown[0]}, which is none of "
-                f"{list(self.resolution)}: add it, or change the schedule"
+                f"the schedule uses resolution {unknown[0]}, which is not among "
+                f"{list(self.resolution)}: add it there, or change the schedule"
             )
         return self
 

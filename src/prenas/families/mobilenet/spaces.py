@@ -1,8 +1,8 @@
-"""The named convolutional spaces, in data only.
+"""The named convolutional spaces.
 
-`mobilenet` is the space of AttentiveNAS (arXiv 2011.09011) and AlphaNet (arXiv 2102.07954), the one
-with published subnets; `ofa-mobilenetv3` that of Once-for-All (arXiv 1908.09791); the others are
-ours, for small images.
+`mobilenet` is the space of AttentiveNAS (arXiv 2011.09011) and AlphaNet (arXiv 2102.07954), for
+which subnets were published; `ofa-mobilenetv3` is that of Once-for-All (arXiv 1908.09791); the
+others are our own, for small images.
 """
 
 from __future__ import annotations

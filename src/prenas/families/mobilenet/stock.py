@@ -1,4 +1,4 @@
-"""A network with identity shortcuts as what it is: timm's own `MobileNetV3`."""
+"""Builds a network with identity shortcuts as timm's own `MobileNetV3`."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ _ACT_CODES = {"relu": "re", "hard_swish": "hs", "silu": "sw"}
 
 
 def stock(arch: MobileNetArch, settings: MobileNetSettings) -> MobileNetV3:
-    """timm's `MobileNetV3` of this architecture; it takes the same state dict.
+    """timm's `MobileNetV3` of this architecture, with the same state dict.
 
     Raises:
-        ValueError: timm has no such network; says what differs.
+        ValueError: timm has no such network; the message says what differs.
     """
     problems = []
     if settings.shortcut != "identity":
-        problems.append("blocks with projected shortcuts (choose a space of shortcut=identity)")
+        problems.append("blocks with projected shortcuts (choose a space with shortcut=identity)")
     if settings.stem_stride != 2:
         problems.append(f"a stem of stride {settings.stem_stride} instead of 2")
     if settings.stem_act != settings.head_act:
-        problems.append(f"{settings.stem_act} in its stem, {settings.head_act} in its head")
+        problems.append(f"{settings.stem_act} in its stem but {settings.head_act} in its head")
     side = arch.resolution
     if side is not None and settings.image_size != (side, side):
         problems.append(
-            f"a resize from {settings.image_size} to {side} pixels inside (set image_size={side})"
+            f"an internal resize from {settings.image_size} to {side} pixels (set "
+            f"image_size={side})"
         )
     if problems:
         raise ValueError(
-            f"this subnet is no stock model of timm: it has {', and '.join(problems)}. Load it "
+            f"this subnet is not a stock model of timm: it has {', and '.join(problems)}. Load it "
             "with prenas.load instead"
         )
     stages: list[list[str]] = [[] for _ in arch.stages]

@@ -23,14 +23,14 @@ def _stage_names(arch: VitArch) -> list[StageNames]:
 
 
 def _is_scored(name: str) -> bool:
-    """The class token, the position embedding and the relative tables are left out of S."""
+    """S leaves out the class token, the position embedding and the relative position tables."""
     return not re.search(r"cls_token|pos_embed|(key|value)_(vertical|horizontal)$", name)
 
 
 def _entropy(arch: VitArch, settings: VitSettings) -> float:
     """Sum over layers of log(hidden) + log(head_dim*heads) + log(196) + 4 log(width).
 
-    196 patches whatever the grid, as in the original: it only weighs depth.
+    It uses 196 patches for every grid, as the original does: the term only weights the depth.
     """
     return sum(
         math.log(hidden)

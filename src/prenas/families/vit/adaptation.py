@@ -1,6 +1,6 @@
-"""Weights of a Vision Transformer for another image size or a longer reach.
+"""Adapts the weights of a Vision Transformer to another image size or to longer distances.
 
-Works on the tensors alone, by name, so that a supernet and a plain subnet are resized alike.
+It needs only the tensors and their names, so it treats a supernet and a plain subnet alike.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ _TABLES = ("vertical", "horizontal")  # how the names of the relative tables end
 
 
 def resize(tensors: Mapping[str, Tensor], old: VitSettings, new: VitSettings) -> dict[str, Tensor]:
-    """Resamples positions as timm does and extends tables; other tensors stay what they are.
+    """Resamples position embeddings as timm does and extends tables; leaves other tensors alone.
 
-    The class token's position is kept. A relative table gets its outermost rows repeated: before,
-    distances beyond the table were clipped to them, so the network computes the same at first.
+    The class token's position is kept. A table of relative positions is extended by repeating its
+    outermost rows. Longer distances used to be clipped to these rows, so at first the network
+    computes the same as before.
     """
     resized = dict(tensors)
     for name, tensor in tensors.items():
@@ -39,7 +40,7 @@ def with_full_reach(settings: VitSettings) -> VitSettings:
 
 
 def _extended(table: Tensor, max_distance: int) -> Tensor:
-    """[2 * old + 2, d] -> [2 * max_distance + 2, d]: class row, then from most negative on."""
+    """[2 * old + 2, d] -> [2 * max_distance + 2, d]: class row, then distances in rising order."""
     reach = len(table) // 2 - 1
     distance = torch.arange(-max_distance, max_distance + 1).clamp(-reach, reach)
     return table[torch.cat([torch.zeros(1, dtype=torch.long), distance + reach + 1])]

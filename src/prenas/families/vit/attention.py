@@ -1,11 +1,11 @@
-"""Self-attention with contextual 2-D relative positions at the price of a slightly wider head.
+"""Self-attention with contextual 2-D relative positions, at the cost of a slightly wider head.
 
 The direct form, `logit = scale * q.(k + Kv[iv] + Kh[ih])` and `out = sum p * (v + Vv[iv] + Vh[ih])`
 (method.md, section 5), needs an (N, N, head_dim) tensor. Here the query carries its products
 with the key tables, one entry per key row and per key column, and each key and value carries a
-one-hot feature of its row and column. Attention of that width gives the exact logits, and beside
-`sum p*v` the attention mass per key row and column, which two small products with the value tables
-finish. Nothing of size N x N is kept.
+one-hot feature of its row and column. Attention of that width gives the exact logits. Its output
+is `sum p*v` together with the attention mass per key row and column, from which two small products
+with the value tables give the rest. Nothing of size N x N is kept.
 
 Shapes: B batch, H heads, N tokens (class token first), R x C patch grid, d head_dim, F features,
 T = 2R + 2C - 1 rows of a table laid out for a grid.
@@ -21,11 +21,11 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 
 from prenas.families.vit.attention_in_parts import attention_in_parts, suits_parts
 
-_WIDTH_MULTIPLE = 8  # fused kernels want head widths in multiples of 8; the rest is zeros
+_WIDTH_MULTIPLE = 8  # fused kernels need head widths in multiples of 8; zeros fill the rest
 
 
 def padded_width(head_dim: int, rows: int, columns: int) -> int:
-    """Head width of attention: head_dim, a feature per key row, class and column, padding."""
+    """Head width for attention: head_dim, one feature per key row, class and column, padding."""
     width = head_dim + rows + 1 + columns
     return width + -width % _WIDTH_MULTIPLE
 
@@ -34,11 +34,12 @@ class GridIndex(NamedTuple):
     """What attention needs to know about the patch grid; the same for all layers and heads."""
 
     rows: Tensor
-    """[2R - 1] row of the vertical table for key row minus query row = R - 1 ... 1 - R."""
+    """[2R - 1] rows of the vertical table for key row minus query row = R - 1 ... 1 - R."""
     columns: Tensor
-    """[2C - 1] row of the horizontal table, likewise."""
+    """[2C - 1] rows of the horizontal table, in the same order."""
     features: Tensor
-    """[N, F] one-hot features of every key: row, last first; class; column, last first; zeros."""
+    """[N, F] one-hot features of each key: rows from last to first, class, columns from last to
+    first, zeros."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -47,7 +48,8 @@ class GridIndex(NamedTuple):
 
 
 def grid_index(rows: int, columns: int, head_dim: int, max_distance: int) -> GridIndex:
-    """Indices and key features of a grid: distances clipped to +-max_distance, 0 left for class."""
+    """Indices and key features of a grid; distances are clipped to +-max_distance, and table row 0
+    belongs to the class token."""
 
     def table_rows(side: int) -> Tensor:
         distance = torch.arange(side - 1, -side, -1)  # key minus query
@@ -62,11 +64,11 @@ def grid_index(rows: int, columns: int, head_dim: int, max_distance: int) -> Gri
 
 
 def lay_out(vertical: Tensor, horizontal: Tensor, grid: GridIndex) -> Tensor:
-    """A pair of tables [2 * max_distance + 2, d], looked up once for a grid: [T, d].
+    """Looks up a pair of tables [2 * max_distance + 2, d] once for a grid: [T, d].
 
-    First a vector per vertical distance, then per horizontal one, last that of every pair with the
-    class token in it. Key rows count down, so that the vectors of all key rows, as a query in row
-    r sees them, are the entries r ... r + R - 1.
+    The result has one vector per vertical distance, one per horizontal distance, and a last one for
+    every pair that includes the class token. Key rows count down, so for a query in row r the
+    vectors of all key rows are the entries r ... r + R - 1.
     """
     class_token = vertical[:1] + horizontal[:1]
     return torch.cat([vertical[grid.rows], horizontal[grid.columns], class_token])
@@ -75,8 +77,8 @@ def lay_out(vertical: Tensor, horizontal: Tensor, grid: GridIndex) -> Tensor:
 class RelativeAttention(nn.Module):
     """Multi-head attention of width `num_heads * head_dim` with relative positions on k and v.
 
-    The rows of `qkv` are laid out head by head, (head, q k v, channel), so that a subnet with
-    fewer heads owns the leading rows; the four tables are shared by the heads.
+    The rows of `qkv` are ordered head by head, (head, q k v, channel), so that a subnet with
+    fewer heads owns the leading rows. All heads share the four tables.
     """
 
     def __init__(self, embed_dim: int, num_heads: int, head_dim: int, max_distance: int) -> None:
@@ -137,7 +139,7 @@ def attention_at_once(
     patches = torch.unflatten(q[:, :, 1:], 2, grid)  # [B, H, R, C, d]
     by_row = torch.einsum("bhrcd,rds->bhrcs", patches, seen_rows)
     by_column = torch.einsum("bhrcd,cds->bhrcs", patches, seen_columns)
-    # A class query adds the same number to all its logits, which softmax does not see: zeros do.
+    # A class query adds the same number to all its logits, which softmax ignores: zeros suffice.
     products = pad(
         torch.cat([by_row, by_column], dim=-1).flatten(2, 3),
         (0, features.shape[-1] - num_used, 1, 0),
@@ -161,9 +163,10 @@ def attention_at_once(
 
 
 def _seen(table: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
-    """What queries of a row, and of a column, see of a table: [R, d, R + 1] and [C, d, C].
+    """The part of a table that queries of each row, and of each column, use: [R, d, R + 1] and
+    [C, d, C].
 
-    The class vector stands behind the rows.
+    The class vector comes after the rows.
     """
     vertical, horizontal = table[: 2 * rows - 1], table[2 * rows - 1 : -1]
     class_token = table[-1, :, None].expand(rows, -1, 1)

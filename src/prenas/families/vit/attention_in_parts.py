@@ -1,12 +1,12 @@
-"""Attention with relative positions on a processor: a few images at a time, within its caches.
+"""Attention with relative positions on a CPU: a few images at a time, within its caches.
 
-The same sums as `attention.attention_at_once`, as plain matrix products. For the few hundred
-tokens of a picture they beat PyTorch's fused kernel for processors, by far in bfloat16, as long as
-the logits of a part stay in the caches. All of it is one node of autograd: what is kept for the
-backward pass is queries, keys, values, and the attention mass per key row and column; logits are
-made again there.
+It computes the same sums as `attention.attention_at_once`, as plain matrix products. For the few
+hundred tokens of an image they are faster than PyTorch's fused CPU kernel, and much faster in
+bfloat16, as long as the logits of a part stay in the caches. The whole computation is one autograd
+node. It keeps queries, keys, values and the attention mass per key row and column for the backward
+pass, which computes the logits again.
 
-Shapes as in `attention`; n images of a part, W = d + F.
+Shapes are named as in `attention`; n is the number of images in a part, W = d + F.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import scaled_dot_product_attention
 
-_CACHE_BYTES = 5 * 2**18  # logits of a part, per thread: the best on cores with 2 MiB of cache
-_MOST_BYTES = 2**26  # logits of one image; above, the fused kernel saves memory
+_CACHE_BYTES = 5 * 2**18  # logits of a part, per thread: fastest on cores with 2 MiB of cache
+_MOST_BYTES = 2**26  # logits of one image; beyond this, the fused kernel saves memory
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 
 def suits_parts(qkv: Tensor) -> bool:
-    """Whether `attention_in_parts` is the form to take for queries, keys, values [B, N, H, 3, d].
+    """Whether to use `attention_in_parts` for queries, keys and values [B, N, H, 3, d].
 
-    Not on an accelerator, not for large images; not where others look into it: compilers (which
-    fuse for themselves), `torch.jit.trace`, the transforms of `torch.func`.
+    It does not suit accelerators, large images, or code that looks inside the function: compilers
+    (which fuse operations themselves), `torch.jit.trace`, and the transforms of `torch.func`.
     """
     _, tokens, heads = qkv.shape[:3]
     return (
@@ -49,7 +49,7 @@ def attention_in_parts(
     grid: tuple[int, int],
     scale: float,
 ) -> Tensor:
-    """The same as `attention_at_once`, whose arguments it takes: [B, N, H, d]."""
+    """Computes the same as `attention_at_once`, with the same arguments: [B, N, H, d]."""
     tensors = (qkv, key_table, value_table)
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         out, _ = _InParts.apply(*tensors, features, grid, scale)
@@ -58,7 +58,7 @@ def attention_in_parts(
 
 
 class _Wide:
-    """A buffer [n, H, N, W] of entries of body and tail, and its views."""
+    """A buffer [n, H, N, W] whose entries have a body and a tail, and views of it."""
 
     def __init__(self, like: Tensor, num_images: int, grid: tuple[int, int], width: int) -> None:
         _, tokens, heads, _, head_dim = like.shape
@@ -75,17 +75,17 @@ class _Wide:
         self.by_class = self.tail[:, :, 0, :rows]  # [n, H, R], of the class query
 
     def take(self, products: _Products) -> None:
-        """Fills the tail with what each token sees of its products."""
+        """Fills the tail of each token with the products that it uses."""
         self.by_row.copy_(products.by_row)
         self.by_column.copy_(products.by_column)
         self.by_class.copy_(products.by_class)
 
 
 class _Products:
-    """A buffer [n, H, N, T] of a number per entry of a laid-out table, and its views.
+    """A buffer [n, H, N, T] with one number per entry of a laid-out table, and views of it.
 
-    A patch sees a window of the vertical and of the horizontal entries, which slides from row to
-    row and from column to column; a class token sees the last one.
+    A patch uses one window of the vertical entries and one of the horizontal entries; the windows
+    slide from row to row and from column to column. A class token uses the last entry.
     """
 
     def __init__(self, wide: _Wide, grid: tuple[int, int]) -> None:
@@ -103,14 +103,14 @@ class _Products:
         self.by_class = buffer[:, :, 0, -1:]
 
     def take(self, wide: _Wide) -> None:
-        """The adjoint of `_Wide.take`; what no token sees stays zero."""
+        """The adjoint of `_Wide.take`; entries that no token uses stay zero."""
         self.by_row.copy_(wide.by_row)
         self.by_column.copy_(wide.by_column)
         torch.sum(wide.by_class, -1, keepdim=True, out=self.by_class)
 
 
 class _Part:
-    """Buffers for n images, made once for all parts of that size."""
+    """Buffers for n images, allocated once for all parts of that size."""
 
     def __init__(
         self, like: Tensor, num_images: int, features: Tensor, grid: tuple[int, int]
@@ -123,19 +123,19 @@ class _Part:
         self.logits = like.new_empty(len(self.q.matrices), tokens, tokens)
 
     def lay(self, qkv: Tensor, key_table: Tensor, value_table: Tensor, scale: float) -> None:
-        """Queries, scaled, with their products; keys and values with features."""
+        """Fills in the scaled queries with their products, and the keys and values."""
         q, k, v = qkv.permute(3, 0, 2, 1, 4)
         torch.mul(q, scale, out=self.q.body)
         self.multiply(self.q, key_table)
         self.k.body.copy_(k)
         self.v.body.copy_(v)
-        # All pairs with the class token use the last vector of a table: where it is the key, as a
-        # part of key and value; where it is the query, through the row of every other key.
+        # All pairs with the class token use the last vector of a table. If it is the key, the
+        # vector is part of key and value; if it is the query, of the row of every other key.
         self.k.body[:, :, 0] += key_table[-1]
         self.v.body[:, :, 0] += value_table[-1]
 
     def multiply(self, wide: _Wide, table: Tensor) -> None:
-        """The products of a body with a table [T, d], into its tail."""
+        """Writes the products of a body with a table [T, d] to its tail."""
         torch.mm(wide.vectors, table.t(), out=self.products.flat)
         wide.take(self.products)
 
@@ -147,7 +147,7 @@ class _Part:
     def attend(self) -> None:
         """Puts the attention-weighted sum of the values into `out`."""
         if self.logits.dtype == torch.bfloat16:
-            # As fast, and PyTorch's kernel keeps the logits in float32.
+            # PyTorch's kernel is as fast here, and keeps the logits in float32.
             q, k, v = self.q.wide, self.k.wide, self.v.wide
             self.out.wide.copy_(scaled_dot_product_attention(q, k, v, scale=1.0))
         else:
@@ -155,7 +155,7 @@ class _Part:
 
 
 def _parts(qkv: Tensor, features: Tensor, grid: tuple[int, int]) -> Iterator[tuple[slice, _Part]]:
-    """The images of each part, and buffers for as many."""
+    """The images of each part, with buffers of that size."""
     batch, tokens, heads = qkv.shape[:3]
     logits = heads * tokens**2 * qkv.element_size()
     size = max(1, min(batch, _CACHE_BYTES * torch.get_num_threads() // logits))
@@ -175,7 +175,7 @@ def _attend(
     scale: float,
     mass: Tensor | None,
 ) -> Tensor:
-    """[B, N, H, d]; fills `mass` [B, H, N, R + 1 + C], if there is one."""
+    """Returns [B, N, H, d]; fills `mass` [B, H, N, R + 1 + C] if it is given."""
     out = torch.empty_like(qkv[:, :, :, 0], memory_format=torch.contiguous_format)
     for images, part in _parts(qkv, features, grid):
         part.lay(qkv[images], key_table, value_table, scale)
@@ -213,7 +213,7 @@ class _InParts(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         qkv, key_table, value_table, features, mass = ctx.saved_tensors
         grad_qkv = torch.empty_like(qkv)
-        # Sums over many parts, so not in a short type.
+        # These sum over many parts, so they need at least float32.
         grad_key, grad_value = (
             table.new_zeros(table.shape, dtype=torch.promote_types(table.dtype, torch.float32))
             for table in (key_table, value_table)

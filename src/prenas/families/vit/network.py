@@ -52,11 +52,11 @@ class Block(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """Vision Transformer with one width, and heads and MLP ratio of its own in every layer.
+    """Vision Transformer of one width, in which each layer has its own heads and MLP ratio.
 
-    Patch convolution, class token, absolute and relative positions, pre-norm blocks, LayerNorm,
-    mean over the patch tokens, linear head (method.md, section 1). Built without initialisation:
-    `initialize` fills it.
+    It has a patch convolution, class token, absolute and relative positions, pre-norm blocks,
+    LayerNorm, the mean over the patch tokens and a linear head (method.md, section 1). It is built
+    uninitialised: `initialize` fills it.
     """
 
     row_index: Tensor
@@ -144,18 +144,18 @@ class VisionTransformer(nn.Module):
         """[B, in_chans, height, width] -> logits [B, num_classes].
 
         `noise` [B, 2 * depth or more], uniform in [0, 1), decides which residual branches are
-        dropped in training, and, with dropout, its last D columns which features of the head;
-        without it stochastic depth and dropout draw from the global generator.
+        dropped in training; with dropout, its last D columns decide which features are dropped
+        before the head. Without it, stochastic depth and dropout draw from the global generator.
         """
         return self.forward_head(self.forward_features(images, noise), noise=noise)
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters that timm's optimiser factory must not decay, beside biases and norms."""
+        """Parameters that timm's optimiser factory must not decay, besides biases and norms."""
         return {"cls_token", "pos_embed"}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Patterns of the layers for timm's layer-wise decay: stem, blocks (the last with the norm
-        after it), and, matched by none, the head."""
+        """Patterns for timm's layer-wise decay: the stem and the blocks, of which the last includes
+        the final norm. The head, which matches none, is a group too."""
         return {
             "stem": r"^cls_token|pos_embed|patch_embed",
             "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))],
@@ -166,15 +166,17 @@ class VisionTransformer(nn.Module):
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replaces the head by a fresh one of `num_classes` outputs; 0 gives pooled features.
+        """Replaces the head with a fresh one of `num_classes` outputs; 0 removes it.
 
-        Its weights are drawn from a generator of their own, the same at every call.
+        The new weights are the same at every call: they come from a generator with a fixed seed.
 
         Raises:
-            ValueError: another pooling than the mean over the patch tokens.
+            ValueError: a pooling other than the mean over the patch tokens was asked for.
         """
         if global_pool not in (None, "avg"):
-            raise ValueError(f"global_pool {global_pool!r}: this network only has 'avg'")
+            raise ValueError(
+                f"global_pool={global_pool!r} is not supported: this network only has 'avg'"
+            )
         self.settings = self.settings.model_copy(update={"num_classes": num_classes})
         self.num_classes = num_classes
         reference = self.cls_token
@@ -192,7 +194,8 @@ class VisionTransformer(nn.Module):
 def initialize(network: nn.Module, generator: torch.Generator) -> None:
     """Truncated normal (std 0.02) weights, tables, positions and class token; zero biases.
 
-    The patch convolution keeps PyTorch's default, within 1/sqrt(fan_in) (method.md, section 1).
+    The patch convolution has PyTorch's default: uniform within 1/sqrt(fan_in) (method.md,
+    section 1).
     """
     fan_in = 1
     for name, parameter in network.named_parameters():
@@ -210,13 +213,13 @@ def initialize(network: nn.Module, generator: torch.Generator) -> None:
 
 
 def drop_path_rates(arch: VitArch, rate: float) -> tuple[float, ...]:
-    """Rising linearly from 0 in the first layer to `rate` in the last."""
+    """Rates that rise linearly from 0 in the first layer to `rate` in the last."""
     return tuple(torch.linspace(0.0, rate, arch.depth).tolist())
 
 
 def work(arch: VitArch, settings: VitSettings) -> list[Work]:
-    """Multiply-accumulates of one image, and what relative positions add: first what stands beside
-    the layers, then layer by layer."""
+    """Multiply-accumulates per image, and those of relative positions: first the part outside the
+    layers, then each layer."""
     rows, columns = settings.grid
     patches = rows * columns
     tokens = patches + 1

@@ -10,7 +10,7 @@ from prenas.families.vit.space import VitArch
 
 
 def _arch(embed_dim: int, num_heads: str, mlp_ratio: str) -> VitArch:
-    """One entry of the table: heads and ratios layer by layer, in words."""
+    """One entry of the table; heads and ratios are given layer by layer, separated by spaces."""
     return VitArch(
         embed_dim=embed_dim,
         num_heads=tuple(map(int, num_heads.split())),
@@ -41,4 +41,4 @@ PUBLISHED: dict[str, tuple[VitArch, ...]] = {
         _arch(624, "9 10 10 9 9 10 10 9 10 9 9 9 10 10", "4 4 3.5 4 4 4 4 4 4 4 4 4 4 4"),
     ),
 }
-"""Name of the space -> its published subnets, from the cheapest on."""
+"""Name of the space -> its published subnets, cheapest first."""

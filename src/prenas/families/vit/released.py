@@ -1,8 +1,9 @@
-"""The authors' ViT checkpoints, PreNAS and AutoFormer alike: their names and layout read into ours.
+"""Reads the authors' ViT checkpoints, of PreNAS and of AutoFormer, into our names and layout.
 
-All sizes follow from the tensors. What a subnet owns leads in our layout, so the rows of qkv, which
-the authors interleave (row 3m+t is q, k, v for t = 0, 1, 2 of unit m = head_dim * head + channel),
-are put in the order (head, q k v, channel). Source: method.md, section 1, and the released code.
+All sizes follow from the tensors. In our layout a subnet owns the leading part of every tensor. So
+the rows of qkv, which the authors interleave (row 3m+t is q, k, v for t = 0, 1, 2 of unit
+m = head_dim * head + channel), are reordered to (head, q k v, channel). Source: method.md,
+section 1, and the released code.
 """
 
 from __future__ import annotations
@@ -50,35 +51,35 @@ _IN_A_BLOCK = {
     "attn.rel_pos_embed_v.embeddings_table_v": "attn.value_vertical",
     "attn.rel_pos_embed_v.embeddings_table_h": "attn.value_horizontal",
 }
-"""Name in a block of theirs -> in a block of ours."""
+"""Name in one of their blocks -> name in one of ours."""
 
 _UNSUPPORTED = {
-    r"\b(qk|v|mlp|embed)_scaling\d?\.": "learnt scaling (--scale-attn, --scale-mlp, --scale-embed)",
+    r"\b(qk|v|mlp|embed)_scaling\d?\.": "trained scales (--scale-attn, --scale-mlp, --scale-embed)",
     r"_?norm\.lns\.": "one LayerNorm per width (--switch-ln)",
 }
-"""Names that only an option of theirs makes -> that option."""
+"""Pattern of names that only one of their options creates -> that option."""
 
 _REQUIRED = {
     "gp": "without --gp, so it pools the class token, not the mean over the patch tokens",
-    "change_qkv": "without --change_qkv, so its heads do not have one fixed width",
+    "change_qkv": "without --change_qkv, so its heads do not have a fixed width",
 }
-"""Switches of theirs that leave no trace in the tensors -> what their absence means."""
+"""Their switches that leave no trace in the tensors -> what a checkpoint without them means."""
 
 
 def read_released(tensors: Mapping[str, Tensor], options: Mapping[str, object]) -> ReleasedNetwork:
-    """A network of ours from the tensors of theirs, its sizes inferred from their shapes.
+    """Converts their tensors to our network; its sizes are inferred from the shapes.
 
     Args:
-        tensors: their name -> tensor of their layout.
-        options: the training options that were saved beside; may be empty.
+        tensors: their names -> tensors in their layout.
+        options: the training options saved with the tensors; may be empty.
 
     Raises:
-        ValueError: names that are unknown or missing, shapes that contradict each other, or an
-            option of theirs that this network does not have.
+        ValueError: names are unknown or missing, shapes contradict each other, or the checkpoint
+            was trained with an option that this network does not support.
     """
     for option, meaning in _REQUIRED.items():
         if options.get(option) is False:
-            raise ValueError(f"it was trained {meaning}: prenas has no such network")
+            raise ValueError(f"it was trained {meaning}: prenas does not support this")
     names = _native_names(_depth(tensors))
     _check_names(tensors, names)
     arch, settings = _sizes(tensors)
@@ -91,13 +92,13 @@ def read_released(tensors: Mapping[str, Tensor], options: Mapping[str, object]) 
 
 
 def _depth(names: Iterable[str]) -> int:
-    """Number of blocks: how many different layer numbers the names hold, one at least."""
+    """Number of blocks: the number of different layer numbers in the names, at least one."""
     found = (re.match(r"blocks\.(\d+)\.", name) for name in names)
     return max(1, len({match[1] for match in found if match}))
 
 
 def _native_names(depth: int) -> dict[str, str]:
-    """Their name -> ours, of every tensor of a network with that many blocks."""
+    """Their name -> our name, for each tensor of a network with this many blocks."""
     blocks = {
         f"blocks.{layer}.{theirs}": f"blocks.{layer}.{ours}"
         for layer in range(depth)
@@ -113,17 +114,17 @@ def _check_names(found: Mapping[str, Tensor], expected: Mapping[str, str]) -> No
         of_option = [name for name in unknown if re.search(pattern, name)]
         if of_option:
             raise ValueError(
-                f"it was trained with {option}, which prenas does not have: {_few(of_option)}"
+                f"it was trained with {option}, which prenas does not support: {_few(of_option)}"
             )
     problems = [
         f"{what} {_few(names)}"
-        for what, names in (("it lacks", missing), ("it holds, unknown there,", unknown))
+        for what, names in (("it lacks", missing), ("it contains the unknown tensors", unknown))
         if names
     ]
     if problems:
         raise ValueError(
-            f"no checkpoint of the authors' Vision Transformer: {'; '.join(problems)}. Needed are "
-            "the files of PreNAS or AutoFormer, trained with --gp --change_qkv --relative_position"
+            f"not a checkpoint of the authors' Vision Transformer: {'; '.join(problems)}. Give a "
+            "file saved by PreNAS or AutoFormer, trained with --gp --change_qkv --relative_position"
         )
 
 
@@ -133,26 +134,29 @@ def _few(names: list[str]) -> str:
 
 
 def _sizes(tensors: Mapping[str, Tensor]) -> tuple[VitArch, VitSettings]:
-    """Each size from one tensor that states it; whether all agree is checked afterwards."""
+    """Reads each size from one tensor; `_check_shapes` then compares all the others."""
 
     def size(name: str, dim: int, ndim: int) -> int:
         shape = tuple(tensors[name].shape)
         if len(shape) != ndim or 0 in shape:
-            raise ValueError(f"{name} has shape {shape}: {ndim} dimensions are needed, none empty")
+            raise ValueError(
+                f"{name} has shape {shape}: it should have {ndim} dimensions, none of them empty"
+            )
         return shape[dim]
 
     table = "blocks.0.attn.rel_pos_embed_k.embeddings_table_v"
     table_rows, head_dim = size(table, 0, 2), size(table, 1, 2)
     if table_rows < 4 or table_rows % 2:
         raise ValueError(
-            f"{table} has {table_rows} rows: 2 * distance + 2 are needed, distance 1 or more"
+            f"{table} has {table_rows} rows: it should have 2 * distance + 2, for a distance of 1 "
+            "or more"
         )
     num_patches = size("pos_embed", 1, 3) - 1
     side = math.isqrt(max(0, num_patches))
     if side == 0 or side**2 != num_patches:
         raise ValueError(
-            f"pos_embed has {num_patches + 1} positions, of which {num_patches} are patches: "
-            "that is no square grid, and the checkpoint does not say what other grid it is"
+            f"pos_embed has {num_patches + 1} positions, {num_patches} of them patches: that is "
+            "not a square grid, and the checkpoint does not say what the grid is"
         )
     patch_size = size("patch_embed_super.proj.weight", 2, 4)
     width = size("cls_token", 2, 3)
@@ -161,7 +165,7 @@ def _sizes(tensors: Mapping[str, Tensor]) -> tuple[VitArch, VitSettings]:
         rows = size(f"blocks.{layer}.attn.qkv.weight", 0, 2)
         if rows % (3 * head_dim):
             raise ValueError(
-                f"blocks.{layer}.attn.qkv.weight has {rows} rows, no multiple of "
+                f"blocks.{layer}.attn.qkv.weight has {rows} rows, which is not a multiple of "
                 f"3 * {head_dim} (q, k, v of one head; {table} is {head_dim} wide)"
             )
         num_heads.append(rows // (3 * head_dim))
@@ -179,9 +183,9 @@ def _sizes(tensors: Mapping[str, Tensor]) -> tuple[VitArch, VitSettings]:
 
 
 def _ratio(width: int, hidden: int) -> float:
-    """The MLP ratio of so many hidden units: `int(width * ratio) == hidden`."""
+    """The MLP ratio that gives this many hidden units: `int(width * ratio) == hidden`."""
     ratio = hidden / width
-    # The quotient may be rounded down to just below `hidden` units, e.g. 15 / 11.
+    # Rounding the quotient down may give just less than `hidden` units, e.g. 15 / 11.
     return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
 
 
@@ -191,7 +195,7 @@ def _check_shapes(
     arch: VitArch,
     settings: VitSettings,
 ) -> None:
-    """Raises ValueError unless every tensor is as large as in the network of these sizes."""
+    """Raises ValueError unless every tensor has the shape that it has in this network."""
     with torch.device("meta"):
         network = VisionTransformer(arch, settings)
     # The order of qkv rows does not show in a shape.
@@ -200,13 +204,13 @@ def _check_shapes(
         shape = tuple(tensors[name].shape)
         if shape != wanted[ours]:
             raise ValueError(
-                f"{name} has shape {shape}, but the sizes that the other tensors state "
+                f"{name} has shape {shape}, but the other tensors imply {wanted[ours]} "
                 f"({arch.summary}; images of {settings.image_size[0]} pixels in patches of "
-                f"{settings.patch_size}, {settings.num_classes} classes) ask for {wanted[ours]}"
+                f"{settings.patch_size}, {settings.num_classes} classes)"
             )
 
 
 def _by_heads(interleaved: Tensor, head_dim: int) -> Tensor:
-    """qkv rows [(head, channel, q k v), ...] -> [(head, q k v, channel), ...]; biases too."""
+    """Reorders qkv rows or biases from (head, channel, q k v) to (head, q k v, channel)."""
     units = interleaved.reshape(-1, head_dim, 3, *interleaved.shape[1:])
     return units.transpose(1, 2).reshape(interleaved.shape)

@@ -26,7 +26,7 @@ Ratio = Annotated[float, Field(gt=0)]
 
 
 class VitArch(Arch):
-    """One Vision Transformer: its width, and per layer the heads and the MLP ratio.
+    """One Vision Transformer: its width, and the heads and the MLP ratio of each layer.
 
     The depth is the length of the two tuples. Example:
         VitArch(embed_dim=192, num_heads=(3, 4, 3), mlp_ratio=(4.0, 3.5, 4.0))
@@ -41,12 +41,12 @@ class VitArch(Arch):
         heads, ratios = len(self.num_heads), len(self.mlp_ratio)
         if heads != ratios or heads == 0:
             raise ValueError(
-                f"num_heads has {heads} entries and mlp_ratio has {ratios}: "
-                "both need one per layer, and at least one layer"
+                f"num_heads has {heads} entries and mlp_ratio has {ratios}: each needs one entry "
+                "per layer, for at least one layer"
             )
         if min(self.hidden_dims) == 0:
             raise ValueError(
-                f"mlp_ratio {min(self.mlp_ratio):g} of embed_dim {self.embed_dim} leaves an MLP "
+                f"mlp_ratio {min(self.mlp_ratio):g} at embed_dim {self.embed_dim} leaves the MLP "
                 "without hidden units: raise one of them"
             )
         return self
@@ -82,12 +82,12 @@ class VitArch(Arch):
 
 
 class VitSettings(Settings):
-    """What all Vision Transformers of a space share besides the input."""
+    """What all Vision Transformers of a space share in addition to the input and the classes."""
 
     patch_size: Positive = 16
     head_dim: Positive = 64
     max_distance: Positive = 14
-    """Relative positions are clipped to this many rows and columns."""
+    """The largest relative position, in patches; longer distances are clipped to it."""
 
     @model_validator(mode="after")
     def _whole_patches(self) -> VitSettings:
@@ -118,19 +118,20 @@ class VitSpace(SearchSpace[VitArch, VitSettings]):
     num_heads: Annotated[tuple[Positive, ...], *OPTIONS]
     mlp_ratio: Annotated[tuple[Ratio, ...], *OPTIONS]
     supernet_embed_dim: Positive | None = None
-    """Width of the network that is initialised and scored; None means the widest option."""
+    """Width of the network that is initialised and scored; None: the widest option."""
     settings: VitSettings = VitSettings()
 
     @model_validator(mode="after")
     def _supernet_contains_all(self) -> VitSpace:
         if self.supernet_embed_dim is not None and self.supernet_embed_dim < self.embed_dim[-1]:
             raise ValueError(
-                f"supernet_embed_dim {self.supernet_embed_dim} is below the widest option "
-                f"{self.embed_dim[-1]} of embed_dim: raise it to that, or leave it out"
+                f"supernet_embed_dim {self.supernet_embed_dim} is smaller than the widest option "
+                f"{self.embed_dim[-1]} of embed_dim: raise it to {self.embed_dim[-1]} or leave it "
+                "out"
             )
         if int(self.embed_dim[0] * self.mlp_ratio[0]) == 0:
             raise ValueError(
-                f"mlp_ratio {self.mlp_ratio[0]:g} of embed_dim {self.embed_dim[0]} leaves an MLP "
+                f"mlp_ratio {self.mlp_ratio[0]:g} at embed_dim {self.embed_dim[0]} leaves the MLP "
                 "without hidden units: raise one of them"
             )
         return self
