@@ -1,4 +1,4 @@
-"""Costs are the published ones, to the last digit, and those that PyTorch counts."""
+"""Costs equal the published ones, to the last digit, and those that PyTorch counts."""
 
 import functools
 import json
@@ -116,7 +116,7 @@ def test_a_keyword_changes_one_setting() -> None:
 
 
 def test_image_size_costs_position_embedding_and_products() -> None:
-    """384 px: 576 patches in place of 196."""
+    """384 px: 576 patches instead of 196."""
     large, usual = count(TINY, IMAGENET, image_size=384), count(TINY, IMAGENET)
     assert large["params"] - usual["params"] == (576 - 196) * 192
     macs = 577 * 12 * (4 * 192 * 192 + 2 * 192 * 768) + 12 * 2 * 577**2 * 192
@@ -150,7 +150,7 @@ def test_a_space_stands_for_its_settings() -> None:
 
 @pytest.mark.parametrize("given", [(), (None,), ("digits",), (MobileNetSettings(),)])
 def test_an_architecture_alone_has_no_cost(given: tuple[Any, ...]) -> None:
-    """Once it was counted at 224 px and for 1,000 classes without a word."""
+    """It must not silently be counted at 224 px and for 1,000 classes."""
     with pytest.raises(TypeError, match=r"image size and the number of classes") as caught:
         count(get_space("digits").largest, *given)
     for word in ("count(arch, space)", "VitSettings(image_size=..., num_classes=...)"):
@@ -158,7 +158,7 @@ def test_an_architecture_alone_has_no_cost(given: tuple[Any, ...]) -> None:
 
 
 def test_costs_are_named_and_nobody_can_spoil_them() -> None:
-    """The same twice, in the order of the table; what a caller changes stays with the caller."""
+    """Equal in both calls, in the order of the table; a caller's changes affect no other."""
     first = count(TINY, IMAGENET)
     assert list(first) == list(AXES) == ["params", "macs", "relative_macs"]
     assert bounded_names() == ("params", "macs")
@@ -183,7 +183,7 @@ amounts = st.one_of(
 @example(1001 * 10**3)
 @example(1234567)
 def test_amounts_survive_their_text(value: int) -> None:
-    """Exact: a message that names a range must not round it."""
+    """Exact, because a message that gives a range must not round it."""
     assert PARAMS.parse(PARAMS.format(value)) == value
 
 
@@ -231,7 +231,7 @@ def test_amounts_as_people_write_them(value: int, text: str) -> None:
 @example(1001, 3, "M")
 @example(4035, 3, "M")
 def test_decimal_amounts_are_exact(number: int, digits: int, unit: str) -> None:
-    """As many digits as the unit has: a whole number, whatever binary fractions do to it."""
+    """As many digits as the unit allows: an integer, in spite of binary fractions."""
     text = f"{Decimal(number).scaleb(-digits):f}{unit}"
     assert PARAMS.parse(text) == number * UNITS[unit] // 10**digits
 
@@ -272,7 +272,7 @@ def test_amounts_that_cannot_be_read(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["1__0", "1_", "1_.5M"])
 def test_stray_underscores_are_named(text: str) -> None:
-    """As Python has it, underscores stand between digits; the error speaks of the amount."""
+    """As in Python, underscores must be between digits; the error mentions the amount."""
     with pytest.raises(ValueError, match="amount") as caught:
         PARAMS.parse(text)
     assert repr(text) in str(caught.value)
@@ -360,7 +360,7 @@ def test_a_name_has_one_axis() -> None:
 
 @pytest.mark.parametrize("amount", [0.5, -1, "3", None])
 def test_amounts_of_parts_are_whole(amount: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tables hold whole numbers: a fraction would be cut off without a word."""
+    """Tables contain integers: a fraction would silently be cut off."""
     monkeypatch.setitem(AXES, "latency", time_axis(of_part=lambda part: amount))
     with pytest.raises(TypeError, match=r"'latency' gives .*a smaller unit for fractions"):
         count(TINY, IMAGENET)

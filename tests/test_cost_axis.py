@@ -56,7 +56,7 @@ def weight_bytes() -> Iterator[CostAxis]:
 
 @pytest.fixture(scope="module")
 def run(weight_bytes: CostAxis, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole run whose budgets bound the new axis. Read it, do not change it."""
+    """A complete run whose budgets bound the new axis. Tests only read it."""
     out = tmp_path_factory.mktemp("third") / "run"
     pipeline.run(mini_recipe(search={"budgets": ("bytes=1200:3000:600",)}), out, device="cpu")
     return out
@@ -71,7 +71,7 @@ def run(weight_bytes: CostAxis, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def test_tables_and_networks_agree(
     space: SearchSpace, weight_bytes: CostAxis, data: st.DataObject
 ) -> None:
-    """Whatever each layer chooses, at every resolution."""
+    """For any options of the layers, at every resolution."""
     picked, resolution = data.draw(choices(space)), data.draw(st.sampled_from(space.resolutions))
     arch = space.compose(picked, resolution)
     network = build_structure(arch, space.settings)
@@ -104,7 +104,7 @@ BUDGETS = [
     {"bytes": 0.4, "params": 0.5},
     {"params": 0.5, "macs": 0.5, "bytes": 0.6},
 ]
-"""Upper ends, as shares of all subnets that cost less; a tenth below it is the lower end."""
+"""Upper ends, as shares of all subnets that cost less; the lower end is a tenth below."""
 
 
 @pytest.mark.parametrize("shares", BUDGETS, ids=lambda shares: "-".join(shares))
@@ -112,7 +112,7 @@ BUDGETS = [
 def test_both_selectors_honour_it(
     shares: dict[str, float], free: bool, weight_bytes: CostAxis
 ) -> None:
-    """Against every subnet of a chain of five stages, one by one."""
+    """Compared with every single subnet of a chain of five stages."""
     tables = tables_of.__wrapped__(UNTIED)
     every = every_candidate(tables, free=free)
     bounds = []
@@ -223,7 +223,7 @@ def test_it_limits_what_is_handed_over_and_fine_tuned(
 
 
 def test_an_earlier_run_has_no_such_column(weight_bytes: CostAxis, tmp_path: Path) -> None:
-    """It is read as it is; to choose by the new axis is refused, with what there is."""
+    """The old run is read; choosing by the new axis is refused, and the message lists the axes."""
     golden = ROOT / "tests" / "golden" / "runs_0_1_0" / "preferred"
     earlier = shutil.copytree(golden, tmp_path / "run")
     assert [set(row.costs) for row in pipeline.evaluate(earlier)] == [{"params", "macs"}] * 2
@@ -245,7 +245,7 @@ def test_without_the_axis_its_budgets_cannot_be_read(
 def test_what_is_kept_of_tables_is_not_of_another_table(
     weight_bytes: CostAxis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Counts and tables are remembered: never those from before an axis came, or after it went."""
+    """Counts and tables are cached, but not across the addition or removal of an axis."""
     arch = MINI.largest
     with_it = count(arch, MINI), cost_tables(MINI).cost(MINI.extreme(-1))
     monkeypatch.delitem(AXES, "bytes")

@@ -1,4 +1,4 @@
-"""The supernet as a module: what the contract suite of the families does not look at."""
+"""The supernet as a module: what the contract suite of the families does not cover."""
 
 import copy
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +30,7 @@ each_space = pytest.mark.parametrize("space", ALL_SPACES)
 
 @each_space
 def test_its_state_is_that_of_the_largest_network(space: SearchSpace) -> None:
-    """Under `network.`, nothing besides, and it goes from one supernet into another."""
+    """Only names under `network.`, and one supernet loads the state of another."""
     supernet, other = new_supernet(space), Supernet(space.supernet, space.settings)
     state = supernet.state_dict()
     assert [f"network.{name}" for name in supernet.network.state_dict()] == list(state)
@@ -94,7 +94,7 @@ def test_gradients_of_subnets_add_up(space: SearchSpace, data: st.DataObject) ->
 
 @each_space
 def test_a_step_moves_what_the_subnet_owns_alone(space: SearchSpace) -> None:
-    """Plain gradient descent on one subnet leaves the rest of every tensor to the bit."""
+    """Plain gradient descent on one subnet leaves the rest of every tensor bit for bit."""
     supernet = new_supernet(space)
     before = {name: p.detach().clone() for name, p in supernet.network.named_parameters()}
     optimizer = torch.optim.SGD(supernet.parameters(), lr=0.01)
@@ -113,7 +113,7 @@ def test_a_step_moves_what_the_subnet_owns_alone(space: SearchSpace) -> None:
 
 @each_space
 def test_a_failed_call_leaves_nothing_behind(space: SearchSpace) -> None:
-    """An error inside the network: the next call of that subnet is as if nothing had been."""
+    """After an error inside the network, the next call of that subnet works as before."""
     supernet, images = new_supernet(space).eval(), images_for(space)
     expected = run(supernet, images, space.smallest)
     with pytest.raises(ValueError, match="images"):
@@ -123,7 +123,7 @@ def test_a_failed_call_leaves_nothing_behind(space: SearchSpace) -> None:
 
 @each_space
 def test_same_arch_under_other_settings(space: SearchSpace) -> None:
-    """Two supernets of one architecture and different heads do not meet in a cache."""
+    """Two supernets of one architecture with different heads share no cached structure."""
     other = space.with_settings(num_classes=space.settings.num_classes + 3)
     images = images_for(space)
     first, second = new_supernet(space).eval(), new_supernet(other).eval()
@@ -144,7 +144,7 @@ def test_rates_are_the_familys(space: SearchSpace) -> None:
 
 @each_space
 def test_noise_beyond_the_subnets_layers_is_not_read(space: SearchSpace) -> None:
-    """One row of noise serves any subnet: a shallow one reads the columns of its layers."""
+    """One row of noise suits any subnet: a shallow one reads the columns of its layers."""
     supernet = shared_supernet(space, 0.5, training=True)
     images, noise = images_for(space), noise_for(supernet)
     arch = space.smallest
@@ -157,7 +157,7 @@ def test_noise_beyond_the_subnets_layers_is_not_read(space: SearchSpace) -> None
 
 @each_space
 def test_dropout_reads_the_last_columns_of_the_noise(space: SearchSpace) -> None:
-    """One row of noise serves any subnet: of the features it has as many columns, from the end."""
+    """One row of noise suits any subnet: its features read as many columns, from the end."""
     plain = shared_supernet(space, training=True)
     supernet = plain.trimmed(space.supernet, drop_path=0.5, dropout=0.5)
     images, noise, num_branches = images_for(space), noise_for(supernet), noise_for(plain).shape[1]
@@ -194,7 +194,7 @@ def test_dropout_and_stochastic_depth_are_of_training_and_can_be_left_out(
 
 @each_space
 def test_mixed_precision_equals_the_cut_network(space: SearchSpace) -> None:
-    """Autocast meets views as it meets parameters."""
+    """Autocast treats views like parameters."""
     supernet, images = shared_supernet(space), images_for(space)
     with torch.autocast("cpu", torch.bfloat16):
         for arch in (space.smallest, space.largest):

@@ -1,4 +1,4 @@
-"""Small spaces of every family, how tests draw architectures, and weights worth comparing."""
+"""Small spaces of every family, random architectures, and weights that make comparisons sharp."""
 
 import functools
 
@@ -71,7 +71,7 @@ TEST_SPACES: dict[str, tuple[SearchSpace, ...]] = {
     "mobilenet": (get_space("mobilenet-micro"), _MOBILENET_ODD, _MOBILENET_IDENTITY),
     "residual-mlp": (DIGITS, _MLP_ODD),
 }
-"""Family -> spaces that the contract suite runs on: small, and awkward in every way there is."""
+"""Family -> spaces that the contract suite runs on: small, with every awkward property we know."""
 
 
 ALL_SPACES = [
@@ -79,18 +79,18 @@ ALL_SPACES = [
     for family in FAMILIES
     for number, space in enumerate(TEST_SPACES.get(family, ()))
 ]
-"""For parametrising tests; a family without test spaces fails a test of its own."""
+"""For parametrising tests; a separate test fails for families without test spaces."""
 
 
 @st.composite
 def choices(draw: st.DrawFn, space: SearchSpace) -> Choices:
-    """A choice in every stage."""
+    """Choices in all stages."""
     return tuple(draw(stage_choices(stage)) for stage in space.chain)
 
 
 @st.composite
 def stage_choices(draw: st.DrawFn, stage: Stage) -> StageChoice:
-    """A width, a depth, and an option per axis and layer; of a tied stage one per axis."""
+    """A width, a depth, and one option per axis and layer, or per axis in a tied stage."""
     depth = draw(st.sampled_from(stage.depths))
     options = []
     for axis in stage.axes:
@@ -103,7 +103,7 @@ def stage_choices(draw: st.DrawFn, stage: Stage) -> StageChoice:
 
 @st.composite
 def archs(draw: st.DrawFn, space: SearchSpace) -> Arch:
-    """Any architecture of a space; the smallest, largest and the supernet's own come up too."""
+    """Any architecture of a space, including the smallest, the largest and the supernet's own."""
     extremes = st.sampled_from([space.smallest, space.largest, space.supernet, space.scored])
     if draw(st.integers(0, 5)) == 0:
         return draw(extremes)
@@ -112,12 +112,12 @@ def archs(draw: st.DrawFn, space: SearchSpace) -> Arch:
 
 @functools.cache
 def shared_supernet(space: SearchSpace, drop_path: float = 0.0, training: bool = False) -> Supernet:
-    """A supernet that tests may share, since they leave it as they found it."""
+    """A supernet that tests may share, because they do not change it."""
     return new_supernet(space, drop_path).train(training)
 
 
 def new_supernet(space: SearchSpace, drop_path: float = 0.0, arch: Arch | None = None) -> Supernet:
-    """A supernet whose every parameter matters: initialisation leaves biases at zero."""
+    """A supernet in which every parameter matters; plain initialisation leaves biases at zero."""
     generator = torch.Generator().manual_seed(20)
     supernet = Supernet(arch or space.supernet, space.settings, drop_path=drop_path)
     supernet.initialize(generator)
@@ -128,7 +128,7 @@ def new_supernet(space: SearchSpace, drop_path: float = 0.0, arch: Arch | None =
 
 
 def statistics_for(supernet: Supernet, arch: Arch, seed: int = 0) -> Statistics:
-    """Means and variances of its own for a subnet, where its family keeps any."""
+    """Random means and variances for a subnet, if its family has any."""
     generator = torch.Generator().manual_seed(seed)
     found = {}
     views = supernet.views(arch)
@@ -143,19 +143,19 @@ def statistics_for(supernet: Supernet, arch: Arch, seed: int = 0) -> Statistics:
 
 
 def run(supernet: Supernet, images: Tensor, arch: Arch, noise: Tensor | None = None) -> Tensor:
-    """Logits in the supernet's mode; in evaluation with `statistics_for` the subnet."""
+    """Logits in the supernet's mode; evaluation uses `statistics_for` the subnet."""
     statistics = None if supernet.training else statistics_for(supernet, arch)
     logits: Tensor = supernet(images, arch, noise, statistics)
     return logits
 
 
 def cut(supernet: Supernet, arch: Arch) -> nn.Module:
-    """The plain network in the supernet's mode; in evaluation with the same statistics."""
+    """The plain network in the supernet's mode; evaluation uses the same statistics."""
     return supernet.cut(arch, None if supernet.training else statistics_for(supernet, arch))
 
 
 def images_for(space: SearchSpace, batch: int = 3, seed: int = 0) -> Tensor:
-    """Normal noise [batch, channels, height, width] of the size that a space takes."""
+    """Normal noise [batch, channels, height, width] in the image size of a space."""
     generator = torch.Generator().manual_seed(seed)
     shape = (batch, space.settings.in_chans, *space.settings.image_size)
     return torch.randn(shape, generator=generator)
@@ -168,6 +168,6 @@ def noise_for(supernet: Supernet, batch: int = 3, seed: int = 0) -> Tensor:
 
 
 def assert_equal(actual: Tensor, expected: Tensor, relative: float = 1e-6) -> None:
-    """Equal up to a share of the largest magnitude expected, in shape and type as well."""
+    """Equal in shape and type, and in value up to a share of the largest expected magnitude."""
     largest = expected.abs().max().item() if expected.numel() else 0.0
     torch.testing.assert_close(actual, expected, rtol=0, atol=relative * largest)

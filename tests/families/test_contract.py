@@ -80,19 +80,19 @@ def global_state_untouched() -> Iterator[None]:
 
 
 def snapshot(module: nn.Module) -> dict[str, Tensor]:
-    """A copy of everything that a state dict holds."""
+    """A copy of everything in a state dict."""
     return {name: tensor.clone() for name, tensor in module.state_dict().items()}
 
 
 def assert_same_state(module: nn.Module, before: dict[str, Tensor]) -> None:
-    """To the bit."""
+    """Compares to the bit."""
     after = module.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[name], before[name]) for name in before)
 
 
 def fits(largest: Arch, arch: Arch) -> bool:
-    """Whether `check_contains` says so."""
+    """Whether `check_contains` accepts the architecture."""
     try:
         check_contains(largest, arch)
     except ValueError:
@@ -104,7 +104,7 @@ def fits(largest: Arch, arch: Arch) -> bool:
 
 
 def test_every_family_has_test_spaces() -> None:
-    """What is not listed would not be tested."""
+    """A family that is not listed would not be tested."""
     missing = [name for name in FAMILIES if not TEST_SPACES.get(name)]
     assert not missing, f"add small spaces to families/drawing.py for {missing}"
     for name, family in FAMILIES.items():
@@ -189,7 +189,7 @@ def test_arch_is_frozen_and_closed(space: SearchSpace) -> None:
 
 @each_space
 def test_compose_yields_every_arch_once(space: SearchSpace) -> None:
-    """All of a small space; of a large one those with at most two options everywhere."""
+    """All architectures of a small space; for a large one, with at most two options everywhere."""
     chain = space.chain
     if space.num_archs > 6000:
         chain = tuple(
@@ -213,7 +213,7 @@ def test_compose_yields_every_arch_once(space: SearchSpace) -> None:
 
 
 def _stage_choices(stage: Stage) -> Iterator[StageChoice]:
-    """Every choice in a stage."""
+    """All choices in a stage."""
     for width, depth in product(range(len(stage.widths)), stage.depths):
         layers = min(depth, 1) if stage.tied else depth
         per_axis = [product(range(len(axis.options)), repeat=layers) for axis in stage.axes]
@@ -225,7 +225,7 @@ def _stage_choices(stage: Stage) -> Iterator[StageChoice]:
 @each_space
 @given(data=st.data())
 def test_options_are_what_was_chosen(space: SearchSpace, data: st.DataObject) -> None:
-    """In every layer what was composed, and per network what tells the rest apart."""
+    """Layers report the composed options, and networks whatever else distinguishes them."""
     picked, resolution = data.draw(choices(space)), data.draw(st.sampled_from(space.resolutions))
     arch = space.compose(picked, resolution)
     expected: dict[str, list[tuple[float, ...]]] = {axis.name: [] for axis in space.layer_axes}
@@ -266,7 +266,7 @@ def test_extremes_bound_the_space(space: SearchSpace, data: st.DataObject) -> No
 
 @each_space
 def test_options_rise(space: SearchSpace) -> None:
-    """From small to large: each costs more than the one before, in every layer alike."""
+    """Options run from small to large: each costs more than the one before, in every layer."""
     smallest = space.extreme(0)
     for number, stage in enumerate(space.chain):
         for options in (stage.widths, stage.depths, *(axis.options for axis in stage.axes)):
@@ -308,7 +308,7 @@ def test_with_settings_changes_the_settings_alone(space: SearchSpace) -> None:
 @each_space
 @given(data=st.data())
 def test_links_hold_an_architecture(space: SearchSpace, data: st.DataObject) -> None:
-    """They are what was chosen, in the order of the chain, and give the architecture back."""
+    """Links state the choices in the order of the chain, and give the architecture back."""
     picked, resolution = data.draw(choices(space)), data.draw(st.sampled_from(space.resolutions))
     arch = space.compose(picked, resolution)
     for stage, choice, link in zip(space.chain, picked, arch.links, strict=True):
@@ -354,7 +354,7 @@ def test_envelope_contains_its_members(space: SearchSpace, data: st.DataObject) 
 @each_space
 @given(data=st.data())
 def test_envelope_is_minimal(space: SearchSpace, data: st.DataObject) -> None:
-    """The largest width and depth of every stage, and per layer the largest option."""
+    """The largest width and depth of every stage, and the largest option of each layer."""
     members = data.draw(st.lists(choices(space), min_size=1, max_size=3))
     largest = []
     for stage, *picked in zip(space.chain, *members, strict=True):
@@ -373,7 +373,7 @@ def test_envelope_is_minimal(space: SearchSpace, data: st.DataObject) -> None:
 def test_arch_that_does_not_fit_is_an_error_with_both_sizes(
     space: SearchSpace, data: st.DataObject
 ) -> None:
-    """Containment is what the tensors' shapes say, and every complaint is `size > size`."""
+    """Containment follows from the tensors' shapes, and every problem reads `size > size`."""
     largest, arch = data.draw(archs(space)), data.draw(archs(space))
     with torch.device("meta"):
         full = tensor_shapes(build_shared(largest, space.settings))
@@ -437,7 +437,7 @@ def test_stochastic_depth_acts_in_training_alone(space: SearchSpace) -> None:
 
 @each_space
 def test_cut_network_is_independent(space: SearchSpace) -> None:
-    """It holds a copy: neither side sees what becomes of the other's weights."""
+    """It has a copy: a change of one side's weights does not affect the other."""
     supernet, images = new_supernet(space).eval(), images_for(space)
     arch = space.smallest
     before = run(supernet, images, arch)
@@ -456,7 +456,7 @@ def test_cut_network_is_independent(space: SearchSpace) -> None:
 
 @each_space
 def test_views_share_the_weights(space: SearchSpace) -> None:
-    """A change through a view is seen by the supernet: nothing was copied."""
+    """A change through a view changes the supernet: nothing was copied."""
     supernet = new_supernet(space).eval()
     before = snapshot(supernet)
     boxes = supernet.owned_boxes(space.smallest)
@@ -488,7 +488,7 @@ def test_cut_keeps_the_type_of_the_weights(space: SearchSpace) -> None:
 @settings(max_examples=15)
 @given(data=st.data())
 def test_trimmed_supernet_gives_the_same_logits(space: SearchSpace, data: st.DataObject) -> None:
-    """Cut to an envelope, it still holds every subnet inside, and holds its own weights."""
+    """Trimmed to an envelope, it still has every subnet inside it, and has its own weights."""
     members = data.draw(st.lists(archs(space), min_size=1, max_size=3))
     supernet, images = shared_supernet(space), images_for(space)
     largest = envelope(members)
@@ -517,7 +517,7 @@ def test_trimmed_supernet_has_its_own_stochastic_depth(space: SearchSpace) -> No
 @each_space
 @given(data=st.data())
 def test_layers_keep_their_stochastic_depth_rate(space: SearchSpace, data: st.DataObject) -> None:
-    """A layer of a subnet has the supernet's rate, or none where it has no branch to drop."""
+    """A layer of a subnet has the supernet's rate, or none if it has no branch to drop."""
     arch, family = data.draw(archs(space)), family_of(space)
     supernet = shared_supernet(space, DROP_PATH, True)
     rates = family.drop_path_rates(space.supernet, DROP_PATH)
@@ -546,7 +546,7 @@ def test_layers_keep_their_stochastic_depth_rate(space: SearchSpace, data: st.Da
 def test_gradients_stay_inside_the_slice(
     space: SearchSpace, training: bool, data: st.DataObject
 ) -> None:
-    """Full size, exactly zero outside what the subnet owns, inside those of the cut network."""
+    """Full size: zero outside the owned part, and the cut network's gradients inside it."""
     arch = data.draw(archs(space))
     supernet = shared_supernet(space, DROP_PATH, training)
     images, noise = images_for(space), noise_for(supernet)
@@ -586,7 +586,7 @@ def test_gradients_stay_inside_the_slice(
 
 @each_space
 def test_layers_that_are_not_owned_have_no_gradient(space: SearchSpace) -> None:
-    """So that an optimiser which skips missing gradients leaves them alone."""
+    """An optimiser that skips missing gradients must leave these parameters alone."""
     supernet, arch = new_supernet(space).eval(), space.smallest
     run(supernet, images_for(space), arch).square().sum().backward()
     owned = supernet.owned_boxes(arch)
@@ -606,7 +606,7 @@ def test_layers_that_are_not_owned_have_no_gradient(space: SearchSpace) -> None:
 def test_no_call_changes_a_later_call(
     space: SearchSpace, training: bool, data: st.DataObject
 ) -> None:
-    """Nor the weights, the mode, the gradients or a global generator."""
+    """Weights, mode, gradients and global generators do not change either."""
     supernet = shared_supernet(space, DROP_PATH, training)
     images, noise = images_for(space), noise_for(supernet)
     first, *others = data.draw(st.lists(archs(space), min_size=2, max_size=4))
@@ -683,7 +683,7 @@ def test_shapes_stand_under_their_roles(space: SearchSpace) -> None:
 @settings(max_examples=15)
 @given(data=st.data())
 def test_counts_are_those_of_the_built_network(space: SearchSpace, data: st.DataObject) -> None:
-    """Parameters as built; products as PyTorch counts them, two operations for each."""
+    """Parameters as in the network; products as PyTorch counts them, two operations each."""
     arch = data.draw(archs(space))
     cost = count(arch, space.settings)
     network = build_structure(arch, space.settings).eval()
@@ -700,7 +700,7 @@ def test_counts_are_those_of_the_built_network(space: SearchSpace, data: st.Data
 @settings(max_examples=15)
 @given(data=st.data())
 def test_work_is_told_layer_by_layer(space: SearchSpace, data: st.DataObject) -> None:
-    """One entry per layer, in order, and what stands beside layers under its stage."""
+    """One entry per layer, in order; work outside layers is listed under its stage."""
     arch = data.draw(archs(space))
     parts = family_of(space).work(arch, space.settings)
     depths = [len(stage) for stage in next(iter(arch.layer_options.values()))]
@@ -752,7 +752,7 @@ def _changed_roles(space: SearchSpace, *picked: Choices) -> set[TensorRole]:
 @each_space
 @given(data=st.data())
 def test_an_option_resizes_only_its_own_layer(space: SearchSpace, data: st.DataObject) -> None:
-    """What the tables rely on: given the widths, layers are independent of each other."""
+    """The tables rely on this: for given widths, layers are independent of each other."""
     before = data.draw(choices(space))
     places = [
         (number, axis, layer)
@@ -775,7 +775,7 @@ def test_an_option_resizes_only_its_own_layer(space: SearchSpace, data: st.DataO
 @each_space
 @given(data=st.data())
 def test_a_width_is_known_to_neighbours_alone(space: SearchSpace, data: st.DataObject) -> None:
-    """It resizes its own stage, and of the next one the first layer, or what has no layer."""
+    """A width resizes its own stage, and the next stage's first layer or tensors outside layers."""
     before = data.draw(choices(space))
     number = data.draw(
         st.sampled_from([n for n, stage in enumerate(space.chain) if len(stage.widths) > 1])
@@ -793,7 +793,7 @@ def test_a_width_is_known_to_neighbours_alone(space: SearchSpace, data: st.DataO
 
 @each_space
 def test_unit_tensors_are_sized_by_their_axis(space: SearchSpace) -> None:
-    """What an axis adds units to grows along the named dimension."""
+    """The tensors to which an axis adds units grow along the named dimension."""
     family = family_of(space)
     assert set(family.unit_tensors) == {axis.name for axis in space.layer_axes}
     largest = space.extreme(-1)
@@ -819,7 +819,7 @@ def test_unit_tensors_are_sized_by_their_axis(space: SearchSpace) -> None:
 @each_space
 @given(data=st.data())
 def test_balancing_groups_are_of_networks(space: SearchSpace, data: st.DataObject) -> None:
-    """What is chosen layer by layer does not decide the group; what is chosen once may."""
+    """Choices per layer do not decide the group; choices per network may."""
     left = data.draw(choices(space))
     right = tuple(
         choice._replace(
@@ -856,7 +856,7 @@ def test_evaluation_needs_statistics_where_there_are_any(space: SearchSpace) -> 
 
 @each_space
 def test_training_leaves_statistics_alone(space: SearchSpace) -> None:
-    """Called as a function, or bound as in training: of the shared network no buffer changes."""
+    """Called as a function or bound as in training, a subnet changes no buffer of the supernet."""
     supernet, images = new_supernet(space).train(), images_for(space)
     before = {name: buffer.clone() for name, buffer in supernet.named_buffers()}
     supernet(images * 3 + 1, space.smallest)
@@ -872,7 +872,7 @@ def test_training_leaves_statistics_alone(space: SearchSpace) -> None:
 
 @each_space
 def test_initialisation_comes_from_its_generator(space: SearchSpace) -> None:
-    """Every parameter is filled, from the generator alone; another seed gives other weights."""
+    """Every parameter is filled from the generator only; another seed gives other weights."""
 
     def initialised(seed: int) -> dict[str, Tensor]:
         supernet = Supernet(space.supernet, space.settings)
@@ -897,7 +897,7 @@ def test_initialisation_comes_from_its_generator(space: SearchSpace) -> None:
 @each_space
 @given(data=st.data())
 def test_images_of_another_shape_are_an_error(space: SearchSpace, data: st.DataObject) -> None:
-    """The message gives the shape that came and the shape that is taken."""
+    """The message gives the shape of the images and the expected shape."""
     settings_ = space.settings
     expected = (settings_.in_chans, *settings_.image_size)
     shape = [
@@ -935,7 +935,7 @@ def test_any_batch_size(space: SearchSpace, batch: int) -> None:
 
 @each_space
 def test_network_is_used_like_a_timm_model(space: SearchSpace) -> None:
-    """Features, head, another classifier, and what timm's fine-tuning asks of a model."""
+    """Features, head, another classifier, and what timm's fine-tuning needs from a model."""
     network, images = cut(shared_supernet(space), space.largest), images_for(space)
     logits = network(images)
     features = network.forward_features(images)
@@ -971,7 +971,7 @@ def test_network_is_used_like_a_timm_model(space: SearchSpace) -> None:
 @each_space
 @given(data=st.data())
 def test_a_space_is_made_of_given_archs(space: SearchSpace, data: st.DataObject) -> None:
-    """It holds their options and no others, and its supernet contains them."""
+    """It has exactly their options, and its supernet contains them."""
     given_archs = data.draw(st.lists(archs(space), min_size=1, max_size=4))
     spanning = partial(family_of(space).space_type.spanning, name="made", settings=space.settings)
     made = spanning(given_archs)
@@ -1003,7 +1003,7 @@ def _larger(space: SearchSpace) -> SearchSpace:
 
 
 def _adapted(supernet: Supernet, space: SearchSpace) -> Supernet:
-    """The supernet with its weights adapted to the settings of `space`, the head kept."""
+    """A supernet whose weights are adapted to the settings of `space`, with the same classifier."""
     adapted = Supernet(supernet.arch, space.settings).eval()
     tensors = supernet.network.state_dict()
     adapted.network.load_state_dict(
@@ -1025,7 +1025,7 @@ def test_adapting_to_the_same_settings_changes_nothing(space: SearchSpace) -> No
 def test_adapting_commutes_with_cutting(
     space: SearchSpace, reach: str, data: st.DataObject
 ) -> None:
-    """A subnet of the adapted supernet is the adapted subnet: one adaptation serves them all."""
+    """A subnet of the adapted supernet equals the adapted subnet: one adaptation suits them all."""
     family, large = family_of(space), _larger(space)
     if reach == "full":
         large = large.model_copy(update={"settings": extended(family, large.settings)})

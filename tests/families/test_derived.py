@@ -31,7 +31,7 @@ each_space = pytest.mark.parametrize(
 def test_of_one_architecture(
     space: SearchSpace, by_hand: SimpleNamespace, data: st.DataObject
 ) -> None:
-    """Layers, branches, group, options and words."""
+    """Layers, branches, group, options and summary."""
     arch, family = data.draw(archs(space)), family_of(space)
     assert family.layers(arch) == by_hand.layers(arch)
     assert family.num_branches(arch) == by_hand.num_branches(arch)
@@ -54,7 +54,7 @@ def test_roles(space: SearchSpace, by_hand: SimpleNamespace) -> None:
 def test_of_several_architectures(
     space: SearchSpace, by_hand: SimpleNamespace, data: st.DataObject
 ) -> None:
-    """Their envelope and the space of their options, to the last field of its JSON form."""
+    """Their envelope and the space of their options, compared in JSON form."""
     members = data.draw(st.lists(archs(space), min_size=1, max_size=4))
     assert envelope(members) == by_hand.envelope(members)
     made = type(space).spanning(members, name="made", settings=space.settings)
@@ -66,7 +66,7 @@ def test_of_several_architectures(
 @each_space
 @given(data=st.data())
 def test_containment(space: SearchSpace, by_hand: SimpleNamespace, data: st.DataObject) -> None:
-    """Also of envelopes, whose layers have options that no stage of the space need tie."""
+    """Also for envelopes, whose layers may differ in a tied stage."""
     drawn = st.lists(archs(space), min_size=1, max_size=3)
     largest, arch = envelope(data.draw(drawn)), data.draw(archs(space))
     try:

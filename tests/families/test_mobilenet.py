@@ -125,7 +125,7 @@ def test_the_published_space_has_its_size() -> None:
 
 
 def test_the_supernet_holds_no_idle_shortcuts() -> None:
-    """Beyond the largest subnet, whose count is golden, one: where 24 channels lead to 24."""
+    """One more than in the largest subnet, whose count is golden: from 24 to 24 channels."""
     space = published_space()
     supernet = Supernet(space.supernet, space.settings)
     extra = (
@@ -176,7 +176,7 @@ def golden_name(name: str) -> str:
 
 
 def golden_value(name: str, shape: tuple[int, ...]) -> Tensor:
-    """The formula, scaled as the golden file says."""
+    """Weights by the formula, scaled as the golden file says."""
     drawn = formula(name, shape)
     module, _, tensor = name.rpartition(".")
     if tensor == "running_var":
@@ -188,7 +188,7 @@ def golden_value(name: str, shape: tuple[int, ...]) -> Tensor:
 
 @pytest.fixture(scope="module")
 def filled() -> Supernet:
-    """The published space's supernet, every tensor and statistic by the formula."""
+    """The published space's supernet, with every tensor and statistic from the formula."""
     space = published_space()
     supernet = Supernet(space.supernet, space.settings)
     with torch.no_grad():
@@ -200,7 +200,7 @@ def filled() -> Supernet:
 
 @pytest.mark.parametrize("number", range(6))
 def test_logits_are_the_golden_ones(filled: Supernet, number: int) -> None:
-    """Sliced from the full supernet, resized inside, with kept and with batch statistics."""
+    """Sliced from the full supernet and resized inside, with stored and with batch statistics."""
     case = FORWARD["cases"][number]
     side = case["input_resolution"]
     arch = arch_of(PUBLISHED[case["name"]], case["subnet_resolution"])
@@ -232,7 +232,7 @@ def test_kernels_are_shared_by_their_centre() -> None:
 
 
 def test_a_subnet_may_own_a_shortcut_that_the_largest_does_not_have() -> None:
-    """24 -> 24 channels need no projection, 16 -> 24 do: the supernet keeps one for them."""
+    """24 -> 24 channels need no projection but 16 -> 24 do, so the supernet has one."""
     space = published_space()
     changed = list(space.extreme(-1))
     changed[0] = StageChoice(width=0, depth=0)
@@ -261,7 +261,7 @@ def test_a_space_without_projections_has_none() -> None:
 @given(data=st.data())
 @pytest.mark.parametrize("size", [(9, 14), (1, 1), (31, 28)])
 def test_odd_sides_and_single_images(size: tuple[int, int], data: st.DataObject) -> None:
-    """Maps shrink as counted, and an image alone gives what it gives among others."""
+    """Maps shrink as counted, and an image gives the same output alone and in a batch."""
     space = get_space("mobilenet-micro").with_settings(image_size=size, in_chans=1)
     supernet = new_supernet(space).eval()
     arch = data.draw(archs(space))
@@ -275,7 +275,7 @@ def test_odd_sides_and_single_images(size: tuple[int, int], data: st.DataObject)
 
 
 def test_stochastic_depth_keeps_the_mean() -> None:
-    """A branch is dropped where noise is below the rate, and divided by its chance elsewhere."""
+    """A branch is dropped where noise is below the rate, and divided by its keep rate elsewhere."""
     space = published_space()
     specs = block_specs(space.largest, space.settings)
     spec = next(each for each in specs if each.shortcut == "identity")
@@ -292,7 +292,7 @@ def test_stochastic_depth_keeps_the_mean() -> None:
 
 @pytest.mark.parametrize("shortcut", ["projected", "identity"])
 def test_every_block_begins_as_its_shortcut(shortcut: str) -> None:
-    """Where it has one; where it has none, a zero would end the signal."""
+    """Only if it has a shortcut; without one, a weight of zero would block the signal."""
     space = get_space("mobilenet-micro").with_settings(shortcut=shortcut)
     supernet = Supernet(space.supernet, space.settings)
     network = supernet.initialize(torch.Generator().manual_seed(0)).network
@@ -403,7 +403,7 @@ def test_the_schedule_gives_the_resolution(macs: int, side: int) -> None:
 
 
 def test_a_stand_alone_network_keeps_statistics() -> None:
-    """Only supernets leave them alone: a plain network trains as any other."""
+    """Only supernets leave running statistics alone: a plain network trains like any other."""
     space = get_space("mobilenet-micro")
     supernet = new_supernet(space).train()
     network = supernet.cut(space.smallest)

@@ -1,4 +1,4 @@
-"""How families get into the table: registered by hand, or declared by an installed package."""
+"""How families get into the table: by registration, or as declared by an installed package."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class OtherArch(residual_mlp.MlpArch):
-    """Of another family."""
+    """Belongs to another family."""
 
 
 class OtherSpace(SearchSpace[OtherArch, residual_mlp.MlpSettings]):
-    """Of another family."""
+    """Belongs to another family."""
 
 
 class SpaceOfTheSameArchs(SearchSpace[residual_mlp.MlpArch, residual_mlp.MlpSettings]):
-    """Of another family, which claims architectures of the first."""
+    """A space of another family that claims the architectures of the first."""
 
 
 OTHER = replace(FAMILY, name="other", space_type=OtherSpace, spaces={})
@@ -50,14 +50,14 @@ Declare = Callable[..., None]
 
 @pytest.fixture(autouse=True)
 def _table(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The package's own families alone; what a test adds is gone after it."""
+    """Only the package's own families; whatever a test adds is removed afterwards."""
     before = {name: family for name, family in FAMILIES.items() if family is not FAMILY}
     monkeypatch.setattr("prenas.families.registry.FAMILIES", before)
 
 
 @pytest.fixture
 def declare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Declare:
-    """Makes a package look installed that declares families: name=value."""
+    """Simulates an installed package that declares families: name=value."""
 
     def install(package: str = "toy", **entries: str) -> None:
         folder = tmp_path / f"{package}-1.2.dist-info"
@@ -166,7 +166,7 @@ def test_nothing_is_loaded_before_it_is_needed(declare: Declare) -> None:
 def test_a_broken_package_is_named(
     value: str, words: str, declare: Declare, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An error where the family is asked for, a warning where it would only be listed."""
+    """An error if the family is asked for by name, a warning if families are only listed."""
     declare(broken=value)
     says = rf"family 'broken' of toy 1\.2 \({value}\) cannot be used: .*{words}.*uninstall"
     with pytest.raises(ValueError, match=says):
@@ -180,7 +180,7 @@ def test_a_broken_package_is_named(
 
 
 def test_two_packages_with_one_name(declare: Declare) -> None:
-    """Neither is taken, whoever asks first, and however often."""
+    """Neither is loaded, in any order and at any number of calls."""
     declare("toy", residual_mlp="residual_mlp:FAMILY")
     declare("zoo", residual_mlp="residual_zoo:FAMILY")
     for _ in range(2):
@@ -198,7 +198,7 @@ def test_a_package_cannot_replace_a_family(declare: Declare) -> None:
 
 
 def test_commands_know_a_declared_family(declare: Declare, tmp_path: Path) -> None:
-    """In a process that nobody told of it, as `pip install examples/residual_mlp` has it."""
+    """In a fresh process, as after `pip install examples/residual_mlp`."""
     declare(residual_mlp="residual_mlp:FAMILY")
     paths = [str(tmp_path), str(ROOT / "examples/residual_mlp"), str(ROOT / "src")]
     result = subprocess.run(

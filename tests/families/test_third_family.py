@@ -38,7 +38,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_models_are_what_was_evaluated(finished: Path) -> None:
-    """Searched, trained, calibrated, evaluated and handed over: the same network all along."""
+    """Search, training, calibration, evaluation and hand-over all use the same network."""
     preferred = pipeline.read_preferred(finished)
     assert preferred.recipe.space == SPACE
     assert [5 <= subnet.costs["params"] / 1000 < 15 for subnet in preferred.subnets] == [True, True]
@@ -70,7 +70,7 @@ def test_fine_tuning_to_other_classes(finished: Path, tmp_path: Path) -> None:
 
 
 def test_without_noise_the_network_draws_its_own() -> None:
-    """As fine-tuning of a handed-over network by other tools does."""
+    """As when other tools fine-tune a handed-over network."""
     network = build(SPACE.smallest, SPACE.settings, (0.9,) * 2, 0.5).train()
     with torch.no_grad():
         residual_mlp.initialize(network, torch.Generator().manual_seed(0))
@@ -97,7 +97,7 @@ def test_stages_of_another_number_do_not_fit() -> None:
 
 
 def test_the_document_quotes_the_example() -> None:
-    """To the letter."""
+    """Every code block of the page appears in the example."""
     root = Path(__file__).resolve().parents[2]
     text = (root / "docs/extending.md").read_text(encoding="utf-8")
     section = text.split("## A family")[1]

@@ -1,4 +1,4 @@
-"""Weights of a Vision Transformer for other settings: literal forms, and what is refused."""
+"""Adapted weights of a Vision Transformer: compared with literal forms, and what is refused."""
 
 import re
 from functools import partial
@@ -25,7 +25,7 @@ adapt, with_full_reach = partial(adapt_tensors, FAMILY), partial(extended, FAMIL
 
 @pytest.mark.parametrize("size", [(12, 12), (4, 10), (16, 8)])
 def test_positions_are_resampled_channel_by_channel(size: tuple[int, int]) -> None:
-    """Each channel is a picture over the patch grid, scaled bicubically; the class row is kept."""
+    """Each channel is an image over the patch grid, scaled bicubically; the class row is kept."""
     tensors = dict(new_supernet(SPACE).cut(ARCH).state_dict())
     new = OLD.changed(image_size=size)
     position, adapted = tensors["pos_embed"], adapt(tensors, OLD, new, None)["pos_embed"]
@@ -40,7 +40,7 @@ def test_positions_are_resampled_channel_by_channel(size: tuple[int, int]) -> No
 
 
 def test_tables_repeat_their_outermost_rows() -> None:
-    """Row by row: class, then distances from the most negative on, beyond the reach its edge."""
+    """Row by row: class, then distances in rising order; new rows repeat the old edge."""
     tensors = dict(new_supernet(SPACE).cut(ARCH).state_dict())
     old_reach, reach = OLD.max_distance, OLD.max_distance + 4
     adapted = adapt(tensors, OLD, OLD.changed(max_distance=reach), None)
@@ -112,7 +112,7 @@ def test_all_that_is_in_the_way_is_named_at_once() -> None:
 
 
 def test_layers_are_grouped_as_timms_are() -> None:
-    """Stem, blocks, the norm with the last of them, head: timm's own network of equal depth."""
+    """Stem, blocks (the last with the norm) and head, as in timm's own network of equal depth."""
     theirs = create_model("vit_tiny_patch16_224", depth=3, global_pool="avg", fc_norm=False)
     arch = VitArch(embed_dim=8, num_heads=(1, 1, 1), mlp_ratio=(1.0, 1.0, 1.0))
     ours = get_family("vit").build(arch, OLD, ())

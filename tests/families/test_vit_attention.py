@@ -61,7 +61,7 @@ both_forms = pytest.mark.parametrize("form", [attention_at_once, attention_in_pa
 
 @contextmanager
 def parts_of(num_images: int, case: Case) -> Iterator[None]:
-    """So small a cache that a part has so many images."""
+    """Sets a cache so small that a part has this many images."""
     before, tokens = parts._CACHE_BYTES, case.rows * case.columns + 1
     threads = torch.get_num_threads()
     parts._CACHE_BYTES = -(-num_images * case.heads * tokens**2 * 8 // threads)
@@ -83,7 +83,7 @@ def literal(inputs: list[Tensor], case: Case, scale: float) -> Tensor:
 
 
 def output_and_gradients(out: Tensor, inputs: list[Tensor]) -> list[Tensor]:
-    """The output, and what a random cotangent sends back to every input."""
+    """The output, and the gradient of every input for a random cotangent."""
     cotangent = torch.randn(
         out.shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64
     )
@@ -129,7 +129,7 @@ def test_both_equal_the_literal_form_at_full_size(form: Form, case: Case) -> Non
 
 @both_forms
 def test_distances_beyond_the_maximum_share_a_row(form: Form) -> None:
-    """Only the first and last rows serve what is farther; rows no grid needs have no gradient."""
+    """The outermost rows serve all larger distances; rows that no grid needs get no gradient."""
     case = Case(6, 2, 3, 1, 4, 1)
     inputs = draw_inputs(case)
     _, *gradients = output_and_gradients(fast(form, inputs, case, 0.5), inputs)
@@ -163,7 +163,7 @@ def test_bfloat16_is_no_worse_than_the_literal_form(form: Form, tables_in_float3
 
 
 def test_bfloat16_gradients_are_no_worse_than_those_of_the_literal_form() -> None:
-    """Sums over all images stay in float32, whatever the tables are in."""
+    """Sums over all images stay in float32, for any type of the tables."""
     case = Case(14, 14, 14, 3, 64, 4)
     rounded = [x.detach().bfloat16() for x in draw_inputs(case)]
     doubles, halves, others = (
@@ -179,7 +179,7 @@ def test_bfloat16_gradients_are_no_worse_than_those_of_the_literal_form() -> Non
 
 
 def test_nothing_of_size_n_by_n_is_kept_for_the_backward_pass() -> None:
-    """Beside queries, keys and values, which were there: the mass per key row, class and column."""
+    """In addition to queries, keys and values, only the mass per key row, class and column."""
     case = Case(14, 14, 14, 2, 16, 3)
     inputs = draw_inputs(case)
     kept: list[Tensor] = []
@@ -227,7 +227,7 @@ def test_parts_are_for_processors_and_pictures_of_some_hundred_tokens() -> None:
 
 @given(st.integers(1, 128), st.integers(1, 40), st.integers(1, 40))
 def test_padded_width(head_dim: int, rows: int, columns: int) -> None:
-    """The smallest multiple of 8 that holds the head, a row, the class and a column feature."""
+    """The smallest multiple of 8 with room for the head and row, class and column features."""
     width = padded_width(head_dim, rows, columns)
     needed = head_dim + rows + 1 + columns
     assert width % 8 == 0
@@ -240,7 +240,7 @@ def test_padded_width_of_the_published_networks() -> None:
 
 @given(st.integers(1, 6), st.integers(1, 6))
 def test_key_features_are_one_hot(rows: int, columns: int) -> None:
-    """The class key has its own feature only; every patch its row and its column."""
+    """The class key has only its own feature; every patch has its row and its column."""
     features = grid_index(rows, columns, 8, 2).features
     assert features.shape == (rows * columns + 1, padded_width(8, rows, columns) - 8)
     expected = torch.zeros_like(features)
@@ -256,7 +256,7 @@ def test_key_features_are_one_hot(rows: int, columns: int) -> None:
 
 
 def literal_network(network: VisionTransformer) -> LiteralVit:
-    """The direct form with the very same state dict."""
+    """The direct form with the same state dict."""
     arch, settings_ = network.arch, network.settings
     with torch.device("meta"):
         result = LiteralVit(

@@ -11,7 +11,7 @@ GRID: GridIndex = grid_index(2, 2, 4, 2)
 
 
 def test_stochastic_depth_keeps_the_mean() -> None:
-    """A branch is dropped where noise is below the rate, and divided by its chance elsewhere."""
+    """A branch is dropped where noise is below the rate, and divided by its keep rate elsewhere."""
     block = Block(8, 2, 16, SETTINGS, rate=0.2).train()
     with torch.no_grad():
         for parameter in block.parameters():

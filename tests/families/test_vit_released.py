@@ -82,7 +82,7 @@ def mini() -> Tensors:
 
 
 def test_the_measured_network() -> None:
-    """Sizes, names and layout as the reference has them, of a checkpoint as the authors wrote."""
+    """Sizes, names and layout match the reference, for a checkpoint as the authors wrote it."""
     golden = load_golden("vit_micro")
     original = fill(golden["parameter_shapes"])
     arch, settings, tensors = read_released(original, {"gp": True, "change_qkv": True})
@@ -96,7 +96,7 @@ def test_the_measured_network() -> None:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_sizes_of_the_published_supernets(name: str) -> None:
-    """From shapes alone: tensors without memory are enough, 16 layers of `base` included."""
+    """From shapes alone: tensors without memory suffice, even for the 16 layers of `base`."""
     space = get_space(name)
     with torch.device("meta"):
         native = build_structure(space.supernet, space.settings).state_dict()
@@ -278,7 +278,7 @@ def published_entries(name: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("name", ["tiny", "small", "base"])
 def test_published_archs(name: str) -> None:
-    """As published, with their parameter counts to the unit, and inside their space."""
+    """Their parameter counts match the publication exactly, and their space contains them."""
     space, entries = get_space(name), published_entries(name)
     archs = PUBLISHED[name]
     assert archs == tuple(map(read_arch, entries))
@@ -298,7 +298,7 @@ def test_every_published_space_is_there() -> None:
 
 
 def test_logits_do_not_see_the_way_the_weights_came() -> None:
-    """The network built from what was read gives the logits that it gave before."""
+    """The network built from the checkpoint gives the same logits as before."""
     native = random_native(ARCH, SETTINGS)
     arch, settings, tensors = read_released(to_original(native, ARCH.depth, SETTINGS.head_dim), {})
     images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""What is special to the ViT family: its values, its published spaces, its stochastic depth."""
+"""What is specific to the ViT family: its values, its published spaces, its stochastic depth."""
 
 import math
 import re
@@ -27,7 +27,7 @@ FAMILY = get_family("vit")
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"num_heads": (2,)}, ["num_heads has 1", "mlp_ratio has 2", "one per layer"]),
+        ({"num_heads": (2,)}, ["num_heads has 1", "mlp_ratio has 2", "one entry per layer"]),
         ({"mlp_ratio": (4.0, 4.0, 4.0)}, ["num_heads has 2", "mlp_ratio has 3"]),
         ({"num_heads": (), "mlp_ratio": ()}, ["at least one layer"]),
         ({"embed_dim": 0}, ["embed_dim", "greater than or equal to 1"]),
@@ -65,7 +65,7 @@ def test_arch_counts_layers_and_hidden_units() -> None:
         ({"image_size": (0, 16)}, ["(0, 16)", "positive"]),
         ({"image_size": (16, 16, 16)}, ["image_size", "[height, width]", "(16, 16, 16)"]),
         ({"image_size": (16,)}, ["image_size", "[height, width]"]),
-        ({"image_size": "224"}, ["image_size", "one whole number", "'224'"]),
+        ({"image_size": "224"}, ["image_size", "one integer", "'224'"]),
         ({"image_size": 8}, ["(8, 8)", "multiple of patch_size 16", "from 8, 4, 2"]),
         ({"in_chans": 0}, ["in_chans", "greater than or equal to 1"]),
         ({"num_classes": 0}, ["num_classes", "greater than or equal to 1"]),
@@ -190,7 +190,7 @@ def test_the_chain_has_one_stage() -> None:
 
 
 def test_envelope_takes_the_largest_of_everything() -> None:
-    """Also where a member is too shallow to have a say; order of the members does not matter."""
+    """Members too shallow for a layer do not count there; the order of members does not matter."""
     members = [
         VitArch(embed_dim=16, num_heads=(3, 1), mlp_ratio=(2.0, 4.0)),
         VitArch(embed_dim=24, num_heads=(1, 2, 1, 2), mlp_ratio=(3.0, 3.0, 2.0, 3.0)),
@@ -217,7 +217,7 @@ def test_what_does_not_fit_is_listed_whole() -> None:
 
 
 def test_a_narrow_network_may_have_a_larger_ratio_than_its_supernet() -> None:
-    """Hidden units must fit, not ratios: those are what the tensors hold."""
+    """Hidden units must fit, not ratios, because tensors have hidden units."""
     largest = VitArch(embed_dim=16, num_heads=(1,), mlp_ratio=(2.0,))
     check_contains(largest, VitArch(embed_dim=8, num_heads=(1,), mlp_ratio=(4.0,)))
     with pytest.raises(ValueError, match=r"mlp_ratio 4\.126 \(33 units > 32\) in layer 0"):
@@ -233,7 +233,7 @@ def test_balancing_group_is_width_and_depth() -> None:
 
 
 def test_tensors_that_the_score_sums() -> None:
-    """All but the class token, the position embedding and the relative tables."""
+    """All except the class token, the position embedding and the relative tables."""
     arch = VitArch(embed_dim=8, num_heads=(1, 1), mlp_ratio=(2.0, 2.0))
     settings = VitSettings(image_size=8, patch_size=4, head_dim=4, num_classes=3)
     names = [name for name, _ in build_structure(arch, settings).named_parameters()]
@@ -307,7 +307,7 @@ def test_drop_path_rates_must_cover_all_layers() -> None:
 
 
 def test_layers_keep_the_rate_of_the_supernets_depth() -> None:
-    """Layer i of 5 has 0.2 * i / 4 in a subnet of 3 layers as well."""
+    """Layer i of 5 has the rate 0.2 * i / 4, also in a subnet of 3 layers."""
     space = get_space("digits")
     supernet = new_supernet(space, drop_path=0.2)
     for arch in (space.largest, space.smallest):
@@ -384,7 +384,7 @@ def test_noise_decides_which_branches_are_dropped() -> None:
 
 
 def test_without_noise_timm_draws_from_the_global_generator() -> None:
-    """A cut network stands alone: training it needs nothing that the package hands in."""
+    """A cut network is independent: training it needs nothing from the package."""
     space = get_space("digits")
     network = new_supernet(space, drop_path=0.5).train().cut(space.largest)
     images = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(2))

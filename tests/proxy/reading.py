@@ -1,4 +1,4 @@
-"""Scores and costs of one architecture, read off the tables entry by entry."""
+"""Scores and costs of one architecture, read from the tables entry by entry."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from prenas.proxy.tables import SpaceTables, StageTable
 def entries(
     tables: SpaceTables, choices: Choices
 ) -> Iterator[tuple[StageTable, tuple[int, int], tuple[int, int] | None]]:
-    """(table, width before and width, layer and its option or None beside layers)."""
+    """(table, width before and width, layer and its option, or None outside layers)."""
     before = 0
     for table, (width, depth, options) in zip(tables.stages, choices, strict=True):
         yield table, (before, width), None
@@ -22,7 +22,7 @@ def entries(
 
 
 def sum_from_tables(tables: SpaceTables, choices: Choices) -> float:
-    """Score before `finish`."""
+    """Sum of scores, before `finish`."""
     total = 0.0
     for table, ends, layer in entries(tables, choices):
         scores = table.fixed_scores if layer is None else table.scores
@@ -31,7 +31,7 @@ def sum_from_tables(tables: SpaceTables, choices: Choices) -> float:
 
 
 def cost_from_tables(tables: SpaceTables, choices: Choices) -> list[int]:
-    """Cost per cost axis."""
+    """Cost on each axis."""
     total = [0, 0]
     for table, ends, layer in entries(tables, choices):
         costs = table.fixed_costs if layer is None else table.costs

@@ -12,7 +12,7 @@ from prenas.proxy.boxes import BoxSums
 
 @st.composite
 def tensors_and_boxes(draw: st.DrawFn) -> tuple[Tensor, list[Box]]:
-    """Whole numbers, so that every sum is exact; boxes anywhere, empty ones too."""
+    """Integers, so that every sum is exact; boxes anywhere, including empty ones."""
     shape = draw(st.lists(st.integers(1, 6), min_size=1, max_size=4))
     seed = draw(st.integers(0, 10**6))
     generator = torch.Generator().manual_seed(seed)
@@ -33,7 +33,7 @@ def test_sums_equal_slices(case: tuple[Tensor, list[Box]]) -> None:
 
 @given(tensors_and_boxes(), st.data())
 def test_borders_combine(case: tuple[Tensor, list[Box]], data: st.DataObject) -> None:
-    """Any box between borders that were given is known, not only those boxes."""
+    """Any box between the given borders works, not only the given boxes."""
     values, boxes = case
     sums = BoxSums(values, boxes)
     mixed = []
@@ -45,7 +45,7 @@ def test_borders_combine(case: tuple[Tensor, list[Box]], data: st.DataObject) ->
 
 
 def test_sums_are_float64() -> None:
-    """2^24 + 1 is no float32: adding up in float32 would lose every one of these ones."""
+    """2^24 + 1 is not a float32: a float32 sum would lose every one of these ones."""
     values = torch.ones(5, 4)
     values[0, 0] = 2**24
     sums = BoxSums(values, [(slice(0, 3), slice(0, 4))])
@@ -70,7 +70,7 @@ def test_scalar() -> None:
 
 
 def test_unknown_border_is_an_error() -> None:
-    """Rather than a wrong number."""
+    """Raises an error instead of returning a wrong number."""
     sums = BoxSums(torch.ones(5), [(slice(0, 2),)])
     with pytest.raises(KeyError):
         sums((slice(0, 3),))

@@ -27,7 +27,7 @@ def labels_for(space: SearchSpace, batch: int) -> Tensor:
 def assert_gradients_close(
     actual: dict[str, Tensor], expected: dict[str, Tensor], relative: float = 1e-4
 ) -> None:
-    """Relative to each tensor's largest, but at least to rounding of the largest of all."""
+    """Relative to each tensor's largest value, or to the rounding of the overall largest."""
     assert actual.keys() == expected.keys()
     overall = max(gradient.abs().max().item() for gradient in expected.values())
     for name, gradient in expected.items():
@@ -48,7 +48,7 @@ def embedded(supernet: Supernet, network: torch.nn.Module, arch: Arch) -> dict[s
 
 
 def prepared(supernet: Supernet) -> Supernet:
-    """Another one with the weights and in the mode that its family scores."""
+    """A copy with the weights and in the mode that its family scores."""
     other = deepcopy(supernet)
     supernet.family.prepare_for_scoring(other.network)
     return other.train(other.network.training)
@@ -57,7 +57,7 @@ def prepared(supernet: Supernet) -> Supernet:
 @each_space
 @pytest.mark.parametrize("labelled", [False, True])
 def test_equals_plain_autograd_on_the_cut_network(space: SearchSpace, labelled: bool) -> None:
-    """Sum of all logits, or mean cross-entropy; full size, exactly zero where nothing is owned."""
+    """Sum of all logits, or mean cross-entropy; full size, exactly zero outside the owned part."""
     supernet, images = new_supernet(space).eval(), images_for(space, batch=9)
     labels = labels_for(space, 9) if labelled else None
     importance = measure_importance(supernet, space.scored, images, labels, batch_size=2)
@@ -112,7 +112,7 @@ def test_batch_size_does_not_matter(
 
 @given(st.integers(1, 200), st.integers(1, 40), st.booleans())
 def test_batches_hold_every_image_once(number: int, size: int, are_equal: bool) -> None:
-    """Where statistics of a batch count, none is smaller than the others, nor than eight."""
+    """With batch statistics, all batches are equal and have at least eight images."""
     batches = _batches(number, size, are_equal)
     assert [image for batch in batches for image in range(number)[batch]] == list(range(number))
     sizes = [len(range(number)[batch]) for batch in batches]
@@ -126,7 +126,7 @@ def test_batches_hold_every_image_once(number: int, size: int, are_equal: bool) 
 @each_space
 @pytest.mark.parametrize("training", [False, True])
 def test_is_deterministic_and_leaves_nothing_behind(space: SearchSpace, training: bool) -> None:
-    """Stochastic depth takes no part, whatever the mode; mode, weights and .grad stay."""
+    """Stochastic depth is off in any mode; mode, weights and .grad do not change."""
     supernet = new_supernet(space, drop_path=0.5).train(training)
     supernet.dropout = 0.5
     images = images_for(space, batch=8)
@@ -156,7 +156,7 @@ def spoil_weight(supernet: Supernet, images: Tensor) -> None:
 def test_gradients_that_are_not_finite_are_refused(
     spoil: Callable[[Supernet, Tensor], None],
 ) -> None:
-    """The message names a tensor and says what to check; the mode is put back."""
+    """The message names a tensor and says what to check; the mode is restored."""
     supernet, images = new_supernet(SPACE).train(), images_for(SPACE)
     spoil(supernet, images)
     with pytest.raises(ValueError, match=r"not finite.*check the images") as caught:
@@ -167,7 +167,7 @@ def test_gradients_that_are_not_finite_are_refused(
 
 
 def test_gradients_that_are_zero_everywhere_are_refused() -> None:
-    """A head without weights sends nothing back: no other weight would have an importance."""
+    """A head of zero weights blocks all gradients: no other weight would have an importance."""
     supernet = new_supernet(SPACE).eval()
     torch.nn.init.zeros_(supernet.network.get_submodule("head").weight)
     with pytest.raises(ValueError, match=r"patch_embed.proj.weight is zero everywhere"):
@@ -182,7 +182,7 @@ def test_one_layer_without_gradient_is_enough() -> None:
 
 
 def test_layers_that_the_largest_subnet_lacks_may_have_none() -> None:
-    """Measured at a smaller network, what it does not own is zero and no error."""
+    """Measured at a smaller network, tensors that it does not own are zero; this is no error."""
     supernet = new_supernet(SPACE).eval()
     importance = measure_importance(supernet, SPACE.smallest, images_for(SPACE))
     assert not importance.gradients["blocks.2.mlp.fc1.weight"].any()
@@ -237,7 +237,7 @@ MICRO = TEST_SPACES["mobilenet"][0]
 
 
 def real_supernet() -> Supernet:
-    """As training initialises it: the last normalisation of every block begins at zero."""
+    """As initialised for training: the last normalisation of every block starts at zero."""
     supernet = Supernet(MICRO.supernet, MICRO.settings)
     return supernet.initialize(torch.Generator().manual_seed(0))
 

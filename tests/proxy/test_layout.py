@@ -1,4 +1,4 @@
-"""A layout put together from few networks has the shapes of every network that is built."""
+"""A layout assembled from a few networks has the shapes of every network."""
 
 import math
 
@@ -19,7 +19,7 @@ each_space = pytest.mark.parametrize("space", ALL_SPACES)
 @each_space
 @given(data=st.data())
 def test_shapes_are_those_of_the_built_network(space: SearchSpace, data: st.DataObject) -> None:
-    """Whatever each layer chooses, and whatever stands around a stage."""
+    """For any option of each layer, and any neighbours of a stage."""
     picked = data.draw(choices(space))
     network = build_structure(space.compose(picked), space.settings)
     built = {name: tuple(p.shape) for name, p in network.named_parameters()}
@@ -37,7 +37,7 @@ def test_shapes_are_those_of_the_built_network(space: SearchSpace, data: st.Data
 @each_space
 @pytest.mark.parametrize("end", [0, -1])
 def test_costs_are_those_of_the_built_network(space: SearchSpace, end: int) -> None:
-    """Of the smallest and of the largest, at every resolution (others: the tables' tests)."""
+    """For the smallest and the largest, at every resolution (the tables' tests cover others)."""
     picked = space.extreme(end)
     for resolution in space.resolutions:
         total, before = 0, 0
@@ -51,7 +51,7 @@ def test_costs_are_those_of_the_built_network(space: SearchSpace, end: int) -> N
 
 @pytest.mark.parametrize("name", ["mobilenet", "ofa-mobilenetv3", "small", "mobilenet-small"])
 def test_no_more_networks_are_built_than_a_stage_has_ways(name: str) -> None:
-    """A large one takes 30 ms; the busiest stage needs one for each of its ends and options."""
+    """A large network takes 30 ms; the stage with most widths and options sets the number."""
     stages = get_space(name).chain
     needed = [
         before * len(stage.widths) * num_options(stage)
@@ -72,7 +72,7 @@ def test_a_chain_of_one_stage_has_one_class(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["mobilenet", "ofa-mobilenetv3", "mobilenet-small"])
 def test_the_first_layer_of_a_stage_stands_alone(name: str) -> None:
-    """Its input, its stride or its map are others; those behind it are all alike."""
+    """Its input, stride or map size differ; all later layers are alike."""
     space = get_space(name)
     for stage, classes in zip(
         space.chain, interchangeable(space, space.resolutions[0]), strict=True
@@ -83,7 +83,7 @@ def test_the_first_layer_of_a_stage_stands_alone(name: str) -> None:
 
 
 def test_a_first_layer_that_differs_in_nothing_is_one_of_them() -> None:
-    """Found from shapes and costs: with one width all along and no stride there is no first."""
+    """Follows from shapes and costs: without a new width or a stride, all layers are alike."""
     space = get_space("mobilenet-micro")
     stages = [
         stage.model_copy(update={"width": (16,), "stride": 1, "depth": (1, 3)})

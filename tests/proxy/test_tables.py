@@ -30,7 +30,7 @@ each_vit_space = pytest.mark.parametrize("space", TEST_SPACES["vit"], ids=lambda
 
 @functools.cache
 def random_importance(space: SearchSpace) -> Importance:
-    """Normal weights and gradients, also where the largest subnet has none, in float64."""
+    """Normal weights and gradients in float64, also outside the largest subnet."""
     generator = torch.Generator().manual_seed(1)
     shapes = Supernet(space.supernet, space.settings).network.named_parameters()
     drawn = {
@@ -102,7 +102,7 @@ def test_every_score_is_compared() -> None:
 
 @functools.cache
 def modules_with_a_choice(space: SearchSpace) -> set[str]:
-    """Those of layers that are of another size where all options are the smallest."""
+    """Modules in layers whose size changes when all options are at their smallest."""
     largest = space.extreme(-1)
     smaller = tuple(
         choice._replace(options=tuple((0,) * len(options) for options in choice.options))
@@ -124,7 +124,7 @@ def modules_with_a_choice(space: SearchSpace) -> set[str]:
 def test_scores_equal_sums_over_owned_boxes(
     space: SearchSpace, score: str, data: st.DataObject
 ) -> None:
-    """The same for any family: the element of the score, summed over what the subnet owns."""
+    """For any family: the element of the score, summed over what the subnet owns."""
     family, entry, tables = family_of(space), WEIGHT_SCORES[score], tables_of(space, score)
     picked = data.draw(choices(space))
     arch = space.compose(picked)
@@ -146,7 +146,7 @@ def test_scores_equal_sums_over_owned_boxes(
 @each_space
 @given(data=st.data())
 def test_costs_are_those_of_the_arch(space: SearchSpace, data: st.DataObject) -> None:
-    """At every resolution."""
+    """Checked at every resolution."""
     picked = data.draw(choices(space))
     resolution = data.draw(st.sampled_from(space.resolutions))
     tables = cost_tables(space, resolution)
@@ -159,7 +159,7 @@ def test_costs_are_those_of_the_arch(space: SearchSpace, data: st.DataObject) ->
 @each_space
 @given(data=st.data())
 def test_scores_in_parts(space: SearchSpace, data: st.DataObject) -> None:
-    """What belongs to layers, and the rest: the same numbers as entry by entry."""
+    """The parts inside and outside layers add up to the same numbers as entry by entry."""
     tables, picked = tables_of(space, DEFAULT_SCORE), data.draw(choices(space))
     total = sum_from_tables(tables, picked)
     assert tables.score(picked) == pytest.approx(total, rel=1e-12)
@@ -235,7 +235,7 @@ def test_block_scores_equal_the_literal_ones(space: VitSpace, normalised: bool) 
 @settings(max_examples=5)
 @given(data=st.data())
 def test_block_scores_do_not_depend_on_scale(space: SearchSpace, data: st.DataObject) -> None:
-    """Gradients of one layer times a number: its raw gains grow, the normalised stay."""
+    """Scaling one layer's gradients scales its raw gains but not its normalised ones."""
     prefixes = family_of(space).layers(space.largest)
     chosen = data.draw(st.sampled_from(prefixes))
     factor = data.draw(st.sampled_from([0.25, 8.0]))
@@ -301,7 +301,7 @@ def test_block_scores_are_shares_of_the_tensors_that_an_axis_sizes(space: Search
 
 
 def test_an_axis_of_one_option_gains_nothing_and_needs_no_tensor() -> None:
-    """The first stage has no expansion: the layer that it would size is not there."""
+    """The first stage has no expansion layer, so there is nothing to size."""
     space = get_space("mobilenet-micro")
     kernel, expand = block_scores(space, random_importance(space))[1]
     for scores in (kernel, expand):

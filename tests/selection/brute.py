@@ -1,4 +1,4 @@
-"""The selector's contract read literally: small tables, and everything that they hold."""
+"""The selector's contract in literal form: small tables, and all of their subnets."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -132,7 +132,7 @@ def inside(candidate: Candidate, budget: Budget) -> bool:
 
 
 def ranking(candidates: Sequence[Candidate], budget: Budget) -> list[Candidate]:
-    """Those inside a budget: by score, by the costs that it bounds, by the others, by place."""
+    """The subnets inside a budget, sorted by score, bounded costs, other costs and order."""
     axes = sorted(bounded_names(), key=lambda axis: axis not in budget.intervals)
     return sorted(
         (one for one in candidates if inside(one, budget)),
@@ -148,7 +148,7 @@ _MOST_CHOICES = {1: 300, 2: 40, 3: 12}
 
 @st.composite
 def tables(draw: st.DrawFn, most_stages: int = 3) -> SpaceTables:
-    """Whole numbers from a small range, so that sums are exact and ties abound."""
+    """Integers from a small range, so that sums are exact and ties are frequent."""
     number = draw(st.integers(1, most_stages))
     generator = np.random.default_rng(draw(st.integers(0, 2**16)))
     highest, largest = draw(st.integers(0, 3)), draw(st.integers(1, 4))
@@ -187,7 +187,7 @@ def _table(
     highest: int,
     largest: int,
 ) -> StageTable:
-    """A stage whose classes of layers begin at `starts`; each class costs alike."""
+    """A stage whose classes of layers start at `starts`; layers of a class cost the same."""
     deepest, options = depths[-1], prod(sizes)
     edges = [*(start for start in starts if start < deepest), deepest]
     classes = tuple(tuple(range(start, end)) for start, end in pairwise(edges))
@@ -242,7 +242,7 @@ def random_importance(space: SearchSpace, seed: int = 3) -> Importance:
 
 @functools.cache
 def tables_of(space: SearchSpace) -> SpaceTables:
-    """Of random importances, at the first resolution."""
+    """Tables from random importances, at the first resolution."""
     importance = random_importance(space)
     gains = isomer_gains("normalised", block_scores(space, importance), 0)
     scores = stage_scores(space, importance, score=DEFAULT_SCORE)

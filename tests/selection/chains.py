@@ -1,4 +1,4 @@
-"""Small chains made of whole numbers, and a literal reading of what the selector is to answer."""
+"""Small chains of integers, and a literal form of what the selector should answer."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -66,7 +66,7 @@ def stage_tables(
 def tables(
     draw: st.DrawFn, most_stages: int = 3, unit: int = 1, tied: bool | None = None
 ) -> SpaceTables:
-    """A chain of up to so many stages."""
+    """A chain of up to this many stages."""
     stages: list[StageTable] = []
     num_before = 1
     for _ in range(draw(st.integers(1, most_stages))):
@@ -102,7 +102,7 @@ def chain_of(*stages: Sequence[tuple[int, int, float]]) -> SpaceTables:
 
 
 def every_choice(found: SpaceTables) -> Iterator[Choices]:
-    """All subnets, isomers too."""
+    """All subnets, including isomers."""
     yield from itertools.product(*(_free(table) for table in found.stages))
 
 
@@ -163,7 +163,7 @@ def candidate_of(found: SpaceTables, choices: Choices) -> Candidate:
 
 
 def best_of(every: Sequence[Candidate], budget: Budget, num: int) -> list[Candidate]:
-    """By score, then the costs that are bounded, then the others, then the order of `every`."""
+    """Sorted by score, then bounded costs, then other costs, then the order of `every`."""
 
     def fits(candidate: Candidate) -> bool:
         return all(lo <= candidate.cost[a] < hi for a, (lo, hi) in budget.intervals.items())

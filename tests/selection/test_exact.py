@@ -1,4 +1,4 @@
-"""The exact optimum against trying every subnet of small tables, and against the selector."""
+"""The exact optimum compared with brute force on small tables, and with the selector."""
 
 import functools
 
@@ -28,7 +28,7 @@ COST_AXES = bounded_names()
 @settings(max_examples=60)
 @given(st.data())
 def test_equals_trying_every_subnet(data: st.DataObject) -> None:
-    """Under one interval or two, ends included and excluded; in whole numbers, to the unit."""
+    """With one interval or two, with ends included and excluded, in exact integers."""
     unit = data.draw(st.sampled_from([1, 7, 82112]))
     space = data.draw(tables(most_stages=2, unit=unit))
     every = candidates_of(space, every_choice(space))
@@ -75,7 +75,7 @@ def tables_of(space: SearchSpace) -> SpaceTables:
 @settings(max_examples=8)
 @given(data=st.data())
 def test_never_below_the_selector(space: SearchSpace, data: st.DataObject) -> None:
-    """On tables of real spaces: what fits for one fits for the other, and isomers are subnets."""
+    """On tables of real spaces: at least the score of the selector, and a subnet of the space."""
     found_tables = tables_of(space)
     ends = [found_tables.cost(data.draw(choices(space))) for _ in range(2)]
     axes = data.draw(st.sampled_from([COST_AXES, *((axis,) for axis in COST_AXES)]))
@@ -96,7 +96,7 @@ def test_never_below_the_selector(space: SearchSpace, data: st.DataObject) -> No
 
 
 def test_without_isomers_to_choose_from_both_agree() -> None:
-    """Equal layers: every allocation of the same counts scores the same, so the rule costs none."""
+    """Allocations of the same counts to equal layers score the same: the rule loses nothing."""
     costs = np.array([[0, 0], [5, 2], [9, 7]], dtype=np.int64)
     table = StageTable(
         depths=(4,),

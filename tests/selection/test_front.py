@@ -1,4 +1,4 @@
-"""Fronts of best ways and the integer program: each gives what trying everything gives."""
+"""Fronts of best ways and the integer program give the same results as brute force."""
 
 import pytest
 from hypothesis import given, settings
@@ -27,7 +27,7 @@ from selection.brute import (
 def assert_as_good(
     found: list[Candidate], expected: list[Candidate], among: list[Candidate]
 ) -> None:
-    """As many, all different, as good; each truly there, at what it costs and scores."""
+    """Same number, all different, equally good; each exists and has these costs and this score."""
     assert [one.score for one in found] == pytest.approx([one.score for one in expected])
     known = {one.choices: one for one in among}
     for one in found:
@@ -62,14 +62,14 @@ def check(
 def test_front_program_and_brute_force_agree(
     space: SpaceTables, k: int, data: st.DataObject
 ) -> None:
-    """The front to the order of ties, where nothing better lies below the lower end."""
+    """The front agrees, even in the order of ties, if nothing better lies below the lower end."""
     everything = every_candidate(space)
     check(space, everything, data.draw(budgets(everything)), k, exact=True)
 
 
 @given(space=tables(), data=st.data())
 def test_a_front_of_many_budgets_answers_each(space: SpaceTables, data: st.DataObject) -> None:
-    """Budgets do not disturb one another, whichever cost they bound."""
+    """Budgets do not affect each other, whichever costs they bound."""
     everything = every_candidate(space)
     some = data.draw(st.lists(budgets(everything, both=False), min_size=2, max_size=4))
     graph = item_graph(space)
@@ -98,7 +98,7 @@ def test_on_real_spaces(space: SearchSpace, k: int) -> None:
 
 
 def test_what_lies_below_the_lower_end_is_left_to_the_program() -> None:
-    """An interval that a cheaper subnet dominates: the front gives nothing rather than less."""
+    """If a cheaper subnet dominates an interval, the front gives no answer, not a worse one."""
     everything = every_arch(MICRO)
     dominated = []
     for one in sorted(everything, key=lambda one: one.cost["macs"]):

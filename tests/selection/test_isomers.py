@@ -52,7 +52,7 @@ def test_allocation_equals_the_literal_rule(case: tuple[np.ndarray, np.ndarray])
 
 @given(gains_and_counts())
 def test_allocation_sees_the_order_of_gains_alone(case: tuple[np.ndarray, np.ndarray]) -> None:
-    """Whatever grows with the gain allocates alike; the first column takes no part."""
+    """Any increasing function of the gains allocates alike; the first column has no effect."""
     gains, counts = case
     expected = allocate(gains, counts).tolist()
     assert allocate(np.exp(gains) + 7, counts).tolist() == expected
@@ -136,12 +136,12 @@ def test_order_begins_at_the_smallest() -> None:
     ],
 )
 def test_classes_of_the_published_spaces(name: str, mode: Enumeration, num_classes: int) -> None:
-    """Per width and depth the product over the axes (docs/method.md, section 3)."""
+    """The product over the axes, for each width and depth (docs/method.md, section 3)."""
     assert num_isomer_classes(get_space(name), mode) == num_classes
 
 
 def test_classes_of_tied_stages_are_their_architectures() -> None:
-    """At every resolution anew."""
+    """Classes are counted again at every resolution."""
     for name in ("mobilenet", "mobilenet-micro", "mobilenet-small"):
         space = get_space(name)
         assert num_isomer_classes(space) == space.num_archs
@@ -223,7 +223,7 @@ def test_unknown_rule_lists_the_choices() -> None:
 
 @given(st.data())
 def test_items_are_therepresentatives_of_a_stage(data: st.DataObject) -> None:
-    """In their order, whatever classes its layers form."""
+    """Items come in order, for any classes of interchangeable layers."""
     table = data.draw(stage_tables(1))
     found = stage_items(table, "all")
     expected = [one for one in representatives(table, "all") if one.width == 0]

@@ -1,4 +1,4 @@
-"""All ways of choosing agree on a real chain: a front, the integer program, and trying all."""
+"""Front, integer program and brute force agree on a real chain."""
 
 import functools
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ MICRO = TEST_SPACES["mobilenet"][0]
 
 
 def untied() -> SearchSpace:
-    """The same with free blocks, and so few of them that every subnet can be tried."""
+    """The same space with free blocks, but so few that every subnet can be tried."""
     stages = list(MICRO.stages)  # type: ignore[attr-defined]
     stages[1] = stages[1].model_copy(update={"depth": (1, 3), "expand": (2.0, 4.0)})
     stages[2] = stages[2].model_copy(
@@ -72,7 +72,7 @@ BUDGETS = [
 
 
 def same(found: Sequence[Candidate], expected: Sequence[Candidate]) -> bool:
-    """The same subnets; of equal numbers the last bits differ with the order of the sum."""
+    """The same subnets; the order of summation may change the last bits of equal numbers."""
     return [(one.choices, one.cost) for one in found] == [
         (one.choices, one.cost) for one in expected
     ] and [one.score for one in found] == pytest.approx([one.score for one in expected], rel=1e-12)
@@ -122,7 +122,7 @@ def test_costs_are_those_of_the_plain_network(name: str) -> None:
 
 
 def test_a_narrow_interval_of_nothing_but_worse_subnets() -> None:
-    """Cheaper ones score higher, so that no front holds what is inside: the program finds it."""
+    """Cheaper subnets score higher, so no front answers, and the program does."""
     every, tables = every_candidate("tied"), tables_of("tied")
     by_cost = sorted(every, key=lambda one: one.cost["macs"])
     best, worst = 0.0, by_cost[0]

@@ -1,4 +1,4 @@
-"""Which resolution a budget gets, and how it says so."""
+"""Which resolution a budget gets, and how it prints it."""
 
 import pytest
 
@@ -18,7 +18,7 @@ def sides(text: str, **options: bool) -> list[int | None]:
 
 
 def test_the_published_grid_follows_the_schedule() -> None:
-    """By the lower end; where that resolution holds nothing, the next smaller that does."""
+    """By the lower end; if nothing fits at that resolution, the next smaller one."""
     found = sides("macs=200M:700M:25M")
     assert found == [192, 192, *[224] * 8, *[256] * 5, *[288] * 5]
     smallest = MOBILENET.smallest
@@ -36,7 +36,7 @@ def test_a_limit_follows_its_upper_end() -> None:
 
 
 def test_what_fits_nowhere_has_the_smallest() -> None:
-    """So that the message about it is about something."""
+    """Makes sure that the message tested below has a subject."""
     assert sides("macs=1M") == [192]
 
 
@@ -83,7 +83,7 @@ def test_partial_intervals_have_one_too() -> None:
 def test_unknown_resolutions_are_told_with_the_choices(
     space: object, text: str, words: list[str]
 ) -> None:
-    """Already where the recipe is made."""
+    """The recipe already refuses it."""
     with pytest.raises(ValueError, match="does not have") as caught:
         searching_recipe(space, [text])  # type: ignore[arg-type]
     assert all(word in str(caught.value) for word in words)

@@ -1,4 +1,4 @@
-"""The search from recipe to preferred set: repeatable, within budgets, scored as it says."""
+"""The search from recipe to preferred set: repeatable, within budgets, with correct scores."""
 
 import json
 from importlib.metadata import version
@@ -111,7 +111,7 @@ def test_further_seeds_only_add_their_agreement(rule: str) -> None:
 
 
 def test_agreement_reports_what_the_other_seed_would_find() -> None:
-    """With a score that sees no images, the second seed's best are those of a run with it."""
+    """If a score uses no images, the second seed's best equal those of a run with that seed."""
     choice = {"score": "sum_abs_weight", "isomers": "front"}
     first = found(mini_recipe(search={**choice, "further_seeds": 1}))
     second = found(mini_recipe(seed=1, search=choice))
@@ -171,7 +171,7 @@ def score_of(
 
 @pytest.mark.parametrize("score", list(WEIGHT_SCORES))
 def test_reported_scores_are_the_definition(score: str) -> None:
-    """Sliced tensor by tensor, from the weights that are kept and the images that were made."""
+    """Sliced tensor by tensor, from the stored weights and the generated images."""
     recipe = mini_recipe(search={"score": score})
     search = zero_cost_search(recipe)
     preprocessing = recipe.preprocessing
@@ -184,7 +184,7 @@ def test_reported_scores_are_the_definition(score: str) -> None:
 
 
 def micro_recipe(*overrides: str) -> Recipe:
-    """A convolutional search of a second or two."""
+    """A convolutional search that takes a second or two."""
     small = SearchRecipe(budgets=("macs=400k:1M:200k",), num_images=16, batch_size=16)
     recipe = get_recipe("mobilenet-micro").model_copy(update={"search": small})
     return with_overrides(recipe, overrides)
@@ -193,7 +193,7 @@ def micro_recipe(*overrides: str) -> Recipe:
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("scope", ["all", "blocks"])
 def test_scopes_of_a_convolutional_search(scope: Scope, tied: bool) -> None:
-    """Sliced tensor by tensor; the score without stem and head is reported beside either."""
+    """Sliced tensor by tensor; the score without stem and head is reported too."""
     recipe = micro_recipe(f"search.scope={scope}", f"space.tied={str(tied).lower()}")
     search, preprocessing = zero_cost_search(recipe), recipe.preprocessing
     images = noise_images(16, 3, (28, 28), preprocessing.mean, preprocessing.std, recipe.seed)
@@ -217,7 +217,7 @@ def test_scopes_of_a_convolutional_search(scope: Scope, tied: bool) -> None:
 
 
 def test_scope_blocks_has_no_need_of_the_largest_head() -> None:
-    """Nothing that a head adds counts, and it costs: the smallest is taken, the other not."""
+    """A larger head costs more and adds no score, so only the smallest is chosen."""
     heads = {
         scope: [
             subnet.arch.network_options["head"]
@@ -230,7 +230,7 @@ def test_scope_blocks_has_no_need_of_the_largest_head() -> None:
 
 
 def test_the_best_of_a_budget_is_the_best_there_is() -> None:
-    """By the score of every class, brute force, where isomers are settled by `front`."""
+    """Compared with the score of every class, by brute force, with the isomer rule `front`."""
     recipe = mini_recipe(search={"isomers": "front", "k": 1})
     search = zero_cost_search(recipe)
     preprocessing = recipe.preprocessing
@@ -342,7 +342,7 @@ def test_budgets_that_hold_nothing_name_what_the_space_reaches() -> None:
 
 
 def test_a_search_that_finds_nothing_does_not_claim_the_folder(tmp_path: Path) -> None:
-    """After a slip in the budget, the same command with a better one works."""
+    """After a typing error in the budget, the corrected command works."""
     with pytest.raises(ValueError, match="no subnet fits"):
         pipeline.search(mini_recipe(search={"budgets": ("params=100",)}), tmp_path / "run")
     assert pipeline.search(mini_recipe(), tmp_path / "run").subnets

@@ -1,4 +1,4 @@
-"""The selector against a brute-force reading of its contract, on tables full of ties."""
+"""The selector compared with brute force, on tables full of ties."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -32,7 +32,7 @@ from selection.brute import (
 
 
 class Chosen(NamedTuple):
-    """What the contract fixes of a pick, whoever wins a tie."""
+    """The properties of a pick that do not depend on who wins a tie."""
 
     budget: int
     rank: int
@@ -79,7 +79,7 @@ def test_selection_equals_brute_force(space: SpaceTables, k: int, data: st.DataO
 
 @given(space=tables(most_stages=1), mode=st.sampled_from(["all", "published"]), k=st.just(4))
 def test_one_stage_is_listed_whole(space: SpaceTables, mode: Enumeration, k: int) -> None:
-    """Every class in order, also of the published enumeration, and the best of them."""
+    """All classes in order, also for the published enumeration, and the best of them."""
     expected = every_candidate(space, mode)
     if not expected:
         with pytest.raises(ValueError, match=r"'published' skips .* choose enumeration 'all'"):
@@ -94,7 +94,7 @@ def test_one_stage_is_listed_whole(space: SpaceTables, mode: Enumeration, k: int
 
 @given(space=tables(), data=st.data())
 def test_whether_a_budget_holds_any(space: SpaceTables, data: st.DataObject) -> None:
-    """Whatever it bounds, exactly; and what is reached, in words."""
+    """Exactly, for any bounded costs; also the text for the reachable range."""
     everything, candidates = every_candidate(space), Candidates(space)
     budget = data.draw(budgets(everything))
     assert candidates.holds_any(budget) == any(inside(one, budget) for one in everything)
@@ -105,7 +105,7 @@ def test_whether_a_budget_holds_any(space: SpaceTables, data: st.DataObject) -> 
 @settings(max_examples=10)
 @given(data=st.data())
 def test_all_architectures_of_micro_are_candidates(data: st.DataObject) -> None:
-    """Tied options: none is lost to isomers."""
+    """Tied options have no isomers, so no subnet is lost."""
     everything = every_arch(MICRO)
     assert len(everything) == MICRO.num_archs == 5184
     budget = data.draw(budgets(everything))
@@ -145,7 +145,7 @@ def line(*entries: tuple[int, int, float], stages: int = 1) -> SpaceTables:
 
 
 def picked(space: SpaceTables, *texts: str, k: int = 1) -> list[list[int]]:
-    """Per budget the numbers of the chosen entries."""
+    """The numbers of the chosen entries of each budget."""
     some = parse_budgets(texts).kept
     numbers: list[list[int]] = [[] for _ in some]
     for pick in select({None: Candidates(space)}, some, k):
@@ -154,7 +154,7 @@ def picked(space: SpaceTables, *texts: str, k: int = 1) -> list[list[int]]:
 
 
 both_kinds = pytest.mark.parametrize("stages", [1, 2])
-"""Listed whole, and by fronts and programs."""
+"""Once listed completely, once by fronts and programs."""
 
 
 @both_kinds
@@ -196,7 +196,7 @@ def test_ties(stages: int) -> None:
 
 @both_kinds
 def test_margins(stages: int) -> None:
-    """Lead over the best that was not chosen, relative to the own score; None without one."""
+    """Lead over the best one not chosen, relative to the own score; None without another."""
     entries = (1, 1, 8.0), (2, 1, 6.0), (3, 1, 3.0), (4, 1, -2.0), (5, 1, 0.0)
     candidates = {None: Candidates(line(*entries, stages=stages))}
 
@@ -220,7 +220,7 @@ def test_equal_scores_of_either_sign_keep_their_order() -> None:
 
 
 def test_empty_budgets_are_passed_over() -> None:
-    """Those after them keep their number."""
+    """The budgets after an empty one keep their numbers."""
     some = parse_budgets(["params=2:3", "params=5:6"]).kept
     found = select({None: Candidates(line((5, 1, 1.0)))}, some)
     assert [(pick.budget, pick.rank) for pick in found] == [(1, 0)]
@@ -244,7 +244,7 @@ def test_what_is_reached_is_said_of_its_resolution() -> None:
 def test_a_solver_that_ran_out_of_time_is_not_believed_silently(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Neither that there is nothing nor that what it has is the best."""
+    """It must not claim that nothing exists, nor that its answer is the best."""
     stopped = SimpleNamespace(status=1, x=None)
     monkeypatch.setattr(program, "milp", lambda *args, **options: stopped)
     (budget,) = parse_budgets(["params=5:10"]).kept
@@ -254,7 +254,7 @@ def test_a_solver_that_ran_out_of_time_is_not_believed_silently(
 
 
 def test_every_budget_is_answered_at_its_resolution() -> None:
-    """In the order of the budgets; the reachable range is told for each resolution."""
+    """Picks follow the order of the budgets; the range is given for each resolution."""
     small, large = ((1, 10, 1.0), (2, 20, 2.0)), ((1, 40, 1.0), (2, 80, 2.0))
     candidates: dict[int | None, Candidates] = {
         side: Candidates(replace(line(*entries), resolution=side))

@@ -32,7 +32,7 @@ def _rising(options: tuple[float, ...]) -> tuple[float, ...]:
 
 def _some(options: tuple[float, ...]) -> tuple[float, ...]:
     if not options:
-        raise ValueError("the list of options is empty: give at least one")
+        raise ValueError("the list of options is empty: give at least one, in rising order")
     return options
 
 

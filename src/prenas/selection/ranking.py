@@ -70,9 +70,8 @@ def ranked(graph: Graph, fronts: Iterable[SignedWays], budget: Budget, num: int)
             way = ways[place]
             candidate = replace(graph.candidate(way), score=float(scores[place]))
             found[tuple(way)] = budget.preference(candidate.score, candidate.cost), candidate
-    in_order = sorted(
-        found.items(), key=itemgetter(0)
-    )  # edges are numbered in it; orders hold within one front alone
+    # First by edge numbers: positions in the enumeration only compare within one front.
+    in_order = sorted(found.items(), key=itemgetter(0))
     ranking = sorted((one for _, one in in_order), key=itemgetter(0))
     return [candidate for _, candidate in ranking[:num]]
 

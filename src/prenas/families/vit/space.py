@@ -42,7 +42,7 @@ class VitArch(Arch):
         if heads != ratios or heads == 0:
             raise ValueError(
                 f"num_heads has {heads} entries and mlp_ratio has {ratios}: each needs one entry "
-                "per layer, for at least one layer"
+                "per layer, and there must be at least one layer"
             )
         if min(self.hidden_dims) == 0:
             raise ValueError(
