@@ -159,7 +159,7 @@ def test_gradients_that_are_not_finite_are_refused(
     """The message names a tensor and says what to check; the mode is restored."""
     supernet, images = new_supernet(SPACE).train(), images_for(SPACE)
     spoil(supernet, images)
-    with pytest.raises(ValueError, match=r"not finite.*check the images") as caught:
+    with pytest.raises(ValueError, match=r"not finite.*check that the images are finite") as caught:
         measure_importance(supernet, SPACE.scored, images)
     names = [name for name, _ in supernet.network.named_parameters()]
     assert any(name in str(caught.value) for name in names)

@@ -118,7 +118,7 @@ def test_frozen_parameters_stay_frozen() -> None:
 
 
 def test_gradients_need_a_place() -> None:
-    with pytest.raises(ValueError, match="make a GradientBuffer"):
+    with pytest.raises(ValueError, match="create a GradientBuffer"):
         BoundSubnets(new_supernet(MINI))(SMALLEST)
 
 
