@@ -1,7 +1,8 @@
-"""Evolutionary search in a trained supernet: one-shot NAS, the rival of preferred training.
+"""Evolutionary search in a trained supernet: one-shot NAS, for comparison with PreNAS.
 
-As in AutoFormer (ICCV 2021) and SPOS (arXiv 1904.00420): the best candidates so far are parents,
-mutants and crossovers of them the next generation. All candidates are new and within the budget.
+As in AutoFormer (ICCV 2021) and SPOS (arXiv 1904.00420), the best candidates so far are the
+parents, and mutants and crossovers of them are the next generation. Every candidate is new and
+within the budget.
 """
 
 from __future__ import annotations
@@ -19,21 +20,21 @@ from prenas.recipe.budgets import Budget
 from prenas.rivals.within import Genes, Within
 from prenas.selection.evolved import Evolved
 
-_ATTEMPTS = 100  # per wanted candidate; what is then missing, random ones replace
+_ATTEMPTS = 100  # per candidate; random ones make up for those that are still missing
 
 Accuracy = Callable[[Sequence[Arch]], Sequence[float]]
-"""Top-1 (0 to 1) of many architectures at once, so that images are read once for all."""
+"""Architectures -> their top-1 (0 to 1); many at once, so that the images are read only once."""
 
 
 class Generation(NamedTuple):
-    """What a generation reports to whoever watches."""
+    """What a generation reports to a watcher."""
 
     budget: Budget
     number: int
-    """Generations finished, of `num_generations`."""
+    """Number of finished generations, out of `num_generations`."""
     num_generations: int
     accuracy: float
-    """The best so far."""
+    """The best top-1 (0 to 1) so far."""
     num_evaluated: int
 
 
@@ -50,40 +51,43 @@ def evolve(
     space: SearchSpace,
     budget: Budget,
     accuracy: Accuracy,
-    recipe: EvolutionRecipe,
+    evolution: EvolutionRecipe,
     *,
     seed: int,
     watch: Watcher | None = None,
 ) -> Evolved:
-    """The most accurate architecture within a budget that evolution finds; ties: the cheaper.
+    """Searches for the most accurate architecture within a budget; if tied, the cheaper one.
 
-    The same for equal arguments, whatever other budgets are searched before or after.
+    Equal arguments give the same result, whichever other budgets are searched before or after.
 
     Args:
-        accuracy: asked once per generation; for several budgets pass one `remembering` function.
+        accuracy: called once per generation; for several budgets, pass one `remembering` function.
+        watch: called after every generation.
 
     Raises:
         ValueError: no architecture fits the budget.
     """
-    within, breeding = Within(space, budget), _Breeding(space, recipe)
+    within, breeding = Within(space, budget), _Breeding(space, evolution)
     seen: set[Genes] = set()
     best: list[_Rated] = []
     history: list[float] = []
-    for number in range(recipe.generations):
+    for number in range(evolution.generations):
         generator = numpy_generator(seed, f"evolution, {budget}", number)
-        found = list(
+        candidates = list(
             _candidates(breeding, [rated.genes for rated in best], within, seen, generator)
         )
-        archs = [space.compose(*genes) for genes in found]
+        archs = [space.compose(*genes) for genes in candidates]
         accuracies = accuracy(archs) if archs else ()
         best += [
             _Rated(genes, rating, within.cost(genes))
-            for genes, rating in zip(found, accuracies, strict=True)
+            for genes, rating in zip(candidates, accuracies, strict=True)
         ]
-        best = sorted(best, key=lambda rated: (-rated.accuracy, rated.cost))[: recipe.num_parents]
+        best = sorted(best, key=lambda rated: (-rated.accuracy, rated.cost))[
+            : evolution.num_parents
+        ]
         history.append(best[0].accuracy)
         if watch is not None:
-            watch(Generation(budget, number + 1, recipe.generations, history[-1], len(seen)))
+            watch(Generation(budget, number + 1, evolution.generations, history[-1], len(seen)))
     arch = space.compose(*best[0].genes)
     return Evolved(
         budget=str(budget),
@@ -96,7 +100,7 @@ def evolve(
 
 
 def remembering(accuracy: Accuracy) -> Accuracy:
-    """The same function, which asks for no architecture twice."""
+    """The same function with a memory: it never evaluates an architecture twice."""
     known: dict[Arch, float] = {}
 
     def remembered(archs: Sequence[Arch]) -> list[float]:
@@ -115,49 +119,50 @@ def _candidates(
     seen: set[Genes],
     generator: np.random.Generator,
 ) -> Iterator[Genes]:
-    """The next generation: mutants and crossovers of parents, filled up by random candidates.
+    """The next generation: mutants and crossovers of parents, and random candidates for the rest.
 
-    Fewer where the budget holds no more that are new, or they are too hard to find.
+    There are fewer if the budget has no more new architectures, or if they are too hard to find.
     """
-    recipe, num_found = breeding.recipe, 0
+    evolution, num_new = breeding.evolution, 0
 
     def parent() -> Genes:
         return parents[int(generator.integers(len(parents)))]
 
     def new(num: int, propose: Callable[[], Genes]) -> Iterator[Genes]:
-        nonlocal num_found
-        aim = num_found + num
+        nonlocal num_new
+        aim = num_new + num
         for _ in range(num * _ATTEMPTS):
-            if num_found == aim or len(seen) > within.num_archs - 0.5:
+            if num_new == aim or len(seen) > within.num_archs - 0.5:
                 return
             genes = propose()
             if genes not in seen and genes in within:
                 seen.add(genes)
-                num_found += 1
+                num_new += 1
                 yield genes
 
     if parents:
-        yield from new(recipe.num_mutations, lambda: breeding.mutant(parent(), generator))
+        yield from new(evolution.num_mutations, lambda: breeding.mutant(parent(), generator))
         yield from new(
-            recipe.num_crossovers, lambda: breeding.crossover(parent(), parent(), generator)
+            evolution.num_crossovers, lambda: breeding.crossover(parent(), parent(), generator)
         )
-    yield from new(recipe.population - num_found, lambda: within.draw(generator))
+    yield from new(evolution.population - num_new, lambda: within.draw(generator))
 
 
 class _Breeding:
-    """Genes from genes of one resolution, legal whatever the parents are; a gene is one choice.
+    """Makes genes from parents of the same resolution; a gene is one choice of the space.
 
-    Of a stage whose layers are tied, the options of all of its layers are one gene per axis.
+    The result is an architecture of the space, whatever the parents are. If the layers of a stage
+    are tied, their options are one gene per axis.
     """
 
-    def __init__(self, space: SearchSpace, recipe: EvolutionRecipe) -> None:
-        self.recipe = recipe
+    def __init__(self, space: SearchSpace, evolution: EvolutionRecipe) -> None:
+        self.evolution = evolution
         self._stages = space.chain
 
     def mutant(self, parent: Genes, generator: np.random.Generator) -> Genes:
-        """Every gene of the parent, or with the recipe's probability one drawn anew.
+        """A copy of the parent in which each gene is redrawn with the recipe's probability.
 
-        Layers that the parent does not have are drawn; surplus ones at the end are cut.
+        Layers that the parent does not have are drawn; surplus layers at the end are dropped.
         """
         choices = (
             self._mutated(stage, choice, generator)
@@ -170,7 +175,7 @@ class _Breeding:
     ) -> StageChoice:
         width, depth = (
             int(options[generator.integers(len(options))])
-            if generator.random() < self.recipe.depth_mutation_prob
+            if generator.random() < self.evolution.depth_mutation_prob
             else gene
             for gene, options in (
                 (choice.width, range(len(stage.widths))),
@@ -181,7 +186,7 @@ class _Breeding:
         chosen = []
         for inherited, axis in zip(choice.options, stage.axes, strict=True):
             drawn = generator.integers(len(axis.options), size=num_genes).tolist()
-            mutates = generator.random(num_genes) < self.recipe.mutation_prob
+            mutates = generator.random(num_genes) < self.evolution.mutation_prob
             genes = [
                 drawn[gene] if gene >= len(inherited) or mutates[gene] else inherited[gene]
                 for gene in range(num_genes)
@@ -190,9 +195,9 @@ class _Breeding:
         return StageChoice(width, depth, tuple(chosen))
 
     def crossover(self, left: Genes, right: Genes, generator: np.random.Generator) -> Genes:
-        """Every gene from either parent, by the toss of a coin.
+        """A mixture in which each gene comes from either parent with equal probability.
 
-        So is the depth of a stage. A layer that only one parent has is that one's.
+        The same holds for the depth of a stage. A layer that only one parent has comes from it.
         """
         choices = (
             self._crossed(stage, pair, generator)
@@ -220,5 +225,5 @@ class _Breeding:
 
 
 def _in_layers(genes: Sequence[int], depth: int) -> tuple[int, ...]:
-    """The option of every layer; one gene alone is that of all."""
+    """The option of every layer; a single gene applies to all layers."""
     return tuple(genes) if len(genes) == depth else tuple(genes) * depth

@@ -1,4 +1,4 @@
-"""One-shot NAS in a run: its trained supernet searched by evolution, budget after budget."""
+"""One-shot NAS in a run: searches the trained supernet by evolution, budget by budget."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from prenas.supernet import Supernet
 def evolve_budgets(
     run: Run, supernet: Supernet, data: ImageData, watch: Watcher | None = None
 ) -> None:
-    """Searches every budget that was not searched yet; writes `evolution.json` after each.
+    """Searches all budgets that have not been searched yet; writes `evolution.json` after each.
 
-    Budgets that the zero-cost search found empty are left out.
+    Budgets for which the zero-cost search has no subnet are skipped.
 
     Args:
         watch: called after every generation.
     """
     preferred, recipe = run.preferred, run.preferred.recipe
-    assert recipe.evolution is not None, "a recipe without evolution"
+    assert recipe.evolution is not None, "the recipe has no evolution"
     known = remembering(_accuracy_on(supernet, recipe, data))
-    finished = {found.budget: found for found in run.results.evolved}
+    finished = {evolved.budget: evolved for evolved in run.results.evolved}
     search = recipe.search
     budgets = placed_budgets(
         recipe.space,
@@ -46,7 +46,7 @@ def evolve_budgets(
 
 
 def _accuracy_on(supernet: Supernet, recipe: Recipe, data: ImageData) -> Accuracy:
-    """Top-1 of subnets of the trained supernet, each calibrated where it needs that."""
+    """Measures the top-1 of subnets of the trained supernet, calibrated if they need it."""
     source = comparison_images(recipe, data)
 
     def accuracy(archs: Sequence[Arch]) -> list[float]:
@@ -68,12 +68,13 @@ def _accuracy_on(supernet: Supernet, recipe: Recipe, data: ImageData) -> Accurac
 
 
 def comparison_images(recipe: Recipe, data: ImageData) -> ImageSource:
-    """The validation images that candidates are compared on: all, or the same few for all.
+    """The validation images that candidates are compared on: all, or the same subset for all.
 
     Raises:
-        ValueError: more images than there are, or a loader, which cannot be drawn from.
+        ValueError: the recipe asks for more images than there are, or the split is a loader, which
+            cannot be sampled.
     """
-    assert recipe.evolution is not None, "a recipe without evolution"
+    assert recipe.evolution is not None, "the recipe has no evolution"
     if (num_images := recipe.evolution.num_images) is None:
         return data.validation
     try:
@@ -81,5 +82,5 @@ def comparison_images(recipe: Recipe, data: ImageData) -> ImageSource:
     except ValueError as error:
         raise ValueError(
             f"evolution.num_images is {num_images}, but the validation split {error}: lower it, or "
-            "set it to none for all images"
+            "set it to none to use all images"
         ) from None

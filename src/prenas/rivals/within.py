@@ -1,9 +1,10 @@
-"""The architectures within a budget: told by look-ups, drawn without searching for them.
+"""The architectures within a budget: membership by look-up, and random draws without a search.
 
-A narrow budget at the end of a space holds less than one of a million architectures, so drawing
-until one fits would not end. Instead the ways through the graph of the space are counted by what
-they cost, in steps of the budgeted costs, and drawn from their end backwards. A step may be wider
-than the costs are fine: what that lets in is drawn again, so draws are exactly as likely as said.
+A narrow budget at the end of a space may contain fewer than one in a million architectures, so
+drawing until one fits would take forever. Instead, the paths through the graph of the space are
+counted by cost, in steps of the budgeted costs, and drawn backwards from their end. A step may be
+coarser than the costs; a path that is outside the budget for this reason is drawn again, so the
+probabilities are exact.
 """
 
 from __future__ import annotations
@@ -25,28 +26,31 @@ from prenas.selection.graph import Graph, free_graph
 from prenas.selection.program import Program
 
 Weighting = Literal["archs", "genes"]
-"""What is equally likely within the budget: every architecture, or, as in `SearchSpace.sample`,
-every option of every choice, so that each deeper architecture is less likely."""
+"""The probabilities within the budget.
+
+With "archs", all architectures are equally likely. With "genes", as in `SearchSpace.sample`, all
+options of a choice are equally likely, so that each single deeper architecture is less likely.
+"""
 
 _NUM_STEPS = 2**14
-"""Of all budgeted costs together."""
+"""Number of steps for all budgeted costs together."""
 
 _ATTEMPTS = 100
-"""Draws after which an integer program decides whether a budget holds anything."""
+"""Draws before an integer program decides whether any architecture is within a budget."""
 
 
 class Genes(NamedTuple):
-    """What `SearchSpace.compose` makes an architecture of."""
+    """The arguments from which `SearchSpace.compose` makes an architecture."""
 
     choices: Choices
     resolution: int | None = None
 
 
 class Within:
-    """The architectures of a space that fit a budget, at its resolution.
+    """The architectures of a space within a budget, at the budget's resolution.
 
     Raises:
-        ValueError: there is none; names the budget and what the space reaches.
+        ValueError: there are none; the message names the budget and the range of the space.
     """
 
     def __init__(self, space: SearchSpace, budget: Budget, weighting: Weighting = "genes") -> None:
@@ -56,13 +60,13 @@ class Within:
         weights = np.ones(len(self._graph.edges.part))
         counts = _counts(self._graph, self._steps, weights)
         self.num_archs = float(self._ends(counts).sum())
-        """How many they are, exact to rounding or, where steps are coarse, somewhat too many."""
+        """How many there are: exact up to rounding, or somewhat too many if steps are coarse."""
         if weighting == "genes" and self.num_archs:
             weights = _chances(self._graph)
             counts = _counts(self._graph, self._steps, weights)
         self._weights, self._counts = weights, counts
         self._end_sums = np.cumsum(self._ends(counts))
-        if not self._holds_any():
+        if not self._has_any():
             reachable = ", ".join(
                 f"{axis.name} {axis.format(int(self._graph.cheapest(number)[-1]))} to "
                 f"{axis.format(int(self._graph.cheapest(number, most=True)[-1]))}"
@@ -70,15 +74,15 @@ class Within:
             )
             raise ValueError(
                 f"no architecture of space {space.name!r} fits the budget {budget}: choose another "
-                f"(--budget), the space reaches {reachable}"
+                f"(--budget); the space ranges over {reachable}"
             )
 
     def draw(self, generator: np.random.Generator) -> Genes:
-        """One of them, as likely as the weighting says."""
+        """Draws one, with the probability that the weighting gives it."""
         while True:
-            way = self._proposed(generator)
-            if self._fits(way):
-                candidate = self._graph.candidate(way)
+            path = self._proposed(generator)
+            if self._fits(path):
+                candidate = self._graph.candidate(path)
                 return Genes(candidate.choices, candidate.resolution)
 
     def __contains__(self, genes: Genes) -> bool:
@@ -86,10 +90,10 @@ class Within:
         return genes.resolution == self._budget.resolution and bool(self._budget.contains(cost))
 
     def cost(self, genes: Genes) -> tuple[int, ...]:
-        """What an architecture costs, within the budget or not, in the order of `bounded_axes`."""
+        """The costs of any architecture of the space, in the order of `bounded_axes`."""
         return tuple(self._tables.cost(genes.choices).tolist())
 
-    def _holds_any(self) -> bool:
+    def _has_any(self) -> bool:
         if self.num_archs == 0 or all(step.is_exact for step in self._steps):
             return self.num_archs > 0
         generator = numpy_generator(0, "whether a budget holds any")
@@ -97,44 +101,45 @@ class Within:
             return True
         return Program(self._graph, self._budget).solve() is not None
 
-    def _fits(self, way: list[int]) -> bool:
-        return bool(self._budget.contains(self._graph.edges.cost[way].sum(axis=0)))
+    def _fits(self, path: list[int]) -> bool:
+        return bool(self._budget.contains(self._graph.edges.cost[path].sum(axis=0)))
 
     def _ends(self, counts: Floats) -> Floats:
-        """Counts at the end of the graph, zero where no way can be within the budget."""
-        found: Floats = counts[-1].copy()
+        """Counts at the end of the graph; zero where no path can be within the budget."""
+        ends: Floats = counts[-1].copy()
         for number, step in enumerate(self._steps):
-            np.moveaxis(found, number, 0)[: step.first] = 0
-        return found
+            np.moveaxis(ends, number, 0)[: step.first] = 0
+        return ends
 
     def _proposed(self, generator: np.random.Generator) -> list[int]:
-        """A way by steps, drawn from the end of the graph backwards."""
+        """A path that is within the budget by steps, drawn backwards from the end of the graph."""
         shape = self._counts.shape[1:]
         spent = np.array(np.unravel_index(_drawn(self._end_sums, generator), shape))
-        way, node = list[int](), self._graph.end
+        path, node = list[int](), self._graph.end
         while node:
             edges = self._graph.incoming[node]
             before = spent - np.stack([step.of_edge[edges] for step in self._steps], axis=1)
             possible = np.flatnonzero((before >= 0).all(axis=1))
             edges, before = edges[possible], before[possible]
             counts = self._counts[self._graph.edges.tail[edges], *before.T]
-            place = _drawn(np.cumsum(self._weights[edges] * counts), generator)
-            spent, edge = before[place], int(edges[place])
-            way.append(edge)
+            index = _drawn(np.cumsum(self._weights[edges] * counts), generator)
+            spent, edge = before[index], int(edges[index])
+            path.append(edge)
             node = int(self._graph.edges.tail[edge])
-        return way[::-1]
+        return path[::-1]
 
 
 class _Step(NamedTuple):
-    """How one budgeted cost is counted: from the cheapest way on, in steps rounded down."""
+    """How one budgeted cost is counted: above the cheapest path, in steps rounded down."""
 
     of_edge: Integers
-    """[edges] steps beyond the cheapest way to its head."""
+    """[edges] steps above the cheapest path to the head of the edge."""
     first: int
-    """The first number of steps that a way within the budget may have."""
+    """The smallest number of steps of a path within the budget."""
     number: int
-    """How many there are up to the last one of those, from 0 on."""
+    """How many numbers of steps are counted: from 0 to the largest within the budget."""
     is_exact: bool
+    """Whether the costs above the cheapest are multiples of the step, so that none is rounded."""
 
 
 def _steps(graph: Graph, budget: Budget) -> list[_Step]:
@@ -147,7 +152,7 @@ def _steps(graph: Graph, budget: Budget) -> list[_Step]:
         least, most = int(cheapest[-1]), int(graph.cheapest(axis, most=True)[-1])
         beyond = edges.cost[:, axis] + cheapest[edges.tail] - cheapest[edges.head]
         unit = math.gcd(*beyond.tolist()) or 1
-        span = max(min(high - 1, most) - least, -1)  # beyond the cheapest, in the budget
+        span = max(min(high - 1, most) - least, -1)  # above the cheapest, in the budget
         size = -(-(span + 1) // (num * unit)) * unit or unit
         rounded = 0 if size == unit else length * (size - unit)
         first = max(-(-(low - least - rounded) // size), 0)
@@ -156,7 +161,7 @@ def _steps(graph: Graph, budget: Budget) -> list[_Step]:
 
 
 def _longest(graph: Graph) -> int:
-    """Edges of the longest way."""
+    """Number of edges of the longest path."""
     lengths = np.zeros(graph.end + 1, dtype=np.int64)
     for node, edges in enumerate(graph.incoming[1:], start=1):
         lengths[node] = lengths[graph.edges.tail[edges]].max() + 1
@@ -164,7 +169,7 @@ def _longest(graph: Graph) -> int:
 
 
 def _counts(graph: Graph, steps: list[_Step], weights: Floats) -> Floats:
-    """[nodes, *steps] the sum of the weights of all ways to a node, by the steps that they take."""
+    """[nodes, *steps] sums of the weights of all paths to a node, by number of steps."""
     shape = tuple(step.number for step in steps)
     counts = np.zeros((graph.end + 1, *shape))
     if 0 in shape:
@@ -179,14 +184,17 @@ def _counts(graph: Graph, steps: list[_Step], weights: Floats) -> Floats:
                 before = tuple(
                     slice(0, size - int(one)) for one, size in zip(taken, shape, strict=True)
                 )
-                found = counts[int(graph.edges.tail[edge])][before]
-                counts[node][after] += weights[edge] * found
+                at_tail = counts[int(graph.edges.tail[edge])][before]
+                counts[node][after] += weights[edge] * at_tail
     return counts
 
 
 def _chances(graph: Graph) -> Floats:
-    """[edges] the chance that `SearchSpace.sample` takes an edge, of an architecture their product:
-    every width and depth of a stage is as likely, and so is every option of a layer."""
+    """[edges] the probability that `SearchSpace.sample` takes an edge.
+
+    The probability of an architecture is their product: all widths and depths of a stage are
+    equally likely, and so are all options of a layer.
+    """
     chances = np.ones(len(graph.edges.part))
     for number, (table, parts) in enumerate(zip(graph.tables.stages, graph.parts, strict=True)):
         edges = slice(graph.starts[number], graph.starts[number + 1])
@@ -200,5 +208,5 @@ def _chances(graph: Graph) -> Floats:
 
 
 def _drawn(sums: Floats, generator: np.random.Generator) -> int:
-    """A place, as likely as it adds to the running sums."""
+    """Draws an index, with a probability in proportion to what it adds to the running sums."""
     return int(np.searchsorted(sums, generator.random() * sums[-1], side="right"))
