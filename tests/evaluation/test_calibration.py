@@ -162,7 +162,7 @@ def test_images_of_a_loader_are_taken_in_whole_batches_of_ours(batch_size: int) 
 
 
 def test_a_loader_without_a_whole_batch_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"gives 0 images, fewer than the 8 .* check drop_last"):
+    with pytest.raises(ValueError, match=r"yields 0 images, fewer than the 8 .* check drop_last"):
         batches_of(loader_of(20, 21, drop_last=True))
 
 

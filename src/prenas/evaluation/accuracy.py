@@ -1,4 +1,4 @@
-"""Evaluation: accuracy and loss of subnets, each as the plain network it will be handed over as."""
+"""Evaluation: accuracy and loss of subnets, each as the plain network that is handed over."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from prenas.processes import ALONE, Processes
 from prenas.supernet import Statistics, Supernet
 from prenas.values import Value
 
-_TOP5_FROM_CLASSES = 20  # with fewer, five guesses say little
+_TOP5_FROM_CLASSES = 20  # with fewer classes, top-5 says little
 
 
 class Metrics(Value):
     """Results on one split."""
 
     top1: float
-    """Share of images, 0 to 1, whose highest logit is the label's."""
+    """Fraction of the images (0 to 1) whose highest logit is that of the label."""
     top5: float | None
-    """The same for the five highest logits; None below 20 classes."""
+    """The same for the five highest logits; None if there are fewer than 20 classes."""
     loss: float
     """Mean cross-entropy, without label smoothing."""
     num_images: int
 
 
 class Evaluation(Value):
-    """One subnet: what it is, costs and achieves. Choose by `validation`; only report `test`."""
+    """One subnet with its costs and results. Choose by `validation`; use `test` only to report."""
 
     arch: SerializeAsAny[Arch]
     costs: dict[str, int]
-    """By the name of the axis (`prenas.cost`)."""
+    """Name of a cost axis (`prenas.cost`) -> cost."""
     splits: dict[str, Metrics]
 
 
@@ -51,13 +51,13 @@ def evaluate_networks(
     num_workers: int = 0,
     processes: Processes = ALONE,
 ) -> list[Metrics]:
-    """Accuracy and loss of networks in evaluation mode over a whole split, which is read once.
+    """Measures accuracy and loss of networks in evaluation mode on a split, which is read once.
 
-    Of images with several crops the logits are averaged. Several processes share the images, and
-    all of them get the results.
+    Logits are averaged over the crops of an image. With several processes, each evaluates a share
+    of the images, and all of them get the results.
 
     Raises:
-        ValueError: an empty split, or data that do not suit the networks.
+        ValueError: the split is empty, or the data do not fit the networks.
         ChildProcessError: a process that reads images has died.
     """
     device = next(networks[0].parameters()).device
@@ -73,11 +73,11 @@ def evaluate_networks(
     processes.add_up(totals)
     num_images = int(totals[0, 3])
     if num_images == 0:
-        raise ValueError("the split is empty: there is nothing to evaluate on")
+        raise ValueError("the split is empty: there are no images to evaluate on")
     if not torch.isfinite(totals).all():
         raise ValueError(
-            "the loss is not finite: the weights or the images are not. Train again with a lower "
-            "training.lr_per_512_images, or mend the data"
+            "the loss is not finite, so the weights or the images contain non-finite values: train "
+            "again with a lower training.lr_per_512_images, or fix the images"
         )
     return [
         Metrics(top1=top1, top5=top5 if with_top5 else None, loss=loss, num_images=num_images)
@@ -95,7 +95,7 @@ def _logits(network: nn.Module, images: Tensor) -> Tensor:
 
 
 def _sums(logits: Tensor, labels: Tensor, with_top5: bool) -> Tensor:
-    """[3] how many labels are the highest logit, are among the five highest, and the losses."""
+    """Sums over the images [3]: top-1 hits, top-5 hits, losses."""
     return torch.stack(
         [
             _hits(logits, labels, 1),
@@ -106,12 +106,12 @@ def _sums(logits: Tensor, labels: Tensor, with_top5: bool) -> Tensor:
 
 
 def _hits(logits: Tensor, labels: Tensor, k: int) -> Tensor:
-    """How many labels are among the k highest logits."""
+    """Number of labels among the k highest logits."""
     return (logits.topk(k, dim=1).indices == labels[:, None]).any(dim=1).sum().float()
 
 
 class _Shared(nn.Module):
-    """A subnet on the supernet's own weights, not a copy of them."""
+    """A subnet that uses the weights of the supernet instead of a copy."""
 
     def __init__(self, supernet: Supernet, arch: Arch, statistics: Statistics) -> None:
         super().__init__()
@@ -131,10 +131,10 @@ def top1_of_archs(
     num_workers: int = 0,
     num_crops: int = 1,
 ) -> list[float]:
-    """Top-1 (0 to 1) of architectures on one split, to compare many of them.
+    """Measures the top-1 accuracy (0 to 1) of many architectures on one split, to compare them.
 
-    The split is read once and no weights are copied, so that memory does not grow with their
-    number. The supernet is in evaluation mode; the rest is as in `evaluate_archs`.
+    The split is read once and no weights are copied, so memory does not grow with the number of
+    architectures. The supernet must be in evaluation mode. Arguments are as in `evaluate_archs`.
     """
     metrics = evaluate_networks(
         [_Shared(supernet, *pair) for pair in zip(archs, statistics, strict=True)],
@@ -160,12 +160,12 @@ def evaluate_archs(
     """Evaluates architectures that fit into the supernet, each on every split.
 
     Args:
-        statistics: what `prenas.evaluation.calibration.calibrate` gave for each, in
-            the order of the architectures; needed where the supernet `has_statistics`.
-        batch_size: crops at once, of which an image has `num_crops`.
+        statistics: the results of `prenas.evaluation.calibration.calibrate`, in the order of
+            the architectures; required if the supernet `has_statistics`.
+        batch_size: number of crops to evaluate at once; every image has `num_crops`.
 
     Raises:
-        ValueError: an architecture does not fit, statistics are missing, or data that do not suit.
+        ValueError: an architecture does not fit, statistics are missing, or the data do not fit.
     """
     known = [None] * len(archs) if statistics is None else statistics
     networks = [

@@ -1,8 +1,8 @@
-"""Calibration: what BatchNorm knows of the images, gathered for every subnet after training.
+"""Calibration: measures the BatchNorm statistics of every subnet after training.
 
-Subnets share weights, but each sees other numbers flow through it, so training keeps no statistics
-at all. Afterwards every subnet looks at some augmented training images (BigNAS, ECCV 2020; Yu and
-Huang, ICCV 2019). Families without BatchNorm have nothing to calibrate, and get nothing.
+Subnets share weights, but their activations differ, so no statistics are kept during training.
+Afterwards the statistics of each subnet are measured on augmented training images (BigNAS, ECCV
+2020; Yu and Huang, ICCV 2019). Families without BatchNorm have nothing to calibrate.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ def calibrate(
     *,
     processes: Processes = ALONE,
 ) -> list[Statistics]:
-    """The statistics of every subnet over batches of images [B, C, H, W].
+    """Measures the statistics of every subnet on batches of images [B, C, H, W].
 
-    Plain averages over the batches, which should be of one size. The supernet stays as it is.
+    They are plain averages over the batches, which should all have the same size. The supernet is
+    not changed.
 
     Args:
-        processes: they share the subnets among them; all get all statistics, the same to the bit
-            as one process alone.
+        processes: each calibrates some of the subnets; every process gets the statistics of all
+            subnets, bit for bit as a single process would compute them.
     """
     found = [supernet.fresh_statistics(arch) for arch in archs]
     if not supernet.has_statistics:
@@ -56,23 +57,23 @@ def calibrate(
 def calibration_batches(
     data: ImageData,
     settings: Settings,
-    recipe: CalibrationRecipe,
+    calibration: CalibrationRecipe,
     num_images: int,
     *,
     seed: int,
     first_epoch: int,
 ) -> Iterator[Tensor]:
-    """Augmented training images in whole batches: the same in every process and at every call.
+    """Augmented training images in full batches: the same in every process and at every call.
 
-    They are those of the epochs that would follow the training, whose draws it never made. They are
-    not mixed with each other, as evaluated images never are. What an epoch has beyond whole batches
-    is left out.
+    They come from the epochs that would follow the training, so their augmentation is new. They are
+    not mixed (mixup, CutMix), as evaluated images are not mixed either. Images of an epoch that do
+    not fill a batch are dropped.
 
     Raises:
-        ValueError: a loader that gives fewer images than one batch.
+        ValueError: a loader yields fewer images than one batch.
     """
     unmixed = replace(data, mixing=None, repeats=1)
-    size = min(recipe.batch_size, num_images, num_samples(data.train))
+    size = min(calibration.batch_size, num_images, num_samples(data.train))
     batches = (
         images
         for epoch in count_up(first_epoch)
@@ -82,20 +83,19 @@ def calibration_batches(
 
 
 def _whole(batches: Iterable[Batch], size: int) -> Iterator[Tensor]:
-    """Images in batches of that size, of whatever size a loader's batches are."""
-    num_found, held = 0, list[Tensor]()
+    """Regroups the images into batches of `size`, whatever the size of the given batches."""
+    num_batches, held = 0, list[Tensor]()
     for batch in batches:
         held.append(batch.images)
         while sum(map(len, held)) >= size:
             images = torch.cat(held)
             held = [images[size:]]
-            num_found += 1
+            num_batches += 1
             yield images[:size]
-    if num_found == 0:
+    if num_batches == 0:
         raise ValueError(
-            f"the training loader gives {sum(map(len, held))} images, fewer than the {size} of a "
-            "batch that statistics are gathered on: lower calibration.batch_size, or check "
-            "drop_last and its sampler"
+            f"the training loader yields {sum(map(len, held))} images, fewer than the {size} of a "
+            "calibration batch: lower calibration.batch_size, or check drop_last and the sampler"
         )
 
 
@@ -104,17 +104,21 @@ def calibrate_on(
     supernet: Supernet,
     archs: Sequence[Arch],
     data: ImageData,
-    recipe: CalibrationRecipe,
+    calibration: CalibrationRecipe,
     num_images: int | None = None,
     *,
     seed: int,
     first_epoch: int,
     processes: Processes = ALONE,
 ) -> list[Statistics]:
-    """Calibrates subnets on training images, by default as many as the recipe says for the end.
+    """Calibrates subnets on training images.
+
+    Args:
+        num_images: how many; None: `calibration.num_images`, as after the training.
+        first_epoch: the epoch to take images from, and to continue from as needed.
 
     Raises:
-        ValueError: data that do not suit the network, or statistics that are not finite.
+        ValueError: the data do not fit the network, or the statistics are not finite.
         ChildProcessError: a process that reads images has died.
     """
     batches: Iterable[Tensor] = ()
@@ -122,8 +126,8 @@ def calibrate_on(
         batches = calibration_batches(
             data,
             supernet.settings,
-            recipe,
-            recipe.num_images if num_images is None else num_images,
+            calibration,
+            calibration.num_images if num_images is None else num_images,
             seed=seed,
             first_epoch=first_epoch,
         )
@@ -131,7 +135,8 @@ def calibrate_on(
     for arch, statistics in zip(archs, found, strict=True):
         if not all(torch.isfinite(tensor).all() for tensor in statistics.values()):
             raise ValueError(
-                f"the statistics of subnet {arch.id} are not finite: its weights or the images are "
-                "not. Train again with a lower training.lr_per_512_images, or mend the data"
+                f"the statistics of subnet {arch.id} are not finite, so its weights or the images "
+                "contain non-finite values: train again with a lower training.lr_per_512_images, "
+                "or fix the images"
             )
     return found
