@@ -1,10 +1,10 @@
-"""How fast prenas is, as ratios: all sections side by side in one run, printed and saved.
+"""How fast prenas is, as ratios of times measured in the same run; printed and saved.
 
-    python -m benchmarks                       every section
-    python -m benchmarks attention search      some of them
-    python -m benchmarks gpu --help            what needs an accelerator
+    python -m benchmarks                       all sections
+    python -m benchmarks attention search      some sections
+    python -m benchmarks gpu --help            benchmarks for an accelerator
 
-A section replaces its own part of results/speed.json and leaves the others as they are.
+A section replaces only its own part of results/speed.json.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def main() -> None:
     )
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(SECTIONS))
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=11, help="turns of every variant")
+    parser.add_argument("--rounds", type=int, default=11, help="turns per variant")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "speed.json")
     arguments = parser.parse_args()
     unknown = [name for name in arguments.sections if name not in SECTIONS]
@@ -50,7 +50,7 @@ def main() -> None:
     for name in arguments.sections or SECTIONS:
         section = import_module(f"benchmarks.{name}").measure(options)
         _print(section)
-        if section.ratios:  # else it says what it lacks, and earlier results stay
+        if section.ratios:  # otherwise nothing could be measured, and earlier results are kept
             _save(arguments.out, name, section, options)
 
 

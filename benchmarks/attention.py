@@ -1,7 +1,7 @@
-"""What relative positions cost: training steps, their memory, and inference, at 224 px.
+"""The cost of relative positions: time and memory of training steps, and inference, at 224 px.
 
-The published subnet of 6.0 M parameters, batch 32, in three forms of attention; in bfloat16 beside
-float32; and inference beside timm's named models of about that size.
+Compares three forms of attention in the published subnet of 6.0 M parameters at batch 32, bfloat16
+with float32, and inference with timm's models of about the same size.
 """
 
 from __future__ import annotations
@@ -109,5 +109,5 @@ def _inference(
 
 
 def _exactly(what: str, value: float, target: float | None = None) -> Ratio:
-    """A ratio of counts, the same in every round."""
+    """A ratio of counts, which is the same in every round."""
     return Ratio(what, value, (value, value), target)

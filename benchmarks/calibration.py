@@ -1,9 +1,9 @@
-"""Accuracy of a run's subnets after calibration on no image, 256, 1 k, 4 k and 16 k of them.
+"""Accuracy of a run's subnets after calibration on 0, 256, 1 k, 4 k and 16 k images.
 
     python benchmarks/calibration.py RUN [--out results/calibration.json]
 
-Batches are of the run's `calibration.batch_size`, or of all images where that are fewer. Without an
-image, means are 0 and variances 1. The run stays as it is.
+The batch size is the run's `calibration.batch_size`, or the number of images if that is smaller.
+Without images, means are 0 and variances 1. The run is not changed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NUM_IMAGES = (0, 256, 1024, 4096, 16_384)
 
 
 def main() -> None:
-    """Measures and writes."""
+    """Measures the accuracies and writes them to a file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--out", type=Path, default=Path("results/calibration.json"))
@@ -65,7 +65,7 @@ def main() -> None:
 def accuracies(
     preferred: PreferredSet, supernet: Supernet, data: ImageData, num_images: int
 ) -> list[float]:
-    """Test top-1 of every subnet, in % to a hundredth."""
+    """Test top-1 of every subnet in %, rounded to two decimals."""
     recipe, archs = preferred.recipe, preferred.archs
     statistics: list[Any] = [supernet.fresh_statistics(arch) for arch in archs]
     if num_images:
@@ -78,7 +78,7 @@ def accuracies(
             seed=recipe.seed,
             first_epoch=recipe.training.epochs if recipe.training else 0,
         )
-    assert data.test is not None, "nothing to test on"
+    assert data.test is not None, "the run has no test split"
     rows = evaluate_archs(supernet, archs, {"test": data.test}, statistics)
     found = [round(100 * row.splits["test"].top1, 2) for row in rows]
     logging.getLogger(__name__).info("%6d images: %s", num_images, found)

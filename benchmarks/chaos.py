@@ -1,17 +1,19 @@
-"""Kills a training again and again; the result must equal that of an unbroken one to the bit.
+"""Kills a training again and again; the result must equal an uninterrupted one bit for bit.
 
     python benchmarks/chaos.py --kills 100 --processes 1
     python benchmarks/chaos.py --kills 100 --processes 2
     python benchmarks/chaos.py --kills 100 --warm --recipe mobilenet-micro
 
-A short training on the digits, with a checkpoint every three steps and a record of every step, is
-started by `prenas train`, killed at a random moment (SIGKILL to all its processes, as when power
-fails), and started again by the same command until it is finished; then the next one, until there
-were as many kills as asked for. Every finished one is compared with the unbroken one. Several
-processes are started by torchrun. With `--warm` the processes are forked from one that has already
-imported everything, and are told their ranks as torchrun does: the same command without its start.
+A short training on the digits, with a checkpoint every three steps and a log record of every step,
+is started with `prenas train`, killed at a random moment (SIGKILL to all its processes, as in a
+power failure), and started again with the same command until it is finished. Then the next training
+starts, until the requested number of kills is reached. Every finished training is compared with an
+uninterrupted one. Several processes are started with torchrun. With `--warm`, the processes are
+forked from one that has already imported everything, and get their ranks as from torchrun: this is
+the same command without its start-up time.
 
-Results go to `results/chaos.json` after every finished one; status 1 says that something differed.
+The results are written to `results/chaos.json` after every finished training. The exit status is 1
+if anything differed.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-os.environ["OMP_NUM_THREADS"] = "1"  # several processes with several threads wait for each other
+os.environ["OMP_NUM_THREADS"] = "1"  # more threads would only make the processes wait
 
 import sklearn.datasets
 import torch
@@ -74,7 +76,7 @@ def command(out: Path) -> list[str]:
 
 
 def start(out: Path, num_processes: int, log: Path) -> int:
-    """Starts the training as a user does; returns the process to wait for."""
+    """Starts the training as a user would; returns the process to wait for."""
     launcher = [sys.executable, "-m"]
     if num_processes > 1:
         launcher += ["torch.distributed.run", f"--nproc-per-node={num_processes}"]
@@ -86,7 +88,7 @@ def start(out: Path, num_processes: int, log: Path) -> int:
 
 
 def start_warm(out: Path, num_processes: int, log: Path) -> int:
-    """The same from this process' memory."""
+    """The same, forked from this process."""
     port = free_port()
     leader = os.fork()
     if leader:
@@ -104,8 +106,8 @@ def fork_rank(rank: int, world_size: int, port: int, out: Path, log: Path) -> in
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     if world_size > 1:
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "MASTER_PORT": port}
-        os.environ.update({name: str(value) for name, value in place.items()})
+        ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "MASTER_PORT": port}
+        os.environ.update({name: str(value) for name, value in ranks.items()})
         os.environ["MASTER_ADDR"] = "127.0.0.1"
     sys.argv = ["prenas", *command(out)]
     status = 1
@@ -118,7 +120,7 @@ def fork_rank(rank: int, world_size: int, port: int, out: Path, log: Path) -> in
 
 
 def family(process: int) -> Iterator[int]:
-    """A process and all that descend from it; torchrun's are in sessions of their own."""
+    """A process and its descendants; those of torchrun run in separate sessions."""
     yield process
     try:
         children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
@@ -129,13 +131,13 @@ def family(process: int) -> Iterator[int]:
 
 
 def has_ended(process: int) -> int | None:
-    """Exit status, if any; this process is its parent."""
+    """The exit status of a child process; None if it is still running."""
     ended, status = os.waitpid(process, os.WNOHANG)
     return os.waitstatus_to_exitcode(status) if ended else None
 
 
 def mark(out: Path) -> tuple[int, int] | None:
-    """Changes whenever the log does."""
+    """A value that changes whenever the log does."""
     try:
         found = (out / artifacts.METRICS).stat()
     except OSError:
@@ -144,7 +146,7 @@ def mark(out: Path) -> tuple[int, int] | None:
 
 
 class Rhythm:
-    """How long a start and a record take on this machine, now; kills keep to it."""
+    """How long a start and a log record currently take on this machine; kills are timed by it."""
 
     start = record = 1.0
 
@@ -152,15 +154,16 @@ class Rhythm:
 def one_life(
     out: Path, options: argparse.Namespace, dice: random.Random, rhythm: Rhythm, *, log: Path
 ) -> str | None:
-    """Starts the training and kills it; returns where it was hit, None if it ended first.
+    """Starts the training and kills it; returns what it was doing, None if it ended first.
 
-    A fifth are killed while they start, the others at any time up to so many changes of the log.
+    A fifth of the trainings are killed while they start, the others at any time up to
+    `--records` changes of the log.
     """
     last = mark(out)
     process = (start_warm if options.warm else start)(out, options.processes, log)
-    begun = changed = time.monotonic()
+    started = changed = time.monotonic()
     num_awaited = dice.randint(1, options.records)
-    end = begun + dice.uniform(0, rhythm.start) if dice.random() < 0.2 else None
+    end = started + dice.uniform(0, rhythm.start) if dice.random() < 0.2 else None
     num_seen = 0
     while end is None or time.monotonic() < end:
         status = has_ended(process)
@@ -173,7 +176,7 @@ def one_life(
         if end is None and (found := mark(out)) != last:
             num_seen += 1
             if num_seen == 1:
-                rhythm.start = now - begun
+                rhythm.start = now - started
             else:
                 rhythm.record = (rhythm.record + now - changed) / 2
             last, changed = found, now
@@ -184,11 +187,11 @@ def one_life(
         with suppress(ProcessLookupError):
             os.kill(one, signal.SIGKILL)
     os.waitpid(process, 0)
-    return None if (out / artifacts.SUPERNET).exists() else place_of(out)
+    return None if (out / artifacts.SUPERNET).exists() else activity_of(out)
 
 
-def place_of(out: Path) -> str:
-    """What a killed training was doing, by what it left."""
+def activity_of(out: Path) -> str:
+    """What a killed training was doing, judging by its files."""
     temporary = [path.name for path in out.rglob(".*.tmp")]
     if temporary:
         return "in the middle of writing or removing files"
@@ -211,7 +214,7 @@ def log_of(run: Path) -> list[dict[str, Any]]:
 
 
 def is_equal(left: Any, right: Any) -> bool:
-    """Nested plain values and tensors, to the bit."""
+    """Whether nested plain values and tensors are equal bit for bit."""
     if isinstance(left, torch.Tensor):
         return left.dtype == right.dtype and torch.equal(left, right)
     if isinstance(left, dict):
@@ -222,7 +225,7 @@ def is_equal(left: Any, right: Any) -> bool:
 
 
 def differences(left: Path, right: Path) -> list[str]:
-    """Names of what differs between two finished trainings, the speed left out."""
+    """Names of the files that differ between two finished trainings, except for speeds."""
     names = [
         {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
         - {artifacts.METRICS, artifacts.LOCK}
@@ -243,7 +246,7 @@ def differences(left: Path, right: Path) -> list[str]:
 
 
 def prove_that_differences_are_found(whole: Path, home: Path) -> None:
-    """Changes one bit, one moment, one number of the log, one file: each must be seen."""
+    """Changes a bit, an optimiser moment, a log number and a file; all must be noticed."""
     changed = home / "changed"
     shutil.copytree(whole, changed)
     weights = artifacts.read_tensors(changed / artifacts.SUPERNET)
@@ -267,24 +270,26 @@ def prove_that_differences_are_found(whole: Path, home: Path) -> None:
     shutil.rmtree(changed)
 
 
-# --- the whole -----------------------------------------------------------------------------------
+# --- measuring -----------------------------------------------------------------------------------
 
 
 def measure(options: argparse.Namespace, home: Path) -> Iterator[dict[str, Any]]:
-    """The results so far, after every finished training."""
+    """Yields the results so far after every finished training."""
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True
     ).stdout.strip()
     searched, whole, log = home / "searched", home / "whole", home / "log"
-    preparation = os.fork()  # so that nothing has run torch in the process that is forked
+    preparation = os.fork()  # keeps torch from running in this process, which is forked later
     if not preparation:
         recipe = with_data(get_recipe(options.recipe), "digits")
         pipeline.search(with_overrides(recipe, CHANGES), searched)
         os._exit(0)
     assert os.waitpid(preparation, 0)[1] == 0, "the search failed"
     shutil.copytree(searched, whole)
-    unbroken = (start_warm if options.warm else start)(whole, options.processes, log)
-    assert os.waitpid(unbroken, 0)[1] == 0, log.read_text() if log.exists() else "see the log"
+    uninterrupted = (start_warm if options.warm else start)(whole, options.processes, log)
+    assert os.waitpid(uninterrupted, 0)[1] == 0, (
+        log.read_text() if log.exists() else "the training failed"
+    )
     prove_that_differences_are_found(whole, home)
 
     dice, rhythm = random.Random(options.seed), Rhythm()
@@ -322,7 +327,7 @@ def _kind(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def keep(row: dict[str, Any]) -> None:
-    """Puts results into the file, in place of those of the same kind."""
+    """Saves results, replacing earlier ones of the same kind."""
     rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
     rows = [one for one in rows if _kind(one) != _kind(row)] + [row]
     RESULTS.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
@@ -330,14 +335,18 @@ def keep(row: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=100, help="at least so many")
+    parser.add_argument("--kills", type=int, default=100, help="minimum number of kills")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--warm", action="store_true", help="fork instead of starting Python")
-    parser.add_argument("--recipe", default="digits", help="whose networks train on the digits")
-    parser.add_argument("--records", type=int, default=16, help="most that are seen before a kill")
+    parser.add_argument(
+        "--recipe", default="digits", help="the recipe whose networks are trained on the digits"
+    )
+    parser.add_argument(
+        "--records", type=int, default=16, help="maximum number of log records before a kill"
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    sklearn.datasets.load_digits()  # so that forked processes need not
+    sklearn.datasets.load_digits()  # so that forked processes need not load them
     with tempfile.TemporaryDirectory() as home:
         for row in measure(options, Path(home)):
             keep(row)

@@ -1,6 +1,7 @@
-"""What torch.compile brings: training steps of a subnet, compiled and not, and when it has paid.
+"""The gain of torch.compile: training steps of a subnet, compiled or not, and when it pays off.
 
-On the digits and at 224 pixels; and, compiled both, with and without relative positions.
+Measured on the digits and at 224 pixels; also compares compiled steps with and without relative
+positions.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _DIGITS_REPEATS = 10  # turns of digits per turn of the large network: their ste
 
 
 def measure(options: Options) -> Section:
-    with tempfile.TemporaryDirectory() as empty:  # what was compiled before would be looked up
+    with tempfile.TemporaryDirectory() as empty:  # so that the compiler starts without a cache
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = empty
         return _measure(options)
 

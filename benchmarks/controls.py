@@ -1,12 +1,12 @@
-"""Preferred subnets and preferred training, each beside its control, at equal steps.
+"""Preferred subnets and preferred training, each compared with a control at equal steps.
 
     python benchmarks/controls.py --recipe mobilenet-micro --seeds 0 1 2
 
-For every seed three trainings start from the same weights, those that were scored, and take as many
-steps of one subnet each: on the preferred subnets; on random ones, for every preferred subnet one
-of its budget, every architecture there as likely; and on the whole space, whose supernet is then
-asked for the subnets of the other two. Trainings go to `runs/controls/` and are continued there;
-rows are printed and merged into `results/controls.json`.
+For every seed, three trainings start from the same weights (those that were scored) and take the
+same number of steps with one subnet each. They train the preferred subnets; random subnets, one
+from the budget of each preferred subnet, all its architectures being equally likely; and the whole
+space, in whose supernet the subnets of the other two are evaluated. Trainings are stored in
+`runs/controls/` and continued there; rows are printed and merged into `results/controls.json`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ RESULTS = Path(__file__).parent.parent / "results" / "controls.json"
 
 
 def random_archs(space: SearchSpace, preferred: PreferredSet, seed: int) -> list[Arch]:
-    """Of the budget of every choice an architecture, each as likely; all of them different."""
+    """A random architecture from the budget of every choice, uniformly; all of them different."""
     budgets = placed_budgets(space, preferred.recipe.search.budgets).kept
     generator = numpy_generator(seed, "controls")
     found: list[Arch] = []
@@ -65,7 +65,7 @@ def trained(
 ) -> Supernet:
     """A copy of the initial weights, trained on the subnets, or on the whole space."""
     training = recipe.training
-    assert training is not None, "recipes that only search are refused before"
+    assert training is not None, "recipes that only search are rejected earlier"
     arch = initial.arch if space else envelope(archs)
     supernet = initial.trimmed(arch, drop_path=training.drop_path, dropout=training.dropout)
     folder.mkdir(parents=True, exist_ok=True)
@@ -76,8 +76,8 @@ def trained(
 def row(
     name: str, supernet: Supernet, archs: Sequence[Arch], recipe: Recipe, data: ImageData
 ) -> dict[str, Any]:
-    """Accuracies of the subnets in a trained supernet, from the cheapest budget on."""
-    assert recipe.training is not None, "recipes that only search are refused before"
+    """Accuracies of the subnets in a trained supernet, the cheapest budget first."""
+    assert recipe.training is not None, "recipes that only search are rejected earlier"
     epochs = recipe.training.epochs
     statistics = calibrate_on(
         supernet, archs, data, recipe.calibration, seed=recipe.seed, first_epoch=epochs
@@ -98,7 +98,7 @@ def row(
 
 def measure(recipe: Recipe, home: Path) -> list[dict[str, Any]]:
     """The rows of one seed."""
-    assert recipe.data is not None, "recipes that only search are refused before"
+    assert recipe.data is not None, "recipes that only search are rejected earlier"
     space = recipe.space
     data = load_data(recipe.data, space.settings)
     preferred, initial = zero_cost_search(recipe, data)
@@ -119,7 +119,7 @@ def measure(recipe: Recipe, home: Path) -> list[dict[str, Any]]:
 
 
 def print_table(rows: Sequence[dict[str, Any]]) -> None:
-    """Means over subnets; the deviation is that of these means, from seed to seed."""
+    """Prints means over subnets, with the standard deviation of these means over the seeds."""
     print(f"{'variant':34} {'seeds':>5} {'val, %':>16} {'test, %':>16}")
     for variant in dict.fromkeys(one["variant"] for one in rows):
         cells = []
@@ -132,7 +132,7 @@ def print_table(rows: Sequence[dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--recipe", default="mobilenet-micro", help="one that trains")
+    parser.add_argument("--recipe", default="mobilenet-micro", help="name of a recipe that trains")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE")
     parser.add_argument("--threads", type=int, default=1)

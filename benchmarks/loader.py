@@ -1,7 +1,7 @@
-"""Images per second of the loader alone, on photographs: ours beside timm's, decoders, stages.
+"""Images per second of the loader alone on photographs, compared with timm's; stages, decoders.
 
-Every photograph is there twice, so that an epoch has batches for all readers. A reader of ours is
-forked anew for every epoch, one of timm's lives on. Read from memory: the files are in the cache.
+Every photograph is used twice, so that an epoch has batches for all readers. Our readers are forked
+again for every epoch, timm's stay alive. The files are read from memory, the cache of the system.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ T = TypeVar("T")
 TITLE = "Loader alone: photographs, the augmentation of imagenet-tiny, 224 px"
 TAR = "imagenet-250.tar"
 NUM_IMAGES = 500
-BATCH_SIZE = 50  # even, as timm's mixing wants it
+BATCH_SIZE = 50  # even, as timm's mixing requires
 WORKERS = (0, 2)
 
 
 def measure(options: Options) -> Section:
-    """Epochs of both loaders in turns, with one thread in every process."""
+    """Epochs of both loaders in turns, with one thread per process."""
     tar = Path(os.environ.get("PRENAS_DATA", "")) / TAR
     if not tar.exists():
         return Section(
-            TITLE, (), {"not measured": f"there is no {tar}: set PRENAS_DATA to its folder"}
+            TITLE, (), {"not measured": f"{tar} does not exist: set PRENAS_DATA to its folder"}
         )
     torch.set_num_threads(1)
     try:
@@ -72,7 +72,7 @@ def _ms(seconds: Sequence[float], num_images: int) -> float:
 
 
 def _unpacked(tar: Path, home: Path) -> Path:
-    """The photographs as `train/`, twice; one of them as `val/`."""
+    """Unpacks the photographs twice as `train/`, and one class of them as `val/`."""
     with tarfile.open(tar) as file:
         file.extractall(home, filter="data")
     (home / "val").rename(home / "train")
@@ -147,11 +147,11 @@ def _epochs(data: ImageData) -> Callable[[], int]:
     return epoch
 
 
-def _timm_epochs(home: Path, recipe: DataRecipe) -> Callable[[], int]:
-    """As timm's training script has it: mixed while collating, normalised and erased after."""
+def _timm_epochs(home: Path, data_recipe: DataRecipe) -> Callable[[], int]:
+    """As in timm's training script: mixed while collating, then normalised and erased."""
     from timm.data import FastCollateMixup, create_dataset, create_loader
 
-    augmentation = recipe.augmentation
+    augmentation = data_recipe.augmentation
     dataset = create_dataset("", root=str(home / "train"))
     loader = create_loader(
         dataset,
@@ -163,7 +163,7 @@ def _timm_epochs(home: Path, recipe: DataRecipe) -> Callable[[], int]:
         hflip=augmentation.flip,
         color_jitter=augmentation.color_jitter,
         auto_augment=augmentation.auto_augment,
-        interpolation=recipe.preprocessing.interpolation,
+        interpolation=data_recipe.preprocessing.interpolation,
         re_prob=augmentation.erasing,
         re_mode=augmentation.erasing_mode,
         re_count=augmentation.erasing_count,
@@ -174,11 +174,11 @@ def _timm_epochs(home: Path, recipe: DataRecipe) -> Callable[[], int]:
             switch_prob=augmentation.mixing_switch,
             mode=augmentation.mixing_mode,
         ),
-        num_workers=recipe.num_workers,
+        num_workers=data_recipe.num_workers,
         device=torch.device("cpu"),
     )
     for change in dataset.transform.transforms:
-        fix_posterize(change)  # else Pillow 13 refuses some of the policy's draws
+        fix_posterize(change)  # otherwise Pillow 13 rejects some of the policy's draws
     return lambda: sum(len(labels) for _, labels in loader)
 
 
@@ -186,7 +186,7 @@ def _timm_epochs(home: Path, recipe: DataRecipe) -> Callable[[], int]:
 
 
 def _stages(contents: Sequence[bytes]) -> dict[str, float]:
-    """Where the time of one image goes, step by step as the reader takes them."""
+    """Where the time of one image goes, stage by stage in the order of the reader."""
     recipe = get_recipe("imagenet-tiny")
     assert recipe.data is not None
     augmentation, preprocessing = recipe.data.augmentation, recipe.data.preprocessing
@@ -216,7 +216,7 @@ def _stages(contents: Sequence[bytes]) -> dict[str, float]:
             images = torch.empty(len(rows), *rows[0].shape)
             for pixels, row in zip(rows, images, strict=True):
                 timed("normalise", lambda p=pixels, r=row: normalized(p, preprocessing, out=r))
-            generators = [numpy_generator(0, "stages", place) for place in range(len(rows))]
+            generators = [numpy_generator(0, "stages", index) for index in range(len(rows))]
             timed("mirror", mirror, images, generators)
             timed("erase", erase, images, generators)
             timed("mix", mix, images, torch.arange(len(rows)))
@@ -230,7 +230,7 @@ def _stages(contents: Sequence[bytes]) -> dict[str, float]:
 
 
 def _decoders(contents: Sequence[bytes], rounds: int) -> tuple[list[Ratio], dict[str, Any]]:
-    """Of those that are installed; every one gives RGB."""
+    """Compares the installed decoders, all of them to RGB."""
     found = dict(_installed_decoders())
     seconds = take_turns(
         {

@@ -1,13 +1,13 @@
 """Puts known faults into the code, one at a time, and checks that tests fail.
 
-    python -m benchmarks.mutations                     # all of them, about half an hour on one core
-    python -m benchmarks.mutations clip-norm-never ... # some of them, by name
+    python -m benchmarks.mutations                     # all faults: half an hour on one core
+    python -m benchmarks.mutations clip-norm-never ... # some faults, by name
     python -m benchmarks.mutations --list
 
-Each fault replaces one text, which must occur exactly once in its file, in a copy of the tree; the
-working tree is never touched. The tests that are named with it, which pass without it, must fail:
-then it is killed, and the first of them is printed. Status 1 says that one survived or could not be
-judged. `--sound` first runs the same tests without faults.
+Each fault replaces one text, which must occur exactly once in its file. This is done in a copy of
+the tree; the working tree is never touched. A fault is killed if one of its tests, which pass
+without it, fails; the first one that fails is printed. The exit status is 1 if a fault survived or
+could not be judged. `--sound` first runs the same tests without faults.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 _COPIED = ("src", "tests", "benchmarks", "examples", "docs", "results", "pyproject.toml")
-_PASSED, _FAILED = 0, 1  # pytest's own; others mean that it could not run the tests
-_SECONDS = 900  # for the tests of one fault, which some make endless
+_PASSED, _FAILED = 0, 1  # exit statuses of pytest; others mean that it could not run the tests
+_SECONDS = 900  # for the tests of one fault, because some faults cause endless loops
 
 
 class Mutation(NamedTuple):
@@ -46,12 +46,12 @@ MUTATIONS = (
     # the step
     Mutation(
         "clip-norm-never", "training/step.py",
-        "self._gradients.clip(norm, self._recipe.clip_grad_norm)", "pass",
+        "self._gradients.clip(norm, self._training.clip_grad_norm)", "pass",
         ("training/test_step.py",),
     ),
     Mutation(
         "clip-values-never", "training/step.py",
-        "self._gradients.clip_values(self._recipe.clip_grad_value)", "pass",
+        "self._gradients.clip_values(self._training.clip_grad_value)", "pass",
         ("training/test_step.py",),
     ),
     Mutation(
@@ -67,7 +67,7 @@ MUTATIONS = (
     Mutation(
         "parts-weigh-alike-whatever-their-size", "training/step.py",
         "weight = len(part.labels) / part.total",
-        "weight = 1 / self._recipe.grad_accum_steps",
+        "weight = 1 / self._training.grad_accum_steps",
         ("training/test_step.py",),
     ),
     Mutation(
@@ -76,13 +76,13 @@ MUTATIONS = (
         ("training/test_step.py",),
     ),
     Mutation(
-        "steps-that-are-not-finite-move-weights", "training/step.py",
+        "non-finite-steps-move-weights", "training/step.py",
         "is_finite = math.isfinite(total + grad_norm)", "is_finite = True",
         ("training/test_step.py",),
     ),
     Mutation(
         "ema-decay-ignored", "training/step.py",
-        "ModelEmaV3(supernet.network, decay=recipe.ema_decay)", "ModelEmaV3(supernet.network)",
+        "ModelEmaV3(supernet.network, decay=training.ema_decay)", "ModelEmaV3(supernet.network)",
         ("training/test_step.py",),
     ),
     Mutation(
@@ -95,7 +95,7 @@ MUTATIONS = (
         'restore_optimizer(self.optimizer, state["optimizer"])', "pass",
         ("training/test_resume.py",),
     ),
-    # what trains, and how
+    # optimiser, sampler and losses
     Mutation(
         "decay-of-norms-and-biases", "training/optim.py",
         "fused=True,", "fused=True, filter_bias_and_bn=False,",
@@ -118,17 +118,17 @@ MUTATIONS = (
     ),
     Mutation(
         "one-subnet-for-all-draws-of-a-step", "training/sampler.py",
-        "place = (step, number) if number else (step,)", "place = (step,)",
+        "position = (step, number) if number else (step,)", "position = (step,)",
         ("training/test_sampler.py",),
     ),
     Mutation(
         "label-smoothing-ignored", "training/objective.py",
-        "label_smoothing=recipe.label_smoothing", "label_smoothing=0.0",
+        "label_smoothing=training.label_smoothing", "label_smoothing=0.0",
         ("training/test_objective.py", "training/test_step.py"),
     ),
     Mutation(
         "temperature-not-squared", "training/objective.py",
-        "told = told * recipe.temperature**2", "told = told * recipe.temperature",
+        "told = told * teacher.temperature**2", "told = told * teacher.temperature",
         ("training/test_objective.py",),
     ),
     Mutation(
@@ -137,13 +137,13 @@ MUTATIONS = (
         ("training/test_distillation.py",),
     ),
     Mutation(
-        "resumed-epoch-begins-anew", "training/loop.py",
-        "start=position.step % length,", "start=0,",
+        "resumed-epoch-starts-over", "training/loop.py",
+        "start=self.position.step % self._steps_per_epoch,", "start=0,",
         ("training/test_resume.py",),
     ),
     Mutation(
         "latest-weights-kept-as-best", "training/loop.py",
-        "top1 > self._position.best_top1", "top1 >= 0",
+        "top1 > self.position.best_top1", "top1 >= 0",
         ("training/test_step.py",),
     ),
     Mutation(
@@ -187,7 +187,7 @@ MUTATIONS = (
     ),
     # evaluation
     Mutation(
-        "last-batch-counts-as-whole", "evaluation/accuracy.py",
+        "last-batch-counts-as-full", "evaluation/accuracy.py",
         "totals[:, 3] += len(labels)", "totals[:, 3] += batch_size",
         ("evaluation/test_accuracy.py",),
     ),
@@ -275,13 +275,13 @@ MUTATIONS = (
 
 
 def occurrences(mutation: Mutation, root: Path = ROOT) -> int:
-    """How often the text that a fault replaces occurs in its file."""
+    """How often the text that the fault replaces occurs in its file."""
     file = root / "src/prenas" / mutation.file
     return file.read_text(encoding="utf-8").count(mutation.old) if file.is_file() else 0
 
 
 def copy_tree(tree: Path) -> None:
-    """Copies what tests need into a new folder."""
+    """Copies everything that the tests need into a new folder."""
     tree.mkdir()
     for name in _COPIED:
         if (ROOT / name).is_dir():
@@ -293,9 +293,9 @@ def copy_tree(tree: Path) -> None:
 
 
 def run_tests(tree: Path, tests: Sequence[str]) -> tuple[int, str]:
-    """pytest's status for tests of a copy of the tree, and the test that failed.
+    """Runs tests in a copy of the tree; returns pytest's status and the test that failed.
 
-    The status is -1 when they take too long.
+    The status is -1 if the tests take too long.
     """
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
     command += ["-m", "not slow", *(f"tests/{test}" for test in tests)]
@@ -311,7 +311,7 @@ def run_tests(tree: Path, tests: Sequence[str]) -> tuple[int, str]:
 
 
 def verdict(tree: Path, mutation: Mutation) -> str:
-    """`killed`, or what else became of a fault that is put into a copy of the tree for a while."""
+    """Tries a fault in a copy of the tree: `killed by ...`, `SURVIVED`, or why neither is known."""
     if (number := occurrences(mutation, tree)) != 1:
         return f"not applied: its text occurs {number} times"
     file = tree / "src/prenas" / mutation.file
@@ -327,12 +327,12 @@ def verdict(tree: Path, mutation: Mutation) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Judges the faults, prints one line for each, and returns the exit status."""
+    """Tries the faults, prints one line for each, and returns the exit status."""
     names = [mutation.name for mutation in MUTATIONS]
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help="faults to try; all by default")
-    parser.add_argument("--sound", action="store_true", help="run all tests without faults first")
-    parser.add_argument("--list", action="store_true", help="print the names and stop")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="faults to try; default: all")
+    parser.add_argument("--sound", action="store_true", help="first run the tests without faults")
+    parser.add_argument("--list", action="store_true", help="print the names and exit")
     options = parser.parse_args(arguments)
     if unknown := set(options.names) - set(names):
         parser.error(f"unknown: {', '.join(sorted(unknown))}; --list prints the names")

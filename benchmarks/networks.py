@@ -1,4 +1,4 @@
-"""The networks that are timed against each other: one architecture in three forms."""
+"""The networks that are compared: one architecture in three forms."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def published(number: int) -> tuple[VitArch, VitSettings]:
 
 
 def fused(arch: VitArch, settings: VitSettings) -> nn.Module:
-    """The product's network."""
+    """The network of prenas."""
     network = build(arch, settings)
     family_of(arch).initialize(network, torch_generator(0, "weights"))
     return network
 
 
 def without_relative_positions(arch: VitArch, settings: VitSettings) -> nn.Module:
-    """The same with timm's attention of as many heads of the same width."""
+    """The same with timm's attention, with the same number of heads of the same width."""
     network = fused(arch, settings)
     for block, heads in zip(network.blocks, arch.num_heads, strict=True):
         block.attn = _WithoutPositions(arch.embed_dim, heads, settings.head_dim)
@@ -57,8 +57,8 @@ class _WithoutPositions(nn.Module):
 
 
 def in_literal_form(arch: VitArch, settings: VitSettings) -> nn.Module:
-    """Relative positions as the formulas read, (N, N, head_dim) tensors and all; frozen."""
-    # Written for tests, it makes its index matrices anew at every call, which is not its point.
+    """Relative positions as in the formulas, with (N, N, head_dim) tensors."""
+    # The form of the tests rebuilds its index matrices in every call, which should not count here.
     literal.relative_indices = lru_cache(_relative_indices)
     network = literal.LiteralVit(
         embed_dim=arch.embed_dim,
@@ -79,7 +79,7 @@ _relative_indices = literal.relative_indices
 
 
 class PlainStep:
-    """One training step of a network as a plain PyTorch script does it."""
+    """One training step of a network as in a plain PyTorch script."""
 
     def __init__(
         self, network: nn.Module, images: Tensor, labels: Tensor, dtype: torch.dtype = torch.float32
@@ -96,12 +96,12 @@ class PlainStep:
 
     @property
     def state_bytes(self) -> int:
-        """Of weights and moments, which stay from step to step."""
+        """Memory of weights and moments, which are kept between steps."""
         return 3 * sum(p.numel() * p.element_size() for p in self.network.parameters())
 
 
 def some_images(number: int, settings: Settings) -> tuple[Tensor, Tensor]:
-    """Noise [B, C, H, W] and labels [B]."""
+    """Noise images [B, C, H, W] and labels [B]."""
     generator = torch_generator(0, "benchmark")
     images = torch.randn(number, settings.in_chans, *settings.image_size, generator=generator)
     return images, torch.randint(settings.num_classes, (number,), generator=generator)

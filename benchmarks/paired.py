@@ -1,7 +1,7 @@
-"""Timing side by side: variants take turns in one process, so that all of them see one machine.
+"""Paired timing: variants take turns in one process, so that all run under the same conditions.
 
-A claim is a ratio: of each round's seconds, one variant over another; the median of the rounds,
-with their quartiles. Seconds stand beside it for orientation only.
+A result is the ratio of two variants' seconds in the same round: the median over the rounds, with
+quartiles. The seconds themselves are given for orientation only.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class Options(NamedTuple):
-    """What the command line says."""
+    """The options of the command line."""
 
     threads: int
     rounds: int
@@ -31,44 +31,44 @@ class Options(NamedTuple):
 
 @dataclass(frozen=True)
 class Ratio:
-    """One variant over another, in one run."""
+    """The ratio of two variants in one run."""
 
     what: str
     """E.g. "training step, fused / no relative positions"."""
     median: float
     quartiles: tuple[float, float]
     target: float | None = None
-    """At most this, where one is set."""
+    """The largest acceptable ratio, if there is a target."""
     note: str = ""
     limit: str = ""
-    """What reasoning says can be reached, where that was worked out."""
+    """The best ratio that is theoretically possible, if it is known."""
 
     @property
     def is_met(self) -> bool | None:
-        """Whether the target is met; None without one."""
+        """Whether the target is met; None if there is no target."""
         return None if self.target is None else self.median <= self.target
 
 
 @dataclass(frozen=True)
 class Section:
-    """What one benchmark found."""
+    """The results of one benchmark."""
 
     title: str
     ratios: tuple[Ratio, ...]
     facts: Mapping[str, Any]
-    """Seconds, bytes, rates, counts: as measured, by name."""
+    """Measured seconds, bytes, rates and counts by name."""
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in results/."""
+        """The form in which it is saved in results/."""
         return asdict(self)
 
 
 def take_turns(
     variants: Mapping[str, Callable[[], object]], rounds: int, *, warm_ups: int = 1
 ) -> dict[str, list[float]]:
-    """Seconds of every variant in every round, each round starting with another variant.
+    """Seconds of every variant in every round; each round starts with a different variant.
 
-    Works of an accelerator are waited for.
+    Work on an accelerator is waited for.
     """
     names = list(variants)
     for _ in range(warm_ups):
@@ -100,7 +100,7 @@ def ratio(
     note: str = "",
     limit: str = "",
 ) -> Ratio:
-    """Of two variants that took turns."""
+    """The ratio of two variants that took turns."""
     rounds = [a / b for a, b in zip(over, under, strict=True)]
     if len(rounds) == 1:
         return Ratio(what, rounds[0], (rounds[0], rounds[0]), target, note, limit)
@@ -109,15 +109,15 @@ def ratio(
 
 
 def medians(seconds: Mapping[str, list[float]]) -> dict[str, float]:
-    """Variant -> its median in seconds."""
+    """Variant -> the median of its seconds."""
     return {f"{name}, s": statistics.median(found) for name, found in seconds.items()}
 
 
 def peak_bytes(work: Callable[[], object]) -> int:
-    """The most that PyTorch's CPU allocator holds while `work` runs, beyond what it held before.
+    """Peak memory of PyTorch's CPU allocator while `work` runs, above the level before.
 
-    Counted from the allocator's own events, so it is the same on every machine; scratch that a
-    library takes from the system directly is not in it.
+    Counted from the events of the allocator, so it is the same on every machine; memory that a
+    library takes directly from the system is not included.
     """
     with torch.profiler.profile(
         activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
@@ -136,7 +136,7 @@ def peak_bytes(work: Callable[[], object]) -> int:
 
 
 def environment(options: Options) -> dict[str, Any]:
-    """What every result states beside its numbers."""
+    """What every result states in addition to its numbers."""
     return {
         "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
         "commit": _commit(),
@@ -147,7 +147,7 @@ def environment(options: Options) -> dict[str, Any]:
 
 
 def _commit() -> str:
-    """The commit of the code, `-dirty` if any of it was changed; results do not count."""
+    """The commit of the code, with `-dirty` if anything but results was changed."""
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(ROOT), *words]

@@ -1,7 +1,7 @@
-"""Zero-cost search: scoring and selecting, the backward pass before it, the exact optimum after it.
+"""Zero-cost search: the backward pass, scoring and selecting, and the exact optimum.
 
-Tables are compared with the literal form that slices every tensor for every candidate
-(tests/reference); the choices must be equal, or the section fails.
+Tables are compared with a literal implementation that slices every tensor for every candidate
+(tests/reference). The section fails if the two do not choose the same subnets.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ _TARGET_SECONDS = 0.2
 _LONG_CHAIN_BUDGETS = "macs=200M:700M:25M"
 _BATCH_SIZES = (1, 4, 16)
 _SEEDS = {"digits": range(5), "tiny": range(2)}
-"""Recipe -> initialisations on which the choices of all variants are compared."""
+"""Recipe -> seeds for which the choices of all variants are compared."""
 
 
 def measure(options: Options) -> Section:
-    rounds = min(options.rounds, 3)  # of seconds each
+    rounds = min(options.rounds, 3)  # each takes seconds
     ratios, facts = [], {}
     for part in (_against_literal, _first_and_again, _long_chain, _backward_passes):
         found_ratios, found_facts = part(options._replace(rounds=rounds))
@@ -98,7 +98,7 @@ def _against_literal(options: Options) -> tuple[list[Ratio], dict[str, Any]]:
 
 
 def _first_and_again(options: Options) -> tuple[list[Ratio], dict[str, Any]]:
-    """Of `small`, each round in a process of its own, with nothing kept from before."""
+    """Searches of `small`, each round in a new process, so that nothing is cached."""
     code = f"from benchmarks.search import one_search; one_search({options.threads})"
     found = [
         json.loads(
@@ -121,9 +121,9 @@ def _first_and_again(options: Options) -> tuple[list[Ratio], dict[str, Any]]:
 
 
 def one_search(threads: int) -> None:
-    """One search of `small`, timed part by part; prints JSON.
+    """Times the parts of one search of `small`; prints JSON.
 
-    A network is built before, because PyTorch loads parts of itself with the first one.
+    Another network is built first, because PyTorch loads parts of itself with the first network.
     """
     torch.set_num_threads(threads)
     recipe = get_recipe("small")
@@ -158,7 +158,7 @@ def _resident_gb() -> float:
 
 
 def _long_chain(options: Options) -> tuple[list[Ratio], dict[str, Any]]:
-    """All budgets of `mobilenet` after the backward pass, from importances drawn at random."""
+    """Scoring and selecting for all budgets of `mobilenet`, with random importances."""
     space = get_space("mobilenet")
     budgets = placed_budgets(space, [_LONG_CHAIN_BUDGETS]).kept
     network = build_shared(space.supernet, space.settings)
@@ -191,7 +191,7 @@ def _select(tables: dict[int | None, SpaceTables], budgets: Sequence[Budget]) ->
 
 
 def _backward_passes(options: Options) -> tuple[list[Ratio], dict[str, Any]]:
-    """In other batches and in bf16: time, memory, and whether the choice stays."""
+    """Other batch sizes and bf16: time, memory, and whether the choice stays the same."""
     usual = "fp32, batches of 4"
     variants = {f"fp32, batches of {size}": (size, False) for size in _BATCH_SIZES}
     variants["bf16, batches of 4"] = (4, True)

@@ -1,12 +1,12 @@
-"""Training strategies side by side, at equal steps and at equal images through subnets.
+"""Training strategies compared at equal steps, and at equal numbers of images through subnets.
 
     python benchmarks/strategies.py --data digits --epochs 120 --seeds 0 1 2
     python benchmarks/strategies.py --data fashion-mnist --epochs 4 --seeds 0 1
 
-Every variant starts from the same scored weights and the same preferred subnets of its seed. Runs
-go to `runs/strategies/` and are continued there; results are printed as a table and merged into
-`results/strategies.json`. A sandwich of three subnets sends three times the images through subnets
-in a step: "equal images" gives it a third of the epochs, "equal steps" all of them.
+For each seed, all variants start from the same scored weights and the same preferred subnets. Runs
+are stored in `runs/strategies/` and continued there; results are printed as a table and merged into
+`results/strategies.json`. A sandwich of three subnets sends every image of a step through three
+subnets: with "equal images" it trains for a third of the epochs, with "equal steps" for all.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ VARIANTS: dict[str, tuple[tuple[str, ...], int]] = {
     "sandwich + distillation, equal steps": (DISTILLED, 1),
     "uniform over the space": (("evolution={}",), 1),
 }
-"""Name -> (changes of the recipe, by what its epochs are divided)."""
+"""Name -> (changes of the recipe, divisor of its epochs)."""
 
 
 def recipe_of(data: str, variant: str, epochs: int, seed: int) -> Recipe:
-    """The recipe of one run; validation is left to the end."""
+    """The recipe of one run, without validation during training."""
     changes, divisor = VARIANTS[variant]
     common = (f"seed={seed}", f"training.epochs={epochs // divisor}", "training.validate_epochs=0")
     return with_overrides(
@@ -59,7 +59,7 @@ def recipe_of(data: str, variant: str, epochs: int, seed: int) -> Recipe:
 
 
 def row(data: str, variant: str, recipe: Recipe, rows: Sequence[Evaluation]) -> dict[str, Any]:
-    """One line of the results: accuracies of the subnets, from the cheapest on."""
+    """One row of the results: accuracies of the subnets, the cheapest first."""
     assert recipe.training is not None
     accuracies = {
         split: [round(100 * one.splits[split].top1, 2) for one in rows]
@@ -78,7 +78,7 @@ def row(data: str, variant: str, recipe: Recipe, rows: Sequence[Evaluation]) -> 
 
 
 def averaged(out: Path, recipe: Recipe) -> list[Evaluation]:
-    """The preferred subnets with the moving average of the weights."""
+    """Evaluates the preferred subnets with the moving average of the weights."""
     preferred = pipeline.read_preferred(out)
     supernet = Supernet(preferred.envelope, recipe.space.settings).eval()
     newest = checkpoints(out / artifacts.CHECKPOINTS)[0].folder
@@ -93,7 +93,7 @@ def averaged(out: Path, recipe: Recipe) -> list[Evaluation]:
 
 
 def measure(data: str, variant: str, epochs: int, seed: int, home: Path) -> list[dict[str, Any]]:
-    """Trains one variant, or takes it as it is there, and evaluates it."""
+    """Trains one variant, unless it is already trained, and evaluates it."""
     recipe = recipe_of(data, variant, epochs, seed)
     out = home / data / f"{variant.replace(' ', '-').replace(',', '')}-{epochs}-{seed}"
     pipeline.search(recipe, out)
@@ -113,7 +113,7 @@ def measure(data: str, variant: str, epochs: int, seed: int, home: Path) -> list
 
 
 def print_table(rows: Sequence[dict[str, Any]]) -> None:
-    """Means over seeds; the deviation is that of the mean over subnets, from seed to seed."""
+    """Prints means over seeds, with the standard deviation of the subnets' mean over the seeds."""
     print(f"{'data':14} {'variant':44} {'seeds':>5} {'val, %':>8} {'test, %':>14}")
     for data, variant in dict.fromkeys((one["data"], one["variant"]) for one in rows):
         chosen = [one for one in rows if (one["data"], one["variant"]) == (data, variant)]
@@ -127,7 +127,9 @@ def print_table(rows: Sequence[dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="digits", help="name of a recipe that trains")
-    parser.add_argument("--epochs", type=int, default=120, help="divisible by three")
+    parser.add_argument(
+        "--epochs", type=int, default=120, help="number of epochs, divisible by three"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--threads", type=int, default=1)

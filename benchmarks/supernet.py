@@ -1,8 +1,8 @@
-"""What weight sharing costs: training steps of subnets, in the supernet and each cut out and alone.
+"""The cost of weight sharing: training steps of subnets in the supernet, and of each one alone.
 
-In the supernet: the product's step, with everything that it does per step, on a supernet trimmed to
-the envelope of its subnets, as in a run. Alone: the same subnet with weights of its own in a plain
-PyTorch loop, with fused AdamW, clipping where the recipe clips, and one learning rate.
+In the supernet: the complete step of prenas on a supernet trimmed to the envelope of its subnets,
+as in a run. Alone: a copy of the same subnet in a plain PyTorch loop, with the recipe's optimiser
+and clipping, and a constant learning rate.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _DIGITS_REPEATS = 5  # turns of digits per turn of the large network: their step
 
 
 def measure(options: Options) -> Section:
-    """Steps, their passes and optimisers, on the digits, convolutions, and at 224 pixels."""
+    """Steps, passes and optimisers: on the digits, with convolutions, and at 224 pixels."""
     ratios: list[Ratio] = []
     facts: dict[str, Any] = {}
     for threads in _DIGITS_THREADS:
@@ -53,18 +53,18 @@ def measure(options: Options) -> Section:
 
 
 class _Work:
-    """Some subnets of a supernet, each of which takes one step per turn; and the same cut out."""
+    """Subnets of a supernet, each of which takes one step per turn, and the same subnets alone."""
 
     def __init__(
         self,
         name: str,
         supernet: Supernet,
         archs: Sequence[Arch],
-        recipe: TrainingRecipe,
+        training: TrainingRecipe,
         num_images: int,
     ) -> None:
         self._name = name
-        self._archs, self._recipe = archs, recipe
+        self._archs, self._training = archs, training
         settings = supernet.settings
         generator = torch.Generator().manual_seed(0)
         self._images = torch.randn(
@@ -77,20 +77,20 @@ class _Work:
             [np.random.default_rng(number) for number in range(num_images)],
             num_images,
         )
-        masked = recipe.model_copy(update={"optimizer": "masked_adamw"})
+        masked = training.model_copy(update={"optimizer": "masked_adamw"})
 
         def new_step(one: TrainingRecipe) -> TrainingStep:
             trained = supernet.trimmed(supernet.arch, drop_path=one.drop_path).train()
             return TrainingStep(trained, lambda step: (archs[step],), one, steps_per_epoch=20)
 
-        self._plain_step, self._masked_step = new_step(recipe), new_step(masked)
+        self._plain_step, self._masked_step = new_step(training), new_step(masked)
         self._subnets = BoundSubnets(self._plain_step.supernet)
         self._owned = [_owned(self._masked_step.supernet, arch) for arch in archs]
         self._noise = torch.rand(num_images, supernet.num_draws, generator=generator)
-        self._cut = [_Cut(self._plain_step.supernet, arch, recipe) for arch in archs]
+        self._cut = [_Cut(self._plain_step.supernet, arch, training) for arch in archs]
 
     def _variants(self) -> dict[str, Callable[[], object]]:
-        """One turn: a step of every subnet."""
+        """Name -> one turn: a step of every subnet."""
 
         def step_of(step: TrainingStep) -> None:
             for number in range(len(self._archs)):
@@ -111,8 +111,8 @@ class _Work:
             for cut in self._cut:
                 cut.optimizer.zero_grad()
                 self._loss(cut.network(self._images)).backward()  # type: ignore[no-untyped-call]
-                if self._recipe.clip_grad_norm is not None:
-                    clip_grad_norm_(cut.network.parameters(), self._recipe.clip_grad_norm)
+                if self._training.clip_grad_norm is not None:
+                    clip_grad_norm_(cut.network.parameters(), self._training.clip_grad_norm)
                 cut.optimizer.step()
 
         return {
@@ -127,15 +127,15 @@ class _Work:
         }
 
     def _loss(self, logits: torch.Tensor) -> torch.Tensor:
-        return cross_entropy(logits, self._labels, label_smoothing=self._recipe.label_smoothing)
+        return cross_entropy(logits, self._labels, label_smoothing=self._training.label_smoothing)
 
     def measure(
         self, rounds: int, target: float, ratios: list[Ratio], facts: dict[str, Any]
     ) -> None:
-        """Adds what it finds."""
+        """Measures, and adds the results to `ratios` and `facts`."""
         variants = self._variants()
         seconds = take_turns(variants, rounds)
-        plain = {"adamw": "AdamW", "sgd": "SGD"}[self._recipe.optimizer]
+        plain = {"adamw": "AdamW", "sgd": "SGD"}[self._training.optimizer]
         for what, left, right in (
             ("training step, supernet / cut", "step", "step, cut"),
             ("forward and backward, supernet / cut", "passes", "passes, cut"),
@@ -172,7 +172,7 @@ def _owned(supernet: Supernet, arch: Arch) -> dict[torch.Tensor, list[Box]]:
 
 
 def _shares(work: Callable[[], object]) -> dict[str, float]:
-    """Operation -> its share of the time, of those that take most."""
+    """Operation -> its share of the time, for the most expensive operations."""
     with profile(activities=[ProfilerActivity.CPU]) as found:
         work()
     times = {event.key: event.self_cpu_time_total for event in found.key_averages()}
@@ -182,11 +182,11 @@ def _shares(work: Callable[[], object]) -> dict[str, float]:
 
 
 class _Cut:
-    """A subnet alone."""
+    """A subnet alone, with its optimiser."""
 
-    def __init__(self, supernet: Supernet, arch: Arch, recipe: TrainingRecipe) -> None:
+    def __init__(self, supernet: Supernet, arch: Arch, training: TrainingRecipe) -> None:
         self.network = supernet.cut(arch)
-        self.optimizer = make_optimizer(self.network, recipe)
+        self.optimizer = make_optimizer(self.network, training)
 
 
 def _preferred(recipe_name: str, name: str) -> _Work:

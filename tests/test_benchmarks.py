@@ -125,10 +125,10 @@ def test_other_forms_of_attention_are_ours_to_rounding(form: Callable[..., Tenso
     ("words", "message"),
     [
         (["--sections", "speling"], "unknown section 'speling': choose from training, graph"),
-        (["--device", "cpu"], "the full size is for an accelerator: give --quick too"),
+        (["--device", "cpu"], "the full sizes need an accelerator: add --quick"),
         (
             ["--device", "cpu", "--quick", "--out", str(ROOT / "results" / "gpu-h100.json")],
-            "results of --quick say nothing",
+            "results of --quick are meaningless",
         ),
     ],
 )

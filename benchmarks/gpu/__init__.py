@@ -1,1 +1,1 @@
-"""`python -m benchmarks gpu`: what a step costs on an accelerator, and what keeps it waiting."""
+"""`python -m benchmarks gpu`: the cost of a training step on an accelerator, and what delays it."""

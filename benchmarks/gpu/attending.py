@@ -1,4 +1,4 @@
-"""Attention alone, forward and backward: relative positions beside plain attention."""
+"""Attention alone, forward and backward: relative positions compared with plain attention."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Form = Callable[..., Tensor]
 
 
 def measure(sizes: Sizes, device: torch.device) -> Section:
-    """Ours as it is and compiled, PyTorch's at its own width and at ours, FlexAttention."""
+    """Ours, eager and compiled; PyTorch's at its usual width and at ours; FlexAttention."""
     found = Findings("Attention alone, forward and backward, bf16", device, sizes)
     inputs = _Inputs(sizes, device)
     is_cuda = device.type == "cuda"
@@ -77,7 +77,7 @@ def _compiled(form: Form, sizes: Sizes) -> Form:
 
 
 class _Inputs:
-    """What attention takes, in bfloat16, and a cotangent."""
+    """The inputs of attention in bfloat16, and a cotangent."""
 
     def __init__(self, sizes: Sizes, device: torch.device) -> None:
         images, heads, side = sizes.attention
@@ -105,7 +105,7 @@ class _Inputs:
         return passes
 
     def difference(self, form: Form) -> float:
-        """From ours, relative to the largest number."""
+        """Largest difference from ours, relative to the largest value."""
         with torch.no_grad():
             ours, other = self._out(attention_at_once), self._out(form)
         return float((ours - other).abs().max() / ours.abs().max())
@@ -116,13 +116,13 @@ class _Inputs:
 
 
 def _plain(qkv: Tensor, *others: object) -> Tensor:
-    """Without relative positions."""
+    """Attention without relative positions."""
     q, k, v = qkv.permute(3, 0, 2, 1, 4).unbind(0)
     return scaled_dot_product_attention(q, k, v).transpose(1, 2)
 
 
 def _plain_wide(qkv: Tensor, _1: Tensor, _2: Tensor, features: Tensor, *others: object) -> Tensor:
-    """The same in heads as wide as ours: what the fused kernel alone takes of ours."""
+    """The same with heads as wide as ours: the cost of the fused kernel within ours."""
     padded = pad(qkv, (0, features.shape[1]))
     q, k, v = padded.permute(3, 0, 2, 1, 4).unbind(0)
     out = scaled_dot_product_attention(q, k, v, scale=qkv.shape[-1] ** -0.5)
@@ -130,15 +130,15 @@ def _plain_wide(qkv: Tensor, _1: Tensor, _2: Tensor, features: Tensor, *others: 
 
 
 class _Windows(NamedTuple):
-    """What each patch sees of products [B, R * C, H, W] with whole tables: windows that slide."""
+    """Sliding windows: the part of the products [B, R * C, H, W] that each patch uses."""
 
     rows: tuple[tuple[int, ...], tuple[int, ...], int]
-    """Size, stride, offset of what it sees of the vertical entries."""
+    """Size, stride and offset of the part among the vertical entries."""
     columns: tuple[tuple[int, ...], tuple[int, ...], int]
 
     @classmethod
     def of(cls, images: int, heads: int, grid: tuple[int, int], width: int) -> _Windows:
-        """Of contiguous products."""
+        """The windows of contiguous products."""
         rows, columns = grid
         column = heads * width
         row, image = columns * column, rows * columns * column
@@ -157,9 +157,10 @@ def with_whole_tables(
     grid: tuple[int, int],
     scale: float,
 ) -> Tensor:
-    """Ours, but every query is multiplied with the whole table: one large product of even sizes.
+    """Ours, but every query is multiplied with the whole table in one large, regular product.
 
-    What a query sees of it is a window, a view. Arguments and result as in `attention_at_once`.
+    The part that a query uses is a window of it, a view. Arguments and result are as in
+    `attention_at_once`.
     """
     q, k, v = qkv.unbind(3)  # each [B, N, H, d]
     images, _, heads, head_dim = q.shape
@@ -181,7 +182,7 @@ def with_whole_tables(
     mass = out[:, 1:, :, head_dim : head_dim + used]
     by_row, by_class, by_column = mass.split([rows, 1, columns], dim=-1)
     zeros = torch.zeros_like(products)
-    # Not one into the other: PyTorch's gradient of a chain of these is wrong (seen in 2.14).
+    # Not chained: PyTorch's gradient of chained scatters is wrong (seen in 2.14).
     spread = (
         zeros.as_strided_scatter(by_row.unflatten(1, grid), *windows.rows)
         + zeros.as_strided_scatter(by_column.unflatten(1, grid), *windows.columns)
@@ -193,7 +194,7 @@ def with_whole_tables(
 
 
 def in_one_part(*inputs: Any) -> Tensor:
-    """The processor's form, a function with a backward pass of its own, for all images at once."""
+    """The CPU's form, with a custom backward pass, for all images at once."""
     with patch.object(attention_in_parts, "_CACHE_BYTES", 2**40):
         return attention_in_parts.attention_in_parts(*inputs)
 
@@ -207,10 +208,10 @@ def with_flex(
     grid: tuple[int, int],
     scale: float,
 ) -> Tensor:
-    """Ours by FlexAttention: products with the key tables are looked up as logits are made.
+    """Ours with FlexAttention: products with the key tables are looked up per logit.
 
-    Values still carry features, since what the value tables add needs the attention mass per key
-    row and column. Arguments and result as in `attention_at_once`.
+    Values still carry features, because the value tables need the attention mass per key row and
+    column. Arguments and result are as in `attention_at_once`.
     """
     q, k, v = qkv.permute(3, 0, 2, 1, 4).unbind(0)
     rows, columns = grid
@@ -219,10 +220,10 @@ def with_flex(
     seen_rows, seen_columns = _seen(key_table, rows, columns)
     by_row = torch.einsum("bhrcd,rds->bhrcs", patches, seen_rows)
     by_column = torch.einsum("bhrcd,cds->bhrcs", patches, seen_columns)
-    zero = torch.zeros_like(by_column[..., :1])  # where a key has no column: the class token
+    zero = torch.zeros_like(by_column[..., :1])  # for the class token, which has no column
     products = torch.cat([by_row, by_column, zero], dim=-1).flatten(2, 3)
     products = pad(products, (0, 0, 1, 0)).float()  # [B, H, N, R + 1 + C + 1]
-    again = products.clone()  # it allows one look-up in each tensor that needs a gradient
+    again = products.clone()  # only one look-up is allowed per tensor with a gradient
     patch = torch.arange(rows * columns, device=q.device)
     row_of = torch.cat([patch.new_tensor([rows]), rows - 1 - patch // columns])
     column_of = torch.cat([patch.new_tensor([used]), used - 1 - patch % columns])
@@ -230,9 +231,9 @@ def with_flex(
     def with_positions(
         score: Tensor, image: Tensor, head: Tensor, query: Tensor, key: Tensor
     ) -> Tensor:
-        by_place = products[image, head, query, row_of[key]]
-        by_place = by_place + again[image, head, query, column_of[key]]
-        return score + scale * by_place
+        by_position = products[image, head, query, row_of[key]]
+        by_position = by_position + again[image, head, query, column_of[key]]
+        return score + scale * by_position
 
     width = features.shape[1]
     wide = pad(features, (0, -(head_dim + width) % 128)).expand(*q.shape[:2], -1, -1)
@@ -240,7 +241,7 @@ def with_flex(
         *(q, k, torch.cat([v, wide], dim=-1)),
         score_mod=with_positions,
         scale=scale,
-        kernel_options={"num_stages": 1},  # more do not fit an H100 beside values of this width
+        kernel_options={"num_stages": 1},  # with values this wide, an H100 has no room for more
     )
     mass = torch.unflatten(out[:, :, 1:, head_dim : head_dim + used], 2, grid)
     seen_rows, seen_columns = _seen(value_table, rows, columns)

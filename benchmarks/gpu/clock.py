@@ -1,4 +1,4 @@
-"""Timing on an accelerator: variants take turns of several calls, on the device's and our clock."""
+"""Timing on an accelerator: variants take turns of several calls, timed on device and host."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ _NUM_SHARES = 12
 
 
 class Plan(NamedTuple):
-    """How often every variant is called."""
+    """How often each variant is called."""
 
     warm_ups: int
     turns: int
     calls: int
-    """Calls of a turn, between which nobody waits for the device."""
+    """Calls per turn, without waiting for the device between them."""
 
     def fewer(self, factor: int) -> Plan:
-        """The same for calls that take so many times as long."""
+        """A plan for calls that take `factor` times as long."""
         return Plan(max(1, self.warm_ups // factor), max(2, self.turns // factor), self.calls)
 
 
 @dataclass
 class Times:
-    """Of one variant, milliseconds of a call, one number per turn."""
+    """Milliseconds per call of one variant, one number per turn."""
 
     device: list[float] = field(default_factory=list)
-    """From the first to the last event of a turn on the device; the clock's time on a processor."""
+    """Between the first and last event of a turn on the device; wall-clock time on a CPU."""
     host: list[float] = field(default_factory=list)
-    """Until the calls have returned: what the process that trains is busy or waits for."""
+    """Until the calls have returned: the time that the training process is busy or waits."""
 
 
 def take_turns(variants: Mapping[str, Work], plan: Plan, device: torch.device) -> dict[str, Times]:
-    """Times of all variants, each round starting with another one.
+    """Times all variants in turns; each round starts with a different variant.
 
-    The device is idle when a turn starts. Within a turn calls follow each other as in a training,
-    so that what one leaves to the device is done while the next is prepared.
+    The device is idle when a turn starts. Within a turn, calls follow each other as in a training:
+    the device may still work on one while the next is prepared.
     """
     names = list(variants)
     for name in names:
@@ -87,18 +87,20 @@ def _processor_turn(work: Work, calls: int) -> tuple[float, float]:
 
 
 class KernelWork(NamedTuple):
-    """What one call asks of the device."""
+    """The work of one call on the device."""
 
     num_kernels: int
-    """Copies and fills included."""
+    """Including copies and fills."""
     busy_ms: float
     shares: dict[str, float]
-    """Kernel -> its share of the busy time, of those that take most."""
+    """Kernel -> its share of the busy time, for the most expensive kernels."""
 
 
 def kernel_work(work: Work) -> KernelWork:
-    """Counts a call's kernels, and adds up their times; where the sum is less than the call takes,
-    the device waited."""
+    """Counts the kernels of a call and adds up their times.
+
+    If the sum is less than the time of the call, the device was waiting.
+    """
     work()
     torch.cuda.synchronize()
     with profile(activities=[ProfilerActivity.CUDA]) as found:
@@ -118,7 +120,7 @@ def kernel_work(work: Work) -> KernelWork:
 
 
 def peak_bytes(build: Callable[[], Work], device: torch.device) -> int:
-    """The most that building a step and taking two of them holds, state included."""
+    """Peak memory of building a step and running it twice, including its state."""
     if device.type != "cuda":
         return paired.peak_bytes(lambda: build()())
     clean_up()
@@ -132,7 +134,7 @@ def peak_bytes(build: Callable[[], Work], device: torch.device) -> int:
 
 
 def clean_up() -> None:
-    """Gives back what earlier work held, compiled graphs too."""
+    """Frees the memory of earlier work, including compiled graphs."""
     torch._dynamo.reset()
     gc.collect()
     if torch.cuda.is_available():

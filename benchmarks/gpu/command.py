@@ -1,4 +1,4 @@
-"""The command: sections one after the other, each saved as soon as it is done."""
+"""The command: runs the sections one by one, and saves each as soon as it is done."""
 
 from __future__ import annotations
 
@@ -36,39 +36,42 @@ SECTIONS: Mapping[str, Callable[[Sizes, torch.device], Section]] = {
     "compiled": training.compiled,
     "compiled-large": training.compiled_large,
 }
-"""In the order in which they are done: what takes long comes last."""
+"""In the order in which they run: the slowest come last."""
 
 
 def main(words: Sequence[str]) -> int:
-    """Runs the sections that are asked for; 1 if one of them failed."""
+    """Runs the requested sections; returns 1 if one of them failed."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks gpu",
-        description="What a training step costs on an accelerator, in under eight minutes. "
-        "Sections that were measured with the same code on the same device are not measured "
-        "again.",
+        description="Measures what a training step costs on an accelerator, in under 8 minutes. "
+        "Sections that were already measured with the same code on the same device are skipped.",
     )
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument(
-        "--quick", action="store_true", help="tiny works, to see that all lines run"
+        "--quick", action="store_true", help="run tiny sizes, to check that everything works"
     )
-    parser.add_argument("--sections", default=",".join(SECTIONS), help="some of %(default)s")
-    parser.add_argument("--again", action="store_true", help="also what is there already")
     parser.add_argument(
-        "--out", type=Path, help="results/gpu-NAME.json; nothing with --quick or on a processor"
+        "--sections", default=",".join(SECTIONS), help="sections to run, from %(default)s"
+    )
+    parser.add_argument(
+        "--again", action="store_true", help="repeat sections that are already measured"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="default: results/gpu-NAME.json; none with --quick or on a CPU"
     )
     arguments = parser.parse_args(words)
     names = arguments.sections.split(",")
     if unknown := [name for name in names if name not in SECTIONS]:
         parser.error(f"unknown section {unknown[0]!r}: choose from {', '.join(SECTIONS)}")
     if arguments.device == "cuda" and not torch.cuda.is_available():
-        parser.error("this machine has no CUDA device: give --device cpu --quick to try the lines")
+        parser.error("this machine has no CUDA device: give --device cpu --quick to try the code")
     if arguments.device == "cpu" and not arguments.quick:
-        parser.error("the full size is for an accelerator: give --quick too")
+        parser.error("the full sizes need an accelerator: add --quick")
     path = arguments.out
     if path is None and not arguments.quick:
         path = ROOT / "results" / f"gpu-{short_name(torch.cuda.get_device_name())}.json"
     if arguments.quick and path is not None and path.parent == ROOT / "results":
-        parser.error("results of --quick say nothing: give --out another folder")
+        parser.error("results of --quick are meaningless: give --out another folder")
     return _run(names, torch.device(arguments.device), arguments.quick, arguments.again, path)
 
 
@@ -87,13 +90,13 @@ def _run(
     failed = []
     for name in names:
         if not again and path is not None and _is_there(path, name, where):
-            print(f"{name}: already measured, give --again to measure it again")
+            print(f"{name}: already measured; give --again to repeat it")
             continue
         started = time.perf_counter()
         try:
             with _compiler(sizes):
                 section = SECTIONS[name](sizes, device)
-        except Exception:  # the others are worth the device's time all the same
+        except Exception:  # still run the other sections
             traceback.print_exc()
             failed.append(name)
             continue
@@ -110,7 +113,7 @@ def _run(
 
 
 def _compiler(sizes: Sizes) -> AbstractContextManager[object]:
-    """For tiny works graphs are made and not compiled, which would take minutes."""
+    """With tiny sizes, graphs are traced but not compiled, which would take minutes."""
     if sizes.backend == "inductor":
         return nullcontext()
     compile_ = torch.compile
@@ -136,7 +139,7 @@ def _save(path: Path, name: str, section: Mapping[str, Any]) -> None:
 
 
 def show(section: Section) -> None:
-    """Prints rows with target and limit, then facts."""
+    """Prints the ratios with target and limit, then the facts."""
     console = Console(width=160)
     table = Table("ratio", "median", "quartiles", "target", "limit", "", title=section.title)
     for found in section.ratios:
@@ -151,11 +154,11 @@ def show(section: Section) -> None:
         )
     console.print(table)
     for name, value in section.facts.items():
-        console.print(f"  {name}: {_in_words(value)}", highlight=False)
+        console.print(f"  {name}: {_as_text(value)}", highlight=False)
 
 
-def _in_words(value: Any) -> str:
-    """Times in one line; of shares the largest."""
+def _as_text(value: Any) -> str:
+    """Times in one line; only the largest of several shares."""
     if not isinstance(value, dict):
         return str(value)
     if "ms" in value:

@@ -1,4 +1,4 @@
-"""What brings images to the device: copies, processes that read, sets in memory."""
+"""Feeding the device: copies of batches, reader processes, and data sets in memory."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from prenas.recipe.data import DataRecipe
 
 
 def copies(sizes: Sizes, device: torch.device) -> Section:
-    """Images that lie on the device, that come from pageable memory, and from pinned, ahead."""
+    """Training steps on images on the device, in pageable memory, and in pinned memory."""
     found = Findings("Copies to the device", device, sizes)
     for size in sizes.batches:
         there = new_batch(sizes.vit, size, device)
@@ -67,12 +67,12 @@ def _same(batch: Batch) -> Batch:
 
 
 def _fed(step: Callable[[Batch], object], source: Callable[[], Batch]) -> Work:
-    """A step on whatever the source gives next."""
+    """A step on the next batch of the source."""
     return lambda: step(source())
 
 
 class _Ahead:
-    """Gives a batch on the device, and starts to copy the next one on a stream of its own."""
+    """Returns a batch on the device, and starts to copy the next one on a separate stream."""
 
     def __init__(self, batch: Batch) -> None:
         self._batch = batch
@@ -97,13 +97,13 @@ class _Ahead:
         return images, labels
 
 
-# --- processes that read -------------------------------------------------------------------------
+# --- reader processes ----------------------------------------------------------------------------
 
-_CLASSES = ("even", "odd")  # so the number of photographs is even
+_CLASSES = ("even", "odd")  # two, so that the number of photographs is even
 
 
 def loader(sizes: Sizes, device: torch.device) -> Section:
-    """Images per second of processes that read photographs, beside those of the training step."""
+    """Images per second of reader processes, compared with those of the training step."""
     found = Findings("Loader, 224 px, augmentation of imagenet-tiny", device, sizes)
     batch = new_batch(sizes.vit, sizes.batches[0], device)
     step = our_step(sizes.vit, sizes.vit.archs[:1], batch, device)
@@ -131,30 +131,30 @@ def loader(sizes: Sizes, device: torch.device) -> Section:
 
 
 def _shared_memory() -> float:
-    place = Path("/dev/shm")
-    if not place.exists():
+    path = Path("/dev/shm")
+    if not path.exists():
         return 0.0
-    found = os.statvfs(place)
-    return round(found.f_frsize * found.f_blocks / 1e9, 1)
+    system = os.statvfs(path)
+    return round(system.f_frsize * system.f_blocks / 1e9, 1)
 
 
 def _photographs(home: Path, num_photos: int, num_read: int) -> Path:
-    """JPEG files of about the size and detail of ImageNet's, each there several times."""
+    """JPEG files with about the size and detail of ImageNet's, several copies of each."""
     generator = np.random.default_rng(0)
     for split, number in (("train", num_read), ("val", len(_CLASSES))):
         for name in _CLASSES:
             (home / split / name).mkdir(parents=True)
-        for place in range(number):
-            path = home / split / _CLASSES[place % len(_CLASSES)] / f"{place}.JPEG"
-            if place < num_photos:
+        for index in range(number):
+            path = home / split / _CLASSES[index % len(_CLASSES)] / f"{index}.JPEG"
+            if index < num_photos:
                 _photograph(generator).save(path, quality=90)
             else:
-                path.hardlink_to(path.with_stem(str(place % num_photos)))
+                path.hardlink_to(path.with_stem(str(index % num_photos)))
     return home
 
 
 def _photograph(generator: np.random.Generator) -> Image.Image:
-    """Noise of every scale, 500 x 375: about 110 kB as a JPEG."""
+    """Noise at several scales, 500 x 375 pixels: about 110 kB as a JPEG."""
     total = np.full((375, 500, 3), 128.0)
     for cell in (125, 25, 5, 1):
         coarse = generator.normal(0, 14 + cell / 4, (375 // cell, 500 // cell, 3))
@@ -163,7 +163,7 @@ def _photograph(generator: np.random.Generator) -> Image.Image:
 
 
 def _epoch(home: Path, num_workers: int, sizes: Sizes) -> tuple[float, float]:
-    """Seconds until the first batch; milliseconds per image once every reader has given one."""
+    """Seconds until the first batch, and milliseconds per image after each reader's first batch."""
     recipe = get_recipe("imagenet-tiny")
     assert recipe.data is not None
     own = recipe.data.model_copy(
@@ -185,12 +185,12 @@ def _epoch(home: Path, num_workers: int, sizes: Sizes) -> tuple[float, float]:
 
 
 def in_memory(sizes: Sizes, device: torch.device) -> Section:
-    """A set of CIFAR's size: batches made and trained on, beside steps on a batch that is there."""
+    """A data set of CIFAR's size: training with its batches, compared with steps on one batch."""
     found = Findings("Set in memory, end to end", device, sizes)
     subject = sizes.small_set
-    recipe = get_recipe("cifar10").data
-    assert recipe is not None
-    data = _noise_in_memory(subject, recipe, sizes.num_in_memory)
+    data_recipe = get_recipe("cifar10").data
+    assert data_recipe is not None
+    data = _noise_in_memory(subject, data_recipe, sizes.num_in_memory)
     for size in sizes.batches:
         batches = _endless(data, subject, size)
         step = next_step(subject, subject.archs[:1], size, device)
@@ -208,26 +208,26 @@ def in_memory(sizes: Sizes, device: torch.device) -> Section:
     return found.section()
 
 
-def _noise_in_memory(subject: Subject, recipe: DataRecipe, number: int) -> ImageData:
+def _noise_in_memory(subject: Subject, data_recipe: DataRecipe, number: int) -> ImageData:
     settings = subject.settings
     shape = (number, settings.in_chans, *settings.image_size)
     pixels = torch.randint(256, shape, dtype=torch.uint8)
     channels = slice(settings.in_chans)
-    preprocessing = recipe.preprocessing.model_copy(
+    preprocessing = data_recipe.preprocessing.model_copy(
         update={
-            "mean": recipe.preprocessing.mean[channels],
-            "std": recipe.preprocessing.std[channels],
+            "mean": data_recipe.preprocessing.mean[channels],
+            "std": data_recipe.preprocessing.std[channels],
         }
     )
-    labels = [place % settings.num_classes for place in range(number)]
+    labels = [index % settings.num_classes for index in range(number)]
     split = Pixels(pixels, labels, preprocessing)
     names = tuple(map(str, range(settings.num_classes)))
-    augmentation = BatchAugmentation(recipe.augmentation, preprocessing)
+    augmentation = BatchAugmentation(data_recipe.augmentation, preprocessing)
     return ImageData(split, split, None, names, augmentation=augmentation)
 
 
 def _endless(data: ImageData, subject: Subject, size: int) -> Iterator[Batch]:
-    """Epoch after epoch, whole batches only."""
+    """Full batches, epoch after epoch."""
     for epoch in count():
         for batch in training_batches(data, subject.settings, size, seed=0, epoch=epoch):
             if len(batch.labels) == size:

@@ -1,4 +1,4 @@
-"""What a section finds, collected row by row."""
+"""The results of a section, collected row by row."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Findings:
     """Rows and facts of one section.
 
     Args:
-        device: where it is measured.
-        sizes: how large the works are, and how often they are done.
+        device: the device to measure on.
+        sizes: the size of the work, and how often it is repeated.
     """
 
     def __init__(self, title: str, device: torch.device, sizes: Sizes) -> None:
@@ -29,7 +29,7 @@ class Findings:
     def times(
         self, what: str, variants: Mapping[str, Work], plan: Plan | None = None
     ) -> dict[str, Times]:
-        """Times of variants, which also become facts under the name of what is timed."""
+        """Times the variants, and records their times as facts."""
         found = take_turns(variants, plan or self.sizes.plan, self.device)
         for name, one in found.items():
             self._facts[f"{what}, {name}"] = {
@@ -47,20 +47,20 @@ class Findings:
         target: float | None = None,
         limit: str = "",
     ) -> None:
-        """A row: one variant over another."""
+        """Adds a row: the ratio of one variant to another."""
         found = ratio(what, over.device, under.device, target=target, limit=limit)
         self._ratios.append(found)
 
     def exactly(self, what: str, value: float, *, target: float | None = None) -> None:
-        """A row of counts, the same in every turn."""
+        """Adds a row for a ratio of counts, which is the same in every turn."""
         self._ratios.append(Ratio(what, value, (value, value), target))
 
     def fact(self, what: str, value: Any) -> None:
-        """A number, or words, beside the rows."""
+        """Adds a number or text that is not a ratio."""
         self._facts[what] = value
 
     def kernels(self, what: str, work: Work) -> None:
-        """How many kernels a call starts, and how long they take; nothing on a processor."""
+        """Records how many kernels a call starts and how long they take; does nothing on a CPU."""
         if self.device.type != "cuda":
             return
         found = kernel_work(work)
@@ -69,21 +69,21 @@ class Findings:
         self._facts[f"{what}, where the device's time goes"] = found.shares
 
     def attempt(self, what: str, make: Callable[[], Work]) -> Work | None:
-        """What may be impossible on this machine: the work, after a call; or None, and why."""
+        """Makes and runs work that may be impossible on this machine; records why if it fails."""
         try:
             work = make()
             work()
             if self.device.type == "cuda":
                 torch.cuda.synchronize()
-        except Exception as error:  # whatever it is, it is the finding
+        except Exception as error:  # any failure is a result
             self.missing(what, f"{type(error).__name__}: {str(error).strip()[:400]}")
             return None
         return work
 
     def missing(self, what: str, reason: str) -> None:
-        """A row that could not be measured."""
+        """Records that a row could not be measured, and why."""
         self._facts[f"not measured: {what}"] = reason
 
     def section(self) -> Section:
-        """Everything that was found."""
+        """All results so far."""
         return Section(self._title, tuple(self._ratios), self._facts)

@@ -1,4 +1,4 @@
-"""Inference: networks that are handed over, beside timm's, eager and as a CUDA graph."""
+"""Inference: specialised networks compared with timm's, eager and as a CUDA graph."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from prenas.randomness import torch_generator
 
 
 def measure(sizes: Sizes, device: torch.device) -> Section:
-    """Batches of all sizes."""
+    """Inference at all batch sizes."""
     found = Findings("Inference, bf16", device, sizes)
     ours = build(sizes.vit.archs[0], sizes.vit.settings)
     family_of(sizes.vit.archs[0]).initialize(ours, torch_generator(0, "weights"))

@@ -1,4 +1,4 @@
-"""How large the works are: as in the tables, or so small that a processor does all in seconds."""
+"""The sizes of the benchmarks: those of the tables, or tiny ones that a CPU runs in seconds."""
 
 from __future__ import annotations
 
@@ -19,48 +19,48 @@ from prenas.recipe import TrainingRecipe
 from prenas.recipe.catalogue import get_recipe
 
 _ABOUT = 0.01
-"""How far the costs of a drawn subnet may be from those asked for."""
+"""Relative tolerance for the MACs of a drawn subnet."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A supernet, some of its subnets, and how they are trained."""
+    """A supernet, some of its subnets, and their training recipe."""
 
     supernet: Arch
     archs: tuple[Arch, ...]
-    """The cheapest first."""
+    """Cheapest first."""
     settings: Settings
     training: TrainingRecipe
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of all works."""
+    """The sizes of all benchmarks."""
 
     plan: Plan
     vit: Subject
     mobilenet: Subject
     small_set: Subject
-    """For a set in memory."""
+    """The subject that trains on a data set in memory."""
     rival: Callable[[float], nn.Module]
-    """timm's network of about the cheapest ViT's size, with a rate of stochastic depth."""
+    """Stochastic depth rate -> timm's network of about the size of the cheapest ViT."""
     batches: tuple[int, int]
     inference_batches: tuple[int, ...]
     attention: tuple[int, int, int]
-    """Images, heads, patches of a side."""
+    """Images, heads, patches per side."""
     readers: tuple[int, ...]
     reading_batch: int
     num_read: int
-    """Pictures of an epoch of the loader."""
+    """Pictures per epoch of the loader."""
     num_photos: int
-    """Different ones among them."""
+    """Number of different pictures among them."""
     num_in_memory: int
     backend: str
-    """Of torch.compile."""
+    """Backend of torch.compile."""
 
 
 def full() -> Sizes:
-    """Those of the tables: 224 pixels, and 100 timed calls."""
+    """The sizes of the tables: 224 pixels and 100 timed calls."""
     vit, recipe = get_family("vit"), get_recipe("imagenet-tiny")
     published = vit.published["tiny"]
     training = _one_by_one(recipe.training)
@@ -95,7 +95,7 @@ def full() -> Sizes:
 
 
 def quick() -> Sizes:
-    """The same lines of code in seconds; their numbers say nothing."""
+    """Runs the same code in seconds; the numbers are meaningless."""
     micro = get_space("mobilenet-micro")
     training = _one_by_one(get_recipe("digits").training)
     small = VitArch(embed_dim=8, num_heads=(1,), mlp_ratio=(1.0,))
@@ -125,7 +125,7 @@ def quick() -> Sizes:
 
 
 def _one_by_one(training: TrainingRecipe | None) -> TrainingRecipe:
-    """One subnet a step, in bfloat16."""
+    """The recipe with one subnet per step, in bfloat16."""
     assert training is not None, "the recipe trains"
     plain = {"sandwich": None, "sandwich_loss": "mean", "inplace_distillation": None}
     return training.model_copy(update={**plain, "drops_in": "all", "precision": "bf16"})
@@ -133,7 +133,7 @@ def _one_by_one(training: TrainingRecipe | None) -> TrainingRecipe:
 
 @cache
 def _drawn(space: SearchSpace, macs: int) -> Arch:
-    """The first drawn subnet of about so many multiply-accumulates."""
+    """The first drawn subnet with about this many multiply-accumulates."""
     generator = numpy_generator(0, "benchmark")
     while True:
         arch = space.sample(generator)

@@ -1,4 +1,4 @@
-"""Training steps in the forms that are compared, and whole works as CUDA graphs."""
+"""The training steps that are compared, and work captured as CUDA graphs."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def new_supernet(subject: Subject, device: torch.device) -> Supernet:
-    """The supernet of a subject, as it is trained."""
+    """The supernet of a subject, ready for training."""
     rates = {"drop_path": subject.training.drop_path, "dropout": subject.training.dropout}
     supernet = Supernet(subject.supernet, subject.settings, **rates)
     return supernet.initialize(torch_generator(0, "weights")).to(device).train()
 
 
 def new_batch(subject: Subject, size: int, device: torch.device) -> Batch:
-    """Noise with labels, where the step wants it."""
+    """Noise images with labels, on the device."""
     images, labels = some_images(size, subject.settings)
     generators = [numpy_generator(0, "benchmark", number) for number in range(size)]
     return Batch(images.to(device), labels.to(device), generators, size)
@@ -50,10 +50,10 @@ def our_step(
     compiled: bool = False,
     together: bool = False,
 ) -> Work:
-    """The product's step, with all that it does; one subnet after the other, or all in one.
+    """The complete training step of prenas; the subnets take turns, or all are trained in one step.
 
     Args:
-        together: all of them in every step.
+        together: train all subnets in every step.
     """
     step = next_step(
         subject, archs, len(batch.labels), device, compiled=compiled, together=together
@@ -70,8 +70,8 @@ def next_step(
     compiled: bool = False,
     together: bool = False,
 ) -> Callable[[Batch], object]:
-    """The same, for a batch that is given to every step."""
-    recipe = subject.training.model_copy(
+    """The same for batches that the caller passes to every step."""
+    training = subject.training.model_copy(
         update={"batch_size": size, "compile": compiled, "sandwich": 2 if together else None}
     )
     number = 0
@@ -79,11 +79,11 @@ def next_step(
     def drawn(step: int) -> tuple[Arch, ...]:
         return tuple(archs) if together else (archs[number % len(archs)],)
 
-    step = TrainingStep(new_supernet(subject, device), drawn, recipe, steps_per_epoch=1000)
+    step = TrainingStep(new_supernet(subject, device), drawn, training, steps_per_epoch=1000)
 
     def take(batch: Batch) -> None:
         nonlocal number
-        step(0, batch)  # the first step's rate, so that weights stay about where they are
+        step(0, batch)  # the low learning rate of the first step, so that the weights hardly change
         number += 1
 
     return take
@@ -92,74 +92,74 @@ def next_step(
 class PlainStep:
     """The step of a plain PyTorch script, with the recipe's loss, clipping and optimiser."""
 
-    def __init__(self, network: nn.Module, batch: Batch, recipe: TrainingRecipe) -> None:
-        self._network, self._batch, self._recipe = network.train(), batch, recipe
+    def __init__(self, network: nn.Module, batch: Batch, training: TrainingRecipe) -> None:
+        self._network, self._batch, self._training = network.train(), batch, training
         self._parameters = list(network.parameters())
-        self.optimizer = make_optimizer(network, recipe)
+        self.optimizer = make_optimizer(network, training)
         for group in self.optimizer.param_groups:
-            group["lr"] = recipe.warmup_lr
+            group["lr"] = training.warmup_lr
 
     def compile(self, backend: str) -> PlainStep:
-        """From here on the network runs compiled; returns self."""
+        """Compiles the network; returns self."""
         self._network = torch.compile(self._network, dynamic=False, backend=backend)  # type: ignore[assignment]
         return self
 
     def __call__(self) -> None:
         self.optimizer.zero_grad()
-        dtype = _DTYPES[self._recipe.precision]
+        dtype = _DTYPES[self._training.precision]
         images, labels = self._batch.images, self._batch.labels
         with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
             logits = self._network(images)
-        label_loss(logits.float(), labels, self._recipe).backward()  # type: ignore[no-untyped-call]
-        if self._recipe.clip_grad_norm is not None:
-            clip_grad_norm_(self._parameters, self._recipe.clip_grad_norm)
-        if self._recipe.clip_grad_value is not None:
-            clip_grad_value_(self._parameters, self._recipe.clip_grad_value)
+        label_loss(logits.float(), labels, self._training).backward()  # type: ignore[no-untyped-call]
+        if self._training.clip_grad_norm is not None:
+            clip_grad_norm_(self._parameters, self._training.clip_grad_norm)
+        if self._training.clip_grad_value is not None:
+            clip_grad_value_(self._parameters, self._training.clip_grad_value)
         self.optimizer.step()
 
 
 class BareStep:
-    """What of the product's step runs on the device: nothing is read back, nothing is decided."""
+    """The part of the prenas step that runs on the device, without reading anything back."""
 
     def __init__(
         self,
         supernet: Supernet,
         arch: Arch,
         batch: Batch,
-        recipe: TrainingRecipe,
+        training: TrainingRecipe,
         *,
         compiled: bool = False,
     ) -> None:
-        self._supernet, self._batch, self._recipe = supernet, batch, recipe
-        parameters = trained_parameters(supernet.network, recipe)
-        self.optimizer = make_optimizer(supernet.network, recipe)
+        self._supernet, self._batch, self._training = supernet, batch, training
+        parameters = trained_parameters(supernet.network, training)
+        self.optimizer = make_optimizer(supernet.network, training)
         for group in self.optimizer.param_groups:
-            group["lr"] = recipe.warmup_lr
+            group["lr"] = training.warmup_lr
         self._gradients = GradientBuffer(parameters)
         size = len(batch.labels)
         self._network = BoundSubnets(supernet, compiled_for=size if compiled else None)(arch)
         self._noise = batch.images.new_zeros(size, supernet.num_draws)
 
     def draw(self) -> None:
-        """New noise for stochastic depth, drawn as in the product, where the graph looks for it."""
+        """Draws noise for stochastic depth, as in prenas, where the graph reads it."""
         num_draws = self._supernet.num_draws
         draws = np.stack([one.random(num_draws) for one in self._batch.generators])
         self._noise.copy_(torch.from_numpy(draws), non_blocking=True)
 
     def work(self) -> None:
         """Forward and backward pass, norm, clipping and update."""
-        recipe, gradients = self._recipe, self._gradients
+        training, gradients = self._training, self._gradients
         gradients.zero()
-        dtype = _DTYPES[recipe.precision]
+        dtype = _DTYPES[training.precision]
         images, labels = self._batch.images, self._batch.labels
         with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
             logits = self._network(images, self._noise)
-        label_loss(logits.float(), labels, recipe).backward()  # type: ignore[no-untyped-call]
+        label_loss(logits.float(), labels, training).backward()  # type: ignore[no-untyped-call]
         norm = gradients.norm()
-        if recipe.clip_grad_norm is not None:
-            gradients.clip(norm, recipe.clip_grad_norm)
-        if recipe.clip_grad_value is not None:
-            gradients.clip_values(recipe.clip_grad_value)
+        if training.clip_grad_norm is not None:
+            gradients.clip(norm, training.clip_grad_norm)
+        if training.clip_grad_value is not None:
+            gradients.clip_values(training.clip_grad_value)
         self.optimizer.step()
 
     def __call__(self) -> None:
@@ -167,9 +167,9 @@ class BareStep:
         self.work()
 
     def captured(self) -> Work:
-        """The same step as one CUDA graph, into which noise is copied.
+        """The same step as one CUDA graph, with the noise copied into it.
 
-        The rate is a constant of the graph: one that follows a schedule must be a tensor.
+        The learning rate is a constant of the graph; with a schedule it would have to be a tensor.
         """
         replay = captured(self.work, self.optimizer)
 
@@ -181,10 +181,10 @@ class BareStep:
 
 
 def captured(work: Work, optimizer: torch.optim.Optimizer | None = None, warm_ups: int = 3) -> Work:
-    """A work on static tensors as one CUDA graph; an optimiser in it counts its steps there.
+    """Captures work on static tensors as one CUDA graph, with the step counts of its optimiser.
 
     Raises:
-        RuntimeError: something in it cannot be captured, or there is no such device.
+        RuntimeError: something in it cannot be captured, or there is no CUDA device.
     """
     if not torch.cuda.is_available():
         raise RuntimeError("CUDA graphs need a CUDA device")
@@ -203,7 +203,7 @@ def captured(work: Work, optimizer: torch.optim.Optimizer | None = None, warm_up
 
 
 def literal_network(arch: Arch, settings: object, device: torch.device) -> nn.Module:
-    """The ViT with relative positions as (N, N, head_dim) tensors, its index matrices kept."""
+    """The ViT with relative positions as (N, N, head_dim) tensors and cached index matrices."""
     assert isinstance(arch, VitArch)
     assert isinstance(settings, VitSettings)
     network = in_literal_form(arch, settings).to(device)

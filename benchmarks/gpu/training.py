@@ -1,4 +1,4 @@
-"""Training steps: ours beside timm's, eager, as a CUDA graph, compiled; and their memory."""
+"""Training steps compared with timm's: eager, as a CUDA graph, compiled; and their memory."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _literal(sizes: Sizes, batch: Batch, device: torch.device) -> PlainStep:
 
 
 def eager(sizes: Sizes, device: torch.device) -> Section:
-    """Both batch sizes; kernels and memory of a step; at the smaller one the literal form too."""
+    """Steps at both batch sizes, with kernels and memory; the smaller one also in literal form."""
     found = Findings("Training step, eager", device, sizes)
     for size in sizes.batches:
         batch = new_batch(sizes.vit, size, device)
@@ -81,7 +81,7 @@ def eager(sizes: Sizes, device: torch.device) -> Section:
 
 
 def as_graph(sizes: Sizes, device: torch.device) -> Section:
-    """The whole step as one CUDA graph, an experiment: the product has none yet."""
+    """The whole step as one CUDA graph: an experiment, not yet part of prenas."""
     found = Findings("Training step as a CUDA graph", device, sizes)
     size, arch = sizes.batches[0], sizes.vit.archs[0]
     batch = new_batch(sizes.vit, size, device)
@@ -129,14 +129,14 @@ def as_graph(sizes: Sizes, device: torch.device) -> Section:
 
 
 def compiled(sizes: Sizes, device: torch.device) -> Section:
-    """Everything by torch.compile at the smaller batch, beside eager steps, and as graphs."""
+    """All steps with torch.compile at the smaller batch, compared with eager steps and graphs."""
     found = Findings("Training step, compiled", device, sizes)
     _compiled_at(found, sizes, sizes.batches[0], device, with_others=True)
     return found.section()
 
 
 def compiled_large(sizes: Sizes, device: torch.device) -> Section:
-    """Ours and timm's at the larger batch."""
+    """Our step and timm's at the larger batch."""
     found = Findings("Training step, compiled, larger batch", device, sizes)
     _compiled_at(found, sizes, sizes.batches[1], device, with_others=False)
     return found.section()
@@ -196,7 +196,7 @@ def _compiled_at(
 
 
 def sharing(sizes: Sizes, device: torch.device) -> Section:
-    """What weight sharing costs: a subnet in the supernet beside the same cut out."""
+    """The cost of weight sharing: a subnet in the supernet compared with the same one alone."""
     found = Findings("Supernet step over the step of the subnet cut out", device, sizes)
     size = sizes.batches[0]
     for name, subject in (("ViT", sizes.vit), ("convolutional", sizes.mobilenet)):
@@ -225,7 +225,7 @@ def sharing(sizes: Sizes, device: torch.device) -> Section:
 
 
 def sandwich(sizes: Sizes, device: torch.device) -> Section:
-    """Four subnets in one step beside four steps of one."""
+    """Four subnets in one step compared with four steps of one subnet."""
     found = Findings("Sandwich", device, sizes)
     size = sizes.batches[0]
     archs: list[Arch] = [sizes.vit.archs[number] for number in (-1, 1, 2, 0)]
