@@ -109,7 +109,7 @@ def test_half_precision_logits_are_summed_in_full() -> None:
     assert metrics.loss == pytest.approx(by_hand(logits.float().numpy(), [1] * 30)[2], rel=1e-5)
 
 
-def test_a_network_that_is_not_finite_is_refused_in_words() -> None:
+def test_a_network_that_is_not_finite_is_refused_with_a_message() -> None:
     """As after a last step that diverged, which no loss has seen yet."""
     with pytest.raises(ValueError, match="finite") as caught:
         evaluate_network(Table(torch.full((3, 4), math.nan)), source([0, 1, 2]), settings(4))

@@ -175,7 +175,7 @@ def test_images_are_not_mixed() -> None:
     assert all(torch.equal(a, b) for a, b in zip(batches_of(data), plain, strict=True))
 
 
-def test_statistics_that_are_not_finite_are_told() -> None:
+def test_statistics_that_are_not_finite_are_reported() -> None:
     supernet = new_supernet(SPACE)
     with torch.no_grad():
         supernet.network.get_parameter("conv_stem.weight")[0].fill_(torch.inf)

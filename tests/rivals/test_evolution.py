@@ -162,7 +162,7 @@ def test_all_candidates_are_within_the_budget_and_new(low: int, width: int, seed
 
 
 @pytest.mark.parametrize(
-    ("recipe", "sizes"),
+    ("evolution", "sizes"),
     [
         (SMALL, [6, 6, 6, 6, 6]),  # two mutants, two crossovers, two random ones
         (SMALL.model_copy(update={"num_mutations": 5, "generations": 3}), [6, 7, 7]),
@@ -171,7 +171,7 @@ def test_all_candidates_are_within_the_budget_and_new(low: int, width: int, seed
     ],
 )
 def test_generations_have_their_sizes_and_are_asked_for_at_once(
-    recipe: EvolutionRecipe, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+    evolution: EvolutionRecipe, sizes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: dict[str, list[Genes]] = {"mutant": [], "crossover": []}
     for name, genes in made.items():
@@ -184,16 +184,16 @@ def test_generations_have_their_sizes_and_are_asked_for_at_once(
         monkeypatch.setattr(_Breeding, name, spy)
     accuracy, seen = Additive(DIGITS), list[Generation]()
     budget = budget_of("params=40k:250k")
-    found = evolve(DIGITS, budget, accuracy, recipe, seed=0, watch=seen.append)
+    found = evolve(DIGITS, budget, accuracy, evolution, seed=0, watch=seen.append)
     assert [len(archs) for archs in accuracy.asked] == sizes
     assert found.num_evaluated == sum(sizes)
     for archs in accuracy.asked[1:]:  # mutants, crossovers, then random ones
         mutants, crossovers = (
             {DIGITS.compose(*genes) for genes in made[name]} for name in ("mutant", "crossover")
         )
-        end = recipe.num_mutations + recipe.num_crossovers
-        assert set(archs[: recipe.num_mutations]) <= mutants
-        assert set(archs[recipe.num_mutations : end]) <= crossovers
+        end = evolution.num_mutations + evolution.num_crossovers
+        assert set(archs[: evolution.num_mutations]) <= mutants
+        assert set(archs[evolution.num_mutations : end]) <= crossovers
     assert [each.number for each in seen] == list(range(1, len(sizes) + 1))
     assert [each.num_evaluated for each in seen] == np.cumsum(sizes).tolist()
     assert tuple(each.accuracy for each in seen) == found.history
@@ -338,7 +338,7 @@ def test_crossover_takes_from_both_and_from_the_deeper_what_it_alone_has() -> No
 
 
 def test_mutants_change_as_often_as_the_recipe_says() -> None:
-    """A gene that is drawn anew stays what it was once in three times; new layers are drawn."""
+    """A redrawn gene keeps its value one time in three; new layers are drawn."""
     (parent,) = (genes := digits_genes(0, (0, 0, 0), (2, 2, 2))).choices
     breeding, generator = _Breeding(DIGITS, EvolutionRecipe()), np.random.default_rng(0)
     mutants = [breeding.mutant(genes, generator).choices[0] for _ in range(3000)]

@@ -56,7 +56,7 @@ def _places() -> dict[str, list[Path]]:
 
 
 def missing_data(name: str) -> str | None:
-    """What a curve's data lack, in words; None if they are there."""
+    """Why the data of a curve are not available; None if they are."""
     lacking = [str(path) for path in _places().get(name, []) if not path.exists()]
     if not lacking:
         return None

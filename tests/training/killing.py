@@ -174,7 +174,7 @@ def watch_changes(run: Path, act: Callable[[int], None]) -> None:
 
 
 def start(action: Callable[[], object]) -> int:
-    """Runs it in a process of its own; returns its number."""
+    """Runs it in a new process; returns the process id."""
     child = os.fork()
     if child:
         return child
@@ -196,7 +196,7 @@ def end_of(child: int) -> int:
 
 
 def in_child(action: Callable[[], object]) -> int:
-    """Runs it in a process of its own to its end; returns its exit status."""
+    """Runs it in a new process to the end; returns the exit status."""
     return end_of(start(action))
 
 

@@ -49,7 +49,7 @@ def signalled(rank: int, number: int, at: int = 5) -> Act:
 
 
 def spoilt(of: int, step: int, batch: Batch) -> Batch:
-    """Images that are no numbers, in the second process only."""
+    """Makes the images NaN, in the second process only."""
     is_it = (of, step) == (1, 5)
     return batch._replace(images=batch.images * math.nan) if is_it else batch
 
@@ -60,7 +60,7 @@ def undisturbed(of: int, step: int, batch: Batch) -> Batch:
 
 
 def one_of(run: Path, rank: int, world_size: int, port: int, act: Act) -> None:
-    """The command, in this process; its words, and its last weights, are kept beside the run."""
+    """Runs the command in this process; keeps its output and last weights next to the run."""
     descriptor = os.open(f"{run}.{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)

@@ -250,7 +250,7 @@ def _files(run: Path) -> list[Path]:
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """What a checkpoint keeps beside weights; it holds moments of every trained parameter."""
+    """The state in a checkpoint; checks that it has moments for every trained parameter."""
     state: dict[str, Any] = torch.load(path, weights_only=True)
     assert state["optimizer"]["state"]
     return state

@@ -145,7 +145,7 @@ def counted(processes: Processes) -> dict[str, int]:
 
 
 def main(folder: Path) -> None:
-    """Everything, in this process of two; the results of each go to a file of its own."""
+    """Runs everything in this process, one of two; each writes its results to a separate file."""
     torch.set_num_threads(1)
     processes = join()
     results = {name: trained(name, processes) for name in CASES}

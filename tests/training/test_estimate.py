@@ -155,7 +155,7 @@ def test_an_empty_training_split_is_refused() -> None:
 
 @pytest.mark.parametrize("workers", [0, 4])
 def test_reading_is_added_or_shared(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One process reads, then computes; several read beside the computing, together."""
+    """Without workers, reading and computing alternate; workers read in parallel with computing."""
     recipe, data = mini_recipe(), replace(own_data(num_images=40), num_workers=workers)
     assert recipe.training is not None
     training = recipe.training.model_copy(update={"batch_size": 8, "epochs": 1})

@@ -71,9 +71,9 @@ def longest_file(num_bytes: int | None = None) -> Iterator[Callable[[int], None]
 @pytest.mark.parametrize(
     ("event", "number", "message"),
     [
-        ("epoch", 2, r"cannot write the checkpoint of step 18 to .*checkpoints \(File too large\): "
-         r".*step-00000009 is the last one\. Free some space .* the same command to continue"),
-        ("epoch", 1, r"cannot write the checkpoint of step 9 .*: there is none before\. Free"),
+        ("epoch", 2, r"cannot write the checkpoint of step 18 to .*checkpoints \(File too large\); "
+         r".*step-00000009 is the last one\. Free some disk space .* the same command to continue"),
+        ("epoch", 1, r"cannot write the checkpoint of step 9 .*; there is no earlier one\. Free"),
         ("validation", 3, rf"cannot write .*best\.safetensors \(File too large\): {ADVICE}"),
         ("validation", 4, rf"cannot write .*metrics\.jsonl \(File too large\): {ADVICE}"),
     ],
@@ -113,7 +113,7 @@ def test_a_full_disk_at_the_end_loses_nothing(finished: Path, finished_run: Path
     assert_same_training(finished, finished_run)
 
 
-def test_a_disk_that_is_full_from_the_start_is_told_at_once(searched: Path) -> None:
+def test_a_disk_that_is_full_from_the_start_is_reported_at_once(searched: Path) -> None:
     before = sorted(searched.rglob("*"))
     with longest_file(0), pytest.raises(ValueError, match=r"cannot write to .*free some space"):
         pipeline.train(searched)
@@ -161,7 +161,7 @@ def test_a_damaged_checkpoint_never_outlives_a_later_good_one(searched: Path) ->
     pipeline.train(searched)
 
 
-def test_lost_best_weights_are_told_before_training_goes_on(tmp_path: Path) -> None:
+def test_lost_best_weights_are_reported_before_training_continues(tmp_path: Path) -> None:
     recipe, data = own_recipe(training={"epochs": 4, "final_weights": "best"}), own_data()
     pipeline.search(recipe, tmp_path / "run", data=data)
     best = tmp_path / "run" / "checkpoints" / "best.safetensors"
@@ -171,7 +171,7 @@ def test_lost_best_weights_are_told_before_training_goes_on(tmp_path: Path) -> N
         )
     whole = best.read_bytes()
     best.write_bytes(whole[:-9])
-    with pytest.raises(ValueError, match=f"best weights so far cannot be read.*restore {best}"):
+    with pytest.raises(ValueError, match=f"cannot read the best weights so far.*restore {best}"):
         pipeline.train(tmp_path / "run", data=data, observer=hearing(steps=stop_at(0)))
     best.write_bytes(whole)
     pipeline.train(tmp_path / "run", data=data)
@@ -292,7 +292,7 @@ def faulty(faulty_searched: Path, tmp_path: Path) -> Path:
 def test_an_image_that_cannot_be_read_ends_it_in_its_words(
     num_workers: int, faulty: Path, faulty_whole: Path
 ) -> None:
-    """In the middle of an epoch; once it is mended, the training goes on."""
+    """In the middle of an epoch; once the picture is repaired, the training continues."""
 
     def trouble(index: int) -> None:
         if index == 17:
@@ -304,7 +304,9 @@ def test_an_image_that_cannot_be_read_ends_it_in_its_words(
     assert_same_training(faulty, faulty_whole)
 
 
-def test_a_reader_that_is_killed_ends_it_in_words(faulty: Path, faulty_whole: Path) -> None:
+def test_a_killed_reader_stops_the_training_with_a_message(
+    faulty: Path, faulty_whole: Path
+) -> None:
     def kill(progress: Progress) -> None:
         if progress.step == 5:
             reader = multiprocessing.active_children()[0]
@@ -391,7 +393,7 @@ def test_the_command_says_how_to_go_on(
     monkeypatch.setattr(TrainingStep, "__call__", signalled)
     result = CliRunner().invoke(app, ["train", str(searched), "--device", "cpu"])
     assert result.exit_code == status
-    words = "stopped after training step 5, saved: give the same command again to continue"
+    words = "stopped and saved after training step 5: give the same command again to continue"
     assert words in re.sub(r"\s+", " ", result.output + result.stderr)
 
 
@@ -442,7 +444,7 @@ def test_a_process_that_is_alive_is_not_waited_for(tmp_path: Path) -> None:
     os.waitpid(child, 0)
 
 
-# --- what may change while a run goes on ---------------------------------------------------------
+# --- what may change when a run resumes ----------------------------------------------------------
 
 
 def test_what_decides_nothing_may_change_while_a_run_goes_on(
@@ -475,4 +477,4 @@ def test_other_threads_are_warned_of(
             pipeline.train(searched, observer=hearing(steps=stop_at(10)))
     finally:
         torch.set_num_threads(before)
-    assert f"begun with {before} threads and goes on with {before + 1}" in caplog.text
+    assert f"started with {before} threads and continues with {before + 1}" in caplog.text

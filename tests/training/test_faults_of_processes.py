@@ -1,4 +1,4 @@
-"""Two processes of one run: what happens to one of them ends both in words, and costs nothing."""
+"""Two processes of one run: a fault in one stops both with a clear message; nothing is lost."""
 
 import json
 import os
@@ -41,13 +41,15 @@ def ends(pairs: Path, name: str) -> list[list[tuple[int, str]]]:
 def test_a_request_to_one_process_stops_both_after_the_same_step(pairs: Path) -> None:
     stopped, continued = ends(pairs, "stopped")
     assert [status for status, _ in stopped] == [143, 143]
-    assert "stopped after training step 7, saved: give the same command again" in stopped[0][1]
+    assert "stopped and saved after training step 7: give the same command again" in stopped[0][1]
     assert [status for status, _ in continued] == [0, 0]
     assert_same_training(pairs / "stopped", pairs / "whole")
 
 
 @pytest.mark.parametrize(("name", "killed"), [("first-killed", 0), ("second-killed", 1)])
-def test_the_other_of_a_killed_process_ends_in_words(name: str, killed: int, pairs: Path) -> None:
+def test_the_other_process_of_a_killed_one_stops_with_a_message(
+    name: str, killed: int, pairs: Path
+) -> None:
     ended, continued = ends(pairs, name)
     assert ended[killed][0] == -9
     status, words = ended[1 - killed]
@@ -71,7 +73,7 @@ def test_what_is_no_number_in_one_process_is_left_out_in_both(pairs: Path) -> No
 def test_another_number_of_processes_is_warned_of(pairs: Path) -> None:
     _, ((status, words),) = ends(pairs, "alone")
     assert status == 0
-    assert "the training was begun with 2 processes and goes on with 1" in words
+    assert "the training was started with 2 processes and continues with 1" in words
 
 
 DISTURBED = """
@@ -122,7 +124,7 @@ def test_torchrun_stops_a_run_and_restarts_one_of_which_a_process_was_killed(
 
     stopped = launched()  # torchrun itself gets SIGTERM, and passes it on
     assert stopped.returncode != 0
-    assert re.search(r"stopped after training step (\d+), saved", stopped.stderr), stopped.stderr
+    assert re.search(r"stopped and saved after training step (\d+)", stopped.stderr), stopped.stderr
     assert not (run / "supernet.safetensors").exists()
 
     restarted = launched()

@@ -1,4 +1,4 @@
-"""The training loop: learns, stays inside its subnets, says what it does, and stops in words."""
+"""The training loop: learns, stays inside its subnets, reports, and stops with clear messages."""
 
 import copy
 import math
@@ -44,14 +44,14 @@ def new_supernet(arch: VitArch = WHOLE, drop_path: float = 0.0) -> Supernet:
 
 
 def trained(
-    recipe: TrainingRecipe,
+    training: TrainingRecipe,
     data: ImageData | None = None,
     archs: tuple[VitArch, ...] = (INNER, WHOLE),
     **kwargs: Any,
 ) -> tuple[Supernet, list[Progress]]:
-    supernet = new_supernet(drop_path=recipe.drop_path)
+    supernet = new_supernet(drop_path=training.drop_path)
     seen: list[Progress] = []
-    train_supernet(supernet, archs, data or own_data(), recipe, watch=seen.append, **kwargs)
+    train_supernet(supernet, archs, data or own_data(), training, watch=seen.append, **kwargs)
     return supernet, seen
 
 
@@ -149,9 +149,9 @@ def test_label_smoothing_is_the_losses() -> None:
 # --- learning rate -------------------------------------------------------------------------------
 
 
-def rates(recipe: TrainingRecipe) -> list[float]:
+def rates(training: TrainingRecipe) -> list[float]:
     """The rate of every step, 5 per epoch."""
-    _, seen = trained(recipe, archs=(SMALLEST,))
+    _, seen = trained(training, archs=(SMALLEST,))
     return [progress.lr for progress in seen]
 
 
@@ -280,7 +280,7 @@ def test_an_own_loader_trains_with_its_own_batches() -> None:
         pytest.param(torch.float32, torch.uint8, id="byte-labels"),
     ],
 )
-def test_other_kinds_of_numbers_are_taken_or_refused_in_words(
+def test_other_dtypes_are_accepted_or_refused_with_a_message(
     images: torch.dtype, labels: torch.dtype
 ) -> None:
     """NumPy gives double precision by default; PyTorch's own error names neither data nor way."""
@@ -349,8 +349,8 @@ def test_a_step_without_a_finite_loss_is_left_out(tmp_path: Path) -> None:
     assert all(parameter.isfinite().all() for parameter in supernet.parameters())
 
 
-def test_too_many_skipped_steps_in_a_row_stop_in_words(tmp_path: Path) -> None:
-    """They name step, subnet, last checkpoint and what to try; the weights are not spoilt."""
+def test_too_many_skipped_steps_in_a_row_stop_with_a_message(tmp_path: Path) -> None:
+    """It names step, subnet, last checkpoint and what to try; the weights are unchanged."""
     data = spoilt(torch.randn(24, 1, 8, 8), *range(24))
     recipe = TrainingRecipe(epochs=1, batch_size=4, skipped_steps_limit=3, checkpoint_steps=2)
     supernet, seen = new_supernet(), []
@@ -391,14 +391,14 @@ def test_skipped_steps_count_in_a_row_only(limit: int) -> None:
     assert (message is None) == (ended is None)
 
 
-def test_a_diverging_training_stops_in_words() -> None:
+def test_a_diverging_training_stops_with_a_message() -> None:
     recipe = TrainingRecipe(epochs=9, batch_size=8, lr_per_512_images=1e38, validate_epochs=0)
     with pytest.raises(ValueError, match=r"was not finite in 16 steps in a row.*\(subnet"):
         trained(recipe)
 
 
 class Failing(Dataset[Any]):
-    """24 images; from one reading on they are not finite, until mended."""
+    """24 images; after some readings they are not finite, until repaired."""
 
     def __init__(self, good_readings: int) -> None:
         self.good_readings = good_readings
@@ -414,7 +414,7 @@ class Failing(Dataset[Any]):
 
 
 def test_the_checkpoint_survives_a_loss_that_is_not_finite(tmp_path: Path) -> None:
-    """As the message promises: with mended data the training goes on from it, bit-exactly."""
+    """As the message promises: with repaired data the training continues from it, bit for bit."""
     recipe = TrainingRecipe(epochs=2, batch_size=8, drop_path=0.2, skipped_steps_limit=1)
     source = Failing(good_readings=24 + 9)
     data = ImageData(source, Failing(10**6), None, tuple("0123456789"))

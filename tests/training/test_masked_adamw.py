@@ -221,7 +221,7 @@ def test_a_parameter_without_gradient_stays() -> None:
 
 
 def moved(steps: list[list[Arch]], *, again: bool) -> dict[str, Tensor]:
-    """Weights and state after steps that name their boxes by the same object each time, or anew.
+    """Weights and state after steps that pass the same boxes object every time, or new ones.
 
     The gradients are new tensors from the third step on, and the state is loaded before the last.
     """

@@ -103,7 +103,7 @@ def test_an_interruption_of_the_process_leaves_the_log_whole(
 
 
 @pytest.mark.parametrize("line", ["hello", '{"loss": 2.0}', "[1]"])
-def test_a_damaged_log_is_mended_or_refused_by_name(line: str, unfinished: Path) -> None:
+def test_a_damaged_log_is_repaired_or_refused_by_name(line: str, unfinished: Path) -> None:
     log = unfinished / "metrics.jsonl"
     log.write_text(line + "\n" + log.read_text())
     message = value_error_of(lambda: pipeline.train(unfinished))
@@ -394,7 +394,9 @@ def test_checkpoints_of_the_older_form_are_not_passed_over(searched: Path) -> No
     older.mkdir(parents=True)
     log = '{"epoch": 6, "loss": 1.0, "lr": 0.1, "images_per_second": 1.0}\n'
     (searched / "metrics.jsonl").write_text(log)
-    with pytest.raises(ValueError, match=r"epoch-00007 was written by an earlier prenas.*move"):
+    with pytest.raises(
+        ValueError, match=r"epoch-00007 was written by an earlier version of prenas.*move"
+    ):
         pipeline.train(searched)
     assert older.is_dir()
     assert (searched / "metrics.jsonl").read_text() == log

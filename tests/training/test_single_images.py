@@ -33,7 +33,7 @@ def test_one_image_over_one_pixel_is_refused(
 ) -> None:
     supernet = new_supernet(TO_ONE_PIXEL).eval()
     state = torch.get_rng_state()
-    with pytest.raises(ValueError, match="choose another training"):
+    with pytest.raises(ValueError, match="change training"):
         require_normalisable(
             supernet,
             [TO_ONE_PIXEL.smallest],
@@ -61,7 +61,9 @@ def test_everything_else_is_taken(space: SearchSpace, num_images: int) -> None:
 
 def test_a_training_is_refused_before_its_first_step() -> None:
     supernet = new_supernet(TO_ONE_PIXEL)
-    with pytest.raises(ValueError, match="17 images in batches of 8 leave a step"):
+    with pytest.raises(
+        ValueError, match="17 images in batches of 8 leave one process a single image"
+    ):
         train_supernet(
             supernet,
             [TO_ONE_PIXEL.smallest],

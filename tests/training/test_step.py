@@ -47,9 +47,9 @@ def teach(images: Tensor) -> Tensor:
     return images.flatten(1)[:, :60].reshape(-1, 6, 10).sum(dim=1)
 
 
-def new_step(recipe: TrainingRecipe, drop_path: float = 0.0, **options: Any) -> TrainingStep:
-    supernet, sampler = new_supernet(drop_path, recipe.dropout), make_sampler(ARCHS, recipe, 0)
-    return TrainingStep(supernet, sampler, recipe, 5, **options)
+def new_step(training: TrainingRecipe, drop_path: float = 0.0, **options: Any) -> TrainingStep:
+    supernet, sampler = new_supernet(drop_path, training.dropout), make_sampler(ARCHS, training, 0)
+    return TrainingStep(supernet, sampler, training, 5, **options)
 
 
 def batches(data: ImageData | None = None, size: int = 8, epoch: int = 0) -> Iterator[Batch]:
@@ -79,7 +79,7 @@ def flat(gradients: tuple[Tensor | None, ...], parameters: list[Tensor]) -> Tens
 
 
 def literal(
-    supernet: Supernet, archs: tuple[VitArch, ...], batch: Batch, recipe: TrainingRecipe
+    supernet: Supernet, archs: tuple[VitArch, ...], batch: Batch, training: TrainingRecipe
 ) -> tuple[Tensor, float]:
     """Gradient and loss: every subnet computed alone, its loss written out, then summed."""
     parameters = list(supernet.network.parameters())
@@ -88,18 +88,18 @@ def literal(
     told = teach(batch.images)
     for number, arch in enumerate(archs):
         logits = supernet(batch.images, arch)
-        if recipe.inplace_distillation and number:
+        if training.inplace_distillation and number:
             p = largest.softmax(1)
             loss = -(p * logits.log_softmax(1)).sum(dim=1).mean()
-            if recipe.inplace_distillation == "kl":
+            if training.inplace_distillation == "kl":
                 loss += (p * p.log()).sum(dim=1).mean()
         else:
-            loss = cross_entropy(logits, batch.labels, label_smoothing=recipe.label_smoothing)
-            if recipe.teacher is not None:
+            loss = cross_entropy(logits, batch.labels, label_smoothing=training.label_smoothing)
+            if training.teacher is not None:
                 loss = (loss + cross_entropy(logits, told.argmax(dim=1))) / 2
         total += flat(torch.autograd.grad(loss, parameters, allow_unused=True), parameters)
         loss_sum += loss.item()
-    over = len(archs) if recipe.sandwich_loss == "mean" else 1
+    over = len(archs) if training.sandwich_loss == "mean" else 1
     return total / over, loss_sum / over
 
 
@@ -143,7 +143,7 @@ def alpha_literal(logits: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("drops_in", ["all", "largest"])
 @pytest.mark.parametrize("parts", [1, 3])
 def test_everything_of_alphanet_at_once(drops_in: Any, parts: int) -> None:
-    """The sum over four subnets, each with draws of its own, then cut off element by element."""
+    """The sum over four subnets, each with its own draws, then clipped element by element."""
     recipe = recipe_of(
         **SANDWICH, sandwich_loss="sum", inplace_distillation="alpha", optimizer="sgd",
         clip_grad_value=0.05, dropout=0.2, drops_in=drops_in, grad_accum_steps=parts,
@@ -190,9 +190,9 @@ def test_every_step_has_the_rate_of_its_number() -> None:
     assert found == pytest.approx(rising + falling, rel=1e-12)
 
 
-def moved_by(recipe: TrainingRecipe) -> tuple[Tensor, Outcome]:
+def moved_by(training: TrainingRecipe) -> tuple[Tensor, Outcome]:
     """How far one step moves the weights, [all of them]."""
-    step = new_step(recipe)
+    step = new_step(training)
     before = torch.nn.utils.parameters_to_vector(step.supernet.parameters()).detach().clone()
     outcome = step(0, next(batches()))
     after = torch.nn.utils.parameters_to_vector(step.supernet.parameters()).detach()
@@ -286,8 +286,8 @@ def test_parts_are_all_of_the_batch_and_nearly_equal(size: int) -> None:
 # --- precision -----------------------------------------------------------------------------------
 
 
-def losses_of(recipe: TrainingRecipe, **options: Any) -> tuple[list[float], TrainingStep]:
-    step = new_step(recipe, **options)
+def losses_of(training: TrainingRecipe, **options: Any) -> tuple[list[float], TrainingStep]:
+    step = new_step(training, **options)
     source, number, losses = own_data(), 0, []
     for epoch in range(3):
         for batch in batches(source, epoch=epoch):

@@ -80,7 +80,7 @@ def test_nothing_outside_the_owned_part_is_touched(space: SearchSpace, data: st.
         assert parameter.grad is not None
         changed = parameter.grad != 3.0
         if name in boxes:
-            # Behind a normalisation gradients may be lost beside a 3.
+            # After a normalisation, small gradients may vanish next to a 3.
             assert supernet.has_statistics or changed[boxes[name]].any()
             changed[boxes[name]] = False
         assert not changed.any()
@@ -180,7 +180,7 @@ def _freeze(supernet: Supernet) -> None:
 
 
 @pytest.mark.parametrize("change", [_cast, _assign, _replace_data, _new_gradients, _freeze])
-def test_what_is_kept_is_made_anew_where_tensors_moved(
+def test_kept_networks_are_rebuilt_if_tensors_moved(
     change: Callable[[Supernet], None],
 ) -> None:
     supernet, subnets = new_subnets()

@@ -1,4 +1,4 @@
-"""Teachers: from timm with weights of one's own, or handed over by prenas; refused in words."""
+"""Teachers: from timm with the user's weights, or from `prenas specialize`; clear refusals."""
 
 import pickle
 from pathlib import Path
@@ -174,7 +174,7 @@ def test_a_model_of_other_classes_is_refused(finished: Path) -> None:
 def test_a_model_of_other_images_is_refused(finished: Path) -> None:
     folder = str(pipeline.specialize(finished, 0))
     settings = MINI.with_settings(image_size=(12, 12)).settings
-    with pytest.raises(ValueError, match=r"does not take images of shape \(1, 12, 12\)"):
+    with pytest.raises(ValueError, match=r"does not accept images of shape \(1, 12, 12\)"):
         load_teacher(TeacherRecipe(name=folder), settings, mini_recipe().preprocessing, CPU)
 
 
@@ -207,9 +207,9 @@ class Bomb:
 def test_weights_that_carry_code_are_refused_and_never_run(tmp_path: Path) -> None:
     path, proof = tmp_path / "bomb.pth", tmp_path / "exploded"
     torch.save({"state_dict": timms().state_dict(), "more": Bomb(proof)}, path)
-    assert "cannot be had" in refusal(name=NETWORK, weights=str(path), **THEIRS)
+    assert "are not available" in refusal(name=NETWORK, weights=str(path), **THEIRS)
     path.write_bytes(pickle.dumps(Bomb(proof)))
-    assert "cannot be had" in refusal(name=NETWORK, weights=str(path), **THEIRS)
+    assert "are not available" in refusal(name=NETWORK, weights=str(path), **THEIRS)
     assert not proof.exists()
     pickle.loads(path.read_bytes())
     assert proof.exists()  # it would have worked
@@ -225,7 +225,7 @@ def test_damaged_weights_are_refused(name: str, weights: str, tmp_path: Path) ->
         path.write_bytes(path.read_bytes()[:5000])
     else:
         path.write_bytes(Path(weights).read_bytes()[:5000] if "cut" in name else b"")
-    assert "cannot be had" in refusal(name=NETWORK, weights=str(path), **THEIRS)
+    assert "are not available" in refusal(name=NETWORK, weights=str(path), **THEIRS)
 
 
 def test_own_data_stay_out_of_it() -> None:
@@ -246,6 +246,6 @@ def test_own_data_stay_out_of_it() -> None:
 
 def test_a_wrong_teacher_is_found_before_anything_is_written(tmp_path: Path) -> None:
     recipe = with_overrides(mini_recipe(), ["training.teacher.name=nobody"])
-    with pytest.raises(ValueError, match="there is no teacher 'nobody'"):
+    with pytest.raises(ValueError, match="teacher 'nobody' does not exist"):
         pipeline.run(recipe, tmp_path / "run")
     assert not (tmp_path / "run").exists()

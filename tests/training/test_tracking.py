@@ -54,7 +54,7 @@ def shown(folder: Path) -> dict[str, dict[int, float]]:
 
 
 def test_names_of_scalars() -> None:
-    """Every number has a name of its own; what was not measured has none."""
+    """Every number has a unique name; numbers that were not measured are left out."""
     validation = {
         "event": "validation",
         "subnet": 3,
@@ -121,7 +121,7 @@ def test_a_run_that_was_cut_off_shows_every_step_once(tmp_path: Path) -> None:
 def test_tensorboard_holds_the_recipe(tmp_path: Path) -> None:
     with open_trackers(["tensorboard"], tmp_path, "run", CONFIG, 0) as sinks:
         sinks[0](STEP)
-    (events,) = (tmp_path / "tensorboard").iterdir()  # and nothing beside
+    (events,) = (tmp_path / "tensorboard").iterdir()  # and no other file
     accumulator = EventAccumulator(str(events))
     accumulator.Reload()
     content = accumulator.SummaryMetadata(SESSION_START_INFO_TAG).plugin_data.content

@@ -1,4 +1,4 @@
-"""Validation while training goes on: whose turn it is, what is recorded, and that it only looks."""
+"""Validation during training: which subnets are due, what is logged, and no side effects."""
 
 from pathlib import Path
 from typing import Any

@@ -1,10 +1,10 @@
-"""Checkpoints: written whole or not at all, read without running code.
+"""Checkpoints: written completely or not at all, and read without running code.
 
-`checkpoints/step-NNNNNNNN/` holds the weights and their moving average as safetensors, and
-`state.pt`, which `torch.load` reads with `weights_only=True`: optimiser, loss scaler, and the
-position in the run. Every file has a digest, so that a damaged checkpoint is noticed and the one
-before it is used. Every random draw is named by seed and position, the schedule is a function of
-the step, so the position stands for all of them.
+`checkpoints/step-NNNNNNNN/` contains the weights and their moving average as safetensors, and
+`state.pt` with the optimiser, the loss scaler and the position in the run, which `torch.load` reads
+with `weights_only=True`. Every file has a digest, so a damaged checkpoint is detected and the
+previous one is used. All random draws follow from the seed and the position, and the schedule is a
+function of the step, so nothing else needs to be saved.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _UNREADABLE = (ValueError, KeyError, TypeError, OSError, RuntimeError, EOFError)
 
 
 class Checkpoint(NamedTuple):
-    """A finished checkpoint on disk."""
+    """A complete checkpoint on disk."""
 
     step: int
-    """Steps finished."""
+    """Number of finished steps."""
     folder: Path
 
 
@@ -45,17 +45,18 @@ def save_checkpoint(
     *,
     num_kept: int,
 ) -> None:
-    """Writes `step-NNNNNNNN/` under another name, renames it into place, drops all but the newest.
+    """Writes `step-NNNNNNNN/` under a temporary name, renames it, and removes old checkpoints.
 
     Args:
         folder: the run's checkpoint folder.
-        step: steps finished; checkpoints of later ones, which a resumed training could not read,
-            are dropped too.
-        networks: file name -> what is kept as safetensors.
+        step: number of finished steps; checkpoints of later steps, which a resumed training could
+            not read, are removed too.
+        networks: file name -> network to save as safetensors.
         state: tensors and plain values.
+        num_kept: how many of the newest checkpoints to keep.
 
     Raises:
-        OSError: the disk is full or gone; names the last checkpoint, which stays.
+        OSError: the disk is full or missing; the message names the last checkpoint, which is kept.
     """
     final = folder / f"step-{step:08d}"
     temporary = folder / f".{final.name}.tmp"
@@ -77,11 +78,12 @@ def save_checkpoint(
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         found = checkpoints(folder)
-        last = f"{found[0].folder} is the last one" if found else "there is none before"
+        last = f"{found[0].folder} is the last one" if found else "there is no earlier one"
         cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
         raise OSError(
-            f"cannot write the checkpoint of step {step} to {folder} ({cause.strerror or cause}): "
-            f"{last}. Free some space or mend the folder, then give the same command to continue"
+            f"cannot write the checkpoint of step {step} to {folder} ({cause.strerror or cause}); "
+            f"{last}. Free some disk space or fix the permissions of the folder, then give the "
+            "same command to continue"
         ) from error
     for later in checkpoints(folder):
         if later.step > step:
@@ -90,7 +92,7 @@ def save_checkpoint(
 
 
 def tidy(folder: Path, step: int, *, num_kept: int) -> None:
-    """Removes what a killed process left, and all but the newest checkpoints up to `step`."""
+    """Removes leftovers of a killed process, and all but the newest checkpoints up to `step`."""
     for leftover in folder.glob(".*.tmp"):
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     for older in [one for one in checkpoints(folder) if one.step <= step][num_kept:]:
@@ -102,11 +104,11 @@ def load_checkpoint(
     networks: Mapping[str, nn.Module],
     restore: Callable[[dict[str, Any]], None],
 ) -> Checkpoint | None:
-    """Restores the newest readable checkpoint and says which; None if there is none.
+    """Restores the newest readable checkpoint and returns it; None if there are none.
 
     Args:
-        networks: file name -> what is filled.
-        restore: takes the state that was saved.
+        networks: file name -> network to load the weights into.
+        restore: called with the saved state.
 
     Raises:
         ValueError: checkpoints exist, but none can be read.
@@ -114,8 +116,9 @@ def load_checkpoint(
     found = checkpoints(folder)
     if not found and (older := sorted(folder.glob("epoch-*/"))):  # starting over would lose them
         raise ValueError(
-            f"{older[-1]} was written by an earlier prenas, in a form that is no longer read: "
-            "finish the training with that version, or move the folder away to train anew"
+            f"{older[-1]} was written by an earlier version of prenas in a format that is no "
+            "longer supported: finish the training with that version, or move the folder away to "
+            "train again"
         )
     for number, checkpoint in enumerate(found):
         try:
@@ -129,35 +132,35 @@ def load_checkpoint(
                 "checkpoint %s is damaged (%s): %s",
                 checkpoint.folder,
                 error,
-                f"going on from {before[0].folder.name}" if before else "there is none before",
+                f"continuing from {before[0].folder.name}" if before else "there is no earlier one",
             )
             continue
         return checkpoint
     if found:
         raise ValueError(
-            f"none of the {len(found)} checkpoints in {folder} can be read (see the warnings): "
-            "restore the folder from a copy, or move it away to train from the initial weights"
+            f"none of the {len(found)} checkpoints in {folder} can be read (see the warnings "
+            "above): restore the folder from a copy, or move it away to train from the start"
         )
     return None
 
 
 def _read_state(checkpoint: Path) -> dict[str, Any]:
-    """What `save_checkpoint` kept; ValueError if it is not what was written."""
+    """The state that `save_checkpoint` wrote; ValueError if the file has changed since."""
     path, digest = checkpoint / _STATE, checkpoint / _STATE_DIGEST
-    # Checkpoints of 0.1.0 have no digest.
+    # Checkpoints written by 0.1.0 have no digest.
     if digest.exists() and digest.read_text(encoding="utf-8").strip() != artifacts.sha256(path):
-        raise ValueError(f"{path} does not have the digest that it was written with")
+        raise ValueError(f"the content of {path} does not match its digest")
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return state
 
 
 def checkpoints(folder: Path) -> list[Checkpoint]:
-    """All finished checkpoints, newest first."""
+    """All complete checkpoints, newest first."""
     return [Checkpoint(*found) for found in artifacts.find_checkpoints(folder)]
 
 
 def _remove(checkpoint: Path) -> None:
-    """Takes a checkpoint away: renamed first, so that no half of it is ever found."""
+    """Removes a checkpoint; it is renamed first, so that a half-removed one is never read."""
     if checkpoint.exists():
         doomed = checkpoint.with_name(f".{checkpoint.name}.old.tmp")
         checkpoint.rename(doomed)
@@ -165,7 +168,7 @@ def _remove(checkpoint: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes the names in a folder survive a power cut."""
+    """Flushes the names in a folder to disk, so that they survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

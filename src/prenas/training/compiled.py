@@ -1,8 +1,8 @@
-"""A network compiled by `torch.compile`, with a way back.
+"""A network compiled by `torch.compile`, with the plain network as a fallback.
 
-The preferred set is small and a training's batches have one size, so every subnet is one static
-graph. What does not fit the graph, the smaller batch at the end of an epoch, runs uncompiled; so
-does everything after the compiler has failed.
+The preferred set is small and a training's batches all have the same size, so every subnet is one
+static graph. The smaller batch at the end of an epoch does not fit the graph and runs uncompiled;
+so does everything after a failure of the compiler.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_MOST_GRAPHS = 256  # PyTorch gives up after 8 graphs of one function, which all subnets share
+_MOST_GRAPHS = 256  # PyTorch compiles one function at most 8 times; all subnets share it
 
 _logger = logging.getLogger(__name__)
 
 
 class Compiled:
-    """Runs a network in compiled form on batches of one size; its weights stay its own."""
+    """Runs a network compiled on batches of one size; the weights remain those of the network."""
 
     def __init__(self, network: nn.Module, num_images: int) -> None:
         import torch._dynamo as dynamo
@@ -40,8 +40,8 @@ class Compiled:
                 self._works = False
                 reason = str(error).strip().partition("\n")[0]
                 _logger.warning(
-                    "torch.compile failed (%s): this subnet is trained uncompiled, to the same "
-                    "end. Compiling needs a C++ compiler on a processor, Triton on a GPU",
+                    "torch.compile failed (%s): this subnet is trained without compiling, with the "
+                    "same result. Compiling needs a C++ compiler on a CPU and Triton on a GPU",
                     reason,
                 )
         return self._network(images, noise)  # type: ignore[no-any-return]

@@ -1,7 +1,7 @@
-"""In-place distillation: the smaller subnets of a step learn from its largest, and see no labels.
+"""In-place distillation: the smaller subnets of a step learn from its largest, without labels.
 
 Yu and Huang, ICCV 2019, arXiv 1903.05134, section 4.2; BigNAS, ECCV 2020; with alpha-divergences
-AlphaNet (ICML 2021, arXiv 2102.07954), whose u, rho, D and L keep their letters here.
+AlphaNet (ICML 2021, arXiv 2102.07954), whose symbols u, rho, D and L are used here.
 """
 
 from __future__ import annotations
@@ -15,26 +15,27 @@ from torch.nn.functional import cross_entropy, kl_div
 
 from prenas.recipe import Distillation
 
-_LOG_CLIP = math.log(5.0)  # of the ratio of probabilities to the power alpha, AlphaNet's beta
+_LOG_CLIP = math.log(5.0)  # AlphaNet's beta: the limit of (p / q) ** alpha
 
 
 class Divergence(NamedTuple):
-    """Of each image; a student is judged by the one and follows the gradient of the other."""
+    """A divergence per image, and a surrogate whose gradient the student follows."""
 
     value: Tensor
-    """D [B], without gradient."""
+    """D [B], without a gradient."""
     surrogate: Tensor
-    """L [B], whose gradient is that of D where nothing is clipped; its value means nothing."""
+    """L [B]. Its gradient is that of D wherever nothing is clipped; its value has no meaning."""
 
 
 def inplace_distillation_loss(logits: Tensor, largest: Tensor, kind: Distillation) -> Tensor:
-    """How far a subnet is from the largest one, through which nothing flows back: mean over images.
+    """Mean distance of a subnet from the largest one, which receives no gradient.
 
     Args:
         logits: [B, num_classes].
-        largest: those of the largest subnet.
-        kind: cross-entropy with its probabilities p; the Kullback-Leibler divergence, which has the
-            same gradient; or the adaptive alpha-divergence, with the gradient of its surrogate.
+        largest: logits of the largest subnet, [B, num_classes].
+        kind: cross-entropy with the largest subnet's probabilities; the Kullback-Leibler
+            divergence, which has the same gradient; or the adaptive alpha-divergence, with the
+            gradient of its surrogate.
     """
     teacher = largest.detach()
     match kind:
@@ -51,9 +52,9 @@ def inplace_distillation_loss(logits: Tensor, largest: Tensor, kind: Distillatio
 
 
 def adaptive_divergence(logits: Tensor, teacher: Tensor) -> Divergence:
-    """For each image the larger of D_-1 and D_1.
+    """The larger of D_-1 and D_1 for each image.
 
-    The first weighs what the student expects and the teacher does not, the second what it misses.
+    D_-1 penalises what the student predicts and the teacher does not, D_1 what the student misses.
     """
     over, under = (alpha_divergence(logits, teacher, alpha) for alpha in (-1.0, 1.0))
     is_over = over.value > under.value
@@ -62,15 +63,15 @@ def adaptive_divergence(logits: Tensor, teacher: Tensor) -> Divergence:
 
 
 def alpha_divergence(logits: Tensor, teacher: Tensor, alpha: float) -> Divergence:
-    """D_alpha(p || q) of a student q from its teacher p, both given by logits [B, num_classes].
+    """D_alpha(p || q) between a teacher p and a student q, both given by logits [B, num_classes].
 
     With r = p / q and u = min(r ** alpha, 5): D = sum q (u - 1) / (alpha (alpha - 1)), and L =
-    -sum q rho log q with q rho held, rho = u / alpha + 1 / (alpha (alpha - 1)). The limits are
+    -sum q rho log q with q rho constant, rho = u / alpha + 1 / (alpha (alpha - 1)). The limits are
     sum p log r (alpha = 1, rho = r, never clipped) and -sum q log min(r, 5) (alpha = 0).
     """
     log_q, log_p = logits.log_softmax(dim=1), teacher.detach().log_softmax(dim=1)
     q, p = log_q.detach().exp(), log_p.exp()
-    log_r = log_p - log_q.detach()  # ratios themselves may overflow
+    log_r = log_p - log_q.detach()  # the ratios themselves may overflow
     if alpha == 1:
         values, held = p * log_r, p
     elif alpha == 0:

@@ -1,4 +1,4 @@
-"""What a training will take, from a few measured steps: time and memory, before it is begun."""
+"""Estimates the time and memory of a training from a few measured steps, before it starts."""
 
 from __future__ import annotations
 
@@ -25,73 +25,74 @@ from prenas.training.sampler import Sampler, make_sampler
 from prenas.training.step import TrainingStep
 from prenas.training.teacher import Teacher
 
-_MOST_IMAGES = 32  # per measured step; time and activations grow with the images of a step
-_NUM_TIMED = 2  # steps per subnet, after one to warm up
+_MOST_IMAGES = 32  # per measured step; time and activations are proportional to it
+_NUM_TIMED = 2  # timed steps per subnet, after one to warm up
 _MOST_SUBNETS = 8
-_NUM_DRAWS = 500  # steps that stand for all when the share of each subnet is counted
+_NUM_DRAWS = 500  # steps from which the share of each subnet is estimated
 _BYTES = 4  # float32
 _COPIES = {"sgd": 3, "adamw": 4, "masked_adamw": 5}  # weights, gradients, moments, step counts
-_FORWARD_SHARE = 1 / 3  # of a training step's work
+_FORWARD_SHARE = 1 / 3  # of the time of a training step
 
 
 class SubnetCost(NamedTuple):
-    """A measured training step of one subnet, per image."""
+    """Cost of a training step of one subnet, measured per image."""
 
     arch: Arch
     seconds: float
     activation_bytes: int
-    """What the forward pass keeps for the backward pass."""
+    """Memory that the forward pass keeps for the backward pass."""
 
 
 class Estimate(NamedTuple):
-    """What a training will take on this machine, if nothing else runs on it."""
+    """Time and memory of a training on this machine, if nothing else runs on it."""
 
     costs: tuple[SubnetCost, ...]
-    """Of the measured subnets: all of them, or some from the smallest to the largest."""
+    """Costs of the measured subnets: all of them, or a sample from the smallest to the largest."""
     images_per_step: int
-    """Of the measured steps; the training's own steps may have more."""
+    """Images in a measured step; the steps of the training may have more."""
     steps_per_epoch: int
     num_steps: int
     loading_seconds: float
-    """Per image, reading and augmenting in one process; several share it and work beside."""
+    """Reading and augmenting one image in one process; workers share this and run in parallel."""
     training_seconds: float
     calibration_seconds: float
-    """Of all preferred subnets, at the end; 0 where nothing is to be calibrated."""
+    """Calibration of all preferred subnets at the end; 0 if there is nothing to calibrate."""
     evaluation_seconds: float
-    """Of all preferred subnets on every split, at the end."""
+    """Evaluation of all preferred subnets on every split at the end."""
     state_bytes: int
     """Weights, gradients, moments, step counts and moving average of the supernet."""
     activation_bytes: int
-    """Of a full step of the costliest subnet."""
+    """Activations in a full step of the most expensive subnet."""
     machine_bytes: int
-    """Memory of the device, all of it."""
+    """Total memory of the device."""
 
 
 def estimate_training(
     supernet: Supernet,
     archs: Sequence[Arch],
     data: ImageData,
-    recipe: TrainingRecipe,
+    training: TrainingRecipe,
     *,
     seed: int = 0,
     space: SearchSpace | None = None,
     teacher: Teacher | None = None,
     calibration: CalibrationRecipe | None = None,
 ) -> Estimate:
-    """Measures a few steps on real batches and works out the whole; changes the supernet's weights.
+    """Measures a few steps on real batches and extrapolates; changes the supernet's weights.
 
     Args:
-        space: what `train_supernet` trains on instead of `archs`.
-        calibration: what subnets with BatchNorm see after the training; None: the default.
+        space: the space that `train_supernet` trains on instead of `archs`.
+        calibration: how subnets with BatchNorm are calibrated after the training; None: the
+            default.
 
     Raises:
-        ValueError: an empty training split, or data that do not suit the network.
+        ValueError: the training split is empty, or the data do not fit the network.
     """
-    images_per_step = min(recipe.batch_size, _MOST_IMAGES, num_samples(data.train))
-    steps_per_epoch = num_batches(data.train, recipe.batch_size)
+    images_per_step = min(training.batch_size, _MOST_IMAGES, num_samples(data.train))
+    steps_per_epoch = num_batches(data.train, training.batch_size)
     if images_per_step == 0:
         raise ValueError("the training split is empty: give at least one image")
-    alone = replace(data, num_workers=0)  # processes would have read ahead before the clock starts
+    alone = replace(data, num_workers=0)  # workers would read ahead before the clock starts
     batches = training_batches(alone, supernet.settings, images_per_step, seed, epoch=0)
     first = next(iter(batches))
     started = time.perf_counter()
@@ -99,14 +100,14 @@ def estimate_training(
     num_loaded = sum(len(batch.labels) for batch in others)
     loading = (time.perf_counter() - started) / num_loaded if num_loaded else 0.0
 
-    measure = _Measure(supernet.train(), recipe)
+    measure = _Measure(supernet.train(), training)
     stride = max(1, -(-len(archs) // _MOST_SUBNETS))
-    chosen = [*archs[::-1][::stride][::-1]]  # the largest is always among them
+    chosen = [*archs[::-1][::stride][::-1]]  # always includes the largest
     costs = tuple(measure(arch, first) for arch in chosen)
-    per_image = _mean_seconds(costs, make_sampler(archs, recipe, seed, space), supernet.settings)
-    if teacher is not None:  # once per step, however many subnets learn from it
+    per_image = _mean_seconds(costs, make_sampler(archs, training, seed, space), supernet.settings)
+    if teacher is not None:  # it runs once per step, however many subnets learn from it
         per_image += measure.seconds_of(teacher, first)
-    num_trained = recipe.epochs * num_samples(data.train)
+    num_trained = training.epochs * num_samples(data.train)
     workers = data.num_workers
     per_image_loaded = max(per_image, loading / workers) if workers else per_image + loading
     num_evaluated = sum(num_samples(split) for split in data.splits.values())
@@ -117,20 +118,20 @@ def estimate_training(
         costs=costs,
         images_per_step=images_per_step,
         steps_per_epoch=steps_per_epoch,
-        num_steps=recipe.epochs * steps_per_epoch,
+        num_steps=training.epochs * steps_per_epoch,
         loading_seconds=loading,
         training_seconds=num_trained * per_image_loaded,
         calibration_seconds=num_calibrated * (loading + len(archs) * mean_forward),
         evaluation_seconds=num_evaluated * len(archs) * data.num_crops * mean_forward,
-        state_bytes=_num_copies(recipe) * _BYTES * num_params,
-        activation_bytes=-(-recipe.batch_size // recipe.grad_accum_steps)
+        state_bytes=_num_copies(training) * _BYTES * num_params,
+        activation_bytes=-(-training.batch_size // training.grad_accum_steps)
         * max(cost.activation_bytes for cost in costs),
         machine_bytes=_machine_bytes(next(supernet.parameters()).device),
     )
 
 
-def _num_copies(recipe: TrainingRecipe) -> int:
-    return _COPIES[recipe.optimizer] + (recipe.ema_decay is not None)
+def _num_copies(training: TrainingRecipe) -> int:
+    return _COPIES[training.optimizer] + (training.ema_decay is not None)
 
 
 def _machine_bytes(device: torch.device) -> int:
@@ -140,7 +141,10 @@ def _machine_bytes(device: torch.device) -> int:
 
 
 def _mean_seconds(costs: Sequence[SubnetCost], sampler: Sampler, settings: Settings) -> float:
-    """Per image, each subnet as often as it will be drawn; unmeasured ones by their MACs."""
+    """Mean seconds per image, weighted by how often each subnet is drawn.
+
+    The time of subnets that were not measured is interpolated by their MACs.
+    """
     drawn = Counter(arch for step in range(_NUM_DRAWS) for arch in sampler(step))
     measured = sorted((count(cost.arch, settings)["macs"], cost.seconds) for cost in costs)
     macs, seconds = zip(*measured, strict=True)
@@ -152,14 +156,14 @@ def _mean_seconds(costs: Sequence[SubnetCost], sampler: Sampler, settings: Setti
 
 
 class _Measure:
-    """Times training steps, and counts what they keep for the backward pass."""
+    """Times training steps, and counts the memory that they keep for the backward pass."""
 
-    def __init__(self, supernet: Supernet, recipe: TrainingRecipe) -> None:
+    def __init__(self, supernet: Supernet, training: TrainingRecipe) -> None:
         self._supernet = supernet
         self._device = next(supernet.parameters()).device
         self._arch: Arch
-        # One subnet alone, whole batches: what is measured are subnets, not strategies.
-        alone = recipe.model_copy(
+        # One subnet per step and full batches, to measure subnets and not strategies.
+        alone = training.model_copy(
             update={
                 "sandwich": None,
                 "inplace_distillation": None,
@@ -178,7 +182,7 @@ class _Measure:
         return SubnetCost(arch, seconds / len(batch.labels), kept.total // len(batch.labels))
 
     def seconds_of(self, teacher: Teacher, batch: Batch) -> float:
-        """What a teacher takes per image, in float32."""
+        """Seconds that a teacher takes per image, in float32."""
         images = batch.images.to(self._device)
         teacher(images)
         return min(self._timed(lambda: teacher(images)) for _ in range(_NUM_TIMED)) / len(images)
@@ -191,20 +195,20 @@ class _Measure:
         return time.perf_counter() - started
 
     def _wait(self) -> None:
-        """Devices work on after a call returns."""
+        """Waits for the device, which may still be working after a call returns."""
         if self._device.type != "cpu":
             torch.accelerator.synchronize(self._device)
 
 
 class _KeptBytes:
-    """Adds up the memory that a forward pass keeps for the backward pass, weights apart."""
+    """Adds up the memory that a forward pass keeps for the backward pass, without the weights."""
 
     def __init__(self, supernet: Supernet) -> None:
         self._seen = {tensor.untyped_storage().data_ptr() for tensor in supernet.parameters()}
         self.total = 0
 
     def counting(self) -> AbstractContextManager[None]:
-        """Counts what is kept while the block runs."""
+        """Counts the memory that is kept while the block runs."""
         return saved_tensors_hooks(self._pack, lambda tensor: tensor)
 
     def _pack(self, tensor: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """The gradient of a step: one full-size, contiguous buffer behind all parameters.
 
-Subnets are views, so their gradients arrive full-size and zero outside what they own. Keeping all
-`.grad` tensors as views of one buffer makes a step's gradient one vector: however many subnets a
-step trains, they add up in it; several processes add it up once; clipping is one norm; and an
+Subnets are views, so their gradients are full-size, and zero outside the part that they own. With
+all `.grad` tensors as views of one buffer, the gradient of a step is a single vector: the gradients
+of all its subnets add up in it, several processes reduce it once, clipping needs one norm, and the
 optimiser always sees the same tensors, whichever layers the step left out.
 """
 
@@ -15,15 +15,15 @@ from torch import Tensor, nn
 
 
 class GradientBuffer:
-    """Owns the `.grad` of the given parameters, all of one type and on one device."""
+    """Owns the `.grad` of the given parameters, which must share one dtype and device."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], *, num_extras: int = 0) -> None:
-        """`extras` are further numbers that travel with the gradient from process to process."""
+        """Makes a buffer with `num_extras` further numbers, which are reduced with the gradient."""
         parameters = list(parameters)
         total = sum(parameter.numel() for parameter in parameters)
         like = parameters[0]
         self.message = torch.zeros(total + num_extras, dtype=like.dtype, device=like.device)
-        """The whole buffer, what processes add up: the gradient, then the extras."""
+        """The buffer that the processes add up: the gradient, then the extras."""
         self.flat, self.extras = self.message[:total], self.message[total:]
         start = 0
         for parameter in parameters:
@@ -32,18 +32,18 @@ class GradientBuffer:
             start += parameter.numel()
 
     def zero(self) -> None:
-        """Starts a step. Use this, never `optimizer.zero_grad()`, which would drop the views."""
+        """Starts a step. Never call `optimizer.zero_grad()` instead: it would drop the views."""
         self.message.zero_()
 
     def norm(self) -> Tensor:
-        """The L2 norm of the whole gradient; not finite if any part of it is not."""
+        """The L2 norm of the gradient; not finite if any part of it is not finite."""
         norm: Tensor = torch.linalg.vector_norm(self.flat)
         return norm
 
     def clip(self, norm: Tensor, max_norm: float) -> None:
-        """Scales the whole gradient, of that L2 norm, so that it is at most `max_norm`."""
+        """Scales the gradient, whose L2 norm is `norm`, down to at most `max_norm`."""
         self.flat.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0))
 
     def clip_values(self, limit: float) -> None:
-        """Moves every element of the gradient into [-limit, limit]."""
+        """Clamps every element of the gradient to [-limit, limit]."""
         self.flat.clamp_(-limit, limit)

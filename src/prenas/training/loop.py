@@ -1,4 +1,4 @@
-"""The training loop: steps, records, checkpoints, validation, and what happens when they fail."""
+"""The training loop: steps, log records, checkpoints, validation, and handling of failures."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ _logger = logging.getLogger(__name__)
 
 
 class Progress(NamedTuple):
-    """What a step reports to whoever watches."""
+    """What a step reports to a watcher."""
 
     step: int
-    """Steps finished, of `num_steps`."""
+    """Number of finished steps, out of `num_steps`."""
     num_steps: int
     epoch: int
-    """The running epoch, from 0."""
+    """The current epoch, from 0."""
     loss: float
     lr: float
     num_images: int
-    """Images of this step, in all processes."""
+    """Images of this step in all processes."""
 
 
 Watcher = Callable[[Progress], None]
@@ -58,7 +58,7 @@ Watcher = Callable[[Progress], None]
 
 @dataclass
 class _Mean:
-    """A running mean, to the bit the same if it is saved and continued."""
+    """A running mean; saving and continuing it does not change a bit of the result."""
 
     total: float = 0.0
     number: int = 0
@@ -67,7 +67,7 @@ class _Mean:
         self.total, self.number = self.total + value, self.number + 1
 
     def taken(self) -> float | None:
-        """The mean so far, None of nothing; starts anew."""
+        """Returns the mean so far (None if there are no values) and starts again."""
         mean = self.total / self.number if self.number else None
         self.total, self.number = 0.0, 0
         return mean
@@ -75,25 +75,25 @@ class _Mean:
 
 @dataclass
 class _Position:
-    """Where a training stands; saved in every checkpoint."""
+    """How far a training is; saved in every checkpoint."""
 
     step: int = 0
-    """Steps finished."""
+    """Number of finished steps."""
     epoch_loss: _Mean = field(default_factory=_Mean)
     window_loss: _Mean = field(default_factory=_Mean)
     window_norm: _Mean = field(default_factory=_Mean)
     skipped: int = 0
-    """In the running epoch."""
+    """Number of skipped steps in the current epoch."""
     skipped_in_a_row: int = 0
     best_top1: float = -1.0
-    """Mean over all subnets on validation, of the weights in `best.safetensors`."""
+    """Mean validation top-1 over all subnets of the weights in `best.safetensors`."""
 
 
 def train_supernet(
     supernet: Supernet,
     archs: Sequence[Arch],
     data: ImageData,
-    recipe: TrainingRecipe,
+    training: TrainingRecipe,
     *,
     seed: int = 0,
     space: SearchSpace | None = None,
@@ -110,86 +110,89 @@ def train_supernet(
     Args:
         supernet: on the device to train on, with equal weights in every process; its largest
             network contains all `archs`.
-        archs: the preferred subnets, from the cheapest on; also those that are validated.
-        space: trains on all of it instead, the rival's way.
-        calibration: what subnets with BatchNorm see before they are validated; None: the default.
-        folder: where checkpoints and metrics go; an unfinished training there is continued, and
-            ends with the same weights as one that was never interrupted.
-        stop: looked at after every step; once set, the training is saved and ends.
+        archs: the preferred subnets, the cheapest first; these are also validated.
+        space: train on this whole space instead, for comparison (one-shot NAS).
+        calibration: how subnets with BatchNorm are calibrated before validation; None: the
+            default.
+        folder: where checkpoints and metrics are written; an unfinished training there is
+            continued, and ends with the same weights as one that was never interrupted.
+        stop: checked after every step; once it is set, the training is saved and stopped.
         watch: called after every step.
-        follow: called once with the steps that are finished, in the process that writes; gives
-            the sinks that get every record of the log from there on.
+        follow: called once, in the main process, with the number of finished steps; returns the
+            sinks that receive every log record from there on.
 
     Raises:
-        ValueError: data that do not suit the network, a batch size that leaves BatchNorm a single
-            value, a folder that cannot be written, or too many steps without finite numbers.
+        ValueError: the data do not fit the network, the batch size leaves BatchNorm a single value,
+            the folder is not writable, or the loss or gradient was not finite in too many steps.
         OSError: a checkpoint or the log cannot be written.
         ChildProcessError: a process that reads images has died.
-        Stopped: it was asked to stop, and everything is saved.
+        Stopped: the training was asked to stop; everything is saved.
     """
-    if recipe.final_weights == "best" and folder is None:
-        raise ValueError("training.final_weights is 'best', which are kept on disk: give a folder")
-    steps_per_epoch = num_batches(data.train, recipe.batch_size)
+    if training.final_weights == "best" and folder is None:
+        raise ValueError(
+            "training.final_weights is 'best', and the best weights are kept on disk: give a folder"
+        )
+    steps_per_epoch = num_batches(data.train, training.batch_size)
     if steps_per_epoch == 0:
         raise ValueError("the training split is empty: give at least one image")
-    if not isinstance(data.train, DataLoader):  # whose batches are its own
-        require_normalisable(supernet, archs, num_samples(data.train), recipe, processes)
-    sampler = make_sampler(archs, recipe, seed, space)
+    if not isinstance(data.train, DataLoader):  # a loader of the user makes its own batches
+        require_normalisable(supernet, archs, num_samples(data.train), training, processes)
+    sampler = make_sampler(archs, training, seed, space)
     step = TrainingStep(
-        supernet, sampler, recipe, steps_per_epoch, teacher=teacher, processes=processes
+        supernet, sampler, training, steps_per_epoch, teacher=teacher, processes=processes
     )
-    training = _Training(
+    loop = _Training(
         step,
         archs,
         data,
-        recipe,
+        training,
         calibration or CalibrationRecipe(),
         steps_per_epoch,
         seed,
         folder,
         processes,
     )
-    training.resume(follow)
+    loop.resume(follow)
     supernet.train()
     request = StopRequest() if stop is None else stop
     with readers_watched():
-        for epoch in training.epochs_left():
-            batches = training.batches_left(epoch)
+        for epoch in loop.epochs_left():
+            batches = loop.batches_left(epoch)
             for batch in batches:
-                outcome = step(training.position.step, batch, stop=bool(request))
-                training.end_step(outcome, batch, epoch, watch)
-                if training.is_between_epochs:
+                outcome = step(loop.position.step, batch, stop=bool(request))
+                loop.end_step(outcome, batch, epoch, watch)
+                if loop.is_between_epochs:
                     break
-                if outcome.must_stop or _is_due(training.position.step, recipe.checkpoint_steps):
-                    training.save()
+                if outcome.must_stop or _is_due(loop.position.step, training.checkpoint_steps):
+                    loop.save()
                 if outcome.must_stop:
-                    training.stop(request)
+                    loop.stop(request)
             else:
-                raise training.ended_early(epoch)
-            training.end_epoch(outcome, epoch)
+                raise loop.ended_early(epoch)
+            loop.end_epoch(outcome, epoch)
             if outcome.must_stop:
-                training.stop(request)
-            training.validate(epoch + 1)
-    training.take_final_weights()
+                loop.stop(request)
+            loop.validate(epoch + 1)
+    loop.take_final_weights()
     supernet.eval()
 
 
 class _Training:
-    """What is kept of a training: its position, log, checkpoints, validations and best weights."""
+    """The state of a training: its position, log, checkpoints, validations and best weights."""
 
     def __init__(
         self,
         step: TrainingStep,
         archs: Sequence[Arch],
         data: ImageData,
-        recipe: TrainingRecipe,
+        training: TrainingRecipe,
         calibration: CalibrationRecipe,
         steps_per_epoch: int,
         seed: int,
         folder: Path | None,
         processes: Processes,
     ) -> None:
-        self._step, self._archs, self._data, self._recipe = step, archs, data, recipe
+        self._step, self._archs, self._data, self._training = step, archs, data, training
         self._calibration, self._seed = calibration, seed
         self._steps_per_epoch, self._processes = steps_per_epoch, processes
         self._folder = folder
@@ -199,7 +202,7 @@ class _Training:
             self._networks[artifacts.EMA] = step.ema.module
 
     def resume(self, follow: Callable[[int], Sequence[Sink]] | None) -> None:
-        """Goes back to the newest readable checkpoint, and opens the log there."""
+        """Restores the newest readable checkpoint, and opens the log at its step."""
         if self._folder is not None:
             load_checkpoint(self._folder / artifacts.CHECKPOINTS, self._networks, self._restore)
             self._require_best(self._folder / artifacts.CHECKPOINTS / artifacts.BEST)
@@ -213,23 +216,23 @@ class _Training:
             sinks = follow(step) if follow is not None else ()
         self._log = MetricsLog(path, step=step, sinks=sinks)
         if self._processes.is_main and self._folder is not None:
-            num_kept = self._recipe.keep_checkpoints
+            num_kept = self._training.keep_checkpoints
             tidy(self._folder / artifacts.CHECKPOINTS, step, num_kept=num_kept)
 
     def epochs_left(self) -> Iterator[int]:
-        """The epochs left, from 0; first a validation that may have been cut off is made again."""
+        """The remaining epochs, after repeating a validation that may have been interrupted."""
         epochs_done = self.position.step // self._steps_per_epoch
-        if epochs_done and self.is_between_epochs:  # killed before, in or just after it
+        if epochs_done and self.is_between_epochs:  # killed before, during or after validating
             self.validate(epochs_done)
-        yield from range(epochs_done, self._recipe.epochs)
+        yield from range(epochs_done, self._training.epochs)
 
     def batches_left(self, epoch: int) -> Iterator[Batch]:
-        """The batches of an epoch that are not trained on yet."""
+        """The remaining batches of an epoch."""
         self._clock = _Clock()
         return training_batches(
             self._data,
             self._step.supernet.settings,
-            self._recipe.batch_size,
+            self._training.batch_size,
             self._seed,
             epoch,
             start=self.position.step % self._steps_per_epoch,
@@ -242,25 +245,25 @@ class _Training:
         return self.position.step % self._steps_per_epoch == 0
 
     def end_step(self, outcome: Outcome, batch: Batch, epoch: int, watch: Watcher | None) -> None:
-        """Counts a step, logs it, and tells who watches."""
+        """Counts a step, logs it, and reports it to the watcher."""
         self.position.step += 1
         self._clock.count(batch.total)
         self._note(outcome, epoch)
         if watch is not None:
-            num_steps = self._recipe.epochs * self._steps_per_epoch
+            num_steps = self._training.epochs * self._steps_per_epoch
             step, loss, lr = self.position.step, outcome.loss, outcome.lr
             watch(Progress(step, num_steps, epoch, loss, lr, batch.total))
 
     def ended_early(self, epoch: int) -> ValueError:
-        """The error of a loader that gives fewer batches than it announced."""
+        """The error for a loader that yields fewer batches than its length."""
         return ValueError(
-            f"the training images ended after {self.position.step % self._steps_per_epoch} batches "
-            f"of epoch {epoch}, where {self._steps_per_epoch} were announced: mend the length of "
-            "the loader"
+            f"the training loader ended after {self.position.step % self._steps_per_epoch} batches "
+            f"of epoch {epoch}, but its length is {self._steps_per_epoch}: fix the length of the "
+            "loader"
         )
 
     def end_epoch(self, outcome: Outcome, epoch: int) -> None:
-        """Logs an epoch, and saves."""
+        """Logs an epoch and saves a checkpoint."""
         position = self.position
         self._log.append(
             "epoch",
@@ -275,18 +278,18 @@ class _Training:
         self.save()
 
     def take_final_weights(self) -> None:
-        """Puts the weights that are handed over into the supernet."""
+        """Loads the weights that will be handed over into the supernet."""
         network, ema = self._step.supernet.network, self._step.ema
-        chosen = self._recipe.handed_over_weights
+        chosen = self._training.handed_over_weights
         if chosen == "ema" and ema is not None:
             network.load_state_dict(ema.module.state_dict())
         elif chosen == "best" and self._folder is not None:
-            self._processes.wait()  # for the one that writes them
+            self._processes.wait()  # for the process that writes them
             best = self._folder / artifacts.CHECKPOINTS / artifacts.BEST
             artifacts.load_weights(network, best)
 
     def _note(self, outcome: Outcome, epoch: int) -> None:
-        """Keeps the numbers of a step; ends the training after too many that were skipped."""
+        """Records the numbers of a step; raises after too many skipped steps in a row."""
         position = self.position
         reason = "loss" if not math.isfinite(outcome.loss) else "gradient"
         if outcome.is_skipped:
@@ -305,9 +308,9 @@ class _Training:
             position.epoch_loss.add(outcome.loss)
             position.window_loss.add(outcome.loss)
             position.window_norm.add(outcome.grad_norm)
-        if position.skipped_in_a_row >= self._recipe.skipped_steps_limit:
+        if position.skipped_in_a_row >= self._training.skipped_steps_limit:
             raise ValueError(self._too_many_skipped(outcome, reason))
-        if _is_due(position.step, self._recipe.log_steps):
+        if _is_due(position.step, self._training.log_steps):
             self._log.append(
                 "step",
                 epoch=epoch,
@@ -324,18 +327,19 @@ class _Training:
         kept = f"{found[0].folder} is the last checkpoint" if found else "no checkpoint was written"
         return (
             f"the {reason} was not finite in {self.position.skipped_in_a_row} steps in a row, the "
-            f"last of them step {self.position.step} (subnet {subnets}); none of these steps "
-            f"changed the weights, and {kept}. Start a run in a new folder with a lower "
-            "training.lr_per_512_images, with training.clip_grad_norm set, or with "
-            "training.precision=fp32, and look for images or labels that are not numbers"
+            f"last of them step {self.position.step} (subnet {subnets}). None of these steps "
+            f"changed the weights; {kept}. Start a run in a new folder with a lower "
+            "training.lr_per_512_images, with training.clip_grad_norm, or with "
+            "training.precision=fp32, and look for images or labels that are not finite"
         )
 
     def validate(self, epochs_done: int) -> None:
-        """Evaluates the subnets whose turn it is; keeps the best weights of all evaluations of all.
+        """Evaluates the subnets that are due, and keeps the best weights.
 
-        Beside the trained weights their moving average, if there is one, which then decides.
+        Weights count as the best only if all subnets were evaluated. If there is a moving average,
+        it is evaluated as well as the trained weights, and decides which are the best.
         """
-        numbers = subnets_due(self._archs, self._recipe, epochs_done)
+        numbers = subnets_due(self._archs, self._training, epochs_done)
         if not numbers:
             return
         supernet, ema = self._step.supernet, self._step.ema
@@ -368,12 +372,12 @@ class _Training:
             self._calibration,
             self._calibration.while_training,
             seed=self._seed,
-            first_epoch=self._recipe.epochs,
+            first_epoch=self._training.epochs,
             processes=self._processes,
         )
 
     def save(self) -> None:
-        """Writes a checkpoint, in the process that writes."""
+        """Writes a checkpoint, in the main process only."""
         if self._folder is None or not self._processes.is_main:
             return
         self._log.sync()
@@ -388,7 +392,7 @@ class _Training:
             self.position.step,
             self._networks,
             state,
-            num_kept=self._recipe.keep_checkpoints,
+            num_kept=self._training.keep_checkpoints,
         )
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -403,48 +407,48 @@ class _Training:
         ):
             if before != now and self._processes.is_main:
                 _logger.warning(
-                    "the training was begun with %d %s and goes on with %d: the result will differ "
-                    "in the order of float sums%s",
+                    "the training was started with %d %s and continues with %d: the result will "
+                    "differ in the rounding of float sums%s",
                     before,
                     name,
                     now,
-                    ", and in which images are mixed"
+                    " and in which images are mixed"
                     if name == "processes" and self._data.mixing is not None
                     else "",
                 )
 
     def _require_best(self, path: Path) -> None:
-        """Raises ValueError, before it trains, if the weights to hand over are lost."""
-        if self._recipe.final_weights != "best" or self.position.best_top1 < 0:
+        """Raises ValueError, before the training starts, if the weights to hand over are lost."""
+        if self._training.final_weights != "best" or self.position.best_top1 < 0:
             return
         try:
             artifacts.read_tensors(path)
         except (ValueError, OSError) as error:
             raise ValueError(
-                f"the best weights so far cannot be read ({error}): restore {path} from a copy, or "
-                f"move {path.parent} away to train from the initial weights"
+                f"cannot read the best weights so far ({error}): restore {path} from a copy, or "
+                f"move {path.parent} away to train from the start"
             ) from None
 
     def _require_same(self, step: int) -> None:
-        """Raises ValueError if the processes would go on from different steps."""
+        """Raises ValueError if the processes would continue from different steps."""
         steps = torch.zeros(self._processes.world_size, dtype=torch.float64)
         steps[self._processes.rank] = step
         self._processes.add_up(steps)
         if steps.min() != steps.max():
             raise ValueError(
-                f"the processes of this run found checkpoints of different steps "
+                f"the processes of this run see checkpoints of different steps "
                 f"({', '.join(f'{one:.0f}' for one in steps.tolist())}): give all of them the same "
-                "run folder, on a disk that they share"
+                "run folder, on a shared disk"
             )
 
     def stop(self, stop: StopRequest) -> NoReturn:
-        """Ends the training, which is saved."""
-        self._processes.wait()  # so that nobody leaves, and has the others ended, during a save
+        """Ends the training, which has been saved."""
+        self._processes.wait()  # a process that leaves during a save would end the others
         raise Stopped(self.position.step, stop)
 
 
 class _Clock:
-    """Speed since the beginning of an epoch, or since it was resumed."""
+    """Images per second since the start of the epoch, or since the training was resumed in it."""
 
     def __init__(self) -> None:
         self._started, self._num_images = time.perf_counter(), 0

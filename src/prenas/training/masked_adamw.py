@@ -1,13 +1,13 @@
-"""AdamW that touches only what a step sampled: moments, decay and step counts per element.
+"""AdamW that updates only what a step sampled: moments, decay and step counts per element.
 
-Plain AdamW moves every weight at every step: where a subnet owns nothing the gradient is zero, but
-momentum and decay act on it, and the moments fade. Here an element's moments, decay and bias
-correction advance only at steps whose subnets own it, as if it were alone in an optimiser that ran
-at those steps (Loshchilov and Hutter, ICLR 2019, arXiv 1711.05101, applied per element).
+Plain AdamW moves every weight at every step: outside the sampled subnets the gradient is zero, but
+momentum and decay still act, and the moments fade. Here the moments, decay and bias correction of
+an element advance only at steps whose subnets own it, as if it had an optimiser that ran only at
+those steps (Loshchilov and Hutter, ICLR 2019, arXiv 1711.05101, applied per element).
 
-Subnets own boxes of every tensor. Their union is cut into boxes that do not overlap, and the step
-is AdamW's on views of them: what nobody owns is never looked at. The views are kept for the next
-step of the same subnets, in blocks that fit into a processor's cache.
+Every subnet owns a box of each of its tensors. The union of the boxes is cut into boxes that do not
+overlap, and AdamW's step is taken on views of these; elements outside them are never touched. The
+views are kept for the next step of the same subnets, in blocks that fit into a CPU's cache.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from torch import Tensor
 from prenas.families.base import Box
 from prenas.training.subnets import MOST_KEPT
 
-_BLOCK = 2**16  # elements: all that the step reads and writes of them is two MiB in float32
+_BLOCK = 2**16  # elements; in float32 the step reads and writes two MiB for them
 
-Place = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
-"""Weight, gradient, first and second moment, steps: all of one shape."""
+State = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+"""Weight, gradient, first and second moment and step counts, all of the same shape."""
 
 
 class _Kept(NamedTuple):
-    """Views for the next step of the same subnets."""
+    """Views to reuse in the next step of the same subnets."""
 
     owned: Mapping[Tensor, Sequence[Box]]
     addresses: list[int]
-    """Of the tensors that were viewed, which must not have moved."""
+    """Addresses of the viewed tensors, which must not have moved."""
     blocks: list[list[list[list[Tensor]]]]
-    """Per group of parameters: blocks, each as lists of weights, gradients and so on."""
+    """For each parameter group its blocks, each as lists of weights, gradients and so on."""
 
 
 class MaskedAdamW(torch.optim.Optimizer):
-    """AdamW whose step is confined to boxes of the tensors; equal to AdamW where all is owned."""
+    """AdamW restricted to boxes of the tensors; equal to AdamW if everything is owned."""
 
     def __init__(
         self,
@@ -61,39 +61,39 @@ class MaskedAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, owned: Mapping[Tensor, Sequence[Box]]) -> None:  # type: ignore[override]
-        """Moves the owned part of every parameter.
+        """Updates the owned part of every parameter.
 
         Args:
-            owned: parameter -> boxes, whose union the step sampled; absent ones stay.
-                The same object means the same boxes in a later step, which is then faster.
+            owned: parameter -> boxes, whose union the step sampled; parameters that are missing
+                are not changed. Pass the same object again for the same boxes: that is faster.
         """
         for group, blocks in zip(self.param_groups, self._blocks(owned), strict=True):
             for block in blocks:
                 _move(block, group)
 
     def _blocks(self, owned: Mapping[Tensor, Sequence[Box]]) -> list[list[list[list[Tensor]]]]:
-        places = [
+        states = [
             [
-                (self._place(parameter), owned[parameter])
+                (self._state_of(parameter), owned[parameter])
                 for parameter in group["params"]
                 if parameter.grad is not None and owned.get(parameter)
             ]
             for group in self.param_groups
         ]
-        # Steps are made and replaced together with the moments.
+        # Step counts are created and replaced together with the moments.
         addresses = [
-            tensor.data_ptr() for group in places for place, _ in group for tensor in place[:3]
+            tensor.data_ptr() for group in states for state, _ in group for tensor in state[:3]
         ]
         kept = self._kept.get(id(owned))
         if kept is None or kept.owned is not owned or kept.addresses != addresses:
-            kept = _Kept(owned, addresses, [list(_in_blocks(group)) for group in places])
+            kept = _Kept(owned, addresses, [list(_in_blocks(group)) for group in states])
             self._kept.pop(id(owned), None)
             if len(self._kept) == MOST_KEPT:
                 del self._kept[next(iter(self._kept))]
             self._kept[id(owned)] = kept
         return kept.blocks
 
-    def _place(self, parameter: Tensor) -> Place:
+    def _state_of(self, parameter: Tensor) -> State:
         state = self.state[parameter]
         if not state:
             for name in ("exp_avg", "exp_avg_sq", "steps"):
@@ -102,18 +102,18 @@ class MaskedAdamW(torch.optim.Optimizer):
         return parameter, parameter.grad, state["exp_avg"], state["exp_avg_sq"], state["steps"]
 
 
-def _in_blocks(places: Iterable[tuple[Place, Sequence[Box]]]) -> Iterator[list[list[Tensor]]]:
+def _in_blocks(states: Iterable[tuple[State, Sequence[Box]]]) -> Iterator[list[list[Tensor]]]:
     """Views of the boxes, transposed to lists; on a CPU no list has more than `_BLOCK` elements.
 
-    A processor goes through a block a dozen times and should find it in its cache; an accelerator
-    wants as much as there is in one call.
+    A CPU reads a block a dozen times, which is fast if the block fits into its cache; an
+    accelerator is fastest with everything in one call.
     """
     block: list[tuple[Tensor, ...]] = []
     size = 0
-    for place, boxes in places:
-        limit = _BLOCK if place[0].device.type == "cpu" else math.inf
+    for state, boxes in states:
+        limit = _BLOCK if state[0].device.type == "cpu" else math.inf
         for box in disjoint(boxes):
-            for views in _in_pieces([tensor[box] for tensor in place], limit):
+            for views in _in_pieces([tensor[box] for tensor in state], limit):
                 if block and size + views[0].numel() > limit:
                     yield [list(tensors) for tensors in zip(*block, strict=True)]
                     block, size = [], 0
@@ -124,7 +124,7 @@ def _in_blocks(places: Iterable[tuple[Place, Sequence[Box]]]) -> Iterator[list[l
 
 
 def _in_pieces(views: Sequence[Tensor], limit: float) -> Iterable[tuple[Tensor, ...]]:
-    """The same views, cut along their first dimension until they fit, or are single rows."""
+    """The views, split along their first dimension until they fit or are single rows."""
     first = views[0]
     if first.numel() <= limit:
         return [tuple(views)]
@@ -133,7 +133,7 @@ def _in_pieces(views: Sequence[Tensor], limit: float) -> Iterable[tuple[Tensor, 
 
 
 def _move(lists: Sequence[list[Tensor]], group: Mapping[str, Any]) -> None:
-    """AdamW's step on lists of weights, gradients, moments, and steps taken per element."""
+    """AdamW's step on lists of weights, gradients, moments and step counts per element."""
     weights, gradients, means, squares, steps = lists
     lr, (beta1, beta2) = group["lr"], group["betas"]
     torch._foreach_add_(steps, 1)
@@ -141,7 +141,7 @@ def _move(lists: Sequence[list[Tensor]], group: Mapping[str, Any]) -> None:
     torch._foreach_lerp_(means, gradients, 1 - beta1)
     torch._foreach_mul_(squares, beta2)
     torch._foreach_addcmul_(squares, gradients, gradients, 1 - beta2)
-    # beta ** steps - 1, exact also where it is small
+    # beta ** steps - 1, accurate even if it is small
     first, second = (torch._foreach_mul(steps, math.log(beta)) for beta in (beta1, beta2))
     torch._foreach_expm1_(first)
     torch._foreach_expm1_(second)
@@ -155,20 +155,20 @@ def _move(lists: Sequence[list[Tensor]], group: Mapping[str, Any]) -> None:
 
 
 def disjoint(boxes: Iterable[Box]) -> list[Box]:
-    """Boxes that do not overlap, of the same union."""
+    """Boxes that do not overlap and have the same union."""
     return _disjoint({tuple((part.start, part.stop) for part in box) for box in boxes})
 
 
 def _disjoint(boxes: set[tuple[tuple[int, int], ...]]) -> list[Box]:
-    """The same for boxes of (start, stop), slab by slab along the first dimension."""
+    """The same for boxes given as (start, stop) pairs, slab by slab along the first dimension."""
     outer = {box for box in boxes if not any(_is_within(box, o) for o in boxes if o != box)}
     if len(outer) == 1:
         return [tuple(slice(*part) for part in box) for box in outer]
-    found: list[Box] = []
+    result: list[Box] = []
     for start, stop in pairwise(sorted({edge for box in outer for edge in box[0]})):
         inner = {box[1:] for box in outer if box[0][0] <= start and stop <= box[0][1]}
-        found += [(slice(start, stop), *box) for box in _disjoint(inner)]
-    return found
+        result += [(slice(start, stop), *box) for box in _disjoint(inner)]
+    return result
 
 
 def _is_within(box: tuple[tuple[int, int], ...], other: tuple[tuple[int, int], ...]) -> bool:

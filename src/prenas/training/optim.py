@@ -1,4 +1,4 @@
-"""What trains, and how: parameters, optimiser and learning-rate schedule of a recipe (timm's)."""
+"""The trained parameters, and the optimiser and learning-rate schedule (timm's) of a recipe."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from prenas.recipe import TrainingRecipe
 from prenas.training.masked_adamw import MaskedAdamW
 
 
-def trained_parameters(network: nn.Module, recipe: TrainingRecipe) -> list[nn.Parameter]:
-    """The parameters that the recipe trains; all others stop asking for gradients.
+def trained_parameters(network: nn.Module, training: TrainingRecipe) -> list[nn.Parameter]:
+    """Returns the parameters that the recipe trains, and freezes all others.
 
-    To be called before the optimiser is made, which passes over those.
+    Call this before `make_optimizer`, which skips frozen parameters.
     """
-    is_whole = recipe.freeze == "none"
+    is_whole = training.freeze == "none"
     network.requires_grad_(is_whole)
     trained: Any = network if is_whole else network.get_classifier()  # type: ignore[operator]
     return list(trained.requires_grad_(True).parameters())
@@ -27,33 +27,34 @@ def trained_parameters(network: nn.Module, recipe: TrainingRecipe) -> list[nn.Pa
 _TIMM_NAMES: Final = {"adamw": "adamw", "masked_adamw": "adamw", "sgd": "sgd"}
 
 
-def make_optimizer(network: nn.Module, recipe: TrainingRecipe) -> torch.optim.Optimizer:
-    """AdamW, or SGD with Nesterov momentum 0.9.
+def make_optimizer(network: nn.Module, training: TrainingRecipe) -> torch.optim.Optimizer:
+    """AdamW, masked AdamW, or SGD with Nesterov momentum 0.9.
 
-    Biases, norms and what the network names in `no_weight_decay()` do not decay.
+    Weight decay skips biases, norms, and the parameters that the network lists in
+    `no_weight_decay()`.
 
     Plain AdamW, as published, also moves weights that a step did not sample, because momentum and
-    decay act on their zero gradients; the masked one does not. With `layer_decay` the layer `n`
-    steps below the head has the rate `layer_decay ** n` (timm's layers: stem, blocks, head), at
-    every step.
+    decay act despite their zero gradients; masked AdamW does not. With `layer_decay`, the learning
+    rate of the layer `n` steps below the classifier is multiplied by `layer_decay ** n` at every
+    step (timm's layers: stem, blocks, head).
     """
     optimizer: torch.optim.Optimizer = create_optimizer_v2(
         network,
-        opt=_TIMM_NAMES[recipe.optimizer],
-        lr=recipe.peak_lr,
-        weight_decay=recipe.weight_decay,
-        layer_decay=recipe.layer_decay,
+        opt=_TIMM_NAMES[training.optimizer],
+        lr=training.peak_lr,
+        weight_decay=training.weight_decay,
+        layer_decay=training.layer_decay,
         fused=True,
     )
-    masked = recipe.optimizer == "masked_adamw"
+    masked = training.optimizer == "masked_adamw"
     return MaskedAdamW(optimizer.param_groups) if masked else optimizer
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Loads what its `state_dict` gave; PyTorch would compare neither shapes nor kinds.
+    """Loads a saved `state_dict`; PyTorch itself compares neither shapes nor kinds of optimiser.
 
     Raises:
-        ValueError: it is of another network, or of another kind of optimiser.
+        ValueError: the state belongs to another network or another kind of optimiser.
     """
     moment = "momentum_buffer" if isinstance(optimizer, torch.optim.SGD) else "exp_avg"
     parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
@@ -67,19 +68,19 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -
 
 
 def make_schedule(
-    optimizer: torch.optim.Optimizer, recipe: TrainingRecipe, steps_per_epoch: int
+    optimizer: torch.optim.Optimizer, training: TrainingRecipe, steps_per_epoch: int
 ) -> CosineLRScheduler:
-    """Linear warm-up, then a cosine to `min_lr`; a function of the step, without memory."""
+    """Linear warm-up, then cosine decay to `min_lr`; a function of the step alone."""
     return CosineLRScheduler(
         optimizer,
-        t_initial=recipe.epochs * steps_per_epoch,
-        lr_min=min(recipe.min_lr, recipe.peak_lr),
-        warmup_t=round(recipe.warmup_epochs * steps_per_epoch),
-        warmup_lr_init=recipe.warmup_lr,
+        t_initial=training.epochs * steps_per_epoch,
+        lr_min=min(training.min_lr, training.peak_lr),
+        warmup_t=round(training.warmup_epochs * steps_per_epoch),
+        warmup_lr_init=training.warmup_lr,
         t_in_epochs=False,
     )
 
 
 def learning_rate(optimizer: torch.optim.Optimizer) -> float:
-    """The present rate, that of the head where layers have their own."""
+    """The current learning rate; that of the classifier if layers have different rates."""
     return max(float(group["lr"]) for group in optimizer.param_groups)

@@ -1,4 +1,7 @@
-"""A single image and BatchNorm: found before a training, not at the end of its first epoch."""
+"""Checks before a training that BatchNorm never has to normalise a single value.
+
+Without the check, such a batch would be noticed only at the end of the first epoch.
+"""
 
 from __future__ import annotations
 
@@ -17,22 +20,22 @@ def require_normalisable(
     supernet: Supernet,
     archs: Sequence[Arch],
     num_images: int,
-    recipe: TrainingRecipe,
+    training: TrainingRecipe,
     processes: Processes,
 ) -> None:
-    """Refuses steps in which an image would be normalised alone, over maps of a single pixel.
+    """Checks that no step makes BatchNorm normalise a single image with feature maps of one pixel.
 
     Args:
-        num_images: of an epoch.
+        num_images: number of images in an epoch.
 
     Raises:
-        ValueError: there are such steps; the message says what to change.
+        ValueError: there is a step of this kind; the message says what to change.
     """
     if not supernet.has_statistics:
         return
-    rest = num_images % recipe.batch_size
-    steps = {min(num_images, recipe.batch_size), rest} - {0}
-    if not any(_has_single(step, recipe, processes.world_size) for step in steps):
+    rest = num_images % training.batch_size
+    steps = {min(num_images, training.batch_size), rest} - {0}
+    if not any(_has_single(step, training, processes.world_size) for step in steps):
         return
     settings, device = supernet.settings, next(supernet.parameters()).device
     image = torch.zeros(1, settings.in_chans, *settings.image_size, device=device)
@@ -44,19 +47,19 @@ def require_normalisable(
                 supernet.train()(image, arch, noise)
     except ValueError as error:
         raise ValueError(
-            f"{num_images:,} images in batches of {recipe.batch_size} leave a step with a part of "
-            "one image, and of one pixel there is nothing for BatchNorm to normalise: choose "
-            "another training.batch_size, fewer parts (training.grad_accum_steps) or processes"
+            f"{num_images:,} images in batches of {training.batch_size} leave one process a single "
+            "image in some step, and BatchNorm cannot normalise a single value: change "
+            "training.batch_size, training.grad_accum_steps or the number of processes"
         ) from error
     finally:
         supernet.train(is_training)
 
 
-def _has_single(step: int, recipe: TrainingRecipe, world_size: int) -> bool:
-    """Whether a process has a part of one image in a step of so many."""
+def _has_single(step: int, training: TrainingRecipe, world_size: int) -> bool:
+    """Whether any process gets a part of one image in a step with this many images."""
     shares = {len(range(rank, step, world_size)) for rank in range(world_size)}
     return any(
         part.stop - part.start == 1
         for share in shares
-        for part in part_slices(share, recipe.grad_accum_steps)
+        for part in part_slices(share, training.grad_accum_steps)
     )

@@ -1,4 +1,4 @@
-"""Requests to stop: the first Ctrl-C or SIGTERM lets the running step finish and be saved."""
+"""Requests to stop: on the first Ctrl-C or SIGTERM, the current step is finished and saved."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import FrameType
 
 
 class StopRequest:
-    """Whether, and by which signal, this process was asked to stop."""
+    """Whether this process was asked to stop, and by which signal."""
 
     signal_number: int | None = None
 
@@ -19,21 +19,21 @@ class StopRequest:
 
 
 class Stopped(KeyboardInterrupt):
-    """A training ended early, as asked, with everything saved."""
+    """The training was stopped early on request; everything is saved."""
 
     def __init__(self, step: int, request: StopRequest) -> None:
-        super().__init__(f"stopped after training step {step}, saved")
+        super().__init__(f"stopped and saved after training step {step}")
         self.step = step
-        """Steps finished."""
+        """Number of finished steps."""
         self.signal_number = request.signal_number or signal.SIGTERM
-        """What asked for it; SIGTERM where another process was asked."""
+        """The signal that asked for it; SIGTERM if another process received the signal."""
 
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Takes SIGINT and SIGTERM as requests inside the block; a second Ctrl-C interrupts at once.
+    """Treats SIGINT and SIGTERM in the block as requests; a second Ctrl-C interrupts at once.
 
-    Outside the main thread, where Python lets nobody handle signals, nothing changes.
+    Does nothing outside the main thread, where Python does not allow signal handlers.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():

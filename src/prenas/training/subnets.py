@@ -1,8 +1,8 @@
 """The subnets of a training: real networks on the shared weights, kept from step to step.
 
-Run through `supernet(images, arch)`, every tensor is sliced anew in each step, and the backward
-pass writes a full-size tensor of zeros per slice. Here the views are made once per subnet and are
-leaves, whose gradients are added in place to the part of the shared ones that the subnet owns.
+With `supernet(images, arch)`, every tensor is sliced again in each step, and the backward pass
+writes a full-size tensor of zeros per slice. Here the views are made once per subnet. They are
+leaves, so their gradients are added in place to the part of the shared gradient that they view.
 """
 
 from __future__ import annotations
@@ -19,41 +19,41 @@ from prenas.supernet import Supernet
 from prenas.training.compiled import Compiled
 
 MOST_KEPT = 64
-"""More than any preferred set has; who draws from a whole space rarely meets a subnet again."""
+"""Larger than any preferred set. With a whole space, the same subnet is rarely drawn twice."""
 
-# Said once per process by an addition to `.grad` of a view with gaps, which is what we want.
+# PyTorch warns once per process about adding to the `.grad` of a strided view; that is intended.
 warnings.filterwarnings("ignore", "grad and param do not obey the gradient layout contract")
 
 
 class BoundSubnets:
     """Subnet -> `supernet.bound(arch)`, kept as long as the shared tensors stay where they are.
 
-    With stochastic depth and dropout or without: a subnet asked for both ways is kept twice.
+    A subnet that is used both with and without stochastic depth and dropout is kept twice.
 
     Args:
-        compiled_for: compile them for batches of so many images; None leaves them as they are.
+        compiled_for: compile the subnets for batches of this many images; None: do not compile.
     """
 
     def __init__(self, supernet: Supernet, *, compiled_for: int | None = None) -> None:
         self._supernet, self._compiled_for = supernet, compiled_for
         self._kept = lru_cache(maxsize=MOST_KEPT)(self._make)
-        self._places: list[tuple[int, int, bool]] = []
+        self._addresses: list[tuple[int, int, bool]] = []
 
     def __call__(
         self, arch: Arch, *, drops: bool = True
     ) -> Callable[[Tensor, Tensor | None], Tensor]:
-        """The network of a subnet, in the supernet's mode: (images, noise) -> logits.
+        """The network of a subnet, in the mode of the supernet: (images, noise) -> logits.
 
         Args:
-            drops: with stochastic depth and dropout, where the supernet has them.
+            drops: apply stochastic depth and dropout, if the supernet has them.
 
         Raises:
             ValueError: the architecture does not fit, or a shared parameter has no `.grad` yet.
         """
-        places = self._found_places()
-        if places != self._places:
+        addresses = self._current_addresses()
+        if addresses != self._addresses:
             self._kept.cache_clear()
-            self._places = places
+            self._addresses = addresses
         network, run = self._kept(arch, drops)
         if network.training != self._supernet.training:
             network.train(self._supernet.training)
@@ -67,11 +67,11 @@ class BoundSubnets:
             return network, network
         return network, Compiled(network, self._compiled_for)
 
-    def _found_places(self) -> list[tuple[int, int, bool]]:
-        """Where tensors and gradients lie, and which are trained: what the views depend on.
+    def _current_addresses(self) -> list[tuple[int, int, bool]]:
+        """What the views depend on: addresses of tensors and gradients, and which are trained.
 
-        Moving or casting a network, and loading by assignment, put other memory behind it. What
-        views hold on to is not freed, so no address comes back while they are kept.
+        Moving, casting or assigning to a network gives its tensors other memory. Memory that a
+        view refers to is not freed, so no address is reused while the view is kept.
         """
         network = self._supernet.network
         return [

@@ -1,4 +1,4 @@
-"""A teacher: a trained network in evaluation mode, from timm or handed over by prenas."""
+"""Teachers: trained networks in evaluation mode, from timm or from `prenas specialize`."""
 
 from __future__ import annotations
 
@@ -25,31 +25,32 @@ _UNREADABLE = (
 )  # fmt: skip
 
 Teacher = Callable[[Tensor], Tensor]
-"""Images [B, C, H, W], normalised as the data are -> logits [B, num_classes]."""
+"""Images [B, C, H, W], normalised like the training data -> logits [B, num_classes]."""
 
 
 def load_teacher(
-    recipe: TeacherRecipe, settings: Settings, ours: Preprocessing, device: torch.device
+    teacher: TeacherRecipe, settings: Settings, ours: Preprocessing, device: torch.device
 ) -> Teacher:
-    """Makes the teacher of a recipe ready, and tries it on one image.
+    """Loads the teacher and tries it on one image.
 
-    Its images are the students', normalised anew with the mean and deviation it was trained with.
+    It sees the same images as the students, renormalised with its own mean and deviation.
 
     Args:
         settings: image size and classes of the students.
-        ours: mean and deviation of the images it will be given.
+        ours: mean and deviation of the images that the teacher will receive.
 
     Raises:
-        ValueError: no such model, weights that do not fit, other classes, channels or image size.
+        ValueError: the model does not exist, its weights do not fit, or it has other classes,
+            channels or another image size.
     """
-    network, mean, std = _network(recipe, settings)
+    network, mean, std = _network(teacher, settings)
     network = network.to(device).eval().requires_grad_(False)
-    mean, std = recipe.mean or mean, recipe.std or std
+    mean, std = teacher.mean or mean, teacher.std or std
     if not len(mean) == len(std) == settings.in_chans:
         raise ValueError(
-            f"the teacher {recipe.name!r} has the mean {mean} and the deviation {std}, where "
-            f"images have {settings.in_chans} channels: choose another, or give those of its "
-            "training as training.teacher.mean and training.teacher.std"
+            f"the teacher {teacher.name!r} is normalised with mean {mean} and deviation {std}, but "
+            f"the images have {settings.in_chans} channels: choose another teacher, or set "
+            "training.teacher.mean and training.teacher.std"
         )
     theirs, own = (
         (torch.tensor(m), torch.tensor(s)) for m, s in ((mean, std), (ours.mean, ours.std))
@@ -67,55 +68,55 @@ def load_teacher(
         logits = teach(blank)
     except (RuntimeError, ValueError, AssertionError) as error:
         raise ValueError(
-            f"the teacher {recipe.name!r} does not take images of shape {tuple(blank.shape[1:])} "
-            f"({error}): choose a teacher for this image size"
+            f"the teacher {teacher.name!r} does not accept images of shape "
+            f"{tuple(blank.shape[1:])} ({error}): choose a teacher for this image size"
         ) from None
     if logits.shape != (1, settings.num_classes):
         raise ValueError(
-            f"the teacher {recipe.name!r} gives outputs of shape {tuple(logits.shape)}, where "
-            f"{settings.num_classes} classes are trained: choose a teacher of the same classes"
+            f"the teacher {teacher.name!r} has outputs of shape {tuple(logits.shape)}, but "
+            f"{settings.num_classes} classes are trained: choose a teacher with the same classes"
         )
     return teach
 
 
 def _network(
-    recipe: TeacherRecipe, settings: Settings
+    teacher: TeacherRecipe, settings: Settings
 ) -> tuple[nn.Module, tuple[float, ...], tuple[float, ...]]:
-    """The network, and the mean and deviation per channel of its images."""
-    if (Path(recipe.name) / artifacts.MODEL_ARCH).exists():
-        model, description = load_described(recipe.name)
+    """The network, with the mean and deviation of each channel that it was trained with."""
+    if (Path(teacher.name) / artifacts.MODEL_ARCH).exists():
+        model, description = load_described(teacher.name)
         preprocessing = description.preprocessing
         return model.network, preprocessing.mean, preprocessing.std
-    if not timm.is_model(recipe.name):
-        near = timm.list_models(f"*{recipe.name.split('.')[0][:12]}*")[:5]
+    if not timm.is_model(teacher.name):
+        near = timm.list_models(f"*{teacher.name.split('.')[0][:12]}*")[:5]
         raise ValueError(
-            f"there is no teacher {recipe.name!r}: give a model of timm "
-            f"({', '.join(near) or 'timm.list_models() names them'}) or the folder of a model "
-            "that `prenas specialize` handed over"
+            f"teacher {teacher.name!r} does not exist: give the name of a timm model "
+            f"({', '.join(near) or 'timm.list_models() lists them'}) or the folder of a model "
+            "written by `prenas specialize`"
         )
-    if recipe.weights is not None and not Path(recipe.weights).is_file():
+    if teacher.weights is not None and not Path(teacher.weights).is_file():
         raise ValueError(
-            f"there is no file {recipe.weights}: give the weights of the teacher {recipe.name!r} "
-            "as training.teacher.weights"
+            f"{teacher.weights} does not exist: give the weights of teacher {teacher.name!r} as "
+            "training.teacher.weights"
         )
     try:
-        if recipe.weights is None:
-            network = timm.create_model(recipe.name, pretrained=True)
+        if teacher.weights is None:
+            network = timm.create_model(teacher.name, pretrained=True)
         else:
             sizes: dict[str, Any] = {
                 "num_classes": settings.num_classes,
                 "in_chans": settings.in_chans,
             }
-            known: Any = timm.get_pretrained_cfg(recipe.name)
+            known: Any = timm.get_pretrained_cfg(teacher.name)
             if known.fixed_input_size and known.input_size[1:] != settings.image_size:
                 sizes["img_size"] = settings.image_size
-            network = timm.create_model(recipe.name, **sizes)
-            # Never timm's default, which runs code in pickles.
-            load_checkpoint(network, recipe.weights, weights_only=True)
+            network = timm.create_model(teacher.name, **sizes)
+            # Never timm's default, which can run code from a pickle.
+            load_checkpoint(network, teacher.weights, weights_only=True)
     except _UNREADABLE as error:
         raise ValueError(
-            f"the weights of the teacher {recipe.name!r} cannot be had ({error}): give a file of "
-            "them for this model and these classes as training.teacher.weights"
+            f"the weights of teacher {teacher.name!r} are not available ({error}): give a file "
+            "with them, for this model and these classes, as training.teacher.weights"
         ) from None
     described: Any = network.pretrained_cfg
     return network, tuple(described["mean"]), tuple(described["std"])

@@ -1,6 +1,6 @@
 """Experiment trackers: TensorBoard, Weights & Biases and MLflow, each through its own library.
 
-A tracker only follows: it decides nothing, and what goes wrong with it never stops a training.
+A tracker only receives numbers. It has no influence on the training and cannot stop it by failing.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from prenas.runs.log import Sink
 from prenas.values import unknown_name
 
 _logger = logging.getLogger(__name__)
-_PROJECT = "prenas"  # under which trackers that serve many projects file the run
+_PROJECT = "prenas"  # the project of the run in trackers that serve many projects
 
 
 class _Run(NamedTuple):
-    """What a tracker is told at its start."""
+    """What a tracker receives when it starts."""
 
     folder: Path
     name: str
@@ -31,7 +31,7 @@ class _Run(NamedTuple):
 
 
 _Log = Callable[[Mapping[str, float], int], object]
-"""Takes numbers by name, and their step."""
+"""Receives (numbers by name, step)."""
 
 
 @contextmanager
@@ -41,7 +41,7 @@ def _tensorboard(run: _Run) -> Iterator[_Log]:
 
     folder = run.folder / artifacts.TENSORBOARD
     with SummaryWriter(folder, purge_step=run.first_step) as writer:
-        # `add_hparams` would make one more folder, named by the clock, at every start.
+        # `add_hparams` would create another folder, named after the time, at every start.
         for summary in hparams(run.config, {}):  # type: ignore[no-untyped-call]
             writer.file_writer.add_summary(summary)
 
@@ -70,7 +70,7 @@ def _mlflow(run: _Run) -> Iterator[_Log]:
     mlflow.set_experiment(_PROJECT)
     with mlflow.start_run(run_name=run.name):
         fields = list(run.config.items())
-        for start in range(0, len(fields), 100):  # as many as MLflow takes in one call
+        for start in range(0, len(fields), 100):  # the most that MLflow accepts in one call
             mlflow.log_params(dict(fields[start : start + 100]))
         yield lambda values, step: mlflow.log_metrics(dict(values), step=step)
 
@@ -80,11 +80,11 @@ _TRACKERS: dict[str, Callable[[_Run], AbstractContextManager[_Log]]] = {
     "wandb": _wandb,
     "mlflow": _mlflow,
 }
-"""Name of a tracker, which is also the package to install, -> what starts and finishes it."""
+"""Name of a tracker and of the package to install -> what starts and finishes it."""
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Raises ValueError unless every tracker is known and installed; names those that are."""
+    """Raises ValueError unless every tracker is known and installed."""
     for name in names:
         if name not in _TRACKERS:
             raise unknown_name("tracker", name, _TRACKERS)
@@ -100,15 +100,15 @@ def open_trackers(
     config: Mapping[str, Any],
     first_step: int,
 ) -> Iterator[list[Sink]]:
-    """Starts trackers, gives one sink for each, and finishes them at the end.
+    """Starts trackers, yields a sink for each, and finishes the trackers at the end.
 
-    One process of a training calls it.
+    Only the main process of a training calls this.
 
     Args:
-        names: `tensorboard`, which writes to `FOLDER/tensorboard`, `wandb` or `mlflow`.
+        names: `tensorboard` (writes to `FOLDER/tensorboard`), `wandb` or `mlflow`.
         config: the recipe's fields by dotted name.
-        first_step: steps finished before; TensorBoard drops what an earlier call wrote from this
-            step on.
+        first_step: number of steps already finished; TensorBoard discards what an earlier call
+            wrote from this step on.
 
     Raises:
         ValueError: a tracker is unknown, not installed, or does not start.
@@ -125,7 +125,7 @@ def open_trackers(
             tracker = ExitStack()
             try:
                 log = tracker.enter_context(_TRACKERS[name](run))
-            except Exception as error:  # each library has errors of its own
+            except Exception as error:  # each library raises its own errors
                 raise ValueError(
                     f"tracker {name!r} does not start ({type(error).__name__}: {error}): fix "
                     "that, or train without it"
@@ -136,7 +136,7 @@ def open_trackers(
 
 
 def scalars(record: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a log's record, by the names that trackers show: `train/loss`, ..."""
+    """The numbers of a log record, under the names that trackers show: `train/loss`, ..."""
     if record["event"] == "step":
         prefix, names = "train", ["loss", "lr", "grad_norm", "images_per_second"]
     elif record["event"] == "epoch":
@@ -159,11 +159,11 @@ def _sink(name: str, log: _Log) -> Sink:
             return
         try:
             log(values, record["step"])
-        except Exception as error:  # a network that is down must not cost a training
-            has_failed = True  # nor the time of one more attempt at every record
+        except Exception as error:  # a training must survive a network failure
+            has_failed = True  # and not wait for another attempt at every record
             _logger.warning(
-                "tracker %s failed (%s: %s): it gets no further numbers; the training goes on, and "
-                "%s holds all of them",
+                "tracker %s failed (%s: %s) and is switched off for the rest of this training, "
+                "which continues; all numbers are in %s",
                 name,
                 type(error).__name__,
                 error,

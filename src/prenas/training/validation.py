@@ -1,4 +1,4 @@
-"""Validation while training goes on: three subnets often, all of them less often."""
+"""Validation during training: three subnets often, all of them less often."""
 
 from __future__ import annotations
 
@@ -13,20 +13,24 @@ from prenas.recipe import TrainingRecipe
 from prenas.supernet import Statistics, Supernet
 
 
-def subnets_due(archs: Sequence[Arch], recipe: TrainingRecipe, epochs_done: int) -> list[int]:
-    """Numbers of the subnets to evaluate after so many epochs: all, the smallest, middle and
-    largest, or none. All of them too after the last epoch, where anything is evaluated at all,
-    and wherever the best weights are to be found.
+def subnets_due(archs: Sequence[Arch], training: TrainingRecipe, epochs_done: int) -> list[int]:
+    """The numbers of the subnets to evaluate after this many epochs.
+
+    They are all subnets, the smallest, middle and largest one, or none. After the last epoch they
+    are all subnets if the training validates at all. If the best weights are to be handed over,
+    every validation evaluates all subnets.
     """
 
     def is_due(period: int) -> bool:
         return period > 0 and epochs_done % period == 0
 
-    is_last = epochs_done == recipe.epochs and recipe.validate_epochs + recipe.validate_all_epochs
-    if is_due(recipe.validate_all_epochs) or is_last:
+    is_last = (
+        epochs_done == training.epochs and training.validate_epochs + training.validate_all_epochs
+    )
+    if is_due(training.validate_all_epochs) or is_last:
         return list(range(len(archs)))
-    if is_due(recipe.validate_epochs):
-        if recipe.final_weights == "best":
+    if is_due(training.validate_epochs):
+        if training.final_weights == "best":
             return list(range(len(archs)))
         return sorted({0, len(archs) // 2, len(archs) - 1})
     return []
@@ -40,10 +44,11 @@ def validate(
     statistics: Sequence[Statistics],
     processes: Processes,
 ) -> list[dict[str, Any]]:
-    """Results on the validation split of some subnets, by number: one record each.
+    """Evaluates some of the subnets on the validation split; returns one record for each.
 
     Args:
-        statistics: of these subnets.
+        numbers: positions of these subnets in `archs`.
+        statistics: those of these subnets.
     """
     rows = evaluate_archs(
         supernet,
