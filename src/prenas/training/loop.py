@@ -123,7 +123,7 @@ def train_supernet(
 
     Raises:
         ValueError: the data do not fit the network, the batch size leaves BatchNorm a single value,
-            the folder is not writable, or the loss or gradient was not finite in too many steps.
+            the folder is not writable, or too many steps in a row were not finite.
         OSError: a checkpoint or the log cannot be written.
         ChildProcessError: a process that reads images has died.
         Stopped: the training was asked to stop; everything is saved.
