@@ -219,6 +219,16 @@ def test_crop_padding_is_the_random_crop_of_a_padded_image(height: int, width: i
     assert len(set(shifts(joint, batch[:50].flip(-1), 2))) > 10
 
 
+def test_half_of_the_shifted_images_are_flipped() -> None:
+    """Flips are drawn after the shifts, which are therefore the same without them."""
+    batch = images(400)
+    shifted = augmented(batch, crop_padding=2)
+    found = augmented(batch, crop_padding=2, flip=0.5)
+    mirrored = (found == shifted.flip(-1)).all(3).all(2).all(1)
+    assert (mirrored ^ (found == shifted).all(3).all(2).all(1)).all()
+    assert 160 < int(mirrored.sum()) < 240
+
+
 def test_draws_belong_to_the_sample() -> None:
     """Not to its place in the batch, nor to what else is there."""
     fields = {"flip": 0.5, "crop_padding": 2, "rotation_degrees": 10.0, "erasing": 0.5}

@@ -90,6 +90,22 @@ def test_metrics_equal_a_computation_by_hand(num_classes: int) -> None:
         assert metrics.num_images == 30
 
 
+def test_logits_of_several_crops_are_averaged() -> None:
+    generator = np.random.default_rng(0)
+    logits, labels = generator.normal(size=(3 * 20, 4)).astype(np.float32), [0, 1, 2, 3] * 5
+    crops = torch.arange(60.0).view(20, 3, 1, 1, 1).expand(-1, -1, 1, 4, 4)
+    metrics = evaluate_network(
+        Table(torch.from_numpy(logits)),
+        TensorDataset(crops, torch.tensor(labels)),
+        settings(4),
+        batch_size=7,
+    )
+    top1, _, loss = by_hand(logits.reshape(20, 3, 4).mean(axis=1), labels)
+    assert metrics.top1 == pytest.approx(top1)
+    assert metrics.loss == pytest.approx(loss, rel=1e-5)
+    assert metrics.num_images == 20
+
+
 def test_a_loader_with_odd_batches_counts_every_image_once() -> None:
     logits = torch.eye(10)
     loader = DataLoader(source([0, 1, 2, 3, 0, 0, 0]), batch_size=4)
