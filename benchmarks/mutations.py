@@ -181,8 +181,8 @@ MUTATIONS = (
     ),
     Mutation(
         "mirrors-every-picture", "data/augmentation.py",
-        "is_mirrored = recipe.flip and generator.random() < recipe.flip",
-        "is_mirrored = recipe.flip and generator.random() >= 0",
+        "is_mirrored = flip and generator.random() < flip",
+        "is_mirrored = flip and generator.random() >= 0",
         ("data/test_augmentation.py",),
     ),
     # evaluation
