@@ -485,7 +485,7 @@ def test_other_runs_are_not_overwritten(mini_file: Path, tmp_path: Path) -> None
     prenas.import_released(mini_file, out)
     before = contents(out)
     small = VitArch(embed_dim=8, num_heads=(1,), mlp_ratio=(1.0,))
-    with pytest.raises(ValueError, match="belongs to another recipe"):
+    with pytest.raises(ValueError, match="was made with another recipe"):
         prenas.import_released(mini_file, out, small)
     tensors = mini()
     tensors["head.bias"] += 1

@@ -392,7 +392,7 @@ def test_a_run_goes_on_with_the_classes_it_was_made_for(
 
     again = finetuning_recipe(source, data=str(pictures))
     pipeline.finetune(source, again, tmp_path / "folder")
-    with pytest.raises(ValueError, match="not those of"):
+    with pytest.raises(ValueError, match="have other classes than those of"):
         other_data(tmp_path / "folder", ["digits"])
 
 
@@ -440,7 +440,7 @@ def test_the_same_again_continues_and_another_is_refused(
     before = contents(out)
     assert pipeline.finetune(source, recipe, out) == first
     for other, head, words in (
-        (with_overrides(recipe, ["seed=1"]), "auto", "belongs to another recipe"),
+        (with_overrides(recipe, ["seed=1"]), "auto", "was made with another recipe"),
         (recipe, "fresh", "already contains another run"),
     ):
         with pytest.raises(ValueError, match=words):
@@ -448,7 +448,7 @@ def test_the_same_again_continues_and_another_is_refused(
     changed = dataclasses.replace(source, sha256="0" * 64)
     with pytest.raises(ValueError, match="already contains another run: choose another folder"):
         pipeline.finetune(changed, recipe, out)
-    with pytest.raises(ValueError, match="belongs to another recipe"):
+    with pytest.raises(ValueError, match="was made with another recipe"):
         pipeline.finetune(source, recipe, finished)
     after = contents(out)
     assert {n: v for n, v in after.items() if n != ".lock"} == {
