@@ -120,7 +120,7 @@ def test_it_writes_what_it_promises(finished_conv: Path) -> None:
 
 def test_the_page_and_the_table_tell_of_stages_and_calibration(finished_conv: Path) -> None:
     page = (finished_conv / "report.md").read_text()
-    assert "calibrated in every subnet after the training, on 256 augmented" in page
+    assert "BatchNorm was calibrated for every subnet on 256 augmented" in page
     with (finished_conv / "evaluation.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
     archs = pipeline.read_preferred(finished_conv).archs
