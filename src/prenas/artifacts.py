@@ -65,7 +65,7 @@ def write_bytes(path: Path, content: bytes) -> None:
         OSError: the file cannot be written, e.g. on a full disk, and is unchanged; the message
             names it.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(_temporary_name(path.name))
     try:
         with temporary.open("wb") as file:
             file.write(content)
@@ -85,6 +85,29 @@ def cannot_write(path: Path, error: OSError) -> OSError:
         f"cannot write {path} ({error.strerror or error}): free some disk space or fix the "
         "permissions of the folder, then give the same command to continue",
     )
+
+
+def _temporary_name(name: str) -> str:
+    return f".{name}.{os.getpid()}.tmp"
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes temporary files that a process was writing in a folder when it was killed.
+
+    Only names that `write_bytes` gives are removed: other hidden files are the user's.
+    """
+    for path in folder.glob(".*.tmp"):
+        if re.fullmatch(r"\..+\.\d+\.tmp", path.name) and (path.is_symlink() or path.is_file()):
+            path.unlink()
+
+
+def require_own_folder(folder: Path) -> None:
+    """Raises ValueError for a folder of a run that is a link: what it leads to is not the run's."""
+    if folder.is_symlink():
+        raise ValueError(
+            f"{folder} is a symbolic link: prenas writes and deletes files in this folder, so it "
+            "must be part of the run. Replace the link with the folder itself"
+        )
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -300,7 +323,7 @@ def require_writable(folder: Path) -> None:
     Raises:
         ValueError: the path is a file, or is not writable.
     """
-    probe = folder / f".writable.{os.getpid()}.tmp"
+    probe = folder / _temporary_name("writable")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_text("a few bytes, to find out whether the disk is full")

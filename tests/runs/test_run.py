@@ -264,3 +264,50 @@ def test_a_run_of_0_1_0_repeats_its_recipe_and_may_not_contradict_it(tmp_path: P
         ValueError, match=r"preferred\.json .*differs from that in recipe\.json \(seed: 0"
     ):
         _ = Run(out).preferred
+
+
+# --- nothing outside the folder ------------------------------------------------------------------
+
+
+def test_a_lock_that_is_a_link_is_not_followed(finished: Path, tmp_path: Path) -> None:
+    """Its target would be overwritten with the number of a process."""
+    mine = tmp_path / "letter.txt"
+    mine.write_text("a letter")
+    (finished / ".lock").unlink(missing_ok=True)
+    (finished / ".lock").symlink_to(mine)
+    (finished / "evaluation.json").unlink()
+    with pytest.raises(ValueError, match=r"\.lock is a symbolic link.*remove it"):
+        pipeline.evaluate(finished)
+    assert mine.read_text() == "a letter"
+    assert not (finished / "evaluation.json").exists()
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "subnets", "report"])
+def test_folders_of_a_run_that_are_links_are_refused(
+    name: str, finished: Path, tmp_path: Path
+) -> None:
+    """Tidying would delete what somebody else keeps there."""
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / ".step-00000009.tmp").mkdir(parents=True)
+    shutil.rmtree(finished / name, ignore_errors=True)
+    (finished / name).symlink_to(elsewhere)
+    (finished / "evaluation.json").unlink()
+    with pytest.raises(ValueError, match=rf"{name} is a symbolic link.*Replace the link"):
+        pipeline.evaluate(finished)
+    assert (elsewhere / ".step-00000009.tmp").exists()
+
+
+def test_only_temporary_files_of_this_package_are_removed(finished: Path) -> None:
+    mine = [finished / ".notes.tmp", finished / "checkpoints" / ".old.tmp"]
+    ours = [
+        finished / ".recipe.json.123.tmp",
+        finished / "report" / ".accuracy.svg.45.tmp",
+        finished / "subnets" / "00" / ".model.safetensors.6.tmp",
+    ]
+    for path in [*mine, *ours]:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("half a fi")
+    (finished / "evaluation.json").unlink()
+    pipeline.evaluate(finished)
+    assert [path.exists() for path in mine] == [True, True]
+    assert not [path for path in ours if path.exists()]

@@ -81,18 +81,23 @@ class RunFolder:
             yield
             return
         self._require_run_folder()
+        for name in (artifacts.CHECKPOINTS, artifacts.SUBNETS, artifacts.REPORT_PICTURES):
+            artifacts.require_own_folder(self.path / name)
         artifacts.require_writable(self.path)
         with held(self.path):
             check()
-            for leftover in self.path.glob(
-                ".*.tmp"
-            ):  # from a process that was killed while writing
-                leftover.unlink()
+            for folder in (self.path, *self._inner_folders()):
+                artifacts.remove_leftovers(folder)
             self._is_locked = True
             try:
                 yield
             finally:
                 self._is_locked = False
+
+    def _inner_folders(self) -> Iterator[Path]:
+        """The folders inside the run in which single files are written."""
+        yield self.path / artifacts.REPORT_PICTURES
+        yield from (path for path in self.path.glob(f"{artifacts.SUBNETS}/*") if path.is_dir())
 
     def _require_run_folder(self) -> None:
         """Raises ValueError if the path is a file or a folder with other files."""

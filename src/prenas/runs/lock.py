@@ -22,14 +22,30 @@ def held(folder: Path) -> Iterator[None]:
     """Holds the lock of a folder that exists.
 
     Raises:
-        ValueError: another process holds it.
+        ValueError: another process holds it, or the lock file is a link.
     """
-    with (folder / artifacts.LOCK).open("a+") as lock:
+    with _opened(folder / artifacts.LOCK) as lock:
         _take(lock, folder)
         try:
             yield
         finally:  # forked processes hold the file open too: closing it here would not be enough
             fcntl.flock(lock, fcntl.LOCK_UN)
+
+
+def _opened(path: Path) -> TextIO:
+    """The lock file, created if needed.
+
+    A link is not followed: what it leads to would be overwritten.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
+    except OSError as error:
+        if path.is_symlink():
+            raise ValueError(
+                f"{path} is a symbolic link, which would be overwritten: remove it"
+            ) from None
+        raise ValueError(f"cannot open {path} ({error.strerror}): remove it") from None
+    return os.fdopen(descriptor, "a+")
 
 
 def is_held(folder: Path) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from io import BytesIO
@@ -93,8 +94,10 @@ def save_checkpoint(
 
 def tidy(folder: Path, step: int, *, num_kept: int) -> None:
     """Removes leftovers of a killed process, and all but the newest checkpoints up to `step`."""
-    for leftover in folder.glob(".*.tmp"):
-        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    artifacts.remove_leftovers(folder)
+    for leftover in folder.glob(".step-*.tmp"):
+        if re.fullmatch(r"\.step-\d{8}(\.old)?\.tmp", leftover.name) and not leftover.is_symlink():
+            shutil.rmtree(leftover)
     for older in [one for one in checkpoints(folder) if one.step <= step][num_kept:]:
         _remove(older.folder)
 
