@@ -62,6 +62,35 @@ def run(weight_bytes: CostAxis, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return out
 
 
+# --- in other processes --------------------------------------------------------------------------
+
+
+def test_a_command_names_what_is_not_loaded_and_loads_it(
+    run: Path, weight_bytes: CostAxis, prenas_command: Command, tmp_path: Path
+) -> None:
+    """A later command runs in a process that has not heard of the axis."""
+    page = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    code = page.partition("## A cost axis")[2].partition("```python\n")[2].partition("```")[0]
+    file = tmp_path / "bytes_axis.py"
+    file.write_text(code)
+    shutil.copytree(run, tmp_path / "run")
+    del AXES["bytes"]
+    try:
+        refused = prenas_command("info", str(tmp_path / "run"))
+        assert refused.status == 2
+        assert "unknown budget axis 'bytes'" in refused.err
+        assert "prenas --import FILE COMMAND" in refused.err
+        assert "damaged" not in refused.err
+        shown = prenas_command("--import", str(file), "info", str(tmp_path / "run"))
+        assert shown.status == 0, shown.err
+        assert "weights, kB" in shown.out
+        missing = prenas_command("--import", "nowhere.py", "info")
+        assert missing.status == 2
+        assert "there is no Python file nowhere.py" in missing.err
+    finally:
+        AXES["bytes"] = weight_bytes
+
+
 # --- counted -------------------------------------------------------------------------------------
 
 

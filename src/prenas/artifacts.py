@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
-from prenas.values import explain
+from prenas.values import UnknownNameError, explained
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -190,11 +190,17 @@ def parse_json(path: Path, parse: Callable[[dict[str, Any]], T]) -> T:
     try:
         return parse(document)
     except ValidationError as error:
-        problem = explain(error)
+        problem: Exception | str = explained(error)
     except KeyError as error:
         problem = f"the field {error} is missing"
     except (ValueError, TypeError, AttributeError) as error:
-        problem = str(error)
+        problem = error
+    if isinstance(problem, UnknownNameError):
+        raise ValueError(
+            f"{path} needs a name that is not loaded: {problem}. If a Python file of yours "
+            "registers it, load that file first (prenas --import FILE COMMAND ...); if a package "
+            "does, install it"
+        )
     raise ValueError(f"{path} is damaged or was not written by prenas: {problem}")
 
 

@@ -49,9 +49,20 @@ def explain(error: ValidationError) -> str:
     return "\n".join(lines)
 
 
-def unknown_name(kind: str, name: str, choices: Iterable[str]) -> ValueError:
+def explained(error: ValidationError) -> ValueError:
+    """A pydantic error as an error with readable text, of the kind that a validator raised."""
+    causes = [details.get("ctx", {}).get("error") for details in error.errors()]
+    is_unknown = any(isinstance(cause, UnknownNameError) for cause in causes)
+    return (UnknownNameError if is_unknown else ValueError)(explain(error))
+
+
+class UnknownNameError(ValueError):
+    """A name that is in no table; perhaps what registers it was not loaded."""
+
+
+def unknown_name(kind: str, name: str, choices: Iterable[str]) -> UnknownNameError:
     """An error for an unknown name, with the closest names first and then all of them."""
     choices = sorted(choices)
     near = get_close_matches(name, choices, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-    return ValueError(f"unknown {kind} {name!r}: {hint}available: {', '.join(choices)}")
+    return UnknownNameError(f"unknown {kind} {name!r}: {hint}available: {', '.join(choices)}")

@@ -61,6 +61,26 @@ app = typer.Typer(
 )
 
 
+@app.callback()
+def load_extensions(
+    files: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--import",
+            metavar="FILE",
+            help="Run a Python file that registers families or cost axes before the command; may "
+            "be given several times.",
+        ),
+    ] = None,
+) -> None:
+    """PreNAS: one trained network for each size that you need, from a single training."""
+    if files:
+        from prenas.recipe.space_file import execute
+
+        for file in files:
+            execute(file)
+
+
 def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
     """Ctrl-C ends a command with a message that says how to continue."""
 

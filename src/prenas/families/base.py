@@ -237,6 +237,12 @@ class Family(Generic[A, S]):
     def roles(self, arch: A, names: Iterable[str]) -> dict[str, TensorRole]:
         """Name -> stage and layer of these parameters, by the longest prefix that matches."""
         stages = self.stage_names(arch)
+        if len(stages) != len(arch.links):
+            raise ValueError(
+                f"stage_names of the family {self.name} gives {len(stages)} entries for a chain of "
+                f"{len(arch.links)} stages: give one for every stage, also for a stem and the "
+                "classifier"
+            )
         known = {"": TensorRole(len(stages) - 1, None)}
         for number, stage in enumerate(stages):
             known |= dict.fromkeys(stage.others, TensorRole(number, None))

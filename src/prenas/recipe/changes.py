@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from prenas.families.base import SearchSpace
 from prenas.recipe.data import IMAGENET_MEAN, IMAGENET_STD
 from prenas.recipe.fields import EvolutionRecipe, Recipe, TeacherRecipe
-from prenas.values import Value, explain, unknown_name
+from prenas.values import Value, explained, unknown_name
 
 _DECIDE_NOTHING = (
     "search.further_seeds:",
@@ -34,7 +34,7 @@ def recipe_from_dict(fields: Mapping[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate(fields)
     except ValidationError as error:
-        raise ValueError(explain(error)) from None
+        raise explained(error) from None
 
 
 def with_overrides(recipe: Recipe, overrides: Iterable[str]) -> Recipe:

@@ -273,9 +273,7 @@ def _refusal(problem: str, event: Any) -> MarkedYAMLError:
 
 def _space_of_module(file: Path, variable: str | None) -> SearchSpace:
     """Executes a Python file and returns the space that it defines."""
-    found = {
-        name: value for name, value in _execute(file).items() if isinstance(value, SearchSpace)
-    }
+    found = {name: value for name, value in execute(file).items() if isinstance(value, SearchSpace)}
     public = {name: value for name, value in found.items() if not name.startswith("_")}
     if variable is not None:
         if variable not in found:
@@ -306,8 +304,15 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(sorted(names)) or "none"
 
 
-def _execute(file: Path) -> dict[str, Any]:
-    """The module-level names of a Python file; ValueError with the line where it fails."""
+def execute(file: Path) -> dict[str, Any]:
+    """The module-level names of a Python file, which runs with all your rights.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        ValueError: it fails; the message has the line.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no Python file {file}: check the path")
     try:
         return runpy.run_path(str(file))
     except (Exception, SystemExit) as error:
