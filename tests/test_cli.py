@@ -14,6 +14,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
+from data.making import write
 from families.test_vit_released import ARCH, SETTINGS, mini
 from prenas import pipeline
 from prenas.cli import app, main
@@ -669,3 +670,31 @@ def test_ctrl_c_as_a_process(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert "Traceback" not in err
     assert "give the same command again to continue" in err
+
+
+# --- pictures that nobody named ------------------------------------------------------------------
+
+
+def test_the_default_folder_of_a_recipe_counts_as_named(
+    prenas: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the network would keep ten outputs for three classes."""
+    monkeypatch.chdir(tmp_path)
+    words = refused(prenas("run", "photos", "--out", "run"), "recipe photos needs pictures")
+    assert "--data FOLDER" in words
+    assert "./photos, does not exist" in words
+    write(tmp_path / "photos", [f"{kind}/{n}.png" for kind in "abc" for n in range(10)])
+    small = ("--set", "space.settings.image_size=24", "--budget", "params=200k")
+    searched = prenas("search", "photos", *small, "--out", "run")
+    assert searched.status == 0, searched.err
+    recipe = json.loads((tmp_path / "run" / "recipe.json").read_text())["recipe"]
+    assert recipe["space"]["settings"]["num_classes"] == 3
+    assert recipe["data"]["root"] == str(tmp_path / "photos")
+
+
+def test_a_run_folder_that_does_not_exist_offers_the_nearest(
+    prenas: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "photos").mkdir()
+    words = refused(prenas("specialize", tmp_path / "fotos", "--max-params", "1M"))
+    assert f"{tmp_path / 'fotos'} does not exist (did you mean {tmp_path / 'photos'}?)" in words

@@ -37,7 +37,14 @@ from prenas.cli.options import (
     Trackers,
     joined_limits,
 )
-from prenas.cli.parsing import chosen_recipe, opened, read_arch, require_out, set_threads
+from prenas.cli.parsing import (
+    chosen_recipe,
+    opened,
+    read_arch,
+    require_out,
+    require_pictures,
+    set_threads,
+)
 from prenas.cli.status import print_status
 from prenas.cli.tables import (
     IS_QUIET,
@@ -135,6 +142,7 @@ def run_command(
     set_threads(threads)
     check_trackers(track or ())
     chosen = chosen_recipe(recipe, space, data, overrides, budget, further_seeds)
+    require_pictures(chosen)
     if out is None or dry_run:
         with console.status("Choosing subnets and measuring training steps ..."):
             plan = pipeline.dry_run(chosen, device=device)

@@ -23,6 +23,26 @@ def set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
+def default_folder(recipe: Recipe) -> Path | None:
+    """The folder in which a recipe looks for pictures if none is named; None if it has none."""
+    from prenas.recipe.data import FOLDER
+
+    if recipe.data is None or recipe.data.name != FOLDER or recipe.data.root is None:
+        return None
+    folder = Path(recipe.data.root)
+    return None if folder.is_absolute() else folder
+
+
+def require_pictures(recipe: Recipe) -> None:
+    """Raises ValueError if no pictures were named and the recipe's default folder is missing."""
+    default = default_folder(recipe)
+    if default is not None and not default.exists():
+        raise ValueError(
+            f"the recipe {recipe.name} needs pictures: add --data FOLDER, with one folder per "
+            f"class (its default, ./{default}, does not exist)"
+        )
+
+
 def chosen_recipe(
     name: str | None,
     space: str | None,
@@ -48,6 +68,9 @@ def chosen_recipe(
             f"name a recipe ({', '.join(RECIPES)}), or give --space and --budget to search "
             "without training"
         )
+    default = default_folder(recipe)
+    if not data and default is not None and default.exists():
+        data = [str(default)]  # as if it were typed, so that the network has an output per class
     if data:
         recipe = with_data(recipe, data)
     changes = list(overrides or ())
