@@ -67,7 +67,10 @@ def examples(*documents: str) -> list[str]:
 
 def parsed(command: str) -> tuple[str, dict[str, object]]:
     """The command's name and the values of its options, as the real command line reads them."""
-    _, name, *words = shlex.split(command.replace("[", "").replace("]", ""))
+    _, *words = shlex.split(command.replace("[", "").replace("]", ""))
+    while words[0] == "--import":  # before the command, with a file
+        words = words[2:]
+    name, *words = words
     return name, COMMANDS[name].make_context(name, list(words)).params
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
 
@@ -19,11 +18,6 @@ def _no_recipe(run: Path) -> Path:
                 f"{run} is a recipe, not a run folder: `prenas run {run} --out FOLDER` runs all "
                 f"steps, `prenas search {run} --out FOLDER` only the first"
             )
-        parent = run.parent if run.parent.is_dir() else Path()
-        folders = [path.name for path in parent.iterdir() if path.is_dir()]
-        near = [str(parent / name) for name in get_close_matches(run.name, folders, n=2)]
-        hint = f" (did you mean {' or '.join(near)}?)" if near else ""
-        raise ValueError(f"{run} does not exist{hint}: give the folder of a run")
     return run
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,9 +85,19 @@ def chosen_recipe(
 def opened(
     folder: Path, device: str, texts: Sequence[str] | None = None, crops: int | None = None
 ) -> Run:
-    """Opens a run, with other images or another number of crops if the options ask for that."""
+    """Opens a run, with other images or another number of crops if the options ask for that.
+
+    Raises:
+        ValueError: there is no such folder; the message offers the nearest.
+    """
     from prenas.runs.run import Run
 
+    if not folder.exists():
+        parent = folder.parent if folder.parent.is_dir() else Path()
+        names = [path.name for path in parent.iterdir() if path.is_dir()]
+        near = [str(parent / name) for name in get_close_matches(folder.name, names, n=2)]
+        hint = f" (did you mean {' or '.join(near)}?)" if near else ""
+        raise ValueError(f"{folder} does not exist{hint}: give the folder of a run")
     run = Run(folder, device=device)
     if not texts and crops is None:
         return run
