@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from data.making import BYTES, GREY_BYTES, loaded, opened, recipe, tar_of, write
 from prenas.data import load_data
-from prenas.data.pictures import Pixels
+from prenas.data.pictures import ArrayPictures, PictureSet, Pixels
 from prenas.data.sources import Opened, open_data
 from prenas.families.vit.space import VitSettings
 from prenas.recipe.data import Augmentation, DataRecipe
@@ -170,6 +171,19 @@ def test_any_change_of_the_pictures_changes_the_fingerprint(tmp_path: Path) -> N
     (root / "notes.txt").write_text("nothing")
     assert not is_new()
     assert opened(root, validation=0.3).fingerprint not in seen
+
+
+def test_other_labels_change_the_fingerprint() -> None:
+    """Where names and sizes of the pictures are the same, as in a set of arrays."""
+    pictures = PictureSet(("0", "1"), (0, 1), ArrayPictures(np.zeros((2, 4, 4), np.uint8)), (7, 7))
+    found = Opened(("cat", "dog"), pictures, pictures, None, ())
+    others = [
+        found._replace(train=replace(pictures, labels=(1, 0))),
+        found._replace(validation=replace(pictures, labels=(1, 0))),
+        found._replace(class_names=("dog", "cat")),
+        found._replace(test=pictures),
+    ]
+    assert len({each.fingerprint for each in (found, *others)}) == 5
 
 
 # --- loaded --------------------------------------------------------------------------------------

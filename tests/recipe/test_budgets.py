@@ -3,10 +3,12 @@
 import itertools
 import re
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prenas.cost import bounded_names
 from prenas.recipe.budgets import (
     Budget,
     Limits,
@@ -203,3 +205,14 @@ def test_limits_that_can_be_read(limits: Limits | None, expected: dict[str, int]
 def test_limits_that_cannot_be_read(limits: Limits, words: str) -> None:
     with pytest.raises(ValueError, match=re.escape(words)):
         parse_limits(limits)
+
+
+def test_ends_of_a_budget() -> None:
+    """The lower one is inside, the upper one is not, for one subnet as for many at once."""
+    budget = Budget({"params": (10, 20)})
+    expected = {9: False, 10: True, 19: True, 20: False}
+    costs = [[params if name == "params" else 5 for name in bounded_names()] for params in expected]
+    assert budget.contains(np.array(costs)).tolist() == list(expected.values())
+    for params, fits in expected.items():
+        cost = dict.fromkeys(bounded_names(), 5) | {"params": params}
+        assert budget.holds(cost) == fits
