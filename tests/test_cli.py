@@ -697,4 +697,4 @@ def test_a_run_folder_that_does_not_exist_offers_the_nearest(
 ) -> None:
     (tmp_path / "photos").mkdir()
     words = refused(prenas("specialize", tmp_path / "fotos", "--max-params", "1M"))
-    assert f"{tmp_path / 'fotos'} does not exist (did you mean {tmp_path / 'photos'}?)" in words
+    assert f"{tmp_path / 'fotos'} does not exist: did you mean {tmp_path / 'photos'}?" in words

@@ -88,16 +88,15 @@ def opened(
     """Opens a run, with other images or another number of crops if the options ask for that.
 
     Raises:
-        ValueError: there is no such folder; the message offers the nearest.
+        ValueError: there is no such folder, but one of nearly that name.
     """
     from prenas.runs.run import Run
 
     if not folder.exists():
         parent = folder.parent if folder.parent.is_dir() else Path()
         names = [path.name for path in parent.iterdir() if path.is_dir()]
-        near = [str(parent / name) for name in get_close_matches(folder.name, names, n=2)]
-        hint = f" (did you mean {' or '.join(near)}?)" if near else ""
-        raise ValueError(f"{folder} does not exist{hint}: give the folder of a run")
+        if near := [str(parent / name) for name in get_close_matches(folder.name, names, n=2)]:
+            raise ValueError(f"{folder} does not exist: did you mean {' or '.join(near)}?")
     run = Run(folder, device=device)
     if not texts and crops is None:
         return run
