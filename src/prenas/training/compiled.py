@@ -22,11 +22,11 @@ class Compiled:
     """Runs a network compiled on batches of one size; the weights remain those of the network."""
 
     def __init__(self, network: nn.Module, num_images: int) -> None:
-        import torch._dynamo as dynamo
+        from torch._dynamo.exc import TorchDynamoException
 
-        limit = dynamo.config.recompile_limit
-        dynamo.config.recompile_limit = max(limit, _MOST_GRAPHS)
-        self._failure: type[Exception] = dynamo.exc.TorchDynamoException
+        limit = torch.compiler.config.recompile_limit
+        torch.compiler.config.recompile_limit = max(limit, _MOST_GRAPHS)
+        self._failure: type[Exception] = TorchDynamoException
         self._network, self._num_images = network, num_images
         self._compiled: Any = torch.compile(network, dynamic=False)
         self._works = True
