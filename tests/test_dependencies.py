@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -84,9 +85,10 @@ def test_every_declared_package_is_imported() -> None:
 def test_every_declared_package_has_a_lower_bound_and_a_pin_above_it() -> None:
     """wandb and MLflow are not pinned: no test needs them."""
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    pins = dict(line.lower().split("==") for line in lines if not line.startswith("#"))
-    pins = {name.replace("_", "-"): version for name, version in pins.items()}
+    pairs = (line.split("==") for line in lines if not line.startswith("#"))
+    pins = {canonicalize_name(name): version for name, version in pairs}
     for name, requirement in requirements(*EXTRAS, "dev").items():
         assert [each.operator for each in requirement.specifier] == [">="], requirement
         if name not in ("wandb", "mlflow"):
-            assert requirement.specifier.contains(pins[name]), (name, pins[name])
+            pin = pins[canonicalize_name(name)]
+            assert requirement.specifier.contains(pin), (name, pin)
