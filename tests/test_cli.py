@@ -195,7 +195,7 @@ def test_a_released_checkpoint_from_file_to_model(prenas: Command, tmp_path: Pat
     for arch in (small, ARCH):
         params = count(arch, SETTINGS)["params"]
         assert re.search(rf"{params:,} .* - +- +params <= ", result.out)
-    assert "given by the user" in prenas("info", out).out
+    assert "with the given subnets" in prenas("info", out).out
     assert "Training already complete" in prenas("train", out).out
     cut = prenas("specialize", out, "--max-params", "10M")
     assert (cut.status, cut.err) == (0, "")

@@ -214,7 +214,7 @@ def test_its_column_is_in_the_printed_tables(run: Path, prenas_command: Command)
             assert f"   {size / 1000:.4g}   " in result.out
     spaces = prenas_command("info", "digits").out
     assert "weights, kB" in spaces
-    assert ", from bytes=" in spaces
+    assert ", and from bytes=" in spaces
 
 
 def test_its_column_and_picture_are_in_the_report(run: Path) -> None:

@@ -155,7 +155,7 @@ def test_a_missing_or_damaged_model_is_said(
 ) -> None:
     with pytest.raises(FileNotFoundError, match="prenas specialize"):
         next(predict(tmp_path / "no", pictures))
-    with pytest.raises(ValueError, match="not on this machine"):
+    with pytest.raises(ValueError, match="does not exist on this machine"):
         next(predict(model, pictures, device="cudda"))
     damaged = model_of(tmp_path / "damaged")
     (damaged / "model.safetensors").write_bytes(b"12345678")

@@ -435,7 +435,7 @@ def test_a_python_file_holds_one_space(write: Write) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", ["one SearchSpace at module level, but defines none: define one"]),
+        ("", ["one SearchSpace at module level, but defines none: assign one"]),
         (f"{MODULE}other = _base\n", ["defines mine, other: choose one, e.g.", "own.py:mine"]),
         ("def f():\n    return 1 / 0\n\nf()", ["own.py, line 2: ZeroDivisionError: division by"]),
         ("x = (", ["own.py, line 1: SyntaxError: '(' was never closed"]),

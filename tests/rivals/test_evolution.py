@@ -446,7 +446,7 @@ def test_the_report_tells_of_evolution(evolved_run: Path) -> None:
     found = pipeline.evolve(evolved_run)
     assert text.startswith("# mini: 3 evolved subnets")
     assert "## Evolved subnets" in text
-    assert f"trained on the whole space; {found[0].num_evaluated}, " in text
+    assert f"trained on the whole space, then {found[0].num_evaluated}, " in text
     assert "Preferred" not in text
     assert "preferred" not in text
     assert "## Block scores" not in text
@@ -520,7 +520,7 @@ def test_a_killed_evolution_goes_on_with_the_next_budget(
 def test_the_report_of_an_unfinished_run_says_what_is_next(trained: Path) -> None:
     text = pipeline.report(trained).read_text()
     assert "3 preferred subnets; not evolved yet" in text
-    assert "Not evolved yet: `prenas evolve evolved`" in text
+    assert "Not evolved yet. Run `prenas evolve evolved`" in text
 
 
 def test_evaluate_of_given_architectures_needs_no_evolution(trained: Path) -> None:
@@ -562,7 +562,7 @@ def test_every_candidate_is_compared_on_the_same_drawn_validation_images(
             lambda data: data.__class__(
                 data.train, DataLoader(data.validation, batch_size=5), None, data.class_names
             ),
-            "but the validation split is a loader",
+            "but the validation split is a DataLoader",
         ),
     ],
 )

@@ -523,7 +523,7 @@ def test_the_report_of_an_imported_run(mini_file: Path, tmp_path: Path) -> None:
         f"imported from {mini_file.name}, with the largest network, because its sizes match" in text
     )
     assert f"prenas import {mini_file.name} --out run" in text
-    assert "Nothing was chosen here: the run was imported from mini.pth" in text
+    assert "Nothing was chosen here, because the run was imported from mini.pth" in text
     assert "None" not in text.split("<details>")[0]
 
 

@@ -316,7 +316,7 @@ def test_a_fresh_head_is_the_seeds(source: Source) -> None:
         ({"overrides": ["space.settings.patch_size=2"]}, "patch_size is 4, not 2"),
         ({"overrides": ["space.settings.head_dim=8"]}, "head_dim is 4, not 8"),
         ({"overrides": ["space.settings.in_chans=3"]}, "1 values, but the images have 3 channels"),
-        ({"overrides": ["space.settings.max_distance=1"]}, "max_distance 1 would drop"),
+        ({"overrides": ["space.settings.max_distance=1"]}, "max_distance 1 would discard"),
         ({"overrides": ["space.depth=[1]"]}, "subnets of a fine-tuning are those of its source"),
         ({"overrides": ["search.k=2"]}, "only space.settings, data, training and seed"),
         ({"overrides": ["evolution={}"]}, "only space.settings, data, training and seed"),

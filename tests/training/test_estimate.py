@@ -197,7 +197,7 @@ def test_too_little_memory_is_said(
     assert "more than the" not in CliRunner().invoke(app, words).output
     monkeypatch.setattr(estimate, "_machine_bytes", lambda device: 1_000_000)
     output = " ".join(CliRunner().invoke(app, words).output.split())
-    assert "That is more than the 1 MB of this machine: lower training.batch_size" in output
+    assert "This machine has only 1 MB: lower training.batch_size" in output
 
 
 # --- strategies ----------------------------------------------------------------------------------

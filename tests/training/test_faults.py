@@ -115,7 +115,10 @@ def test_a_full_disk_at_the_end_loses_nothing(finished: Path, finished_run: Path
 
 def test_a_disk_that_is_full_from_the_start_is_reported_at_once(searched: Path) -> None:
     before = sorted(searched.rglob("*"))
-    with longest_file(0), pytest.raises(ValueError, match=r"cannot write to .*free some space"):
+    with (
+        longest_file(0),
+        pytest.raises(ValueError, match=r"cannot write to .*free some disk space"),
+    ):
         pipeline.train(searched)
     assert sorted(searched.rglob("*")) == before
 

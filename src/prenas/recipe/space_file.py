@@ -287,7 +287,7 @@ def _space_of_module(file: Path, variable: str | None) -> SearchSpace:
         hint = (
             f"choose one, e.g. {file}:{min(public)}"
             if public
-            else "define one, e.g. space = VitSpace(...)"
+            else "assign one to a name in it, e.g. SPACE = prenas.get_space(...)"
         )
         raise ValueError(
             f"{file} must define exactly one SearchSpace at module level, but defines "
