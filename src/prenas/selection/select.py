@@ -126,7 +126,8 @@ def nothing_fits(
     """The error for budgets that no candidate fits; it gives the range of the space."""
     return ValueError(
         f"no subnet fits any of the {len(budgets)} budgets ({'; '.join(map(str, budgets))}): "
-        f"this space ranges over {reachable(candidates)}"
+        f"this space ranges over {reachable(candidates)}. Change a budget to lie in this range, or "
+        "choose another space"
     )
 
 
