@@ -160,6 +160,37 @@ def test_overrides_apply_in_order_and_together() -> None:
 
 
 @pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["training.steps=2000"], (None, 2000, 0)),
+        (["training.epochs=3"], (3, None, 0)),
+        (["training.min_steps=70"], (60, None, 70)),
+        (["training.epochs=3", "training.min_steps=70"], (3, None, 70)),
+        (["training.min_steps=70", "training.epochs=3"], (3, None, 70)),
+        (["training.steps=2000", "training.epochs=none"], (None, 2000, 0)),
+        (["training.batch_size=8"], (60, None, 500)),
+    ],
+)
+def test_a_given_length_replaces_the_recipes(
+    overrides: list[str], expected: tuple[int | None, int | None, int]
+) -> None:
+    """Epochs, steps and the floor: a floor of the recipe must not lengthen what a user asks for."""
+    recipe = with_overrides(get_recipe("photos"), ["training.min_steps=500"])
+    training = with_overrides(recipe, overrides).training
+    assert training is not None
+    assert (training.epochs, training.steps, training.min_steps) == expected
+    steps = with_overrides(recipe, ["training.steps=9"])  # and the other way round
+    back = with_overrides(steps, ["training.epochs=4"]).training
+    assert back is not None
+    assert (back.epochs, back.steps) == (4, None)
+
+
+def test_two_given_lengths_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"epochs is 3 and steps is 9, but only one of them"):
+        with_overrides(get_recipe("photos"), ["training.epochs=3", "training.steps=9"])
+
+
+@pytest.mark.parametrize(
     ("override", "field", "given"),
     [
         ("training.epochs=three", "training.epochs", "three"),

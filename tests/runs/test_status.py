@@ -321,8 +321,8 @@ def test_a_foreign_batch_size(searched: Path) -> None:
     path.write_text(json.dumps(document))
     (problem,) = read_status(searched).problems
     assert (
-        f"{path} is damaged or was not written by prenas: epochs and batch_size must be positive"
-        in problem
+        f"{path} is damaged or was not written by prenas: epochs, steps and batch_size must "
+        "be positive" in problem
     )
 
 

@@ -16,7 +16,7 @@ from prenas.data import Batch, ImageData, load_data, training_batches
 from prenas.families.vit.network import VisionTransformer
 from prenas.families.vit.space import VitArch
 from prenas.recipe import TrainingRecipe
-from prenas.recipe.catalogue import get_recipe
+from prenas.recipe.catalogue import RECIPES, get_recipe
 from prenas.recipe.data import DataRecipe
 from prenas.supernet import Supernet
 from prenas.training.loop import Progress, train_supernet
@@ -189,6 +189,34 @@ def test_a_training_shorter_than_its_warm_up_ends_on_the_way_up() -> None:
         epochs=1, batch_size=8, lr_per_512_images=0.64, warmup_epochs=2, warmup_lr=0.0
     )
     assert rates(recipe) == pytest.approx([0.0, 0.001, 0.002, 0.003, 0.004])
+
+
+@pytest.mark.parametrize("length", [{"epochs": 4}, {"steps": 20}])
+def test_a_warm_up_takes_at_most_its_share(length: dict[str, int]) -> None:
+    """Three epochs of warm-up in a run of four end after a fifth of the run: 4 of 20 steps."""
+    recipe = TrainingRecipe.model_validate(
+        {
+            **length,
+            "batch_size": 8,
+            "lr_per_512_images": 0.64,
+            "warmup_epochs": 3,
+            "warmup_share": 0.2,
+            "warmup_lr": 0.0,
+            "min_lr": 0.0,
+        }
+    )
+    found, peak = rates(recipe), 0.01
+    for step in range(4):
+        assert found[step] == pytest.approx(peak * step / 4), step
+    for step in range(4, 20):
+        assert found[step] == pytest.approx(peak * (1 + math.cos(math.pi * step / 20)) / 2), step
+
+
+def test_no_recipe_warms_up_for_long() -> None:
+    """Also when it is shortened: by default, at most a fifth of the steps."""
+    for name in RECIPES:
+        training = get_recipe(name).training
+        assert training is None or training.warmup_share == 0.2, name
 
 
 def test_a_part_of_an_epoch_may_warm_up() -> None:

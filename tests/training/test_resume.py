@@ -19,6 +19,7 @@ from prenas.data import ImageData
 from prenas.recipe.catalogue import get_recipe
 from prenas.recipe.data import Augmentation
 from prenas.runs.log import MetricsLog
+from prenas.runs.status import read_status
 from prenas.training.loop import Progress
 from training.runs import (
     StoppedError,
@@ -400,3 +401,77 @@ def test_checkpoints_of_the_older_form_are_not_passed_over(searched: Path) -> No
         pipeline.train(searched)
     assert older.is_dir()
     assert (searched / "metrics.jsonl").read_text() == log
+
+
+# --- lengths in steps: the last epoch may be a part of one ----------------------------------------
+
+
+IN_STEPS = mini_recipe(training={"epochs": None, "steps": 2 * STEPS + 4})
+
+
+@pytest.fixture(scope="module")
+def finished_in_steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("steps") / "run"
+    pipeline.search(IN_STEPS, out)
+    pipeline.train(out)
+    return out
+
+
+def test_steps_end_a_training_within_an_epoch(finished_in_steps: Path) -> None:
+    """The part of an epoch is logged, saved and validated like a whole one."""
+    ends = [r for r in metrics_of(finished_in_steps) if r["event"] == "epoch"]
+    assert [(r["epoch"], r["step"]) for r in ends] == [(0, 9), (1, 18), (2, 22)]
+    assert ends[-1]["lr"] < 0.1 * ends[0]["lr"]  # the schedule ends with the training
+    validated = {r["step"] for r in metrics_of(finished_in_steps) if r["event"] == "validation"}
+    assert validated == {9, 18, 22}
+    assert "step-00000022" in checkpoints(finished_in_steps)
+    progress = read_status(finished_in_steps).progress
+    assert progress is not None
+    assert (progress.num_steps, progress.num_epochs, progress.step) == (22, 3, 22)
+    assert progress.seconds_left is None
+
+
+@pytest.mark.parametrize("step", [4, STEPS, 2 * STEPS + 2, 2 * STEPS + 4])
+def test_an_interrupted_part_of_an_epoch_continues_bit_exactly(
+    step: int, finished_in_steps: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    pipeline.search(IN_STEPS, out)
+    with pytest.raises(StoppedError):
+        pipeline.train(out, observer=hearing(steps=stop_at(step)))
+    pipeline.train(out)
+    assert_same_training(out, finished_in_steps)
+
+
+def test_a_kill_after_the_last_checkpoint_only_validates(
+    finished_in_steps: Path, tmp_path: Path
+) -> None:
+    """The position of that checkpoint is the end, although its epoch is not whole."""
+    out = shutil.copytree(finished_in_steps, tmp_path / "run")
+    (out / "supernet.safetensors").unlink()
+    seen: list[int] = []
+    pipeline.train(out, observer=hearing(steps=lambda progress: seen.append(progress.step)))
+    assert seen == []
+    assert_same_training(out, finished_in_steps)
+
+
+def test_epochs_of_one_step_are_neither_all_validated_nor_all_saved(tmp_path: Path) -> None:
+    recipe = own_recipe(training={"epochs": 2, "min_steps": 240, "keep_checkpoints": 999})
+    out = tmp_path / "run"
+    pipeline.search(recipe, out, data=own_data())
+    pipeline.train(out, data=own_data())
+    records = metrics_of(out)
+    assert len([r for r in records if r["event"] == "epoch"]) == 240
+    assert len({r["step"] for r in records if r["event"] == "validation"}) == 20
+    assert len(checkpoints(out)) <= 1 + 100 + 20  # with the best weights
+    assert {"step-00000240", "best.safetensors"} <= set(checkpoints(out))
+
+
+def test_epochs_that_are_enough_steps_stay_as_they_are(searched: Path, finished_run: Path) -> None:
+    """A floor below the length changes nothing, to the bit."""
+    path = searched / "recipe.json"
+    document = json.loads(path.read_text())
+    document["recipe"]["training"]["min_steps"] = 3 * STEPS
+    path.write_text(json.dumps(document))
+    pipeline.train(searched)
+    assert_same_training(searched, finished_run)

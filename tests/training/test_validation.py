@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from prenas.evaluation.accuracy import evaluate_archs
 from prenas.families.vit.space import VitArch
+from prenas.length import Length, length_of
 from prenas.recipe import TrainingRecipe
 from prenas.training.loop import train_supernet
 from prenas.training.validation import subnets_due
@@ -16,6 +17,8 @@ from training.test_step import ARCHS, new_supernet, recipe_of
 
 FIVE = [VitArch(embed_dim=8, num_heads=(1,) * n, mlp_ratio=(1.0,) * n) for n in range(1, 6)]
 ALL, SOME = [0, 1, 2, 3, 4], [0, 2, 4]
+SEVEN = Length(steps_per_epoch=4, num_steps=28, is_in_steps=False)
+"""Seven epochs."""
 
 
 @pytest.mark.parametrize(
@@ -31,13 +34,34 @@ ALL, SOME = [0, 1, 2, 3, 4], [0, 2, 4]
 def test_whose_turn_it_is(some: int, every: int, expected: list[list[int]]) -> None:
     """Of five subnets and seven epochs."""
     recipe = TrainingRecipe(epochs=7, validate_epochs=some, validate_all_epochs=every)
-    assert [subnets_due(FIVE, recipe, done) for done in range(1, 8)] == expected
+    assert [subnets_due(FIVE, recipe, SEVEN, done) for done in range(1, 8)] == expected
+
+
+@pytest.mark.parametrize(
+    ("some", "every", "num_some", "num_all"),
+    [
+        pytest.param(1, 10, 15, 5, id="default"),
+        pytest.param(5, 20, 15, 5, id="photos"),
+        pytest.param(1, 0, 19, 1, id="some"),
+        pytest.param(300, 1000, 3, 2, id="as-rare-as-asked-for"),
+        pytest.param(0, 0, 0, 0, id="never"),
+    ],
+)
+def test_short_epochs_are_not_each_validated(
+    some: int, every: int, num_some: int, num_all: int
+) -> None:
+    """Of 1,200 epochs of one step; the last always counts."""
+    recipe = TrainingRecipe(steps=1200, validate_epochs=some, validate_all_epochs=every)
+    length = length_of(recipe, steps_per_epoch=1)
+    due = [subnets_due(FIVE, recipe, length, done) for done in range(1, 1201)]
+    assert (due.count(SOME), due.count(ALL)) == (num_some, num_all)
+    assert due[-1] == (ALL if some else [])
 
 
 @pytest.mark.parametrize(("number", "expected"), [(1, [0]), (2, [0, 1]), (3, [0, 1, 2])])
 def test_few_subnets_are_not_named_twice(number: int, expected: list[int]) -> None:
     recipe = TrainingRecipe(epochs=7)
-    assert subnets_due(FIVE[:number], recipe, 1) == expected
+    assert subnets_due(FIVE[:number], recipe, SEVEN, 1) == expected
 
 
 def validated(folder: Path | None, **fields: Any) -> tuple[Any, list[dict[str, Any]]]:
@@ -104,5 +128,6 @@ def test_the_best_weights_are_looked_for_in_every_evaluation() -> None:
     recipe = TrainingRecipe(
         epochs=9, validate_epochs=2, validate_all_epochs=0, final_weights="best"
     )
-    due = {epoch: len(subnets_due(range(5), recipe, epoch)) for epoch in range(1, 10)}  # type: ignore[arg-type]
+    nine = Length(steps_per_epoch=4, num_steps=36, is_in_steps=False)
+    due = {epoch: len(subnets_due(FIVE, recipe, nine, epoch)) for epoch in range(1, 10)}
     assert due == {1: 0, 2: 5, 3: 0, 4: 5, 5: 0, 6: 5, 7: 0, 8: 5, 9: 5}

@@ -59,7 +59,8 @@ def print_status(status: Status) -> None:
 def _training_line(progress: TrainingStatus | None) -> str:
     if progress is None or progress.epoch is None:
         return ""
-    parts = [f"epoch {progress.epoch + 1:,} of {progress.num_epochs:,}"]
+    of_all = f" of {progress.num_epochs:,}" if progress.num_epochs else ""
+    parts = [f"epoch {progress.epoch + 1:,}{of_all}"]
     if progress.step is not None:
         of_all = f" of {progress.num_steps:,}" if progress.num_steps else ""
         parts.insert(0, f"step {progress.step:,}{of_all}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from prenas.cost import CostAxis, bounded_axes, count, shown_axes, size_axis
+from prenas.length import length_of
 
 if TYPE_CHECKING:
     from prenas.data import ImageData
@@ -235,7 +236,8 @@ def print_estimate(estimate: Estimate, recipe: Recipe) -> None:
             (
                 "steps",
                 f"{estimate.num_steps:,} of {training.batch_size} images, "
-                f"{estimate.steps_per_epoch:,} per epoch, {training.epochs} epochs",
+                f"{estimate.steps_per_epoch:,} per epoch, "
+                f"{_plural(length_of(training, estimate.steps_per_epoch).num_epochs, 'epoch')}",
             ),
             ("reading images", f"{1e3 * estimate.loading_seconds:.2f} ms per image"),
             ("training", duration(estimate.training_seconds)),
@@ -359,7 +361,7 @@ def print_lists() -> None:
                 name,
                 f"space {recipe.space.name}; {', '.join(recipe.search.budgets)}; "
                 + (
-                    f"trains {recipe.training.epochs} epochs on {recipe.data.name}"
+                    f"trains {recipe.training.length_in_words} on {recipe.data.name}"
                     + (
                         ", on the whole space, then searches by evolution"
                         if recipe.evolution
@@ -378,7 +380,7 @@ def print_lists() -> None:
         [
             (
                 name,
-                f"trains {transfer.training.epochs} epochs on "
+                f"trains {transfer.training.length_in_words} on "
                 f"{', '.join(transfer.images or ()) or 'the images given with --data'}"
                 + (" or, without it, the source's" if transfer.images is None else ""),
             )

@@ -15,10 +15,18 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from prenas.data import Batch, ImageData, num_samples, readers_watched, training_batches
+from prenas.data import (
+    Batch,
+    ImageData,
+    num_batches,
+    num_samples,
+    readers_watched,
+    training_batches,
+)
 from prenas.families.base import Arch, Settings
+from prenas.length import length_of
 from prenas.processes import ALONE, Processes
-from prenas.recipe import CalibrationRecipe
+from prenas.recipe import CalibrationRecipe, TrainingRecipe
 from prenas.supernet import Statistics, Supernet
 
 
@@ -80,6 +88,13 @@ def calibration_batches(
         for images in _whole(training_batches(unmixed, settings, size, seed, epoch), size)
     )
     return islice(batches, num_images // size)
+
+
+def first_new_epoch(data: ImageData, training: TrainingRecipe | None) -> int:
+    """The epoch after those of the training, so that its augmentation is new."""
+    if training is None:
+        return 0
+    return length_of(training, num_batches(data.train, training.batch_size)).num_epochs
 
 
 def _whole(batches: Iterable[Batch], size: int) -> Iterator[Tensor]:

@@ -42,13 +42,17 @@ def with_overrides(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
 
     Values are JSON or `none`; anything that is not valid JSON is a plain text. `evolution={}`, or
     setting any field of it, switches evolution on with its defaults; setting
-    `training.teacher.name` does the same for a teacher.
+    `training.teacher.name` does the same for a teacher. `training.epochs` and `training.steps`
+    replace each other, and the recipe's `training.min_steps`.
 
     Raises:
         ValueError: an unknown field (the message suggests similar names), or a value of the wrong
             type.
     """
     fields = recipe.model_dump(mode="json")
+    overrides = list(overrides)
+    if fields["training"] is not None:
+        _make_way(fields["training"], overrides)
     for override in overrides:
         path, separator, text = override.partition("=")
         if not separator:
@@ -78,6 +82,15 @@ def with_overrides(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
                 target = target[key]
         target[last] = _read_value(path.strip(), text.strip(), target[last])
     return recipe_from_dict(fields)
+
+
+def _make_way(training: dict[str, Any], overrides: Iterable[str]) -> None:
+    """Clears the length of a training if the overrides give it another one."""
+    parts = (override.partition("=") for override in overrides)
+    given = {path.strip(): text.strip().lower() for path, _, text in parts}
+    lengths = (given.get(f"training.{name}", "none") for name in ("epochs", "steps"))
+    if any(length not in ("none", "null") for length in lengths):
+        training |= {"epochs": None, "steps": None, "min_steps": 0}
 
 
 def with_space(recipe: Recipe, space: SearchSpace) -> Recipe:

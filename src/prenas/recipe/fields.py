@@ -94,7 +94,12 @@ class TeacherRecipe(Value):
 class TrainingRecipe(Value):
     """Preferred one-shot training: one preferred subnet per step, unless `sandwich` is set."""
 
-    epochs: int = Field(ge=1)
+    epochs: int | None = Field(None, ge=1)
+    """Passes over the training images. Give this or `steps`."""
+    steps: int | None = Field(None, ge=1)
+    """Number of training steps, whatever the size of the set. Give this or `epochs`."""
+    min_steps: int = Field(0, ge=0)
+    """Repeat the epochs until at least this many steps are done: for small sets."""
     batch_size: int = Field(64, ge=1)
     """Images per step, over all processes together."""
     grad_accum_steps: int = Field(1, ge=1)
@@ -109,8 +114,11 @@ class TrainingRecipe(Value):
     """Peak learning rate for 512 images per step; it is scaled by batch_size / 512."""
     min_lr: float = Field(1e-5, ge=0)
     warmup_epochs: float = Field(0, ge=0)
-    """Epochs in which the learning rate rises linearly from `warmup_lr`; a shorter training ends
-    before the peak."""
+    """Epochs in which the learning rate rises linearly from `warmup_lr`, as far as `warmup_share`
+    allows."""
+    warmup_share: float = Field(1.0, ge=0, le=1)
+    """Largest share of all steps that the warm-up may take. At 1, a training that is shorter than
+    its warm-up ends before the peak."""
     warmup_lr: float = Field(1e-6, ge=0)
     weight_decay: float = Field(0.05, ge=0)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
@@ -171,6 +179,25 @@ class TrainingRecipe(Value):
         return value
 
     @model_validator(mode="after")
+    def _has_one_length(self) -> TrainingRecipe:
+        if self.epochs is None and self.steps is None:
+            raise ValueError(
+                "training.epochs and training.steps are both None: give one of them, e.g. "
+                "steps=2000"
+            )
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError(
+                f"epochs is {self.epochs} and steps is {self.steps}, but only one of them can "
+                "decide the length: leave out the other"
+            )
+        if self.steps is not None and self.min_steps:
+            raise ValueError(
+                f"min_steps {self.min_steps} only extends epochs, but steps is {self.steps}: leave "
+                "out min_steps"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _fits_together(self) -> TrainingRecipe:
         if self.inplace_distillation and self.sandwich is None:
             raise ValueError(
@@ -207,6 +234,14 @@ class TrainingRecipe(Value):
                 "only one of them"
             )
         return self
+
+    @property
+    def length_in_words(self) -> str:
+        """For example "60 epochs, at least 1,500 steps", or "2,000 steps"."""
+        if self.steps is not None:
+            return f"{self.steps:,} {'step' if self.steps == 1 else 'steps'}"
+        text = f"{self.epochs:,} {'epoch' if self.epochs == 1 else 'epochs'}"
+        return f"{text}, at least {self.min_steps:,} steps" if self.min_steps else text
 
     @property
     def handed_over_weights(self) -> Literal["last", "ema", "best"]:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prenas import artifacts
+from prenas.length import length_of
 from prenas.models.choice import pick
 from prenas.report.cells import architecture_panels, block_score_panels, draw_panels
 from prenas.report.curves import draw_accuracy, draw_training
 from prenas.report.figure import render
 from prenas.report.sections import SECTIONS, RunSoFar
-from prenas.runs.log import read_log
+from prenas.runs.log import LogSoFar, read_log
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,6 +42,7 @@ def write_report(run: Run) -> Path:
         folder=out.resolve().name,
         preferred=subnets,
         epochs=log.epochs,
+        num_epochs=_num_epochs(run, log),
         validations=log.validations,
         rows=rows,
         best=pick(rows, {}) if rows else None,
@@ -62,11 +64,21 @@ def write_report(run: Run) -> Path:
     return out / artifacts.REPORT
 
 
+def _num_epochs(run: Run, log: LogSoFar) -> int | None:
+    """Number of epochs of the whole training; None if it is not known yet."""
+    training, images = run.preferred.recipe.training, run.images.recorded
+    if training is None:
+        return 0
+    steps_per_epoch = log.position.steps_per_epoch if log.position else None
+    if steps_per_epoch is None and images is not None:
+        steps_per_epoch = -(-images.num_images["train"] // training.batch_size)
+    return length_of(training, steps_per_epoch).num_epochs if steps_per_epoch else training.epochs
+
+
 def _drawings(run: RunSoFar) -> dict[str, Callable[[Figure], None] | None]:
     """Every picture by name; None if there is nothing to draw."""
     recipe, axes = run.preferred.recipe, run.preferred.recipe.space.layer_axes
     gains = block_score_panels(run.preferred.block_scores, recipe.space.chain)
-    num_planned = recipe.training.epochs if recipe.training else 0
     return {
         "accuracy": partial(draw_accuracy, rows=run.rows) if run.rows else None,
         "architectures": partial(
@@ -76,7 +88,7 @@ def _drawings(run: RunSoFar) -> dict[str, Callable[[Figure], None] | None]:
             partial(
                 draw_training,
                 epochs=run.epochs,
-                num_planned=num_planned,
+                num_planned=run.num_epochs or 0,
                 validations=run.validations,
             )
             if run.epochs

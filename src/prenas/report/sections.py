@@ -33,6 +33,8 @@ class RunSoFar(NamedTuple):
     preferred: PreferredSet
     epochs: Sequence[EpochRecord]
     """The finished epochs."""
+    num_epochs: int | None
+    """Number of epochs of the whole training; None if it is not known yet."""
     validations: Sequence[ValidationRecord]
     """The validations during training, in their order."""
     rows: Sequence[Evaluation]
@@ -69,7 +71,7 @@ def summary(run: RunSoFar) -> list[str]:
         sizes = ", ".join(f"{name} {size:,}" for name, size in run.images.num_images.items())
         data += f": {sizes} images in {plural(len(run.images.class_names), 'class', 'classes')}"
     trained = (
-        f"{data}; {len(run.epochs):,} of {plural(recipe.training.epochs, 'epoch')} trained"
+        f"{data}; {len(run.epochs):,} of {_whole_length(run)} trained"
         if recipe.training
         else f"{data}; this recipe does not train"
     )
@@ -100,6 +102,13 @@ def summary(run: RunSoFar) -> list[str]:
     if run.images is not None:
         lines += [f"- **Images:** {escape(note)}." for note in run.images.notes]
     return [f"# {escape(recipe.name)}: {num_subnets}", "\n".join(lines)]
+
+
+def _whole_length(run: RunSoFar) -> str:
+    """`20 epochs`, or `2,000 steps` as long as nobody knows how many epochs that is."""
+    training = run.preferred.recipe.training
+    assert training is not None, "asked only for a training"
+    return plural(run.num_epochs, "epoch") if run.num_epochs else training.length_in_words
 
 
 def subnets(run: RunSoFar) -> list[str]:
@@ -248,11 +257,11 @@ def training(run: RunSoFar) -> list[str]:
     paragraphs = [
         heading,
         _picture("training", f"Training {curves} over epochs"),
-        f"After epoch {last.epoch + 1:,} of {recipe.training.epochs:,}: loss {last.loss:.3f}, "
-        f"learning rate {last.lr:.2e}{speed}. The loss is the training loss, averaged over the "
-        "steps of the epoch and their subnets. It includes label smoothing, stochastic depth, "
-        "augmentation and any other strategy of the recipe, so it cannot be compared with the "
-        "loss in the table. The weights handed over are "
+        f"After epoch {last.epoch + 1:,} of {run.num_epochs or last.epoch + 1:,}: loss "
+        f"{last.loss:.3f}, learning rate {last.lr:.2e}{speed}. The loss is the training loss, "
+        "averaged over the steps of the epoch and their subnets. It includes label smoothing, "
+        "stochastic depth, augmentation and any other strategy of the recipe, so it cannot be "
+        "compared with the loss in the table. The weights handed over are "
         f"{_WEIGHTS[recipe.training.handed_over_weights]}.{left_out if skipped else ''}",
     ]
     if run.calibration is not None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from prenas.data import ImageData, ImageSource, drawn_subset
 from prenas.evaluation.accuracy import top1_of_archs
-from prenas.evaluation.calibration import calibrate_on
+from prenas.evaluation.calibration import calibrate_on, first_new_epoch
 from prenas.families.base import Arch
 from prenas.recipe import Recipe
 from prenas.rivals.evolution import Accuracy, Watcher, evolve, remembering
@@ -58,7 +58,7 @@ def _accuracy_on(supernet: Supernet, recipe: Recipe, data: ImageData) -> Accurac
             recipe.calibration,
             recipe.calibration.while_evolving,
             seed=recipe.seed,
-            first_epoch=recipe.training.epochs if recipe.training else 0,
+            first_epoch=first_new_epoch(data, recipe.training),
         )
         return top1_of_archs(
             supernet, archs, source, statistics, num_workers=workers, num_crops=crops

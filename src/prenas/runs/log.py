@@ -191,7 +191,8 @@ class LogSoFar:
             lr=_number(last, "lr", place),
             images_per_second=median(known) if known else None,
             skipped=sum(record.get("event") == "skipped" for _, record in self._records),
-            steps_per_epoch=ends[-1]["step"] // (ends[-1]["epoch"] + 1) if ends else None,
+            # The first one: the last epoch of a training may be a part of one.
+            steps_per_epoch=ends[0]["step"] // (ends[0]["epoch"] + 1) if ends else None,
         )
 
 

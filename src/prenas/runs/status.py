@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from prenas import artifacts
+from prenas.length import length_of
 from prenas.runs.lock import is_held
 from prenas.runs.log import read_log
 from prenas.values import Value
@@ -41,7 +42,7 @@ class TrainingStatus(Value):
 
     epoch: int | None = None
     """The running epoch, or the last one, from 0."""
-    num_epochs: int
+    num_epochs: int | None = None
     step: int | None = None
     """Number of finished steps."""
     num_steps: int | None = None
@@ -103,7 +104,7 @@ def read_status(out: str | Path) -> Status:
         problems.append(text)
     progress = None
     if search is not None and recipe is not None and recipe.training is not None:
-        progress = _progress(out, *recipe.training, problems)
+        progress = _progress(out, recipe.training, problems)
     evolved = _read(out / artifacts.EVOLUTION, _parse_evolution, problems)
     is_evolved = search is not None and evolved is not None and len(evolved) >= search.num_evolved
     if search is not None and evolved is not None and is_evolved:  # the later steps are about these
@@ -139,25 +140,47 @@ def _without_recipe(out: Path, search: _Search | None) -> str | None:
     return None
 
 
+class _Training(NamedTuple):
+    """The length of a training, and its batch size."""
+
+    epochs: int | None
+    steps: int | None
+    min_steps: int
+    batch_size: int
+
+
 class _Recipe(NamedTuple):
     """The part of a `Recipe` that status needs; reading all of it would load torch."""
 
     name: str
-    training: tuple[int, int] | None
-    """Epochs and batch size."""
+    training: _Training | None
     has_evolution: bool
 
 
 def _parse_recipe(document: dict[str, Any]) -> _Recipe:
     recipe = document["recipe"]
     training = recipe["training"]
-    if training is not None and min(training["epochs"], training["batch_size"]) < 1:
-        raise ValueError("epochs and batch_size must be positive")
     return _Recipe(
         name=str(recipe["name"]),
-        training=training and (int(training["epochs"]), int(training["batch_size"])),
+        training=training and _parse_training(training),
         has_evolution=bool(recipe.get("evolution")),
     )
+
+
+def _parse_training(fields: dict[str, Any]) -> _Training:
+    """Recipes of release 0.1.0 have neither steps nor min_steps."""
+    epochs, steps = fields["epochs"], fields.get("steps")
+    found = _Training(
+        epochs=None if epochs is None else int(epochs),
+        steps=None if steps is None else int(steps),
+        min_steps=int(fields.get("min_steps", 0)),
+        batch_size=int(fields["batch_size"]),
+    )
+    if (found.epochs is None) == (found.steps is None):
+        raise ValueError("exactly one of epochs and steps must be given")
+    if min(found.epochs or found.steps or 0, found.batch_size) < 1:
+        raise ValueError("epochs, steps and batch_size must be positive")
+    return found
 
 
 class _Search(NamedTuple):
@@ -233,7 +256,7 @@ def _stages(
     return stages
 
 
-def _progress(out: Path, num_epochs: int, batch_size: int, problems: list[str]) -> TrainingStatus:
+def _progress(out: Path, training: _Training, problems: list[str]) -> TrainingStatus:
     num_images = _read(
         out / artifacts.DATA, lambda document: int(document["num_images"]["train"]), problems
     )
@@ -244,9 +267,11 @@ def _progress(out: Path, num_epochs: int, batch_size: int, problems: list[str]) 
     except (ValueError, OSError) as error:
         problems.append(str(error))
     fields: dict[str, Any] = {}
-    steps_per_epoch = math.ceil(num_images / batch_size) if num_images else None
+    steps_per_epoch = math.ceil(num_images / training.batch_size) if num_images else None
     if position is not None:
         steps_per_epoch = position.steps_per_epoch or steps_per_epoch
+    length = length_of(training, steps_per_epoch) if steps_per_epoch else None
+    if position is not None:
         step = position.step
         if step is None and steps_per_epoch is not None:
             step = (position.epoch + 1) * steps_per_epoch
@@ -259,12 +284,12 @@ def _progress(out: Path, num_epochs: int, batch_size: int, problems: list[str]) 
             "skipped": position.skipped,
         }
         speed = position.images_per_second
-        epochs_left = num_epochs - step / steps_per_epoch if step and steps_per_epoch else 0
-        if epochs_left > 0 and num_images and speed:
-            fields["seconds_left"] = epochs_left * num_images / speed
+        steps_left = length.num_steps - step if step and length else 0
+        if steps_left > 0 and length and num_images and speed:
+            fields["seconds_left"] = steps_left / length.steps_per_epoch * num_images / speed
     return TrainingStatus(
-        num_epochs=num_epochs,
-        num_steps=num_epochs * steps_per_epoch if steps_per_epoch else None,
+        num_epochs=length.num_epochs if length else training.epochs,
+        num_steps=length.num_steps if length else training.steps,
         **_checkpoints(out),
         validations=tuple(
             LastValidation(

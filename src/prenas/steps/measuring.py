@@ -8,7 +8,7 @@ from functools import partial
 
 from prenas import artifacts
 from prenas.evaluation.accuracy import Evaluation, evaluate_archs
-from prenas.evaluation.calibration import calibrate_on
+from prenas.evaluation.calibration import calibrate_on, first_new_epoch
 from prenas.families.base import Arch
 from prenas.models.choice import unevaluated
 from prenas.processes import join
@@ -89,7 +89,7 @@ def _calibrated(run: Run, archs: Sequence[Arch]) -> list[Statistics]:
         images,
         recipe.calibration,
         seed=recipe.seed,
-        first_epoch=recipe.training.epochs if recipe.training else 0,
+        first_epoch=first_new_epoch(images, recipe.training),
         processes=processes,
     )
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 
 from prenas.data import ImageData, check_splits, num_batches
+from prenas.length import length_of
 from prenas.processes import join
 from prenas.recipe import Recipe, TrainingRecipe, flat_fields
 from prenas.rivals.one_shot import comparison_images
@@ -120,6 +121,6 @@ def train(
         if processes.is_main:
             run.record_supernet(supernet)
         if processes.any(bool(stop)):  # requested during the last validation
-            num_steps = training.epochs * num_batches(images.train, training.batch_size)
-            raise Stopped(num_steps, stop)
+            steps_per_epoch = num_batches(images.train, training.batch_size)
+            raise Stopped(length_of(training, steps_per_epoch).num_steps, stop)
     return run.supernet

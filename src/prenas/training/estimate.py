@@ -19,6 +19,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from prenas.cost import count
 from prenas.data import Batch, ImageData, num_batches, num_samples, training_batches
 from prenas.families.base import Arch, SearchSpace, Settings
+from prenas.length import length_of
 from prenas.recipe import CalibrationRecipe, TrainingRecipe
 from prenas.supernet import Supernet
 from prenas.training.sampler import Sampler, make_sampler
@@ -107,7 +108,9 @@ def estimate_training(
     per_image = _mean_seconds(costs, make_sampler(archs, training, seed, space), supernet.settings)
     if teacher is not None:  # it runs once per step, however many subnets learn from it
         per_image += measure.seconds_of(teacher, first)
-    num_trained = training.epochs * num_samples(data.train)
+    length = length_of(training, steps_per_epoch)
+    # The last step of an epoch may have fewer images than the others.
+    num_trained = length.num_steps * num_samples(data.train) / steps_per_epoch
     workers = data.num_workers
     per_image_loaded = max(per_image, loading / workers) if workers else per_image + loading
     num_evaluated = sum(num_samples(split) for split in data.splits.values())
@@ -118,7 +121,7 @@ def estimate_training(
         costs=costs,
         images_per_step=images_per_step,
         steps_per_epoch=steps_per_epoch,
-        num_steps=training.epochs * steps_per_epoch,
+        num_steps=length.num_steps,
         loading_seconds=loading,
         training_seconds=num_trained * per_image_loaded,
         calibration_seconds=num_calibrated * (loading + len(archs) * mean_forward),

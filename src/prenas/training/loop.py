@@ -24,6 +24,7 @@ from prenas.data import (
 )
 from prenas.evaluation.calibration import calibrate_on
 from prenas.families.base import Arch, SearchSpace
+from prenas.length import Length, length_of
 from prenas.processes import ALONE, Processes
 from prenas.recipe import CalibrationRecipe, TrainingRecipe
 from prenas.runs.log import MetricsLog, Sink
@@ -37,6 +38,7 @@ from prenas.training.teacher import Teacher
 from prenas.training.validation import subnets_due, validate
 
 _logger = logging.getLogger(__name__)
+_MOST_CHECKPOINTS = 100  # between epochs, if steps decide the length: epochs may be a single step
 
 
 class Progress(NamedTuple):
@@ -147,7 +149,7 @@ def train_supernet(
         data,
         training,
         calibration or CalibrationRecipe(),
-        steps_per_epoch,
+        length_of(training, steps_per_epoch),
         seed,
         folder,
         processes,
@@ -187,14 +189,14 @@ class _Training:
         data: ImageData,
         training: TrainingRecipe,
         calibration: CalibrationRecipe,
-        steps_per_epoch: int,
+        length: Length,
         seed: int,
         folder: Path | None,
         processes: Processes,
     ) -> None:
         self._step, self._archs, self._data, self._training = step, archs, data, training
         self._calibration, self._seed = calibration, seed
-        self._steps_per_epoch, self._processes = steps_per_epoch, processes
+        self._length, self._processes = length, processes
         self._folder = folder
         self.position = _Position()
         self._networks = {artifacts.SUPERNET: step.supernet.network}
@@ -221,10 +223,10 @@ class _Training:
 
     def epochs_left(self) -> Iterator[int]:
         """The remaining epochs, after repeating a validation that may have been interrupted."""
-        epochs_done = self.position.step // self._steps_per_epoch
+        epochs_done = self._length.epochs_done(self.position.step)
         if epochs_done and self.is_between_epochs:  # killed before, during or after validating
             self.validate(epochs_done)
-        yield from range(epochs_done, self._training.epochs)
+        yield from range(epochs_done, self._length.num_epochs)
 
     def batches_left(self, epoch: int) -> Iterator[Batch]:
         """The remaining batches of an epoch."""
@@ -235,14 +237,14 @@ class _Training:
             self._training.batch_size,
             self._seed,
             epoch,
-            start=self.position.step % self._steps_per_epoch,
+            start=self.position.step % self._length.steps_per_epoch,
             processes=self._processes,
         )
 
     @property
     def is_between_epochs(self) -> bool:
-        """Whether the last step was the last one of its epoch."""
-        return self.position.step % self._steps_per_epoch == 0
+        """Whether the last step was the last one of its epoch, or of the training."""
+        return self._length.ends_epoch(self.position.step)
 
     def end_step(self, outcome: Outcome, batch: Batch, epoch: int, watch: Watcher | None) -> None:
         """Counts a step, logs it, and reports it to the watcher."""
@@ -250,20 +252,19 @@ class _Training:
         self._clock.count(batch.total)
         self._note(outcome, epoch)
         if watch is not None:
-            num_steps = self._training.epochs * self._steps_per_epoch
             step, loss, lr = self.position.step, outcome.loss, outcome.lr
-            watch(Progress(step, num_steps, epoch, loss, lr, batch.total))
+            watch(Progress(step, self._length.num_steps, epoch, loss, lr, batch.total))
 
     def ended_early(self, epoch: int) -> ValueError:
         """The error for a loader that yields fewer batches than its length."""
+        steps_per_epoch = self._length.steps_per_epoch
         return ValueError(
-            f"the training loader ended after {self.position.step % self._steps_per_epoch} batches "
-            f"of epoch {epoch}, but its length is {self._steps_per_epoch}: fix the length of the "
-            "loader"
+            f"the training loader ended after {self.position.step % steps_per_epoch} batches of "
+            f"epoch {epoch}, but its length is {steps_per_epoch}: fix the length of the loader"
         )
 
     def end_epoch(self, outcome: Outcome, epoch: int) -> None:
-        """Logs an epoch and saves a checkpoint."""
+        """Logs an epoch, and saves a checkpoint if one is due."""
         position = self.position
         self._log.append(
             "epoch",
@@ -275,7 +276,13 @@ class _Training:
             images_per_second=self._clock.images_per_second(),
         )
         position.skipped = 0
-        self.save()
+        due = self._length.epochs_between(1, _MOST_CHECKPOINTS)
+        is_last = epoch + 1 == self._length.num_epochs
+        if (epoch + 1) % due == 0 or is_last or outcome.must_stop or self._subnets_due(epoch + 1):
+            self.save()
+
+    def _subnets_due(self, epochs_done: int) -> list[int]:
+        return subnets_due(self._archs, self._training, self._length, epochs_done)
 
     def take_final_weights(self) -> None:
         """Loads the weights that will be handed over into the supernet."""
@@ -339,7 +346,7 @@ class _Training:
         Weights count as the best only if all subnets were evaluated. If there is a moving average,
         it is evaluated as well as the trained weights, and decides which are the best.
         """
-        numbers = subnets_due(self._archs, self._training, epochs_done)
+        numbers = self._subnets_due(epochs_done)
         if not numbers:
             return
         supernet, ema = self._step.supernet, self._step.ema
@@ -372,7 +379,7 @@ class _Training:
             self._calibration,
             self._calibration.while_training,
             seed=self._seed,
-            first_epoch=self._training.epochs,
+            first_epoch=self._length.num_epochs,
             processes=self._processes,
         )
 

@@ -9,6 +9,7 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from torch import nn
 
+from prenas.length import length_of
 from prenas.recipe import TrainingRecipe
 from prenas.training.masked_adamw import MaskedAdamW
 
@@ -71,11 +72,15 @@ def make_schedule(
     optimizer: torch.optim.Optimizer, training: TrainingRecipe, steps_per_epoch: int
 ) -> CosineLRScheduler:
     """Linear warm-up, then cosine decay to `min_lr`; a function of the step alone."""
+    num_steps = length_of(training, steps_per_epoch).num_steps
+    warmup_steps = round(training.warmup_epochs * steps_per_epoch)
+    if training.warmup_share < 1:
+        warmup_steps = min(warmup_steps, round(training.warmup_share * num_steps))
     return CosineLRScheduler(
         optimizer,
-        t_initial=training.epochs * steps_per_epoch,
+        t_initial=num_steps,
         lr_min=min(training.min_lr, training.peak_lr),
-        warmup_t=round(training.warmup_epochs * steps_per_epoch),
+        warmup_t=warmup_steps,
         warmup_lr_init=training.warmup_lr,
         t_in_epochs=False,
     )

@@ -8,28 +8,37 @@ from typing import Any
 from prenas.data import ImageData
 from prenas.evaluation.accuracy import evaluate_archs
 from prenas.families.base import Arch
+from prenas.length import Length
 from prenas.processes import Processes
 from prenas.recipe import TrainingRecipe
 from prenas.supernet import Statistics, Supernet
 
+_MOST_VALIDATIONS = 20  # if steps decide the length: epochs may be a single step
+_MOST_OF_ALL = 5
 
-def subnets_due(archs: Sequence[Arch], training: TrainingRecipe, epochs_done: int) -> list[int]:
+
+def subnets_due(
+    archs: Sequence[Arch], training: TrainingRecipe, length: Length, epochs_done: int
+) -> list[int]:
     """The numbers of the subnets to evaluate after this many epochs.
 
     They are all subnets, the smallest, middle and largest one, or none. After the last epoch they
     are all subnets if the training validates at all. If the best weights are to be handed over,
-    every validation evaluates all subnets.
+    every validation evaluates all subnets. If steps decide the length of the training, there are
+    about 20 validations, of which 5 evaluate all subnets.
     """
+    some = length.epochs_between(training.validate_epochs, _MOST_VALIDATIONS)
+    every = length.epochs_between(training.validate_all_epochs, _MOST_OF_ALL)
 
     def is_due(period: int) -> bool:
         return period > 0 and epochs_done % period == 0
 
     is_last = (
-        epochs_done == training.epochs and training.validate_epochs + training.validate_all_epochs
+        epochs_done == length.num_epochs and training.validate_epochs + training.validate_all_epochs
     )
-    if is_due(training.validate_all_epochs) or is_last:
+    if is_due(every) or is_last:
         return list(range(len(archs)))
-    if is_due(training.validate_epochs):
+    if is_due(some):
         if training.final_weights == "best":
             return list(range(len(archs)))
         return sorted({0, len(archs) // 2, len(archs) - 1})

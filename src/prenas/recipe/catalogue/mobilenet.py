@@ -55,6 +55,7 @@ def imagenet_mobilenet() -> Recipe:
                 batch_size=2048,
                 lr_per_512_images=0.2,
                 warmup_epochs=5,
+                warmup_share=0.2,
                 dropout=0.2,
                 drop_path=0.2,
                 checkpoint_steps=250,
@@ -102,6 +103,7 @@ def small_sandwich() -> Recipe:
         batch_size=128,
         lr_per_512_images=0.2,
         warmup_epochs=1,
+        warmup_share=0.2,
         validate_all_epochs=4,
     )
     return recipe.model_copy(update={"name": "mobilenet-small-sandwich", "training": training})
@@ -125,6 +127,7 @@ def _small_pictures(space: str, budgets: tuple[str, ...], *, epochs: int) -> Rec
             lr_per_512_images=1.6,
             min_lr=0.0,
             warmup_epochs=1,
+            warmup_share=0.2,
             warmup_lr=1e-3,
             weight_decay=1e-4,
             validate_all_epochs=10,

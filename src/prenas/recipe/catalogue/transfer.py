@@ -133,6 +133,7 @@ def _short(lr_per_512_images: float, layer_decay: float | None = None) -> Traini
         batch_size=64,
         lr_per_512_images=lr_per_512_images,
         warmup_epochs=2,
+        warmup_share=0.2,
         clip_grad_norm=1.0,
         layer_decay=layer_decay,
     )
@@ -177,6 +178,7 @@ def _training(epochs: int, drop_path: float) -> TrainingRecipe:
         lr_per_512_images=5e-5,
         min_lr=1e-6,
         warmup_epochs=5,
+        warmup_share=0.2,
         warmup_lr=1e-6,
         weight_decay=0.05,
         label_smoothing=0.1,

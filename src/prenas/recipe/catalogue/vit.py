@@ -122,6 +122,7 @@ def _imagenet(space: str, *, auto_augment: str, erasing_count: int, min_lr: floa
             lr_per_512_images=5e-4,
             min_lr=min_lr,
             warmup_epochs=20,
+            warmup_share=0.2,
             warmup_lr=1e-6,
             weight_decay=0.05,
             label_smoothing=0.1,
