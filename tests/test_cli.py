@@ -128,6 +128,35 @@ def test_run_goes_all_the_way(prenas: Command, tmp_path: Path) -> None:
     refused(other, "was made with another recipe", "seed: 0 -> 1", "Nothing was changed")
 
 
+def test_a_time_chooses_the_length_once(prenas: Command, tmp_path: Path) -> None:
+    """The number of steps is in recipe.json, so the same command continues the run."""
+    out, words = tmp_path / "run", [word for word in SMALL if word != "training.epochs=1"]
+    words = [*words[: words.index("--budget") - 1], *words[words.index("--budget") :]]
+    command = ("run", "digits", "--out", out, *words, "--device", "cpu", "--time", "3s")
+    result = prenas(*command)
+    assert result.status == 0, result.err
+    training = pipeline.read_preferred(out).recipe.training
+    assert training is not None
+    assert training.epochs is None
+    assert f"{training.steps:,} steps fit into 3s: training with validation takes" in result.out
+    again = prenas(*command)
+    assert again.status == 0
+    assert f"Time      {training.steps:,} steps, as when {out} was started" in again.out
+    assert "Training already complete" in again.out
+    both = prenas(*command, "--set", "training.epochs=2")
+    refused(both, "--time 3s and --set training.epochs=2 both give a length: leave out one")
+    refused(prenas(*command[:-1], "fast"), "cannot read 'fast' as a time", "90s, 20m, 1.5h")
+
+
+def test_a_time_is_refused_for_a_run_that_was_started_without(
+    prenas: Command, finished: Path
+) -> None:
+    before = contents(finished)
+    result = prenas("run", "digits", "--out", finished, "--time", "20m")
+    refused(result, f"{finished} was started without --time: leave it out to continue")
+    assert contents(finished) == before
+
+
 def test_the_steps_one_by_one(prenas: Command, tmp_path: Path) -> None:
     out = tmp_path / "run"
     found = prenas("search", "digits", "--out", out, *SMALL, "--further-seeds", "1")

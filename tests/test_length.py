@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prenas.length import Length, length_of
+from prenas.length import Length, length_of, read_seconds
 from prenas.recipe import TrainingRecipe
 
 COUNTS = st.integers(1, 3000)
@@ -79,3 +79,17 @@ def test_a_training_has_exactly_one_length() -> None:
 )
 def test_a_length_is_said_in_words(fields: dict[str, int], words: str) -> None:
     assert TrainingRecipe.model_validate(fields).length_in_words == words
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90s", 90), ("20m", 1200), ("20 min", 1200), ("1.5h", 5400), ("2d", 172_800), (" 1H ", 3600)],
+)
+def test_times_are_read(text: str, seconds: float) -> None:
+    assert read_seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "20", "m", "-1h", "0s", "1e3s", "1:30", "nan s", "1,5h"])
+def test_other_times_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=f"cannot read {text!r} as a time: .*90s, 20m, 1.5h or 2d"):
+        read_seconds(text)

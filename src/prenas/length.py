@@ -1,11 +1,14 @@
-"""The length of a training: the one place that turns epochs and steps into each other.
+"""The length of a training: epochs and steps are turned into each other here; times are read.
 
 It loads nothing, because `prenas status` needs it without torch.
 """
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple, Protocol
+
+_SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
 
 
 class Length(NamedTuple):
@@ -64,3 +67,19 @@ def length_of(training: Lasting, steps_per_epoch: int) -> Length:
     whole = training.epochs * steps_per_epoch
     least = training.min_steps
     return Length(steps_per_epoch, max(whole, least), is_in_steps=least > whole)
+
+
+def read_seconds(text: str) -> float:
+    """The seconds that a text such as `90s`, `20m`, `1.5h` or `2d` means.
+
+    Raises:
+        ValueError: it is not a positive number with a unit.
+    """
+    found = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*(s|m|min|h|d)\s*", text.lower())
+    seconds = float(found[1]) * _SECONDS[found[2]] if found else 0.0
+    if seconds <= 0:
+        raise ValueError(
+            f"cannot read {text!r} as a time: write a positive number with a unit, such as 90s, "
+            "20m, 1.5h or 2d"
+        )
+    return seconds

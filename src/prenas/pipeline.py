@@ -18,7 +18,7 @@ from prenas.data import ImageData
 from prenas.evaluation.accuracy import Evaluation
 from prenas.families.base import Arch
 from prenas.processes import join, resolve_device
-from prenas.recipe import Recipe
+from prenas.recipe import Recipe, with_overrides
 from prenas.recipe.budgets import Limits
 from prenas.runs.images import suited
 from prenas.runs.run import Run, read_preferred, read_supernet
@@ -30,7 +30,7 @@ from prenas.sources.transfer import Source, adapt_source
 from prenas.steps import choosing, delivering, measuring, training
 from prenas.steps.observer import SILENT, Observer, observed
 from prenas.supernet import Statistics, Supernet
-from prenas.training.estimate import Estimate, estimate_training
+from prenas.training.estimate import Estimate, estimate_training, within_time
 from prenas.training.tracking import check_trackers
 
 __all__ = [
@@ -311,6 +311,8 @@ def report(out: str | Path) -> Path:
 class DryRun(NamedTuple):
     """What a run would choose, and how much time and memory it would need."""
 
+    recipe: Recipe
+    """The recipe; if a time was given, with the number of steps that fit into it."""
     preferred: PreferredSet
     estimate: Estimate
     images: ImageData
@@ -323,12 +325,23 @@ def dry_run(
     data: ImageData | None = None,
     device: str = "auto",
     head: str = "auto",
+    seconds: float | None = None,
 ) -> DryRun:
     """Searches, or adapts a source, measures a few training steps, and writes nothing.
 
+    Args:
+        seconds: choose the length of the training so that it ends, with the calibration and the
+            evaluation after it, within this time on this machine.
+
     Raises:
-        ValueError: as `search` or `finetune`, and `train`, raise it.
+        ValueError: as `search` or `finetune`, and `train`, raise it; no training fits into the
+            time; or a time is given to several processes, of which only one is measured.
     """
+    if seconds is not None and join().world_size > 1:
+        raise ValueError(
+            "the steps that fit into a time are measured in one process, but there are "
+            f"{join().world_size}: give their number instead (--set training.steps=...)"
+        )
     where = resolve_device(device)
     training.training_of(recipe)
     with join().main_first():  # it may download them
@@ -350,4 +363,8 @@ def dry_run(
         teacher=needs.teacher,
         calibration=recipe.calibration,
     )
-    return DryRun(found.preferred, estimate, images)
+    if seconds is not None:
+        archs = found.preferred.archs
+        estimate = within_time(estimate, seconds, archs, needs.training)
+        recipe = with_overrides(recipe, [f"training.steps={estimate.num_steps}"])
+    return DryRun(recipe, found.preferred, estimate, images)

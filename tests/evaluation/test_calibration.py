@@ -15,7 +15,12 @@ from families.drawing import ALL_SPACES, images_for, new_supernet
 from prenas import artifacts
 from prenas.data import ImageData, training_batches
 from prenas.evaluation.accuracy import evaluate_archs, top1_of_archs
-from prenas.evaluation.calibration import calibrate, calibrate_on, calibration_batches
+from prenas.evaluation.calibration import (
+    calibrate,
+    calibrate_on,
+    calibration_batches,
+    num_calibrated,
+)
 from prenas.families import get_space
 from prenas.families.base import Arch, SearchSpace
 from prenas.processes import Processes
@@ -144,6 +149,24 @@ def test_few_images_are_one_batch() -> None:
     assert [len(batch) for batch in batches_of(data, num_images=3)] == [3]
 
 
+@pytest.mark.parametrize(
+    ("num_images", "fields", "num_batches"),
+    [
+        (16_384, {}, 20),
+        (16_384, {"max_passes": 1}, 5),
+        (16_384, {"max_passes": 3, "batch_size": 256}, 3),
+        (64, {}, 8),
+    ],
+)
+def test_a_small_set_is_read_a_few_times_only(
+    num_images: int, fields: dict[str, int], num_batches: int
+) -> None:
+    """Forty images in batches of 8, whatever number is asked for."""
+    data = own_data(num_images=40)
+    assert len(batches_of(data, num_images=num_images, **fields)) == num_batches
+    assert num_calibrated(data, CalibrationRecipe(), num_images) == min(num_images, 160)
+
+
 def loader_of(num_images: int, batch_size: int, **fields: Any) -> ImageData:
     data = own_data(num_images=num_images)
     return replace(data, train=DataLoader(data.train, batch_size=batch_size, **fields))  # type: ignore[arg-type]
@@ -223,7 +246,7 @@ def written(folder: Path) -> tuple[Supernet, list[Statistics]]:
     run = Run(folder, recipe)
     run.record_recipe(recipe)
     run.record_supernet(supernet)
-    run.results.record_statistics(archs_of(SPACE)[:2], found)
+    run.results.record_statistics(archs_of(SPACE)[:2], found, num_images=40)
     return supernet, found
 
 

@@ -17,12 +17,14 @@ from prenas.data import num_samples, training_batches
 from prenas.families import get_space
 from prenas.families.base import Arch
 from prenas.families.vit.space import VitArch
-from prenas.recipe import CalibrationRecipe, TeacherRecipe
+from prenas.length import Length
+from prenas.recipe import CalibrationRecipe, TeacherRecipe, with_overrides
 from prenas.supernet import Supernet
 from prenas.training import estimate
-from prenas.training.estimate import Estimate, SubnetCost, estimate_training
+from prenas.training.estimate import Estimate, SubnetCost, estimate_training, within_time
 from prenas.training.sampler import BalancedSampler, SandwichSampler, SingleSampler
 from prenas.training.subnets import BoundSubnets
+from prenas.training.validation import validations_due
 from training.runs import MINI, WHOLE, contents, global_state_untouched, mini_recipe, own_data
 
 pytest_plugins = "training.runs"
@@ -262,3 +264,59 @@ def test_averages_and_step_counts_take_memory(monkeypatch: pytest.MonkeyPatch) -
     masked = estimated(monkeypatch, ema_decay=0.9, optimizer="masked_adamw")
     assert masked.state_bytes == 6 * copy
     assert estimated(monkeypatch, optimizer="sgd").state_bytes == 3 * copy
+
+
+# --- a length for a time -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "seconds", "steps"),
+    [
+        pytest.param({"validate_epochs": 0, "validate_all_epochs": 0}, 100.0, 80, id="alone"),
+        pytest.param({"validate_epochs": 0, "validate_all_epochs": 0}, 1.3, 1, id="one-step"),
+    ],
+)
+def test_the_steps_fill_the_time(
+    fields: dict[str, Any], seconds: float, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step of 40 images takes 1.25 s, of which evaluation leaves 100 s."""
+    found = estimated(monkeypatch, **fields)
+    recipe = mini_recipe(training=fields).training
+    assert recipe is not None
+    longer = within_time(found, seconds + found.evaluation_seconds, archs(3), recipe)
+    assert longer.num_steps == steps
+    assert longer.training_seconds == pytest.approx(1.25 * steps)
+    assert longer.costs == found.costs
+
+
+@pytest.mark.parametrize("seconds", [700.0, 2_000.0, 3_600.0, 100_000.0])
+def test_validations_are_part_of_the_time(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = estimated(monkeypatch)
+    recipe = mini_recipe().training
+    assert recipe is not None
+    chosen = within_time(found, seconds, archs(3), recipe)
+    assert 0.8 * seconds < chosen.total_seconds <= seconds
+    length = Length(1, chosen.num_steps, is_in_steps=True)
+    num_validated = sum(map(len, validations_due(archs(3), recipe, length)))
+    assert 3 * 10 < num_validated <= 3 * 21
+    assert chosen.validation_seconds == pytest.approx(
+        num_validated * found.between.seconds_per_subnet
+    )
+
+
+def test_a_time_that_is_too_short_says_what_one_step_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = estimated(monkeypatch)
+    recipe = mini_recipe().training
+    assert recipe is not None
+    with pytest.raises(ValueError, match=r"no training fits into 1 s: .* takes \d+ s\. Give more"):
+        within_time(found, 1.0, archs(3), recipe)
+
+
+def test_a_dry_run_returns_the_recipe_for_a_time() -> None:
+    plan = pipeline.dry_run(mini_recipe(), device="cpu", seconds=3600)
+    training = plan.recipe.training
+    assert training is not None
+    assert (training.epochs, training.steps) == (None, plan.estimate.num_steps)
+    assert plan.estimate.num_steps > 1000
+    assert plan.estimate.total_seconds <= 3600
+    assert plan.recipe == with_overrides(mini_recipe(), [f"training.steps={training.steps}"])

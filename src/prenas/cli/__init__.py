@@ -34,6 +34,7 @@ from prenas.cli.options import (
     Seeds,
     SpaceText,
     Threads,
+    Time,
     Trackers,
     joined_limits,
 )
@@ -44,6 +45,7 @@ from prenas.cli.parsing import (
     require_out,
     require_pictures,
     set_threads,
+    within_time,
 )
 from prenas.cli.status import print_status
 from prenas.cli.tables import (
@@ -125,6 +127,7 @@ def run_command(
     overrides: Overrides = None,
     budget: BudgetTexts = None,
     further_seeds: Seeds = None,
+    time: Time = None,
     track: Trackers = None,
     device: Device = "auto",
     threads: Threads = None,
@@ -136,6 +139,7 @@ def run_command(
     """
     from prenas import pipeline
     from prenas.cli.terminal import Terminal
+    from prenas.length import read_seconds
     from prenas.training.tracking import check_trackers
 
     require_out(out, dry_run)
@@ -145,9 +149,11 @@ def run_command(
     require_pictures(chosen)
     if out is None or dry_run:
         with console.status("Choosing subnets and measuring training steps ..."):
-            plan = pipeline.dry_run(chosen, device=device)
-        print_plan(plan, chosen)
+            seconds = None if time is None else read_seconds(time)
+            plan = pipeline.dry_run(chosen, device=device, seconds=seconds)
+        print_plan(plan)
         return
+    chosen = within_time(chosen, time, out, overrides, device=device)
     with Terminal() as terminal:
         pipeline.run(chosen, out, device=device, observer=terminal, track=track or ())
 
@@ -196,6 +202,7 @@ def finetune_command(
         ),
     ] = "auto",
     overrides: Overrides = None,
+    time: Time = None,
     track: Trackers = None,
     device: Device = "auto",
     threads: Threads = None,
@@ -206,6 +213,7 @@ def finetune_command(
     """
     from prenas import pipeline
     from prenas.cli.terminal import Terminal
+    from prenas.length import read_seconds
     from prenas.sources.transfer import finetuning_recipe, read_source
     from prenas.training.tracking import check_trackers
 
@@ -224,9 +232,13 @@ def finetune_command(
     )
     if out is None or dry_run:
         with console.status("Measuring training steps ..."):
-            plan = pipeline.dry_run(chosen, source=origin, device=device, head=head)
-        print_plan(plan, chosen)
+            seconds = None if time is None else read_seconds(time)
+            plan = pipeline.dry_run(
+                chosen, source=origin, device=device, head=head, seconds=seconds
+            )
+        print_plan(plan)
         return
+    chosen = within_time(chosen, time, out, overrides, source=origin, device=device, head=head)
     with Terminal() as terminal:
         pipeline.run(
             chosen,

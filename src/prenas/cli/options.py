@@ -96,6 +96,14 @@ Crops = Annotated[
     int | None,
     typer.Option(help="Average the logits over 1, 5 or 10 crops per image.", min=1, max=10),
 ]
+Time = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME",
+        help="Choose the length of the training so that everything is done in this time: 90s, 20m, "
+        "1.5h. Measures a few steps first.",
+    ),
+]
 Trackers = Annotated[
     list[str] | None,
     typer.Option(

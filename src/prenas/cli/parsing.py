@@ -6,9 +6,10 @@ import json
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from prenas.cli.tables import console
+from prenas import artifacts
+from prenas.cli.tables import console, print_time
 
 if TYPE_CHECKING:
     from prenas.families.base import Arch
@@ -82,6 +83,53 @@ def chosen_recipe(
     return with_overrides(recipe, changes)
 
 
+def within_time(
+    recipe: Recipe,
+    time: str | None,
+    out: Path,
+    overrides: Sequence[str] | None,
+    **measured: Any,
+) -> Recipe:
+    """The recipe with the number of training steps that fit into `--time`.
+
+    A run that was started with `--time` keeps its number of steps.
+
+    Args:
+        measured: what else the run is started with; see `prenas.pipeline.dry_run`.
+
+    Raises:
+        ValueError: the time cannot be read, or is too short; the overrides also give a length; or
+            the run in the folder was started without `--time`.
+    """
+    from prenas import pipeline
+    from prenas.length import read_seconds
+    from prenas.recipe import with_overrides
+    from prenas.runs.run import Run
+
+    if time is None:
+        return recipe
+    seconds = read_seconds(time)
+    lengths = [f"training.{name}" for name in ("epochs", "steps", "min_steps")]
+    if given := [o for o in overrides or () if o.partition("=")[0].strip() in lengths]:
+        raise ValueError(f"--time {time} and --set {given[0]} both give a length: leave out one")
+    run = Run(out)
+    if run.files.has(artifacts.RECIPE):
+        training = run.recipe.training
+        if training is None or training.steps is None:
+            raise ValueError(
+                f"{out} was started without --time: leave it out to continue, or choose another "
+                "--out folder"
+            )
+        console.print(
+            f"Time      {training.length_in_words}, as when {out} was started", soft_wrap=True
+        )
+        return with_overrides(recipe, [f"training.steps={training.steps}"])
+    with console.status("Choosing subnets and measuring training steps ..."):
+        plan = pipeline.dry_run(recipe, seconds=seconds, **measured)
+    print_time(plan.estimate, time)
+    return plan.recipe
+
+
 def opened(
     folder: Path, device: str, texts: Sequence[str] | None = None, crops: int | None = None
 ) -> Run:
@@ -114,7 +162,6 @@ def read_arch(text: str, family: str) -> Arch:
     """Reads an architecture from JSON text, from a file, or from the folder of a model."""
     from pydantic import ValidationError
 
-    from prenas import artifacts
     from prenas.families import get_family
     from prenas.values import explain
 

@@ -202,12 +202,23 @@ def print_evolved(found: Sequence[Evolved], title: str) -> None:
     )
 
 
-def print_plan(plan: DryRun, recipe: Recipe) -> None:
+def print_plan(plan: DryRun) -> None:
     """Prints a dry run: images, subnets, and the time and memory that training would take."""
     print_data(plan.images)
     print_preferred(plan.preferred)
-    print_estimate(plan.estimate, recipe)
+    print_estimate(plan.estimate, plan.recipe)
     console.print("Dry run: nothing was written.", soft_wrap=True)
+
+
+def print_time(estimate: Estimate, time: str) -> None:
+    """Prints the length of a training that was chosen for a time."""
+    training = estimate.training_seconds + estimate.validation_seconds
+    after = estimate.total_seconds - training
+    console.print(
+        f"Time      {estimate.num_steps:,} steps fit into {time}: training with validation takes "
+        f"about {duration(training)}, calibration and evaluation about {duration(after)}",
+        soft_wrap=True,
+    )
 
 
 def print_estimate(estimate: Estimate, recipe: Recipe) -> None:
@@ -241,6 +252,7 @@ def print_estimate(estimate: Estimate, recipe: Recipe) -> None:
             ),
             ("reading images", f"{1e3 * estimate.loading_seconds:.2f} ms per image"),
             ("training", duration(estimate.training_seconds)),
+            ("validation during training", duration(estimate.validation_seconds)),
             *([("calibration of all subnets", calibration)] * (estimate.calibration_seconds > 0)),
             ("evaluation of all subnets", duration(estimate.evaluation_seconds)),
             (

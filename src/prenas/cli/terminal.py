@@ -87,10 +87,10 @@ class Terminal(AbstractContextManager["Terminal"], Observer):
             print_evolved(run.results.evolved, f"{out}: evolved subnets")
             _say(f"Evolution {done}: {out / artifacts.EVOLUTION}")
         elif step == "calibrate":
-            num_subnets = len(run.subnets.subnets)
-            num_images = run.recipe.calibration.num_images
+            num_subnets, made = len(run.subnets.subnets), run.results.calibration
+            assert made is not None, "just finished"
             _say(
-                f"Calibration of {num_subnets} subnets on {num_images:,} images {done}: "
+                f"Calibration of {num_subnets} subnets on {made.num_images:,} images {done}: "
                 f"{out / artifacts.CALIBRATION}"
             )
         elif step == "evaluate":

@@ -80,6 +80,7 @@ def calibration_batches(
     Raises:
         ValueError: a loader yields fewer images than one batch.
     """
+    num_images = num_calibrated(data, calibration, num_images)
     unmixed = replace(data, mixing=None, repeats=1)
     size = min(calibration.batch_size, num_images, num_samples(data.train))
     batches = (
@@ -88,6 +89,14 @@ def calibration_batches(
         for images in _whole(training_batches(unmixed, settings, size, seed, epoch), size)
     )
     return islice(batches, num_images // size)
+
+
+def num_calibrated(
+    data: ImageData, calibration: CalibrationRecipe, num_images: int | None = None
+) -> int:
+    """Number of images, fewer than asked for if the set is small; None: as after the training."""
+    asked = calibration.num_images if num_images is None else num_images
+    return min(asked, calibration.max_passes * num_samples(data.train))
 
 
 def first_new_epoch(data: ImageData, training: TrainingRecipe | None) -> int:

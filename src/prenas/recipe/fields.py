@@ -257,8 +257,8 @@ class TrainingRecipe(Value):
 class CalibrationRecipe(Value):
     """How many training images BatchNorm statistics are recomputed from before an evaluation.
 
-    The defaults are AttentiveNAS's. Numbers are rounded down to full batches. Families without
-    BatchNorm are not calibrated.
+    The defaults are AttentiveNAS's. Of a small set, at most `max_passes` times its images are read.
+    Numbers are rounded down to full batches. Families without BatchNorm are not calibrated.
     """
 
     num_images: int = Field(16_384, ge=2)
@@ -270,6 +270,9 @@ class CalibrationRecipe(Value):
     """Images before each validation during training."""
     while_evolving: int = Field(8_192, ge=2)
     """Images before the candidates of one-shot NAS are compared."""
+    max_passes: int = Field(4, ge=1)
+    """Passes over the training images at most, whatever the numbers above say: further passes take
+    time and hardly change the averages."""
 
 
 class EvolutionRecipe(Value):

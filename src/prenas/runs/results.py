@@ -116,8 +116,14 @@ class RunResults:
         assert tensors is not None, "its digest was just compared"
         return [_statistics_of(arch, tensors) for arch in archs]
 
-    def record_statistics(self, archs: Sequence[Arch], statistics: Sequence[Statistics]) -> None:
-        """Writes `calibration.safetensors`, then `calibration.json`, which marks it as complete."""
+    def record_statistics(
+        self, archs: Sequence[Arch], statistics: Sequence[Statistics], num_images: int
+    ) -> None:
+        """Writes `calibration.safetensors`, then `calibration.json`, which marks it as complete.
+
+        Args:
+            num_images: how many images they were measured on.
+        """
         tensors = {
             f"{arch.id}/{name}": tensor
             for arch, own in zip(archs, statistics, strict=True)
@@ -128,8 +134,8 @@ class RunResults:
             self._files.keep(artifacts.STATISTICS, tensors)
             digest = self._files.sha256(artifacts.STATISTICS)
             assert digest is not None, "just written"
-            calibration, subnets = self._run.recipe.calibration, tuple(arch.id for arch in archs)
-            made = Calibration(digest, calibration.num_images, calibration.batch_size, subnets)
+            batch_size = min(self._run.recipe.calibration.batch_size, num_images)
+            made = Calibration(digest, num_images, batch_size, tuple(arch.id for arch in archs))
             document = {"supernet_sha256": self._run.supernet_sha256, **made._asdict()}
             self._record(artifacts.CALIBRATION, document, made)
 

@@ -8,7 +8,7 @@ from functools import partial
 
 from prenas import artifacts
 from prenas.evaluation.accuracy import Evaluation, evaluate_archs
-from prenas.evaluation.calibration import calibrate_on, first_new_epoch
+from prenas.evaluation.calibration import calibrate_on, first_new_epoch, num_calibrated
 from prenas.families.base import Arch
 from prenas.models.choice import unevaluated
 from prenas.processes import join
@@ -71,7 +71,9 @@ def calibrate(run: Run, observer: Observer = SILENT) -> list[Statistics]:
     with observed(observer, "calibrate", run):
         found = _calibrated(run, archs)
         if processes.is_main:
-            run.results.record_statistics(archs, found)
+            images = run.images.read_own(hold=())
+            num_images = num_calibrated(images, run.recipe.calibration)
+            run.results.record_statistics(archs, found, num_images)
         processes.wait()
     return found
 

@@ -18,13 +18,15 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from prenas.cost import count
 from prenas.data import Batch, ImageData, num_batches, num_samples, training_batches
+from prenas.evaluation.calibration import num_calibrated
 from prenas.families.base import Arch, SearchSpace, Settings
-from prenas.length import length_of
+from prenas.length import Length, length_of
 from prenas.recipe import CalibrationRecipe, TrainingRecipe
 from prenas.supernet import Supernet
 from prenas.training.sampler import Sampler, make_sampler
 from prenas.training.step import TrainingStep
 from prenas.training.teacher import Teacher
+from prenas.training.validation import validations_due
 
 _MOST_IMAGES = 32  # per measured step; time and activations are proportional to it
 _NUM_TIMED = 2  # timed steps per subnet, after one to warm up
@@ -44,6 +46,20 @@ class SubnetCost(NamedTuple):
     """Memory that the forward pass keeps for the backward pass."""
 
 
+class _Between(NamedTuple):
+    """The time of a validation during the training."""
+
+    seconds: float
+    """For the images of its calibration."""
+    seconds_per_subnet: float
+
+    def total(self, archs: Sequence[Arch], training: TrainingRecipe, length: Length) -> float:
+        """The time of all validations of a training."""
+        numbers = [len(due) for due in validations_due(archs, training, length)]
+        weights = 1 if training.ema_decay is None else 2
+        return weights * (len(numbers) * self.seconds + sum(numbers) * self.seconds_per_subnet)
+
+
 class Estimate(NamedTuple):
     """Time and memory of a training on this machine, if nothing else runs on it."""
 
@@ -56,6 +72,9 @@ class Estimate(NamedTuple):
     loading_seconds: float
     """Reading and augmenting one image in one process; workers share this and run in parallel."""
     training_seconds: float
+    """The training steps alone."""
+    validation_seconds: float
+    """Validations during the training, and the calibrations before them."""
     calibration_seconds: float
     """Calibration of all preferred subnets at the end; 0 if there is nothing to calibrate."""
     evaluation_seconds: float
@@ -66,6 +85,23 @@ class Estimate(NamedTuple):
     """Activations in a full step of the most expensive subnet."""
     machine_bytes: int
     """Total memory of the device."""
+    between: _Between
+    """What one validation during the training takes."""
+
+    def with_steps(self, steps: int, archs: Sequence[Arch], training: TrainingRecipe) -> Estimate:
+        """The same measurements for a training of so many steps."""
+        length = Length(self.steps_per_epoch, steps, is_in_steps=True)
+        return self._replace(
+            num_steps=steps,
+            training_seconds=self.training_seconds / self.num_steps * steps,
+            validation_seconds=self.between.total(archs, training, length),
+        )
+
+    @property
+    def total_seconds(self) -> float:
+        """Training, validations, calibration and evaluation together."""
+        training = self.training_seconds + self.validation_seconds
+        return training + self.calibration_seconds + self.evaluation_seconds
 
 
 def estimate_training(
@@ -115,7 +151,16 @@ def estimate_training(
     per_image_loaded = max(per_image, loading / workers) if workers else per_image + loading
     num_evaluated = sum(num_samples(split) for split in data.splits.values())
     mean_forward = sum(cost.seconds for cost in costs) / len(costs) * _FORWARD_SHARE
-    num_calibrated = (calibration or CalibrationRecipe()).num_images * supernet.has_statistics
+    calibrates = calibration or CalibrationRecipe()
+    asked = (calibrates.num_images, calibrates.while_training)
+    num_final, num_between = (
+        num_calibrated(data, calibrates, number) * supernet.has_statistics for number in asked
+    )
+    num_validated = num_samples(data.validation) * data.num_crops
+    between = _Between(
+        seconds=num_between * loading,
+        seconds_per_subnet=(num_between + num_validated) * mean_forward,
+    )
     num_params = sum(parameter.numel() for parameter in supernet.parameters())
     return Estimate(
         costs=costs,
@@ -124,13 +169,38 @@ def estimate_training(
         num_steps=length.num_steps,
         loading_seconds=loading,
         training_seconds=num_trained * per_image_loaded,
-        calibration_seconds=num_calibrated * (loading + len(archs) * mean_forward),
+        validation_seconds=between.total(archs, training, length),
+        between=between,
+        calibration_seconds=num_final * (loading + len(archs) * mean_forward),
         evaluation_seconds=num_evaluated * len(archs) * data.num_crops * mean_forward,
         state_bytes=_num_copies(training) * _BYTES * num_params,
         activation_bytes=-(-training.batch_size // training.grad_accum_steps)
         * max(cost.activation_bytes for cost in costs),
         machine_bytes=_machine_bytes(next(supernet.parameters()).device),
     )
+
+
+def within_time(
+    estimate: Estimate, seconds: float, archs: Sequence[Arch], training: TrainingRecipe
+) -> Estimate:
+    """The estimate of a training that ends, with all that follows, just within this time.
+
+    Raises:
+        ValueError: not even a single step fits.
+    """
+    steps, most = 1, int(seconds * estimate.num_steps / estimate.training_seconds)
+    for power in range(most.bit_length(), -1, -1):
+        more = steps + 2**power
+        if estimate.with_steps(more, archs, training).total_seconds <= seconds:
+            steps = more
+    found = estimate.with_steps(steps, archs, training)
+    if found.total_seconds > seconds:
+        raise ValueError(
+            f"no training fits into {seconds:.0f} s: on this machine, a single step with the "
+            f"validation, calibration and evaluation after it takes {found.total_seconds:.0f} s. "
+            "Give more time, fewer budgets or a smaller data.test"
+        )
+    return found
 
 
 def _num_copies(training: TrainingRecipe) -> int:

@@ -17,6 +17,15 @@ _MOST_VALIDATIONS = 20  # if steps decide the length: epochs may be a single ste
 _MOST_OF_ALL = 5
 
 
+def _periods(training: TrainingRecipe, length: Length) -> tuple[int, int]:
+    """Epochs between validations of some subnets, and of all; 0: never."""
+    some = length.epochs_between(training.validate_epochs, _MOST_VALIDATIONS)
+    every = length.epochs_between(training.validate_all_epochs, _MOST_OF_ALL)
+    if length.is_in_steps and some:  # both at once, so that there are no more validations
+        every = -(-every // some) * some
+    return some, every
+
+
 def subnets_due(
     archs: Sequence[Arch], training: TrainingRecipe, length: Length, epochs_done: int
 ) -> list[int]:
@@ -25,10 +34,9 @@ def subnets_due(
     They are all subnets, the smallest, middle and largest one, or none. After the last epoch they
     are all subnets if the training validates at all. If the best weights are to be handed over,
     every validation evaluates all subnets. If steps decide the length of the training, there are
-    about 20 validations, of which 5 evaluate all subnets.
+    at most 20 validations, of which 5 evaluate all subnets.
     """
-    some = length.epochs_between(training.validate_epochs, _MOST_VALIDATIONS)
-    every = length.epochs_between(training.validate_all_epochs, _MOST_OF_ALL)
+    some, every = _periods(training, length)
 
     def is_due(period: int) -> bool:
         return period > 0 and epochs_done % period == 0
@@ -43,6 +51,16 @@ def subnets_due(
             return list(range(len(archs)))
         return sorted({0, len(archs) // 2, len(archs) - 1})
     return []
+
+
+def validations_due(
+    archs: Sequence[Arch], training: TrainingRecipe, length: Length
+) -> list[list[int]]:
+    """The subnets of each validation of a training, one after the other."""
+    periods = _periods(training, length)
+    ends = {end for period in periods if period for end in range(period, length.num_epochs, period)}
+    due = (subnets_due(archs, training, length, end) for end in (*sorted(ends), length.num_epochs))
+    return [numbers for numbers in due if numbers]
 
 
 def validate(
