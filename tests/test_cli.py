@@ -22,6 +22,7 @@ from prenas.cost import count
 from prenas.evaluation.accuracy import Evaluation
 from prenas.families import all_spaces
 from prenas.families.vit.space import VitArch
+from prenas.models.choice import pick
 from prenas.models.export import load
 from prenas.recipe.catalogue import RECIPES, TRANSFER_RECIPES, get_recipe
 from prenas.steps import measuring, training
@@ -126,6 +127,47 @@ def test_run_goes_all_the_way(prenas: Command, tmp_path: Path) -> None:
     assert "Training already complete" in again.out
     other = prenas("run", "digits", "--out", out, *SMALL, "--set", "seed=1")
     refused(other, "was made with another recipe", "seed: 0 -> 1", "Nothing was changed")
+
+
+def test_a_space_for_own_pictures_needs_a_recipe_which_is_named(
+    prenas: Command, tmp_path: Path
+) -> None:
+    photos = write(tmp_path / "photos", ["a/1.png", "b/1.png"])
+    for space, recipe in (("cifar", "photos"), ("mobilenet-micro", "photos-mobilenet")):
+        result = prenas("run", "--space", space, "--data", photos, "--out", tmp_path / "run")
+        refused(result, f"`prenas run {recipe} --space {space} --data {photos}`")
+
+
+@pytest.mark.parametrize(
+    "given", [[], [f"--set=data.preprocessing.{name}=[0.5]" for name in ("mean", "std")]]
+)
+def test_a_one_channel_space_is_refused_by_a_recipe_for_three(
+    given: list[str], prenas: Command, tmp_path: Path
+) -> None:
+    """Whether mean and deviation of one channel are given or not."""
+    photos = write(tmp_path / "photos", ["a/1.png", "b/1.png"])
+    result = prenas("run", "photos", "--space", "digits", "--data", photos, "--dry-run", *given)
+    refused(
+        result,
+        "space 'digits' take images of 1 channel, but the recipe photos prepares 3",
+        "write in_chans: 3 in the space",
+    )
+
+
+def test_run_and_dry_run_say_how_pictures_are_prepared(
+    prenas: Command, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    photos = write(tmp_path / "photos", [f"{kind}/{n}.png" for kind in "ab" for n in range(20)])
+    small = ["--set", "space.settings.image_size=24", "--set", "training.epochs=1"]
+    small += ["--set", "search.num_images=8", "--budget", "params=180k"]
+    line = "Input:  24 x 24 pixels, 3 channels; mean 0.485 0.456 0.406, deviation 0.229 0.224 0.225"
+    for end in (["--dry-run"], ["--out", tmp_path / "run"]):
+        result = prenas("run", "photos", "--data", photos, *small, *end)
+        assert result.status == 0, result.err
+        assert line in result.out
+        assert "this training is short: 1 step for 1 subnet, about 1 for each" in caplog.text
+        assert "these are few images: 32 to train 2 classes" in caplog.text
+        caplog.clear()
 
 
 def test_a_time_chooses_the_length_once(prenas: Command, tmp_path: Path) -> None:
@@ -339,6 +381,14 @@ def test_the_evaluation_table_is_evaluation_json(prenas: Command, finished_run: 
         ]
         assert cells[-4:] == numbers
     assert "validation 360 images, test 360 images" in result.out
+    evaluated = pipeline.evaluate(finished_run)
+    best = evaluated[pick(evaluated, {})].splits["test"]
+    assert best.per_class is not None
+    assert best.balanced_accuracy is not None
+    line = f"on test: balanced accuracy {100 * best.balanced_accuracy:.2f}; weakest: "
+    assert line in result.out
+    weakest = min(right / number for right, number in best.per_class)
+    assert re.search(rf"{line}\d {100 * weakest:.1f} of \d+, \d ", result.out)
 
 
 def test_given_architectures_are_evaluated(

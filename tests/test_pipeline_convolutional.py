@@ -192,6 +192,17 @@ def test_a_dry_run_counts_the_calibration() -> None:
     assert 0 < few.calibration_seconds < many.calibration_seconds
 
 
+def test_calibration_says_how_far_it_is(finished: Path) -> None:
+    for name in ("calibration.safetensors", "calibration.json", "evaluation.json"):
+        (finished / name).unlink()
+    shutil.rmtree(finished / "subnets")
+    words = ["calibrate", str(finished), "--device", "cpu"]
+    output = CliRunner().invoke(app, words).output
+    assert "Calibration 50 %: 128 of 256 images" in output
+    assert "Calibration 100 %: 256 of 256 images" in output
+    assert "subnets on 256 images done in" in output
+
+
 def test_calibration_is_made_where_it_is_missing(finished: Path) -> None:
     """By `evaluate`, or alone; equal to the bit."""
     expected = (finished / "calibration.safetensors").read_bytes()

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,10 +26,12 @@ from prenas.evaluation.accuracy import Evaluation, Metrics
 from prenas.families import get_space
 from prenas.families.base import SearchSpace
 from prenas.families.vit.space import VitArch
+from prenas.models.choice import pick
 from prenas.recipe import Recipe, with_overrides
 from prenas.recipe.catalogue import get_recipe
 from prenas.report import flat_rows, page, render, write_csv
 from prenas.report.cells import architecture_panels, block_score_panels, draw_panels
+from prenas.report.classes import ClassResult, class_results, draw_confusion
 from prenas.report.curves import draw_accuracy, draw_training, grouped, ranges, wilson_interval
 from prenas.report.forms import amount, words
 from prenas.report.markdown import code, escape, link, table
@@ -269,7 +272,7 @@ def test_while_training(searched: Path) -> None:
 def test_after_everything(finished: Path, finished_rows: list[Evaluation]) -> None:
     before = contents(finished)
     shown = read_page(pipeline.report(finished))
-    pictures = ("accuracy", "architectures", "block_scores", "training")
+    pictures = ("accuracy", "architectures", "block_scores", "confusion", "training")
     assert new_files(finished, before) == {
         "report.md",
         *(f"report/{name}.{suffix}" for name in pictures for suffix in ("png", "svg")),
@@ -723,3 +726,81 @@ def test_validations_and_skipped_steps_are_told(finished: Path) -> None:
     after = read_page(pipeline.report(finished)).prose["Training"]
     assert "Validation top-1 during training, one line per subnet" in after
     assert "2 steps were skipped because the loss or gradient was not finite" in after
+
+
+# --- classes -------------------------------------------------------------------------------------
+
+UNEVEN = Metrics(
+    top1=0.96,
+    top5=None,
+    loss=0.1,
+    num_images=508,
+    confusion=((470, 7, 3), (10, 14, 0), (3, 1, 0)),
+)
+"""480 images of the first class, 24 of the second and 4 of the third."""
+
+
+def test_classes_are_listed_from_the_weakest_with_what_they_are_taken_for() -> None:
+    found = class_results(UNEVEN, ["cat", "dog", "owl"])
+    assert found == [
+        ClassResult("owl", 0, 4, "cat"),
+        ClassResult("dog", 14, 24, "cat"),
+        ClassResult("cat", 470, 480, "dog"),
+    ]
+    assert [one.name for one in class_results(UNEVEN, None)] == ["2", "1", "0"]
+
+
+def test_classes_without_images_or_mistakes() -> None:
+    whole = UNEVEN.model_copy(update={"confusion": ((5, 0, 0), (0, 0, 0), (0, 0, 2))})
+    assert class_results(whole, ["cat", "dog", "owl"]) == [
+        ClassResult("cat", 5, 5, None),
+        ClassResult("owl", 2, 2, None),
+    ]
+    many = UNEVEN.model_copy(update={"confusion": None, "class_hits": ((1, 2), (3, 3))})
+    assert class_results(many, ["cat", "dog"])[0] == ClassResult("cat", 1, 2, None)
+    assert class_results(UNEVEN.model_copy(update={"confusion": None}), None) == []
+
+
+def test_the_page_shows_the_classes_of_the_best_subnet(
+    finished: Path, finished_rows: list[Evaluation]
+) -> None:
+    """On test, as the other sections; and the matrix is a picture."""
+    shown = read_page(pipeline.report(finished))
+    best = finished_rows[pick(finished_rows, {})].splits["test"]
+    assert best.per_class is not None
+    assert best.balanced_accuracy is not None
+    assert f"balanced accuracy {100 * best.balanced_accuracy:.2f} %" in shown.prose["Classes"]
+    lines = shown.tables["Classes"]
+    accuracies = [float(line["right, %"]) for line in lines]
+    assert accuracies == sorted(accuracies)
+    by_hand = {str(n): (hits, size) for n, (hits, size) in enumerate(best.per_class)}
+    for line in lines:
+        hits, size = by_hand[line["class"]]
+        assert (int(line["images"]), line["right, %"]) == (size, f"{100 * hits / size:.2f}")
+    assert len(lines) == 10
+    assert (finished / "report" / "confusion.png").exists()
+
+
+def test_the_table_has_the_balanced_accuracy(tmp_path: Path) -> None:
+    known = row(100, "validation")
+    known = known.model_copy(update={"splits": {"validation": UNEVEN}})
+    for one, expected in ((known, f"{UNEVEN.balanced_accuracy}"), (row(100, "validation"), "")):
+        write_csv([one], tmp_path / "table.csv")
+        with (tmp_path / "table.csv").open(newline="") as file:
+            (line,) = csv.DictReader(file)
+        assert line["validation_balanced_accuracy"] == expected
+        assert not {"validation_confusion", "validation_class_hits"} & set(line)
+    assert UNEVEN.balanced_accuracy == pytest.approx((470 / 480 + 14 / 24 + 0) / 3)
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 26, 41, 100])
+def test_the_matrix_is_drawn_for_up_to_100_classes(num_classes: int, tmp_path: Path) -> None:
+    """With every name and every share, as long as they fit."""
+    counts = np.random.default_rng(0).integers(0, 9, (num_classes, num_classes))
+    counts[0] = 0  # a class without images
+    metrics = UNEVEN.model_copy(update={"confusion": tuple(map(tuple, counts.tolist()))})
+    names = [f"a $long$ name of class {number}" for number in range(num_classes)]
+    render(partial(draw_confusion, metrics=metrics, names=names), tmp_path / "confusion.png")
+    with Image.open(tmp_path / "confusion.png") as picture:
+        assert picture.width == picture.height
+        assert 400 < picture.width < 1700

@@ -79,7 +79,7 @@ def run(
     """
     check_trackers(track)
     this = Run(out, recipe, data=data, device=device)
-    needs = training.prepare(this, observer)
+    needs = training.prepare(this, observer, is_pretrained=source is not None)
     if source is None:
         choosing.search(this, observer)
     else:
@@ -145,7 +145,7 @@ def finetune(
             folder contains another run.
     """
     this = Run(out, recipe, data=data)
-    images = training.prepare(this, observer).images
+    images = training.prepare(this, observer, is_pretrained=True).images
     return choosing.adapt(this, source, images, head, observer)
 
 
@@ -367,4 +367,5 @@ def dry_run(
         archs = found.preferred.archs
         estimate = within_time(estimate, seconds, archs, needs.training)
         recipe = with_overrides(recipe, [f"training.steps={estimate.num_steps}"])
+    training.warn_of_doubts(recipe, images, is_pretrained=source is not None)
     return DryRun(recipe, found.preferred, estimate, images)

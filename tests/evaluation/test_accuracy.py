@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from prenas import pipeline
+from prenas import artifacts, pipeline
 from prenas.cost import count
 from prenas.data import load_data
 from prenas.data.pictures import Pixels
@@ -214,3 +214,68 @@ def test_without_a_test_split_only_validation_is_reported() -> None:
     supernet = Supernet(WHOLE, MINI.settings).initialize(torch.Generator().manual_seed(0))
     (row,) = evaluate_archs(supernet, [SMALLEST], {"validation": own_data().validation})
     assert list(row.splits) == ["validation"]
+
+
+# --- per class -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_classes", [2, 5, 20, 100, 101, 130])
+def test_classes_are_counted_one_image_at_a_time(num_classes: int) -> None:
+    """The matrix up to 100 classes, right answers beyond; sums are those of the other numbers."""
+    generator = np.random.default_rng(num_classes)
+    logits = generator.normal(size=(60, num_classes)).astype(np.float32)
+    labels = generator.integers(num_classes // 2 + 1, size=60).tolist()  # some have no images
+    logits[range(60), labels] += 2
+    counts = np.zeros((num_classes, num_classes), dtype=int)
+    for row, label in zip(logits, labels, strict=True):
+        counts[label, row.argmax()] += 1
+    for batch_size in (7, 256):
+        found = evaluate_network(
+            Table(torch.tensor(logits)),
+            source(labels),
+            settings(num_classes),
+            batch_size=batch_size,
+        )
+        assert (found.confusion is None) == (num_classes > 100)
+        assert (found.class_hits is None) == (num_classes <= 100)
+        if found.confusion is not None:
+            assert found.confusion == tuple(map(tuple, counts.tolist()))
+        by_class = [(int(counts[n, n]), int(counts[n].sum())) for n in range(num_classes)]
+        assert found.per_class == tuple(by_class)
+        assert sum(right for right, _ in by_class) == round(found.top1 * 60)
+        recalls = [right / number for right, number in by_class if number]
+        assert found.balanced_accuracy == pytest.approx(sum(recalls) / len(recalls))
+
+
+def test_the_balanced_accuracy_is_not_that_of_the_largest_class() -> None:
+    """Always naming the largest of 480, 24 and 4 is right in 94.5 % and worth a third."""
+    labels = [0] * 480 + [1] * 24 + [2] * 4
+    logits = torch.tensor([1.0, 0.0, 0.0]).expand(len(labels), 3)
+    found = evaluate_network(Table(logits), source(labels), settings(3))
+    assert found.top1 == pytest.approx(480 / 508)
+    assert found.balanced_accuracy == pytest.approx(1 / 3)
+    assert found.confusion == ((480, 0, 0), (24, 0, 0), (4, 0, 0))
+
+
+def test_ties_are_counted_as_top_1_counts_them() -> None:
+    logits = torch.zeros(6, 3)
+    found = evaluate_network(Table(logits), source([0, 0, 1, 1, 2, 2]), settings(3))
+    assert found.per_class is not None
+    assert sum(right for right, _ in found.per_class) == round(6 * found.top1)
+
+
+def test_earlier_files_have_no_classes(finished: Path) -> None:
+    """They are still read; a table leaves the column empty, and nothing is made up."""
+    path = finished / "evaluation.json"
+    document = artifacts.read_json(path)
+    document.pop("schema_version", None)
+    for row in document["subnets"]:
+        for metrics in row["splits"].values():
+            assert len(metrics.pop("confusion")) == 10
+            metrics.pop("class_hits")
+    artifacts.write_json(path, document)
+    rows = pipeline.evaluate(finished)
+    assert [row.splits["test"].balanced_accuracy for row in rows] == [None] * len(rows)
+    pipeline.report(finished)
+    assert "## Classes" not in (finished / "report.md").read_text()
+    assert not (finished / "report" / "confusion.png").exists()

@@ -3,6 +3,7 @@
 import copy
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -454,3 +455,43 @@ def test_the_checkpoint_survives_a_loss_that_is_not_finite(tmp_path: Path) -> No
     assert [progress.step for progress in seen] == [4, 5, 6]
     unbroken, _ = trained(recipe, data)
     assert_same_tensors(continued.state_dict(), unbroken.state_dict())
+
+
+# --- uneven classes ------------------------------------------------------------------------------
+
+
+def uneven_data() -> ImageData:
+    """Forty images of class 0 and four of class 1, which nothing tells apart."""
+    labels = torch.tensor([0] * 40 + [1] * 4)
+    images = torch.zeros(44, 1, 8, 8)
+    return replace(own_data(), train=TensorDataset(images, labels))
+
+
+@pytest.mark.parametrize(
+    ("class_weights", "share"), [("none", pytest.approx(1 / 11, abs=0.02)), ("balanced", 0.5)]
+)
+def test_balanced_weights_make_all_classes_equally_likely(class_weights: Any, share: Any) -> None:
+    """Where images say nothing, a network learns how much each class counts."""
+    recipe = TrainingRecipe(
+        epochs=60, batch_size=44, lr_per_512_images=1.0, class_weights=class_weights, **FLAT
+    )
+    supernet, _ = trained(recipe, uneven_data(), archs=(SMALLEST,))
+    with torch.no_grad():
+        likely = supernet(torch.zeros(1, 1, 8, 8), SMALLEST).softmax(dim=1)[0]
+    assert float(likely[:2].sum()) > 0.98
+    assert float(likely[1]) == (pytest.approx(share, abs=0.02) if share == 0.5 else share)
+
+
+def test_unknown_classes_cannot_be_balanced() -> None:
+    class Unlabelled(Dataset[Any]):
+        def __len__(self) -> int:
+            return 8
+
+        def __getitem__(self, index: int) -> Any:
+            return torch.zeros(1, 8, 8), 0
+
+    data = replace(own_data(), train=Unlabelled())
+    recipe = TrainingRecipe(epochs=1, batch_size=8, class_weights="balanced")
+    with pytest.raises(ValueError, match="give it an attribute `targets`"):
+        trained(recipe, data)
+    trained(recipe.model_copy(update={"class_weights": "none"}), data)

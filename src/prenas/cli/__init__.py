@@ -364,7 +364,7 @@ def evaluate_command(
     archs = [read_arch(text, this.preferred.recipe.space.family) for text in arch] if arch else None
     rows = measuring.evaluate(this, archs)
     what = "the given architectures" if archs else f"{this.subnets.kind} subnets"
-    print_evaluations(rows, f"{run}: {what}")
+    print_evaluations(rows, f"{run}: {what}", this.class_names)
     if archs or data or crops:
         where = f" on {', '.join(data)}" if data else ""
         each = f" with {crops} {'crop' if crops == 1 else 'crops'} per image" if crops else ""

@@ -56,7 +56,7 @@ def chosen_recipe(
     """The named recipe, with the changes of the command line: space, data, then single fields."""
     from prenas.data import with_data
     from prenas.recipe import searching_recipe, with_overrides, with_space
-    from prenas.recipe.catalogue import RECIPES, get_recipe
+    from prenas.recipe.catalogue import RECIPES, get_recipe, recipe_for_pictures
     from prenas.recipe.space_file import find_space
 
     if name is not None:
@@ -65,6 +65,12 @@ def chosen_recipe(
             recipe = with_space(recipe, find_space(space))
     elif space is not None and budgets:
         recipe = searching_recipe(find_space(space), budgets)
+    elif space is not None and data:
+        own = recipe_for_pictures(find_space(space).family)
+        raise ValueError(
+            f"name a recipe as well, which says how to train on these images: `prenas run "
+            f"{own or 'RECIPE'} --space {space} --data {data[0]}` (`prenas info` lists all recipes)"
+        )
     else:
         raise ValueError(
             f"name a recipe ({', '.join(RECIPES)}), or give --space and --budget to search "

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from prenas.selection.preferred import PreferredSet
     from prenas.training.estimate import Estimate
 
+_NUM_WEAKEST = 3
+
 # If a run has several processes, as torchrun numbers them, only the first one prints.
 IS_QUIET = os.environ.get("RANK", "0") != "0"
 
@@ -29,8 +31,8 @@ console = Console(highlight=False, markup=False, emoji=False, quiet=IS_QUIET)
 errors = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
-def print_data(data: ImageData) -> None:
-    """Prints the sizes of the splits."""
+def print_data(data: ImageData, recipe: Recipe) -> None:
+    """Prints the sizes of the splits, and how pictures are prepared for the network."""
     from prenas.data import num_samples
 
     sizes = ", ".join(
@@ -38,6 +40,17 @@ def print_data(data: ImageData) -> None:
         for name, source in {"train": data.train, **data.splits}.items()
     )
     console.print(f"Images: {sizes}; {len(data.class_names)} classes", soft_wrap=True)
+    settings, preprocessing = recipe.space.settings, recipe.preprocessing
+    height, width = settings.image_size
+    mean, std = (
+        " ".join(f"{number:g}" for number in numbers)
+        for numbers in (preprocessing.mean, preprocessing.std)
+    )
+    console.print(
+        f"Input:  {width} x {height} pixels, {_plural(settings.in_chans, 'channel')}; mean {mean}, "
+        f"deviation {std}",
+        soft_wrap=True,
+    )
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -151,8 +164,10 @@ def _cost_cells(axes: Sequence[CostAxis], costs: Mapping[str, int]) -> list[str]
     return [axis.cell(costs[axis.name]) for axis in axes]
 
 
-def print_evaluations(rows: Sequence[Evaluation], title: str) -> None:
-    """Prints the costs of subnets and their results on every split."""
+def print_evaluations(
+    rows: Sequence[Evaluation], title: str, class_names: Sequence[str] | None = None
+) -> None:
+    """Prints the costs of subnets, their results on every split, and the weakest classes."""
     splits = list(rows[0].splits)
     with_top5 = rows[0].splits[splits[0]].top5 is not None
     axes = shown_axes(row.costs for row in rows)
@@ -174,6 +189,28 @@ def print_evaluations(rows: Sequence[Evaluation], title: str) -> None:
     console.print(
         f"Accuracies in % on {sizes}. Choose by validation accuracy; test accuracy is only for "
         "reporting.",
+        soft_wrap=True,
+    )
+    _print_classes(rows, class_names)
+
+
+def _print_classes(rows: Sequence[Evaluation], class_names: Sequence[str] | None) -> None:
+    """Prints the balanced accuracy of the best subnet, and its weakest classes."""
+    from prenas.models.choice import pick
+    from prenas.report.classes import class_results, shown_split
+
+    number = pick(rows, {})
+    split = shown_split(rows[number])
+    metrics = rows[number].splits[split]
+    found = class_results(metrics, class_names)
+    if metrics.balanced_accuracy is None or len(found) < 2:
+        return
+    weakest = ", ".join(
+        f"{one.name} {100 * one.accuracy:.1f} of {one.num_images:,}" for one in found[:_NUM_WEAKEST]
+    )
+    console.print(
+        f"Classes of subnet {number} on {split}: balanced accuracy "
+        f"{100 * metrics.balanced_accuracy:.2f}; weakest: {weakest}",
         soft_wrap=True,
     )
 
@@ -204,7 +241,7 @@ def print_evolved(found: Sequence[Evolved], title: str) -> None:
 
 def print_plan(plan: DryRun) -> None:
     """Prints a dry run: images, subnets, and the time and memory that training would take."""
-    print_data(plan.images)
+    print_data(plan.images, plan.recipe)
     print_preferred(plan.preferred)
     print_estimate(plan.estimate, plan.recipe)
     console.print("Dry run: nothing was written.", soft_wrap=True)

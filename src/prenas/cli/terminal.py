@@ -18,6 +18,8 @@ from prenas.cli.tables import (
 from prenas.steps.observer import Observer, Step
 
 if TYPE_CHECKING:
+    from rich.status import Status
+
     from prenas.rivals.evolution import Generation
     from prenas.runs.run import Run
     from prenas.training.loop import Progress
@@ -35,6 +37,8 @@ class Terminal(AbstractContextManager["Terminal"], Observer):
     def __init__(self) -> None:
         self._shown = ExitStack()
         self._training: TrainingProgress | None = None
+        self._status: Status | None = None
+        self._next_tenth = 0
 
     def __exit__(self, *error: object) -> None:
         self._shown.close()
@@ -45,7 +49,8 @@ class Terminal(AbstractContextManager["Terminal"], Observer):
             _announce_compilation(run)
             self._training = self._shown.enter_context(training_progress())
         elif step in _WAITING:
-            self._shown.enter_context(console.status(_WAITING[step]))
+            self._status = self._shown.enter_context(console.status(_WAITING[step]))
+            self._next_tenth = 0
 
     def finished(self, step: Step, run: Run, seconds: float) -> None:
         """Prints the result of a step, and how long it took."""
@@ -67,6 +72,18 @@ class Terminal(AbstractContextManager["Terminal"], Observer):
         if self._training is not None:
             self._training.sink(record)
 
+    def calibrated_images(self, num_images: int, of: int) -> None:
+        """Shows how far the calibration is; elsewhere than on a terminal, prints every tenth."""
+        tenth = 10 * num_images // of
+        if tenth <= self._next_tenth:
+            return
+        self._next_tenth = tenth
+        text = f"Calibration {10 * tenth} %: {num_images:,} of {of:,} images"
+        if console.is_terminal and self._status is not None:
+            self._status.update(text)
+        else:
+            _say(text)
+
     def evolved_generation(self, generation: Generation) -> None:
         """Prints every generation."""
         print_generation(generation)
@@ -74,7 +91,7 @@ class Terminal(AbstractContextManager["Terminal"], Observer):
     def _print(self, step: Step, run: Run, done: str) -> None:
         out = run.folder
         if step == "read images":
-            print_data(run.images.read())
+            print_data(run.images.read(), run.recipe)
         elif step == "search":
             print_preferred(run.preferred)
             _say(f"Search {done}: {out / artifacts.PREFERRED}")
@@ -95,7 +112,7 @@ class Terminal(AbstractContextManager["Terminal"], Observer):
             )
         elif step == "evaluate":
             title = f"{run.recipe.name}: {run.subnets.kind} subnets after training"
-            print_evaluations(run.evaluations, title)
+            print_evaluations(run.evaluations, title, run.class_names)
         elif step == "report":
             _print_paths(run)
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from prenas.families.base import Settings
 
@@ -104,6 +104,24 @@ def num_samples(source: ImageSource) -> int:
     if not isinstance(dataset, Sized):
         raise ValueError(f"{type(dataset).__name__} has no length: pass a data set with __len__")
     return len(dataset)
+
+
+def label_counts(source: ImageSource) -> tuple[int, ...] | None:
+    """Number of images of each label, from 0; None if all images would have to be read for it.
+
+    Labels are known for images in folders, tars and named sets, for a `TensorDataset`, and for
+    data sets with `targets`, as torchvision's have.
+    """
+    dataset: Any = source.dataset if isinstance(source, DataLoader) else source
+    if isinstance(dataset, TensorDataset):
+        labels: Any = dataset.tensors[-1]
+    else:
+        labels = getattr(dataset, "labels", getattr(dataset, "targets", None))
+    if labels is None:
+        return None
+    found = torch.as_tensor(labels)
+    is_known = found.ndim == 1 and len(found) == len(dataset) and not found.is_floating_point()
+    return tuple(found.long().bincount().tolist()) if is_known else None
 
 
 def num_batches(source: ImageSource, batch_size: int) -> int:

@@ -239,6 +239,11 @@ class Pictures(Dataset[Any]):
         self._preprocessing, self._skip = preprocessing, skip
 
     @property
+    def labels(self) -> tuple[int, ...]:
+        """The label of every picture."""
+        return self.pictures.labels
+
+    @property
     def is_held(self) -> bool:
         """Whether the pictures are in memory, decoded."""
         return isinstance(self.pictures.open, ArrayPictures)

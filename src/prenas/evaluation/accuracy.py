@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
 
 import torch
 from pydantic import SerializeAsAny
@@ -16,6 +18,7 @@ from prenas.processes import ALONE, Processes
 from prenas.supernet import Statistics, Supernet
 from prenas.values import Value
 
+_MATRIX_UP_TO_CLASSES = 100
 _TOP5_FROM_CLASSES = 20  # with fewer classes, top-5 says little
 
 
@@ -29,6 +32,33 @@ class Metrics(Value):
     loss: float
     """Mean cross-entropy, without label smoothing."""
     num_images: int
+    confusion: tuple[tuple[int, ...], ...] | None = None
+    """Number of images by label (row) and by predicted class (column). None for more than 100
+    classes, and in files of earlier versions."""
+    class_hits: tuple[tuple[int, int], ...] | None = None
+    """(images classified correctly, images) of every class, for more than 100 classes."""
+
+    @property
+    def summary(self) -> dict[str, float | int | None]:
+        """The numbers about all classes together, by name."""
+        return self.model_dump(exclude={"confusion", "class_hits"})
+
+    @property
+    def per_class(self) -> tuple[tuple[int, int], ...] | None:
+        """(images classified correctly, images) of every class; None if that is not known."""
+        if self.confusion is None:
+            return self.class_hits
+        return tuple((row[label], sum(row)) for label, row in enumerate(self.confusion))
+
+    @property
+    def balanced_accuracy(self) -> float | None:
+        """Mean of the classes' accuracies, each counting the same; None if they are not known.
+
+        Classes without images are left out.
+        """
+        if self.per_class is None:
+            return None
+        return fmean(right / number for right, number in self.per_class if number)
 
 
 class Evaluation(Value):
@@ -62,15 +92,17 @@ def evaluate_networks(
     """
     device = next(networks[0].parameters()).device
     totals = torch.zeros(len(networks), 4, dtype=torch.float64)
+    tally = _Tally(len(networks), settings.num_classes)
     with_top5 = settings.num_classes >= _TOP5_FROM_CLASSES
     batches = evaluation_batches(source, settings, batch_size, num_workers, processes=processes)
     for images, labels in batches:
         images, labels = images.to(device), labels.to(device)
-        totals[:, :3] += torch.stack(
-            [_sums(_logits(network, images), labels, with_top5) for network in networks]
-        ).cpu()
+        logits = [_logits(network, images) for network in networks]
+        totals[:, :3] += torch.stack([_sums(each, labels, with_top5) for each in logits]).cpu()
         totals[:, 3] += len(labels)
+        tally.add(labels.cpu(), torch.stack([each.topk(1, dim=1).indices for each in logits]).cpu())
     processes.add_up(totals)
+    processes.add_up(tally.counts)
     num_images = int(totals[0, 3])
     if num_images == 0:
         raise ValueError("the split is empty: there are no images to evaluate on")
@@ -80,9 +112,39 @@ def evaluate_networks(
             "again with a lower training.lr_per_512_images, or fix the images"
         )
     return [
-        Metrics(top1=top1, top5=top5 if with_top5 else None, loss=loss, num_images=num_images)
-        for top1, top5, loss in (totals[:, :3] / num_images).tolist()
+        Metrics(
+            top1=top1,
+            top5=top5 if with_top5 else None,
+            loss=loss,
+            num_images=num_images,
+            **tally.fields(number),
+        )
+        for number, (top1, top5, loss) in enumerate((totals[:, :3] / num_images).tolist())
     ]
+
+
+class _Tally:
+    """Counts images by label and predicted class; for many classes, by label and correctness."""
+
+    def __init__(self, num_networks: int, num_classes: int) -> None:
+        self._is_matrix = num_classes <= _MATRIX_UP_TO_CLASSES
+        columns = num_classes if self._is_matrix else 2
+        self.counts = torch.zeros(num_networks, num_classes, columns, dtype=torch.float64)
+
+    def add(self, labels: Tensor, predicted: Tensor) -> None:
+        """Counts a batch: its labels [B], and the classes that each network predicts [N, B, 1]."""
+        for counts, classes in zip(self.counts, predicted.squeeze(2), strict=True):
+            columns = classes if self._is_matrix else (classes == labels).long()
+            cells = labels * counts.shape[1] + columns
+            counts += cells.bincount(minlength=counts.numel()).view_as(counts)
+
+    def fields(self, number: int) -> dict[str, Any]:
+        """The fields of the metrics of a network."""
+        rows = self.counts[number].long()
+        if self._is_matrix:
+            return {"confusion": tuple(map(tuple, rows.tolist()))}
+        hits = torch.stack([rows[:, 1], rows.sum(dim=1)], dim=1)
+        return {"class_hits": tuple(map(tuple, hits.tolist()))}
 
 
 def _logits(network: nn.Module, images: Tensor) -> Tensor:

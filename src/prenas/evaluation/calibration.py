@@ -7,7 +7,7 @@ Afterwards the statistics of each subnet are measured on augmented training imag
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import count as count_up
 from itertools import islice
@@ -36,6 +36,7 @@ def calibrate(
     batches: Iterable[Tensor],
     *,
     processes: Processes = ALONE,
+    watch: Callable[[int], None] | None = None,
 ) -> list[Statistics]:
     """Measures the statistics of every subnet on batches of images [B, C, H, W].
 
@@ -45,6 +46,7 @@ def calibrate(
     Args:
         processes: each calibrates some of the subnets; every process gets the statistics of all
             subnets, bit for bit as a single process would compute them.
+        watch: called after every batch, with its number of images.
     """
     found = [supernet.fresh_statistics(arch) for arch in archs]
     if not supernet.has_statistics:
@@ -54,6 +56,8 @@ def calibrate(
     for images in batches:
         for number in own:
             supernet.observe(images.to(device), archs[number], found[number])
+        if watch is not None:
+            watch(len(images))
     for number, statistics in enumerate(found):
         for tensor in statistics.values():
             if number not in own:
@@ -134,12 +138,14 @@ def calibrate_on(
     seed: int,
     first_epoch: int,
     processes: Processes = ALONE,
+    watch: Callable[[int], None] | None = None,
 ) -> list[Statistics]:
     """Calibrates subnets on training images.
 
     Args:
         num_images: how many; None: `calibration.num_images`, as after the training.
         first_epoch: the epoch to take images from, and to continue from as needed.
+        watch: called after every batch, with its number of images.
 
     Raises:
         ValueError: the data do not fit the network, or the statistics are not finite.
@@ -155,7 +161,7 @@ def calibrate_on(
             seed=seed,
             first_epoch=first_epoch,
         )
-    found = calibrate(supernet, archs, batches, processes=processes)
+    found = calibrate(supernet, archs, batches, processes=processes, watch=watch)
     for arch, statistics in zip(archs, found, strict=True):
         if not all(torch.isfinite(tensor).all() for tensor in statistics.values()):
             raise ValueError(

@@ -81,7 +81,7 @@ def _provenance(run: Run, number: int, row: Evaluation) -> dict[str, Any]:
         "seed": run.recipe.seed,
         "subnet": number,
         "costs": row.costs,
-        "evaluation": {name: split.model_dump() for name, split in row.splits.items()},
+        "evaluation": {name: split.summary for name, split in row.splits.items()},
         "supernet_sha256": run.supernet_sha256,
         "versions": {name: version(name) for name in ("prenas", "torch", "timm")},
     }

@@ -97,8 +97,17 @@ def with_space(recipe: Recipe, space: SearchSpace) -> Recipe:
     """The recipe, under the same name, with another search space.
 
     Raises:
-        ValueError: the recipe's mean and deviation, or its score, do not suit that space.
+        ValueError: the images of that space have another number of channels than the recipe
+            prepares, or the recipe's score does not suit it.
     """
+    prepared, asked = len(recipe.preprocessing.mean), space.settings.in_chans
+    if prepared != asked:
+        raise ValueError(
+            f"the networks of space {space.name!r} take images of {asked} "
+            f"{'channel' if asked == 1 else 'channels'}, but the recipe {recipe.name} prepares "
+            f"{prepared}: write in_chans: {prepared} in the space, or choose a recipe for images "
+            f"of {asked}"
+        )
     return recipe_from_dict({**recipe.model_dump(mode="json"), "space": space})
 
 

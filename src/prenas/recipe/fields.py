@@ -122,6 +122,9 @@ class TrainingRecipe(Value):
     warmup_lr: float = Field(1e-6, ge=0)
     weight_decay: float = Field(0.05, ge=0)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
+    class_weights: Literal["none", "balanced"] = "none"
+    """`balanced`: weight the loss of an image with the inverse of how many training images its
+    class has, so that every class counts the same; the mean weight is 1."""
     drop_path: float = Field(0.0, ge=0, lt=1)
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout of the features before the classifier."""

@@ -11,6 +11,7 @@ from prenas import artifacts
 from prenas.length import length_of
 from prenas.models.choice import pick
 from prenas.report.cells import architecture_panels, block_score_panels, draw_panels
+from prenas.report.classes import draw_confusion, shown_split
 from prenas.report.curves import draw_accuracy, draw_training
 from prenas.report.figure import render
 from prenas.report.sections import SECTIONS, RunSoFar
@@ -64,6 +65,17 @@ def write_report(run: Run) -> Path:
     return out / artifacts.REPORT
 
 
+def _confusion(run: RunSoFar) -> Callable[[Figure], None] | None:
+    if run.best is None or not run.rows[run.best].splits:
+        return None
+    best = run.rows[run.best]
+    metrics = best.splits[shown_split(best)]
+    if metrics.confusion is None:
+        return None
+    names = None if run.images is None else run.images.class_names
+    return partial(draw_confusion, metrics=metrics, names=names)
+
+
 def _num_epochs(run: Run, log: LogSoFar) -> int | None:
     """Number of epochs of the whole training; None if it is not known yet."""
     training, images = run.preferred.recipe.training, run.images.recorded
@@ -94,5 +106,6 @@ def _drawings(run: RunSoFar) -> dict[str, Callable[[Figure], None] | None]:
             if run.epochs
             else None
         ),
+        "confusion": _confusion(run),
         "block_scores": partial(draw_panels, panels=gains) if gains else None,
     }

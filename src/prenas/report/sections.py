@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from prenas import artifacts
 from prenas.cost import CostAxis, shown_axes
 from prenas.report.cells import block_score_panels
+from prenas.report.classes import classes
 from prenas.report.forms import NONE, amount, percent, plural, words
 from prenas.report.markdown import code, escape, folded, link, picture, table
 from prenas.report.reproduction import command_of
@@ -400,6 +401,7 @@ SECTIONS = (
     summary,
     subnets,
     accuracy,
+    classes,
     architectures,
     training,
     stability,

@@ -12,7 +12,7 @@ from prenas import artifacts
 from prenas.cost import shown_axes
 
 if TYPE_CHECKING:
-    from prenas.evaluation.accuracy import Evaluation
+    from prenas.evaluation.accuracy import Evaluation, Metrics
 
 
 def flat_rows(rows: Sequence[Evaluation]) -> list[dict[str, Any]]:
@@ -28,7 +28,7 @@ def flat_rows(rows: Sequence[Evaluation]) -> list[dict[str, Any]]:
             **{
                 f"{split}_{name}": value
                 for split, metrics in row.splits.items()
-                for name, value in metrics.model_dump().items()
+                for name, value in _results(metrics).items()
             },
             **row.arch.network_options,
             **{
@@ -38,6 +38,10 @@ def flat_rows(rows: Sequence[Evaluation]) -> list[dict[str, Any]]:
         }
         for number, row in enumerate(rows)
     ]
+
+
+def _results(metrics: Metrics) -> dict[str, Any]:
+    return {**metrics.summary, "balanced_accuracy": metrics.balanced_accuracy}
 
 
 def write_csv(rows: Sequence[Evaluation], path: Path) -> None:

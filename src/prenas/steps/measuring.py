@@ -10,9 +10,9 @@ from prenas import artifacts
 from prenas.evaluation.accuracy import Evaluation, evaluate_archs
 from prenas.evaluation.calibration import calibrate_on, first_new_epoch, num_calibrated
 from prenas.families.base import Arch
-from prenas.models.choice import unevaluated
+from prenas.models.choice import pick, unevaluated
 from prenas.processes import join
-from prenas.report import draw_accuracy, render, write_csv
+from prenas.report import draw_accuracy, render, wilson_interval, write_csv
 from prenas.rivals.one_shot import evolve_budgets
 from prenas.runs.run import Run
 from prenas.selection.evolved import Evolved
@@ -69,7 +69,7 @@ def calibrate(run: Run, observer: Observer = SILENT) -> list[Statistics]:
             "now missing: remove them to calibrate again"
         )
     with observed(observer, "calibrate", run):
-        found = _calibrated(run, archs)
+        found = _calibrated(run, archs, observer)
         if processes.is_main:
             images = run.images.read_own(hold=())
             num_images = num_calibrated(images, run.recipe.calibration)
@@ -78,13 +78,20 @@ def calibrate(run: Run, observer: Observer = SILENT) -> list[Statistics]:
     return found
 
 
-def _calibrated(run: Run, archs: Sequence[Arch]) -> list[Statistics]:
+def _calibrated(run: Run, archs: Sequence[Arch], observer: Observer = SILENT) -> list[Statistics]:
     """Statistics of subnets, from the run's training images; empty if the family needs none."""
     supernet, recipe, processes = run.supernet, run.recipe, join()
     if not supernet.has_statistics:
         return [{} for _ in archs]
     with processes.main_first():
         images = run.images.read_own(hold=())
+    read, num_images = 0, num_calibrated(images, recipe.calibration)
+
+    def watch(more: int) -> None:
+        nonlocal read
+        read += more
+        observer.calibrated_images(read, num_images)
+
     return calibrate_on(
         supernet,
         archs,
@@ -93,6 +100,7 @@ def _calibrated(run: Run, archs: Sequence[Arch]) -> list[Statistics]:
         seed=recipe.seed,
         first_epoch=first_new_epoch(images, recipe.training),
         processes=processes,
+        watch=watch,
     )
 
 
@@ -130,6 +138,7 @@ def _evaluate(run: Run, archs: Sequence[Arch] | None) -> list[Evaluation]:
     if processes.is_main and not archs and not run.is_evaluated:
         if run.images.may_be_own(images):
             _record(run, rows)
+            _warn_of_guessing(rows)
         else:
             _logger.warning(
                 "these images are not the ones that %s was trained on, so the results were not "
@@ -138,6 +147,27 @@ def _evaluate(run: Run, archs: Sequence[Arch] | None) -> list[Evaluation]:
             )
     processes.wait()
     return rows
+
+
+def _warn_of_guessing(rows: Sequence[Evaluation]) -> None:
+    """Warns if the best subnet may be no better than always naming the largest class."""
+    best = rows[pick(rows, {})].splits["validation"]
+    if best.per_class is None:
+        return
+    guessing = max(number for _, number in best.per_class) / best.num_images
+    low, high = wilson_interval(best)
+    if low <= guessing:
+        _logger.warning(
+            "the best subnet is right on %.1f %% of the %s validation images (95 %% interval: %.1f "
+            "to %.1f %%), which cannot be told from the %.1f %% of always naming the largest "
+            "class: train for longer (training.steps, --time), add images, or fine-tune trained "
+            "weights (prenas finetune)",
+            100 * best.top1,
+            f"{best.num_images:,}",
+            100 * low,
+            100 * high,
+            100 * guessing,
+        )
 
 
 def _record(run: Run, rows: Sequence[Evaluation]) -> None:

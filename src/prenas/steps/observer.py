@@ -48,6 +48,9 @@ class Observer:
     def logged(self, record: Mapping[str, Any]) -> None:
         """The training added a record to `metrics.jsonl`; see `prenas.runs.log`."""
 
+    def calibrated_images(self, num_images: int, of: int) -> None:
+        """The calibration after the training has read this many of its images."""
+
     def evolved_generation(self, generation: Generation) -> None:
         """Evolution finished a generation."""
 

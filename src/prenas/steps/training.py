@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import NamedTuple
@@ -18,9 +19,12 @@ from prenas.runs.run import Run
 from prenas.steps.observer import SILENT, Observer, observed
 from prenas.supernet import Supernet
 from prenas.training.loop import train_supernet
+from prenas.training.outlook import doubts
 from prenas.training.stopping import Stopped, stop_requests
 from prenas.training.teacher import Teacher, load_teacher
 from prenas.training.tracking import check_trackers, open_trackers
+
+_logger = logging.getLogger(__name__)
 
 
 class Prepared(NamedTuple):
@@ -59,8 +63,22 @@ def prepared(recipe: Recipe, images: ImageData, device: torch.device) -> Prepare
     return Prepared(training, images, teacher)
 
 
-def prepare(run: Run, observer: Observer = SILENT) -> Prepared:
-    """Reads the images of a run, and does what `prepared` does.
+def warn_of_doubts(recipe: Recipe, images: ImageData, *, is_pretrained: bool) -> None:
+    """Warns, in the main process, if a training can hardly learn.
+
+    Args:
+        is_pretrained: whether it starts from trained weights.
+    """
+    if join().is_main:
+        for doubt in doubts(recipe, training_of(recipe), images, is_pretrained=is_pretrained):
+            _logger.warning("%s", doubt)
+
+
+def prepare(run: Run, observer: Observer = SILENT, *, is_pretrained: bool = False) -> Prepared:
+    """Reads the images of a run, does what `prepared` does, and warns if it can hardly learn.
+
+    Args:
+        is_pretrained: whether the run starts from trained weights.
 
     Raises:
         ValueError: the recipe has no training or no data, the images do not fit its space or are
@@ -69,7 +87,10 @@ def prepare(run: Run, observer: Observer = SILENT) -> Prepared:
     training_of(run.recipe)
     with observed(observer, "read images", run), join().main_first():  # it may download them
         images = run.images.read_own()
-    return prepared(run.recipe, images, run.device)
+    found = prepared(run.recipe, images, run.device)
+    if not join().main_says(run.is_trained):
+        warn_of_doubts(run.recipe, images, is_pretrained=is_pretrained)
+    return found
 
 
 def train(
@@ -91,7 +112,9 @@ def train(
         observer.was_complete("train", run)
         return run.supernet
     with observed(observer, "train", run), ExitStack() as stack:
-        training, images, teacher = needs or prepare(run)
+        training, images, teacher = needs or prepare(
+            run, is_pretrained=preferred.origin is not None
+        )
         stack.enter_context(run.locked())
         stop = stack.enter_context(stop_requests())
 

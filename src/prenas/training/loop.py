@@ -17,6 +17,7 @@ from prenas import artifacts
 from prenas.data import (
     Batch,
     ImageData,
+    label_counts,
     num_batches,
     num_samples,
     readers_watched,
@@ -30,6 +31,7 @@ from prenas.recipe import CalibrationRecipe, TrainingRecipe
 from prenas.runs.log import MetricsLog, Sink
 from prenas.supernet import Statistics, Supernet
 from prenas.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint, tidy
+from prenas.training.objective import balanced_weights
 from prenas.training.sampler import make_sampler
 from prenas.training.single_images import require_normalisable
 from prenas.training.step import Outcome, TrainingStep
@@ -125,7 +127,8 @@ def train_supernet(
 
     Raises:
         ValueError: the data do not fit the network, the batch size leaves BatchNorm a single value,
-            the folder is not writable, or too many steps in a row were not finite.
+            the classes are to be balanced but their sizes are unknown, the folder is not
+            writable, or too many steps in a row were not finite.
         OSError: a checkpoint or the log cannot be written.
         ChildProcessError: a process that reads images has died.
         Stopped: the training was asked to stop; everything is saved.
@@ -141,7 +144,13 @@ def train_supernet(
         require_normalisable(supernet, archs, num_samples(data.train), training, processes)
     sampler = make_sampler(archs, training, seed, space)
     step = TrainingStep(
-        supernet, sampler, training, steps_per_epoch, teacher=teacher, processes=processes
+        supernet,
+        sampler,
+        training,
+        steps_per_epoch,
+        teacher=teacher,
+        class_weights=_class_weights(data, training, supernet.settings.num_classes),
+        processes=processes,
     )
     loop = _Training(
         step,
@@ -177,6 +186,21 @@ def train_supernet(
             loop.validate(epoch + 1)
     loop.take_final_weights()
     supernet.eval()
+
+
+def _class_weights(
+    data: ImageData, training: TrainingRecipe, num_classes: int
+) -> torch.Tensor | None:
+    if training.class_weights == "none":
+        return None
+    counts = label_counts(data.train)
+    if counts is None:
+        raise ValueError(
+            "training.class_weights is 'balanced', but the labels of this data set are only known "
+            "once its images are read: give it an attribute `targets` with all labels, or set "
+            "training.class_weights=none"
+        )
+    return balanced_weights(counts, num_classes)
 
 
 class _Training:

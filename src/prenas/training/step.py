@@ -65,6 +65,7 @@ class TrainingStep:
         steps_per_epoch: int,
         *,
         teacher: Teacher | None = None,
+        class_weights: Tensor | None = None,
         processes: Processes = ALONE,
     ) -> None:
         self.supernet = supernet
@@ -73,6 +74,7 @@ class TrainingStep:
         self._device = next(supernet.parameters()).device
         self._sampler, self._training, self._teacher = sampler, training, teacher
         self._processes = processes
+        self._class_weights = None if class_weights is None else class_weights.to(self._device)
         self._schedule = make_schedule(self.optimizer, training, steps_per_epoch)
         self._gradients = GradientBuffer(parameters, num_extras=2)
         share = len(processes.share(range(training.batch_size)))
@@ -141,7 +143,7 @@ class TrainingStep:
                 )
                 loss = inplace_distillation_loss(logits, largest, training.inplace_distillation)
             else:
-                loss = label_loss(logits, labels, training)
+                loss = label_loss(logits, labels, training, self._class_weights)
                 if told is not None:
                     assert training.teacher is not None, "a teacher comes from the recipe"
                     loss = taught_loss(loss, logits, told, training.teacher)

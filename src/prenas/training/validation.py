@@ -87,6 +87,6 @@ def validate(
         processes=processes,
     )
     return [
-        {"subnet": number, "costs": row.costs, **row.splits["validation"].model_dump()}
+        {"subnet": number, "costs": row.costs, **row.splits["validation"].summary}
         for number, row in zip(numbers, rows, strict=True)
     ]

@@ -8,12 +8,16 @@ from prenas.recipe import Recipe, TransferRecipe
 from prenas.recipe.catalogue import mobilenet, small, transfer, vit
 from prenas.values import unknown_name
 
+PICTURES = "photos"
+"""The folder in which the recipes for own pictures look, if none is named."""
+
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "digits": small.digits,
     "digits-one-shot": small.digits_one_shot,
     "fashion-mnist": small.fashion_mnist,
     "cifar10": small.cifar10,
     "photos": small.photos,
+    "photos-mobilenet": mobilenet.photos,
     "tiny": vit.tiny,
     "small": vit.small,
     "base": vit.base,
@@ -51,6 +55,19 @@ def get_recipe(name: str) -> Recipe:
     if name not in RECIPES:
         raise unknown_name("recipe", name, RECIPES)
     return RECIPES[name]()
+
+
+def recipe_for_pictures(family: str) -> str | None:
+    """The name of the recipe that trains a family on the user's own pictures; None without one."""
+    made = ((name, get_recipe(name)) for name in RECIPES)
+    return next(
+        (
+            name
+            for name, recipe in made
+            if recipe.space.family == family and recipe.data and recipe.data.root == PICTURES
+        ),
+        None,
+    )
 
 
 def get_transfer_recipe(name: str) -> TransferRecipe:

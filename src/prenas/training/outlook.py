@@ -1,0 +1,136 @@
+"""What to expect of a training: says, before anything is spent, that it is too short or too small.
+
+The limits are rules of thumb: below them, nothing that was measured here learned well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prenas.data import ImageData, label_counts, num_batches, num_samples, open_data
+from prenas.data.named import NAMED
+from prenas.length import length_of
+from prenas.recipe import Recipe, TrainingRecipe
+from prenas.recipe.budgets import parse_budgets
+from prenas.recipe.catalogue import RECIPES, get_recipe, recipe_for_pictures
+from prenas.recipe.data import FOLDER, DataRecipe
+
+_STEPS_PER_SUBNET = 100
+_IMAGES_PER_CLASS = 50
+_LARGEST_RATIO = 5
+_OF_PRETRAINED = 0.2
+"""The share of both that trained weights need."""
+
+
+def doubts(
+    recipe: Recipe, training: TrainingRecipe, images: ImageData, *, is_pretrained: bool = False
+) -> list[str]:
+    """Why a training can hardly learn: what was seen, what it would take, and what to give.
+
+    Args:
+        is_pretrained: whether trained weights are fine-tuned, which takes fewer steps and images.
+    """
+    share = _OF_PRETRAINED if is_pretrained else 1.0
+    counts = label_counts(images.train)
+    classes = (
+        ()
+        if counts is None
+        else tuple(
+            (name, counts[label]) for label, name in enumerate(images.class_names) if counts[label]
+        )
+    )
+    found = (
+        _made_for_another_set(recipe),
+        _too_few_steps(recipe, training, images, share),
+        _too_few_images(images, len(classes), share, is_pretrained),
+        _too_uneven(training, classes),
+    )
+    return [text for text in found if text is not None]
+
+
+def _made_for_another_set(recipe: Recipe) -> str | None:
+    """Own pictures with a recipe for a named set, whose size or statistics are hardly theirs.
+
+    Pictures that already have the network's size may be that set as files.
+    """
+    if recipe.name not in RECIPES or recipe.data is None or recipe.data.name != FOLDER:
+        return None
+    made = get_recipe(recipe.name)
+    if made.data is None or made.data.name not in NAMED:
+        return None
+    ours, theirs = recipe.preprocessing, made.preprocessing
+    height, width = recipe.space.settings.image_size
+    is_changed = (height, width) != made.space.settings.image_size
+    if is_changed and (ours.mean, ours.std) != (theirs.mean, theirs.std):
+        return None
+    size = _size_of_a_picture(recipe.data)
+    if size is None or size == (width, height):
+        return None
+    mean, std = (" ".join(f"{n:g}" for n in numbers) for numbers in (ours.mean, ours.std))
+    own = recipe_for_pictures(recipe.space.family)
+    return (
+        f"the recipe {recipe.name} is made for {made.data.name}: your pictures (the first has "
+        f"{size[0]} x {size[1]} pixels) become {width} x {height} pixels, with mean {mean} and "
+        f"deviation {std}" + (f". For your own pictures, use the recipe {own}" if own else "")
+    )
+
+
+def _size_of_a_picture(data: DataRecipe) -> tuple[int, int] | None:
+    """Width and height of the first training picture; None if it cannot be opened."""
+    pictures = open_data(data).train
+    try:
+        return pictures.open(pictures.names[0]).size
+    except Exception:  # decoders fail in many ways; reading the images names it
+        return None
+
+
+def _too_few_steps(
+    recipe: Recipe, training: TrainingRecipe, images: ImageData, share: float
+) -> str | None:
+    search = recipe.search
+    budgets = parse_budgets(search.budgets, keep_partial=search.keep_partial).kept
+    # One-shot NAS trains the whole space, and any number of its subnets is too many to count.
+    num_subnets = 1 if recipe.evolution is not None else search.k * len(budgets)
+    per_step = 1 if training.sandwich is None else min(training.sandwich + 2, num_subnets)
+    steps = length_of(training, num_batches(images.train, training.batch_size)).num_steps
+    needed = -(-round(share * _STEPS_PER_SUBNET) * num_subnets // per_step)
+    if steps >= needed:
+        return None
+    each, least = steps * per_step // num_subnets, round(share * _STEPS_PER_SUBNET)
+    return (
+        f"this training is short: {_plural(steps, 'step')} for {_plural(num_subnets, 'subnet')}, "
+        f"about {each:,} for each. Less than about {least} for each seldom learns much: give "
+        f"training.steps={needed} or more (--set), more time (--time), or fewer budgets (--budget)"
+    )
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def _too_few_images(
+    images: ImageData, num_classes: int, share: float, is_pretrained: bool
+) -> str | None:
+    total, num_classes = num_samples(images.train), num_classes or len(images.class_names)
+    needed = round(share * _IMAGES_PER_CLASS) * num_classes
+    if total >= needed:
+        return None
+    instead = "" if is_pretrained else ", or fine-tune trained weights (prenas finetune)"
+    return (
+        f"these are few images: {total:,} to train {num_classes} classes, about "
+        f"{total // num_classes:,} for each. With less than about {needed // num_classes} for each "
+        f"results are poor and accuracies uncertain: add images ({needed:,} or more){instead}"
+    )
+
+
+def _too_uneven(training: TrainingRecipe, classes: Sequence[tuple[str, int]]) -> str | None:
+    if not classes or training.class_weights != "none":
+        return None
+    largest, smallest = (choose(classes, key=lambda c: c[1]) for choose in (max, min))
+    if largest[1] < _LARGEST_RATIO * smallest[1]:
+        return None
+    return (
+        f"the classes are uneven: {largest[1]:,} training images of {largest[0]}, but "
+        f"{smallest[1]:,} of {smallest[0]}. The accuracy is mostly that of the large classes: look "
+        "at the balanced accuracy, and consider --set training.class_weights=balanced"
+    )
