@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
 
-from data.making import GREY_BYTES, SETTINGS, loaded, write
+from data.making import GREY_BYTES, SETTINGS, loaded, recipe, write
 from prenas.data import (
     ImageData,
     check_splits,
     evaluation_batches,
+    label_counts,
     labelled_sample,
+    load_data,
     num_batches,
     num_samples,
     training_batches,
@@ -430,3 +432,46 @@ def test_an_epoch_of_a_loader_does_not_depend_on_the_epochs_before(kind: str) ->
 
     assert labels([2]) == labels([0, 1, 2])
     assert labels([1]) != labels([2])
+
+
+# --- labels without reading ----------------------------------------------------------------------
+
+
+class Targets(Dataset[Any]):
+    """As torchvision's data sets: labels in `targets`, images only when they are asked for."""
+
+    def __init__(self, targets: Any, length: int = 4) -> None:
+        self.targets, self._length = targets, length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Any:
+        raise AssertionError("counting reads no image")
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (TensorDataset(torch.zeros(4, 1), torch.tensor([2, 0, 2, 2])), (1, 0, 3)),
+        (DataLoader(TensorDataset(torch.zeros(4, 1), torch.tensor([1, 0, 1, 1]))), (1, 3)),
+        (Targets([0, 0, 1, 2]), (2, 1, 1)),
+        (Targets(torch.tensor([1, 1, 1, 1])), (0, 4)),
+        (Targets([0, 1]), None),  # of other images, perhaps
+        (Targets(torch.zeros(4, 3)), None),
+        (Targets(torch.zeros(4)), None),
+        (Targets([0, 1, -1, 0]), None),
+        (Targets(None), None),
+    ],
+)
+def test_labels_are_counted_without_reading(source: Any, expected: Any) -> None:
+    assert label_counts(source) == expected
+
+
+@pytest.mark.parametrize("memory_gib", [0, 4])
+def test_labels_of_pictures_are_counted(memory_gib: float, tmp_path: Path) -> None:
+    names = [f"a/{n}.png" for n in range(20)] + [f"b/{n}.png" for n in range(10)]
+    photos = write(tmp_path / "photos", names)
+    for augmentation in (Augmentation(), Augmentation(crop_scale=(0.5, 1.0))):
+        fields = recipe(photos, memory_gib=memory_gib, augmentation=augmentation)
+        assert label_counts(load_data(fields, SETTINGS).train) == (16, 8)

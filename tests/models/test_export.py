@@ -138,7 +138,7 @@ def test_the_description_says_all_there_is_to_say(
             number,
         )
         assert provenance["costs"] == row.costs
-        assert provenance["evaluation"] == {n: m.model_dump() for n, m in row.splits.items()}
+        assert provenance["evaluation"] == {n: m.summary for n, m in row.splits.items()}
         weights = (finished_run / "supernet.safetensors").read_bytes()
         assert provenance["supernet_sha256"] == hashlib.sha256(weights).hexdigest()
         assert provenance["versions"]["prenas"] == prenas.__version__

@@ -88,7 +88,7 @@ def test_records_are_the_evaluation_of_the_weights_and_of_their_average(tmp_path
         last = [r for r in records if r["epoch"] == 2 and r["weights"] == weights]
         for record, row in zip(last, rows, strict=True):
             assert record["costs"] == row.costs
-            expected = row.splits["validation"].model_dump()
+            expected = row.splits["validation"].summary
             assert {key: record[key] for key in expected} == expected
 
 

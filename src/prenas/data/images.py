@@ -120,8 +120,9 @@ def label_counts(source: ImageSource) -> tuple[int, ...] | None:
     if labels is None:
         return None
     found = torch.as_tensor(labels)
-    is_known = found.ndim == 1 and len(found) == len(dataset) and not found.is_floating_point()
-    return tuple(found.long().bincount().tolist()) if is_known else None
+    if found.ndim != 1 or len(found) != len(dataset) or found.is_floating_point():
+        return None
+    return tuple(found.long().bincount().tolist()) if not (found < 0).any() else None
 
 
 def num_batches(source: ImageSource, batch_size: int) -> int:

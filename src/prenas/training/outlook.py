@@ -31,14 +31,9 @@ def doubts(
         is_pretrained: whether trained weights are fine-tuned, which takes fewer steps and images.
     """
     share = _OF_PRETRAINED if is_pretrained else 1.0
-    counts = label_counts(images.train)
-    classes = (
-        ()
-        if counts is None
-        else tuple(
-            (name, counts[label]) for label, name in enumerate(images.class_names) if counts[label]
-        )
-    )
+    # The last classes have no count if they have no images.
+    pairs = zip(images.class_names, label_counts(images.train) or (), strict=False)
+    classes = tuple((name, number) for name, number in pairs if number)
     found = (
         _made_for_another_set(recipe),
         _too_few_steps(recipe, training, images, share),
@@ -111,7 +106,7 @@ def _plural(number: int, noun: str) -> str:
 def _too_few_images(
     images: ImageData, num_classes: int, share: float, is_pretrained: bool
 ) -> str | None:
-    total, num_classes = num_samples(images.train), num_classes or len(images.class_names)
+    total, num_classes = num_samples(images.train), num_classes or len(images.class_names) or 1
     needed = round(share * _IMAGES_PER_CLASS) * num_classes
     if total >= needed:
         return None
