@@ -43,6 +43,38 @@ class Mutation(NamedTuple):
 
 
 MUTATIONS = (
+    # the length, small and uneven sets
+    Mutation(
+        "part-of-an-epoch-is-no-end", "length.py",
+        "return step % self.steps_per_epoch == 0 or step >= self.num_steps",
+        "return step % self.steps_per_epoch == 0",
+        ("test_length.py",),
+    ),
+    Mutation(
+        "given-epochs-keep-the-floor", "recipe/changes.py",
+        '{"epochs": None, "steps": None, "min_steps": 0}', '{"epochs": None, "steps": None}',
+        ("recipe/test_fields.py",),
+    ),
+    Mutation(
+        "warm-up-without-its-limit", "training/optim.py",
+        "if training.warmup_share < 1:", "if False:",
+        ("training/test_loop.py",),
+    ),
+    Mutation(
+        "small-sets-calibrated-many-times", "evaluation/calibration.py",
+        "return min(asked, calibration.max_passes * num_samples(data.train))", "return asked",
+        ("evaluation/test_calibration.py",),
+    ),
+    Mutation(
+        "classes-count-the-same", "training/objective.py",
+        "(weights * losses).mean()", "losses.mean()",
+        ("training/test_objective.py",),
+    ),
+    Mutation(
+        "confusion-by-predicted-class", "evaluation/accuracy.py",
+        "cells = labels * counts.shape[1] + columns", "cells = columns * counts.shape[1] + labels",
+        ("evaluation/test_accuracy.py",),
+    ),
     # the step
     Mutation(
         "clip-norm-never", "training/step.py",
@@ -123,7 +155,7 @@ MUTATIONS = (
     ),
     Mutation(
         "label-smoothing-ignored", "training/objective.py",
-        "label_smoothing=training.label_smoothing", "label_smoothing=0.0",
+        "smoothing = training.label_smoothing", "smoothing = 0.0",
         ("training/test_objective.py", "training/test_step.py"),
     ),
     Mutation(
@@ -138,7 +170,7 @@ MUTATIONS = (
     ),
     Mutation(
         "resumed-epoch-starts-over", "training/loop.py",
-        "start=self.position.step % self._steps_per_epoch,", "start=0,",
+        "start=self.position.step % self._length.steps_per_epoch,", "start=0,",
         ("training/test_resume.py",),
     ),
     Mutation(

@@ -86,7 +86,7 @@ def test_a_finished_run_holds_what_it_promises(finished_run: Path) -> None:
         "report.md",
         *(
             f"report/{name}.{ending}"
-            for name in ("accuracy", "architectures", "block_scores", "training")
+            for name in ("accuracy", "architectures", "block_scores", "confusion", "training")
             for ending in ("png", "svg")
         ),
     }
