@@ -13,8 +13,8 @@ from prenas.processes import Processes
 from prenas.recipe import TrainingRecipe
 from prenas.supernet import Statistics, Supernet
 
-_MOST_VALIDATIONS = 20  # if steps decide the length: epochs may be a single step
-_MOST_OF_ALL = 5
+_MOST_VALIDATIONS = 10  # if steps decide the length: epochs may be a single step
+_MOST_OF_ALL = 2
 
 
 def _periods(training: TrainingRecipe, length: Length) -> tuple[int, int]:
@@ -34,7 +34,7 @@ def subnets_due(
     They are all subnets, the smallest, middle and largest one, or none. After the last epoch they
     are all subnets if the training validates at all. If the best weights are to be handed over,
     every validation evaluates all subnets. If steps decide the length of the training, there are
-    at most 20 validations, of which 5 evaluate all subnets.
+    at most 10 validations, of which 2 evaluate all subnets.
     """
     some, every = _periods(training, length)
 

@@ -7,7 +7,7 @@ subnets for them. Applying the method to this family is our generalisation (docs
 from __future__ import annotations
 
 from prenas.families import get_space
-from prenas.recipe import Recipe, SearchRecipe, TrainingRecipe
+from prenas.recipe import CalibrationRecipe, Recipe, SearchRecipe, TrainingRecipe
 from prenas.recipe.data import FOLDER, Augmentation, DataRecipe, Preprocessing
 
 _PUBLISHED_BUDGETS = ("macs=200M:700M:25M",)
@@ -111,6 +111,8 @@ def photos() -> Recipe:
                 crop_scale=(0.35, 1.0), auto_augment="rand-m6-mstd0.5-inc1", flip=0.5, erasing=0.1
             ),
         ),
+        # Calibrating on more would make validation as expensive as the training of a small set.
+        calibration=CalibrationRecipe(while_training=512),
         training=TrainingRecipe(
             epochs=60,
             min_steps=1500,
