@@ -272,7 +272,7 @@ def test_earlier_files_have_no_classes(finished: Path) -> None:
     for row in document["subnets"]:
         for metrics in row["splits"].values():
             assert len(metrics.pop("confusion")) == 10
-            metrics.pop("class_hits")
+            assert "class_hits" not in metrics
     artifacts.write_json(path, document)
     rows = pipeline.evaluate(finished)
     assert [row.splits["test"].balanced_accuracy for row in rows] == [None] * len(rows)

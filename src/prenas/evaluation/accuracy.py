@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from pydantic import SerializeAsAny
+from pydantic import SerializeAsAny, SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -18,6 +18,7 @@ from prenas.processes import ALONE, Processes
 from prenas.supernet import Statistics, Supernet
 from prenas.values import Value
 
+_ABOUT_CLASSES = ("confusion", "class_hits")
 _MATRIX_UP_TO_CLASSES = 100
 _TOP5_FROM_CLASSES = 20  # with fewer classes, top-5 says little
 
@@ -38,10 +39,16 @@ class Metrics(Value):
     class_hits: tuple[tuple[int, int], ...] | None = None
     """(images classified correctly, images) of every class, for more than 100 classes."""
 
+    @model_serializer(mode="wrap")
+    def _without_unknown(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = serialize(self)
+        unknown = {name for name in _ABOUT_CLASSES if getattr(self, name) is None}
+        return {name: value for name, value in fields.items() if name not in unknown}
+
     @property
     def summary(self) -> dict[str, float | int | None]:
         """The numbers about all classes together, by name."""
-        return self.model_dump(exclude={"confusion", "class_hits"})
+        return self.model_dump(exclude=set(_ABOUT_CLASSES))
 
     @property
     def per_class(self) -> tuple[tuple[int, int], ...] | None:
