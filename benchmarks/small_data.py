@@ -68,7 +68,7 @@ def main() -> None:
         *(f"--seconds {given.seconds:g} --seeds", *map(str, given.seeds)),
     ]
     document = {
-        **environment(Options(threads=1)),
+        **environment(Options(threads=1, rounds=1)),
         "command": " ".join(command),
         "data": f"CIFAR-10, {len(_CLASSES)} classes ({', '.join(_CLASSES)}) of {given.pictures} "
         f"pictures, a tenth of them for validation; {given.test_pictures} test pictures per class",
