@@ -1,8 +1,12 @@
-"""Values: the frozen, hashable, checked objects that the whole package passes around."""
+"""Values: the frozen, hashable, checked objects that the whole package passes around.
+
+Also how a value, a name or a mistake in one is shown to people.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -54,6 +58,37 @@ def explained(error: ValidationError) -> ValueError:
     causes = [details.get("ctx", {}).get("error") for details in error.errors()]
     is_unknown = any(isinstance(cause, UnknownNameError) for cause in causes)
     return (UnknownNameError if is_unknown else ValueError)(explain(error))
+
+
+_UNPRINTABLE = re.compile(
+    "[\x00-\x1f\x7f-\x9f"  # controls, such as the start of a terminal's escape sequence
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # change the direction of the text after them
+    "\u2028\u2029"  # break lines
+    "\ud800-\udfff]"  # bytes of a file name that are not UTF-8, as Python reads them
+)
+_SHORT = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
+
+
+def printable(text: str, *, keeps: str = "\n\t") -> str:
+    r"""A text as people may see it: what would steer a terminal is escaped, such as `\x1b`.
+
+    Names of files, classes and tensors can contain anything. A byte that is not UTF-8 is shown as
+    it is in the file name, such as `\xe9`.
+
+    Args:
+        keeps: characters that are left as they are; "" shows the text on one line.
+    """
+
+    def escaped(found: re.Match[str]) -> str:
+        character = found[0]
+        if character in keeps:
+            return character
+        code = ord(character)
+        if 0xDC80 <= code <= 0xDCFF:  # one undecodable byte
+            code -= 0xDC00
+        return _SHORT.get(character, f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
+
+    return _UNPRINTABLE.sub(escaped, text)
 
 
 class UnknownNameError(ValueError):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import logging
 import os
 import signal
 import sys
@@ -37,6 +36,7 @@ from prenas.cli.options import (
     Trackers,
     joined_limits,
 )
+from prenas.cli.output import IS_QUIET, console, errors, set_up_output
 from prenas.cli.parsing import (
     chosen_recipe,
     opened,
@@ -47,9 +47,6 @@ from prenas.cli.parsing import (
 )
 from prenas.cli.status import print_status
 from prenas.cli.tables import (
-    IS_QUIET,
-    console,
-    errors,
     print_evaluations,
     print_lists,
     print_plan,
@@ -382,7 +379,7 @@ def status_command(
 
     status = read_status(run)
     if as_json:
-        console.print(status.model_dump_json(), soft_wrap=True)
+        console.print(json.dumps(status.model_dump()), soft_wrap=True)
     else:
         print_status(status)
 
@@ -564,7 +561,7 @@ def info_command(
 def main() -> None:
     """Runs the command line; a mistake of the user ends in one readable message and status 2."""
     who = f"process {os.environ['RANK']}: " if "RANK" in os.environ else ""
-    logging.basicConfig(level=logging.WARNING, format=f"{who}%(levelname)s: %(message)s")
+    set_up_output(who)
     try:
         app()
     except (ValueError, OSError) as error:

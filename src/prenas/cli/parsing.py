@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prenas.cli.tables import console
+from prenas.cli.output import console
 
 if TYPE_CHECKING:
     from prenas.families.base import Arch

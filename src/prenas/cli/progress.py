@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from prenas.cli.tables import console
+from prenas.cli.output import console
 from prenas.cost import size_axis
 
 if TYPE_CHECKING:

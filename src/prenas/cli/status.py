@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from prenas.cli.tables import console, duration, print_table
+from prenas.cli.output import console
+from prenas.cli.tables import duration, print_table
 from prenas.cost import size_axis
 
 if TYPE_CHECKING:

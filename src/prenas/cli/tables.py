@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from prenas.cli.output import IS_QUIET, PlainConsole, console
 from prenas.cost import CostAxis, bounded_axes, count, shown_axes, size_axis
+from prenas.values import printable
 
 if TYPE_CHECKING:
+    from rich.measure import Measurement
+    from rich.table import Table
+
     from prenas.data import ImageData
     from prenas.evaluation.accuracy import Evaluation
     from prenas.families.base import SearchSpace
@@ -20,12 +24,6 @@ if TYPE_CHECKING:
     from prenas.selection.evolved import Evolved
     from prenas.selection.preferred import PreferredSet
     from prenas.training.estimate import Estimate
-
-# If a run has several processes, as torchrun numbers them, only the first one prints.
-IS_QUIET = os.environ.get("RANK", "0") != "0"
-
-console = Console(highlight=False, markup=False, emoji=False, quiet=IS_QUIET)
-errors = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def print_data(data: ImageData) -> None:
@@ -40,20 +38,56 @@ def print_data(data: ImageData) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Prints a table: numbers right-aligned, words left-aligned, and each row on one line."""
+    """Prints a table: numbers right-aligned, words left-aligned.
+
+    Each row is on one line, except on a terminal that is too narrow: there, words are folded.
+    """
+    cells = [[printable(str(cell), keeps="") for cell in row] for row in rows]
+    console.print(title, style="bold", soft_wrap=True)
+    table = _table(columns, cells)
+    natural = _measure(table).maximum
+    if console.is_terminal and natural > console.width:
+        for gap in (2, 1):
+            narrow = _table(columns, cells, folded_gap=gap)
+            if _measure(narrow).minimum <= console.width:
+                console.print(narrow)
+                return
+    PlainConsole(width=natural, file=console.file, quiet=IS_QUIET).print(table)
+
+
+_LONGEST_UNFOLDED = 12  # letters of a word; in a narrow table, a longer one is broken
+
+
+def _table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, folded_gap: int | None = None
+) -> Table:
+    """A table.
+
+    Args:
+        folded_gap: breaks columns of words into lines, and leaves so many spaces between columns.
+    """
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    folds = folded_gap is not None
+    padding = (0, 1) if folded_gap is None else (0, folded_gap - 1, 0, 0)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=padding)
     for number, name in enumerate(columns):
-        is_text = any(any(c.isalpha() or c == "[" for c in str(row[number])) for row in rows)
-        table.add_column(name, justify="left" if is_text else "right", no_wrap=True)
+        column = [row[number] for row in rows]
+        if not any(c.isalpha() or c == "[" for cell in column for c in cell):
+            table.add_column(name, justify="right", no_wrap=True)
+            continue
+        longest = max(len(word) for cell in (name, *column) for word in cell.split() or [""])
+        least = min(longest, _LONGEST_UNFOLDED) if folds else None
+        table.add_column(name, no_wrap=not folds, overflow="fold", min_width=least)
     for row in rows:
-        table.add_row(*map(str, row))
-    console.print(title, style="bold", soft_wrap=True)
-    width = Console(width=10_000).measure(table).maximum
-    wide = Console(width=width, highlight=False, markup=False, emoji=False, quiet=IS_QUIET)
-    wide.print(table)
+        table.add_row(*row)
+    return table
+
+
+def _measure(table: Table) -> Measurement:
+    """The widths between which a table can be printed."""
+    return Console(width=10_000).measure(table)
 
 
 def print_preferred(preferred: PreferredSet) -> None:

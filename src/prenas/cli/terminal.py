@@ -7,9 +7,9 @@ from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING, Any
 
 from prenas import artifacts
+from prenas.cli.output import console
 from prenas.cli.progress import TrainingProgress, print_generation, training_progress
 from prenas.cli.tables import (
-    console,
     print_data,
     print_evaluations,
     print_evolved,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prenas.cost import CostAxis, shown_axes, size_axis
 from prenas.report.figure import BLUE, GREY, VERMILION
+from prenas.values import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -74,7 +75,8 @@ def draw_accuracy(figure: Figure, rows: Sequence[Evaluation], *, title: str | No
     handles, splits = panels[0].get_legend_handles_labels()
     figure.legend(handles, splits, loc="outside lower center", ncols=len(splits))
     if title is not None:
-        figure.suptitle(title)
+        # Nothing in it is a formula or a control character, which an SVG could not contain.
+        figure.suptitle(printable(title, keeps=""), parse_math=False)
 
 
 def _tick(cost: CostAxis, amount: float, position: int | None = None) -> str:

@@ -14,6 +14,7 @@ from prenas.report.forms import NONE, amount, percent, plural, words
 from prenas.report.markdown import code, escape, folded, link, picture, table
 from prenas.report.reproduction import command_of
 from prenas.selection.evolved import EvolvedSet
+from prenas.values import printable
 
 if TYPE_CHECKING:
     from prenas.evaluation.accuracy import Evaluation, Metrics
@@ -66,7 +67,9 @@ def summary(run: RunSoFar) -> list[str]:
     )
     data = f"data {escape(recipe.data.name)}" if recipe.data else "no data"
     if run.images is not None:
-        sizes = ", ".join(f"{name} {size:,}" for name, size in run.images.num_images.items())
+        sizes = ", ".join(
+            f"{escape(name)} {size:,}" for name, size in run.images.num_images.items()
+        )
         data += f": {sizes} images in {plural(len(run.images.class_names), 'class', 'classes')}"
     trained = (
         f"{data}; {len(run.epochs):,} of {plural(recipe.training.epochs, 'epoch')} trained"
@@ -78,7 +81,7 @@ def summary(run: RunSoFar) -> list[str]:
         row = run.rows[run.best]
         costs = [axis.about(row.costs[axis.name]) for axis in shown_axes([row.costs])]
         accuracies = ", ".join(
-            f"{split} {percent(metrics.top1)} %" for split, metrics in row.splits.items()
+            f"{escape(split)} {percent(metrics.top1)} %" for split, metrics in row.splits.items()
         )
         found += (
             f"; best by validation is subnet {run.best} ({', '.join(costs)}): top-1 {accuracies}"
@@ -114,7 +117,7 @@ def subnets(run: RunSoFar) -> list[str]:
     has_blocks = any(subnet.score_of_blocks is not None for subnet in preferred.subnets)
     if has_blocks:
         heads.insert(heads.index("score") + 1, "score of layers")
-    heads += [f"{split} {name}" for split in splits for name in names]
+    heads += [f"{escape(split)} {name}" for split in splits for name in names]
     if run.models:
         heads.append("model")
     rows = []
@@ -162,7 +165,7 @@ def subnets(run: RunSoFar) -> list[str]:
     ]
     if run.rows:
         sizes = ", ".join(
-            f"{split} {plural(metrics.num_images, 'image')}"
+            f"{escape(split)} {plural(metrics.num_images, 'image')}"
             for split, metrics in run.rows[0].splits.items()
         )
         parts.append(
@@ -289,7 +292,7 @@ def stability(run: RunSoFar) -> list[str]:
             "more initialisations and reports how well they agree. The choice stays the same.",
         ]
     axes = list(agreement[0].block_score_tau)
-    heads = ["seed", "tau of S", *(f"tau of block scores, {words(axis)}" for axis in axes)]
+    heads = ["seed", "tau of S", *(f"tau of block scores, {escape(words(axis))}" for axis in axes)]
     heads += ["same class", "options changed, per budget"]
     return [
         heading,
@@ -359,8 +362,8 @@ def reproduction(run: RunSoFar) -> list[str]:
     elif preferred.adapted is not None:
         how = (
             f"`prenas finetune` made this run from {escape(preferred.adapted.source)} (SHA-256 of "
-            f"its weights {preferred.adapted.sha256}). The recipe, `--data`, `--image-size` and "
-            "`--set` of that command resulted in the fields below."
+            f"its weights {escape(preferred.adapted.sha256)}). The recipe, `--data`, "
+            "`--image-size` and `--set` of that command resulted in the fields below."
         )
     elif command:
         device = shlex.quote(preferred.device)
@@ -416,7 +419,7 @@ def _score(score: float | None) -> str:
 
 def _word(folder: str) -> str:
     """A folder's name inside a command shown between backticks."""
-    return shlex.quote(folder).replace("`", "")
+    return printable(shlex.quote(folder), keeps="").replace("`", "")
 
 
 def _picture(name: str, text: str) -> str:
