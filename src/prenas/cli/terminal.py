@@ -57,6 +57,10 @@ class Terminal(AbstractContextManager["Terminal"], Observer):
         """Prints the result of an earlier call."""
         self._print(step, run, "already complete")
 
+    def resumed_training(self, step: int, num_steps: int) -> None:
+        """Says from where the training continues."""
+        _say(f"Training continues after step {step:,} of {num_steps:,}")
+
     def trained_step(self, progress: Progress) -> None:
         """Moves the bar, or prints every tenth."""
         if self._training is not None:
