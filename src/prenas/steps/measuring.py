@@ -128,7 +128,7 @@ def _evaluate(run: Run, archs: Sequence[Arch] | None) -> list[Evaluation]:
     if processes.is_main and not archs and not run.is_evaluated:
         if run.images.may_be_own(images):
             _record(run, rows)
-        else:
+        elif not run.images.are_own_with_other_crops(images):
             _logger.warning(
                 "these images are not the ones that %s was trained on, so the results were not "
                 "saved",
