@@ -1,6 +1,7 @@
 """What the command line writes: plain text, tables that fit, and no control characters."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -10,22 +11,20 @@ from pathlib import Path
 import pytest
 
 from data.making import noise
+from prenas import pipeline
 from prenas.cli import tables
-from prenas.cli.output import PlainConsole
+from prenas.cli.output import PlainConsole, PlainFormatter
+from prenas.data import with_data
 from prenas.evaluation.accuracy import Evaluation, Metrics
 from prenas.families import all_spaces
 from prenas.families.vit.space import VitArch
-from prenas.recipe.catalogue import RECIPES
+from prenas.recipe import with_overrides
+from prenas.recipe.catalogue import RECIPES, get_recipe
+from training.runs import mini_recipe
 
 ESCAPE = "\x1b[31mred\x1b[0m"
 LATIN = b"caf\xe9".decode(errors="surrogateescape")
 HTML = "a|b <b>&c<!-- $x$ `d`"
-SMALL = [
-    *("--set", "space.embed_dim=[8, 16]", "--set", "space.depth=[1]"),
-    *("--set", "space.num_heads=[1, 2]", "--set", "space.mlp_ratio=[1, 2]"),
-    *("--set", "space.settings.patch_size=48", "--set", "space.settings.head_dim=4"),
-    *("--set", "search.num_images=8", "--set", "training.epochs=1", "--budget", "params=200k"),
-]
 
 
 def as_process(*arguments: object, cwd: Path) -> "subprocess.CompletedProcess[bytes]":
@@ -45,23 +44,40 @@ def test_names_of_any_bytes_are_shown_and_steer_nothing(tmp_path: Path) -> None:
         for number in range(4):
             noise(number).save(tmp_path / "photos" / name / f"{number}.png")
     (tmp_path / "photos" / ESCAPE / "broken.png").write_bytes(b"no picture")
-    skip = ["--set", "data.unreadable=skip"]
-    result = as_process("run", "photos", "--out", "run", *SMALL, *skip, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert rb"\x1b[31mred\x1b[0m/broken.png (not a supported" in result.stderr
-
-    pictures = (f"photos/{LATIN}/1.png", f"photos/{ESCAPE}/1.png")
-    told = as_process("predict", "run/subnets/00", *pictures, cwd=tmp_path)
-    assert told.returncode == 0, told.stderr
+    changes = [
+        "data.unreadable=skip",
+        "search.num_images=8",
+        "training.epochs=1",
+        'search.budgets=["params=200k"]',
+    ]
+    recipe = with_overrides(get_recipe("photos"), changes)
+    pipeline.run(with_data(recipe, str(tmp_path / "photos")), tmp_path / "run")
+    told = as_process("predict", "run/subnets/00", "photos", cwd=tmp_path)
+    assert told.returncode == 1, told.stderr
+    assert rb"photos/\x1b[31mred\x1b[0m/broken.png cannot be read" in told.stdout
     red = rb"\x1b[31mred\x1b[0m"
     assert {rb"caf\xe9", red, rb"photos/caf\xe9/1.png", rb"photos/%s/1.png" % red} <= {
         *told.stdout.split()
     }
-    assert b"\x1b" not in told.stdout + told.stderr + result.stdout + result.stderr
+    assert b"\x1b" not in told.stdout + told.stderr
 
     page = (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
     assert "\x1b" not in page
-    assert r"\\x1b\[31mred" in page or r"\\x1b[31mred" in page
+    assert r"\\x1b[31mred\\x1b[0m/broken.png" in page
+
+
+def test_the_log_is_plain_text() -> None:
+    """Also where a library writes into it, and in a traceback."""
+    record = logging.LogRecord("timm", logging.WARNING, "x.py", 1, "class %s", (ESCAPE,), None)
+    shown = PlainFormatter("process 1: %(levelname)s: %(message)s").format(record)
+    assert shown == r"process 1: WARNING: class \x1b[31mred\x1b[0m"
+
+
+def test_a_run_folder_whose_weights_could_not_be_read_is_refused(tmp_path: Path) -> None:
+    """The reader of safetensors files takes UTF-8 paths only."""
+    with pytest.raises(ValueError, match="is not UTF-8"):
+        pipeline.search(mini_recipe(), tmp_path / LATIN)
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_a_folder_of_any_bytes_has_a_status(tmp_path: Path) -> None:

@@ -95,9 +95,18 @@ class UnknownNameError(ValueError):
     """A name that is in no table; perhaps what registers it was not loaded."""
 
 
-def unknown_name(kind: str, name: str, choices: Iterable[str]) -> UnknownNameError:
-    """An error for an unknown name, with the closest names first and then all of them."""
+def unknown_name(
+    kind: str, name: str, choices: Iterable[str], *, listed_by: str | None = None
+) -> UnknownNameError:
+    """An error for an unknown name, with the closest names first and then all of them.
+
+    Args:
+        listed_by: what lists the names, if they are too many for a message.
+    """
     choices = sorted(choices)
-    near = get_close_matches(name, choices, n=3, cutoff=0.5)
+    inside = [choice for choice in choices if choice.rpartition(".")[2] == name]
+    near = [*inside, *get_close_matches(name, choices, n=3, cutoff=0.5)]
+    near = [*dict.fromkeys(near)][:3]
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-    return UnknownNameError(f"unknown {kind} {name!r}: {hint}available: {', '.join(choices)}")
+    rest = f"available: {', '.join(choices)}" if listed_by is None else f"{listed_by} lists all"
+    return UnknownNameError(f"unknown {kind} {name!r}: {hint}{rest}")

@@ -38,8 +38,11 @@ console = PlainConsole(quiet=IS_QUIET)
 errors = PlainConsole(stderr=True)
 
 
-class _PlainFormatter(logging.Formatter):
+class PlainFormatter(logging.Formatter):
+    """Formats log messages, control characters escaped."""
+
     def format(self, record: logging.LogRecord) -> str:
+        """The text of a record."""
         return printable(super().format(record))
 
 
@@ -53,5 +56,5 @@ def set_up_output(who: str) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     handler = logging.StreamHandler()
-    handler.setFormatter(_PlainFormatter(f"{who}%(levelname)s: %(message)s"))
+    handler.setFormatter(PlainFormatter(f"{who}%(levelname)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from prenas.cli.output import IS_QUIET, PlainConsole, console
-from prenas.cost import CostAxis, bounded_axes, count, shown_axes, size_axis
+from prenas.cost import CostAxis, bounded_axes, bounded_axis, count, shown_axes, size_axis
 from prenas.values import printable
 
 if TYPE_CHECKING:
@@ -147,6 +147,8 @@ def print_preferred(preferred: PreferredSet) -> None:
         )
     for number in preferred.empty_budgets:
         console.print(f"No subnet fits the budget {preferred.budgets[number]}", soft_wrap=True)
+    if preferred.origin is None:
+        _print_idle_budgets(preferred.recipe)
     for budget in preferred.partial_budgets:
         console.print(
             f"Left out {budget}: shorter than one step (search.keep_partial=true keeps it)",
@@ -163,6 +165,22 @@ def print_preferred(preferred: PreferredSet) -> None:
             f"number of layers whose options differ, per budget: {changed}",
             soft_wrap=True,
         )
+
+
+def _print_idle_budgets(recipe: Recipe) -> None:
+    """Names the budgets that are above the largest network."""
+    from prenas.recipe.budgets import parse_budgets
+    from prenas.recipe.reach import limits_nothing
+
+    needed = count(recipe.space.largest, recipe.space)
+    for budget in parse_budgets(recipe.search.budgets, keep_partial=True).kept:
+        if limits_nothing(budget, recipe.space):
+            costs = [bounded_axis(name).in_words(needed[name]) for name in budget.intervals]
+            console.print(
+                f"The budget {budget} limits nothing: the largest network of the space "
+                f"{recipe.space.name} needs only {', '.join(costs)}",
+                soft_wrap=True,
+            )
 
 
 def _gaps(gaps: Sequence[tuple[float, float]]) -> str:
@@ -185,7 +203,12 @@ def _cost_cells(axes: Sequence[CostAxis], costs: Mapping[str, int]) -> list[str]
 
 
 def print_evaluations(rows: Sequence[Evaluation], title: str) -> None:
-    """Prints the costs of subnets and their results on every split."""
+    """Prints the costs of subnets and their results on every split.
+
+    Accuracies are shares from 0 to 1 in Python and in files, and in % here.
+    """
+    from prenas.report.intervals import tied_in_words
+
     splits = list(rows[0].splits)
     with_top5 = rows[0].splits[splits[0]].top5 is not None
     axes = shown_axes(row.costs for row in rows)
@@ -204,11 +227,11 @@ def print_evaluations(rows: Sequence[Evaluation], title: str) -> None:
         table.append(cells)
     print_table(title, columns, table)
     sizes = ", ".join(f"{split} {m.num_images} images" for split, m in rows[0].splits.items())
-    console.print(
-        f"Accuracies in % on {sizes}. Choose by validation accuracy; test accuracy is only for "
-        "reporting.",
-        soft_wrap=True,
-    )
+    advice = []
+    if "validation" in splits and len(rows) > 1:
+        also = "; test accuracy is only for reporting" if "test" in splits else ""
+        advice = [f"Choose by validation accuracy{also}.", *tied_in_words(rows)]
+    console.print(" ".join([f"Accuracies in % on {sizes}.", *advice]), soft_wrap=True)
 
 
 def print_evolved(found: Sequence[Evolved], title: str) -> None:
@@ -271,7 +294,7 @@ def print_estimate(estimate: Estimate, recipe: Recipe) -> None:
                 f"{estimate.num_steps:,} of {training.batch_size} images, "
                 f"{estimate.steps_per_epoch:,} per epoch, {training.epochs} epochs",
             ),
-            ("reading images", f"{1e3 * estimate.loading_seconds:.2f} ms per image"),
+            ("reading images", _per_image(estimate.loading_seconds)),
             ("training", duration(estimate.training_seconds)),
             *([("calibration of all subnets", calibration)] * (estimate.calibration_seconds > 0)),
             ("evaluation of all subnets", duration(estimate.evaluation_seconds)),
@@ -287,6 +310,11 @@ def print_estimate(estimate: Estimate, recipe: Recipe) -> None:
             f"This machine has only {_size(estimate.machine_bytes)}: lower training.batch_size",
             soft_wrap=True,
         )
+
+
+def _per_image(seconds: float) -> str:
+    least = 1e-5  # two decimals of a millisecond
+    return f"{1e3 * seconds:.2f} ms per image" if seconds >= least else "under 0.01 ms per image"
 
 
 def _size(num_bytes: float) -> str:

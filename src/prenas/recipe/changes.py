@@ -37,8 +37,10 @@ def recipe_from_dict(fields: Mapping[str, Any]) -> Recipe:
         raise explained(error) from None
 
 
-def with_overrides(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
+def with_overrides(recipe: Recipe, overrides: Iterable[str] | str) -> Recipe:
     """The recipe with fields changed by `field=value` texts, e.g. `training.epochs=3`.
+
+    A single text may be given without a list.
 
     Values are JSON or `none`; anything that is not valid JSON is a plain text. `evolution={}`, or
     setting any field of it, switches evolution on with its defaults; setting
@@ -49,7 +51,7 @@ def with_overrides(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
             type.
     """
     fields = recipe.model_dump(mode="json")
-    for override in overrides:
+    for override in [overrides] if isinstance(overrides, str) else overrides:
         path, separator, text = override.partition("=")
         if not separator:
             raise ValueError(f"cannot read {override!r}: write FIELD=VALUE, e.g. training.epochs=3")
@@ -127,7 +129,8 @@ def _read_value(path: str, text: str, current: Any) -> Any:
 
 
 def _unknown_field(path: str, fields: Mapping[str, Any]) -> ValueError:
-    return unknown_name("recipe field", path, [name for name, _ in flat_fields(fields)])
+    names = [name for name, _ in flat_fields(fields)]
+    return unknown_name("recipe field", path, names, listed_by="`prenas info RECIPE`")
 
 
 def flat_fields(value: Value | Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

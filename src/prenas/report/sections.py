@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from statistics import median
@@ -11,6 +12,7 @@ from prenas import artifacts
 from prenas.cost import CostAxis, shown_axes
 from prenas.report.cells import block_score_panels
 from prenas.report.forms import NONE, amount, percent, plural, words
+from prenas.report.intervals import tied_in_words
 from prenas.report.markdown import code, escape, folded, link, picture, table
 from prenas.report.reproduction import command_of
 from prenas.selection.evolved import EvolvedSet
@@ -172,6 +174,7 @@ def subnets(run: RunSoFar) -> list[str]:
             f"Accuracies on {sizes}; the best on validation is bold. Choose by validation: a test "
             "set that was used for choosing is no longer a test set."
         )
+        parts += tied_in_words(run.rows)
     if has_blocks:
         lead += (
             ' "Score of layers" is the score without the parts that belong to no layer, such as '
@@ -251,7 +254,8 @@ def training(run: RunSoFar) -> list[str]:
     paragraphs = [
         heading,
         _picture("training", f"Training {curves} over epochs"),
-        f"After epoch {last.epoch + 1:,} of {recipe.training.epochs:,}: loss {last.loss:.3f}, "
+        f"After epoch {last.epoch + 1:,} of {recipe.training.epochs:,}: "
+        f"{'no finite loss' if math.isnan(last.loss) else f'loss {last.loss:.3f}'}, "
         f"learning rate {last.lr:.2e}{speed}. The loss is the training loss, averaged over the "
         "steps of the epoch and their subnets. It includes label smoothing, stochastic depth, "
         "augmentation and any other strategy of the recipe, so it cannot be compared with the "
