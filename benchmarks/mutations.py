@@ -303,6 +303,11 @@ MUTATIONS = (
         "distance.clamp(-max_distance, max_distance) + max_distance",
         ("families/test_vit_attention.py",),
     ),
+    Mutation(
+        "all-folders-without-splits-are-the-same-images", "data/sources.py",
+        'fingerprint=_fingerprint(names, {"undivided": pool})', 'fingerprint="all of them"',
+        ("sources/test_released.py",),
+    ),
 )  # fmt: skip
 
 

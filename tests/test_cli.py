@@ -24,6 +24,7 @@ from prenas.families import all_spaces
 from prenas.families.vit.space import VitArch
 from prenas.models.choice import pick
 from prenas.models.export import load
+from prenas.recipe.budgets import parse_budgets
 from prenas.recipe.catalogue import RECIPES, TRANSFER_RECIPES, get_recipe
 from prenas.steps import measuring, training
 from training.runs import (
@@ -135,7 +136,7 @@ def test_a_space_for_own_pictures_needs_a_recipe_which_is_named(
     photos = write(tmp_path / "photos", ["a/1.png", "b/1.png"])
     for space, recipe in (("cifar", "photos"), ("mobilenet-micro", "photos-mobilenet")):
         result = prenas("run", "--space", space, "--data", photos, "--out", tmp_path / "run")
-        refused(result, f"`prenas run {recipe} --space {space} --data {photos}`")
+        refused(result, f"`prenas run {recipe} --space {space} --data {photos} --out RUN`")
 
 
 @pytest.mark.parametrize(
@@ -307,6 +308,11 @@ def test_finetuning_goes_all_the_way(prenas: Command, finished_run: Path, tmp_pa
     again = prenas(*words, "--out", out)
     assert again.status == 0
     assert "Training already complete" in again.out
+    by_folder = prenas("run", "--out", out)
+    assert (by_folder.status, by_folder.err) == (0, "")
+    assert f"fine-tuned from {finished_run} (one subnet" in by_folder.out
+    assert "Training already complete" in by_folder.out
+    refused(prenas("run", "--out", out, "--set", "seed=1"), "seed: 0 -> 1", "Nothing was changed")
     refused(prenas(*words, "--out", out, "--set", "seed=1"), "was made with another recipe")
     refused(prenas("finetune", finished_run, "--out", tmp_path / "x", "--head", "x"), "auto, fresh")
     limited = ["finetune", finished_run, "--max-params", "1", "--out", tmp_path / "x"]
@@ -777,3 +783,139 @@ def test_a_run_folder_that_does_not_exist_offers_the_nearest(
     (tmp_path / "photos").mkdir()
     words = refused(prenas("specialize", tmp_path / "fotos", "--max-params", "1M"))
     assert f"{tmp_path / 'fotos'} does not exist: did you mean {tmp_path / 'photos'}?" in words
+
+
+# --- images of somebody else ---------------------------------------------------------------------
+
+
+def digits_in_folders(root: Path, number: int) -> Path:
+    """A folder per digit, named as the classes of the run."""
+    return write(root, [f"{digit}/{digit}{n}.png" for digit in range(10) for n in range(number)])
+
+
+def test_other_images_are_named_rightly_and_choose_nothing(
+    prenas: Command, finished: Path, tmp_path: Path
+) -> None:
+    folder = digits_in_folders(tmp_path / "others", 2)
+    result = prenas("evaluate", finished, "--data", folder)
+    assert (result.status, result.err) == (0, "")
+    assert "Accuracies in % on all 20 images.\n" in result.out
+    assert re.search(r"^ +all +all *$", result.out, flags=re.MULTILINE)
+    for word in ("val", "Choose", "best"):
+        assert word not in result.out
+    own = prenas("evaluate", finished)
+    assert "Choose by validation accuracy; test accuracy is only for reporting." in own.out
+
+
+def test_a_handed_over_model_is_evaluated(
+    prenas: Command, finished: Path, finished_rows: list[Evaluation], tmp_path: Path
+) -> None:
+    model, folder = finished / "subnets" / "01", digits_in_folders(tmp_path / "others", 2)
+    whole = prenas("evaluate", finished, "--data", folder)
+    result = prenas("evaluate", model, "--data", folder)
+    assert (result.status, result.err) == (0, "")
+    params = f"{finished_rows[1].costs['params']:,}"
+    (line,) = [line for line in result.out.splitlines() if params in line]
+    (same,) = [line for line in whole.out.splitlines() if params in line]
+    assert line.split()[1:] == same.split()[1:]
+    refused(prenas("evaluate", model), f"{model} is a model and names no images")
+    given = ("--arch", SMALLEST.model_dump_json(), "--data", folder)
+    refused(prenas("evaluate", model, *given), f"{model} is one model")
+
+
+def test_other_crops_of_the_runs_own_images_are_not_other_images(
+    prenas: Command, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    photos = tmp_path / "photos"
+    write(photos, [f"{kind}/{n}.png" for kind in "ab" for n in range(12)])
+    small = [word.replace("patch_size=4", "patch_size=48") for word in SMALL[:-2]]
+    out, budget = tmp_path / "run", ("--budget", "params=200k")
+    assert prenas("search", "photos", "--data", photos, *small, *budget, "--out", out).status == 0
+    assert prenas("train", out).status == 0
+    result = prenas("evaluate", out, "--crops", "5")
+    assert result.status == 0
+    assert "Measured with 5 crops per image. The results in the run folder" in result.out
+    assert "these images are not the ones" not in caplog.text
+    assert not (out / "evaluation.json").exists()
+    others = write(tmp_path / "others", [f"{kind}/{n}.png" for kind in "ab" for n in range(3)])
+    prenas("evaluate", out, "--data", others)
+    assert "these images are not the ones" in caplog.text
+
+
+# --- spaces and budgets --------------------------------------------------------------------------
+
+SPACE_FILE = """
+family: vit
+embed_dim: [8, 16]
+depth: [1, 2]
+num_heads: [1, 2]
+mlp_ratio: [1, 2]
+patch_size: 12
+head_dim: 4
+image_size: [24, 24]
+in_chans: 3
+num_classes: 3
+"""
+
+
+@pytest.fixture
+def space_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A space file, next to pictures of two classes."""
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "pictures", [f"{kind}/{n}.png" for kind in "ab" for n in range(12)])
+    (tmp_path / "small.yaml").write_text(SPACE_FILE)
+    return tmp_path / "small.yaml"
+
+
+def test_a_space_without_a_recipe_says_which_recipe_trains_it(
+    prenas: Command, space_file: Path
+) -> None:
+    for budget in ([], ["--budget", "params=6k"]):
+        result = prenas(
+            "run", "--space", "small.yaml", "--data", "pictures", "--out", "run", *budget
+        )
+        refused(result, "`prenas run photos --space small.yaml --data FOLDER --out RUN`")
+    assert (
+        prenas("search", "--space", "small.yaml", "--budget", "params=6k", "--out", "run").status
+        == 0
+    )
+
+
+def test_budgets_of_a_recipe_follow_another_space(prenas: Command, space_file: Path) -> None:
+    given = ("--space", "small.yaml", "--data", "pictures", "--set", "search.num_images=8")
+    result = prenas("search", "photos", *given, "--out", "run")
+    assert result.status == 0, result.err
+    (budgets,) = pipeline.read_preferred("run").recipe.search.budgets
+    assert f"Budgets   {budgets}, because those of the recipe photos" in result.out
+    assert "hold no network of the space small" in result.out
+    space = pipeline.read_preferred("run").recipe.space
+    for arch in (space.smallest, space.largest):
+        params = count(arch, space)["params"]
+        (held,) = [b for b in parse_budgets([budgets]).kept if b.holds(count(arch, space))]
+        assert held.intervals["params"][0] <= params
+    chosen = prenas("search", "photos", *given, "--budget", "params=5k", "--out", "other")
+    assert chosen.status == 0
+    assert "Budgets" not in chosen.out
+    kept = prenas("search", "photos", *given, "--set", 'search.budgets=["params=5k"]', "--out", "x")
+    assert "Budgets" not in kept.out
+
+
+def test_a_budget_above_the_largest_network_is_said(prenas: Command, tmp_path: Path) -> None:
+    arguments = [*SMALL[:-2], "--budget", "params=1e6", "--budget", "params=2k"]
+    result = prenas("search", "digits", *arguments, "--out", tmp_path / "run")
+    assert result.status == 0, result.err
+    space = pipeline.read_preferred(tmp_path / "run").recipe.space
+    needed = count(space.largest, space)["params"]
+    lines = [line for line in result.out.splitlines() if "limits nothing" in line]
+    assert lines == [
+        "The budget params <= 1M limits nothing: the largest network of the space digits needs "
+        f"only {needed:,} parameters"
+    ]
+
+
+def test_an_unknown_field_names_few(prenas: Command, tmp_path: Path) -> None:
+    result = prenas("search", "digits", "--set", "epochs=3", "--out", tmp_path / "run")
+    assert refused(result) == (
+        "error: unknown recipe field 'epochs': did you mean 'training.epochs'? `prenas info "
+        "RECIPE` lists all\n"
+    )

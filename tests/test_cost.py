@@ -254,6 +254,10 @@ def test_decimal_amounts_are_exact(number: int, digits: int, unit: str) -> None:
         ("0.5M", 500_000),
         ("6.0M", 6 * M),
         ("007", 7),
+        ("1e5", 100_000),
+        ("1.5e+6", 1_500_000),
+        ("25E-1k", 2500),
+        ("6e0M", 6 * M),
     ],
 )
 def test_amounts_that_can_be_read(text: str, value: int) -> None:
@@ -261,7 +265,25 @@ def test_amounts_that_can_be_read(text: str, value: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "six", "M", "6T", "6MB", "-6M", "+6M", "1e6", "6,5M", "5.M", "6 000", "0x10", "_6"]
+    "text",
+    [
+        "",
+        "six",
+        "M",
+        "6T",
+        "6MB",
+        "-6M",
+        "+6M",
+        "e6",
+        "1e",
+        "1e6.5",
+        "1e100",
+        "6,5M",
+        "5.M",
+        "6 000",
+        "0x10",
+        "_6",
+    ],
 )
 def test_amounts_that_cannot_be_read(text: str) -> None:
     with pytest.raises(ValueError, match="cannot read the amount") as caught:

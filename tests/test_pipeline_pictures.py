@@ -397,8 +397,8 @@ def test_a_report_made_on_the_way_is_written_anew(photos: Path, tmp_path: Path) 
 def test_a_folder_without_splits_is_evaluated_whole(finished: Path, tmp_path: Path) -> None:
     others = draw_pictures(tmp_path / "others", 15, first=100)
     (row, *_) = pipeline.evaluate(finished, data=other_data(finished, [str(others)]))
-    assert list(row.splits) == ["validation"]
-    assert row.splits["validation"].num_images == 30
+    assert list(row.splits) == ["all"]
+    assert row.splits["all"].num_images == 30
 
 
 def test_other_images_do_not_choose_a_subnet(finished: Path, tmp_path: Path) -> None:
@@ -430,7 +430,7 @@ def test_three_pictures_are_enough_to_evaluate_on(finished: Path, tmp_path: Path
     """A folder of other images is not divided, however small."""
     others = draw_pictures(tmp_path / "others", 1, first=300)
     (row, *_) = pipeline.evaluate(finished, data=other_data(finished, [str(others)]))
-    assert row.splits["validation"].num_images == 2
+    assert row.splits["all"].num_images == 2
 
 
 def test_the_search_on_data_does_not_depend_on_the_augmentation(

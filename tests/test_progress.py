@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 from typing import Any
 
 import pytest
@@ -58,12 +59,13 @@ def follow() -> None:
                     progress.sink(validation(subnet, 0.5 + subnet / 4, epoch=step // 3))
 
 
-def test_a_skipped_step_leaves_the_shown_loss_alone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_after_a_skipped_step_no_old_loss_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     with training_progress() as progress:
-        for step, loss in enumerate([math.nan, 2.0, math.inf, 2.0]):
+        for step, loss in enumerate([math.nan, 2.0, math.inf, 3.0]):
             progress.watch(Progress(step + 1, 4, 0, loss, 0.1, 10))
     lines = capsys.readouterr().out.splitlines()
-    assert ["loss 2.000" in line for line in lines] == [False, True, True, True]
+    shown = [re.search("loss (.*), lr", line)[1] for line in lines]  # type: ignore[index]
+    assert shown == ["not finite", "2.000", "not finite", "3.000"]
 
 
 def test_elsewhere_than_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,6 +91,26 @@ def test_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         text = f"epoch {epoch}: validation top-1: smallest 50.0, largest 75.0"
         assert screen.getvalue().count(text) == 1
     assert "Training" in screen.getvalue()
+
+
+@pytest.mark.parametrize("width", [80, 100, 200])
+def test_the_bar_fits_and_invents_no_numbers(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    terminal = Console(file=screen, force_terminal=True, width=width, color_system=None)
+    monkeypatch.setattr(module, "console", terminal)
+    with training_progress():
+        pass
+    assert "loss" not in screen.getvalue()
+    assert "images/s" not in screen.getvalue()
+    with training_progress() as progress:
+        progress.watch(Progress(7, 9, 299, 2.25, 1.5e-3, 10))
+    (numbers,) = set(
+        re.findall(r"epoch 300, loss 2.250, lr 1.50e-03, \d+ images/s", screen.getvalue())
+    )
+    assert numbers
+    lines = re.split("[\\n\\r]", re.sub(r"\x1b\[[0-9?]*[A-Za-z]", "", screen.getvalue()))
+    assert max(map(len, lines)) <= width
+    assert "…" not in screen.getvalue()
 
 
 def test_a_validation_is_shown_though_the_training_stops(

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -32,8 +33,9 @@ from prenas.recipe.catalogue import get_recipe
 from prenas.report import flat_rows, page, render, write_csv
 from prenas.report.cells import architecture_panels, block_score_panels, draw_panels
 from prenas.report.classes import ClassResult, class_results, draw_confusion
-from prenas.report.curves import draw_accuracy, draw_training, grouped, ranges, wilson_interval
+from prenas.report.curves import draw_accuracy, draw_training, grouped, ranges
 from prenas.report.forms import amount, words
+from prenas.report.intervals import tied_in_words, tied_with_best, wilson_interval
 from prenas.report.markdown import code, escape, link, table
 from prenas.report.reproduction import command_of
 from prenas.runs.log import EpochRecord, MetricsLog, ValidationRecord, read_log
@@ -393,6 +395,19 @@ def test_words_of_a_recipe_cannot_break_the_page(tmp_path: Path) -> None:
     assert set(shown.tables) == {SUBNETS, REPRODUCTION}
 
 
+@pytest.mark.usefixtures("without_pictures")
+def test_what_would_steer_a_terminal_is_shown_escaped(tmp_path: Path) -> None:
+    out = tmp_path / "run\x07"
+    name = "\x1b[31mred\x1b[0m"
+    pipeline.search(own_recipe(name=name, search={"budgets": ("params=2k",)}), out)
+    text = pipeline.report(out).read_text(encoding="utf-8")
+    assert not {c for c in text if ord(c) < 32 and c != "\n"}
+    shown = read_page(out / "report.md")
+    assert r"recipe \x1b[31mred\x1b[0m, seed 0" in "".join(shown.prose.values())
+    assert escape("\u202egnp caf\udce9") == r"\\u202egnp caf\\xe9"
+    assert code("a\x1bb\nc") == "```\na\\x1bb\nc\n```"
+
+
 # --- mistakes ------------------------------------------------------------------------------------
 
 
@@ -628,6 +643,64 @@ def test_any_evaluation_can_be_drawn(rows: list[Evaluation], tmp_path: Path) -> 
     render(partial(draw_accuracy, rows=rows, title="a title"), tmp_path / "plot.png")
     with Image.open(tmp_path / "plot.png") as picture:
         assert picture.convert("L").getextrema() == (pytest.approx(0, abs=40), 255)
+
+
+@pytest.mark.parametrize("title", ["$\\frac{$ a_b $$", "\x1b[31mred", "caf\udce9", "<b>&--->"])
+def test_any_title_can_be_drawn(title: str, tmp_path: Path) -> None:
+    """It is no formula, and an SVG is XML, which has no control characters."""
+    rows = [row(100, "validation"), row(200, "validation")]
+    paths = [tmp_path / "plot.png", tmp_path / "plot.svg"]
+    render(partial(draw_accuracy, rows=rows, title=title), *paths)
+    ElementTree.parse(paths[1])
+
+
+# --- ties ----------------------------------------------------------------------------------------
+
+
+def measured(*hits: int, num_images: int = 100, split: str = "validation") -> list[Evaluation]:
+    return [
+        row(100 + number, split).model_copy(
+            update={
+                "splits": {
+                    split: Metrics(top1=n / num_images, top5=None, loss=1.0, num_images=num_images)
+                }
+            }
+        )
+        for number, n in enumerate(hits)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("hits", "tied", "words"),
+    [
+        ((50, 90), [], []),
+        ((89, 90), [0], ["Subnet 0 ties with the best, subnet 1: on 100 images"]),
+        ((90, 20, 89, 88), [2, 3], ["Subnets 2 and 3 tie with the best, subnet 0: on 100 images"]),
+        ((90, 90, 90, 90), [1, 2, 3], ["Subnets 1, 2 and 3 tie with the best, subnet 0"]),
+        ((7,), [], []),
+    ],
+)
+def test_ties_are_intervals_that_overlap(
+    hits: tuple[int, ...], tied: list[int], words: list[str]
+) -> None:
+    rows = measured(*hits)
+    assert tied_with_best(rows) == tied
+    found = tied_in_words(rows)
+    assert len(found) == len(words)
+    for sentence, word in zip(found, words, strict=True):
+        assert sentence.startswith(word)
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=6), st.integers(1, 3))
+def test_more_images_untie(hits: list[int], factor: int) -> None:
+    few = set(tied_with_best(measured(*hits, num_images=50)))
+    many = set(tied_with_best(measured(*(factor * n for n in hits), num_images=50 * factor)))
+    assert many <= few
+
+
+def test_without_a_validation_nothing_ties() -> None:
+    assert tied_in_words(measured(5, 5, split="all")) == []
+    assert tied_in_words([]) == []
 
 
 def test_every_result_is_a_point_with_its_interval() -> None:

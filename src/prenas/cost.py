@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # importing the families imports torch, which `prenas status`
     from prenas.families.base import Arch, SearchSpace, Settings, Shape, TensorRole, Work
 
 _COUNT_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "B": 10**9}
-_NUMBER = r"[0-9]+(?:_[0-9]+)*(?:\.[0-9]+)?|\.[0-9]+"
+_NUMBER = r"(?:[0-9]+(?:_[0-9]+)*(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,2})?"
 
 
 class Part(NamedTuple):
@@ -121,7 +121,7 @@ class CostAxis:
         return f"{amount / scale:g}{unit}"
 
     def parse(self, text: str) -> int:
-        """Reads an amount from text such as 6M, 1.4G, 250k or 6000000.
+        """Reads an amount from text such as 6M, 1.4G, 250k, 6000000 or 6e6.
 
         Raises:
             ValueError: the text is not a positive amount in the units of this axis.

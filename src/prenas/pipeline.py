@@ -80,10 +80,12 @@ def run(
     check_trackers(track)
     this = Run(out, recipe, data=data, device=device)
     needs = training.prepare(this, observer, is_pretrained=source is not None)
-    if source is None:
-        choosing.search(this, observer)
-    else:
+    if source is not None:
         choosing.adapt(this, source, needs.images, head, observer)
+    elif this.is_searched and this.preferred.adapted is not None:  # a fine-tuning that continues
+        observer.was_complete("adapt", this)
+    else:
+        choosing.search(this, observer)
     training.train(this, observer, needs=needs, track=track)
     if recipe.evolution is not None:
         measuring.evolve(this, observer)

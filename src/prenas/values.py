@@ -1,8 +1,12 @@
-"""Values: the frozen, hashable, checked objects that the whole package passes around."""
+"""Values: the frozen, hashable, checked objects that the whole package passes around.
+
+Also how a value, a name or a mistake in one is shown to people.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -56,13 +60,53 @@ def explained(error: ValidationError) -> ValueError:
     return (UnknownNameError if is_unknown else ValueError)(explain(error))
 
 
+_UNPRINTABLE = re.compile(
+    "[\x00-\x1f\x7f-\x9f"  # controls, such as the start of a terminal's escape sequence
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # change the direction of the text after them
+    "\u2028\u2029"  # break lines
+    "\ud800-\udfff]"  # bytes of a file name that are not UTF-8, as Python reads them
+)
+_SHORT = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
+
+
+def printable(text: str, *, keeps: str = "\n\t") -> str:
+    r"""A text as people may see it: what would steer a terminal is escaped, such as `\x1b`.
+
+    Names of files, classes and tensors can contain anything. A byte that is not UTF-8 is shown as
+    it is in the file name, such as `\xe9`.
+
+    Args:
+        keeps: characters that are left as they are; "" shows the text on one line.
+    """
+
+    def escaped(found: re.Match[str]) -> str:
+        character = found[0]
+        if character in keeps:
+            return character
+        code = ord(character)
+        if 0xDC80 <= code <= 0xDCFF:  # one undecodable byte
+            code -= 0xDC00
+        return _SHORT.get(character, f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
+
+    return _UNPRINTABLE.sub(escaped, text)
+
+
 class UnknownNameError(ValueError):
     """A name that is in no table; perhaps what registers it was not loaded."""
 
 
-def unknown_name(kind: str, name: str, choices: Iterable[str]) -> UnknownNameError:
-    """An error for an unknown name, with the closest names first and then all of them."""
+def unknown_name(
+    kind: str, name: str, choices: Iterable[str], *, listed_by: str | None = None
+) -> UnknownNameError:
+    """An error for an unknown name, with the closest names first and then all of them.
+
+    Args:
+        listed_by: what lists the names, if they are too many for a message.
+    """
     choices = sorted(choices)
-    near = get_close_matches(name, choices, n=3, cutoff=0.5)
+    inside = [choice for choice in choices if choice.rpartition(".")[2] == name]
+    near = [*inside, *get_close_matches(name, choices, n=3, cutoff=0.5)]
+    near = [*dict.fromkeys(near)][:3]
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-    return UnknownNameError(f"unknown {kind} {name!r}: {hint}available: {', '.join(choices)}")
+    rest = f"available: {', '.join(choices)}" if listed_by is None else f"{listed_by} lists all"
+    return UnknownNameError(f"unknown {kind} {name!r}: {hint}{rest}")

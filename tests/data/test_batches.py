@@ -1,5 +1,6 @@
 """Batches of pictures: a sample follows from (seed, epoch, image, copy), however it is made."""
 
+import errno
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -26,7 +27,7 @@ from prenas.data import (
 )
 from prenas.data.augmentation import BatchAugmentation
 from prenas.data.pictures import Pictures, Pixels
-from prenas.data.reading import isolated
+from prenas.data.reading import isolated, readers_watched
 from prenas.families.vit.space import VitSettings
 from prenas.randomness import isolated_global_state, numpy_generator, torch_generator
 from prenas.recipe.data import Augmentation
@@ -352,6 +353,64 @@ def test_a_batch_that_died_with_its_reader_is_told_from_a_broken_connection() ->
         next(isolated(_Broken(reader), 0, 0))  # type: ignore[arg-type]
     with pytest.raises(ConnectionResetError):
         next(isolated(_Broken(), 0, 0))  # type: ignore[arg-type]
+
+
+_IN_A_READER = """Caught RuntimeError in DataLoader worker process 0.
+Original Traceback (most recent call last):
+  File "reading.py", line 1, in somewhere
+RuntimeError: """
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        "unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)",
+        "unable to write to file </torch_1_2_0>: No space left on device (28)",
+    ],
+)
+def test_a_small_dev_shm_is_one_sentence(problem: str) -> None:
+    """PyTorch puts the traceback of the reader into its message."""
+    with pytest.raises(ChildProcessError) as caught, readers_watched():
+        raise RuntimeError(f"{_IN_A_READER}{problem}\n")
+    message = str(caught.value)
+    assert "cannot share memory (No space left on device (28)): /dev/shm is too small" in message
+    assert "data.num_workers=0" in message
+    assert "\n" not in message
+
+
+def test_an_error_of_a_users_own_images_is_not_a_crash() -> None:
+    with pytest.raises(RuntimeError, match="upside down"), readers_watched():
+        raise RuntimeError(f"{_IN_A_READER}upside down\n")
+
+
+def test_readers_that_run_out_of_shared_memory(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through real processes, which inherit the patch."""
+
+    def full(tensor: Tensor) -> None:
+        raise RuntimeError("unable to write to file </torch_1_2_0>: No space left on device (28)")
+
+    data = loaded(photos, num_workers=2, memory_gib=0)
+    monkeypatch.setattr(Tensor, "share_memory_", full)
+    with pytest.raises(ChildProcessError, match=r"cannot share memory \(No space left"):
+        list(training_batches(data, SETTINGS, 4, 0, 0))
+
+
+def test_a_read_only_dev_shm_starts_no_readers(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(context: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(multiprocessing.context.BaseContext, "Lock", refuse)
+    before = {*multiprocessing.active_children()}
+    data = loaded(photos, num_workers=2, memory_gib=0)
+    with pytest.raises(ChildProcessError, match=r"cannot share memory \(Read-only file system\)"):
+        list(training_batches(data, SETTINGS, 4, 0, 0))
+    assert {*multiprocessing.active_children()} <= before
+    alone = loaded(photos, num_workers=0, memory_gib=0)
+    assert len(list(training_batches(alone, SETTINGS, 4, 0, 0))) == 5
 
 
 def test_images_of_a_loader_stay_what_they_are() -> None:

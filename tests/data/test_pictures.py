@@ -1,10 +1,12 @@
 """Pictures of every kind: what the network sees of them, and what is refused, by name."""
 
 import struct
+import threading
 import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from data.making import (
     write,
 )
 from prenas.data import load_data, training_batches
+from prenas.data.opening import warnings_named
 from prenas.data.pictures import Pictures, Pixels
 from prenas.families.vit.space import VitSettings
 from prenas.models.export import make_transform
@@ -429,3 +432,43 @@ def test_elongated_pictures_are_refused_before_they_fill_memory(
         loaded(root)
     Image.new("RGB", (1000, 10)).save(root / "val/a/2.png")
     assert len(everything(loaded(root).validation)[1]) == 3
+
+
+# --- warnings ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("memory_gib", [1.0, 0.0])
+def test_every_warning_names_its_picture(
+    memory_gib: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    """In the threads that read a small set at once, and when pictures are read one by one."""
+    root = write(tmp_path, [f"train/{k}/{n}.png" for k in "ab" for n in range(8)])
+    write(root, [f"val/{k}/{n}.png" for k in "ab" for n in range(2)])
+    for number in range(8):
+        noise(number, 30 + number, 30).save(root / "train" / "a" / f"{number}.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 700)
+    before, threads = warnings.showwarning, torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            everything(loaded(root, memory_gib=memory_gib).train)
+    finally:
+        torch.set_num_threads(threads)
+    assert warnings.showwarning is before
+    for number in range(8):
+        size = 30 * (30 + number)
+        told = {m for m in caplog.messages if f"({size} pixels)" in m}
+        assert {m.partition(": ")[0] for m in told} == {f"picture a/{number}.png"}
+
+
+def test_other_warnings_are_shown_as_ever(recwarn: pytest.WarningsRecorder, caplog: Any) -> None:
+    """Those of a thread that reads no picture, while another one does."""
+    with warnings_named("a.png"):
+        thread = threading.Thread(target=warnings.warn, args=("of another",))
+        thread.start()
+        thread.join()
+        warnings.warn("of the picture", stacklevel=1)
+    assert caplog.messages == ["picture a.png: of the picture"]
+    warnings.warn("after it", stacklevel=1)
+    assert caplog.messages == ["picture a.png: of the picture"]

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from prenas.cli import app, main
+from prenas.data.folders import list_pictures
 from prenas.families import build
 from prenas.families.vit.space import VitArch, VitSettings
 from prenas.models.export import load, load_described, write_model
@@ -145,9 +147,40 @@ def test_a_missing_picture_stops_before_anything(
     with pytest.raises(FileNotFoundError, match="nothing was classified") as caught:
         found += list(predict(model, [pictures[0], missing]))
     assert str(missing) in str(caught.value)
-    with pytest.raises(ValueError, match=r"is a folder: give picture files, such as .*\.jpg"):
-        found += list(predict(model, [pictures[0], tmp_path]))
+    (tmp_path / "none").mkdir()
+    with pytest.raises(ValueError, match=r"no pictures found in .*none"):
+        found += list(predict(model, [pictures[0], tmp_path / "none"]))
     assert found == []
+
+
+def test_a_folder_is_all_pictures_in_it_as_in_training(
+    model: Path, pictures: list[Path], tmp_path: Path
+) -> None:
+    """At any depth, in the order of the names; other, hidden and system files are skipped."""
+    deep = tmp_path / "more" / "deep"
+    deep.mkdir(parents=True)
+    for name in ("z.PNG", "notes.txt", ".hidden.png"):
+        (deep / name).write_bytes(pictures[0].read_bytes())
+    (deep / "@eaDir").mkdir()
+    (deep / "@eaDir" / "small.png").write_bytes(pictures[0].read_bytes())
+    expected = [*pictures, deep / "z.PNG"]
+    assert [*list_pictures(tmp_path).sizes] == [
+        path.relative_to(tmp_path).as_posix() for path in expected
+    ]
+    assert list(predict(model, [tmp_path])) == list(predict(model, expected))
+
+
+def test_a_warning_names_its_picture(
+    model: Path, pictures: list[Path], monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 9 * 12)  # as large as the smallest of them
+    before = warnings.showwarning
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        list(predict(model, pictures[:2]))
+    assert warnings.showwarning is before
+    (message,) = caplog.messages
+    assert message.startswith(f"picture {pictures[1]}: Image size (120 pixels) exceeds limit")
 
 
 def test_a_missing_or_damaged_model_is_said(
@@ -188,7 +221,8 @@ def test_the_table_shows_every_picture(model: Path, pictures: list[Path], tmp_pa
     for path in pictures:
         assert str(path) in result.output
     assert result.output.count("%") == 2 * len(pictures)
-    assert "cannot be read: not a supported picture format" in result.output
+    (line,) = [line for line in result.output.splitlines() if "cannot be read" in line]
+    assert line == f"{broken} cannot be read: not a supported picture format"  # not in the table
     best = next(predict(model, pictures[:1])).classes[0]
     assert f"{100 * best[1]:.2f} %" in result.output
 

@@ -155,6 +155,7 @@ def test_an_override_changes_its_field_only(override: str, read) -> None:
 def test_overrides_apply_in_order_and_together() -> None:
     recipe = get_recipe("digits")
     assert with_overrides(recipe, []) == recipe
+    assert with_overrides(recipe, "seed=2") == with_overrides(recipe, ["seed=2"])
     changed = with_overrides(recipe, ["seed=1", "training.epochs=9", "seed=2"])
     assert (changed.seed, changed.training and changed.training.epochs) == (2, 9)
 

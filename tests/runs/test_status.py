@@ -1,6 +1,8 @@
 """How far a run is, at every stage, whatever else is in the folder."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ from prenas.recipe.budgets import parse_budgets
 from prenas.rivals.evolution import Generation
 from prenas.runs.log import MetricsLog
 from prenas.runs.status import Status, read_status
+from prenas.training.stopping import Stopped
 from training.runs import (
     StoppedError,
     contents,
@@ -173,9 +176,28 @@ def test_the_advice_leads_to_the_end(
         show(monkeypatch, capsys, *command.split()[1:])
     assert names == ["train", "evaluate", "specialize"]
     (model,) = (searched / "subnets").iterdir()
+    assert read_status(searched).finish_command is None
     rows = pipeline.evaluate(searched)
     best = max(row.splits["validation"].top1 for row in rows)
     assert rows[int(model.name)].splits["validation"].top1 == best
+
+
+def test_one_command_finishes_what_was_begun(
+    searched: Path,
+    finished_run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It needs no recipe: the folder has it."""
+    with pytest.raises(StoppedError):
+        pipeline.run(mini_recipe(), searched, observer=hearing(steps=stop_at(14)))
+    command = read_status(searched).finish_command
+    assert command == f"prenas run --out {searched}"
+    shown = show(monkeypatch, capsys, *command.split()[1:], "--device", "cpu")
+    assert f"Training continues after step {STEPS} of {3 * STEPS}" in shown
+    assert stages(read_status(searched)) == ["done"] * 4
+    for name in ("recipe.json", "preferred.json", "supernet.safetensors", "evaluation.json"):
+        assert (searched / name).read_bytes() == (finished_run / name).read_bytes()
 
 
 # --- the log of a longer training ----------------------------------------------------------------
@@ -198,15 +220,72 @@ def test_in_the_middle_of_an_epoch(searched: Path) -> None:
             **{"loss": 2.0, "lr": 0.1, "grad_norm": 1.0, "images_per_second": speed},
         )
         log.append("skipped", epoch=0, step=step, loss=None, reason="the loss is nan", arch="a")
-    for name in ("step-00000004", "step-00000016", "step-notes", "best.safetensors"):
+    for name in ("step-00000002", "step-00000004", "step-notes", "best.safetensors"):
         (searched / "checkpoints" / name).mkdir(parents=True)
     progress = read_status(searched).progress
     assert progress is not None
     assert (progress.step, progress.num_steps, progress.epoch) == (6, 24, 0)
     assert (progress.loss, progress.lr, progress.skipped) == (2.0, 0.1, 3)
     assert progress.seconds_left == pytest.approx((3 - 6 / 8) * 1000 / 100)
-    assert progress.checkpoint == "checkpoints/step-00000016"
+    assert progress.checkpoint == "checkpoints/step-00000004"
     assert progress.best == "checkpoints/best.safetensors"
+
+
+def test_a_checkpoint_may_be_further_than_the_log(searched: Path) -> None:
+    """Whoever asks a training to stop gets a checkpoint, but no record."""
+    log = log_of(searched)
+    (searched / "checkpoints" / "step-00000005").mkdir(parents=True)
+    progress = read_status(searched).progress
+    assert progress is not None
+    assert (progress.step, progress.num_steps, progress.epoch) == (5, 24, 0)
+    assert (progress.loss, progress.seconds_left) == (None, None)
+    log.append(
+        "step",
+        epoch=1,
+        step=12,
+        **{"loss": 2.0, "lr": 0.1, "grad_norm": 1.0, "images_per_second": 100.0},
+    )
+    for step, epoch in ((16, 1), (17, 2)):
+        (searched / "checkpoints" / f"step-{step:08d}").mkdir()
+        progress = read_status(searched).progress
+        assert progress is not None
+        assert (progress.step, progress.epoch, progress.loss) == (step, epoch, 2.0)
+        assert progress.seconds_left == pytest.approx((3 - step / 8) * 1000 / 100)
+
+
+def test_after_a_request_to_stop_status_says_the_step_reached(
+    searched: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The log of this run has a record every 50 steps."""
+
+    def stop(progress: Any) -> None:
+        if progress.step == 15:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Stopped):
+        pipeline.train(searched, observer=hearing(steps=stop))
+    progress = read_status(searched).progress
+    assert progress is not None
+    assert (progress.step, progress.epoch) == (16, 1)
+    shown = show(monkeypatch, capsys, "status", str(searched))
+    assert "step 16 of 27, epoch 2 of 3" in shown
+    assert f"Or        prenas run --out {searched}, which does all the remaining steps" in shown
+    told = show(monkeypatch, capsys, "train", str(searched), "--device", "cpu")
+    assert "Training continues after step 16 of 27" in told
+
+
+def test_skipped_steps_have_no_loss(searched: Path) -> None:
+    log = log_of(searched)
+    numbers = {"lr": 0.1, "grad_norm": 1.0, "images_per_second": 100.0}
+    log.append("step", epoch=0, step=4, loss=2.0, **numbers)
+    log.append("skipped", epoch=0, step=6, loss=None, reason="the loss is nan", archs=["a"])
+    progress = read_status(searched).progress
+    assert progress is not None
+    assert (progress.step, progress.loss, progress.lr, progress.skipped) == (6, None, 0.1, 1)
+    log.append("step", epoch=0, step=8, loss=1.5, **numbers)
+    progress = read_status(searched).progress
+    assert progress is not None
+    assert (progress.step, progress.loss, progress.skipped) == (8, 1.5, 1)
 
 
 def test_the_log_knows_the_epochs_length_best(searched: Path) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import prenas
+from data.making import write
 from families.test_vit_released import ARCH, SETTINGS, mini, random_native, to_original
 from prenas import pipeline
 from prenas.cost import count
@@ -28,6 +29,7 @@ from prenas.families.vit.published import PUBLISHED
 from prenas.families.vit.space import VitArch
 from prenas.proxy.importance import noise_images
 from prenas.recipe import with_overrides
+from prenas.runs.run import Run
 from prenas.sources.released import imported_set, load_released_checkpoint
 from prenas.steps import choosing, training
 from reference.original import fill
@@ -525,6 +527,24 @@ def test_the_report_of_an_imported_run(mini_file: Path, tmp_path: Path) -> None:
     assert f"prenas import {mini_file.name} --out run" in text
     assert "Nothing was chosen here, because the run was imported from mini.pth" in text
     assert "None" not in text.split("<details>")[0]
+
+
+def test_an_imported_run_is_evaluated_on_each_folder_that_is_given(
+    mini_file: Path, tmp_path: Path
+) -> None:
+    """The first becomes its validation; results on another are measured, and not kept."""
+    out = tmp_path / "run"
+    pipeline.import_released(mini_file, out)
+    num_classes = pipeline.read_preferred(out).recipe.space.settings.num_classes
+    folders = [tmp_path / name for name in ("first", "second")]
+    for number, folder in enumerate(folders, start=1):
+        write(folder, [f"{k:03d}/{n}.png" for k in range(num_classes) for n in range(number)])
+    first = pipeline.evaluate(out, data=other_data(out, [str(folders[0])]))
+    assert first[0].splits["validation"].num_images == num_classes
+    assert pipeline.evaluate(out, data=other_data(out, [str(folders[0])])) == first
+    second = pipeline.evaluate(out, data=other_data(out, [str(folders[1])]))
+    assert second[0].splits["all"].num_images == 2 * num_classes
+    assert Run(out).evaluations == first
 
 
 def test_images_of_other_classes_do_not_evaluate_an_imported_run(

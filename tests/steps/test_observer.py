@@ -9,7 +9,7 @@ from prenas import pipeline
 from prenas.runs.run import Run
 from prenas.sources.transfer import finetuning_recipe, read_source
 from prenas.steps.observer import Observer, Step
-from training.runs import StoppedError, mini_recipe
+from training.runs import StoppedError, mini_recipe, stop_at
 
 pytest_plugins = "training.runs"
 
@@ -21,6 +21,7 @@ class Listener(Observer):
 
     def __init__(self) -> None:
         self.heard: list[tuple[str, Step]] = []
+        self.resumed: tuple[int, int] | None = None
         self.num_steps, self.events, self.generations = 0, list[str](), list[int]()
 
     def began(self, step: Step, run: Run) -> None:
@@ -32,6 +33,10 @@ class Listener(Observer):
 
     def was_complete(self, step: Step, run: Run) -> None:
         self.heard.append(("was complete", step))
+
+    def resumed_training(self, step: int, num_steps: int) -> None:
+        assert self.num_steps == 0
+        self.resumed = (step, num_steps)
 
     def trained_step(self, progress: Any) -> None:
         self.num_steps += 1
@@ -101,3 +106,24 @@ def test_what_a_step_made_is_in_the_run(tmp_path: Path) -> None:
     found: list[Any] = []
     rows = pipeline.run(mini_recipe(training={"epochs": 1}), tmp_path / "run", observer=Reading())
     assert found == [pipeline.read_preferred(tmp_path / "run"), rows]
+
+
+def test_a_training_that_continues_says_from_where(searched: Path) -> None:
+    first, again = Listener(), Listener()
+    with pytest.raises(StoppedError):
+        pipeline.train(searched, observer=_Both(first, stop_at(14)))
+    pipeline.train(searched, observer=again)
+    assert first.resumed is None
+    assert again.resumed == (9, 27)  # the last checkpoint is that of the first epoch
+    assert again.num_steps == 18
+
+
+class _Both(Observer):
+    """Passes steps on to a listener and to a watcher."""
+
+    def __init__(self, listener: Listener, watch: Any) -> None:
+        self._listener, self._watch = listener, watch
+
+    def trained_step(self, progress: Any) -> None:
+        self._listener.trained_step(progress)
+        self._watch(progress)

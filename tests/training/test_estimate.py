@@ -1,5 +1,6 @@
 """A dry run: the subnets of the real run, arithmetic that can be done by hand, nothing written."""
 
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 from prenas import pipeline
 from prenas.cli import app
+from prenas.cli.tables import print_estimate
 from prenas.cost import count
 from prenas.data import num_samples, training_batches
 from prenas.families import get_space
@@ -320,3 +322,27 @@ def test_a_dry_run_returns_the_recipe_for_a_time() -> None:
     assert plan.estimate.num_steps > 1000
     assert plan.estimate.total_seconds <= 3600
     assert plan.recipe == with_overrides(mini_recipe(), [f"training.steps={training.steps}"])
+
+
+def test_reading_is_timed_even_if_an_epoch_is_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = own_data(num_images=8)
+    slow = replace(data, augmentation=lambda images, _: (time.sleep(0.02), images)[1])
+    supernet = Supernet(WHOLE, MINI.settings).initialize(torch.Generator().manual_seed(0))
+    training = mini_recipe().training
+    assert training is not None
+    found = estimate_training(supernet, archs(1), slow, training)
+    assert found.images_per_step == 8
+    assert 0.02 / 8 <= found.loading_seconds < 1
+
+
+def test_a_time_too_short_to_print_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    plan = pipeline.dry_run(mini_recipe(), device="cpu")
+    for seconds, words in (
+        (1.234e-3, "1.23"),
+        (1e-5, "0.01"),
+        (9e-6, "under 0.01"),
+        (0, "under 0.01"),
+    ):
+        print_estimate(plan.estimate._replace(loading_seconds=seconds), mini_recipe())
+        (line,) = [s for s in capsys.readouterr().out.splitlines() if "reading images" in s]
+        assert line.split("reading images")[1].strip() == f"{words} ms per image"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import logging
 import os
 import signal
 import sys
@@ -31,6 +30,7 @@ from prenas.cli.options import (
     Overrides,
     RecipeName,
     RunFolder,
+    RunOrModel,
     Seeds,
     SpaceText,
     Threads,
@@ -38,8 +38,10 @@ from prenas.cli.options import (
     Trackers,
     joined_limits,
 )
+from prenas.cli.output import IS_QUIET, console, errors, set_up_output
 from prenas.cli.parsing import (
     chosen_recipe,
+    is_model,
     opened,
     read_arch,
     require_out,
@@ -49,9 +51,6 @@ from prenas.cli.parsing import (
 )
 from prenas.cli.status import print_status
 from prenas.cli.tables import (
-    IS_QUIET,
-    console,
-    errors,
     print_evaluations,
     print_lists,
     print_plan,
@@ -135,7 +134,7 @@ def run_command(
     """Run the whole method: search, train, evaluate and hand over.
 
     With `evolution` in the recipe, train on the whole space and choose the subnets by evolution
-    afterwards.
+    afterwards. Without a recipe, continue the run in the folder --out with its own.
     """
     from prenas import pipeline
     from prenas.cli.terminal import Terminal
@@ -145,7 +144,16 @@ def run_command(
     require_out(out, dry_run)
     set_threads(threads)
     check_trackers(track or ())
-    chosen = chosen_recipe(recipe, space, data, overrides, budget, further_seeds)
+    chosen = chosen_recipe(
+        recipe,
+        space,
+        data,
+        overrides,
+        budget,
+        further_seeds,
+        recorded_in=out,
+        trains=True,
+    )
     require_pictures(chosen)
     if out is None or dry_run:
         with console.status("Choosing subnets and measuring training steps ..."):
@@ -345,21 +353,28 @@ def calibrate_command(
 @app.command("evaluate")
 @_interruptible
 def evaluate_command(
-    run: RunFolder,
+    run: RunOrModel,
     arch: ArchTexts = None,
     data: DataTexts = None,
     crops: Crops = None,
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
-    """Measure the accuracy of the subnets of a trained run.
+    """Measure the accuracy of the subnets of a trained run, or of a handed-over model.
 
     With --arch, measure other architectures in its supernet. With --arch, --data or --crops,
-    results are printed but not saved.
+    results are printed but not saved. A model needs --data.
     """
     from prenas.steps import measuring
 
     set_threads(threads)
+    if is_model(run):
+        from prenas.models.measurement import measure
+
+        if arch:
+            raise ValueError(f"{run} is one model: --arch needs the run that it was cut from")
+        print_evaluations([measure(run, data or (), crops=crops, device=device)], str(run))
+        return
     this = opened(run, device, data, crops)
     archs = [read_arch(text, this.preferred.recipe.space.family) for text in arch] if arch else None
     rows = measuring.evaluate(this, archs)
@@ -394,7 +409,7 @@ def status_command(
 
     status = read_status(run)
     if as_json:
-        console.print(status.model_dump_json(), soft_wrap=True)
+        console.print(json.dumps(status.model_dump()), soft_wrap=True)
     else:
         print_status(status)
 
@@ -487,7 +502,8 @@ def import_command(
 def predict_command(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a handed-over model.")],
     images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGE...", help="Picture files to classify.")
+        list[Path],
+        typer.Argument(metavar="IMAGE...", help="Pictures to classify: files, or folders of them."),
     ],
     top: Annotated[int, typer.Option(min=1, help="Number of classes to show per picture.")] = 3,
     as_json: Annotated[
@@ -503,13 +519,13 @@ def predict_command(
     from prenas.models.prediction import predict
 
     set_threads(threads)
-    rows, has_failed = [], False
+    rows, problems, has_failed = [], [], False
     for prediction in predict(model, images, top=top, device=device):
         has_failed |= prediction.error is not None
         if as_json:
             console.print(json.dumps(prediction.as_dict()), soft_wrap=True)
         elif prediction.error:
-            rows.append((str(prediction.path), f"cannot be read: {prediction.error}", ""))
+            problems.append(f"{prediction.path} cannot be read: {prediction.error}")
         else:
             rows += [
                 (str(prediction.path) if rank == 0 else "", name, f"{100 * probability:.2f} %")
@@ -517,6 +533,8 @@ def predict_command(
             ]
     if rows:
         print_table(str(model), ["picture", "class", "probability"], rows)
+    for problem in problems:
+        console.print(problem, soft_wrap=True)
     if has_failed:
         raise typer.Exit(1)
 
@@ -576,7 +594,7 @@ def info_command(
 def main() -> None:
     """Runs the command line; a mistake of the user ends in one readable message and status 2."""
     who = f"process {os.environ['RANK']}: " if "RANK" in os.environ else ""
-    logging.basicConfig(level=logging.WARNING, format=f"{who}%(levelname)s: %(message)s")
+    set_up_output(who)
     try:
         app()
     except (ValueError, OSError) as error:

@@ -47,6 +47,14 @@ DataTexts = Annotated[
     ),
 ]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.", callback=_no_recipe)]
+RunOrModel = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN|MODEL",
+        help="Run folder, or the folder of a handed-over model.",
+        callback=_no_recipe,
+    ),
+]
 Out = Annotated[Path, typer.Option(help="Run folder; created if it does not exist.")]
 Overrides = Annotated[
     list[str] | None,

@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prenas import artifacts
-from prenas.cli.tables import console, print_time
+from prenas.cli.output import console
+from prenas.cli.tables import print_time
 
 if TYPE_CHECKING:
-    from prenas.families.base import Arch
+    from prenas.families.base import Arch, SearchSpace
     from prenas.recipe import Recipe
     from prenas.runs.run import Run
+
+
+_BUDGETS = "search.budgets"
 
 
 def set_threads(threads: int | None) -> None:
@@ -52,38 +56,48 @@ def chosen_recipe(
     overrides: Sequence[str] | None,
     budgets: Sequence[str] | None,
     further_seeds: int | None,
+    *,
+    recorded_in: Path | None = None,
+    trains: bool = False,
 ) -> Recipe:
-    """The named recipe, with the changes of the command line: space, data, then single fields."""
+    """The named recipe, with the changes of the command line: space, data, then single fields.
+
+    Args:
+        recorded_in: a run folder, whose recipe is taken if neither a recipe nor a space is named.
+        trains: whether a recipe that only searches is of no use.
+    """
     from prenas.data import with_data
     from prenas.recipe import searching_recipe, with_overrides, with_space
-    from prenas.recipe.catalogue import RECIPES, get_recipe, recipe_for_pictures
+    from prenas.recipe.catalogue import RECIPES, get_recipe
     from prenas.recipe.space_file import find_space
 
+    found = find_space(space) if space is not None else None
+    changes = list(overrides or ())
     if name is not None:
         recipe = get_recipe(name)
-        if space is not None:
-            recipe = with_space(recipe, find_space(space))
-    elif space is not None and budgets:
-        recipe = searching_recipe(find_space(space), budgets)
-    elif space is not None and data:
-        own = recipe_for_pictures(find_space(space).family)
-        raise ValueError(
-            f"name a recipe as well, which says how to train on these images: `prenas run "
-            f"{own or 'RECIPE'} --space {space} --data {data[0]}` (`prenas info` lists all recipes)"
-        )
+        if found is not None:
+            recipe = with_space(recipe, found)
+        default = default_folder(recipe)
+        if not data and default is not None and default.exists():
+            data = [str(default)]  # as if typed, so that the network has an output per class
+    elif found is not None and trains:
+        given = data[0] if data else "FOLDER"
+        raise ValueError(_which_recipe(found, f"--space {space} --data {given}"))
+    elif found is not None and budgets:
+        recipe = searching_recipe(found, budgets)
+    elif found is None and recorded_in is not None and (recorded_in / artifacts.RECIPE).exists():
+        recipe = recorded_recipe(recorded_in)
     else:
         raise ValueError(
             f"name a recipe ({', '.join(RECIPES)}), or give --space and --budget to search "
             "without training"
         )
-    default = default_folder(recipe)
-    if not data and default is not None and default.exists():
-        data = [str(default)]  # as if it were typed, so that the network has an output per class
     if data:
         recipe = with_data(recipe, data)
-    changes = list(overrides or ())
+    if found is not None and not budgets and not any(c.startswith(_BUDGETS) for c in changes):
+        recipe = _within_reach(recipe)
     if budgets:
-        changes.append(f"search.budgets={json.dumps(list(budgets))}")
+        changes.append(f"{_BUDGETS}={json.dumps(list(budgets))}")
     if further_seeds is not None:
         changes.append(f"search.further_seeds={further_seeds}")
     return with_overrides(recipe, changes)
@@ -134,6 +148,59 @@ def within_time(
         plan = pipeline.dry_run(recipe, seconds=seconds, **measured)
     print_time(plan.estimate, time)
     return plan.recipe
+
+
+def recorded_recipe(folder: Path) -> Recipe:
+    """The recipe that the run in a folder was started with."""
+    from prenas.runs.run import Run
+
+    return Run(folder, device="cpu").recipe
+
+
+def _which_recipe(space: SearchSpace, given: str) -> str:
+    """What to do about a space without a recipe that says how to train it."""
+    from prenas.recipe.catalogue import RECIPES, get_recipe
+    from prenas.recipe.data import FOLDER
+
+    recipes = {name: get_recipe(name) for name in RECIPES}
+    serving = [
+        name
+        for name, recipe in recipes.items()
+        if recipe.training is not None
+        and recipe.space.family == space.family
+        and recipe.space.settings.in_chans == space.settings.in_chans
+    ]
+    own = [name for name in serving if (d := recipes[name].data) is not None and d.name == FOLDER]
+    best = [*own, *serving]
+    advice = (
+        f"such as `prenas run {best[0]} {given} --out RUN` "
+        f"(recipes for such networks: {', '.join(serving)})"
+        if best
+        else "with its mean and deviation (`prenas info` lists recipes)"
+    )
+    return f"a space alone says nothing about training: name a recipe with it, {advice}"
+
+
+def _within_reach(recipe: Recipe) -> Recipe:
+    """The recipe, with budgets of its space if its own hold no network there; says so."""
+    from prenas.recipe import with_overrides
+    from prenas.recipe.reach import following
+
+    budgets = following(recipe.search.budgets, recipe.space)
+    if budgets is None:
+        return recipe
+    console.print(
+        f"Budgets   {', '.join(budgets)}, because those of the recipe {recipe.name} "
+        f"({', '.join(recipe.search.budgets)}) hold no network of the space {recipe.space.name}; "
+        "--budget chooses others",
+        soft_wrap=True,
+    )
+    return with_overrides(recipe, [f"{_BUDGETS}={json.dumps(budgets)}"])
+
+
+def is_model(folder: Path) -> bool:
+    """Whether a folder is a handed-over model instead of a run."""
+    return (folder / artifacts.MODEL_ARCH).is_file() and not (folder / artifacts.RECIPE).exists()
 
 
 def opened(

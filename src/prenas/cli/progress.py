@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from prenas.cli.tables import console
+from prenas.cli.output import console
 from prenas.cost import size_axis
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class TrainingProgress:
 
     def __init__(self, bar: Bar) -> None:
         self._bar = bar
-        self._task = bar.add_task("", total=None, epoch=0, loss=0.0, lr=0.0, rate=0.0)
+        self._task = bar.add_task("", total=None)
         self._mean_loss, self._num_images, self._next_tenth = math.nan, 0, 0
         self._started = time.perf_counter()
         self._validations: list[Mapping[str, Any]] = []
@@ -34,28 +34,24 @@ class TrainingProgress:
     def watch(self, progress: Progress) -> None:
         """Called after every training step."""
         self.flush()
-        if math.isfinite(progress.loss):  # a skipped step has no loss
+        if math.isfinite(progress.loss):
             before = progress.loss if math.isnan(self._mean_loss) else self._mean_loss
             self._mean_loss = 0.95 * before + 0.05 * progress.loss
+        else:  # a skipped step: what was before it is not the loss now
+            self._mean_loss = math.nan
         self._num_images += progress.num_images
         rate = self._num_images / (time.perf_counter() - self._started)
+        loss = "not finite" if math.isnan(self._mean_loss) else f"{self._mean_loss:.3f}"
+        numbers = (
+            f"epoch {progress.epoch + 1}, loss {loss}, lr {progress.lr:.2e}, {rate:.0f} images/s"
+        )
         self._bar.update(
-            self._task,
-            total=progress.num_steps,
-            completed=progress.step,
-            epoch=progress.epoch + 1,
-            loss=self._mean_loss,
-            lr=progress.lr,
-            rate=rate,
+            self._task, total=progress.num_steps, completed=progress.step, description=numbers
         )
         tenth = 10 * progress.step // progress.num_steps
         if not console.is_terminal and tenth > self._next_tenth:
             self._next_tenth = tenth
-            console.print(
-                f"Training {10 * tenth} %: epoch {progress.epoch + 1}, loss "
-                f"{self._mean_loss:.3f}, lr {progress.lr:.2e}, {rate:.0f} images/s",
-                soft_wrap=True,
-            )
+            console.print(f"Training {10 * tenth} %: {numbers}", soft_wrap=True)
 
     def sink(self, record: Mapping[str, Any]) -> None:
         """Called with every record; the records of one validation are printed together."""
@@ -99,13 +95,11 @@ def training_progress() -> Iterator[TrainingProgress]:
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
+    room = console.width - 76  # what the numbers leave
     bar = Bar(
-        TextColumn("Training"),
-        BarColumn(),
-        TextColumn("epoch {task.fields[epoch]}"),
-        TextColumn("loss {task.fields[loss]:.3f}"),
-        TextColumn("lr {task.fields[lr]:.2e}"),
-        TextColumn("{task.fields[rate]:.0f} images/s"),
+        *([TextColumn("Training")] if room > 20 else []),
+        BarColumn(max(4, min(room, 40))),
+        TextColumn("{task.description}"),  # empty before the first step
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),

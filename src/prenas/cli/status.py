@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from prenas.cli.tables import console, duration, print_table
+from prenas.cli.output import console
+from prenas.cli.tables import duration, print_table
 from prenas.cost import size_axis
 
 if TYPE_CHECKING:
@@ -54,6 +55,11 @@ def print_status(status: Status) -> None:
         console.print("A process is working on this run right now.", soft_wrap=True)
     elif status.next_command:
         console.print(f"Next      {status.next_command}", soft_wrap=True)
+        if status.finish_command:
+            console.print(
+                f"Or        {status.finish_command}, which does all the remaining steps",
+                soft_wrap=True,
+            )
 
 
 def _training_line(progress: TrainingStatus | None) -> str:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from prenas.cost import CostAxis, bounded_axes, count, shown_axes, size_axis
+from prenas.cli.output import IS_QUIET, PlainConsole, console
+from prenas.cost import CostAxis, bounded_axes, bounded_axis, count, shown_axes, size_axis
 from prenas.length import length_of
+from prenas.values import printable
 
 if TYPE_CHECKING:
+    from rich.measure import Measurement
+    from rich.table import Table
+
     from prenas.data import ImageData
     from prenas.evaluation.accuracy import Evaluation
     from prenas.families.base import SearchSpace
@@ -23,12 +27,6 @@ if TYPE_CHECKING:
     from prenas.training.estimate import Estimate
 
 _NUM_WEAKEST = 3
-
-# If a run has several processes, as torchrun numbers them, only the first one prints.
-IS_QUIET = os.environ.get("RANK", "0") != "0"
-
-console = Console(highlight=False, markup=False, emoji=False, quiet=IS_QUIET)
-errors = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def print_data(data: ImageData, recipe: Recipe) -> None:
@@ -54,20 +52,56 @@ def print_data(data: ImageData, recipe: Recipe) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Prints a table: numbers right-aligned, words left-aligned, and each row on one line."""
+    """Prints a table: numbers right-aligned, words left-aligned.
+
+    Each row is on one line, except on a terminal that is too narrow: there, words are folded.
+    """
+    cells = [[printable(str(cell), keeps="") for cell in row] for row in rows]
+    console.print(title, style="bold", soft_wrap=True)
+    table = _table(columns, cells)
+    natural = _measure(table).maximum
+    if console.is_terminal and natural > console.width:
+        for gap in (2, 1):
+            narrow = _table(columns, cells, folded_gap=gap)
+            if _measure(narrow).minimum <= console.width:
+                console.print(narrow)
+                return
+    PlainConsole(width=natural, file=console.file, quiet=IS_QUIET).print(table)
+
+
+_LONGEST_UNFOLDED = 12  # letters of a word; in a narrow table, a longer one is broken
+
+
+def _table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, folded_gap: int | None = None
+) -> Table:
+    """A table.
+
+    Args:
+        folded_gap: breaks columns of words into lines, and leaves so many spaces between columns.
+    """
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    folds = folded_gap is not None
+    padding = (0, 1) if folded_gap is None else (0, folded_gap - 1, 0, 0)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=padding)
     for number, name in enumerate(columns):
-        is_text = any(any(c.isalpha() or c == "[" for c in str(row[number])) for row in rows)
-        table.add_column(name, justify="left" if is_text else "right", no_wrap=True)
+        column = [row[number] for row in rows]
+        if not any(c.isalpha() or c == "[" for cell in column for c in cell):
+            table.add_column(name, justify="right", no_wrap=True)
+            continue
+        longest = max(len(word) for cell in (name, *column) for word in cell.split() or [""])
+        least = min(longest, _LONGEST_UNFOLDED) if folds else None
+        table.add_column(name, no_wrap=not folds, overflow="fold", min_width=least)
     for row in rows:
-        table.add_row(*map(str, row))
-    console.print(title, style="bold", soft_wrap=True)
-    width = Console(width=10_000).measure(table).maximum
-    wide = Console(width=width, highlight=False, markup=False, emoji=False, quiet=IS_QUIET)
-    wide.print(table)
+        table.add_row(*row)
+    return table
+
+
+def _measure(table: Table) -> Measurement:
+    """The widths between which a table can be printed."""
+    return Console(width=10_000).measure(table)
 
 
 def print_preferred(preferred: PreferredSet) -> None:
@@ -127,6 +161,8 @@ def print_preferred(preferred: PreferredSet) -> None:
         )
     for number in preferred.empty_budgets:
         console.print(f"No subnet fits the budget {preferred.budgets[number]}", soft_wrap=True)
+    if preferred.origin is None:
+        _print_idle_budgets(preferred.recipe)
     for budget in preferred.partial_budgets:
         console.print(
             f"Left out {budget}: shorter than one step (search.keep_partial=true keeps it)",
@@ -143,6 +179,22 @@ def print_preferred(preferred: PreferredSet) -> None:
             f"number of layers whose options differ, per budget: {changed}",
             soft_wrap=True,
         )
+
+
+def _print_idle_budgets(recipe: Recipe) -> None:
+    """Names the budgets that are above the largest network."""
+    from prenas.recipe.budgets import parse_budgets
+    from prenas.recipe.reach import limits_nothing
+
+    needed = count(recipe.space.largest, recipe.space)
+    for budget in parse_budgets(recipe.search.budgets, keep_partial=True).kept:
+        if limits_nothing(budget, recipe.space):
+            costs = [bounded_axis(name).in_words(needed[name]) for name in budget.intervals]
+            console.print(
+                f"The budget {budget} limits nothing: the largest network of the space "
+                f"{recipe.space.name} needs only {', '.join(costs)}",
+                soft_wrap=True,
+            )
 
 
 def _gaps(gaps: Sequence[tuple[float, float]]) -> str:
@@ -167,7 +219,12 @@ def _cost_cells(axes: Sequence[CostAxis], costs: Mapping[str, int]) -> list[str]
 def print_evaluations(
     rows: Sequence[Evaluation], title: str, class_names: Sequence[str] | None = None
 ) -> None:
-    """Prints the costs of subnets, their results on every split, and the weakest classes."""
+    """Prints the costs of subnets, their results on every split, and the weakest classes.
+
+    Accuracies are shares from 0 to 1 in Python and in files, and in % here.
+    """
+    from prenas.report.intervals import tied_in_words
+
     splits = list(rows[0].splits)
     with_top5 = rows[0].splits[splits[0]].top5 is not None
     axes = shown_axes(row.costs for row in rows)
@@ -186,11 +243,11 @@ def print_evaluations(
         table.append(cells)
     print_table(title, columns, table)
     sizes = ", ".join(f"{split} {m.num_images} images" for split, m in rows[0].splits.items())
-    console.print(
-        f"Accuracies in % on {sizes}. Choose by validation accuracy; test accuracy is only for "
-        "reporting.",
-        soft_wrap=True,
-    )
+    advice = []
+    if "validation" in splits and len(rows) > 1:
+        also = "; test accuracy is only for reporting" if "test" in splits else ""
+        advice = [f"Choose by validation accuracy{also}.", *tied_in_words(rows)]
+    console.print(" ".join([f"Accuracies in % on {sizes}.", *advice]), soft_wrap=True)
     _print_classes(rows, class_names)
 
 
@@ -206,7 +263,8 @@ def _print_classes(rows: Sequence[Evaluation], class_names: Sequence[str] | None
     if metrics.balanced_accuracy is None or len(found) < 2:
         return
     weakest = ", ".join(
-        f"{one.name} {100 * one.accuracy:.1f} of {one.num_images:,}" for one in found[:_NUM_WEAKEST]
+        f"{printable(one.name)} {100 * one.accuracy:.1f} of {one.num_images:,}"
+        for one in found[:_NUM_WEAKEST]
     )
     console.print(
         f"Classes of subnet {number} on {split}: balanced accuracy "
@@ -287,7 +345,7 @@ def print_estimate(estimate: Estimate, recipe: Recipe) -> None:
                 f"{estimate.steps_per_epoch:,} per epoch, "
                 f"{_plural(length_of(training, estimate.steps_per_epoch).num_epochs, 'epoch')}",
             ),
-            ("reading images", f"{1e3 * estimate.loading_seconds:.2f} ms per image"),
+            ("reading images", _per_image(estimate.loading_seconds)),
             ("training", duration(estimate.training_seconds)),
             ("validation during training", duration(estimate.validation_seconds)),
             *([("calibration of all subnets", calibration)] * (estimate.calibration_seconds > 0)),
@@ -304,6 +362,11 @@ def print_estimate(estimate: Estimate, recipe: Recipe) -> None:
             f"This machine has only {_size(estimate.machine_bytes)}: lower training.batch_size",
             soft_wrap=True,
         )
+
+
+def _per_image(seconds: float) -> str:
+    least = 1e-5  # two decimals of a millisecond
+    return f"{1e3 * seconds:.2f} ms per image" if seconds >= least else "under 0.01 ms per image"
 
 
 def _size(num_bytes: float) -> str:

@@ -7,9 +7,9 @@ from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING, Any
 
 from prenas import artifacts
+from prenas.cli.output import console
 from prenas.cli.progress import TrainingProgress, print_generation, training_progress
 from prenas.cli.tables import (
-    console,
     print_data,
     print_evaluations,
     print_evolved,
@@ -61,6 +61,10 @@ class Terminal(AbstractContextManager["Terminal"], Observer):
     def was_complete(self, step: Step, run: Run) -> None:
         """Prints the result of an earlier call."""
         self._print(step, run, "already complete")
+
+    def resumed_training(self, step: int, num_steps: int) -> None:
+        """Says from where the training continues."""
+        _say(f"Training continues after step {step:,} of {num_steps:,}")
 
     def trained_step(self, progress: Progress) -> None:
         """Moves the bar, or prints every tenth."""

@@ -168,7 +168,7 @@ def list_pictures(path: Path) -> Listing:
         raise ValueError(
             f"no pictures found in {path}"
             + (f" (other files: {there})" if there else "")
-            + f": prenas reads {', '.join(PICTURE_ENDINGS)}, in one folder per class"
+            + f": prenas reads {', '.join(PICTURE_ENDINGS)}; for training, in one folder per class"
         )
     return listing
 

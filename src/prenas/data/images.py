@@ -55,6 +55,8 @@ class ImageData:
     """What users should know about the data, such as pictures that were skipped."""
     fingerprint: str | None = None
     """Equal for equal images, labels and splits; None if unknown."""
+    is_undivided: bool = False
+    """Whether `validation` is all images of a set without splits: they are evaluated as `all`."""
 
     def __post_init__(self) -> None:
         if isinstance(self.class_names, str) or not all(
@@ -67,6 +69,8 @@ class ImageData:
     @property
     def splits(self) -> dict[str, ImageSource]:
         """The evaluated splits by name."""
+        if self.is_undivided:
+            return {"all": self.validation}
         return {
             name: split
             for name, split in (("validation", self.validation), ("test", self.test))

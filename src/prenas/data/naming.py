@@ -7,12 +7,15 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from prenas.data.folders import list_pictures, unwrapped_splits
 from prenas.data.named import NAMED
 from prenas.data.sources import NO_SPLIT, open_class_names
 from prenas.data.timm_sets import is_timm_name
 from prenas.recipe import Recipe, recipe_from_dict
 from prenas.recipe.data import FOLDER, OWN_DATA, DataRecipe
+from prenas.values import explained
 
 _SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 _SHAPE = (
@@ -44,6 +47,19 @@ def with_data(recipe: Recipe, texts: Sequence[str] | str) -> Recipe:
     return changed.model_copy(
         update={"space": changed.space.with_settings(num_classes=num_classes)}
     )
+
+
+def data_from(data: DataRecipe, texts: Sequence[str] | str) -> DataRecipe:
+    """The data part of a recipe with other images, prepared as before; see `with_data`."""
+    try:
+        changed = DataRecipe.model_validate(
+            {**data.model_dump(mode="json"), **_fields(data, _listed(texts))}
+        )
+    except ValidationError as error:
+        raise explained(error) from None
+    if changed.name == OWN_DATA:
+        raise ValueError(f"--data gives no images: {_SHAPE}")
+    return changed
 
 
 def _listed(texts: Sequence[str] | str) -> list[str]:

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import stat
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from PIL import Image, features
 
@@ -29,6 +35,7 @@ OTHER_PICTURE_ENDINGS = frozenset(
 ) - {*PICTURE_ENDINGS}  # fmt: skip
 """Suffixes of unsupported picture formats: a class with only such files must not go unnoticed."""
 
+_logger = logging.getLogger(__name__)
 _MOST_BYTES = 2**30
 _MOST_RATIO = 100
 
@@ -70,3 +77,52 @@ def open_picture(content: bytes) -> Image.Image:
             "the shorter; crop it first"
         )
     return image
+
+
+class _NamedWarnings:
+    """Shows warnings with the name of the picture that the thread is reading.
+
+    Pillow's warnings do not name the picture. `warnings.catch_warnings` would not help, because it
+    is for one thread only.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._num_open = threading.Lock(), 0
+        self._names = threading.local()
+        self._before = warnings.showwarning
+
+    @contextmanager
+    def reading(self, name: str) -> Iterator[None]:
+        with self._lock:
+            if self._num_open == 0:
+                self._before, warnings.showwarning = warnings.showwarning, self._show
+            self._num_open += 1
+        self._names.current = name
+        try:
+            yield
+        finally:
+            self._names.current = None
+            with self._lock:
+                self._num_open -= 1
+                if self._num_open == 0:
+                    warnings.showwarning = self._before
+
+    def _show(
+        self,
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        name = getattr(self._names, "current", None)
+        if name is None:  # of another thread, which reads no picture
+            self._before(message, category, filename, lineno, file, line)
+        else:
+            _logger.warning("picture %s: %s", name, message)
+
+
+_named_warnings = _NamedWarnings()
+warnings_named = _named_warnings.reading
+"""While a picture is read: warnings about it are logged, with this name."""

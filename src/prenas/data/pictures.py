@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from prenas.data.augmentation import PictureTransform, normalized
+from prenas.data.opening import warnings_named
 from prenas.recipe.data import Preprocessing
 
 T = TypeVar("T")
@@ -141,9 +142,10 @@ def _read_all(pictures: PictureSet, in_chans: int, make: Callable[[Image.Image],
 
     def read(name: str) -> tuple[T, bool] | Problem:
         try:
-            image = pictures.open(name)
-            is_animated = getattr(image, "is_animated", False) and image.format not in _STILL
-            return make(with_channels(image, in_chans)), is_animated
+            with warnings_named(name):
+                image = pictures.open(name)
+                is_animated = getattr(image, "is_animated", False) and image.format not in _STILL
+                return make(with_channels(image, in_chans)), is_animated
         except MemoryError:
             raise
         except Exception as error:  # decoders fail in many ways on broken files
@@ -180,7 +182,8 @@ def classes_without_pictures(pictures: PictureSet, prepared: Dataset[Any]) -> li
 
 def _can_be_read(pictures: PictureSet, name: str) -> bool:
     try:
-        pictures.open(name).load()
+        with warnings_named(name):
+            pictures.open(name).load()
     except MemoryError:
         raise
     except Exception:  # decoders fail in many ways on broken files
@@ -272,7 +275,8 @@ class Pictures(Dataset[Any]):
             position = (index + offset) % len(self)
             name = self.pictures.names[position]
             try:
-                picture = with_channels(self.pictures.open(name), self._in_chans)
+                with warnings_named(name):
+                    picture = with_channels(self.pictures.open(name), self._in_chans)
             except MemoryError:
                 raise
             except Exception as error:  # decoders fail in many ways on broken files
@@ -348,7 +352,8 @@ def _decoded_bytes(pictures: PictureSet, in_chans: int) -> float:
     sizes = []
     for name in pictures.names[::step]:
         try:
-            width, height = pictures.open(name).size
+            with warnings_named(name):
+                width, height = pictures.open(name).size
         except Exception:  # reported when it is read
             continue
         sizes.append(width * height * in_chans)

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count, groupby
+from multiprocessing import get_context
 from multiprocessing.connection import wait
 from typing import Any, NamedTuple
 
@@ -110,6 +111,8 @@ def read(reader: Reader, chunks: Sequence[Chunk], num_workers: int) -> Iterator[
     """Batches of the given chunks, in their order."""
     if reader.is_whole:
         return map(reader.__getitem__, chunks)
+    if num_workers:
+        _require_shared_memory(num_workers)
     loader: DataLoader[Any] = DataLoader(
         reader,
         sampler=chunks,
@@ -174,6 +177,25 @@ def _has_lost_a_reader(iterator: Iterator[Any]) -> bool:
     return bool(wait([worker.sentinel for worker in workers], timeout=1.0))
 
 
+def _require_shared_memory(num_workers: int) -> None:
+    """Raises ChildProcessError if processes cannot share anything on this machine.
+
+    PyTorch would notice it half-way through starting them.
+    """
+    try:
+        get_context(_start_method(num_workers)).Lock()
+    except OSError as error:
+        raise _no_shared_memory(error.strerror or str(error)) from error
+
+
+def _no_shared_memory(reason: str) -> ChildProcessError:
+    return ChildProcessError(
+        f"the processes that read images cannot share memory ({reason}): /dev/shm is too small or "
+        "not writable. Enlarge it (docker run --shm-size=8g), or read images in the main process "
+        "(--set data.num_workers=0), and give the command again"
+    )
+
+
 def _loss(error: Exception) -> ChildProcessError:
     return ChildProcessError(
         f"a process that reads images crashed ({error}), probably because memory or /dev/shm is "
@@ -186,12 +208,19 @@ def readers_watched() -> Iterator[None]:
     """Wraps all code that uses batches: PyTorch may notice a crashed reader anywhere in it.
 
     Raises:
-        ChildProcessError: a process that reads images crashed.
+        ChildProcessError: a process that reads images crashed, or cannot share memory with this
+            one.
     """
     try:
         yield
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        text = str(error).strip()
+        if "DataLoader worker" not in text:
+            raise
+        last = text.rpartition("\n")[2]  # an error in a worker comes with its traceback
+        if "/torch_" in last or "shared memory" in last:
+            raise _no_shared_memory(last.rpartition(": ")[2]) from error
+        if text.startswith("Caught "):
             raise
         raise _loss(error) from error
 

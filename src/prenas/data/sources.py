@@ -77,10 +77,14 @@ class Opened(NamedTuple):
     @property
     def fingerprint(self) -> str:
         """Equal for equal classes, splits, names, labels and sizes of all pictures."""
-        digest = hashlib.sha256(repr(self.class_names).encode())
-        for name, split in self.splits.items():
-            digest.update(repr((name, split.names, split.labels, split.versions)).encode())
-        return digest.hexdigest()
+        return _fingerprint(self.class_names, self.splits)
+
+
+def _fingerprint(class_names: tuple[str, ...], splits: Mapping[str, PictureSet]) -> str:
+    digest = hashlib.sha256(repr(class_names).encode())
+    for name, split in splits.items():
+        digest.update(repr((name, split.names, split.labels, split.versions)).encode())
+    return digest.hexdigest()
 
 
 def load_data(
@@ -192,8 +196,9 @@ def undivided(data_recipe: DataRecipe, settings: Settings) -> ImageData | None:
     names, pools, _ = _pools(data_recipe)
     if not _has_no_splits(data_recipe, pools):
         return None
+    pool = pools["train"]
     prepared = prepare(
-        pools["train"],
+        pool,
         evaluation_transform(data_recipe.preprocessing, settings, data_recipe.crops),
         (settings.in_chans, *settings.image_size),
         data_recipe.preprocessing,
@@ -208,7 +213,8 @@ def undivided(data_recipe: DataRecipe, settings: Settings) -> ImageData | None:
         class_names=names,
         num_crops=data_recipe.crops,
         notes=tuple(prepared.notes),
-        fingerprint="all of them",  # differs from that of every run
+        fingerprint=_fingerprint(names, {"undivided": pool}),  # no divided set has this one
+        is_undivided=True,
     )
 
 

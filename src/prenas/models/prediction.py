@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from prenas.data.opening import open_picture, read_file
+from prenas.data.folders import list_pictures
+from prenas.data.opening import open_picture, read_file, warnings_named
 from prenas.data.pictures import reason_of
 from prenas.models.export import load_described
 from prenas.processes import resolve_device
@@ -40,26 +41,23 @@ def predict(
 
     Args:
         model: the folder of a handed-over model.
+        pictures: picture files, and folders of them. Of a folder, all pictures at any depth are
+            classified, by the same rules as in training data: other and hidden files are skipped.
         top: number of classes per picture; at most the number of classes of the model.
 
     Raises:
         FileNotFoundError: the model, or one of the pictures, does not exist.
-        ValueError: the model is damaged, or one of the pictures is a folder.
+        ValueError: the model is damaged, or a folder has no pictures.
     """
     (network, transform), description = load_described(model)
     class_names = description.class_names
-    paths = [Path(picture) for picture in pictures]
-    for path in paths:
-        if path.is_dir():
-            raise ValueError(f"{path} is a folder: give picture files, such as {path}/*.jpg")
-        if not path.is_file():
-            what = "is not a picture file" if path.exists() else "does not exist"
-            raise FileNotFoundError(f"{path} {what}: nothing was classified")
+    paths = [path for picture in pictures for path in _files(Path(picture))]
     where = resolve_device(device)
     network.to(where)
     for path in paths:
         try:
-            image = transform(open_picture(read_file(path)))
+            with warnings_named(str(path)):
+                image = transform(open_picture(read_file(path)))
         except Exception as error:  # decoders fail in many ways on broken files
             yield Prediction(path, (), reason_of(error))
             continue
@@ -79,3 +77,13 @@ def predict(
                 for number, probability in zip(best.indices, best.values.tolist(), strict=True)
             ),
         )
+
+
+def _files(path: Path) -> list[Path]:
+    """The pictures that a path stands for: itself, or those in a folder."""
+    if path.is_dir():
+        return [path / name for name in list_pictures(path).sizes]
+    if not path.is_file():
+        what = "is not a picture file" if path.exists() else "does not exist"
+        raise FileNotFoundError(f"{path} {what}: nothing was classified")
+    return [path]

@@ -5,11 +5,13 @@ They are only compared between interchangeable layers (method.md, section 2).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from math import prod
 from typing import NamedTuple
 
 import numpy as np
+from torch import nn
 
 from prenas.families import family_of
 from prenas.families.base import SearchSpace, Stage
@@ -27,6 +29,54 @@ class BlockScores(NamedTuple):
     |w*g| / (|w|_1 |g|_1), where n_T is the size of T and both norms run over T."""
     raw: Floats
     """[layers, options] sum of |w*g| over the added parts."""
+
+
+def check_unit_tensors(space: SearchSpace, network: nn.Module) -> None:
+    """Checks `Family.unit_tensors` against the network to be scored, before that takes time.
+
+    Raises:
+        ValueError: an axis with a choice is missing, or a layer lacks one of its tensors or
+            dimensions; the message says what exists.
+    """
+    family = family_of(space)
+    layers = iter(family.layers(space.compose(space.extreme(-1))))
+    shapes = {name: tuple(tensor.shape) for name, tensor in network.named_parameters()}
+    for stage in space.chain:
+        prefixes = [next(layers) for _ in range(stage.depths[-1])]
+        for axis in (axis for axis in stage.axes if len(axis.options) > 1):
+            for prefix in prefixes:
+                own = {n.removeprefix(prefix): s for n, s in shapes.items() if n.startswith(prefix)}
+                _check_layer(family.name, family.unit_tensors, axis.name, prefix, own)
+
+
+def _check_layer(
+    family: str,
+    unit_tensors: Mapping[str, tuple[tuple[str, int], ...]],
+    axis: str,
+    prefix: str,
+    own: Mapping[str, tuple[int, ...]],
+) -> None:
+    there = ", ".join(f"{name} {list(shape)}" for name, shape in own.items()) or "none"
+    if axis not in unit_tensors:
+        raise ValueError(
+            f"unit_tensors of the family {family} has no entry for the layer axis {axis!r}: name "
+            f"the tensors that a larger option enlarges. Those of the layer {prefix!r} are {there}"
+        )
+    for name, dimension in unit_tensors[axis]:
+        if name not in own:
+            near = get_close_matches(name, own, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(
+                f"unit_tensors of the family {family} names {name!r} for the axis {axis!r}, but "
+                f"the layer {prefix!r} has no such parameter: {hint}its parameters are {there} "
+                "(stage_names decides which tensors belong to a layer)"
+            )
+        if not 0 <= dimension < len(own[name]):
+            raise ValueError(
+                f"unit_tensors of the family {family} names dimension {dimension} of {name!r} for "
+                f"the axis {axis!r}, but its shape is {list(own[name])}: give a dimension from 0 "
+                f"to {len(own[name]) - 1}"
+            )
 
 
 def block_scores(space: SearchSpace, importance: Importance) -> tuple[tuple[BlockScores, ...], ...]:

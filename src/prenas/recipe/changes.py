@@ -37,8 +37,10 @@ def recipe_from_dict(fields: Mapping[str, Any]) -> Recipe:
         raise explained(error) from None
 
 
-def with_overrides(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
+def with_overrides(recipe: Recipe, overrides: Iterable[str] | str) -> Recipe:
     """The recipe with fields changed by `field=value` texts, e.g. `training.epochs=3`.
+
+    A single text may be given without a list.
 
     Values are JSON or `none`; anything that is not valid JSON is a plain text. `evolution={}`, or
     setting any field of it, switches evolution on with its defaults; setting
@@ -50,7 +52,7 @@ def with_overrides(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
             type.
     """
     fields = recipe.model_dump(mode="json")
-    overrides = list(overrides)
+    overrides = [overrides] if isinstance(overrides, str) else list(overrides)
     if fields["training"] is not None:
         _make_way(fields["training"], overrides)
     for override in overrides:
@@ -149,7 +151,8 @@ def _read_value(path: str, text: str, current: Any) -> Any:
 
 
 def _unknown_field(path: str, fields: Mapping[str, Any]) -> ValueError:
-    return unknown_name("recipe field", path, [name for name, _ in flat_fields(fields)])
+    names = [name for name, _ in flat_fields(fields)]
+    return unknown_name("recipe field", path, names, listed_by="`prenas info RECIPE`")
 
 
 def flat_fields(value: Value | Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prenas.cost import CostAxis, shown_axes, size_axis
 from prenas.report.figure import BLUE, GREY, VERMILION
+from prenas.report.intervals import wilson_interval
+from prenas.values import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,15 +35,6 @@ _LOOKS = {
 }
 _MOST_MARKED_EPOCHS = 40
 _LETTERS_PER_PANEL = 55  # that fit next to each other above a panel
-
-
-def wilson_interval(metrics: Metrics) -> tuple[float, float]:
-    """95 % Wilson score interval of top-1 (two shares): its uncertainty on a split of this size."""
-    from scipy.stats import binomtest
-
-    hits = round(metrics.top1 * metrics.num_images)
-    interval = binomtest(hits, metrics.num_images).proportion_ci(0.95, method="wilson")
-    return float(interval.low), float(interval.high)
 
 
 def draw_accuracy(figure: Figure, rows: Sequence[Evaluation], *, title: str | None = None) -> None:
@@ -74,7 +67,8 @@ def draw_accuracy(figure: Figure, rows: Sequence[Evaluation], *, title: str | No
     handles, splits = panels[0].get_legend_handles_labels()
     figure.legend(handles, splits, loc="outside lower center", ncols=len(splits))
     if title is not None:
-        figure.suptitle(title)
+        # Nothing in it is a formula or a control character, which an SVG could not contain.
+        figure.suptitle(printable(title, keeps=""), parse_math=False)
 
 
 def _tick(cost: CostAxis, amount: float, position: int | None = None) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from prenas.values import printable
+
 _SPECIAL = re.compile(r"[\\`*|<\]&~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 
 
 def escape(text: str) -> str:
     """Escapes text, so that it is shown literally and on one line."""
-    return _SPECIAL.sub(r"\\\g<0>", " ".join(text.split()))
+    return _SPECIAL.sub(r"\\\g<0>", printable(" ".join(text.split())))
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, left: Sequence[str] = ()) -> str:
@@ -31,6 +33,7 @@ def picture(name: str, text: str) -> str:
 
 def code(text: str, language: str = "") -> str:
     """A block of code; its fence is longer than any fence in the text."""
+    text = printable(text)
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{text}\n{fence}"

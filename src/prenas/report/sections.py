@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from statistics import median
@@ -12,9 +13,11 @@ from prenas.cost import CostAxis, shown_axes
 from prenas.report.cells import block_score_panels
 from prenas.report.classes import classes
 from prenas.report.forms import NONE, amount, percent, plural, words
+from prenas.report.intervals import tied_in_words
 from prenas.report.markdown import code, escape, folded, link, picture, table
 from prenas.report.reproduction import command_of
 from prenas.selection.evolved import EvolvedSet
+from prenas.values import printable
 
 if TYPE_CHECKING:
     from prenas.evaluation.accuracy import Evaluation, Metrics
@@ -69,7 +72,9 @@ def summary(run: RunSoFar) -> list[str]:
     )
     data = f"data {escape(recipe.data.name)}" if recipe.data else "no data"
     if run.images is not None:
-        sizes = ", ".join(f"{name} {size:,}" for name, size in run.images.num_images.items())
+        sizes = ", ".join(
+            f"{escape(name)} {size:,}" for name, size in run.images.num_images.items()
+        )
         data += f": {sizes} images in {plural(len(run.images.class_names), 'class', 'classes')}"
     trained = (
         f"{data}; {len(run.epochs):,} of {_whole_length(run)} trained"
@@ -81,7 +86,7 @@ def summary(run: RunSoFar) -> list[str]:
         row = run.rows[run.best]
         costs = [axis.about(row.costs[axis.name]) for axis in shown_axes([row.costs])]
         accuracies = ", ".join(
-            f"{split} {percent(metrics.top1)} %" for split, metrics in row.splits.items()
+            f"{escape(split)} {percent(metrics.top1)} %" for split, metrics in row.splits.items()
         )
         found += (
             f"; best by validation is subnet {run.best} ({', '.join(costs)}): top-1 {accuracies}"
@@ -124,7 +129,7 @@ def subnets(run: RunSoFar) -> list[str]:
     has_blocks = any(subnet.score_of_blocks is not None for subnet in preferred.subnets)
     if has_blocks:
         heads.insert(heads.index("score") + 1, "score of layers")
-    heads += [f"{split} {name}" for split in splits for name in names]
+    heads += [f"{escape(split)} {name}" for split in splits for name in names]
     if run.models:
         heads.append("model")
     rows = []
@@ -172,13 +177,14 @@ def subnets(run: RunSoFar) -> list[str]:
     ]
     if run.rows:
         sizes = ", ".join(
-            f"{split} {plural(metrics.num_images, 'image')}"
+            f"{escape(split)} {plural(metrics.num_images, 'image')}"
             for split, metrics in run.rows[0].splits.items()
         )
         parts.append(
             f"Accuracies on {sizes}; the best on validation is bold. Choose by validation: a test "
             "set that was used for choosing is no longer a test set."
         )
+        parts += tied_in_words(run.rows)
     if has_blocks:
         lead += (
             ' "Score of layers" is the score without the parts that belong to no layer, such as '
@@ -258,11 +264,12 @@ def training(run: RunSoFar) -> list[str]:
     paragraphs = [
         heading,
         _picture("training", f"Training {curves} over epochs"),
-        f"After epoch {last.epoch + 1:,} of {run.num_epochs or last.epoch + 1:,}: loss "
-        f"{last.loss:.3f}, learning rate {last.lr:.2e}{speed}. The loss is the training loss, "
-        "averaged over the steps of the epoch and their subnets. It includes label smoothing, "
-        "stochastic depth, augmentation and any other strategy of the recipe, so it cannot be "
-        "compared with the loss in the table. The weights handed over are "
+        f"After epoch {last.epoch + 1:,} of {run.num_epochs or last.epoch + 1:,}: "
+        f"{'no finite loss' if math.isnan(last.loss) else f'loss {last.loss:.3f}'}, "
+        f"learning rate {last.lr:.2e}{speed}. The loss is the training loss, averaged over the "
+        "steps of the epoch and their subnets. It includes label smoothing, stochastic depth, "
+        "augmentation and any other strategy of the recipe, so it cannot be compared with the "
+        "loss in the table. The weights handed over are "
         f"{_WEIGHTS[recipe.training.handed_over_weights]}.{left_out if skipped else ''}",
     ]
     if run.calibration is not None:
@@ -299,7 +306,7 @@ def stability(run: RunSoFar) -> list[str]:
             "more initialisations and reports how well they agree. The choice stays the same.",
         ]
     axes = list(agreement[0].block_score_tau)
-    heads = ["seed", "tau of S", *(f"tau of block scores, {words(axis)}" for axis in axes)]
+    heads = ["seed", "tau of S", *(f"tau of block scores, {escape(words(axis))}" for axis in axes)]
     heads += ["same class", "options changed, per budget"]
     return [
         heading,
@@ -369,8 +376,8 @@ def reproduction(run: RunSoFar) -> list[str]:
     elif preferred.adapted is not None:
         how = (
             f"`prenas finetune` made this run from {escape(preferred.adapted.source)} (SHA-256 of "
-            f"its weights {preferred.adapted.sha256}). The recipe, `--data`, `--image-size` and "
-            "`--set` of that command resulted in the fields below."
+            f"its weights {escape(preferred.adapted.sha256)}). The recipe, `--data`, "
+            "`--image-size` and `--set` of that command resulted in the fields below."
         )
     elif command:
         device = shlex.quote(preferred.device)
@@ -427,7 +434,7 @@ def _score(score: float | None) -> str:
 
 def _word(folder: str) -> str:
     """A folder's name inside a command shown between backticks."""
-    return shlex.quote(folder).replace("`", "")
+    return printable(shlex.quote(folder), keeps="").replace("`", "")
 
 
 def _picture(name: str, text: str) -> str:

@@ -100,7 +100,14 @@ class RunFolder:
         yield from (path for path in self.path.glob(f"{artifacts.SUBNETS}/*") if path.is_dir())
 
     def _require_run_folder(self) -> None:
-        """Raises ValueError if the path is a file or a folder with other files."""
+        """Raises ValueError if the path is a file, or a folder with other files or a bad name."""
+        try:
+            str(self.path).encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"the name of {self.path} is not UTF-8, so files of weights in it could not be "
+                "read: choose another --out folder"
+            ) from None
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file: give a folder")
         if self.has(artifacts.RECIPE) or not self.path.exists():

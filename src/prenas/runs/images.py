@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -113,6 +113,8 @@ class RunImages:
         whole = None
         if texts and not self._may_be_moved(moved.data):
             whole = undivided(moved.data, recipe.space.settings)
+            if whole is not None and self.recorded is None:  # they become the run's validation
+                whole = replace(whole, is_undivided=False)
         found = whole or load_data(moved.data, recipe.space.settings)
         self.require_classes(found)
         return found
@@ -156,6 +158,16 @@ class RunImages:
         if images.num_crops != (recipe.data.crops if recipe.data else 1):
             return False
         return before is None or before.fingerprint == images.fingerprint
+
+    def are_own_with_other_crops(self, images: ImageData) -> bool:
+        """Whether these are the run's own images, but with more or fewer crops of each."""
+        before = self.recorded
+        return (
+            before is not None
+            and before.fingerprint is not None
+            and before.fingerprint == images.fingerprint
+            and not self.may_be_own(images)
+        )
 
     def require_classes(self, images: ImageData) -> None:
         """Raises ValueError unless the labels of images mean what the outputs of the run mean."""

@@ -72,6 +72,7 @@ class Position(NamedTuple):
     step: int | None
     """Number of finished steps; None in logs of the older format."""
     loss: float
+    """nan if all steps since the record before were skipped."""
     lr: float
     images_per_second: float | None
     """Median of the last records; None if it was not measured."""
@@ -181,16 +182,20 @@ class LogSoFar:
         if not trained:
             return None
         place, last = trained[-1]
+        skipped = [r for _, r in self._records if r.get("event") == "skipped"]
+        loss = math.nan if _is_null(last, "loss") else _number(last, "loss", place)
+        if skipped and skipped[-1]["step"] > last.get("step", math.inf):
+            last, loss = {**last, **{n: skipped[-1][n] for n in ("epoch", "step")}}, math.nan
         speeds = [_optional(r, "images_per_second", p) for p, r in trained[-_NUM_RECENT:]]
         known = [speed for speed in speeds if speed]
         ends = [r for _, r in trained if _is_epoch(r) and "step" in r]
         return Position(
             epoch=last["epoch"],
             step=last.get("step"),
-            loss=math.nan if _is_null(last, "loss") else _number(last, "loss", place),
+            loss=loss,
             lr=_number(last, "lr", place),
             images_per_second=median(known) if known else None,
-            skipped=sum(record.get("event") == "skipped" for _, record in self._records),
+            skipped=len(skipped),
             # The first one: the last epoch of a training may be a part of one.
             steps_per_epoch=ends[0]["step"] // (ends[0]["epoch"] + 1) if ends else None,
         )

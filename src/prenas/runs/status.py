@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from prenas import artifacts
 from prenas.length import length_of
 from prenas.runs.lock import is_held
-from prenas.runs.log import read_log
+from prenas.runs.log import Position, read_log
 from prenas.values import Value
 
 T = TypeVar("T")
@@ -82,7 +82,10 @@ class Status(Value):
     progress: TrainingStatus | None
     """None if there is nothing to train, or nothing is known."""
     next_command: str | None
-    """None if everything is done, or if a problem must be fixed first."""
+    """The next step. None if everything is done, or if a problem must be fixed first."""
+    finish_command: str | None
+    """All the remaining steps as one command; None where `next_command` is, and for a run that
+    is not trained here."""
     problems: tuple[str, ...]
     """What is damaged or does not belong to a run, and what to do."""
 
@@ -113,6 +116,7 @@ def read_status(out: str | Path) -> Status:
     num_models = len(list(out.glob(f"{artifacts.SUBNETS}/*/{artifacts.MODEL_ARCH}")))
     is_busy = is_held(out)
     stages = _stages(out, recipe, search, is_evolved, num_models, is_busy)
+    following = None if problems or is_busy else _next(out, recipe, search, stages)
     return Status(
         folder=str(out),
         recipe=recipe.name if recipe else None,
@@ -126,7 +130,8 @@ def read_status(out: str | Path) -> Status:
         num_models=num_models,
         is_busy=is_busy,
         progress=progress,
-        next_command=None if problems or is_busy else _next(out, recipe, search, stages),
+        next_command=following,
+        finish_command=_finish(out, recipe, search) if following else None,
         problems=tuple(problems),
     )
 
@@ -270,24 +275,21 @@ def _progress(out: Path, training: _Training, problems: list[str]) -> TrainingSt
     steps_per_epoch = math.ceil(num_images / training.batch_size) if num_images else None
     if position is not None:
         steps_per_epoch = position.steps_per_epoch or steps_per_epoch
-    length = length_of(training, steps_per_epoch) if steps_per_epoch else None
-    if position is not None:
-        step = position.step
-        if step is None and steps_per_epoch is not None:
-            step = (position.epoch + 1) * steps_per_epoch
         fields = {
-            "epoch": position.epoch,
-            "step": step,
             "loss": None if math.isnan(position.loss) else position.loss,
             "lr": position.lr,
             "images_per_second": position.images_per_second,
             "skipped": position.skipped,
         }
-        speed = position.images_per_second
-        steps_left = length.num_steps - step if step and length else 0
-        if steps_left > 0 and length and num_images and speed:
-            fields["seconds_left"] = steps_left / length.steps_per_epoch * num_images / speed
+    length = length_of(training, steps_per_epoch) if steps_per_epoch else None
+    epoch, step = _reached(out, position, steps_per_epoch)
+    speed = fields.get("images_per_second")
+    steps_left = length.num_steps - step if step and length else 0
+    if steps_left > 0 and length and num_images and speed:
+        fields["seconds_left"] = steps_left / length.steps_per_epoch * num_images / speed
     return TrainingStatus(
+        epoch=epoch,
+        step=step,
         num_epochs=length.num_epochs if length else training.epochs,
         num_steps=length.num_steps if length else training.steps,
         **_checkpoints(out),
@@ -300,6 +302,24 @@ def _progress(out: Path, training: _Training, problems: list[str]) -> TrainingSt
         ),
         **fields,
     )
+
+
+def _reached(
+    out: Path, position: Position | None, steps_per_epoch: int | None
+) -> tuple[int | None, int | None]:
+    """(epoch, number of finished steps): by the log, or by a checkpoint that is further.
+
+    A training that is asked to stop saves a checkpoint, but the log has a record only every
+    `log_steps` steps.
+    """
+    epoch, step = (None, None) if position is None else (position.epoch, position.step)
+    if position is not None and step is None and steps_per_epoch is not None:
+        step = (position.epoch + 1) * steps_per_epoch
+    saved = artifacts.find_checkpoints(out / artifacts.CHECKPOINTS)
+    if saved and steps_per_epoch is not None and saved[0][0] > (step or 0):
+        step = saved[0][0]
+        epoch = (step - 1) // steps_per_epoch
+    return epoch, step
 
 
 def _checkpoints(out: Path) -> dict[str, str]:
@@ -329,3 +349,10 @@ def _next(
         if stage == "missing" or (stage == "begun" and command in (start, evolve)):
             return f"prenas {command}"
     return None
+
+
+def _finish(out: Path, recipe: _Recipe | None, search: _Search | None) -> str | None:
+    """The command that does all the remaining steps of a run that is trained here."""
+    if recipe is None or recipe.training is None or (search and search.is_imported):
+        return None
+    return f"prenas run --out {shlex.quote(str(out))}"

@@ -13,7 +13,7 @@ from torch import Tensor
 from prenas.cost import count
 from prenas.data import ImageData, labelled_sample
 from prenas.families.base import Arch, Choices, SearchSpace
-from prenas.proxy.gains import BlockScores, block_scores
+from prenas.proxy.gains import BlockScores, block_scores, check_unit_tensors
 from prenas.proxy.importance import Importance, measure_importance, noise_images
 from prenas.proxy.scores import WEIGHT_SCORES, Floats
 from prenas.proxy.tables import SpaceTables, cost_tables, space_tables, stage_scores
@@ -77,7 +77,8 @@ def zero_cost_search(
         data: needed if `search.images` is `data`; the images come from the training split.
 
     Raises:
-        ValueError: no subnet fits any budget, or the data do not suit the network.
+        ValueError: no subnet fits any budget, the data do not suit the network, or the family's
+            `unit_tensors` does not suit its networks.
     """
     search = recipe.search
     budgets = placed_budgets(
@@ -87,8 +88,9 @@ def zero_cost_search(
         enumeration=search.enumeration,
     )
     _check_any_fits(recipe, budgets.kept)  # before reading images and computing gradients
-    images, labels = _images(recipe, data)
     supernet = new_supernet(recipe, recipe.seed)
+    check_unit_tensors(recipe.space, supernet.network)
+    images, labels = _images(recipe, data)
     scored = _score(recipe, supernet, images, labels, device, recipe.seed, budgets.kept)
     picks = select(scored.candidates, budgets.kept, search.k)
     agreement = []

@@ -139,7 +139,7 @@ def _evaluate(run: Run, archs: Sequence[Arch] | None) -> list[Evaluation]:
         if run.images.may_be_own(images):
             _record(run, rows)
             _warn_of_guessing(rows)
-        else:
+        elif not run.images.are_own_with_other_crops(images):
             _logger.warning(
                 "these images are not the ones that %s was trained on, so the results were not "
                 "saved",

@@ -42,6 +42,12 @@ class Observer:
     def was_complete(self, step: Step, run: Run) -> None:
         """A step has nothing to do, because its result already exists."""
 
+    def resumed_training(self, step: int, num_steps: int) -> None:
+        """The training continues after `step` finished steps; told before the first new one.
+
+        Only the main process is told.
+        """
+
     def trained_step(self, progress: Progress) -> None:
         """A training step is finished."""
 

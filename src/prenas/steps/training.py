@@ -118,7 +118,12 @@ def train(
         stack.enter_context(run.locked())
         stop = stack.enter_context(stop_requests())
 
+        steps_per_epoch = num_batches(images.train, training.batch_size)
+        num_steps = length_of(training, steps_per_epoch).num_steps
+
         def follow(first_step: int) -> list[Sink]:
+            if first_step:
+                observer.resumed_training(first_step, num_steps)
             config, name = dict(flat_fields(run.recipe)), run.folder.resolve().name
             trackers = open_trackers(track, run.folder, name, config, first_step)
             return [*stack.enter_context(trackers), observer.logged]
@@ -144,6 +149,5 @@ def train(
         if processes.is_main:
             run.record_supernet(supernet)
         if processes.any(bool(stop)):  # requested during the last validation
-            steps_per_epoch = num_batches(images.train, training.batch_size)
-            raise Stopped(length_of(training, steps_per_epoch).num_steps, stop)
+            raise Stopped(num_steps, stop)
     return run.supernet

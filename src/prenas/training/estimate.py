@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from typing import NamedTuple
 
 import numpy as np
@@ -130,12 +130,15 @@ def estimate_training(
     if images_per_step == 0:
         raise ValueError("the training split is empty: give at least one image")
     alone = replace(data, num_workers=0)  # workers would read ahead before the clock starts
-    batches = training_batches(alone, supernet.settings, images_per_step, seed, epoch=0)
-    first = next(iter(batches))
+    batches = chain.from_iterable(  # a small set has only one batch per epoch
+        training_batches(alone, supernet.settings, images_per_step, seed, epoch)
+        for epoch in range(1 + _NUM_TIMED)
+    )
+    first = next(batches)
     started = time.perf_counter()
     others = list(islice(batches, _NUM_TIMED))
     num_loaded = sum(len(batch.labels) for batch in others)
-    loading = (time.perf_counter() - started) / num_loaded if num_loaded else 0.0
+    loading = (time.perf_counter() - started) / num_loaded
 
     measure = _Measure(supernet.train(), training)
     stride = max(1, -(-len(archs) // _MOST_SUBNETS))
