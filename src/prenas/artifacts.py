@@ -6,14 +6,15 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
+from prenas.files import MOST_JSON_BYTES, load_json, mistaken_for, open_file, read_bytes
 from prenas.values import UnknownNameError, explained
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ MODEL_ARCH = "arch.json"
 LOCK = ".lock"
 
 _DIGEST = "sha256"  # its name in the metadata of a safetensors file
+_NUM_NAMED = 3  # differences in an error
 _LONGEST_HEADER = 100_000_000  # bytes, the limit of safetensors itself
 
 SCHEMA_VERSIONS = {
@@ -130,9 +132,10 @@ def read_json(path: Path) -> dict[str, Any]:
         FileNotFoundError: the file is missing.
         ValueError: it is truncated, was not written by prenas, or has a newer version.
     """
+    text = read_bytes(path, MOST_JSON_BYTES)
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        document = load_json(text)
+    except ValueError as error:
         raise ValueError(
             f"{path} is damaged or not valid JSON ({error}): restore or remove it"
         ) from None
@@ -193,7 +196,7 @@ def parse_json(path: Path, parse: Callable[[dict[str, Any]], T]) -> T:
         problem: Exception | str = explained(error)
     except KeyError as error:
         problem = f"the field {error} is missing"
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
         problem = error
     if isinstance(problem, UnknownNameError):
         raise ValueError(
@@ -206,7 +209,7 @@ def parse_json(path: Path, parse: Callable[[dict[str, Any]], T]) -> T:
 
 def sha256(path: Path) -> str:
     """The SHA-256 digest of a file, to check whether results belong to it."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -235,18 +238,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist")
-    try:
-        with path.open("rb") as file:
-            stored = _open_tensors(file)
-            is_intact = stored.carried is None or stored.carried == stored.digest()
-        tensors = load_file(path)
-    except (SafetensorError, ValueError) as error:
-        raise ValueError(
-            f"{path} is not a readable safetensors file ({error}): it is truncated, or in another "
-            "format such as pickle, which prenas never opens because it can contain code"
-        ) from None
+    with _reading(path) as file:
+        stored = _open_tensors(file)
+        is_intact = stored.carried is None or stored.carried == stored.digest()
+        try:
+            tensors = load_file(path)
+        except SafetensorError as error:
+            raise ValueError(str(error)) from None
     if not is_intact:
         raise ValueError(
             f"{path} is damaged: its content does not match its digest. Restore it from a copy, or "
@@ -267,8 +265,64 @@ def carried_digest(path: Path) -> str | None:
     Raises:
         ValueError: it is not a safetensors file.
     """
-    with path.open("rb") as file:
+    with _reading(path) as file:
         return _open_tensors(file).carried
+
+
+def require_shapes(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Compares the header of a safetensors file with the tensors of a network; reads no values.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        ValueError: it is not a safetensors file, or has other tensors.
+    """
+    stored = stored_shapes(path)
+    problems = [f"{name} is missing" for name in shapes if name not in stored]
+    problems += [f"{name} is unknown" for name in stored if name not in shapes]
+    problems += [
+        f"{name} has shape {list(stored[name])} instead of {list(shape)}"
+        for name, shape in shapes.items()
+        if stored.get(name, shape) != shape
+    ]
+    if problems:
+        raise other_weights(path, problems)
+
+
+def stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every tensor in a safetensors file, from its header; raises as above."""
+    with _reading(path) as file:
+        header = _open_tensors(file).header
+        try:
+            return {name: tuple(map(int, fields["shape"])) for name, fields in header.items()}
+        except (TypeError, LookupError) as error:
+            raise ValueError(f"its header has a tensor without a shape: {error}") from None
+
+
+def other_weights(path: Path, problems: Sequence[str]) -> ValueError:
+    """The error for a weight file that belongs to another network."""
+    more = f"; and {len(problems) - _NUM_NAMED} more" if len(problems) > _NUM_NAMED else ""
+    return ValueError(
+        f"{path} does not contain the weights of this architecture: "
+        f"{'; '.join(problems[:_NUM_NAMED])}{more}"
+    )
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[BinaryIO]:
+    """The open safetensors file; a ValueError while it is read becomes one that names the file."""
+    with open_file(path) as file:
+        start = file.read(100)
+        file.seek(0)
+        try:
+            yield file
+        except ValueError as error:
+            if mistaken := mistaken_for(start):
+                raise ValueError(f"{path} {mistaken}") from None
+            raise ValueError(
+                f"{path} is not a readable safetensors file ({error}): it is truncated, or in "
+                "another format such as pickle, which prenas never opens because it can contain "
+                "code"
+            ) from None
 
 
 class _StoredTensors(NamedTuple):
@@ -294,10 +348,10 @@ def _open_tensors(file: BinaryIO) -> _StoredTensors:
     if length > _LONGEST_HEADER:
         raise ValueError("its header is too long")
     try:
-        header = json.loads(file.read(length))
+        header = load_json(file.read(length))
         metadata = header.pop("__metadata__", None) or {}
         return _StoredTensors(header, metadata.get(_DIGEST), file)
-    except (UnicodeDecodeError, AttributeError, TypeError, RecursionError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"its header cannot be read: {error}") from None
 
 

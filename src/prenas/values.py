@@ -5,14 +5,57 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from difflib import get_close_matches
+from functools import cache
+from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import PydanticKnownError
+
+MOST_AMOUNT = 10**18
+"""The largest cost or number of anything; tables add a few of them in 64 bits."""
+
+Amount = Annotated[int, Field(ge=0, le=MOST_AMOUNT)]
 
 
 class Value(BaseModel):
     """A frozen pydantic model: unknown fields are errors, equal content means equal hash."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _booleans_are_not_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuses what pydantic would read as 1 or 0."""
+        if info.field_name is not None and _takes_numbers_only(cls, info.field_name):
+            _refuse_booleans(value)
+        return value
+
+
+@cache
+def _takes_numbers_only(kind: type[BaseModel], field: str) -> bool:
+    types = set(_leaves(kind.model_fields[field].annotation))
+    return bool not in types and not types.isdisjoint((int, float))
+
+
+def _leaves(annotation: Any) -> list[Any]:
+    """The types inside an annotation such as `tuple[int, ...] | None`."""
+    return [leaf for part in get_args(annotation) for leaf in _leaves(part)] or [annotation]
+
+
+def _refuse_booleans(value: object) -> None:
+    if isinstance(value, bool):
+        raise PydanticKnownError("float_type")
+    inner = tuple(value.values()) if isinstance(value, dict) else value
+    if isinstance(inner, (list, tuple)):
+        for one in inner:
+            _refuse_booleans(one)
 
 
 _NEEDED = {
