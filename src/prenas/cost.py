@@ -16,12 +16,13 @@ from math import prod
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from prenas.values import unknown_name
+from prenas.values import MOST_AMOUNT, unknown_name
 
 if TYPE_CHECKING:  # importing the families imports torch, which `prenas status` avoids
     from prenas.families.base import Arch, SearchSpace, Settings, Shape, TensorRole, Work
 
 _COUNT_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "B": 10**9}
+_LONGEST_AMOUNT = 100  # characters
 _NUMBER = r"[0-9]+(?:_[0-9]+)*(?:\.[0-9]+)?|\.[0-9]+"
 
 
@@ -124,8 +125,12 @@ class CostAxis:
         """Reads an amount from text such as 6M, 1.4G, 250k or 6000000.
 
         Raises:
-            ValueError: the text is not a positive amount in the units of this axis.
+            ValueError: the text is not a positive amount in the units of this axis, or is too large.
         """
+        if len(text) > _LONGEST_AMOUNT:
+            raise ValueError(
+                f"an amount of {len(text):,} characters is too long: write it with a unit"
+            )
         match = re.fullmatch(rf"\s*({_NUMBER})\s*(\S*)\s*", text)
         scale = self._scale(match[2]) if match else None
         if match is None or scale is None:
@@ -140,6 +145,10 @@ class CostAxis:
         value = Decimal(match[1]) * scale
         if value != int(value) or value <= 0:
             raise ValueError(f"the amount {text!r} is not a positive integer")
+        if value > MOST_AMOUNT:
+            raise ValueError(
+                f"the amount {text!r} is too large: at most {self.format(MOST_AMOUNT)} is allowed"
+            )
         return int(value)
 
     @property

@@ -99,8 +99,7 @@ def load_json(
         value = json.loads(text, parse_int=_integer, object_pairs_hook=object_pairs_hook)
     except RecursionError:
         raise _too_deep() from None
-    if _is_too_deep(value):
-        raise _too_deep()
+    check_depth(value)
     return value
 
 
@@ -112,7 +111,8 @@ def _integer(digits: str) -> int:
     return int(digits)
 
 
-def _is_too_deep(value: object) -> bool:
+def check_depth(value: object) -> None:
+    """Raises ValueError for lists and objects inside each other that no file of ours needs."""
     level = [value]
     for _ in range(_MOST_DEPTH):
         level = [
@@ -122,9 +122,9 @@ def _is_too_deep(value: object) -> bool:
             for inner in (outer.values() if isinstance(outer, dict) else outer)
         ]
         if not level:
-            return False
-    return True
+            return
+    raise _too_deep()
 
 
 def _too_deep() -> ValueError:
-    return ValueError(f"it is nested more than {_MOST_DEPTH} levels deep")
+    return ValueError(f"it is nested more deeply than {_MOST_DEPTH} levels")

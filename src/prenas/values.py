@@ -16,7 +16,6 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
-from pydantic_core import PydanticKnownError
 
 MOST_AMOUNT = 10**18
 """The largest cost or number of anything; tables add a few of them in 64 bits."""
@@ -32,9 +31,9 @@ class Value(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _booleans_are_not_numbers(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuses what pydantic would read as 1 or 0."""
+        """Lets pydantic refuse, at its place in a list, what it would read as 1 or 0."""
         if info.field_name is not None and _takes_numbers_only(cls, info.field_name):
-            _refuse_booleans(value)
+            return _without_booleans(value)
         return value
 
 
@@ -49,13 +48,24 @@ def _leaves(annotation: Any) -> list[Any]:
     return [leaf for part in get_args(annotation) for leaf in _leaves(part)] or [annotation]
 
 
-def _refuse_booleans(value: object) -> None:
+class _Boolean:
+    """Looks like a boolean in an error message, but is not a number."""
+
+    def __init__(self, value: bool) -> None:
+        self._value = value
+
+    def __repr__(self) -> str:
+        return repr(self._value)
+
+
+def _without_booleans(value: Any) -> Any:
     if isinstance(value, bool):
-        raise PydanticKnownError("float_type")
-    inner = tuple(value.values()) if isinstance(value, dict) else value
-    if isinstance(inner, (list, tuple)):
-        for one in inner:
-            _refuse_booleans(one)
+        return _Boolean(value)
+    if isinstance(value, dict):
+        return {key: _without_booleans(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_without_booleans, value))
+    return value
 
 
 _NEEDED = {

@@ -18,6 +18,8 @@ MOST_LAYERS = 1_000
 MOST_STAGES = 64
 MOST_OPTIONS = 256
 """In the list of one axis."""
+MOST_COMBINATIONS = 20_000
+"""Of the widths at both ends of a stage and a layer's options: each is measured on a network."""
 MOST_PIXELS = 4_096
 """Side of an image, a patch or a kernel."""
 MOST_PATCHES = 65_536

@@ -11,7 +11,13 @@ from pydantic import AfterValidator, BeforeValidator, model_validator
 from typing_extensions import TypeVar
 
 from prenas.families.arch import Arch, Design, Link, Settings
-from prenas.families.limits import MOST_LAYERS, MOST_OPTIONS, MOST_STAGES, MOST_UNITS
+from prenas.families.limits import (
+    MOST_COMBINATIONS,
+    MOST_LAYERS,
+    MOST_OPTIONS,
+    MOST_STAGES,
+    MOST_UNITS,
+)
 from prenas.files import MOST_DIGITS
 from prenas.values import Value
 
@@ -20,7 +26,7 @@ def _listed(value: object) -> object:
     """A single number is a list of one option."""
     if isinstance(value, (list, tuple)) and len(value) > MOST_OPTIONS:
         raise ValueError(f"a list of {len(value):,} options is too long: at most {MOST_OPTIONS:,}")
-    return (value,) if isinstance(value, (str, int, float)) else value
+    return value if isinstance(value, (list, tuple, dict)) or value is None else (value,)
 
 
 def _rising(options: tuple[float, ...]) -> tuple[float, ...]:
@@ -135,13 +141,25 @@ class SearchSpace(Value, Generic[A_co, S_co]):
     @model_validator(mode="after")
     def _within_limits(self) -> Self:
         """Refuses a chain that no search can handle, whatever the family checks itself."""
+        if type(self).chain is SearchSpace.chain:  # of no family
+            return self
         chain = self.chain
+        before = [1, *(len(stage.widths) for stage in chain)]
+        combinations = max(
+            num * len(stage.widths) * prod(len(axis.options) for axis in stage.axes)
+            for num, stage in zip(before, chain, strict=False)
+        )
         problems = [
             f"{number:,} {what} are too many for a search: at most {most:,} are allowed"
             for number, what, most in (
                 (len(chain), "stages", MOST_STAGES + 2),  # and a stem and a head
                 (sum(max(stage.depths, default=0) for stage in chain), "layers", MOST_LAYERS),
-                (max(max(stage.widths, default=0) for stage in chain), "units", MOST_UNITS),
+                (
+                    max(max(stage.widths, default=0) for stage in chain),
+                    "units in a layer",
+                    MOST_UNITS,
+                ),
+                (combinations, "combinations of widths and options", MOST_COMBINATIONS),
             )
             if number > most
         ]

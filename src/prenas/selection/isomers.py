@@ -23,6 +23,8 @@ from prenas.randomness import numpy_generator
 from prenas.recipe import Enumeration, IsomerRule
 from prenas.values import unknown_name
 
+_MOST_LISTED = 50_000_000  # options of layers; as many numbers take 400 MB
+
 
 def isomer_gains(
     rule: IsomerRule, block_scores: Sequence[Sequence[BlockScores]], seed: int
@@ -87,6 +89,11 @@ def _classes(table: StageTable, depth: int) -> list[list[int]]:
     return [layers for layers in classes if layers]
 
 
+def _rounded(number: int) -> str:
+    """A number of any size: exact if it is short."""
+    return f"{number:,}" if number < 10**12 else f"about 10^{int(math.log10(number))}"
+
+
 def stage_items(table: StageTable, enumeration: Enumeration) -> Integers:
     """All variants of a stage apart from its width: [items, layers of the deepest].
 
@@ -95,9 +102,16 @@ def stage_items(table: StageTable, enumeration: Enumeration) -> Integers:
     representative of each isomer class.
 
     Raises:
-        ValueError: the published enumeration leaves no item.
+        ValueError: the published enumeration leaves no item, or there are too many to list.
     """
     deepest = table.depths[-1]
+    num_items = sum(_num_items(table, depth, enumeration) for depth in table.depths)
+    if num_items * deepest > _MOST_LISTED:
+        raise ValueError(
+            f"a stage of up to {deepest} layers with {' x '.join(map(str, table.num_options))} "
+            f"options has {_rounded(num_items)} isomer classes, too many to list: use fewer "
+            "options or layers"
+        )
     found = []
     for depth in table.depths:
         chosen = _tied(table, depth) if table.tied else _representatives(table, depth, enumeration)
