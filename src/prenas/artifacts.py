@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import re
+import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from io import BytesIO
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar
 from pydantic import ValidationError
 
 from prenas.files import MOST_JSON_BYTES, load_json, mistaken_for, open_file, read_bytes
-from prenas.values import UnknownNameError, explained
+from prenas.values import UnknownNameError, explained, few_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -46,7 +48,6 @@ MODEL_ARCH = "arch.json"
 LOCK = ".lock"
 
 _DIGEST = "sha256"  # its name in the metadata of a safetensors file
-_NUM_NAMED = 3  # differences in an error
 _LONGEST_HEADER = 100_000_000  # bytes, the limit of safetensors itself
 
 SCHEMA_VERSIONS = {
@@ -300,10 +301,8 @@ def stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 def other_weights(path: Path, problems: Sequence[str]) -> ValueError:
     """The error for a weight file that belongs to another network."""
-    more = f"; and {len(problems) - _NUM_NAMED} more" if len(problems) > _NUM_NAMED else ""
     return ValueError(
-        f"{path} does not contain the weights of this architecture: "
-        f"{'; '.join(problems[:_NUM_NAMED])}{more}"
+        f"{path} does not contain the weights of this architecture: {few_of(problems)}"
     )
 
 
@@ -353,6 +352,66 @@ def _open_tensors(file: BinaryIO) -> _StoredTensors:
         return _StoredTensors(header, metadata.get(_DIGEST), file)
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"its header cannot be read: {error}") from None
+
+
+def read_pickle(path: Path, *, safe: Sequence[Any] = ()) -> Any:
+    """The content of a torch.save file, on the CPU: only tensors and plain values.
+
+    Args:
+        safe: further classes, or (class, name in the file), that the file may contain.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        ValueError: it is damaged, in another format, larger in memory than on disk, or contains
+            code, which is never run; the message names it.
+    """
+    import torch
+
+    with open_file(path) as file:
+        if mistaken := mistaken_for(file.read(100)):
+            raise ValueError(f"{path} {mistaken}")
+    if zipfile.is_zipfile(path):
+        _require_stored(path)
+    try:
+        with warnings.catch_warnings(), torch.serialization.safe_globals(list(safe)):
+            warnings.simplefilter("ignore")  # the errors below replace torch's warnings
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # a file in another format can raise any exception
+        forbidden = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if forbidden:
+            raise ValueError(
+                f"{path} contains code or whole objects ({forbidden[1]}), which prenas never "
+                "runs: ask for a file with tensors only, saved with torch.save(model.state_dict(), "
+                "...)"
+            ) from None
+        raise ValueError(
+            f"{path} is not a complete torch.save file: it is truncated or in another format "
+            f"({type(error).__name__}{_reason_of(error)}). Download it again and compare its size"
+        ) from None
+
+
+def _reason_of(error: Exception) -> str:
+    """The first line of torch's message, without its advice to read files that can run code."""
+    text = str(error).strip()
+    inner = re.search(r"WeightsUnpickler error: (.*)", text)
+    line = inner[1] if inner else text.partition("\n")[0]
+    return "" if not line or "eights" in line else f": {line[:200]}"
+
+
+def _require_stored(path: Path) -> None:
+    """Raises ValueError for a zip whose content is larger than the file: torch.save packs none."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            num_bytes = sum(member.file_size for member in file.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return  # torch says what is wrong
+    if num_bytes > path.stat().st_size:
+        raise ValueError(
+            f"{path} would unpack to {num_bytes:,} bytes, but has {path.stat().st_size:,}: it was "
+            "not written by torch.save"
+        )
 
 
 def load_weights(network: nn.Module, path: Path) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # importing the families imports torch, which `prenas status`
 
 _COUNT_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "B": 10**9}
 _LONGEST_AMOUNT = 100  # characters
+_MOST_OF_A_PART = 10**15  # a thousand layers of this amount are MOST_AMOUNT
 _NUMBER = r"[0-9]+(?:_[0-9]+)*(?:\.[0-9]+)?|\.[0-9]+"
 
 
@@ -125,7 +126,7 @@ class CostAxis:
         """Reads an amount from text such as 6M, 1.4G, 250k or 6000000.
 
         Raises:
-            ValueError: the text is not a positive amount in the units of this axis, or is too large.
+            ValueError: the text is not a positive amount in the units of this axis, or too large.
         """
         if len(text) > _LONGEST_AMOUNT:
             raise ValueError(
@@ -300,7 +301,12 @@ def parts_of(
 
 
 def amounts(part: Part, axes: Iterable[CostAxis]) -> tuple[int, ...]:
-    """What a part adds on each axis; TypeError for amounts that are not integers from 0 on."""
+    """What a part adds on each axis.
+
+    Raises:
+        TypeError: an amount is not an integer from 0 on.
+        ValueError: an amount is so large that sums of them would not fit into 64 bits.
+    """
     found: list[int] = []
     for axis in axes:
         amount = axis.of_part(part)
@@ -308,6 +314,11 @@ def amounts(part: Part, axes: Iterable[CostAxis]) -> tuple[int, ...]:
             raise TypeError(
                 f"cost axis {axis.name!r} gives {amount!r} for {part.work.role}: of_part must "
                 "return an integer from 0 on; use a smaller unit for fractions"
+            )
+        if amount > _MOST_OF_A_PART:
+            raise ValueError(
+                f"stage {part.work.role.stage} has a layer of {int(amount):,} {axis.noun}, more "
+                f"than {_MOST_OF_A_PART:,}: use smaller widths, options or images"
             )
         found.append(int(amount))
     return tuple(found)

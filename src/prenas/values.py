@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from functools import cache
 from typing import Annotated, Any, get_args
@@ -107,6 +107,12 @@ def explained(error: ValidationError) -> ValueError:
     causes = [details.get("ctx", {}).get("error") for details in error.errors()]
     is_unknown = any(isinstance(cause, UnknownNameError) for cause in causes)
     return (UnknownNameError if is_unknown else ValueError)(explain(error))
+
+
+def few_of(texts: Sequence[str], most: int = 5) -> str:
+    """The texts in one line; of many only the first ones, and how many more there are."""
+    more = f"; and {len(texts) - most:,} more" if len(texts) > most else ""
+    return "; ".join(texts[:most]) + more
 
 
 class UnknownNameError(ValueError):

@@ -465,6 +465,13 @@ def import_command(
             help="Keep the published subnets of this space; default: recognised from the sizes.",
         ),
     ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY",
+            help="Take these weights of a file that has several: model, model_ema, ...",
+        ),
+    ] = None,
 ) -> None:
     """Turn a released checkpoint into a run folder.
 
@@ -475,9 +482,9 @@ def import_command(
 
     archs = []
     if arch:
-        family = load_released_checkpoint(file).family.name
+        family = load_released_checkpoint(file, weights).family.name
         archs = [read_arch(text, family) for text in arch]
-    preferred = pipeline.import_released(file, out, archs, space=space)
+    preferred = pipeline.import_released(file, out, archs, space=space, weights=weights)
     print_preferred(preferred)
     console.print(f"Supernet  {out / artifacts.SUPERNET}", soft_wrap=True)
 

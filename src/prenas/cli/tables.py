@@ -11,6 +11,7 @@ from rich.console import Console
 
 from prenas.cost import CostAxis, bounded_axes, count, shown_axes, size_axis
 from prenas.length import length_of
+from prenas.values import few_of
 
 if TYPE_CHECKING:
     from prenas.data import ImageData
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from prenas.training.estimate import Estimate
 
 _NUM_WEAKEST = 3
+_NUM_LISTED = 10  # lines; of more, one line names the first
 
 # If a run has several processes, as torchrun numbers them, only the first one prints.
 IS_QUIET = os.environ.get("RANK", "0") != "0"
@@ -125,11 +127,20 @@ def print_preferred(preferred: PreferredSet) -> None:
             "evolution",
             soft_wrap=True,
         )
-    for number in preferred.empty_budgets:
-        console.print(f"No subnet fits the budget {preferred.budgets[number]}", soft_wrap=True)
-    for budget in preferred.partial_budgets:
+    empty = [preferred.budgets[number] for number in preferred.empty_budgets]
+    if len(empty) > _NUM_LISTED:
         console.print(
-            f"Left out {budget}: shorter than one step (search.keep_partial=true keeps it)",
+            f"No subnet fits {len(empty):,} of the {len(preferred.budgets):,} budgets: "
+            f"{few_of(empty)}",
+            soft_wrap=True,
+        )
+    else:
+        for budget in empty:
+            console.print(f"No subnet fits the budget {budget}", soft_wrap=True)
+    if preferred.partial_budgets:
+        console.print(
+            f"Left out {few_of(preferred.partial_budgets)}: shorter than one step "
+            "(search.keep_partial=true keeps it)",
             soft_wrap=True,
         )
     for seed in preferred.agreement:

@@ -15,6 +15,7 @@ from prenas.report.forms import NONE, amount, percent, plural, words
 from prenas.report.markdown import code, escape, folded, link, picture, table
 from prenas.report.reproduction import command_of
 from prenas.selection.evolved import EvolvedSet
+from prenas.values import few_of
 
 if TYPE_CHECKING:
     from prenas.evaluation.accuracy import Evaluation, Metrics
@@ -189,9 +190,9 @@ def subnets(run: RunSoFar) -> list[str]:
     empty = [escape(preferred.budgets[number]) for number in preferred.empty_budgets]
     if empty:
         reachable = escape(preferred.reachable)
-        parts.append(f"No subnet fits {'; '.join(empty)}. The space reaches {reachable}.")
+        parts.append(f"No subnet fits {few_of(empty, 20)}. The space reaches {reachable}.")
     if preferred.partial_budgets:
-        left_out = "; ".join(map(escape, preferred.partial_budgets))
+        left_out = few_of([*map(escape, preferred.partial_budgets)], 20)
         parts.append(
             f"Left out because it is shorter than one step: {left_out} "
             "(`--set search.keep_partial=true` keeps it)."

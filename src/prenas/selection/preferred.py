@@ -79,6 +79,8 @@ class Imported(Value):
     file: str
     sha256: str
     """Digest of that file."""
+    weights: str | None = None
+    """Which of its weights, such as `model_ema`, if the file has several."""
     subnets: Literal["given", "published", "largest"]
     """Given by the user, published by the authors, or the largest network if there are neither."""
 
@@ -90,7 +92,8 @@ class Imported(Value):
             "published": "with the subnets published for its space",
             "largest": "with the largest network, because its sizes match no published space",
         }[self.subnets]
-        return f"imported from {self.file}, {which}"
+        weights = f" ({self.weights})" if self.weights else ""
+        return f"imported from {self.file}{weights}, {which}"
 
 
 class Adapted(Value):

@@ -153,7 +153,7 @@ def _read_state(checkpoint: Path) -> dict[str, Any]:
     # Checkpoints written by 0.1.0 have no digest.
     if digest.exists() and digest.read_text(encoding="utf-8").strip() != artifacts.sha256(path):
         raise ValueError(f"the content of {path} does not match its digest")
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    state: dict[str, Any] = artifacts.read_pickle(path)
     return state
 
 
