@@ -14,9 +14,11 @@ from decimal import Decimal
 from functools import lru_cache
 from math import prod
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-from prenas.values import MOST_AMOUNT, unknown_name
+from pydantic import AfterValidator
+
+from prenas.values import MOST_AMOUNT, Amount, unknown_name
 
 if TYPE_CHECKING:  # importing the families imports torch, which `prenas status` avoids
     from prenas.families.base import Arch, SearchSpace, Settings, Shape, TensorRole, Work
@@ -224,6 +226,17 @@ def bounded_names() -> tuple[str, ...]:
 def size_axis() -> CostAxis:
     """The axis for the size of a network as one number: the first of the table."""
     return bounded_axes()[0]
+
+
+def _with_a_size(costs: dict[str, int]) -> dict[str, int]:
+    if (size := size_axis().name) not in costs:
+        raise ValueError(f"the cost {size} is missing")
+    return costs
+
+
+Costs = Annotated[dict[str, Amount], AfterValidator(_with_a_size)]
+"""Name of a cost axis -> amount, in values that are read from files; older ones may lack an axis,
+but not the size."""
 
 
 def shown_axes(costs: Iterable[Mapping[str, int]]) -> list[CostAxis]:

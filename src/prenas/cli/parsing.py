@@ -195,7 +195,8 @@ def read_arch(text: str, family: str) -> Arch:
         raise ValueError(f"{shown} is not a {family} architecture: {explain(error)}") from None
     except (ValueError, AttributeError) as error:
         raise ValueError(
-            f"{shown} is not a JSON object that describes a {family} architecture: {error}"
+            f"{shown} is not a JSON object that describes an architecture of the family {family}: "
+            f"{error}"
         ) from None
 
 

@@ -281,7 +281,8 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             record = None
         counts = ("epoch", "step") if isinstance(record, dict) and "event" in record else ("epoch",)
         if not isinstance(record, dict) or any(
-            type(record.get(name)) is not int or record[name] < 0 for name in counts
+            type(record.get(name)) is not int or not 0 <= record[name] <= MOST_AMOUNT
+            for name in counts
         ):
             raise ValueError(f"{place} is not a training record: fix or remove the file")
         yield place, record
