@@ -587,5 +587,8 @@ def main() -> None:
     try:
         app()
     except (ValueError, OSError) as error:
-        errors.print(f"{who}error: {error}", style="red", soft_wrap=True)
+        problem = str(error)
+        if isinstance(error, OSError) and error.filename is not None:  # without the bare number
+            problem = f"{error.filename}: {error.strerror}"
+        errors.print(f"{who}error: {problem}", style="red", soft_wrap=True)
         sys.exit(2)
