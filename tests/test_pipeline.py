@@ -5,7 +5,8 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -502,6 +503,13 @@ def test_a_damaged_description_is_refused_by_name(
     assert files(finished) == before
 
 
+def put(keys: Sequence[Any], value: object, document: Any) -> None:
+    """Replaces the value at the end of a path of keys."""
+    for key in keys[:-1]:
+        document = document[key]
+    document[keys[-1]] = value
+
+
 @pytest.mark.parametrize(
     ("name", "change"),
     [
@@ -537,6 +545,30 @@ def test_a_damaged_description_is_refused_by_name(
         ),
         pytest.param(
             "evaluation.json", lambda d: d.update(family="mlp"), id="evaluation-unknown-family"
+        ),
+        *(
+            pytest.param(name, partial(put, keys, value), id=f"{name}-{keys[-1]}-{str(value)[:9]}")
+            for name, keys, value in (
+                ("evaluation.json", ["subnets"], []),
+                ("evaluation.json", ["subnets", 0], None),
+                ("evaluation.json", ["subnets", 0, "splits"], {}),
+                ("evaluation.json", ["subnets", 0, "splits", "test", "top1"], 7),
+                ("evaluation.json", ["subnets", 0, "splits", "test", "num_images"], True),
+                ("evaluation.json", ["subnets", 0, "costs"], {}),
+                ("evaluation.json", ["subnets", 0, "costs", "params"], 10**400),
+                ("preferred.json", ["choices", 0, "budget"], 99),
+                ("preferred.json", ["choices", 0, "subnet"], 99),
+                ("preferred.json", ["empty_budgets"], [99]),
+                ("preferred.json", ["subnets", 0, "costs", "params"], -1),
+                ("recipe.json", ["recipe", "seed"], True),
+                ("recipe.json", ["recipe", "space", "settings", "image_size"], [8000, 8000]),
+                ("data.json", ["class_names"], "0123456789"),
+                ("data.json", ["class_names"], [*range(10)]),
+                ("data.json", ["num_images", "train"], 1e400),
+                ("data.json", ["num_images"], [1, 2]),
+                ("data.json", ["notes"], "a note"),
+                ("data.json", ["fingerprint"], 3),
+            )
         ),
     ],
 )

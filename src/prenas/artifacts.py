@@ -91,17 +91,40 @@ def cannot_write(path: Path, error: OSError) -> OSError:
 
 
 def _temporary_name(name: str) -> str:
-    return f".{name}.{os.getpid()}.tmp"
+    return f".prenas-{name}.{os.getpid()}.tmp"
 
 
-def remove_leftovers(folder: Path) -> None:
+_LEFTOVER = re.compile(r"\.prenas-.+\.(\d+)\.tmp")
+_OLDER_LEFTOVER = re.compile(  # as prenas 0.1.0 named them, for the files that it wrote
+    r"\.(?:writable|metrics\.jsonl|report\.md|evaluation\.csv"
+    r"|(?:recipe|preferred|data|evolution|calibration|evaluation|arch)\.json"
+    r"|(?:initial|best|ema|supernet|calibration|model)\.safetensors|state\.pt"
+    r"|(?:accuracy|architectures|training|block_scores)\.(?:png|svg))\.(\d+)\.tmp"
+)
+
+
+def remove_leftovers(folder: Path, *, keeps_running: bool = False) -> None:
     """Removes temporary files that a process was writing in a folder when it was killed.
 
-    Only names that `write_bytes` gives are removed: other hidden files are the user's.
+    Only names that this package gives are removed: other hidden files are the user's.
+
+    Args:
+        keeps_running: keep those of processes that run; for folders in which several may write.
     """
     for path in folder.glob(".*.tmp"):
-        if re.fullmatch(r"\..+\.\d+\.tmp", path.name) and (path.is_symlink() or path.is_file()):
-            path.unlink()
+        named = _LEFTOVER.fullmatch(path.name) or _OLDER_LEFTOVER.fullmatch(path.name)
+        if named and not (keeps_running and _is_running(int(named[1]))) and not path.is_dir():
+            path.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def require_own_folder(folder: Path) -> None:

@@ -97,7 +97,7 @@ def test_a_convolutional_description_has_the_same_limits() -> None:
     ("change", "words"),
     [
         ("search.further_seeds=1000000", "less than or equal to 1000"),
-        ("search.num_images=1000000007", "less than or equal to 100000000"),
+        ("search.num_images=1000000007", "less than or equal to 1000000"),
         ("training.epochs=1e30", "training.epochs"),
         ("space.settings.image_size=999999999", "at most 4,096 pixels"),
         ('search.budgets=["params=1:1000000000:1"]', "makes 999,999,999 budgets: at most 10,000"),

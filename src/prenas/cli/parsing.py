@@ -172,9 +172,10 @@ def read_arch(text: str, family: str) -> Arch:
     from prenas.files import MOST_JSON_BYTES, load_json, read_bytes
     from prenas.values import explain
 
-    shown = text if len(text) <= 80 else f"{text[:77]}..."
-    if text.lstrip().startswith("{"):
+    shown, is_json = text, text.lstrip().startswith("{")
+    if is_json:
         content: str | bytes = text
+        shown = text if len(text) <= 80 else f"{text[:77]}..."
     else:
         path = _existing(text)
         if path is None:

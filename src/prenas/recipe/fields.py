@@ -56,7 +56,7 @@ class SearchRecipe(Value):
     images: Literal["noise", "data"] = "noise"
     """`noise`: normal random numbers with the data's mean and deviation; `data`: training images
     and their labels."""
-    num_images: int = Field(64, ge=1, le=_MOST)
+    num_images: int = Field(64, ge=1, le=1_000_000)
     batch_size: int = Field(4, ge=1, le=_MOST)
     further_seeds: int = Field(0, ge=0, le=1_000)
     """Number of extra seeds that are scored, only to report how well they agree."""
