@@ -387,7 +387,11 @@ def test_rates_and_decays_follow_from_the_recipe_not_from_the_file(
 
     rewritten(change, unfinished / "checkpoints" / "step-00000018")
     pipeline.train(unfinished)
-    assert_same_training(unfinished, finished_run)
+    found, expected = (
+        artifacts.read_tensors(run / "supernet.safetensors") for run in (unfinished, finished_run)
+    )
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found)
 
 
 @pytest.mark.parametrize("how", ["weights cut short", "state is a bomb"])
