@@ -484,6 +484,28 @@ def test_the_description_of_a_subnet_is_an_architecture_of_any_length(
     assert len(set(shown)) == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["search", "digits", "--out", ""], "a path is empty (after --out)"),
+        (["search", "digits", "--out="], "a path is empty (--out=)"),
+        (["status", ""], "a path is empty (after status)"),
+        (["predict", "", "x.png"], "a path is empty (after predict)"),
+    ],
+)
+def test_an_empty_argument_is_not_the_current_folder(
+    arguments: list[str],
+    words: str,
+    prenas: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As from an unset variable of the shell."""
+    monkeypatch.chdir(tmp_path)
+    refused(prenas(*arguments), words)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_architecture_in_a_pipe_is_refused(
     prenas: Command, finished_run: Path, tmp_path: Path
 ) -> None:

@@ -556,6 +556,7 @@ def put(keys: Sequence[Any], value: object, document: Any) -> None:
                 ("evaluation.json", ["subnets", 0, "splits", "test", "num_images"], True),
                 ("evaluation.json", ["subnets", 0, "costs"], {}),
                 ("evaluation.json", ["subnets", 0, "costs", "params"], 10**400),
+                ("preferred.json", ["choices"], []),
                 ("preferred.json", ["choices", 0, "budget"], 99),
                 ("preferred.json", ["choices", 0, "subnet"], 99),
                 ("preferred.json", ["empty_budgets"], [99]),

@@ -63,7 +63,7 @@ def _without_booleans(value: Any) -> Any:
         return _Boolean(value)
     if isinstance(value, dict):
         return {key: _without_booleans(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple)) and not {*map(type, value)} <= {int, float}:
         return tuple(map(_without_booleans, value))
     return value
 

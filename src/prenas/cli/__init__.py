@@ -42,6 +42,7 @@ from prenas.cli.parsing import (
     chosen_recipe,
     opened,
     read_arch,
+    require_no_empty_path,
     require_out,
     require_pictures,
     set_threads,
@@ -514,7 +515,7 @@ def predict_command(
     for prediction in predict(model, images, top=top, device=device):
         has_failed |= prediction.error is not None
         if as_json:
-            console.print(json.dumps(prediction.as_dict()), soft_wrap=True)
+            console.print(json.dumps(prediction.as_dict(), allow_nan=False), soft_wrap=True)
         elif prediction.error:
             rows.append((str(prediction.path), f"cannot be read: {prediction.error}", ""))
         else:
@@ -585,6 +586,7 @@ def main() -> None:
     who = f"process {os.environ['RANK']}: " if "RANK" in os.environ else ""
     logging.basicConfig(level=logging.WARNING, format=f"{who}%(levelname)s: %(message)s")
     try:
+        require_no_empty_path(sys.argv[1:])
         app()
     except (ValueError, OSError) as error:
         problem = str(error)

@@ -164,6 +164,19 @@ def require_out(out: Path | None, dry_run: bool) -> None:
         raise ValueError("say where to write the run: --out FOLDER (or --dry-run to write nothing)")
 
 
+def require_no_empty_path(arguments: Sequence[str]) -> None:
+    """Raises ValueError for an empty path, which would be read as the current folder."""
+    paths = ("--out", "--to", "--import")
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        may_be_path = before in paths or not before.startswith("-")
+        if (not argument and may_be_path) or argument in [f"{option}=" for option in paths]:
+            where = argument or (f"after {before}" if before else "at the start")
+            raise ValueError(
+                f"a path is empty ({where}): name a file or folder. Perhaps a variable of the "
+                "shell is not set"
+            )
+
+
 def read_arch(text: str, family: str) -> Arch:
     """Reads an architecture from JSON text, from a file, or from the folder of a model."""
     from pydantic import ValidationError

@@ -189,8 +189,8 @@ class PreferredSet(Value):
         numbers += [optimum.budget for optimum in self.optima]
         if max((*numbers, *self.empty_budgets), default=0) >= len(self.budgets):
             raise ValueError(f"there are {len(self.budgets)} budgets, but a higher number is used")
-        if max((choice.subnet for choice in self.choices), default=0) >= len(self.subnets):
-            raise ValueError(f"there are {len(self.subnets)} subnets, but a higher number is used")
+        if {choice.subnet for choice in self.choices} != {*range(len(self.subnets))}:
+            raise ValueError(f"choices must use each of the {len(self.subnets)} subnets, from 0 on")
         return self
 
     @property
