@@ -420,7 +420,8 @@ def _reason_of(error: Exception) -> str:
     text = str(error).strip()
     inner = re.search(r"WeightsUnpickler error: (.*)", text)
     line = inner[1] if inner else text.partition("\n")[0]
-    return "" if not line or "eights" in line else f": {line[:200]}"
+    is_advice = re.search("weights.only", line, re.IGNORECASE)
+    return "" if not line or is_advice else f": {line[:200]}"
 
 
 def _require_stored(path: Path) -> None:

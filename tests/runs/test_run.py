@@ -283,6 +283,15 @@ def test_a_lock_that_is_a_link_is_not_followed(finished: Path, tmp_path: Path) -
     assert not (finished / "evaluation.json").exists()
 
 
+def test_a_lock_that_is_a_pipe_is_refused_and_does_not_stop_the_status(finished: Path) -> None:
+    (finished / ".lock").unlink(missing_ok=True)
+    os.mkfifo(finished / ".lock")
+    (finished / "evaluation.json").unlink()
+    with pytest.raises(ValueError, match=r"\.lock is not a regular file: remove it"):
+        pipeline.evaluate(finished)
+    assert not read_status(finished).is_busy
+
+
 @pytest.mark.parametrize("name", ["checkpoints", "subnets", "report"])
 def test_folders_of_a_run_that_are_links_are_refused(
     name: str, finished: Path, tmp_path: Path

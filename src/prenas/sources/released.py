@@ -103,7 +103,11 @@ def read_released(path: str | Path, weights: str | None = None) -> ReleasedCheck
         supernet = _supernet_of(tensors, trained_with)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    others = [other for other in _STATES if key and other in content and other != key]
+    others = [
+        other
+        for other in _STATES
+        if key and other != key and isinstance(content.get(other), Mapping)
+    ]
     if others and weights is None:
         _logger.warning(
             "%s contains several weights: %s were taken, %s not (--weights, or the argument "

@@ -24,9 +24,10 @@ from prenas.families.mobilenet.arch import (
     Ratio,
     design,
 )
-from prenas.values import Amount, Value
+from prenas.values import MOST_AMOUNT, Value
 
 Options = Annotated[tuple[Units, ...], *OPTIONS]
+Macs = Annotated[int, Field(ge=1, le=MOST_AMOUNT)]
 
 
 class StageOptions(Value):
@@ -69,7 +70,7 @@ class MobileNetSpace(SearchSpace[MobileNetArch, MobileNetSettings]):
     family: Literal["mobilenet"] = "mobilenet"
     resolution: Annotated[tuple[Pixels, ...], *OPTIONAL] = ()
     """Sides in pixels to which networks resize their images; empty: they do not resize."""
-    schedule: tuple[tuple[Amount, Pixels], ...] = Field((), max_length=MOST_OPTIONS)
+    schedule: tuple[tuple[Macs, Pixels], ...] = Field((), max_length=MOST_OPTIONS)
     """(MACs, resolution) pairs: a budget below this many MACs gets this resolution, and a budget
     above all of them the largest; empty: all get the resolution nearest to the image size."""
     stem: Options
