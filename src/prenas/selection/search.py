@@ -23,7 +23,12 @@ from prenas.recipe import Recipe
 from prenas.recipe.budgets import Budget, Budgets
 from prenas.selection.exact import optimum
 from prenas.selection.graph import Candidate
-from prenas.selection.isomers import class_of, isomer_gains, num_isomer_classes
+from prenas.selection.isomers import (
+    class_of,
+    isomer_gains,
+    num_isomer_classes,
+    require_listable,
+)
 from prenas.selection.placing import placed_budgets
 from prenas.selection.preferred import (
     Choice,
@@ -78,11 +83,12 @@ def zero_cost_search(
         data: needed if `search.images` is `data`; the images come from the training split.
 
     Raises:
-        ValueError: no subnet fits any budget, the data do not suit the network, or its weights and
-            images cannot fit into the memory.
+        ValueError: no subnet fits any budget, the data do not suit the network, its weights and
+            images cannot fit into the memory, or the space has too many isomer classes.
     """
     require_memory(recipe)
     search = recipe.search
+    require_listable(recipe.space, search.enumeration)
     budgets = placed_budgets(
         recipe.space,
         search.budgets,
