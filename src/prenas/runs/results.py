@@ -214,7 +214,10 @@ class RunResults:
 
 
 def _parse_evolution(document: dict[str, Any]) -> _Stored[tuple[Evolved, ...]]:
-    found = (Evolved.model_validate(fields) for fields in _with_archs(document, "budgets"))
+    found = [Evolved.model_validate(fields) for fields in _with_archs(document, "budgets")]
+    for one in found:
+        if not 0 <= one.accuracy <= 1:
+            raise ValueError(f"accuracy is {one.accuracy}, which is not between 0 and 1")
     return _Stored(tuple(found), document["supernet_sha256"])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from pydantic import Field, SerializeAsAny
+from pydantic import SerializeAsAny
 
 from prenas.cost import Costs, count
 from prenas.families.base import Arch
@@ -21,7 +21,7 @@ class Evolved(Value):
     arch: SerializeAsAny[Arch]
     costs: Costs
     """Name of the cost axis (`prenas.cost`) -> amount."""
-    accuracy: float = Field(ge=0, le=1)
+    accuracy: float
     """Top-1 accuracy on the validation images that candidates were compared on, 0 to 1."""
     history: tuple[float, ...]
     """The best accuracy so far, after each generation."""
