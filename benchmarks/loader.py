@@ -191,7 +191,8 @@ def _stages(contents: Sequence[bytes]) -> dict[str, float]:
     assert recipe.data is not None
     augmentation, preprocessing = recipe.data.augmentation, recipe.data.preprocessing
     settings = recipe.space.settings
-    crop, policy, to_tensor = training_transform(augmentation, preprocessing, settings).transforms  # type: ignore[attr-defined]
+    staged = training_transform(augmentation, preprocessing, settings)
+    crop, policy, to_tensor = staged.rest.transforms  # type: ignore[attr-defined]
     mirror = BatchAugmentation(augmentation.model_copy(update={"erasing": 0.0}), preprocessing)
     erase = BatchAugmentation(augmentation.model_copy(update={"flip": 0.0}), preprocessing)
     mix = Mixing(augmentation, settings.num_classes)

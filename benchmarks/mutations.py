@@ -308,6 +308,29 @@ MUTATIONS = (
         'fingerprint=_fingerprint(names, {"undivided": pool})', 'fingerprint="all of them"',
         ("sources/test_released.py",),
     ),
+    # bounds
+    Mutation(
+        "huge-description-is-built", "models/export.py",
+        "    require_stored(path, description.arch, description.settings, shared=False)\n"
+        "    network = build(",
+        "    network = build(",
+        ("models/test_export.py",),
+    ),
+    Mutation(
+        "repeated-numbers-are-spread-out", "sources/released.py",
+        "    _check_plain(state, file_size)\n", "",
+        ("sources/test_released.py",),
+    ),
+    Mutation(
+        "photographs-reduced-too-far", "data/augmentation.py",
+        "min(image.size) // self._side", "-(-min(image.size) // self._side)",
+        ("data/test_augmentation.py",),
+    ),
+    Mutation(
+        "rates-from-a-checkpoint", "training/optim.py",
+        '"param_groups": own})', '"param_groups": state["param_groups"]})',
+        ("training/test_resume.py",),
+    ),
 )  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from prenas.models.choice import pick
 from prenas.models.export import load
 from prenas.recipe.budgets import parse_budgets
 from prenas.recipe.catalogue import RECIPES, TRANSFER_RECIPES, get_recipe
+from prenas.runs.run import read_preferred
 from prenas.steps import measuring, training
 from training.runs import (
     SMALLEST,
@@ -454,6 +455,111 @@ def test_a_wrong_architecture_is_refused(
     refused(prenas("evaluate", finished_run, "--arch", text), *words)
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[" * 5000, ["is neither JSON nor a file"]),
+        ('{"a":' * 5000, ["nested more deeply than 100 levels"]),
+        (f'{{"embed_dim": {"9" * 5000}}}', ["an integer has 5,000 digits"]),
+        ('{"family": "mobilenet", "arch": {}}', ["a network of the family 'mobilenet'"]),
+        (
+            json.dumps({"embed_dim": 8, "num_heads": [1] * 1000, "mlp_ratio": [1] * 1000}),
+            ["does not fit into the supernet: depth 1000 > 2"],
+        ),
+    ],
+    ids=["brackets", "deep", "digits", "family", "layers"],
+)
+def test_an_architecture_without_bounds_is_refused(
+    text: str, words: list[str], prenas: Command, finished_run: Path
+) -> None:
+    refused(prenas("evaluate", finished_run, "--arch", text), *words)
+
+
+def test_the_description_of_a_subnet_is_an_architecture_of_any_length(
+    prenas: Command, finished_run: Path
+) -> None:
+    """As JSON text, as a file and as a folder."""
+    folder = finished_run / "subnets" / "01"
+    text = (folder / "arch.json").read_text()
+    assert len(text) > 255  # more than a file name may have
+    shown = [
+        prenas("evaluate", finished_run, "--arch", a).out for a in (text, folder / "arch.json")
+    ]
+    shown.append(prenas("evaluate", finished_run, "--arch", folder).out)
+    assert read_preferred(finished_run).archs[1].summary in shown[0]
+    assert len(set(shown)) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["search", "digits", "--out", ""], "a path is empty (after --out)"),
+        (["search", "digits", "--out="], "a path is empty (--out=)"),
+        (["status", ""], "a path is empty (after status)"),
+        (["predict", "", "x.png"], "a path is empty (after predict)"),
+    ],
+)
+def test_an_empty_argument_is_not_the_current_folder(
+    arguments: list[str],
+    words: str,
+    prenas: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As from an unset variable of the shell."""
+    monkeypatch.chdir(tmp_path)
+    refused(prenas(*arguments), words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_architecture_in_a_pipe_is_refused(
+    prenas: Command, finished_run: Path, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "arch.json")
+    refused(prenas("evaluate", finished_run, "--arch", tmp_path / "arch.json"), "is a pipe, not a")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--budget", "params=1:1000000000:1"], ["makes 999,999,999 budgets: at most 10,000"]),
+        (["--budget", "params=99999999999999999999G"], ["is too large: at most"]),
+        (["--further-seeds", "1000000"], ["further_seeds", "1000"]),
+        (
+            [
+                *("--set", "search.num_images=1000000"),
+                *(
+                    "--set",
+                    "space.settings.image_size=4096",
+                    "--set",
+                    "space.settings.patch_size=64",
+                ),
+            ],
+            ["does not fit into the memory", "search.num_images=1,000,000 images of 4096 x 4096"],
+        ),
+    ],
+)
+def test_a_search_without_bounds_is_refused_at_once(
+    arguments: list[str], words: list[str], prenas: Command, tmp_path: Path
+) -> None:
+    started = time.monotonic()
+    result = prenas("search", "digits", "--out", tmp_path / "run", *arguments)
+    refused(result, *words)
+    assert time.monotonic() - started < 10
+    assert not (tmp_path / "run" / "preferred.json").exists()
+
+
+def test_thousands_of_empty_budgets_take_one_line(prenas: Command, tmp_path: Path) -> None:
+    budgets = ("--budget", "params=60k", "--budget", "params=1M:3M:1k")
+    result = prenas("search", "digits", "--out", tmp_path / "run", *budgets)
+    lines = [line for line in result.out.splitlines() if line.startswith("No subnet fits")]
+    assert lines == [
+        "No subnet fits 2,000 of the 2,001 budgets: params in [1M, 1001k); params in [1001k, "
+        "1002k); params in [1002k, 1003k); params in [1003k, 1004k); params in [1004k, 1005k); "
+        "and 1,995 more"
+    ]
+
+
 def test_a_file_that_holds_no_architecture_is_refused(
     prenas: Command, finished_run: Path, tmp_path: Path
 ) -> None:
@@ -874,7 +980,7 @@ def test_a_space_without_a_recipe_says_which_recipe_trains_it(
         result = prenas(
             "run", "--space", "small.yaml", "--data", "pictures", "--out", "run", *budget
         )
-        refused(result, "`prenas run photos --space small.yaml --data FOLDER --out RUN`")
+        refused(result, "`prenas run photos --space small.yaml --data pictures --out RUN`")
     assert (
         prenas("search", "--space", "small.yaml", "--budget", "params=6k", "--out", "run").status
         == 0

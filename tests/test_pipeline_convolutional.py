@@ -313,3 +313,24 @@ def test_a_network_that_timm_does_not_have_is_told(finished_conv: Path, finished
         prenas.load_timm(finished_conv / "subnets" / "00")
     with pytest.raises(ValueError, match="timm does not have"):
         prenas.load_timm(finished_run / "subnets" / "00")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("num_images", "many"),
+        ("num_images", 1e400),
+        ("num_images", True),
+        ("batch_size", -1),
+        ("subnets", "0123456789"),
+        ("subnets", None),
+        ("statistics_sha256", 3),
+        ("colour", "red"),
+    ],
+)
+def test_odd_values_of_a_calibration_are_named(field: str, value: object, finished: Path) -> None:
+    path = finished / "calibration.json"
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps({**document, field: value}))
+    with pytest.raises(ValueError, match=rf"calibration\.json is damaged.*{field}"):
+        _ = Run(finished).results.calibration

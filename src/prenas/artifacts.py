@@ -6,15 +6,18 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
-from prenas.values import UnknownNameError, explained
+from prenas.files import MOST_JSON_BYTES, load_json, mistaken_for, open_file, read_bytes
+from prenas.values import UnknownNameError, explained, few_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -88,17 +91,40 @@ def cannot_write(path: Path, error: OSError) -> OSError:
 
 
 def _temporary_name(name: str) -> str:
-    return f".{name}.{os.getpid()}.tmp"
+    return f".prenas-{name}.{os.getpid()}.tmp"
 
 
-def remove_leftovers(folder: Path) -> None:
+_LEFTOVER = re.compile(r"\.prenas-.+\.(\d+)\.tmp")
+_OLDER_LEFTOVER = re.compile(  # as prenas 0.1.0 named them, for the files that it wrote
+    r"\.(?:writable|metrics\.jsonl|report\.md|evaluation\.csv"
+    r"|(?:recipe|preferred|data|evolution|calibration|evaluation|arch)\.json"
+    r"|(?:initial|best|ema|supernet|calibration|model)\.safetensors|state\.pt"
+    r"|(?:accuracy|architectures|training|block_scores)\.(?:png|svg))\.(\d+)\.tmp"
+)
+
+
+def remove_leftovers(folder: Path, *, keeps_running: bool = False) -> None:
     """Removes temporary files that a process was writing in a folder when it was killed.
 
-    Only names that `write_bytes` gives are removed: other hidden files are the user's.
+    Only names that this package gives are removed: other hidden files are the user's.
+
+    Args:
+        keeps_running: keep those of processes that run; for folders in which several may write.
     """
     for path in folder.glob(".*.tmp"):
-        if re.fullmatch(r"\..+\.\d+\.tmp", path.name) and (path.is_symlink() or path.is_file()):
-            path.unlink()
+        named = _LEFTOVER.fullmatch(path.name) or _OLDER_LEFTOVER.fullmatch(path.name)
+        if named and not (keeps_running and _is_running(int(named[1]))) and not path.is_dir():
+            path.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def require_own_folder(folder: Path) -> None:
@@ -130,9 +156,10 @@ def read_json(path: Path) -> dict[str, Any]:
         FileNotFoundError: the file is missing.
         ValueError: it is truncated, was not written by prenas, or has a newer version.
     """
+    text = read_bytes(path, MOST_JSON_BYTES)
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        document = load_json(text)
+    except ValueError as error:
         raise ValueError(
             f"{path} is damaged or not valid JSON ({error}): restore or remove it"
         ) from None
@@ -193,7 +220,7 @@ def parse_json(path: Path, parse: Callable[[dict[str, Any]], T]) -> T:
         problem: Exception | str = explained(error)
     except KeyError as error:
         problem = f"the field {error} is missing"
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
         problem = error
     if isinstance(problem, UnknownNameError):
         raise ValueError(
@@ -206,7 +233,7 @@ def parse_json(path: Path, parse: Callable[[dict[str, Any]], T]) -> T:
 
 def sha256(path: Path) -> str:
     """The SHA-256 digest of a file, to check whether results belong to it."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -235,18 +262,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist")
-    try:
-        with path.open("rb") as file:
-            stored = _open_tensors(file)
-            is_intact = stored.carried is None or stored.carried == stored.digest()
-        tensors = load_file(path)
-    except (SafetensorError, ValueError) as error:
-        raise ValueError(
-            f"{path} is not a readable safetensors file ({error}): it is truncated, or in another "
-            "format such as pickle, which prenas never opens because it can contain code"
-        ) from None
+    with _reading(path) as file:
+        stored = _open_tensors(file)
+        is_intact = stored.carried is None or stored.carried == stored.digest()
+        try:
+            tensors = load_file(path)
+        except SafetensorError as error:
+            raise ValueError(str(error)) from None
     if not is_intact:
         raise ValueError(
             f"{path} is damaged: its content does not match its digest. Restore it from a copy, or "
@@ -267,8 +289,62 @@ def carried_digest(path: Path) -> str | None:
     Raises:
         ValueError: it is not a safetensors file.
     """
-    with path.open("rb") as file:
+    with _reading(path) as file:
         return _open_tensors(file).carried
+
+
+def require_shapes(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Compares the header of a safetensors file with the tensors of a network; reads no values.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        ValueError: it is not a safetensors file, or has other tensors.
+    """
+    stored = stored_shapes(path)
+    problems = [f"{name} is missing" for name in shapes if name not in stored]
+    problems += [f"{name} is unknown" for name in stored if name not in shapes]
+    problems += [
+        f"{name} has shape {list(stored[name])} instead of {list(shape)}"
+        for name, shape in shapes.items()
+        if stored.get(name, shape) != shape
+    ]
+    if problems:
+        raise other_weights(path, problems)
+
+
+def stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every tensor in a safetensors file, from its header; raises as above."""
+    with _reading(path) as file:
+        header = _open_tensors(file).header
+        try:
+            return {name: tuple(map(int, fields["shape"])) for name, fields in header.items()}
+        except (TypeError, LookupError) as error:
+            raise ValueError(f"its header has a tensor without a shape: {error}") from None
+
+
+def other_weights(path: Path, problems: Sequence[str]) -> ValueError:
+    """The error for a weight file that belongs to another network."""
+    return ValueError(
+        f"{path} does not contain the weights of this architecture: {few_of(problems)}"
+    )
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[BinaryIO]:
+    """The open safetensors file; a ValueError while it is read becomes one that names the file."""
+    with open_file(path) as file:
+        start = file.read(100)
+        file.seek(0)
+        try:
+            yield file
+        except ValueError as error:
+            if mistaken := mistaken_for(start):
+                raise ValueError(f"{path} {mistaken}") from None
+            raise ValueError(
+                f"{path} is not a readable safetensors file ({error}): it is truncated, or in "
+                "another format such as pickle, which prenas never opens because it can contain "
+                "code"
+            ) from None
 
 
 class _StoredTensors(NamedTuple):
@@ -294,11 +370,72 @@ def _open_tensors(file: BinaryIO) -> _StoredTensors:
     if length > _LONGEST_HEADER:
         raise ValueError("its header is too long")
     try:
-        header = json.loads(file.read(length))
+        header = load_json(file.read(length))
         metadata = header.pop("__metadata__", None) or {}
         return _StoredTensors(header, metadata.get(_DIGEST), file)
-    except (UnicodeDecodeError, AttributeError, TypeError, RecursionError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"its header cannot be read: {error}") from None
+
+
+def read_pickle(path: Path, *, safe: Sequence[Any] = ()) -> Any:
+    """The content of a torch.save file, on the CPU: only tensors and plain values.
+
+    Args:
+        safe: further classes, or (class, name in the file), that the file may contain.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        ValueError: it is damaged, in another format, larger in memory than on disk, or contains
+            code, which is never run; the message names it.
+    """
+    import torch
+
+    with open_file(path) as file:
+        if mistaken := mistaken_for(file.read(100)):
+            raise ValueError(f"{path} {mistaken}")
+    if zipfile.is_zipfile(path):
+        _require_stored(path)
+    try:
+        with warnings.catch_warnings(), torch.serialization.safe_globals(list(safe)):
+            warnings.simplefilter("ignore")  # the errors below replace torch's warnings
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # a file in another format can raise any exception
+        forbidden = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if forbidden:
+            raise ValueError(
+                f"{path} contains code or whole objects ({forbidden[1]}), which prenas never "
+                "runs: ask for a file with tensors only, saved with torch.save(model.state_dict(), "
+                "...)"
+            ) from None
+        raise ValueError(
+            f"{path} is not a complete torch.save file: it is truncated or in another format "
+            f"({type(error).__name__}{_reason_of(error)}). Download it again and compare its size"
+        ) from None
+
+
+def _reason_of(error: Exception) -> str:
+    """The first line of torch's message, without its advice to read files that can run code."""
+    text = str(error).strip()
+    inner = re.search(r"WeightsUnpickler error: (.*)", text)
+    line = inner[1] if inner else text.partition("\n")[0]
+    is_advice = re.search("weights.only", line, re.IGNORECASE)
+    return "" if not line or is_advice else f": {line[:200]}"
+
+
+def _require_stored(path: Path) -> None:
+    """Raises ValueError for a zip whose content is larger than the file: torch.save packs none."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            num_bytes = sum(member.file_size for member in file.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return  # torch says what is wrong
+    if num_bytes > path.stat().st_size:
+        raise ValueError(
+            f"{path} would unpack to {num_bytes:,} bytes, but has {path.stat().st_size:,}: it was "
+            "not written by torch.save"
+        )
 
 
 def load_weights(network: nn.Module, path: Path) -> None:

@@ -14,14 +14,18 @@ from decimal import Decimal
 from functools import lru_cache
 from math import prod
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-from prenas.values import unknown_name
+from pydantic import AfterValidator
+
+from prenas.values import MOST_AMOUNT, Amount, unknown_name
 
 if TYPE_CHECKING:  # importing the families imports torch, which `prenas status` avoids
     from prenas.families.base import Arch, SearchSpace, Settings, Shape, TensorRole, Work
 
 _COUNT_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "B": 10**9}
+_LONGEST_AMOUNT = 100  # characters
+_MOST_OF_A_PART = 10**15  # a thousand layers of this amount are MOST_AMOUNT
 _NUMBER = r"(?:[0-9]+(?:_[0-9]+)*(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,2})?"
 
 
@@ -124,8 +128,12 @@ class CostAxis:
         """Reads an amount from text such as 6M, 1.4G, 250k, 6000000 or 6e6.
 
         Raises:
-            ValueError: the text is not a positive amount in the units of this axis.
+            ValueError: the text is not a positive amount in the units of this axis, or too large.
         """
+        if len(text) > _LONGEST_AMOUNT:
+            raise ValueError(
+                f"an amount of {len(text):,} characters is too long: write it with a unit"
+            )
         match = re.fullmatch(rf"\s*({_NUMBER})\s*(\S*)\s*", text)
         scale = self._scale(match[2]) if match else None
         if match is None or scale is None:
@@ -140,6 +148,10 @@ class CostAxis:
         value = Decimal(match[1]) * scale
         if value != int(value) or value <= 0:
             raise ValueError(f"the amount {text!r} is not a positive integer")
+        if value > MOST_AMOUNT:
+            raise ValueError(
+                f"the amount {text!r} is too large: at most {self.format(MOST_AMOUNT)} is allowed"
+            )
         return int(value)
 
     @property
@@ -214,6 +226,17 @@ def bounded_names() -> tuple[str, ...]:
 def size_axis() -> CostAxis:
     """The axis for the size of a network as one number: the first of the table."""
     return bounded_axes()[0]
+
+
+def _with_a_size(costs: dict[str, int]) -> dict[str, int]:
+    if (size := size_axis().name) not in costs:
+        raise ValueError(f"the cost {size} is missing")
+    return costs
+
+
+Costs = Annotated[dict[str, Amount], AfterValidator(_with_a_size)]
+"""Name of a cost axis -> amount, in values that are read from files; older ones may lack an axis,
+but not the size."""
 
 
 def shown_axes(costs: Iterable[Mapping[str, int]]) -> list[CostAxis]:
@@ -291,7 +314,12 @@ def parts_of(
 
 
 def amounts(part: Part, axes: Iterable[CostAxis]) -> tuple[int, ...]:
-    """What a part adds on each axis; TypeError for amounts that are not integers from 0 on."""
+    """What a part adds on each axis.
+
+    Raises:
+        TypeError: an amount is not an integer from 0 on.
+        ValueError: an amount is so large that sums of them would not fit into 64 bits.
+    """
     found: list[int] = []
     for axis in axes:
         amount = axis.of_part(part)
@@ -299,6 +327,11 @@ def amounts(part: Part, axes: Iterable[CostAxis]) -> tuple[int, ...]:
             raise TypeError(
                 f"cost axis {axis.name!r} gives {amount!r} for {part.work.role}: of_part must "
                 "return an integer from 0 on; use a smaller unit for fractions"
+            )
+        if amount > _MOST_OF_A_PART:
+            raise ValueError(
+                f"stage {part.work.role.stage} has a layer of {int(amount):,} {axis.noun}, more "
+                f"than {_MOST_OF_A_PART:,}: use smaller widths, options or images"
             )
         found.append(int(amount))
     return tuple(found)

@@ -24,8 +24,8 @@ from prenas.runs.images import suited
 from prenas.runs.run import Run, read_preferred, read_supernet
 from prenas.selection.evolved import Evolved
 from prenas.selection.preferred import PreferredSet
-from prenas.selection.search import zero_cost_search
-from prenas.sources.released import imported_set, load_released_checkpoint
+from prenas.selection.search import require_memory, zero_cost_search
+from prenas.sources.released import imported_set, read_released
 from prenas.sources.transfer import Source, adapt_source
 from prenas.steps import choosing, delivering, measuring, training
 from prenas.steps.observer import SILENT, Observer, observed
@@ -79,6 +79,8 @@ def run(
     """
     check_trackers(track)
     this = Run(out, recipe, data=data, device=device)
+    if source is None:
+        require_memory(recipe)
     needs = training.prepare(this, observer, is_pretrained=source is not None)
     if source is not None:
         choosing.adapt(this, source, needs.images, head, observer)
@@ -157,6 +159,7 @@ def import_released(
     archs: Arch | Sequence[Arch] = (),
     *,
     space: str | None = None,
+    weights: str | None = None,
 ) -> PreferredSet:
     """Turns a checkpoint that the authors released into a run folder, ready to evaluate.
 
@@ -167,15 +170,17 @@ def import_released(
         archs: the preferred subnets; by default those published for the space, or the largest
             network if the sizes match no published space.
         space: name of that space; by default recognised from the sizes.
+        weights: the key of the weights, such as `model_ema`, in a file that has several.
 
     Raises:
         FileNotFoundError: the file does not exist.
         ValueError: the file is not a released checkpoint, a subnet does not fit into it, the space
             is unknown, or the folder contains another run.
     """
-    supernet = load_released_checkpoint(file)
+    supernet, taken = read_released(file, weights)
     archs = [archs] if isinstance(archs, Arch) else archs
-    preferred = imported_set(supernet.arch, supernet.settings, Path(file), archs, space)
+    arch, settings = supernet.arch, supernet.settings
+    preferred = imported_set(arch, settings, Path(file), archs, space, taken)
     return choosing.adopt(Run(out, preferred.recipe, device="cpu"), preferred, supernet)
 
 

@@ -7,16 +7,69 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from functools import cache
+from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+
+MOST_AMOUNT = 10**18
+"""The largest cost or number of anything; tables add a few of them in 64 bits."""
+
+Amount = Annotated[int, Field(ge=0, le=MOST_AMOUNT)]
 
 
 class Value(BaseModel):
     """A frozen pydantic model: unknown fields are errors, equal content means equal hash."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _booleans_are_not_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        """Lets pydantic refuse, at its place in a list, what it would read as 1 or 0."""
+        if info.field_name is not None and _takes_numbers_only(cls, info.field_name):
+            return _without_booleans(value)
+        return value
+
+
+@cache
+def _takes_numbers_only(kind: type[BaseModel], field: str) -> bool:
+    types = set(_leaves(kind.model_fields[field].annotation))
+    return bool not in types and not types.isdisjoint((int, float))
+
+
+def _leaves(annotation: Any) -> list[Any]:
+    """The types inside an annotation such as `tuple[int, ...] | None`."""
+    return [leaf for part in get_args(annotation) for leaf in _leaves(part)] or [annotation]
+
+
+class _Boolean:
+    """Looks like a boolean in an error message, but is not a number."""
+
+    def __init__(self, value: bool) -> None:
+        self._value = value
+
+    def __repr__(self) -> str:
+        return repr(self._value)
+
+
+def _without_booleans(value: Any) -> Any:
+    if isinstance(value, bool):
+        return _Boolean(value)
+    if isinstance(value, dict):
+        return {key: _without_booleans(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)) and not {*map(type, value)} <= {int, float}:
+        return tuple(map(_without_booleans, value))
+    return value
 
 
 _NEEDED = {
@@ -89,6 +142,12 @@ def printable(text: str, *, keeps: str = "\n\t") -> str:
         return _SHORT.get(character, f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
 
     return _UNPRINTABLE.sub(escaped, text)
+
+
+def few_of(texts: Sequence[str], most: int = 5) -> str:
+    """The texts in one line; of many only the first ones, and how many more there are."""
+    more = f"; and {len(texts) - most:,} more" if len(texts) > most else ""
+    return "; ".join(texts[:most]) + more
 
 
 class UnknownNameError(ValueError):

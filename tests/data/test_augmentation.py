@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from scipy.stats import chisquare
 from timm.data import Mixup
@@ -17,7 +19,9 @@ from data.making import BYTES, GREY_BYTES, GREY_SETTINGS, SETTINGS, noise
 from prenas.data.augmentation import (
     BatchAugmentation,
     Mixing,
+    StagedTransform,
     evaluation_transform,
+    needed_side,
     normalized,
     training_transform,
 )
@@ -73,6 +77,41 @@ def test_without_a_crop_scale_the_crop_is_that_of_evaluation(
     expected = evaluation_transform(BYTES, SETTINGS)(image).int()
     found = draw(0, Augmentation(**fields), image).int()
     assert (found - expected).abs().max() <= 1
+
+
+@given(
+    sides=st.tuples(st.integers(1, 600), st.integers(1, 600)),
+    lowest=st.floats(0.05, 1),
+    elongation=st.floats(1, 3),
+)
+def test_a_reduced_picture_still_has_the_pixels_of_every_crop(
+    sides: tuple[int, int], lowest: float, elongation: float
+) -> None:
+    """The smallest crop is at least as large as the input, unless the picture was too small."""
+    changes = Augmentation(crop_scale=(lowest, 1), crop_ratio=(1 / elongation, elongation))
+    transform = training_transform(changes, BYTES, SETTINGS)
+    assert isinstance(transform, StagedTransform)
+    picture = Image.new("RGB", sides)
+    kept = transform.fixed(picture)
+    if kept is picture:
+        assert min(sides) < 2 * needed_side(changes, SETTINGS)
+    else:
+        shorter = (kept.width * kept.height * lowest / elongation) ** 0.5
+        assert shorter >= max(SETTINGS.image_size) * 0.999
+        assert min(kept.size) < 2 * needed_side(changes, SETTINGS)
+
+
+def test_a_picture_that_is_not_much_larger_than_needed_is_left_as_it_is() -> None:
+    changes = Augmentation(crop_scale=(0.25, 1))
+    side = needed_side(changes, SETTINGS)
+    assert side == 19  # 8 pixels, times 2 for a quarter of the area, times 1.155 for 4:3
+    transform = training_transform(changes, BYTES, SETTINGS)
+    assert isinstance(transform, StagedTransform)
+    for width, factor in ((2 * side - 1, 1), (2 * side, 2), (4 * side + 3, 4)):
+        picture = noise(1, width, width)
+        kept = transform.fixed(picture)
+        expected = picture if factor == 1 else picture.reduce(factor)
+        assert np.array_equal(np.asarray(kept), np.asarray(expected))
 
 
 def test_a_random_crop_has_the_area_and_the_shape_asked_for() -> None:

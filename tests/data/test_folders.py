@@ -1,5 +1,6 @@
 """Folders and tars: what is found, under which class, in which split, and what is refused."""
 
+import gzip
 import os
 import shutil
 import subprocess
@@ -390,6 +391,43 @@ def test_a_sparse_member_without_end_is_an_unreadable_picture(tmp_path: Path) ->
         file.addfile(member)
     with pytest.raises(ValueError, match=r"cat/huge\.png \(it is 4,611,686,018,427,387,904 bytes"):
         loaded(tar)
+
+
+def test_a_link_that_leaves_a_tar_is_named(tmp_path: Path) -> None:
+    tar = tar_of(write(tmp_path / "set", FLAT), tmp_path / "set.tar")
+    with tarfile.open(tar, "a") as file:
+        member = tarfile.TarInfo("cat/far.png")
+        member.type, member.linkname = tarfile.SYMTYPE, "../../elsewhere.png"
+        file.addfile(member)
+    words = r"cat/far\.png \(it is a link to \.\./\.\./elsewhere\.png, which is not in the tar\)"
+    with pytest.raises(ValueError, match=words):
+        loaded(tar)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("labels.csv", b"file,label\n1.png,cat\n", r"is a table or text \(\.csv\), not an uncom"),
+        ("photos.zip", b"PK\x03\x04" + bytes(600), "is a zip, not an uncompressed tar"),
+        ("photos.tar.gz", gzip.compress(bytes(10_240)), "is compressed with gzip, not an unc"),
+        ("one.JPG", b"\xff\xd8\xff" + bytes(600), "is a single picture, not an uncompressed"),
+        ("photos.tar", b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
+        ("photos.tar", b"hello" * 300, "is not an uncompressed tar, or it is truncated"),
+    ],
+)
+def test_a_file_that_is_not_a_tar_is_called_what_it_is(
+    name: str, content: bytes, words: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=words):
+        list_pictures(tmp_path / name)
+
+
+def test_a_picture_that_is_a_git_lfs_pointer_is_named(tmp_path: Path) -> None:
+    root = write(tmp_path / "set", FLAT)
+    (root / "cat/0.png").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(ValueError, match=r"cat/0\.png \(it is a Git LFS pointer.*git lfs pull"):
+        loaded(root)
 
 
 # --- files that never end ------------------------------------------------------------------------

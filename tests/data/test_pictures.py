@@ -385,6 +385,46 @@ def test_training_pictures_are_held_decoded_where_they_are_augmented(tmp_path: P
     assert torch.equal(again, left)
 
 
+@pytest.mark.parametrize(
+    ("changes", "size"),
+    [
+        (Augmentation(crop_scale=(0.25, 1)), (30, 20)),
+        (Augmentation(color_jitter=0.4), (8, 8)),
+    ],
+)
+def test_large_photographs_are_held_as_large_as_training_needs(
+    changes: Augmentation, size: tuple[int, int], tmp_path: Path
+) -> None:
+    """As if they were read anew for every epoch, and in a hundredth of the memory."""
+    root = write(tmp_path / "set", [f"{s}/{k}/1.png" for s in ("train", "val") for k in "ab"])
+    for number, path in enumerate(sorted(root.rglob("*.png"))):
+        noise(number, 300, 200).save(path)
+    held = loaded(root, memory_gib=2 * 3 * 30 * 20 * 1.001 / 2**30, augmentation=changes)
+    on_disk = loaded(root, memory_gib=0, augmentation=changes)
+    assert isinstance(held.train, Pictures)
+    assert held.train.is_held
+    pictures = held.train.pictures
+    assert [pictures.open(name).size for name in pictures.names] == [size] * 2
+    for epoch in (0, 1):
+        left, right = (
+            torch.cat([b.images for b in training_batches(data, SETTINGS, 2, 1, epoch)])
+            for data in (held, on_disk)
+        )
+        assert torch.equal(left, right)
+
+
+@pytest.mark.parametrize("crops", [5, 10])
+def test_pictures_for_several_crops_are_held_resized(crops: int, tmp_path: Path) -> None:
+    root = write(tmp_path / "set", [f"{s}/{k}/1.png" for s in ("train", "val") for k in "ab"])
+    for number, path in enumerate(sorted(root.rglob("*.png"))):
+        noise(number, 300, 200).save(path)
+    held, on_disk = (loaded(root, crops=crops, memory_gib=m) for m in (4, 0))
+    assert isinstance(held.validation, Pictures)
+    assert held.validation.is_held
+    assert held.validation.pictures.open("0").size == (12, 8)
+    assert torch.equal(everything(held.validation)[0], everything(on_disk.validation)[0])
+
+
 def test_memory_decides_how_a_split_is_held(tmp_path: Path) -> None:
     names = [f"{s}/{k}/{n}.png" for s in ("train", "val") for k in "ab" for n in range(10)]
     root = write(tmp_path / "set", names)

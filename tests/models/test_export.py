@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import prenas
 from prenas import artifacts, pipeline
 from prenas.data import load_data
 from prenas.evaluation.accuracy import Evaluation
+from prenas.models import export
 from prenas.models.export import load
 from prenas.recipe import Recipe
 from prenas.supernet import Supernet
@@ -459,6 +461,51 @@ def test_the_weights_of_another_subnet_are_refused(model: Path, finished_run: Pa
     with pytest.raises(
         ValueError, match=r"model\.safetensors does not contain the weights of this"
     ):
+        load(model)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: d["arch"].update(embed_dim=65_536),
+        lambda d: d["arch"].update(num_heads=[65_536] * 2, mlp_ratio=[1.0] * 2),
+        lambda d: d["arch"].update(mlp_ratio=[100.0] * 2, embed_dim=65_536),
+        lambda d: d["arch"].update(num_heads=[1] * 1000, mlp_ratio=[1.0] * 1000),
+        lambda d: d["settings"].update(num_classes=1_000_000),
+        lambda d: d["settings"].update(image_size=[4096, 4096], patch_size=16),
+        lambda d: d["settings"].update(in_chans=65_536) or d["preprocessing"].update(
+            mean=[0.5] * 65_536, std=[0.5] * 65_536
+        ),
+    ],
+    ids=["width", "heads", "ratio", "layers", "classes", "image", "channels"],
+)  # fmt: skip
+def test_a_description_of_a_huge_network_is_refused_before_it_is_built(
+    change: Callable[[dict[str, Any]], object], model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The largest sizes that a description may state would take terabytes."""
+    built = []
+    monkeypatch.setattr(export, "build", lambda *args: built.append(args))
+    edit(change)(model)
+    started = time.monotonic()
+    with pytest.raises(ValueError, match=r"model\.safetensors does not contain the weights of thi"):
+        load(model)
+    assert built == []
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, DESCRIPTION])
+def test_a_pipe_in_place_of_a_file_is_refused(name: str, model: Path) -> None:
+    (model / name).unlink()
+    os.mkfifo(model / name)
+    with pytest.raises((ValueError, FileNotFoundError)) as caught:
+        load(model)
+    assert str(model / name) in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, f'{{"schema_version": {"9" * 5_000}}}'], ids=len)
+def test_a_description_without_bounds_is_refused(text: str, model: Path) -> None:
+    (model / DESCRIPTION).write_text(text)
+    with pytest.raises(ValueError, match=r"arch\.json is damaged or not valid JSON \("):
         load(model)
 
 

@@ -17,6 +17,7 @@ import prenas
 from prenas.cost import AXES, count
 from prenas.families import FAMILIES, all_spaces, get_space
 from prenas.families.base import SearchSpace
+from prenas.families.limits import MOST_RATIO
 from prenas.families.vit.space import VitSettings, VitSpace
 from prenas.recipe import SearchRecipe, searching_recipe, with_space
 from prenas.recipe.catalogue import get_recipe
@@ -156,7 +157,7 @@ def vit_spaces(draw: st.DrawFn) -> VitSpace:
         embed_dim=widths,
         depth=draw(options(st.integers(1, 1000))),
         num_heads=draw(options(small)),
-        mlp_ratio=draw(options(st.floats(0.5, 1e6))),
+        mlp_ratio=draw(options(st.floats(0.5, MOST_RATIO))),
         supernet_embed_dim=draw(st.none() | st.integers(widths[-1], 5000)),
         settings=VitSettings(
             image_size=(patch * draw(st.integers(1, 20)), patch * draw(st.integers(1, 20))),

@@ -1,6 +1,7 @@
 """A run opened once: what it reads, when it reads again, and what it refuses."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -282,6 +283,15 @@ def test_a_lock_that_is_a_link_is_not_followed(finished: Path, tmp_path: Path) -
     assert not (finished / "evaluation.json").exists()
 
 
+def test_a_lock_that_is_a_pipe_is_refused_and_does_not_stop_the_status(finished: Path) -> None:
+    (finished / ".lock").unlink(missing_ok=True)
+    os.mkfifo(finished / ".lock")
+    (finished / "evaluation.json").unlink()
+    with pytest.raises(ValueError, match=r"\.lock is not a regular file: remove it"):
+        pipeline.evaluate(finished)
+    assert not read_status(finished).is_busy
+
+
 @pytest.mark.parametrize("name", ["checkpoints", "subnets", "report"])
 def test_folders_of_a_run_that_are_links_are_refused(
     name: str, finished: Path, tmp_path: Path
@@ -298,9 +308,17 @@ def test_folders_of_a_run_that_are_links_are_refused(
 
 
 def test_only_temporary_files_of_this_package_are_removed(finished: Path) -> None:
-    mine = [finished / ".notes.tmp", finished / "checkpoints" / ".old.tmp"]
+    mine = [
+        finished / ".notes.tmp",
+        finished / ".notes.7.tmp",
+        finished / ".recipe.yaml.123.tmp",
+        finished / "report" / ".my-accuracy.svg.45.tmp",
+        finished / "checkpoints" / ".old.tmp",
+    ]
     ours = [
+        finished / ".prenas-recipe.json.123.tmp",
         finished / ".recipe.json.123.tmp",
+        finished / "report" / ".prenas-accuracy.svg.45.tmp",
         finished / "report" / ".accuracy.svg.45.tmp",
         finished / "subnets" / "00" / ".model.safetensors.6.tmp",
     ]
@@ -309,5 +327,30 @@ def test_only_temporary_files_of_this_package_are_removed(finished: Path) -> Non
         path.write_text("half a fi")
     (finished / "evaluation.json").unlink()
     pipeline.evaluate(finished)
-    assert [path.exists() for path in mine] == [True, True]
+    assert all(path.exists() for path in mine)
     assert not [path for path in ours if path.exists()]
+
+
+def test_a_report_tidies_its_pictures_but_not_those_of_running_processes(finished: Path) -> None:
+    """It takes no lock, so another process may be writing a report too."""
+    folder = finished / "report"
+    folder.mkdir(exist_ok=True)
+    killed = subprocess.Popen(["true"])
+    killed.wait()
+    gone, running = (
+        folder / f".prenas-accuracy.svg.{number}.tmp" for number in (killed.pid, os.getppid())
+    )
+    for path in (gone, running):
+        path.write_text("half a pic")
+    pipeline.report(finished)
+    assert not gone.exists()
+    assert running.exists()
+
+
+def test_a_report_does_not_follow_a_link(finished: Path, tmp_path: Path) -> None:
+    shutil.rmtree(finished / "report", ignore_errors=True)
+    (tmp_path / "elsewhere").mkdir()
+    (finished / "report").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="report is a symbolic link"):
+        pipeline.report(finished)
+    assert list((tmp_path / "elsewhere").iterdir()) == []

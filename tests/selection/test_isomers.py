@@ -8,15 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prenas.families import get_space
+from prenas.families import all_spaces, get_space
+from prenas.families.vit.space import VitSpace
 from prenas.proxy.gains import BlockScores
 from prenas.proxy.tables import layer_options
+from prenas.selection import isomers
 from prenas.selection.isomers import (
     Enumeration,
     allocate,
     count_vectors,
     isomer_gains,
     num_isomer_classes,
+    require_listable,
     stage_items,
 )
 from reference import scores as literal
@@ -234,3 +237,26 @@ def test_items_are_therepresentatives_of_a_stage(data: st.DataObject) -> None:
         ]
         numbers = [table.option(options) for options in layer_options(choice)]
         assert item[: choice.depth] == numbers
+
+
+@pytest.mark.parametrize("enumeration", MODES)
+def test_every_named_space_can_be_listed(enumeration: Enumeration) -> None:
+    for space in all_spaces().values():
+        require_listable(space, enumeration)
+
+
+def test_a_space_with_too_many_classes_is_refused_without_tables(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each of two axes alone has C(14 + 31, 31) = 166,871,334,960 classes."""
+
+    def never(*args: object) -> None:
+        raise AssertionError("measured something")
+
+    monkeypatch.setattr(isomers, "cost_tables", never)
+    options = tuple(range(1, 33))
+    space = VitSpace(name="x", embed_dim=(64,), depth=(14,), num_heads=options, mlp_ratio=options)
+    with pytest.raises(ValueError, match=r"up to 14 layers with 32 x 32 options has about 10\^22"):
+        require_listable(space, "all")
+    few = space.model_copy(update={"num_heads": (1, 2), "mlp_ratio": (1.0, 2.0)})
+    require_listable(few, "all")

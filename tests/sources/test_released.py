@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -104,6 +105,18 @@ def assert_is_mini(path: Path, *, exact: bool = True) -> None:
         pytest.param(mini(), id="bare"),
         pytest.param(OrderedDict(mini()), id="ordered"),
         pytest.param({"model": {f"module.{k}": v for k, v in mini().items()}}, id="data-parallel"),
+        pytest.param(
+            {"model": {f"module._orig_mod.{k}": v for k, v in mini().items()}}, id="compiled"
+        ),
+        pytest.param(
+            {k.replace("blocks.0.", "blocks.0._orig_mod."): v for k, v in mini().items()},
+            id="compiled-in-part",
+        ),
+        pytest.param(
+            {**checkpoint(mini()), "best": np.float64(0.7), "means": np.ones(3), "to": Path("x")},
+            id="numpy-beside",
+        ),
+        pytest.param({"model_ema": mini()}, id="only-ema"),
         pytest.param({k: v.double() for k, v in mini().items()}, id="float64"),
         pytest.param({k: nn.Parameter(v) for k, v in mini().items()}, id="parameters"),
     ],
@@ -137,6 +150,31 @@ def test_reading_writes_nothing(mini_file: Path) -> None:
     before = contents(mini_file.parent)
     load_released_checkpoint(str(mini_file))
     assert contents(mini_file.parent) == before
+
+
+@pytest.mark.parametrize("suffix", [".SAFETENSORS", ".pth"])
+def test_safetensors_are_recognised_whatever_they_are_called(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"x{suffix}"
+    save_file({k: v.contiguous() for k, v in mini().items()}, path)
+    assert_is_mini(path)
+
+
+def test_one_of_several_weights_is_chosen(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Which ones were taken is said, and recorded."""
+    other = {name: tensor + 1 for name, tensor in mini().items()}
+    path = saved(tmp_path / "x.pth", {**checkpoint(mini()), "model_ema": other})
+    assert_is_mini(path)
+    assert "model were taken, model_ema not (--weights" in caplog.text
+    caplog.clear()
+    averaged = load_released_checkpoint(path, "model_ema").network.get_parameter("head.bias")
+    assert torch.equal(averaged.detach(), other["head.bias"])
+    assert not caplog.records
+    preferred = pipeline.import_released(path, tmp_path / "run", weights="model_ema")
+    assert preferred.imported is not None
+    assert preferred.imported.weights == "model_ema"
+    assert preferred.imported.summary.startswith("imported from x.pth (model_ema), with")
+    with pytest.raises(ValueError, match=r"unknown weights 'ema'.*available: model, model_ema"):
+        load_released_checkpoint(path, "ema")
 
 
 # --- the files that are refused ------------------------------------------------------------------
@@ -203,6 +241,72 @@ def test_a_foreign_file(write: Callable[[Path], object], tmp_path: Path) -> None
         load_released_checkpoint(path)
 
 
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+            "Git LFS pointer.*lfs pull",
+        ),
+        (b"<!DOCTYPE html><html><body>Sign in</body></html>", "is an HTML page"),
+        (b"\n <html lang='en'>", "is an HTML page"),
+    ],
+)
+def test_what_people_download_by_mistake_is_recognised(
+    content: bytes, words: str, suffix: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=words):
+        load_released_checkpoint(path)
+
+
+def unusual(kind: str, tensor: Tensor) -> Tensor:
+    if kind == "sparse":
+        return tensor.to_sparse()
+    if kind == "meta":
+        return tensor.to("meta")
+    if kind == "quantised":
+        return torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8)
+    return torch.complex(tensor, tensor)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["sparse", "meta", "quantised", "complex"])
+def test_tensors_that_are_not_plain_numbers_are_refused(kind: str, tmp_path: Path) -> None:
+    tensors = mini()
+    tensors["head.bias"] = unusual(kind, tensors["head.bias"])
+    path = saved(tmp_path / "x.pth", tensors)
+    with pytest.raises(ValueError, match=rf"x\.pth: head\.bias is .*{kind}.*must be dense"):
+        load_released_checkpoint(path)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_a_small_file_of_endless_tensors_is_refused(zipped: bool, tmp_path: Path) -> None:
+    """One number that is repeated 2^40 times takes a few bytes on disk and terabytes in memory."""
+    tensors = {"cls_token": torch.zeros(1, dtype=torch.float16).expand(2**40)}
+    path = saved(tmp_path / "x.pth", tensors, _use_new_zipfile_serialization=zipped)
+    assert path.stat().st_size < 10_000
+    with pytest.raises(ValueError, match=r"its tensors take 2,199,023,255,552 bytes, more than"):
+        load_released_checkpoint(path)
+
+
+def test_a_packed_zip_is_refused(tmp_path: Path) -> None:
+    plain, packed = saved(tmp_path / "plain.pth", {"x": torch.zeros(10**6)}), tmp_path / "x.pth"
+    with zipfile.ZipFile(plain) as source, zipfile.ZipFile(packed, "w") as target:
+        for name in source.namelist():
+            target.writestr(name, source.read(name), zipfile.ZIP_DEFLATED)
+    with pytest.raises(ValueError, match=r"x\.pth would unpack to 4,00\d,\d+ bytes"):
+        load_released_checkpoint(packed)
+
+
+def test_names_that_differ_only_in_a_wrapper_are_refused(tmp_path: Path) -> None:
+    tensors = {**mini(), "module.head.bias": torch.zeros(3)}
+    with pytest.raises(ValueError, match=r"contains head\.bias twice"):
+        load_released_checkpoint(saved(tmp_path / "x.pth", tensors))
+
+
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
 def test_a_truncated_file(share: float, zipped: bool, tmp_path: Path) -> None:
@@ -211,8 +315,10 @@ def test_a_truncated_file(share: float, zipped: bool, tmp_path: Path) -> None:
     )
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(ValueError, match=r"x\.pth is not a complete torch\.save file"):
+    with pytest.raises(ValueError, match=r"x\.pth is not a complete torch\.save file") as caught:
         load_released_checkpoint(path)
+    assert "weights_only" not in str(caught.value)  # torch's advice to run what is in the file
+    assert "Weights only" not in str(caught.value)
 
 
 def test_a_checkpoint_of_timm(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import math
 import os
 import pickle
 import shutil
@@ -14,7 +15,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from prenas import pipeline
+from prenas import artifacts, pipeline
 from prenas.data import ImageData
 from prenas.recipe.catalogue import get_recipe
 from prenas.recipe.data import Augmentation
@@ -330,6 +331,64 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     warnings = [record.getMessage() for record in caplog.records]
     assert len(warnings) == 1
     assert "step-00000018 is damaged" in warnings[0]
+
+
+def rewritten(change: Callable[[dict[str, Any]], object], checkpoint: Path) -> None:
+    """Changes the saved state, and its digest so that only its content can be wrong."""
+    path = checkpoint / "state.pt"
+    state = torch.load(path, weights_only=True)
+    change(state)
+    torch.save(state, path)
+    (checkpoint / "state.sha256").write_text(f"{artifacts.sha256(path)}\n")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda s: s["optimizer"]["state"][0].pop("exp_avg_sq"),
+        lambda s: s["optimizer"]["state"][0].pop("step"),
+        lambda s: s["optimizer"]["state"][0].update(momentum_buffer=torch.zeros(2)),
+        lambda s: s["optimizer"]["state"][0]["exp_avg_sq"].fill_(math.nan),
+        lambda s: s["optimizer"]["state"][0].update(exp_avg_sq=3),
+        lambda s: s["optimizer"]["state"][0].update(exp_avg_sq=torch.zeros(2)),
+        lambda s: s["optimizer"]["state"].pop(0),
+        lambda s: s["optimizer"]["state"].update({99: s["optimizer"]["state"][0]}),
+        lambda s: s["optimizer"].update(state=[]),
+        lambda s: s["optimizer"].update(param_groups=[]),
+        lambda s: s.update(optimizer=None),
+        lambda s: s.pop("position"),
+        lambda s: s["position"].update(step=9),
+        lambda s: s["position"].update(step="18"),
+        lambda s: s["position"].update(best_top1=None),
+        lambda s: s["position"]["epoch_loss"].update(total=math.nan),
+        lambda s: s["position"]["epoch_loss"].update(number=True),
+        lambda s: s.update(world_size="one"),
+        lambda s: s.update(scaler={"scale": 2.0}),
+    ],
+)
+def test_a_state_with_odd_values_gives_way_to_the_one_before(
+    change: Callable[[dict[str, Any]], object], unfinished: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rewritten(change, unfinished / "checkpoints" / "step-00000018")
+    with pytest.raises(StoppedError):
+        pipeline.train(unfinished, observer=hearing(steps=stop_at(STEPS + 1)))
+    assert "step-00000018 is damaged" in caplog.text
+
+
+def test_rates_and_decays_follow_from_the_recipe_not_from_the_file(
+    unfinished: Path, finished_run: Path
+) -> None:
+    def change(state: dict[str, Any]) -> None:
+        for group in state["optimizer"]["param_groups"]:
+            group.update(weight_decay=0.9, betas=(0.1, 0.2), lr=5.0)
+
+    rewritten(change, unfinished / "checkpoints" / "step-00000018")
+    pipeline.train(unfinished)
+    found, expected = (
+        artifacts.read_tensors(run / "supernet.safetensors") for run in (unfinished, finished_run)
+    )
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found)
 
 
 @pytest.mark.parametrize("how", ["weights cut short", "state is a bomb"])

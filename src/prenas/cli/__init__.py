@@ -44,6 +44,7 @@ from prenas.cli.parsing import (
     is_model,
     opened,
     read_arch,
+    require_no_empty_path,
     require_out,
     require_pictures,
     set_threads,
@@ -480,6 +481,13 @@ def import_command(
             help="Keep the published subnets of this space; default: recognised from the sizes.",
         ),
     ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY",
+            help="Take these weights of a file that has several: model, model_ema, ...",
+        ),
+    ] = None,
 ) -> None:
     """Turn a released checkpoint into a run folder.
 
@@ -490,9 +498,9 @@ def import_command(
 
     archs = []
     if arch:
-        family = load_released_checkpoint(file).family.name
+        family = load_released_checkpoint(file, weights).family.name
         archs = [read_arch(text, family) for text in arch]
-    preferred = pipeline.import_released(file, out, archs, space=space)
+    preferred = pipeline.import_released(file, out, archs, space=space, weights=weights)
     print_preferred(preferred)
     console.print(f"Supernet  {out / artifacts.SUPERNET}", soft_wrap=True)
 
@@ -523,7 +531,7 @@ def predict_command(
     for prediction in predict(model, images, top=top, device=device):
         has_failed |= prediction.error is not None
         if as_json:
-            console.print(json.dumps(prediction.as_dict()), soft_wrap=True)
+            console.print(json.dumps(prediction.as_dict(), allow_nan=False), soft_wrap=True)
         elif prediction.error:
             problems.append(f"{prediction.path} cannot be read: {prediction.error}")
         else:
@@ -596,7 +604,11 @@ def main() -> None:
     who = f"process {os.environ['RANK']}: " if "RANK" in os.environ else ""
     set_up_output(who)
     try:
+        require_no_empty_path(sys.argv[1:])
         app()
     except (ValueError, OSError) as error:
-        errors.print(f"{who}error: {error}", style="red", soft_wrap=True)
+        problem = str(error)
+        if isinstance(error, OSError) and error.filename is not None:  # without the bare number
+            problem = f"{error.filename}: {error.strerror}"
+        errors.print(f"{who}error: {problem}", style="red", soft_wrap=True)
         sys.exit(2)

@@ -98,7 +98,7 @@ Seeds = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:1, mps, ...")]
 Threads = Annotated[
-    int | None, typer.Option(min=1, help="Number of CPU threads; default: one per core.")
+    int | None, typer.Option(min=1, max=1024, help="Number of CPU threads; default: one per core.")
 ]
 Crops = Annotated[
     int | None,

@@ -231,28 +231,59 @@ def require_out(out: Path | None, dry_run: bool) -> None:
         raise ValueError("say where to write the run: --out FOLDER (or --dry-run to write nothing)")
 
 
+def require_no_empty_path(arguments: Sequence[str]) -> None:
+    """Raises ValueError for an empty path, which would be read as the current folder."""
+    paths = ("--out", "--to", "--import")
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        may_be_path = before in paths or not before.startswith("-")
+        if (not argument and may_be_path) or argument in [f"{option}=" for option in paths]:
+            where = argument or (f"after {before}" if before else "at the start")
+            raise ValueError(
+                f"a path is empty ({where}): name a file or folder. Perhaps a variable of the "
+                "shell is not set"
+            )
+
+
 def read_arch(text: str, family: str) -> Arch:
     """Reads an architecture from JSON text, from a file, or from the folder of a model."""
     from pydantic import ValidationError
 
     from prenas.families import get_family
+    from prenas.files import MOST_JSON_BYTES, load_json, read_bytes
     from prenas.values import explain
 
-    path = Path(text) / artifacts.MODEL_ARCH if Path(text).is_dir() else Path(text)
-    is_json = text.lstrip().startswith("{")
-    if not is_json and not path.is_file():
-        raise ValueError(
-            f"--arch {text!r} is neither JSON nor a file: give a JSON object with the "
-            "architecture's fields, an arch.json, or a model folder"
-        )
-    content = text if is_json else path.read_text(encoding="utf-8")
+    shown, is_json = text, text.lstrip().startswith("{")
+    if is_json:
+        content: str | bytes = text
+        shown = text if len(text) <= 80 else f"{text[:77]}..."
+    else:
+        path = _existing(text)
+        if path is None:
+            raise ValueError(
+                f"--arch {shown!r} is neither JSON nor a file: give a JSON object with the "
+                "architecture's fields, an arch.json, or a model folder"
+            )
+        path = path / artifacts.MODEL_ARCH if path.is_dir() else path
+        content = read_bytes(path, MOST_JSON_BYTES)
     try:
-        fields = json.loads(content)
+        fields = load_json(content)
+        theirs = fields.get("family", family)
+        if theirs != family:
+            raise ValueError(f"it describes a network of the family {theirs!r}")
         arch: Arch = get_family(family).arch_type.model_validate(fields.get("arch", fields))
         return arch
     except ValidationError as error:
-        raise ValueError(f"{text} is not a {family} architecture: {explain(error)}") from None
-    except (json.JSONDecodeError, AttributeError) as error:
+        raise ValueError(f"{shown} is not a {family} architecture: {explain(error)}") from None
+    except (ValueError, AttributeError) as error:
         raise ValueError(
-            f"{text} is not a JSON object that describes an architecture: {error}"
+            f"{shown} is not a JSON object that describes an architecture of the family {family}: "
+            f"{error}"
         ) from None
+
+
+def _existing(text: str) -> Path | None:
+    """The path that a text names; None if there is none."""
+    try:
+        return Path(text) if Path(text).exists() else None
+    except (OSError, ValueError):  # too long for a name, or with a zero byte
+        return None

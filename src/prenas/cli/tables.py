@@ -11,7 +11,7 @@ from rich.console import Console
 from prenas.cli.output import IS_QUIET, PlainConsole, console
 from prenas.cost import CostAxis, bounded_axes, bounded_axis, count, shown_axes, size_axis
 from prenas.length import length_of
-from prenas.values import printable
+from prenas.values import few_of, printable
 
 if TYPE_CHECKING:
     from rich.measure import Measurement
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from prenas.training.estimate import Estimate
 
 _NUM_WEAKEST = 3
+_NUM_LISTED = 10  # lines; of more, one line names the first
 
 
 def print_data(data: ImageData, recipe: Recipe) -> None:
@@ -159,13 +160,22 @@ def print_preferred(preferred: PreferredSet) -> None:
             "evolution",
             soft_wrap=True,
         )
-    for number in preferred.empty_budgets:
-        console.print(f"No subnet fits the budget {preferred.budgets[number]}", soft_wrap=True)
     if preferred.origin is None:
         _print_idle_budgets(preferred.recipe)
-    for budget in preferred.partial_budgets:
+    empty = [preferred.budgets[number] for number in preferred.empty_budgets]
+    if len(empty) > _NUM_LISTED:
         console.print(
-            f"Left out {budget}: shorter than one step (search.keep_partial=true keeps it)",
+            f"No subnet fits {len(empty):,} of the {len(preferred.budgets):,} budgets: "
+            f"{few_of(empty)}",
+            soft_wrap=True,
+        )
+    else:
+        for budget in empty:
+            console.print(f"No subnet fits the budget {budget}", soft_wrap=True)
+    if preferred.partial_budgets:
+        console.print(
+            f"Left out {few_of(preferred.partial_budgets)}: shorter than one step "
+            "(search.keep_partial=true keeps it)",
             soft_wrap=True,
         )
     for seed in preferred.agreement:

@@ -7,6 +7,7 @@ place where possible: at 224 pixels, allocating a new batch costs as much as mos
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any
@@ -24,6 +25,42 @@ from prenas.recipe.data import Augmentation, Preprocessing
 
 PictureTransform = Callable[[Image], Tensor]
 """Picture -> uint8 [C, H, W], or [crops, C, H, W]."""
+
+
+class StagedTransform:
+    """A transform in two parts: one that always gives the same result, and the rest.
+
+    What the first part returns may be kept in memory instead of the whole picture.
+    """
+
+    def __init__(self, fixed: Callable[[Image], Image], rest: PictureTransform) -> None:
+        self.fixed, self.rest = fixed, rest
+
+    def __call__(self, image: Image) -> Tensor:
+        """Both parts, for a picture that is not kept."""
+        return self.rest(self.fixed(image))
+
+
+class _Reduced:
+    """Shrinks a picture by a whole factor, if its shorter side stays at least `side` pixels."""
+
+    def __init__(self, side: int) -> None:
+        self._side = side
+
+    def __call__(self, image: Image) -> Image:
+        factor = min(image.size) // self._side
+        return image.reduce(factor) if factor > 1 else image
+
+
+def needed_side(augmentation: Augmentation, settings: Settings) -> int:
+    """The shorter side of a picture whose smallest random crop is as large as the network's input.
+
+    More pixels than that change little: every crop is resized to the input.
+    """
+    assert augmentation.crop_scale is not None, "without random crops the input size is enough"
+    low, high = augmentation.crop_ratio
+    elongation = max(high, 1 / low)
+    return math.ceil(max(settings.image_size) * math.sqrt(elongation / augmentation.crop_scale[0]))
 
 
 def training_transform(
@@ -62,9 +99,11 @@ def training_transform(
         ) from None
     for change in changes:
         fix_posterize(change)
-    crops = [crop] if augmentation.crop_scale else whole.transforms[:-1]  # type: ignore[attr-defined]
-    transform: PictureTransform = Compose([*crops, *changes, to_tensor])
-    return transform
+    if augmentation.crop_scale:
+        reduced = _Reduced(needed_side(augmentation, settings))
+        return StagedTransform(reduced, Compose([crop, *changes, to_tensor]))
+    resized = Compose(whole.transforms[:-1])  # type: ignore[attr-defined]
+    return StagedTransform(resized, Compose([*changes, to_tensor]))
 
 
 def _check_sections(policy: str) -> None:
@@ -103,20 +142,20 @@ def evaluation_transform(
     if crops == 1:
         transform: PictureTransform = whole
         return transform
-    return _SeveralCrops(whole.transforms[0], settings.image_size, crops)
+    return StagedTransform(whole.transforms[0], _SeveralCrops(settings.image_size, crops))
 
 
 class _SeveralCrops:
     """Resized picture -> uint8 [crops, C, H, W]: centre and corners, then their mirror images."""
 
-    def __init__(self, resize: Callable[[Image], Image], size: tuple[int, int], crops: int) -> None:
+    def __init__(self, size: tuple[int, int], crops: int) -> None:
         from torchvision.transforms import FiveCrop, PILToTensor, TenCrop
 
-        self._resize, self._to_tensor = resize, PILToTensor()
+        self._to_tensor = PILToTensor()
         self._cut = {5: FiveCrop, 10: TenCrop}[crops](size)
 
     def __call__(self, image: Image) -> Tensor:
-        return torch.stack([self._to_tensor(crop) for crop in self._cut(self._resize(image))])
+        return torch.stack([self._to_tensor(crop) for crop in self._cut(image)])
 
 
 def normalized(pixels: Tensor, preprocessing: Preprocessing, out: Tensor | None = None) -> Tensor:

@@ -30,6 +30,7 @@ from prenas.data.opening import (
     read_file,
 )
 from prenas.data.pictures import PictureSet
+from prenas.files import mistaken_for
 
 T = TypeVar("T")
 
@@ -123,6 +124,8 @@ class _Member(NamedTuple):
     size: int = 0
     parts: tuple[tuple[int, int, int], ...] = ()
     """(offset in the content, offset in the tar, bytes); a sparse file has zeros in between."""
+    missing: str | None = None
+    """What a link leads to that is not in the tar."""
 
 
 class _TarPictures:
@@ -133,6 +136,8 @@ class _TarPictures:
 
     def __call__(self, name: str) -> Image.Image:
         member = self._members[name]
+        if member.missing is not None:
+            raise OSError(f"it is a link to {member.missing}, which is not in the tar")
         check_size(member.size)
         content = bytearray(member.size)
         with self._path.open("rb") as file:
@@ -246,9 +251,11 @@ def _list_tar(path: Path) -> Listing:
             members = tar.getmembers()
             _check_end(path, tar)
     except (tarfile.TarError, EOFError) as error:
+        what = _kind_of(path)
         raise ValueError(
-            f"{path} is not an uncompressed tar, or it is truncated ({error}): give a folder, or "
-            "an uncompressed tar of one"
+            f"{path} is {f'{what}, ' if what else ''}not an uncompressed tar"
+            + ("" if what else f", or it is truncated ({error})")
+            + ": give a folder, or an uncompressed tar of one"
         ) from None
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror or error})") from None
@@ -271,6 +278,31 @@ def _list_tar(path: Path) -> Listing:
     return sorted_out.listing(path, sizes, _TarPictures(path, contents), all_folders)
 
 
+_ARCHIVES = {
+    b"PK": "a zip",
+    b"\x1f\x8b": "compressed with gzip",
+    b"BZh": "compressed with bzip2",
+    b"\xfd7zXZ": "compressed with xz",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd",
+    b"7z\xbc\xaf": "a 7z archive",
+    b"Rar!": "a rar archive",
+}
+_TABLES = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".parquet", ".xlsx")
+
+
+def _kind_of(path: Path) -> str | None:
+    """What a file is that is not a tar; None if it is none of the usual mistakes."""
+    with path.open("rb") as file:
+        start = file.read(100)
+    if path.suffix.lower() in PICTURE_ENDINGS:
+        return "a single picture"
+    if path.suffix.lower() in _TABLES:
+        return f"a table or text ({path.suffix})"
+    if mistaken := mistaken_for(start):
+        return mistaken.removeprefix("is ").partition(":")[0]
+    return next((kind for magic, kind in _ARCHIVES.items() if start.startswith(magic)), None)
+
+
 def _check_end(path: Path, tar: tarfile.TarFile) -> None:
     """Raises TarError if the members are not followed by the block of zeros that ends a tar.
 
@@ -283,7 +315,7 @@ def _check_end(path: Path, tar: tarfile.TarFile) -> None:
 
 
 def _content(member: tarfile.TarInfo, there: Mapping[str, tarfile.TarInfo]) -> _Member:
-    """The content of a file, or of a link's target; empty if that is outside the tar."""
+    """The content of a file, or of a link's target."""
     for _ in range(_MOST_LINKS):
         if member.isfile():
             return _Member(member.size, tuple(_parts(member)))
@@ -292,7 +324,7 @@ def _content(member: tarfile.TarInfo, there: Mapping[str, tarfile.TarInfo]) -> _
         if target is None:
             break
         member = target
-    return _Member()
+    return _Member(missing=member.linkname)
 
 
 def _parts(member: tarfile.TarInfo) -> Iterator[tuple[int, int, int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import zlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from prenas.data.pictures import ArrayPictures, PictureSet
+from prenas.files import open_file
 
+_MOST_BYTES = 2**30
 _DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 
@@ -119,12 +122,15 @@ def _fashion_mnist(root: str | None) -> NamedSet:
 def _read_idx(path: Path) -> np.ndarray[Any, Any]:
     """An array of bytes in the format of the MNIST files: magic, sizes, then the numbers."""
     try:
-        content = gzip.decompress(path.read_bytes())
+        with open_file(path) as packed, gzip.open(packed) as file:
+            content = file.read(_MOST_BYTES + 1)
+        if len(content) > _MOST_BYTES:
+            raise ValueError(f"it unpacks to more than {_MOST_BYTES:,} bytes")
         num_dimensions = content[3]
         start = 4 + 4 * num_dimensions
         shape = np.frombuffer(content[4:start], dtype=">i4")
         return np.frombuffer(content[start:], dtype=np.uint8).reshape(shape)
-    except (OSError, EOFError, ValueError, IndexError) as error:
+    except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
         raise ValueError(f"{path} is missing or damaged ({error}): restore it") from None
 
 

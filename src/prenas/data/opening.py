@@ -13,7 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from PIL import Image, features
+from PIL import Image, UnidentifiedImageError, features
+
+from prenas.files import mistaken_for
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 FORMATS = (*_FORMATS, "AVIF") if features.check("avif") else _FORMATS
@@ -66,9 +68,15 @@ def open_picture(content: bytes) -> Image.Image:
 
     Raises:
         UnidentifiedImageError: its format is not supported.
-        ValueError: it is so elongated that resizing it would take gigabytes.
+        ValueError: it is a Git LFS pointer or a web page, or so elongated that resizing it would
+            take gigabytes.
     """
-    image = Image.open(io.BytesIO(content), formats=FORMATS)
+    try:
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+    except UnidentifiedImageError:
+        if mistaken := mistaken_for(content[:100]):
+            raise ValueError(f"it {mistaken}") from None
+        raise
     short, long = sorted(image.size)
     if long > _MOST_RATIO * short:
         width, height = image.size

@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from prenas.data.augmentation import PictureTransform, normalized
+from prenas.data.augmentation import PictureTransform, StagedTransform, normalized
 from prenas.data.opening import warnings_named
 from prenas.recipe.data import Preprocessing
 
@@ -315,6 +315,8 @@ def prepare(
 ) -> Prepared:
     """Chooses how a split is stored: resized in memory, decoded in memory, or on disk.
 
+    Decoded pictures are kept only as large as the transform needs them.
+
     Args:
         transform: returns uint8 of `shape` [C, H, W], unless it cuts several crops.
         is_fixed: whether the transform returns one result per picture, always the same.
@@ -333,8 +335,14 @@ def prepare(
         pixels = torch.stack(fixed.values) if fixed.values else torch.empty(0, *shape).byte()
         return Prepared(Pixels(pixels, fixed.pictures.labels, preprocessing), notes)
     notes = []
-    if not is_fixed and _decoded_bytes(pictures, in_chans) <= memory_bytes:
-        decoded = _read_all(pictures, in_chans, np.asarray)
+    first, rest = (
+        (transform.fixed, transform.rest)
+        if isinstance(transform, StagedTransform)
+        else (_unchanged, transform)
+    )
+    if not is_fixed and _held_bytes(pictures, in_chans, first) <= memory_bytes:
+        decoded = _read_all(pictures, in_chans, lambda picture: np.asarray(first(picture)))
+        transform = rest
         notes = _handle_problems(decoded, total, skip)
         held = ArrayPictures(decoded.values)
         numbers = tuple(map(str, range(len(decoded.values))))
@@ -346,14 +354,20 @@ def prepare(
     return Prepared(Pictures(pictures, transform, in_chans, preprocessing, skip=skip), notes)
 
 
-def _decoded_bytes(pictures: PictureSet, in_chans: int) -> float:
-    """Memory for all decoded pictures, estimated from the sizes of some."""
+def _unchanged(picture: Image.Image) -> Image.Image:
+    return picture
+
+
+def _held_bytes(
+    pictures: PictureSet, in_chans: int, first: Callable[[Image.Image], Image.Image]
+) -> float:
+    """Memory for all pictures after the first part of a transform, estimated from some."""
     step = max(1, len(pictures) // _NUM_MEASURED)
     sizes = []
     for name in pictures.names[::step]:
         try:
             with warnings_named(name):
-                width, height = pictures.open(name).size
+                width, height = first(Image.new("L", pictures.open(name).size)).size
         except Exception:  # reported when it is read
             continue
         sizes.append(width * height * in_chans)

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import Any
+from typing import Any, Self
 
 import torch
-from pydantic import SerializeAsAny, SerializerFunctionWrapHandler, model_serializer
+from pydantic import (
+    Field,
+    SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from prenas.cost import count
+from prenas.cost import Costs, count
 from prenas.data import ImageSource, evaluation_batches, readers_watched
 from prenas.families.base import Arch, Settings
 from prenas.processes import ALONE, Processes
 from prenas.supernet import Statistics, Supernet
-from prenas.values import Value
+from prenas.values import Amount, Value
 
 _ABOUT_CLASSES = ("confusion", "class_hits")
 _MATRIX_UP_TO_CLASSES = 100
@@ -26,18 +32,30 @@ _TOP5_FROM_CLASSES = 20  # with fewer classes, top-5 says little
 class Metrics(Value):
     """Results on one split."""
 
-    top1: float
+    top1: float = Field(ge=0, le=1)
     """Fraction of the images (0 to 1) whose highest logit is that of the label."""
-    top5: float | None
+    top5: float | None = Field(ge=0, le=1)
     """The same for the five highest logits; None if there are fewer than 20 classes."""
     loss: float
     """Mean cross-entropy, without label smoothing."""
-    num_images: int
-    confusion: tuple[tuple[int, ...], ...] | None = None
+    num_images: Amount
+    confusion: tuple[tuple[Amount, ...], ...] | None = None
     """Number of images by label (row) and by predicted class (column). None for more than 100
     classes, and in files of earlier versions."""
-    class_hits: tuple[tuple[int, int], ...] | None = None
+    class_hits: tuple[tuple[Amount, Amount], ...] | None = None
     """(images classified correctly, images) of every class, for more than 100 classes."""
+
+    @model_validator(mode="after")
+    def _classes_agree(self) -> Self:
+        """The matrix is square, and no class is right more often than it occurs."""
+        rows = self.confusion or ()
+        if any(len(row) != len(rows) for row in rows):
+            raise ValueError(f"confusion has {len(rows)} rows, but not as many columns in each")
+        if any(right > number for right, number in self.per_class or ()):
+            raise ValueError("class_hits has more images classified correctly than images")
+        if self.per_class is not None and not any(number for _, number in self.per_class):
+            raise ValueError("the classes have no images")
+        return self
 
     @model_serializer(mode="wrap")
     def _without_unknown(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -72,7 +90,7 @@ class Evaluation(Value):
     """One subnet with its costs and results. Choose by `validation`; use `test` only to report."""
 
     arch: SerializeAsAny[Arch]
-    costs: dict[str, int]
+    costs: Costs
     """Name of a cost axis (`prenas.cost`) -> cost."""
     splits: dict[str, Metrics]
 

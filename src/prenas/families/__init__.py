@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import nn
 
+from prenas import artifacts
 from prenas.families import mobilenet, vit
 from prenas.families.base import Arch, Settings, Shape, TensorRole
 from prenas.families.registry import (
@@ -33,6 +35,7 @@ __all__ = [
     "get_family",
     "get_space",
     "register",
+    "require_stored",
     "shapes_by_role",
 ]
 
@@ -64,6 +67,28 @@ def build_shared(arch: Arch, settings: Settings) -> nn.Module:
     family = family_of(arch)
     with isolated_global_state(0, "constructors"):
         return (family.build_shared or family.build)(arch, settings, (), 0.0)
+
+
+def require_stored(path: Path, arch: Arch, settings: Settings, *, shared: bool) -> None:
+    """Checks that a weight file has the tensors of the network of `arch`.
+
+    Only its header is read, and the network takes no memory: a small description of an absurdly
+    large network is refused before anything is built.
+
+    Args:
+        shared: whether they are the shared weights of the supernet whose largest network is `arch`.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        ValueError: it is not a safetensors file, or has other tensors.
+    """
+    num_stored = len(artifacts.stored_shapes(path))
+    if arch.num_layers > num_stored:  # before building the structure of 100,000 layers
+        problem = f"it has {num_stored:,} tensors, too few for {arch.num_layers:,} layers"
+        raise artifacts.other_weights(path, [problem])
+    with torch.device("meta"):
+        tensors = (build_shared if shared else build)(arch, settings).state_dict()
+    artifacts.require_shapes(path, {name: tuple(one.shape) for name, one in tensors.items()})
 
 
 def shapes_by_role(arch: Arch, settings: Settings) -> dict[TensorRole, dict[str, Shape]]:

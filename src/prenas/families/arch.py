@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, count, zip_longest
 from typing import NamedTuple, Self, TypeVar
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import ValidationError, field_validator
 
+from prenas.families.limits import MOST_PIXELS, Classes, Units
 from prenas.values import Value, explain
 
 Design = tuple[tuple[str, object], ...]
@@ -147,8 +148,8 @@ class Settings(Value):
     """What all networks of one space have in common: the input and the number of classes."""
 
     image_size: tuple[int, int] = (224, 224)
-    in_chans: int = Field(3, ge=1)
-    num_classes: int = Field(1000, ge=1)
+    in_chans: Units = 3
+    num_classes: Classes = 1000
 
     def changed(self, **fields: object) -> Self:
         """A checked copy with other values for some fields; ValueError for unknown fields."""
@@ -171,6 +172,10 @@ class Settings(Value):
     def _positive(cls, value: tuple[int, int]) -> tuple[int, int]:
         if min(value) < 1:
             raise ValueError(f"image size {value}: height and width must be positive")
+        if max(value) > MOST_PIXELS:
+            raise ValueError(
+                f"image size {value}: height and width may be at most {MOST_PIXELS:,} pixels"
+            )
         return value
 
 

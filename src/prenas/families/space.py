@@ -7,18 +7,26 @@ from math import prod
 from typing import Any, Generic, NamedTuple, Self
 
 import numpy as np
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, model_validator
 from typing_extensions import TypeVar
 
 from prenas.families.arch import Arch, Design, Link, Settings
+from prenas.families.limits import (
+    MOST_COMBINATIONS,
+    MOST_LAYERS,
+    MOST_OPTIONS,
+    MOST_STAGES,
+    MOST_UNITS,
+)
+from prenas.files import MOST_DIGITS
 from prenas.values import Value
-
-_MOST_LAYERS = 1000
 
 
 def _listed(value: object) -> object:
     """A single number is a list of one option."""
-    return (value,) if isinstance(value, (str, int, float)) else value
+    if isinstance(value, (list, tuple)) and len(value) > MOST_OPTIONS:
+        raise ValueError(f"a list of {len(value):,} options is too long: at most {MOST_OPTIONS:,}")
+    return value if isinstance(value, (list, tuple, dict)) or value is None else (value,)
 
 
 def _rising(options: tuple[float, ...]) -> tuple[float, ...]:
@@ -37,9 +45,9 @@ def _some(options: tuple[float, ...]) -> tuple[float, ...]:
 
 
 def _not_absurd(depths: tuple[int, ...]) -> tuple[int, ...]:
-    if depths[-1] > _MOST_LAYERS:
+    if depths[-1] > MOST_LAYERS:
         raise ValueError(
-            f"{depths[-1]:,} layers are too many for a search: write at most {_MOST_LAYERS:,}"
+            f"{depths[-1]:,} layers are too many for a search: write at most {MOST_LAYERS:,}"
         )
     return depths
 
@@ -129,6 +137,37 @@ class SearchSpace(Value, Generic[A_co, S_co]):
     family: str
     name: str
     settings: Settings
+
+    @model_validator(mode="after")
+    def _within_limits(self) -> Self:
+        """Refuses a chain that no search can handle, whatever the family checks itself."""
+        if type(self).chain is SearchSpace.chain:  # of no family
+            return self
+        chain = self.chain
+        before = [1, *(len(stage.widths) for stage in chain)]
+        combinations = max(
+            num * len(stage.widths) * prod(len(axis.options) for axis in stage.axes)
+            for num, stage in zip(before, chain, strict=False)
+        )
+        problems = [
+            f"{number:,} {what} are too many for a search: at most {most:,} are allowed"
+            for number, what, most in (
+                (len(chain), "stages", MOST_STAGES + 2),  # and a stem and a head
+                (sum(max(stage.depths, default=0) for stage in chain), "layers", MOST_LAYERS),
+                (
+                    max(max(stage.widths, default=0) for stage in chain),
+                    "units in a layer",
+                    MOST_UNITS,
+                ),
+                (combinations, "combinations of widths and options", MOST_COMBINATIONS),
+            )
+            if number > most
+        ]
+        if not problems and self.num_archs >= 10**MOST_DIGITS:
+            problems = [f"more than 10^{MOST_DIGITS} architectures are too many for a search"]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
 
     @property
     def chain(self) -> Chain:

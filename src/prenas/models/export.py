@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from prenas import artifacts
 from prenas.data.augmentation import evaluation_transform, normalized
 from prenas.data.pictures import with_channels
-from prenas.families import build, family_of, get_family
+from prenas.families import build, family_of, get_family, require_stored
 from prenas.families.base import Arch, Settings
 from prenas.recipe.data import Preprocessing
 
@@ -85,8 +85,10 @@ def load_timm(folder: str | Path) -> Model:
             f"{folder} contains a network of the family {family_of(description.arch).name}, which "
             "timm does not have: load it with prenas.load"
         )
+    path = Path(folder) / artifacts.MODEL
+    require_stored(path, description.arch, description.settings, shared=False)
     network = stock(description.arch, description.settings)
-    load_model_weights(network, folder, description)
+    _load_weights(network, path, description)
     return Model(network.eval(), make_transform(description.settings, description.preprocessing))
 
 
@@ -100,8 +102,7 @@ class Described(NamedTuple):
 def load_described(folder: str | Path) -> Described:
     """Like `load`, with the description: class names in the order of the logits, and so on."""
     description = read_description(folder)
-    network = build(description.arch, description.settings)
-    load_model_weights(network, folder, description)
+    network = load_network(folder, description)
     transform = make_transform(description.settings, description.preprocessing)
     return Described(Model(network.eval(), transform), description)
 
@@ -130,14 +131,22 @@ def read_description(folder: str | Path) -> Description:
     return artifacts.parse_json(path, _parse_description)
 
 
-def load_model_weights(network: nn.Module, folder: str | Path, description: Description) -> None:
-    """Fills a network with the weights of a handed-over model.
+def load_network(folder: str | Path, description: Description) -> nn.Module:
+    """The network of a handed-over model with its weights.
 
     Raises:
         FileNotFoundError: as `load`.
         ValueError: as `load`, or the weights are not those in the description.
     """
-    path, expected = Path(folder) / artifacts.MODEL, description.weights_sha256
+    path = Path(folder) / artifacts.MODEL
+    require_stored(path, description.arch, description.settings, shared=False)
+    network = build(description.arch, description.settings)
+    _load_weights(network, path, description)
+    return network
+
+
+def _load_weights(network: nn.Module, path: Path, description: Description) -> None:
+    expected = description.weights_sha256
     artifacts.load_weights(network, path)
     if expected is not None and artifacts.carried_digest(path) != expected:
         raise ValueError(

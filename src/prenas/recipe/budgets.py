@@ -15,6 +15,7 @@ from prenas.proxy.layout import Integers
 from prenas.values import unknown_name
 
 _NO_LIMIT = 2**62
+_MOST_BUDGETS = 10_000
 _SHAPE = (
     "write AXIS=LIMIT, AXIS=LO:HI or AXIS=LO:HI:STEP, separated by commas, "
     "e.g. params=6M or params=5M:12M:1M,macs=1.4G; add resolution=192/224 to choose resolutions"
@@ -90,7 +91,8 @@ def parse_budgets(texts: Iterable[str], *, keep_partial: bool = False) -> Budget
     `base`).
 
     Raises:
-        ValueError: the text cannot be read; the message says why and how to write a budget.
+        ValueError: the text cannot be read, or describes too many budgets; the message says why and
+            how to write a budget.
     """
     kept: list[Budget] = []
     partial: list[Budget] = []
@@ -129,13 +131,15 @@ def parse_budgets(texts: Iterable[str], *, keep_partial: bool = False) -> Budget
         for box, is_whole in boxes:
             found = kept if is_whole or keep_partial else partial
             found += [Budget(box, resolution) for resolution in resolutions]
+        if len(kept) + len(partial) > _MOST_BUDGETS:
+            raise _too_many(text, len(kept) + len(partial))
     if not kept:
         raise ValueError(f"no budget given: {_SHAPE}")
     return Budgets(tuple(kept), tuple(partial))
 
 
 def _parse_resolution(text: str) -> int:
-    if not re.fullmatch(r"\s*[1-9][0-9]*\s*", text):
+    if not re.fullmatch(r"\s*[1-9][0-9]{0,5}\s*", text):
         raise ValueError(f"cannot read the resolution {text!r}: write a number of pixels, e.g. 224")
     return int(text)
 
@@ -163,7 +167,20 @@ def _intervals(text: str, axis: CostAxis, amounts: str) -> list[tuple[tuple[int,
             "use a smaller step or a wider range, or write LO:HI for a single interval"
         )
     starts = range(lo, hi, step)
+    if len(starts) > _MOST_BUDGETS:
+        raise _too_many(text, len(starts))
     return [((start, min(start + step, hi)), start + step <= hi) for start in starts]
+
+
+def _too_many(text: str, number: int) -> ValueError:
+    return ValueError(
+        f"the budget {_shortened(text)!r} makes {number:,} budgets: at most {_MOST_BUDGETS:,} are "
+        "allowed, so use a larger step"
+    )
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def check_resolutions(budgets: Iterable[Budget], space: SearchSpace) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from prenas.families.base import SearchSpace
+from prenas.files import load_json
 from prenas.recipe.data import IMAGENET_MEAN, IMAGENET_STD
 from prenas.recipe.fields import EvolutionRecipe, Recipe, TeacherRecipe
 from prenas.values import Value, explained, unknown_name
@@ -140,9 +141,11 @@ def _read_value(path: str, text: str, current: Any) -> Any:
     if text.lower() == "none":
         return None
     try:
-        value = json.loads(text)
+        value = load_json(text)
     except json.JSONDecodeError:
         value = text
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     kinds = {bool: "true or false", int: "a number", float: "a number", str: "text"}
     left, right = (kinds.get(type(one)) for one in (current, value))
     if left and right and left != right:

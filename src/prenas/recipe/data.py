@@ -72,7 +72,7 @@ class Augmentation(Value):
 
     flip: Probability = 0.0
     """Probability of flipping an image horizontally."""
-    crop_padding: int = Field(0, ge=0)
+    crop_padding: int = Field(0, ge=0, le=1_000)
     """Shift by up to this many whole pixels, which is a random crop of the padded picture."""
     shift_pixels: float = Field(0.0, ge=0)
     rotation_degrees: float = Field(0.0, ge=0, lt=180)
@@ -80,7 +80,7 @@ class Augmentation(Value):
     """Shift, rotation and scale are drawn uniformly within these limits; 0 switches one off."""
     erasing: Probability = 0.0
     """Probability that rectangles of an image are erased."""
-    erasing_count: int = Field(1, ge=1)
+    erasing_count: int = Field(1, ge=1, le=1_000)
     """Largest number of rectangles per image; every number from 1 on is equally likely."""
     erasing_mode: Literal["pixel", "rand", "const"] = "pixel"
     """What fills an erased rectangle: a normal random number per pixel, one normal random number
@@ -97,7 +97,7 @@ class Augmentation(Value):
     mixing_mode: Literal["batch", "pair", "elem"] = "batch"
     """Draw the mixing weight once per batch, per pair of images, or per image."""
 
-    repeats: int = Field(1, ge=1)
+    repeats: int = Field(1, ge=1, le=1_000)
     """Repeated augmentation: number of consecutive copies of an image, each changed differently. An
     epoch keeps its length and so contains fewer different images."""
 
@@ -153,7 +153,7 @@ class DataRecipe(Value):
     training picture that is read from disk is replaced by the next one)."""
     memory_gib: float = Field(4.0, ge=0)
     """Splits that fit into this much memory, decoded, are read once and kept there."""
-    num_workers: int | None = Field(None, ge=0)
+    num_workers: int | None = Field(None, ge=0, le=1_000)
     """Processes that read images which are not kept in memory; None: one per core, at most 8."""
 
     @model_validator(mode="after")
@@ -165,6 +165,15 @@ class DataRecipe(Value):
                     "only test may be left out"
                 )
         return self
+
+    @field_validator("root", "train", "validation", "test")
+    @classmethod
+    def _names_something(cls, where: object) -> object:
+        if where == "":
+            raise ValueError(
+                "an empty text is not a path: name a folder or a split, or leave it out"
+            )
+        return where
 
     @field_validator("validation", "test", mode="before")
     @classmethod

@@ -26,7 +26,9 @@ from prenas.recipe.data import (
     DataRecipe,
     Preprocessing,
 )
-from prenas.values import Value
+from prenas.values import MOST_AMOUNT, Value
+
+_MOST = 100_000_000  # of images, steps, epochs and the like
 
 IsomerRule = Literal["normalised", "raw", "front", "random"]
 """How layers are ranked for the larger options: by `normalised` block scores (the method) or `raw`
@@ -42,7 +44,7 @@ class SearchRecipe(Value):
 
     budgets: tuple[str, ...]
     """For example `params=5M:12M:1M`; see `prenas.recipe.budgets.parse_budgets`."""
-    k: int = Field(1, ge=1)
+    k: int = Field(1, ge=1, le=1_000)
     """Subnets kept per budget."""
     keep_partial: bool = False
     """Keep a grid's last interval when the step does not divide the range."""
@@ -54,9 +56,9 @@ class SearchRecipe(Value):
     images: Literal["noise", "data"] = "noise"
     """`noise`: normal random numbers with the data's mean and deviation; `data`: training images
     and their labels."""
-    num_images: int = Field(64, ge=1)
-    batch_size: int = Field(4, ge=1)
-    further_seeds: int = Field(0, ge=0)
+    num_images: int = Field(64, ge=1, le=1_000_000)
+    batch_size: int = Field(4, ge=1, le=_MOST)
+    further_seeds: int = Field(0, ge=0, le=1_000)
     """Number of extra seeds that are scored, only to report how well they agree."""
     exact_optimum: bool = False
     """Also compute the highest score within each budget over the whole space, only to report it."""
@@ -75,9 +77,9 @@ Distillation = Literal["cross_entropy", "kl", "alpha"]
 class TeacherRecipe(Value):
     """A trained network that teaches the subnets in addition to labels (DeiT, arXiv 2012.12877)."""
 
-    name: str
+    name: str = Field(min_length=1)
     """Name of a timm model, or the folder of a handed-over model."""
-    weights: str | None = None
+    weights: str | None = Field(None, min_length=1)
     """File with its weights. None: download timm's, or use those in the folder."""
     mean: tuple[float, ...] | None = None
     """Mean per channel of its training images. None: as timm, or the folder, states it."""
@@ -94,15 +96,15 @@ class TeacherRecipe(Value):
 class TrainingRecipe(Value):
     """Preferred one-shot training: one preferred subnet per step, unless `sandwich` is set."""
 
-    epochs: int | None = Field(None, ge=1)
+    epochs: int | None = Field(None, ge=1, le=_MOST)
     """Passes over the training images. Give this or `steps`."""
-    steps: int | None = Field(None, ge=1)
+    steps: int | None = Field(None, ge=1, le=_MOST)
     """Number of training steps, whatever the size of the set. Give this or `epochs`."""
-    min_steps: int = Field(0, ge=0)
+    min_steps: int = Field(0, ge=0, le=_MOST)
     """Repeat the epochs until at least this many steps are done: for small sets."""
-    batch_size: int = Field(64, ge=1)
+    batch_size: int = Field(64, ge=1, le=_MOST)
     """Images per step, over all processes together."""
-    grad_accum_steps: int = Field(1, ge=1)
+    grad_accum_steps: int = Field(1, ge=1, le=_MOST)
     """Number of parts into which a process splits its share of a batch, to save memory."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Precision of forward and backward passes; weights, gradients and moments are always
@@ -139,7 +141,7 @@ class TrainingRecipe(Value):
     optimizer: Literal["adamw", "masked_adamw", "sgd"] = "adamw"
     """`masked_adamw`: moments, decay and step counts change only where a step's subnets have
     weights. `sgd` has Nesterov momentum 0.9; learning rates and decays for AdamW do not suit it."""
-    sandwich: int | None = Field(None, ge=0)
+    sandwich: int | None = Field(None, ge=0, le=1_000)
     """Train the largest subnet, this many random ones and the smallest in each step; None: one
     subnet per step."""
     sandwich_loss: Literal["mean", "sum"] = "mean"
@@ -155,17 +157,17 @@ class TrainingRecipe(Value):
     final_weights: Literal["last", "ema", "best"] | None = None
     """Which weights are handed over. None: the moving average if there is one, else the last
     weights. With `best`, every validation covers all subnets."""
-    skipped_steps_limit: int = Field(16, ge=1)
+    skipped_steps_limit: int = Field(16, ge=1, le=_MOST)
     """Stop after this many steps in a row with a non-finite loss or gradient."""
-    checkpoint_steps: int | None = Field(None, ge=1)
+    checkpoint_steps: int | None = Field(None, ge=1, le=_MOST)
     """Steps between checkpoints within an epoch; None: only at the end of each epoch."""
-    keep_checkpoints: int = Field(2, ge=1)
+    keep_checkpoints: int = Field(2, ge=1, le=_MOST)
     """Number of newest checkpoints to keep, in addition to the best on validation."""
-    log_steps: int = Field(50, ge=1)
+    log_steps: int = Field(50, ge=1, le=_MOST)
     """Steps between log records of the running loss."""
-    validate_epochs: int = Field(1, ge=0)
+    validate_epochs: int = Field(1, ge=0, le=_MOST)
     """Epochs between evaluations of the smallest, middle and largest subnet; 0: never."""
-    validate_all_epochs: int = Field(10, ge=0)
+    validate_all_epochs: int = Field(10, ge=0, le=_MOST)
     """Epochs between evaluations of all subnets, after which the best weights so far are kept; 0:
     never."""
     layer_decay: float | None = Field(None, gt=0, le=1)
@@ -264,16 +266,16 @@ class CalibrationRecipe(Value):
     Numbers are rounded down to full batches. Families without BatchNorm are not calibrated.
     """
 
-    num_images: int = Field(16_384, ge=2)
+    num_images: int = Field(16_384, ge=2, le=_MOST)
     """Images for the final results and the models that are handed over."""
-    batch_size: int = Field(256, ge=2)
+    batch_size: int = Field(256, ge=2, le=_MOST)
     """Images per batch; the statistics are averages over batches. If fewer images are asked for
     than this, they are one batch."""
-    while_training: int = Field(2_048, ge=2)
+    while_training: int = Field(2_048, ge=2, le=_MOST)
     """Images before each validation during training."""
-    while_evolving: int = Field(8_192, ge=2)
+    while_evolving: int = Field(8_192, ge=2, le=_MOST)
     """Images before the candidates of one-shot NAS are compared."""
-    max_passes: int = Field(4, ge=1)
+    max_passes: int = Field(4, ge=1, le=_MOST)
     """Passes over the training images at most, whatever the numbers above say: further passes take
     time and hardly change the averages."""
 
@@ -281,21 +283,21 @@ class CalibrationRecipe(Value):
 class EvolutionRecipe(Value):
     """Evolutionary search in a trained supernet, with AutoFormer's values (ICCV 2021)."""
 
-    population: int = Field(50, ge=1)
+    population: int = Field(50, ge=1, le=1_000_000)
     """Candidates of the first generation; later generations are filled up to this number with
     random candidates."""
-    generations: int = Field(20, ge=1)
+    generations: int = Field(20, ge=1, le=1_000_000)
     """Number of generations, including the random first one."""
-    num_parents: int = Field(10, ge=1)
+    num_parents: int = Field(10, ge=1, le=_MOST)
     """Number of best candidates so far from which the next generation is made."""
-    num_mutations: int = Field(25, ge=0)
-    num_crossovers: int = Field(25, ge=0)
+    num_mutations: int = Field(25, ge=0, le=1_000_000)
+    num_crossovers: int = Field(25, ge=0, le=1_000_000)
     mutation_prob: float = Field(0.2, ge=0, le=1)
     """Probability that a mutant redraws a per-layer choice."""
     depth_mutation_prob: float = Field(0.4, ge=0, le=1)
     """Probability that a mutant redraws a choice made once per network: the depth and, as in
     AutoFormer, the width."""
-    num_images: int | None = Field(None, ge=1)
+    num_images: int | None = Field(None, ge=1, le=_MOST)
     """Number of validation images on which candidates are compared; None: all."""
 
     @model_validator(mode="after")
@@ -327,7 +329,7 @@ class Recipe(Value):
     """One run: its search space, budgets and data, and how the supernet is trained."""
 
     name: str
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=MOST_AMOUNT)
     space: SerializeAsAny[SearchSpace]
     search: SearchRecipe
     data: DataRecipe | None = None

@@ -7,7 +7,6 @@ JSON, and every other unquoted word is a string. YAML 1.1 would read `depth: 12:
 
 from __future__ import annotations
 
-import json
 import re
 import runpy
 import traceback
@@ -32,6 +31,7 @@ from prenas.families import (
     get_space,
 )
 from prenas.families.base import SearchSpace
+from prenas.files import check_depth, load_json, open_file
 from prenas.values import explain, unknown_name
 
 SUFFIXES = (".yaml", ".yml", ".json", ".py")
@@ -166,7 +166,7 @@ def _tuples(value: Any) -> Any:
 
 def _read_document(file: Path) -> object:
     """The plain values in a YAML or JSON file; None if it is empty."""
-    with file.open("rb") as stream:
+    with open_file(file) as stream:
         content = stream.read(_MOST_BYTES + 1)
     if len(content) > _MOST_BYTES:
         raise ValueError(
@@ -178,8 +178,10 @@ def _read_document(file: Path) -> object:
         if not text.strip():
             return None
         if file.suffix.lower() == ".json":
-            return json.loads(text, object_pairs_hook=_unique)
-        return _parse_yaml(text)
+            return load_json(text, object_pairs_hook=_unique)
+        document = _parse_yaml(text)
+        check_depth(document)
+        return document
     except UnicodeDecodeError:
         problem = "it is not UTF-8: save the file as UTF-8"
     except RecursionError:

@@ -52,7 +52,9 @@ def write_report(run: Run) -> Path:
         calibration=run.results.calibration,
     )
     folder = out / artifacts.REPORT_PICTURES
+    artifacts.require_own_folder(folder)
     artifacts.require_writable(folder)
+    artifacts.remove_leftovers(folder, keeps_running=True)  # a report takes no lock
     for name, draw in _drawings(so_far).items():
         paths = [folder / f"{name}.png", folder / f"{name}.svg"]
         if draw is not None:

@@ -17,7 +17,7 @@ from prenas.report.intervals import tied_in_words
 from prenas.report.markdown import code, escape, folded, link, picture, table
 from prenas.report.reproduction import command_of
 from prenas.selection.evolved import EvolvedSet
-from prenas.values import printable
+from prenas.values import few_of, printable
 
 if TYPE_CHECKING:
     from prenas.evaluation.accuracy import Evaluation, Metrics
@@ -195,9 +195,9 @@ def subnets(run: RunSoFar) -> list[str]:
     empty = [escape(preferred.budgets[number]) for number in preferred.empty_budgets]
     if empty:
         reachable = escape(preferred.reachable)
-        parts.append(f"No subnet fits {'; '.join(empty)}. The space reaches {reachable}.")
+        parts.append(f"No subnet fits {few_of(empty, 20)}. The space reaches {reachable}.")
     if preferred.partial_budgets:
-        left_out = "; ".join(map(escape, preferred.partial_budgets))
+        left_out = few_of([*map(escape, preferred.partial_budgets)], 20)
         parts.append(
             f"Left out because it is shorter than one step: {left_out} "
             "(`--set search.keep_partial=true` keeps it)."

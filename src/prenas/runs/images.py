@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
+
+from pydantic import Field
 
 from prenas import artifacts
 from prenas.data import ImageData, load_data, num_samples, open_data, undivided, with_data
 from prenas.recipe import Recipe, with_overrides
 from prenas.recipe.data import OWN_DATA, DataRecipe
+from prenas.values import Amount, Value
 
 if TYPE_CHECKING:
     from prenas.runs.run import Run
@@ -18,26 +21,16 @@ if TYPE_CHECKING:
 SPLITS = ("train", "validation", "test")
 
 
-class RecordedImages(NamedTuple):
-    """The images that a run was started with, as `data.json` describes them."""
+class RecordedImages(Value):
+    """The images that a run was started with; stored as `data.json`."""
 
-    class_names: tuple[str, ...]
+    class_names: tuple[str, ...] = Field(min_length=1)
     """The classes, in the order of the outputs."""
-    num_images: dict[str, int]
+    num_images: dict[str, Amount]
     """Number of images per split."""
     notes: tuple[str, ...]
     fingerprint: str | None
     """None if it is unknown."""
-
-
-def _parse(document: dict[str, Any]) -> RecordedImages:
-    """Reads `data.json`."""
-    return RecordedImages(
-        tuple(map(str, document["class_names"])),
-        {str(name): int(number) for name, number in document["num_images"].items()},
-        tuple(map(str, document["notes"])),
-        document["fingerprint"],
-    )
 
 
 @dataclass
@@ -127,19 +120,20 @@ class RunImages:
     @property
     def recorded(self) -> RecordedImages | None:
         """The images that the run was started with; None before that."""
-        return self._run.files.read(artifacts.DATA, partial(artifacts.parse_json, parse=_parse))
+        read = partial(artifacts.parse_json, parse=RecordedImages.model_validate)
+        return self._run.files.read(artifacts.DATA, read)
 
     def record(self, images: ImageData) -> None:
         """Writes `data.json`, so that the run continues with the same images only."""
         sources = {"train": images.train, **images.splits}
         noted = RecordedImages(
-            images.class_names,
-            {name: num_samples(source) for name, source in sources.items()},
-            images.notes,
-            images.fingerprint,
+            class_names=images.class_names,
+            num_images={name: num_samples(source) for name, source in sources.items()},
+            notes=images.notes,
+            fingerprint=images.fingerprint,
         )
         with self._run.locked():
-            self._run.files.write_json(artifacts.DATA, noted._asdict(), noted)
+            self._run.files.write_json(artifacts.DATA, noted.model_dump(mode="json"), noted)
 
     @property
     def are_its_own(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,19 +46,28 @@ def _opened(path: Path) -> TextIO:
                 f"{path} is a symbolic link, which would be overwritten: remove it"
             ) from None
         raise ValueError(f"cannot open {path} ({error.strerror}): remove it") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ValueError(f"{path} is not a regular file: remove it")
     return os.fdopen(descriptor, "a+")
 
 
 def is_held(folder: Path) -> bool:
     """Whether a process holds the lock; tries a shared one, so that callers do not collide."""
     try:
-        with (folder / artifacts.LOCK).open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            fcntl.flock(lock, fcntl.LOCK_UN)
+        # A pipe in its place would otherwise wait for a writer.
+        lock = os.open(folder / artifacts.LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:  # missing, a link, or not readable for this user
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_UN)
     except BlockingIOError:
         return True
-    except OSError:  # missing, or not readable for this user
+    except OSError:  # not a file that can be locked
         return False
+    finally:
+        os.close(lock)
     return False
 
 

@@ -24,10 +24,13 @@ from typing import Any, NamedTuple
 
 from prenas import artifacts
 from prenas.cost import size_axis
+from prenas.files import load_json, read_bytes
+from prenas.values import MOST_AMOUNT
 
 Sink = Callable[[Mapping[str, Any]], None]
 """Called with every record that is written."""
 
+_MOST_BYTES = 2**30
 _NUM_RECENT = 20  # records from which the present speed is taken
 
 
@@ -239,7 +242,11 @@ def _is_null(record: Mapping[str, Any], name: str) -> bool:
 
 def _number(record: Mapping[str, Any], name: str, place: str) -> float:
     value = record.get(name)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not abs(value) <= MOST_AMOUNT  # also for nan
+    ):
         raise ValueError(
             f"{place} has {name} = {value!r}, which is not a finite number: fix or remove the file"
         )
@@ -269,18 +276,18 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """
     if not path.exists():
         return
-    text = path.read_text(
-        encoding="utf-8", errors="replace"
-    )  # invalid text is refused as JSON below
+    content = read_bytes(path, _MOST_BYTES)
+    text = content.decode("utf-8", errors="replace")  # invalid text is refused as JSON below
     for number, line in enumerate(text[: text.rfind("\n") + 1].split("\n")[:-1], start=1):
         place = f"line {number} of {path}"
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
+            record = load_json(line)
+        except ValueError:
             record = None
         counts = ("epoch", "step") if isinstance(record, dict) and "event" in record else ("epoch",)
         if not isinstance(record, dict) or any(
-            type(record.get(name)) is not int or record[name] < 0 for name in counts
+            type(record.get(name)) is not int or not 0 <= record[name] <= MOST_AMOUNT
+            for name in counts
         ):
             raise ValueError(f"{place} is not a training record: fix or remove the file")
         yield place, record

@@ -15,6 +15,7 @@ from prenas.families import get_family
 from prenas.families.base import Arch
 from prenas.selection.evolved import Evolved, EvolvedSet, evolved_set
 from prenas.supernet import Statistics
+from prenas.values import Amount, Value
 
 if TYPE_CHECKING:
     from prenas.runs.run import Run
@@ -28,12 +29,12 @@ _TO_REDO = {  # outdated result -> what to remove together with it, and what to 
 }
 
 
-class Calibration(NamedTuple):
+class Calibration(Value):
     """What `calibration.json` says about the statistics in `calibration.safetensors`."""
 
     statistics_sha256: str
-    num_images: int
-    batch_size: int
+    num_images: Amount
+    batch_size: Amount
     subnets: tuple[str, ...]
     """The ids of the architectures."""
 
@@ -135,8 +136,14 @@ class RunResults:
             digest = self._files.sha256(artifacts.STATISTICS)
             assert digest is not None, "just written"
             batch_size = min(self._run.recipe.calibration.batch_size, num_images)
-            made = Calibration(digest, num_images, batch_size, tuple(arch.id for arch in archs))
-            document = {"supernet_sha256": self._run.supernet_sha256, **made._asdict()}
+            made = Calibration(
+                statistics_sha256=digest,
+                num_images=num_images,
+                batch_size=batch_size,
+                subnets=tuple(arch.id for arch in archs),
+            )
+            fields = made.model_dump(mode="json")
+            document = {"supernet_sha256": self._run.supernet_sha256, **fields}
             self._record(artifacts.CALIBRATION, document, made)
 
     @property
@@ -144,7 +151,8 @@ class RunResults:
         """The accuracy of the subnets.
 
         Raises:
-            ValueError: the run is not evaluated, or the file is damaged or of other weights.
+            ValueError: the run is not evaluated, or the file is damaged or of other weights or
+                subnets.
         """
         found = self._current(artifacts.EVALUATION, _parse_evaluations)
         if found is None:
@@ -153,6 +161,9 @@ class RunResults:
                 f"{folder} has not been evaluated yet ({artifacts.EVALUATION} is missing): "
                 f"run `prenas evaluate {folder}` first"
             )
+        if [row.arch for row in found] != [*self._run.subnets.archs]:
+            what = f"other subnets than those of {self._run.folder}"
+            raise self._not_current(artifacts.EVALUATION, what)
         return found
 
     def record_evaluations(self, rows: Sequence[Evaluation]) -> None:
@@ -203,12 +214,21 @@ class RunResults:
 
 
 def _parse_evolution(document: dict[str, Any]) -> _Stored[tuple[Evolved, ...]]:
-    found = (Evolved.model_validate(fields) for fields in _with_archs(document, "budgets"))
+    found = [Evolved.model_validate(fields) for fields in _with_archs(document, "budgets")]
+    for one in found:
+        if not 0 <= one.accuracy <= 1:
+            raise ValueError(f"accuracy is {one.accuracy}, which is not between 0 and 1")
     return _Stored(tuple(found), document["supernet_sha256"])
 
 
 def _parse_evaluations(document: dict[str, Any]) -> _Stored[tuple[Evaluation, ...]]:
-    rows = (Evaluation.model_validate(fields) for fields in _with_archs(document, "subnets"))
+    rows = [Evaluation.model_validate(fields) for fields in _with_archs(document, "subnets")]
+    if (
+        not rows
+        or not rows[0].splits
+        or any(row.splits.keys() != rows[0].splits.keys() for row in rows)
+    ):
+        raise ValueError("subnets: every subnet needs results, on the same splits")
     return _Stored(tuple(rows), document["supernet_sha256"])
 
 
@@ -221,13 +241,8 @@ def _with_archs(document: dict[str, Any], entries: str) -> list[dict[str, Any]]:
 
 
 def _parse_calibration(document: dict[str, Any]) -> _Stored[Calibration]:
-    calibration = Calibration(
-        str(document["statistics_sha256"]),
-        int(document["num_images"]),
-        int(document["batch_size"]),
-        tuple(map(str, document["subnets"])),
-    )
-    return _Stored(calibration, str(document["supernet_sha256"]))
+    fields = {name: value for name, value in document.items() if name != "supernet_sha256"}
+    return _Stored(Calibration.model_validate(fields), document["supernet_sha256"])
 
 
 def _statistics_of(arch: Arch, tensors: Mapping[str, Tensor]) -> Statistics:

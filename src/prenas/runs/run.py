@@ -11,7 +11,7 @@ from typing import Any
 from prenas import artifacts
 from prenas.data import ImageData
 from prenas.evaluation.accuracy import Evaluation
-from prenas.families import build_structure
+from prenas.families import build_structure, require_stored
 from prenas.processes import resolve_device
 from prenas.recipe import Recipe, deciding_differences, recipe_from_dict
 from prenas.runs.folder import RunFolder
@@ -141,8 +141,10 @@ class Run:
         """The envelope with its weights before training: those scored, or those adapted."""
         preferred, space = self.preferred, self.recipe.space
         arch = space.supernet if preferred.adapted is None else preferred.envelope
+        path = self.folder / artifacts.INITIAL
+        require_stored(path, arch, space.settings, shared=True)
         initial = Supernet(arch, space.settings)
-        artifacts.load_weights(initial.network, self.folder / artifacts.INITIAL)
+        artifacts.load_weights(initial.network, path)
         return initial.trimmed(preferred.envelope, drop_path=drop_path, dropout=dropout)
 
     def record_initial(self, supernet: Supernet) -> None:
@@ -250,7 +252,9 @@ class Run:
         )
 
     def _load_supernet(self, preferred: PreferredSet, path: Path) -> Supernet:
-        supernet = Supernet(preferred.envelope, preferred.recipe.space.settings)
+        arch, settings = preferred.envelope, preferred.recipe.space.settings
+        require_stored(path, arch, settings, shared=True)
+        supernet = Supernet(arch, settings)
         artifacts.load_weights(supernet.network, path)
         return supernet.to(self.device).eval()
 

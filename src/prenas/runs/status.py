@@ -17,7 +17,7 @@ from prenas import artifacts
 from prenas.length import length_of
 from prenas.runs.lock import is_held
 from prenas.runs.log import Position, read_log
-from prenas.values import Value
+from prenas.values import MOST_AMOUNT, Value
 
 T = TypeVar("T")
 
@@ -200,11 +200,22 @@ class _Search(NamedTuple):
 
 def _parse_search(recipe: _Recipe | None, document: dict[str, Any]) -> _Search:
     num_budgets = len(document["budgets"]) - len(document["empty_budgets"])
+    sizes = [int(subnet["costs"]["params"]) for subnet in document["subnets"]]
+    if not sizes or num_budgets < 0:
+        raise ValueError("subnets must name at least one subnet, and budgets those that it is for")
     return _Search(
         is_imported=document.get("imported") is not None,
-        sizes=[int(subnet["costs"]["params"]) for subnet in document["subnets"]],
+        sizes=sizes,
         num_evolved=num_budgets if recipe and recipe.has_evolution else 0,
     )
+
+
+def _parse_num_images(document: dict[str, Any]) -> int:
+    """Number of training images."""
+    num_images = int(document["num_images"]["train"])
+    if not 0 < num_images <= MOST_AMOUNT:
+        raise ValueError(f"num_images.train is {num_images}: it must be positive")
+    return num_images
 
 
 def _parse_evolution(document: dict[str, Any]) -> list[tuple[str, int]]:
@@ -262,9 +273,7 @@ def _stages(
 
 
 def _progress(out: Path, training: _Training, problems: list[str]) -> TrainingStatus:
-    num_images = _read(
-        out / artifacts.DATA, lambda document: int(document["num_images"]["train"]), problems
-    )
+    num_images = _read(out / artifacts.DATA, _parse_num_images, problems)
     position, validations = None, []
     try:
         log = read_log(out / artifacts.METRICS)

@@ -7,11 +7,11 @@ from typing import ClassVar
 
 from pydantic import SerializeAsAny
 
-from prenas.cost import count
+from prenas.cost import Costs, count
 from prenas.families.base import Arch
 from prenas.recipe.budgets import parse_budgets
 from prenas.selection.preferred import Choice, PreferredSet, PreferredSubnet
-from prenas.values import Value
+from prenas.values import Amount, Value
 
 
 class Evolved(Value):
@@ -19,13 +19,13 @@ class Evolved(Value):
 
     budget: str
     arch: SerializeAsAny[Arch]
-    costs: dict[str, int]
+    costs: Costs
     """Name of the cost axis (`prenas.cost`) -> amount."""
     accuracy: float
     """Top-1 accuracy on the validation images that candidates were compared on, 0 to 1."""
     history: tuple[float, ...]
     """The best accuracy so far, after each generation."""
-    num_evaluated: int
+    num_evaluated: Amount
     """Number of different candidates evaluated for this budget."""
 
 

@@ -23,6 +23,8 @@ from prenas.randomness import numpy_generator
 from prenas.recipe import Enumeration, IsomerRule
 from prenas.values import unknown_name
 
+_MOST_LISTED = 50_000_000  # options of layers; as many numbers take 400 MB
+
 
 def isomer_gains(
     rule: IsomerRule, block_scores: Sequence[Sequence[BlockScores]], seed: int
@@ -75,16 +77,50 @@ def _num_items(table: StageTable, depth: int, enumeration: Enumeration) -> int:
     if table.tied:
         return math.prod(table.num_options) if depth else 1
     return math.prod(
-        math.comb(len(layers) + (1 if enumeration == "published" else size - 1), size - 1)
+        _num_allocations(len(layers), size, enumeration)
         for layers in _classes(table, depth)
         for size in table.num_options
     )
+
+
+def _num_allocations(num_layers: int, num_options: int, enumeration: Enumeration) -> int:
+    """Number of ways to say how many of the layers have each option."""
+    free = 1 if enumeration == "published" else num_options - 1
+    return math.comb(num_layers + free, num_options - 1)
 
 
 def _classes(table: StageTable, depth: int) -> list[list[int]]:
     """The classes of interchangeable layers in a stage of this depth."""
     classes = ([layer for layer in layers if layer < depth] for layers in table.classes)
     return [layers for layers in classes if layers]
+
+
+def require_listable(space: SearchSpace, enumeration: Enumeration) -> None:
+    """Raises ValueError for a space whose isomer classes are too many to list; needs no tables.
+
+    It takes all layers of a stage for interchangeable, so `stage_items` may find more classes.
+    """
+    for stage in space.chain:
+        sizes = [len(axis.options) for axis in stage.axes]
+        if not stage.tied:
+            num_items = sum(
+                math.prod(_num_allocations(depth, size, enumeration) for size in sizes)
+                for depth in stage.depths
+            )
+            _require_few(num_items, stage.depths[-1], sizes)
+
+
+def _require_few(num_items: int, deepest: int, sizes: Sequence[int]) -> None:
+    if num_items * deepest > _MOST_LISTED:
+        raise ValueError(
+            f"a stage of up to {deepest} layers with {' x '.join(map(str, sizes))} options has "
+            f"{_rounded(num_items)} isomer classes, too many to list: use fewer options or layers"
+        )
+
+
+def _rounded(number: int) -> str:
+    """A number of any size: exact if it is short."""
+    return f"{number:,}" if number < 10**12 else f"about 10^{int(math.log10(number))}"
 
 
 def stage_items(table: StageTable, enumeration: Enumeration) -> Integers:
@@ -95,9 +131,11 @@ def stage_items(table: StageTable, enumeration: Enumeration) -> Integers:
     representative of each isomer class.
 
     Raises:
-        ValueError: the published enumeration leaves no item.
+        ValueError: the published enumeration leaves no item, or there are too many to list.
     """
     deepest = table.depths[-1]
+    num_items = sum(_num_items(table, depth, enumeration) for depth in table.depths)
+    _require_few(num_items, deepest, table.num_options)
     found = []
     for depth in table.depths:
         chosen = _tied(table, depth) if table.tied else _representatives(table, depth, enumeration)

@@ -5,24 +5,24 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
-from prenas.cost import count, size_axis
+from prenas.cost import Costs, count, size_axis
 from prenas.families import get_family
 from prenas.families.base import Arch, Settings, envelope
 from prenas.recipe import Recipe, recipe_from_dict
 from prenas.recipe.budgets import parse_budgets
-from prenas.values import Value
+from prenas.values import Amount, Value
 
 
 class PreferredSubnet(Value):
     """One preferred subnet: its architecture, costs and score."""
 
     arch: SerializeAsAny[Arch]
-    costs: dict[str, int]
+    costs: Costs
     """Name of the cost axis (`prenas.cost`) -> amount."""
     score: float | None
     """None if nothing was scored, as in an imported run."""
@@ -33,10 +33,10 @@ class PreferredSubnet(Value):
 class Choice(Value):
     """States that a subnet is the best, or one of the k best, of a budget."""
 
-    budget: int
-    rank: int
+    budget: Amount
+    rank: Amount
     """0 for the best of the budget."""
-    subnet: int
+    subnet: Amount
     margin: float | None
     """Relative lead in score over the best subnet of the budget that was not chosen; None if there
     was no other."""
@@ -45,9 +45,9 @@ class Choice(Value):
 class ExactOptimum(Value):
     """The highest score of a budget over the whole space, without the isomer rule; for reports."""
 
-    budget: int
+    budget: Amount
     arch: SerializeAsAny[Arch]
-    costs: dict[str, int]
+    costs: Costs
     """Name of the cost axis (`prenas.cost`) -> amount."""
     score: float
     gap: float | None
@@ -79,6 +79,8 @@ class Imported(Value):
     file: str
     sha256: str
     """Digest of that file."""
+    weights: str | None = None
+    """Which of its weights, such as `model_ema`, if the file has several."""
     subnets: Literal["given", "published", "largest"]
     """Given by the user, published by the authors, or the largest network if there are neither."""
 
@@ -90,7 +92,8 @@ class Imported(Value):
             "published": "with the subnets published for its space",
             "largest": "with the largest network, because its sizes match no published space",
         }[self.subnets]
-        return f"imported from {self.file}, {which}"
+        weights = f" ({self.weights})" if self.weights else ""
+        return f"imported from {self.file}{weights}, {which}"
 
 
 class Adapted(Value):
@@ -128,7 +131,7 @@ class PreferredSet(Value):
     """All different, cheapest first; after a search, by the cost that its first budget bounds."""
     choices: tuple[Choice, ...]
     budgets: tuple[str, ...]
-    empty_budgets: tuple[int, ...]
+    empty_budgets: tuple[Amount, ...]
     """Numbers of the budgets that no subnet fits."""
     partial_budgets: tuple[str, ...]
     """Intervals that a grid left out because they are smaller than its step."""
@@ -178,6 +181,17 @@ class PreferredSet(Value):
             for name in ("subnets", "optima")
             if name in fields
         }
+
+    @model_validator(mode="after")
+    def _numbers_exist(self) -> Self:
+        """Choices and empty budgets name budgets and subnets by their number."""
+        numbers = [choice.budget for choice in self.choices]
+        numbers += [optimum.budget for optimum in self.optima]
+        if max((*numbers, *self.empty_budgets), default=0) >= len(self.budgets):
+            raise ValueError(f"there are {len(self.budgets)} budgets, but a higher number is used")
+        if {choice.subnet for choice in self.choices} != {*range(len(self.subnets))}:
+            raise ValueError(f"choices must use each of the {len(self.subnets)} subnets, from 0 on")
+        return self
 
     @property
     def origin(self) -> Imported | Adapted | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ import torch
 from scipy.stats import kendalltau
 from torch import Tensor
 
-from prenas.cost import count
+from prenas.cost import count, size_axis
 from prenas.data import ImageData, labelled_sample
 from prenas.families.base import Arch, Choices, SearchSpace
 from prenas.proxy.gains import BlockScores, block_scores, check_unit_tensors
@@ -22,7 +23,12 @@ from prenas.recipe import Recipe
 from prenas.recipe.budgets import Budget, Budgets
 from prenas.selection.exact import optimum
 from prenas.selection.graph import Candidate
-from prenas.selection.isomers import class_of, isomer_gains, num_isomer_classes
+from prenas.selection.isomers import (
+    class_of,
+    isomer_gains,
+    num_isomer_classes,
+    require_listable,
+)
 from prenas.selection.placing import placed_budgets
 from prenas.selection.preferred import (
     Choice,
@@ -77,10 +83,13 @@ def zero_cost_search(
         data: needed if `search.images` is `data`; the images come from the training split.
 
     Raises:
-        ValueError: no subnet fits any budget, the data do not suit the network, or the family's
-            `unit_tensors` does not suit its networks.
+        ValueError: no subnet fits any budget, the data do not suit the network, its weights and
+            images cannot fit into the memory, the space has too many isomer classes, or the
+            family's `unit_tensors` does not suit its networks.
     """
+    require_memory(recipe)
     search = recipe.search
+    require_listable(recipe.space, search.enumeration)
     budgets = placed_budgets(
         recipe.space,
         search.budgets,
@@ -101,6 +110,23 @@ def zero_cost_search(
         agreement.append(_agreement(recipe, seed, scored, other, budgets.kept))
     preferred = _preferred_set(recipe, budgets, picks, scored, agreement, device)
     return Search(preferred, supernet.cpu())
+
+
+def require_memory(recipe: Recipe) -> None:
+    """Raises ValueError if the weights, gradients and images of a search exceed the memory."""
+    space, num_images = recipe.space, recipe.search.num_images
+    num_params = count(space.supernet, space.settings)[size_axis().name]
+    height, width = space.settings.image_size
+    weights = 2 * 4 * num_params / 2**30
+    images = 4 * num_images * space.settings.in_chans * height * width / 2**30
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    if weights + images > memory:
+        raise ValueError(
+            f"this search does not fit into the memory of {memory:,.0f} GiB: the largest network "
+            f"has {num_params:,} parameters ({weights:,.1f} GiB with their gradients), and "
+            f"search.num_images={num_images:,} images of {height} x {width} pixels take "
+            f"{images:,.1f} GiB. Use smaller options or fewer images"
+        )
 
 
 def _check_any_fits(recipe: Recipe, budgets: Sequence[Budget]) -> None:

@@ -21,6 +21,7 @@ from prenas.selection.front import Ways, every_way, spread_ways
 from prenas.selection.graph import Candidate, item_graph
 from prenas.selection.program import Program, best_by_program
 from prenas.selection.ranking import Fronts, finished, ranked
+from prenas.values import few_of
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def nothing_fits(
 ) -> ValueError:
     """The error for budgets that no candidate fits; it gives the range of the space."""
     return ValueError(
-        f"no subnet fits any of the {len(budgets)} budgets ({'; '.join(map(str, budgets))}): "
+        f"no subnet fits any of the {len(budgets):,} budgets ({few_of([*map(str, budgets)])}): "
         f"this space ranges over {reachable(candidates)}. Change a budget to lie in this range, or "
         "choose another space"
     )

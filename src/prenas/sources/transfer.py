@@ -16,11 +16,10 @@ from prenas.cost import count
 from prenas.data import ImageData, with_data
 from prenas.data.naming import default_class_names
 from prenas.evaluation.accuracy import Evaluation
-from prenas.families import build
 from prenas.families.adaptation import adapt, extended
 from prenas.families.base import Arch, SearchSpace, envelope
 from prenas.models.choice import choose, unevaluated
-from prenas.models.export import load_model_weights, read_description
+from prenas.models.export import load_network, read_description
 from prenas.randomness import torch_generator
 from prenas.recipe import (
     Recipe,
@@ -142,8 +141,7 @@ def _of_run(path: Path, by_limits: bool) -> tuple[Source, list[Evaluation]]:
 def _of_model(path: Path) -> tuple[Source, list[Evaluation]]:
     description = read_description(path)
     arch, settings = description.arch, description.settings
-    network = build(arch, settings)
-    load_model_weights(network, path, description)
+    network = load_network(path, description)
     supernet = Supernet.around(network, arch, settings)
     source = Source(
         name=str(path),

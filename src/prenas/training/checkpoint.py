@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -27,7 +26,10 @@ from prenas import artifacts
 _logger = logging.getLogger(__name__)
 _STATE = "state.pt"
 _STATE_DIGEST = "state.sha256"
-_UNREADABLE = (ValueError, KeyError, TypeError, OSError, RuntimeError, EOFError)
+# What a file of another content can raise while it is read.
+_UNREADABLE = (
+    ValueError, TypeError, LookupError, AttributeError, ArithmeticError, OSError, RuntimeError,
+)  # fmt: skip
 
 
 class Checkpoint(NamedTuple):
@@ -105,13 +107,13 @@ def tidy(folder: Path, step: int, *, num_kept: int) -> None:
 def load_checkpoint(
     folder: Path,
     networks: Mapping[str, nn.Module],
-    restore: Callable[[dict[str, Any]], None],
+    restore: Callable[[dict[str, Any]], int],
 ) -> Checkpoint | None:
     """Restores the newest readable checkpoint and returns it; None if there are none.
 
     Args:
         networks: file name -> network to load the weights into.
-        restore: called with the saved state.
+        restore: called with the saved state; returns its number of finished steps.
 
     Raises:
         ValueError: checkpoints exist, but none can be read.
@@ -128,8 +130,9 @@ def load_checkpoint(
             state = _read_state(checkpoint.folder)
             for name, network in networks.items():
                 artifacts.load_weights(network, checkpoint.folder / name)
-            restore(state)
-        except (*_UNREADABLE, pickle.UnpicklingError) as error:
+            if (step := restore(state)) != checkpoint.step:
+                raise ValueError(f"{_STATE} is the state after {step} steps")
+        except _UNREADABLE as error:
             before = found[number + 1 :]
             _logger.warning(
                 "checkpoint %s is damaged (%s): %s",
@@ -153,7 +156,7 @@ def _read_state(checkpoint: Path) -> dict[str, Any]:
     # Checkpoints written by 0.1.0 have no digest.
     if digest.exists() and digest.read_text(encoding="utf-8").strip() != artifacts.sha256(path):
         raise ValueError(f"the content of {path} does not match its digest")
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    state: dict[str, Any] = artifacts.read_pickle(path)
     return state
 
 

@@ -426,7 +426,13 @@ class _Training:
             num_kept=self._training.keep_checkpoints,
         )
 
-    def _restore(self, state: dict[str, Any]) -> None:
+    def _restore(self, state: dict[str, Any]) -> int:
+        scaler = self._step.state_dict()["scaler"]
+        _require_like(
+            {"position": asdict(_Position()), "scaler": scaler, "world_size": 1, "num_threads": 1},
+            {name: value for name, value in state.items() if name != "optimizer"},
+            "the state",
+        )
         self._step.load_state_dict(state)
         position = dict(state["position"])
         for name in ("epoch_loss", "window_loss", "window_norm"):
@@ -447,6 +453,7 @@ class _Training:
                     if name == "processes" and self._data.mixing is not None
                     else "",
                 )
+        return self.position.step
 
     def _require_best(self, path: Path) -> None:
         """Raises ValueError, before the training starts, if the weights to hand over are lost."""
@@ -476,6 +483,20 @@ class _Training:
         """Ends the training, which has been saved."""
         self._processes.wait()  # a process that leaves during a save would end the others
         raise Stopped(self.position.step, stop)
+
+
+def _require_like(expected: Any, found: Any, name: str) -> None:
+    """Raises ValueError unless a value has the fields of another, of the same types."""
+    if type(found) is not type(expected):
+        wanted = type(expected).__name__
+        raise ValueError(f"{name} is {found!r:.80}, but should be of the type {wanted}")
+    if isinstance(expected, dict):
+        if found.keys() != expected.keys():
+            raise ValueError(f"{name} has the fields {', '.join(map(str, found))}")
+        for field_name, value in expected.items():
+            _require_like(value, found[field_name], field_name)
+    elif not math.isfinite(found):
+        raise ValueError(f"{name} is {found}, which is not finite")
 
 
 class _Clock:

@@ -54,18 +54,45 @@ def make_optimizer(network: nn.Module, training: TrainingRecipe) -> torch.optim.
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Loads a saved `state_dict`; PyTorch itself compares neither shapes nor kinds of optimiser.
 
+    Rates and decays are not loaded: they follow from the recipe and the step.
+
     Raises:
-        ValueError: the state belongs to another network or another kind of optimiser.
+        ValueError: the state belongs to another network or another kind of optimiser, lacks a
+            moment, or contains one that is not finite.
     """
-    moment = "momentum_buffer" if isinstance(optimizer, torch.optim.SGD) else "exp_avg"
-    parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
-    shapes = {number: parameter.shape for number, parameter in enumerate(parameters)}
-    for number, saved in state["state"].items():
-        if moment not in saved:
-            raise ValueError(f"the state has no {moment}: it belongs to another optimiser")
-        if saved[moment].shape != shapes.get(number):
-            raise ValueError("the state of the optimiser belongs to another network")
-    optimizer.load_state_dict(state)
+    own = optimizer.state_dict()["param_groups"]
+    if [group["params"] for group in state["param_groups"]] != [group["params"] for group in own]:
+        raise ValueError("the state of the optimiser belongs to another network")
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    known = set(range(len(parameters)))
+    found = set(state["state"])
+    is_partly_there = found and not isinstance(optimizer, MaskedAdamW)
+    if not found <= known or (is_partly_there and found != known):
+        raise ValueError("the state of the optimiser belongs to another network")
+    for number, moments in state["state"].items():
+        _check_moments(optimizer, parameters[number], moments)
+    optimizer.load_state_dict({"state": state["state"], "param_groups": own})
+
+
+def _check_moments(
+    optimizer: torch.optim.Optimizer, parameter: nn.Parameter, moments: dict[str, Any]
+) -> None:
+    names = {"exp_avg", "exp_avg_sq", "step"}
+    if isinstance(optimizer, MaskedAdamW):
+        names = {"exp_avg", "exp_avg_sq", "steps"}
+    elif isinstance(optimizer, torch.optim.SGD):
+        names = {"momentum_buffer"}
+    if set(moments) != names:
+        raise ValueError(
+            f"the state has the moments {', '.join(map(str, moments))} instead of "
+            f"{', '.join(sorted(names))}: it belongs to another optimiser"
+        )
+    for name, moment in moments.items():
+        shape = torch.Size() if name == "step" else parameter.shape
+        if not isinstance(moment, torch.Tensor) or moment.shape != shape:
+            raise ValueError(f"the moment {name} belongs to another network")
+        if not moment.is_floating_point() or not moment.isfinite().all():
+            raise ValueError(f"the moment {name} has values that are not finite numbers")
 
 
 def make_schedule(

@@ -111,6 +111,8 @@ def _network(
             if known.fixed_input_size and known.input_size[1:] != settings.image_size:
                 sizes["img_size"] = settings.image_size
             network = timm.create_model(teacher.name, **sizes)
+            if Path(teacher.weights).suffix not in (".safetensors", ".npz"):
+                artifacts.read_pickle(Path(teacher.weights))  # for errors of our own
             # Never timm's default, which can run code from a pickle.
             load_checkpoint(network, teacher.weights, weights_only=True)
     except _UNREADABLE as error:

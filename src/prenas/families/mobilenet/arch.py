@@ -8,10 +8,10 @@ from pydantic import AfterValidator, Field, model_validator
 from timm.layers import make_divisible
 
 from prenas.families.base import Arch, Design, Link, Links, Settings
+from prenas.families.limits import MOST_LAYERS, MOST_RATIO, STAGES, Pixels, Units
 from prenas.values import Value
 
-Positive = Annotated[int, Field(ge=1)]
-Ratio = Annotated[float, Field(ge=1)]
+Ratio = Annotated[float, Field(ge=1, le=MOST_RATIO)]
 
 
 def rounded(width: float) -> int:
@@ -25,7 +25,7 @@ def _odd(kernel: int) -> int:
     return kernel
 
 
-Kernel = Annotated[int, Field(ge=1), AfterValidator(_odd)]
+Kernel = Annotated[Pixels, AfterValidator(_odd)]
 Activation = Literal["relu", "hard_swish", "silu"]
 
 
@@ -40,9 +40,9 @@ class StageArch(Value):
     The first block has the stride, and leads from the previous stage's width to this one.
     """
 
-    width: Positive
-    kernel: tuple[Kernel, ...] = Field(min_length=1)
-    expand: tuple[Ratio, ...] = Field(min_length=1)
+    width: Units
+    kernel: tuple[Kernel, ...] = Field(min_length=1, max_length=MOST_LAYERS)
+    expand: tuple[Ratio, ...] = Field(min_length=1, max_length=MOST_LAYERS)
     """Ratio of a block's hidden width to its input width; widths round to a multiple of 8."""
     stride: Literal[1, 2] = 1
     se: bool = False
@@ -98,11 +98,11 @@ class MobileNetArch(Arch):
         ))
     """
 
-    resolution: Positive | None = None
+    resolution: Pixels | None = None
     """Side in pixels to which the network resizes its images; None if it does not resize."""
-    stem: Positive
-    stages: tuple[StageArch, ...] = Field(min_length=1)
-    head: Positive
+    stem: Units
+    stages: tuple[StageArch, ...] = STAGES
+    head: Units
     """Features before the classifier."""
 
     @property

@@ -15,25 +15,26 @@ from prenas.families.base import (
     SearchSpace,
     Stage,
 )
+from prenas.families.limits import MOST_OPTIONS, STAGES, Depth, Pixels, Units
 from prenas.families.mobilenet.arch import (
     Activation,
     Kernel,
     MobileNetArch,
     MobileNetSettings,
-    Positive,
     Ratio,
     design,
 )
-from prenas.values import Value
+from prenas.values import MOST_AMOUNT, Value
 
-Options = Annotated[tuple[Positive, ...], *OPTIONS]
+Options = Annotated[tuple[Units, ...], *OPTIONS]
+Macs = Annotated[int, Field(ge=1, le=MOST_AMOUNT)]
 
 
 class StageOptions(Value):
     """The options of one stage, from small to large, and its design, which is fixed."""
 
     width: Options
-    depth: Annotated[tuple[Positive, ...], *OPTIONS, NOT_TOO_DEEP]
+    depth: Annotated[tuple[Depth, ...], *OPTIONS, NOT_TOO_DEEP]
     kernel: Annotated[tuple[Kernel, ...], *OPTIONS] = (3,)
     expand: Annotated[tuple[Ratio, ...], *OPTIONS]
     stride: Literal[1, 2] = 1
@@ -67,13 +68,13 @@ class MobileNetSpace(SearchSpace[MobileNetArch, MobileNetSettings]):
     """Options for the stem, the stages and the head; each block has a kernel and a ratio."""
 
     family: Literal["mobilenet"] = "mobilenet"
-    resolution: Annotated[tuple[Positive, ...], *OPTIONAL] = ()
+    resolution: Annotated[tuple[Pixels, ...], *OPTIONAL] = ()
     """Sides in pixels to which networks resize their images; empty: they do not resize."""
-    schedule: tuple[tuple[Positive, Positive], ...] = ()
+    schedule: tuple[tuple[Macs, Pixels], ...] = Field((), max_length=MOST_OPTIONS)
     """(MACs, resolution) pairs: a budget below this many MACs gets this resolution, and a budget
     above all of them the largest; empty: all get the resolution nearest to the image size."""
     stem: Options
-    stages: tuple[StageOptions, ...] = Field(min_length=1)
+    stages: tuple[StageOptions, ...] = STAGES
     head: Options
     tied: bool = True
     """Whether all blocks of a stage take the same kernel and expansion ratio."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from prenas.families.base import (
     NOT_TOO_DEEP,
@@ -20,9 +20,14 @@ from prenas.families.base import (
     Stage,
     span,
 )
-
-Positive = Annotated[int, Field(ge=1)]
-Ratio = Annotated[float, Field(gt=0)]
+from prenas.families.limits import (
+    MOST_PATCHES,
+    PER_LAYER,
+    Depth,
+    Pixels,
+    Ratio,
+    Units,
+)
 
 
 class VitArch(Arch):
@@ -32,9 +37,9 @@ class VitArch(Arch):
         VitArch(embed_dim=192, num_heads=(3, 4, 3), mlp_ratio=(4.0, 3.5, 4.0))
     """
 
-    embed_dim: Positive
-    num_heads: tuple[Positive, ...]
-    mlp_ratio: tuple[Ratio, ...]
+    embed_dim: Units
+    num_heads: tuple[Units, ...] = PER_LAYER
+    mlp_ratio: tuple[Ratio, ...] = PER_LAYER
 
     @model_validator(mode="after")
     def _one_entry_per_layer(self) -> VitArch:
@@ -84,9 +89,9 @@ class VitArch(Arch):
 class VitSettings(Settings):
     """What all Vision Transformers of a space share in addition to the input and the classes."""
 
-    patch_size: Positive = 16
-    head_dim: Positive = 64
-    max_distance: Positive = 14
+    patch_size: Pixels = 16
+    head_dim: Units = 64
+    max_distance: Pixels = 14
     """The largest relative position, in patches; longer distances are clipped to it."""
 
     @model_validator(mode="after")
@@ -98,6 +103,12 @@ class VitSettings(Settings):
             raise ValueError(
                 f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}: "
                 f"change image_size, or choose patch_size from {', '.join(map(str, nearest))}"
+            )
+        rows, columns = self.grid
+        if rows * columns > MOST_PATCHES:
+            raise ValueError(
+                f"image_size {self.image_size} has {rows} x {columns} patches of patch_size "
+                f"{self.patch_size}: at most {MOST_PATCHES:,} are allowed, so raise patch_size"
             )
         return self
 
@@ -113,11 +124,11 @@ class VitSpace(SearchSpace[VitArch, VitSettings]):
 
     family: Literal["vit"] = "vit"
     name: str
-    embed_dim: Annotated[tuple[Positive, ...], *OPTIONS]
-    depth: Annotated[tuple[Positive, ...], *OPTIONS, NOT_TOO_DEEP]
-    num_heads: Annotated[tuple[Positive, ...], *OPTIONS]
+    embed_dim: Annotated[tuple[Units, ...], *OPTIONS]
+    depth: Annotated[tuple[Depth, ...], *OPTIONS, NOT_TOO_DEEP]
+    num_heads: Annotated[tuple[Units, ...], *OPTIONS]
     mlp_ratio: Annotated[tuple[Ratio, ...], *OPTIONS]
-    supernet_embed_dim: Positive | None = None
+    supernet_embed_dim: Units | None = None
     """Width of the network that is initialised and scored; None: the widest option."""
     settings: VitSettings = VitSettings()
 

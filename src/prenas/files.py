@@ -1,0 +1,130 @@
+"""Reading files that people give: regular files of bounded size, and JSON of bounded depth."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Callable
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+MOST_JSON_BYTES = 2**26
+"""The largest JSON file of a run: that of a search with ten thousand budgets is a tenth of it."""
+MOST_DIGITS = 4000
+"""Digits of an integer in JSON; Python writes and reads at most 4,300."""
+
+_MOST_DEPTH = 100
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+def open_file(path: Path) -> BufferedReader:
+    """Opens a regular file to read its bytes.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        OSError: it cannot be opened; the message names it.
+        ValueError: it is a folder, a pipe or a device, which may never end.
+    """
+    try:
+        kind = stat.S_IFMT(os.stat(path).st_mode)
+        if kind == stat.S_IFREG:
+            return path.open("rb")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} does not exist") from None
+    except OSError as error:
+        raise OSError(f"{path} cannot be read: {error.strerror or error}") from None
+    raise ValueError(f"{path} is {_KINDS.get(kind, 'a special file')}, not a regular file")
+
+
+def read_bytes(path: Path, most_bytes: int) -> bytes:
+    """The content of a regular file.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        OSError: it cannot be read; the message names it.
+        ValueError: it is not a regular file, or longer than `most_bytes`.
+    """
+    with open_file(path) as file:
+        try:
+            content = file.read(most_bytes + 1)
+        except OSError as error:
+            raise OSError(f"{path} cannot be read: {error.strerror or error}") from None
+    if len(content) > most_bytes:
+        raise ValueError(
+            f"{path} is longer than {most_bytes:,} bytes, the most that prenas reads of such a "
+            "file: check the path"
+        )
+    return content
+
+
+def mistaken_for(start: bytes) -> str | None:
+    """What a file is that should contain weights, and what to do, by its first bytes.
+
+    None if it is not one of the things that people often download by mistake.
+    """
+    text = start.lstrip().lower()
+    if text.startswith(b"version https://git-lfs"):
+        return (
+            "is a Git LFS pointer, which only names the file: run `git lfs pull` in its repository"
+        )
+    if text.startswith((b"<!doctype html", b"<html")):
+        return (
+            "is an HTML page: use the link of the file itself, not that of the page that shows it, "
+            "and log in if the page asks for it"
+        )
+    return None
+
+
+def load_json(
+    content: str | bytes,
+    *,
+    object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None,
+) -> Any:
+    """The value of a JSON text, in UTF-8 if it is given as bytes.
+
+    Raises:
+        ValueError: it is not JSON, nested too deeply, or contains an integer with too many digits;
+            the message says which.
+    """
+    text = content if isinstance(content, str) else content.decode("utf-8")
+    try:
+        value = json.loads(text, parse_int=_integer, object_pairs_hook=object_pairs_hook)
+    except RecursionError:
+        raise _too_deep() from None
+    check_depth(value)
+    return value
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise ValueError(
+            f"an integer has {len(digits):,} digits: at most {MOST_DIGITS:,} are allowed"
+        )
+    return int(digits)
+
+
+def check_depth(value: object) -> None:
+    """Raises ValueError for lists and objects inside each other that no file of ours needs."""
+    level = [value]
+    for _ in range(_MOST_DEPTH):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, (dict, list))
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return
+    raise _too_deep()
+
+
+def _too_deep() -> ValueError:
+    return ValueError(f"it is nested more deeply than {_MOST_DEPTH} levels")
