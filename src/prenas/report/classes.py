@@ -67,7 +67,8 @@ def classes(run: RunSoFar) -> list[str]:
         return []
     split = shown_split(run.rows[run.best])
     metrics = run.rows[run.best].splits[split]
-    found = class_results(metrics, run.images.class_names if run.images else None)
+    names = None if run.images is None else run.images.class_names
+    found = class_results(metrics, names)
     if not found or metrics.balanced_accuracy is None:
         return []
     rows = [

@@ -32,11 +32,6 @@ def write_report(run: Run) -> Path:
     """
     out, subnets = run.folder, run.results.evolved_set or run.preferred
     rows = run.evaluations if run.is_evaluated else []
-    if rows and tuple(row.arch for row in rows) != subnets.archs:
-        raise ValueError(
-            f"{out / artifacts.EVALUATION} belongs to other subnets than {artifacts.PREFERRED} in "
-            "the same folder: remove it to evaluate again"
-        )
     models = {number: f"{artifacts.SUBNETS}/{number:02d}" for number in range(len(subnets.subnets))}
     log = read_log(out / artifacts.METRICS)
     so_far = RunSoFar(

@@ -162,8 +162,9 @@ class RunResults:
                 f"run `prenas evaluate {folder}` first"
             )
         if [row.arch for row in found] != [*self._run.subnets.archs]:
-            what = f"other subnets than those of {self._run.folder}"
-            raise self._not_current(artifacts.EVALUATION, what)
+            recipe = self._run.preferred.recipe
+            name = artifacts.PREFERRED if recipe.evolution is None else artifacts.EVOLUTION
+            raise self._not_current(artifacts.EVALUATION, f"other subnets than {name}")
         return found
 
     def record_evaluations(self, rows: Sequence[Evaluation]) -> None:
