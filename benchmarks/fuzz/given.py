@@ -76,7 +76,7 @@ class AsExtracted(Check):
                 tar.extractall(folder, filter="data")
         except tarfile.FilterError as error:
             return f"read, but it is not safe to extract: {error}"
-        except OSError:  # names that no folder can hold
+        except (OSError, KeyError):  # names that no folder can hold, links to later members
             return None
         other = judging.run(self._words, self._stage.home, seconds=60)
         ours, theirs = (judging.steady(one.out) for one in (done, other))
