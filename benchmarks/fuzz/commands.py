@@ -83,7 +83,7 @@ def command_line(dice: Dice, stage: Stage) -> Case:
             dice.shuffle(parts)
     last = ("--dry-run",) if name in _DRY else ()
     words = (name, *(word for part in parts for word in part), *last)
-    return Case("command line", " ".join(words)[:300], words, ("Usage:", *words))
+    return Case("command line", " ".join(words)[:300], words, ("Usage:", "--", *words))
 
 
 def _odd_option(name: str, dice: Dice) -> Part:
@@ -116,7 +116,7 @@ def field(dice: Dice, stage: Stage) -> Case:
         del words[place : place + 2]
     words += ["--set", f"{name}={text}"]
     check = Recorded(name, text) if command == "search" else None
-    names = (text, name, name.rpartition(".")[2], "--set")
+    names = (text, str(_read(text)), name, name.rpartition(".")[2], "--set")
     return Case("field", f"{command} {family} {name}={text[:80]}", tuple(words), names, check=check)
 
 
@@ -180,6 +180,8 @@ def _is_same(asked: Any, got: Any) -> bool:
         return asked is got
     if isinstance(asked, list) and isinstance(got, list):
         return len(asked) == len(got) and all(map(_is_same, asked, got))
+    if isinstance(got, list) and len(got) == 1:  # one option instead of a list of options
+        return _is_same(asked, got[0])
     if isinstance(asked, dict) and isinstance(got, dict):
         return all(key in got and _is_same(asked[key], got[key]) for key in asked)
     if isinstance(asked, str) and isinstance(got, (int, float)):
@@ -234,7 +236,8 @@ def budget(dice: Dice, stage: Stage) -> Case:
     )
     parts = limit.split(",")
     names = (limit, *parts, *(part.partition("=")[0] for part in parts))
-    names = tuple(name for name in (*names, *(part.partition("=")[2] for part in parts)) if name)
+    amounts = [one for part in parts for one in part.partition("=")[2].split(":")]
+    names = tuple(name for name in (*names, *amounts) if name)
     what = f"{words[0]} {family} {words[-2]} {limit[:80]}"
     return Case("budget", what, (*words, *ONE), names, check=Within(limit))
 

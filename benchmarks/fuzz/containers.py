@@ -189,8 +189,8 @@ def _members(content: bytes, dice: Dice) -> list[tuple[str, tarfile.TarInfo, byt
     ]
 
 
-def sparse(path: Path, dice: Dice) -> str:
-    """Turns a member's header into that of a sparse file or one of an absurd size."""
+def other_member(path: Path, dice: Dice) -> str:
+    """Turns the first header into that of a sparse file, of an absurd size or another type."""
     content = bytearray(path.read_bytes())
     kind = dice.choice(("sparse type", "size", "negative size", "type"))
     if kind == "sparse type":
@@ -201,6 +201,7 @@ def sparse(path: Path, dice: Dice) -> str:
         content[124:136] = b"\xff" * 12
     else:
         content[156:157] = dice.choice((b"7", b"x", b"g", b"L", b"K", b"9", b"V"))
+        kind = f"type {content[156:157].decode()}"
     content[148:156] = b" " * 8
     content[148:156] = b"%06o\0 " % sum(content[:512])
     path.write_bytes(bytes(content))

@@ -79,7 +79,8 @@ _OTHERS: dict[str, Readers] = {
 
 _ALSO = {
     artifacts.STATISTICS: (artifacts.CALIBRATION,),  # which holds its digest
-    artifacts.DATA: ("not the images that run was started with",),
+    artifacts.DATA: ("not the images that run was started with", "other classes than those of run"),
+    artifacts.PREFERRED: (artifacts.SUPERNET, artifacts.INITIAL),  # they contradict each other
 }
 """What a refusal may name instead of a file."""
 

@@ -316,6 +316,8 @@ def _mentions(message: str, name: str) -> bool:
     """Whether a text is in a message: as it is, escaped, or its beginning if it is long."""
     flat = re.sub(r"[\s│]+", "", message)
     forms = {name[:16], repr(name)[1:17], name.encode("unicode_escape").decode()[:16]}
+    if len(name) > 200:
+        forms.add(f"{len(name)} characters")
     return any(re.sub(r"[\s│]+", "", form) in flat for form in forms)
 
 
