@@ -236,7 +236,8 @@ def budget(dice: Dice, stage: Stage) -> Case:
     )
     parts = limit.split(",")
     names = (limit, *parts, *(part.partition("=")[0] for part in parts))
-    amounts = [one for part in parts for one in part.partition("=")[2].split(":")]
+    amounts = [part.partition("=")[2] for part in parts]
+    amounts += [end for one in amounts for end in one.split(":")]
     names = tuple(name for name in (*names, *amounts) if name)
     what = f"{words[0]} {family} {words[-2]} {limit[:80]}"
     return Case("budget", what, (*words, *ONE), names, check=Within(limit))

@@ -225,7 +225,7 @@ def _judge_success(case: Case, done: Done, home: Path) -> Verdict:
         return Verdict(Outcome.SILENT, problem)
     if case.expected is None:
         return Verdict(Outcome.EDITED if case.damaged else Outcome.RIGHT)
-    if any(_says(name, done) for name in case.names):  # a fallback, or a picture left out
+    if any(_says(name, case, done) for name in case.names):  # a fallback, a picture left out
         return Verdict(Outcome.RIGHT, "said so")
     if different := differences(case, done):
         return Verdict(Outcome.SILENT, ", ".join(different[:6]))
@@ -273,9 +273,10 @@ def steady(out: str) -> str:
     return re.sub(r"\b\d+(\.\d+)? (s|min|seconds)\b", "T", "\n".join(lines))
 
 
-def _says(name: str, done: Done) -> bool:
-    said = done.err + "\n".join(line for line in done.out.splitlines() if "cannot be" in line)
-    return name in said
+def _says(name: str, case: Case, done: Done) -> bool:
+    """Whether a successful command names the damage, as it does not without it."""
+    assert case.expected is not None
+    return name in done.err or (name in done.out and name not in case.expected.out)
 
 
 def _lost(done: Done, *, is_refused: bool) -> list[str]:
