@@ -403,6 +403,10 @@ def test_what_is_not_a_regular_file_is_an_unreadable_picture(tmp_path: Path) -> 
         loaded(root)
     assert "cat/fifo.png (not a regular file)" in str(caught.value)
     assert "dog/zero.png (not a regular file)" in str(caught.value)
+    with pytest.raises(ValueError, match=r"2 of \d+ pictures cannot be read") as caught:
+        loaded(tar_of(root, tmp_path / "set.tar"))
+    assert "cat/fifo.png" in str(caught.value)
+    assert "dog/zero.png" in str(caught.value)
 
 
 def test_a_fifo_is_neither_folder_nor_tar(tmp_path: Path) -> None:

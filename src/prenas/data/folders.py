@@ -262,7 +262,7 @@ def _list_tar(path: Path) -> Listing:
     files = [
         (posixpath.normpath(member.name), member)
         for member in members
-        if member.isfile() or member.islnk() or member.issym()
+        if not member.isdir()  # a pipe or a device is an unreadable file, as in a folder
     ]
     all_folders = [name for name, member in there.items() if member.isdir() and name != "."]
     sorted_out = _sorted_out(files)
