@@ -84,7 +84,7 @@ def try_case(number: int, seed: int, stage: Stage, *, seconds: float, show: bool
     make = maker(number)
     case = make(dice, stage)
     done = judging.run(case.words, stage.home, seconds=seconds)
-    verdict = judging.judge(case, done, stage.home, seconds=seconds)
+    verdict = judging.judge(case, done, seconds=seconds)
     if show:
         print(f"--- {number}: {case.what}\n{case.words!r}\n{done.out}{done.err}{done.trace or ''}")
     return Line(number, case.kind, case.what, *verdict, round(done.seconds, 2))

@@ -150,7 +150,8 @@ class Recorded(Check):
     def __init__(self, name: str, text: str) -> None:
         self._name, self._text = name, text.strip()
 
-    def __call__(self, work: Path, done: Done) -> str | None:
+    def __call__(self, done: Done) -> str | None:
+        work = done.home / "work"
         recipe = json.loads((work / "new" / artifacts.RECIPE).read_text())["recipe"]
         got: Any = recipe
         for key in self._name.split("."):
@@ -251,7 +252,8 @@ class Within(Check):
         units = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
         self._limits = {m[1]: int(m[2]) * units[m[3]] for m in found if m}
 
-    def __call__(self, work: Path, done: Done) -> str | None:
+    def __call__(self, done: Done) -> str | None:
+        work = done.home / "work"
         paths = work / "new" / artifacts.PREFERRED, work / "model" / artifacts.MODEL_ARCH
         for path in paths:
             if not path.exists():

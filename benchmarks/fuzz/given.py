@@ -69,7 +69,8 @@ class AsExtracted(Check):
         other = {TAR: "given/extracted", "new": "again"}
         self._words = tuple(other.get(word, word) for word in words)
 
-    def __call__(self, work: Path, done: Done) -> str | None:
+    def __call__(self, done: Done) -> str | None:
+        work = done.home / "work"
         folder = work / "given" / "extracted"
         try:
             with tarfile.open(work / TAR) as tar:
@@ -117,7 +118,17 @@ def tar(dice: Dice, stage: Stage) -> Case:
         check = AsExtracted(stage, words)
     else:
         how = odd.replace(path, stage.outside, dice)
-    names = ("photos.tar", "/dev/zero", "ant/", "bee/", "cat/", "dog", "x.png", "@eaDir")
+    names = (
+        "photos.tar",
+        "/dev/zero",
+        "precious.txt",
+        "ant/",
+        "bee/",
+        "cat/",
+        "dog",
+        "x.png",
+        "@eaDir",
+    )
     return Case(
         "tar", f"{words[0]}: {how}", words, names, None if may_differ else expected,
         (f"work/{TAR}",), check,

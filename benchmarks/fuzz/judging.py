@@ -27,7 +27,6 @@ from prenas import artifacts, cli
 Files = Mapping[str, str]
 """Path inside a folder -> what is there: a digest, or the target of a link, or the kind."""
 
-LOGGED = "in the log"
 _VOLATILE = (artifacts.LOCK, artifacts.METRICS)
 _LONGEST_MESSAGE = 8_000  # characters; the widest legitimate one lists all fields of a recipe
 _RAW = re.compile(
@@ -85,6 +84,7 @@ class Done(NamedTuple):
     seconds: float
     trace: str | None
     events: tuple[str, ...]
+    home: Path
     before: Files
     after: Files
 
@@ -92,7 +92,7 @@ class Done(NamedTuple):
 class Check:
     """Looks at what a successful command left; returns what is wrong, or None."""
 
-    def __call__(self, work: Path, done: Done) -> str | None:
+    def __call__(self, done: Done) -> str | None:
         raise NotImplementedError
 
 
@@ -127,7 +127,7 @@ def run(words: tuple[str, ...], home: Path, *, seconds: float) -> Done:
             trace = traceback.format_exc()
     elapsed = time.monotonic() - started
     texts = [stream.buffer.getvalue().decode("utf-8", "replace") for stream in _flushed(out, err)]
-    return Done(status, *texts, elapsed, trace, tuple(events), before, files_in(home))
+    return Done(status, *texts, elapsed, trace, tuple(events), home, before, files_in(home))
 
 
 _ERRORS = ("strict", "backslashreplace")  # as Python opens stdout and stderr of a terminal
@@ -197,7 +197,7 @@ def _content(path: str) -> str:
 # --- judging -------------------------------------------------------------------------------------
 
 
-def judge(case: Case, done: Done, home: Path, *, seconds: float) -> Verdict:
+def judge(case: Case, done: Done, *, seconds: float) -> Verdict:
     """How a case ended, the worst first."""
     if done.trace and ("TooSlowError" in done.trace or done.seconds > seconds):
         return Verdict(Outcome.SLOW, _last_lines(done.trace, 12))
@@ -214,13 +214,13 @@ def judge(case: Case, done: Done, home: Path, *, seconds: float) -> Verdict:
         return Verdict(Outcome.UNCLEAR, unclear) if unclear else Verdict(Outcome.REFUSED)
     if done.status not in (0, 1):
         return Verdict(Outcome.UNCLEAR, f"exit status {done.status}: {_last_lines(done.err, 4)}")
-    return _judge_success(case, done, home)
+    return _judge_success(case, done)
 
 
-def _judge_success(case: Case, done: Done, home: Path) -> Verdict:
+def _judge_success(case: Case, done: Done) -> Verdict:
     if re.search(r"\b(?:nan|NaN)\b|\bInfinity\b", done.out):
         return Verdict(Outcome.SILENT, f"not finite: {_last_lines(done.out, 6)}")
-    problem = case.check(home / "work", done) if case.check else None
+    problem = case.check(done) if case.check else None
     if problem:
         return Verdict(Outcome.SILENT, problem)
     if case.expected is None:
