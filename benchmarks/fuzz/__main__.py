@@ -137,7 +137,8 @@ def lines_of(numbers: Sequence[int], options: argparse.Namespace, home: Path) ->
             os.close(reading)
             end_with(partial(work, left, options, home, writing))
         os.close(writing)
-        current, started = left[0], time.monotonic()
+        current: int | None = left[0]
+        started = time.monotonic()
         for answer in _answers(reading, child, 60 + _PATIENCE * options.seconds):
             if "outcome" in answer:
                 answer["outcome"] = Outcome(answer["outcome"])

@@ -138,10 +138,11 @@ def _take_back(run: Path, state: str) -> None:
 
 
 def _make_given(given: Path) -> None:
-    for number, (folder, name) in enumerate((c, n) for c in CLASSES for n in range(10)):
-        path = given / "photos" / folder / f"{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture(number, colour=CLASSES.index(folder)).save(path)
+    for colour, name in enumerate(CLASSES):
+        (given / "photos" / name).mkdir(parents=True)
+        for number in range(10):
+            image = picture(10 * colour + number, colour=colour)
+            image.save(given / "photos" / name / f"{number}.png")
     for name in PICTURES:
         picture(1000, colour=1).save(given / name)
     tar_of(given / "photos", given / "photos.tar")

@@ -57,7 +57,6 @@ _RIGHT: dict[str, tuple[str, tuple[Part, ...]]] = {
 """Command -> the state of the run, and the parts of a valid line."""
 
 _COMMANDS: Any = getattr(typer.main.get_command(app), "commands")  # noqa: B009
-_COMMANDS: Any = getattr(typer.main.get_command(app), "commands")  # noqa: B009
 _DRY = ("run", "finetune")  # these only measure a few steps here, and write nothing
 
 
@@ -248,7 +247,7 @@ class Within(Check):
     """What was chosen costs no more than the limits, where they are written in a simple form."""
 
     def __init__(self, text: str) -> None:
-        found = [re.fullmatch(r"(params|macs)=(\d+)([kMG]?)", one) for one in text.split(",")]
+        found = [re.fullmatch(r"(params|macs)=(\d{1,30})([kMG]?)", one) for one in text.split(",")]
         units = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
         self._limits = {m[1]: int(m[2]) * units[m[3]] for m in found if m}
 

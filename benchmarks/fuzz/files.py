@@ -93,7 +93,7 @@ class Target:
         names = [name for name in table if family == "conv" or "calibration" not in name]
         name = dice.choice(names)
         state, words = dice.choice(table[name])
-        self.words = run_words(family) if words == _AGAIN else words
+        self.words: tuple[str, ...] = run_words(family) if words == _AGAIN else words
         self.expected = stage.expected(family, state, self.words)
         run = stage.work / "run"
         if "NEWEST" in name:
@@ -103,8 +103,8 @@ class Target:
         self.damaged = (f"work/run/{name}",)
         self.what = f"{family} {state}: {' '.join(self.words[:2])}, {name}"
         # A link or a folder is also named by what it is in, a checkpoint by its folder.
-        names = (name, self.path.name, *name.split("/")[:2], *_ALSO.get(name, ()))
-        self.names = tuple(dict.fromkeys(names))
+        known = (name, self.path.name, *name.split("/")[:2], *_ALSO.get(name, ()))
+        self.names = tuple(dict.fromkeys(known))
 
     def case(self, kind: str, how: str, *, may_differ: bool) -> Case:
         """The case, after the file was damaged."""

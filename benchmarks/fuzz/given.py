@@ -48,14 +48,14 @@ def space(dice: Dice, stage: Stage) -> Case:
     path.write_bytes(content)
     if how == "kind":
         how = odd.replace(path, stage.outside, dice)
-    words = ("info", f"given/own{suffix}")
+    line: tuple[str, ...] = ("info", f"given/own{suffix}")
     if dice.random() < 0.4:
-        words = (
+        line = (
             "search", "photos", "--space", f"given/own{suffix}", "--data", "given/photos",
             "--out", "new", *settings_words(), "--budget", BUDGETS[family], *ONE,
         )  # fmt: skip
     names = (path.name, BUDGETS[family].partition("=")[0])
-    return Case("space", f"{words[0]} {family}{suffix}: {how}", words, names)
+    return Case("space", f"{line[0]} {family}{suffix}: {how}", line, names)
 
 
 # --- tars ----------------------------------------------------------------------------------------

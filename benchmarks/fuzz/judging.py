@@ -113,33 +113,30 @@ class TooSlowError(BaseException):
 def run(words: tuple[str, ...], home: Path, *, seconds: float) -> Done:
     """Runs a command line in `home/work`; `home/outside` must stay as it is."""
     before = files_in(home)
-    out, err = (TextIOWrapper(BytesIO(), encoding="utf-8", errors=e) for e in _ERRORS)
+    out, err = BytesIO(), BytesIO()
+    errors = "strict", "backslashreplace"  # as Python opens stdout and stderr of a terminal
+    streams = [
+        TextIOWrapper(raw, encoding="utf-8", errors=how)
+        for raw, how in zip((out, err), errors, strict=True)
+    ]
     trace, status = None, 0
     started = time.monotonic()
     with _as_it_was(home / "work"), guard.watched(home) as events:
         sys.argv = ["prenas", *words]
         try:
-            with redirect_stdout(out), redirect_stderr(err), _alarm(seconds):
+            with redirect_stdout(streams[0]), redirect_stderr(streams[1]), _alarm(seconds):
                 cli.main()
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else int(end.code is not None)
         except (Exception, KeyboardInterrupt, TooSlowError):
             trace = traceback.format_exc()
     elapsed = time.monotonic() - started
-    texts = [stream.buffer.getvalue().decode("utf-8", "replace") for stream in _flushed(out, err)]
-    return Done(status, *texts, elapsed, trace, tuple(events), home, before, files_in(home))
-
-
-_ERRORS = ("strict", "backslashreplace")  # as Python opens stdout and stderr of a terminal
-
-
-def _flushed(*streams: TextIOWrapper) -> Iterator[TextIOWrapper]:
     for stream in streams:
-        try:
-            stream.flush()
-        except ValueError:  # closed by the command
-            continue
-        yield stream
+        stream.flush()
+    texts = [one.getvalue().decode("utf-8", "replace") for one in (out, err)]
+    return Done(
+        status, texts[0], texts[1], elapsed, trace, tuple(events), home, before, files_in(home)
+    )
 
 
 @contextmanager
