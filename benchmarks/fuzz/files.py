@@ -188,12 +188,10 @@ def _released(dice: Dice, stage: Stage) -> Case:
         )  # fmt: skip
     expected = stage.expected("vit", "searched", words)
     path = stage.work / "given" / "released.pth"
-    may_differ = True
     if dice.random() < 0.35:
         damage = dice.choice((*odd.BYTES, *odd.WRONG))
         path.write_bytes(damage(path.read_bytes(), dice))
-        how = damage.__name__
-        # The zip inside has a checksum, but not for what surrounds it.
+        how, may_differ = damage.__name__, False
     else:
         how, may_differ = containers.other_state(path, dice)
     return Case(

@@ -315,7 +315,7 @@ def _mentions(message: str, name: str) -> bool:
     flat = re.sub(r"[\s│]+", "", message)
     forms = {name[:16], repr(name)[1:17], name.encode("unicode_escape").decode()[:16]}
     if len(name) > 200:
-        forms.add(f"{len(name)} characters")
+        forms.add(f"{len(name):,} characters")
     return any(re.sub(r"[\s│]+", "", form) in flat for form in forms)
 
 
