@@ -392,6 +392,28 @@ def test_a_sparse_member_without_end_is_an_unreadable_picture(tmp_path: Path) ->
         loaded(tar)
 
 
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+@pytest.mark.parametrize("size", [2**60, 2**70])
+def test_a_header_that_promises_too_much_is_refused(kind: bytes, size: int, tmp_path: Path) -> None:
+    tar = tar_of(write(tmp_path / "set", FLAT), tmp_path / "set.tar")
+    member = tarfile.TarInfo("more")
+    member.type, member.size = kind, size
+    tar.write_bytes(member.tobuf(tarfile.GNU_FORMAT) + tar.read_bytes())
+    message = value_error_of(lambda: opened(tar))
+    assert message is not None
+    assert f"{tar} is not an uncompressed tar" in message
+
+
+def test_headers_that_extend_headers_without_end_are_refused(tmp_path: Path) -> None:
+    tar = tar_of(write(tmp_path / "set", FLAT), tmp_path / "set.tar")
+    member = tarfile.TarInfo("more")
+    member.type = tarfile.XHDTYPE
+    tar.write_bytes(member.tobuf(tarfile.GNU_FORMAT) * 5_000 + tar.read_bytes())
+    message = value_error_of(lambda: opened(tar))
+    assert message is not None
+    assert f"{tar} is not an uncompressed tar" in message
+
+
 # --- files that never end ------------------------------------------------------------------------
 
 
