@@ -82,7 +82,7 @@ def command_line(dice: Dice, stage: Stage) -> Case:
             dice.shuffle(parts)
     last = ("--dry-run",) if name in _DRY else ()
     words = (name, *(word for part in parts for word in part), *last)
-    return Case("command line", " ".join(words)[:300], words, ("Usage:", "--", *words))
+    return Case("command line", " ".join(words)[:300], words, ("Usage:", "--", "case/work", *words))
 
 
 def _odd_option(name: str, dice: Dice) -> Part:
@@ -115,7 +115,8 @@ def field(dice: Dice, stage: Stage) -> Case:
         del words[place : place + 2]
     words += ["--set", f"{name}={text}"]
     check = Recorded(name, text) if command == "search" else None
-    names = (text, str(_read(text)), name, name.rpartition(".")[2], "--set")
+    consequences = ("no subnet fits", "not finite")  # of a value that is a valid one
+    names = (text, str(_read(text)), name, name.rpartition(".")[2], "--set", *consequences)
     return Case("field", f"{command} {family} {name}={text[:80]}", tuple(words), names, check=check)
 
 

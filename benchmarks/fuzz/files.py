@@ -81,6 +81,8 @@ _ALSO = {
     artifacts.STATISTICS: (artifacts.CALIBRATION,),  # which holds its digest
     artifacts.DATA: ("not the images that run was started with", "other classes than those of run"),
     artifacts.PREFERRED: (artifacts.SUPERNET, artifacts.INITIAL),  # they contradict each other
+    artifacts.RECIPE: ("was made with another recipe",),
+    artifacts.CALIBRATION: ("a calibration that is now missing",),
 }
 """What a refusal may name instead of a file."""
 

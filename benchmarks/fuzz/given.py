@@ -121,7 +121,7 @@ def tar(dice: Dice, stage: Stage) -> Case:
     names = (
         "photos.tar",
         "/dev/zero",
-        "precious.txt",
+        "case/outside",
         "ant/",
         "bee/",
         "cat/",

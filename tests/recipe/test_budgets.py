@@ -111,6 +111,9 @@ def test_grids_cover_their_range(low: int, width: int, step: int) -> None:
         ([""], ["cannot read the budget ''", "AXIS=LIMIT", "params=6M"]),
         (["params"], ["cannot read the budget 'params'"]),
         (["params="], ["cannot read the budget 'params='"]),
+        (["params=1k:"], ["cannot read the budget 'params=1k:'", "AXIS=LO:HI"]),
+        (["macs=::"], ["cannot read the budget 'macs=::'"]),
+        (["=5M"], ["cannot read the budget '=5M'"]),
         (["params=6M,"], ["cannot read the budget 'params=6M,'"]),
         (["params=1M:2M:3M:4M"], ["cannot read the budget 'params=1M:2M:3M:4M'"]),
         (["=6M"], ["unknown budget axis ''", "macs, params"]),
@@ -191,6 +194,7 @@ def test_limits_that_can_be_read(limits: Limits | None, expected: dict[str, int]
     ("limits", "words"),
     [
         ("", "cannot read the limit ''"),
+        ("=5M", "cannot read the limit '=5M'"),
         ("6M", "write COST=AMOUNT"),
         ("params=", "write COST=AMOUNT"),
         ("params=6M,", "cannot read the limit"),

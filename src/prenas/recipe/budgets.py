@@ -100,7 +100,7 @@ def parse_budgets(texts: Iterable[str], *, keep_partial: bool = False) -> Budget
         grids = 0
         for part in text.split(","):
             axis, _, amounts = (piece.strip() for piece in part.partition("="))
-            if not amounts:
+            if not axis or not all(amount.strip() for amount in amounts.split(":")):
                 raise ValueError(f"cannot read the budget {text!r}: {_SHAPE}")
             if axis == "resolution":
                 if resolutions != [None]:
@@ -203,7 +203,7 @@ def _limit_pairs(text: str) -> list[tuple[str, str]]:
     pairs = []
     for part in text.split(","):
         name, _, amount = (piece.strip() for piece in part.partition("="))
-        if not amount:
+        if not name or not amount:
             raise ValueError(
                 f"cannot read the limit {text!r}: write COST=AMOUNT, separated by commas, "
                 "e.g. params=6M or params=6M,macs=1.4G"
