@@ -239,7 +239,7 @@ def budget(dice: Dice, stage: Stage) -> Case:
     names = (limit, *parts, *(part.partition("=")[0] for part in parts))
     amounts = [part.partition("=")[2] for part in parts]
     amounts += [end for one in amounts for end in one.split(":")]
-    names = tuple(name for name in (*names, *amounts) if name)
+    names = (*(name for name in (*names, *amounts) if name), "axis ''", "cost ''")
     what = f"{words[0]} {family} {words[-2]} {limit[:80]}"
     return Case("budget", what, (*words, *ONE), names, check=Within(limit))
 

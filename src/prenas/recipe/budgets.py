@@ -100,7 +100,7 @@ def parse_budgets(texts: Iterable[str], *, keep_partial: bool = False) -> Budget
         grids = 0
         for part in text.split(","):
             axis, _, amounts = (piece.strip() for piece in part.partition("="))
-            if not axis or not all(amount.strip() for amount in amounts.split(":")):
+            if not amounts:
                 raise ValueError(f"cannot read the budget {text!r}: {_SHAPE}")
             if axis == "resolution":
                 if resolutions != [None]:
@@ -143,6 +143,8 @@ def _parse_resolution(text: str) -> int:
 def _intervals(text: str, axis: CostAxis, amounts: str) -> list[tuple[tuple[int, int], bool]]:
     """((lo, hi), whether it spans a full step) for one axis of a budget."""
     first, *rest = amounts.split(":")
+    if not all(amount.strip() for amount in (first, *rest)):
+        raise ValueError(f"cannot read the amount '' in the budget {text!r}: {_SHAPE}")
     lowest = 0 if rest and first.strip() == "0" else axis.parse(first)
     values = [lowest, *map(axis.parse, rest)]
     if len(values) == 1:
@@ -203,7 +205,7 @@ def _limit_pairs(text: str) -> list[tuple[str, str]]:
     pairs = []
     for part in text.split(","):
         name, _, amount = (piece.strip() for piece in part.partition("="))
-        if not name or not amount:
+        if not amount:
             raise ValueError(
                 f"cannot read the limit {text!r}: write COST=AMOUNT, separated by commas, "
                 "e.g. params=6M or params=6M,macs=1.4G"
