@@ -186,6 +186,9 @@ def summary(lines: Sequence[Line], options: argparse.Namespace) -> dict[str, Any
         "cases": len(lines),
         "outcomes": {one.value: outcomes[one] for one in Outcome},
         "kinds": {kind: dict(found.most_common()) for kind, found in kinds.items()},
+        "seconds": {
+            kind: round(sum(line.seconds for line in lines if line.kind == kind)) for kind in kinds
+        },
         "longest_seconds": max(line.seconds for line in lines),
         "faults": [line._asdict() for line in lines if line.outcome.is_fault],
         "commit": commit,
