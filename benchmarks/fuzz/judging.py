@@ -38,6 +38,9 @@ _RAW = re.compile(
 """Signs of an error that was passed on as Python or a library worded it."""
 
 
+_NOT_FINITE = re.compile(r"\b(?:nan|NaN)\b|\bInfinity\b")
+
+
 class Outcome(StrEnum):
     """How a case ended; all but the first three are faults."""
 
@@ -215,7 +218,7 @@ def judge(case: Case, done: Done, *, seconds: float) -> Verdict:
 
 
 def _judge_success(case: Case, done: Done) -> Verdict:
-    if re.search(r"\b(?:nan|NaN)\b|\bInfinity\b", done.out):
+    if _NOT_FINITE.search(done.out) and not _NOT_FINITE.search(" ".join(case.words)):
         return Verdict(Outcome.SILENT, f"not finite: {_last_lines(done.out, 6)}")
     problem = case.check(done) if case.check else None
     if problem:
