@@ -75,6 +75,8 @@ class AsExtracted(Check):
         try:
             with tarfile.open(work / TAR) as tar:
                 tar.extractall(folder, filter="data")
+        except tarfile.SpecialFileError:  # a pipe or label that is no picture
+            return None
         except tarfile.FilterError as error:
             return f"read, but it is not safe to extract: {error}"
         except (OSError, KeyError):  # names that no folder can hold, links to later members

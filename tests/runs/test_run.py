@@ -1,7 +1,6 @@
 """A run opened once: what it reads, when it reads again, and what it refuses."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -16,7 +15,6 @@ import prenas
 from prenas import artifacts, pipeline
 from prenas.evaluation.accuracy import Evaluation
 from prenas.recipe import Recipe, with_overrides
-from prenas.runs.lock import is_held
 from prenas.runs.run import Run
 from prenas.runs.status import read_status
 from prenas.steps import training
@@ -282,15 +280,6 @@ def test_a_lock_that_is_a_link_is_not_followed(finished: Path, tmp_path: Path) -
         pipeline.evaluate(finished)
     assert mine.read_text() == "a letter"
     assert not (finished / "evaluation.json").exists()
-
-
-def test_a_lock_that_is_a_pipe_is_refused_and_nobody_waits_for_it(finished: Path) -> None:
-    (finished / ".lock").unlink(missing_ok=True)
-    os.mkfifo(finished / ".lock")
-    (finished / "evaluation.json").unlink()
-    with pytest.raises(ValueError, match=r"\.lock is not a regular file: remove it"):
-        pipeline.evaluate(finished)
-    assert not is_held(finished)
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "subnets", "report"])

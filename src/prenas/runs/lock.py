@@ -37,29 +37,26 @@ def _opened(path: Path) -> TextIO:
 
     A link is not followed: what it leads to would be overwritten.
     """
-    if path.is_symlink():
-        raise ValueError(f"{path} is a symbolic link, which would be overwritten: remove it")
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{path} is not a regular file: remove it")
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
     except OSError as error:
+        if path.is_symlink():
+            raise ValueError(
+                f"{path} is a symbolic link, which would be overwritten: remove it"
+            ) from None
         raise ValueError(f"cannot open {path} ({error.strerror}): remove it") from None
     return os.fdopen(descriptor, "a+")
 
 
 def is_held(folder: Path) -> bool:
     """Whether a process holds the lock; tries a shared one, so that callers do not collide."""
-    path = folder / artifacts.LOCK
-    if not path.is_file():  # missing, or a pipe, which would be waited for
-        return False
     try:
-        with path.open() as lock:
+        with (folder / artifacts.LOCK).open() as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             fcntl.flock(lock, fcntl.LOCK_UN)
     except BlockingIOError:
         return True
-    except OSError:  # not readable for this user
+    except OSError:  # missing, or not readable for this user
         return False
     return False
 
