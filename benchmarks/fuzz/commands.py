@@ -57,6 +57,7 @@ _RIGHT: dict[str, tuple[str, tuple[Part, ...]]] = {
 """Command -> the state of the run, and the parts of a valid line."""
 
 _COMMANDS: Any = getattr(typer.main.get_command(app), "commands")  # noqa: B009
+_PATHS = ("case/work", str(Path.home()))  # what a path such as .. or ~ stands for
 _DRY = ("run", "finetune")  # these only measure a few steps here, and write nothing
 
 
@@ -82,7 +83,7 @@ def command_line(dice: Dice, stage: Stage) -> Case:
             dice.shuffle(parts)
     last = ("--dry-run",) if name in _DRY else ()
     words = (name, *(word for part in parts for word in part), *last)
-    return Case("command line", " ".join(words)[:300], words, ("Usage:", "--", "case/work", *words))
+    return Case("command line", " ".join(words)[:300], words, ("Usage:", "--", *_PATHS, *words))
 
 
 def _odd_option(name: str, dice: Dice) -> Part:
@@ -115,7 +116,7 @@ def field(dice: Dice, stage: Stage) -> Case:
         del words[place : place + 2]
     words += ["--set", f"{name}={text}"]
     check = Recorded(name, text) if command == "search" else None
-    consequences = ("no subnet fits", "not finite")  # of a value that is a valid one
+    consequences = ("no subnet fits", "not finite", "channels")  # of a value that is a valid one
     names = (text, str(_read(text)), name, name.rpartition(".")[2], "--set", *consequences)
     return Case("field", f"{command} {family} {name}={text[:80]}", tuple(words), names, check=check)
 

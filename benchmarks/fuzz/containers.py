@@ -120,6 +120,7 @@ def other_state(path: Path, dice: Dice) -> tuple[str, bool]:
         how, may_differ = f"value {owner[key]!r:.30}", True
     elif how == "rename" and isinstance(owner, dict):
         owner[f"module.{key}"] = owner.pop(key)
+        may_differ = True  # names with the prefix of a wrapper are read
     elif how == "code":
         owner[key] = dice.choice((_Evil(), Fraction(1, 2), Path("x")))
     elif how == "whole":

@@ -54,7 +54,8 @@ def space(dice: Dice, stage: Stage) -> Case:
             "search", "photos", "--space", f"given/own{suffix}", "--data", "given/photos",
             "--out", "new", *settings_words(), "--budget", BUDGETS[family], *ONE,
         )  # fmt: skip
-    names = (path.name, BUDGETS[family].partition("=")[0])
+    # A valid space may not suit the budget, or the channels of the recipe.
+    names = (path.name, BUDGETS[family].partition("=")[0], "channels")
     return Case("space", f"{line[0]} {family}{suffix}: {how}", line, names)
 
 
