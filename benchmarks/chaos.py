@@ -1,19 +1,21 @@
-"""Kills a training again and again; the result must equal an uninterrupted one bit for bit.
+"""Kills a command again and again; the result must equal an uninterrupted one bit for bit.
 
-    python benchmarks/chaos.py --kills 100 --processes 1
-    python benchmarks/chaos.py --kills 100 --processes 2
-    python benchmarks/chaos.py --kills 100 --warm --recipe mobilenet-micro
+    python -m benchmarks.chaos --kills 100 --warm                  # prenas train
+    python -m benchmarks.chaos --kills 100 --warm --step run       # the whole method
+    python -m benchmarks.chaos --kills 100 --warm --step all       # each step, one after the other
+    python -m benchmarks.chaos --kills 100 --processes 2           # under torchrun
+    python -m benchmarks.chaos --kills 100 --warm --recipe mobilenet-micro --step all
 
-A short training on the digits, with a checkpoint every three steps and a log record of every step,
-is started with `prenas train`, killed at a random moment (SIGKILL to all its processes, as in a
-power failure), and started again with the same command until it is finished. Then the next training
-starts, until the requested number of kills is reached. Every finished training is compared with an
-uninterrupted one. Several processes are started with torchrun. With `--warm`, the processes are
-forked from one that has already imported everything, and get their ranks as from torchrun: this is
-the same command without its start-up time.
+A command of a short run on the digits, which has a checkpoint every three steps and a log record of
+every step, is killed at a random moment (SIGKILL to all its processes, as in a power failure), and
+started again until it is finished. Then the next folder starts, until the requested number of kills
+is reached. Every finished folder is compared with that of an uninterrupted command: all its files,
+and no others, so that nothing temporary may be left. Several processes are started with torchrun.
+With `--warm`, the processes are forked from one that has already imported everything, and get their
+ranks as from torchrun: this is the same command without its start-up time.
 
-The results are written to `results/chaos.json` after every finished training. The exit status is 1
-if anything differed.
+The results are written to `results/chaos.json` after every finished folder. The exit status is 1 if
+anything differed.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import json
 import os
 import platform
 import random
+import re
 import shutil
 import signal
 import socket
@@ -43,9 +46,7 @@ import sklearn.datasets
 import torch
 from safetensors.torch import save_file
 
-from prenas import artifacts, cli, pipeline, with_data
-from prenas.recipe import with_overrides
-from prenas.recipe.catalogue import get_recipe
+from prenas import artifacts, cli
 
 RESULTS = Path(__file__).parent.parent / "results" / "chaos.json"
 CHANGES = (
@@ -58,7 +59,28 @@ CHANGES = (
     "data.num_workers=0",
     "calibration.while_training=256",
 )
-STATE = "state.pt"
+EVOLUTION = (
+    "evolution.population=8",
+    "evolution.generations=4",
+    "evolution.num_parents=4",
+    "evolution.num_mutations=3",
+    "evolution.num_crossovers=3",
+    "evolution.num_images=64",
+    "calibration.while_evolving=128",
+)
+"""Changes in addition, for `prenas evolve`."""
+STATE, STATE_DIGEST = "state.pt", "state.sha256"
+STEPS: dict[str, tuple[str, ...]] = {
+    "run": (),
+    "search": (),
+    "train": ("search",),
+    "evolve": ("search", "train"),
+    "calibrate": ("search", "train"),
+    "evaluate": ("search", "train"),
+    "specialize": ("search", "train", "evaluate"),
+    "report": ("search", "train", "evaluate"),
+}
+"""Command that is killed -> the commands before it."""
 
 
 # --- starting and killing ------------------------------------------------------------------------
@@ -71,34 +93,48 @@ def free_port() -> int:
         return port
 
 
-def command(out: Path) -> list[str]:
-    return ["train", str(out), "--device", "cpu", "--threads", "1"]
+def command(step: str, options: argparse.Namespace, out: Path) -> list[str]:
+    """The words of one step of the run."""
+    computing = ["--device", "cpu", "--threads", "1"]
+    if step == "report":
+        return [step, str(out)]
+    if step == "specialize":
+        return [step, str(out), "--index", "0", *computing]
+    if step not in ("run", "search"):
+        return [step, str(out), *computing]
+    changes = [word for change in changes_of(options) for word in ("--set", change)]
+    return [step, options.recipe, "--data", "digits", "--out", str(out), *changes, *computing]
 
 
-def start(out: Path, num_processes: int, log: Path) -> int:
-    """Starts the training as a user would; returns the process to wait for."""
+def changes_of(options: argparse.Namespace) -> tuple[str, ...]:
+    """What is changed in the recipe."""
+    return (*CHANGES, *EVOLUTION) if options.step == "evolve" else CHANGES
+
+
+def start(words: list[str], num_processes: int, log: Path) -> int:
+    """Starts a command as a user would; returns the process to wait for."""
     launcher = [sys.executable, "-m"]
     if num_processes > 1:
         launcher += ["torch.distributed.run", f"--nproc-per-node={num_processes}"]
         launcher += [f"--master-port={free_port()}", "-m"]
     with log.open("w") as file:
         return subprocess.Popen(
-            [*launcher, "prenas", *command(out)], stdout=file, stderr=file, start_new_session=True
+            [*launcher, "prenas", *words], stdout=file, stderr=file, start_new_session=True
         ).pid
 
 
-def start_warm(out: Path, num_processes: int, log: Path) -> int:
+def start_warm(words: list[str], num_processes: int, log: Path) -> int:
     """The same, forked from this process."""
     port = free_port()
     leader = os.fork()
     if leader:
         return leader
     os.setsid()
-    ranks = [fork_rank(rank, num_processes, port, out, log) for rank in range(num_processes)]
+    ranks = [fork_rank(words, rank, num_processes, port, log) for rank in range(num_processes)]
     os._exit(max(os.waitstatus_to_exitcode(os.waitpid(one, 0)[1]) != 0 for one in ranks))
 
 
-def fork_rank(rank: int, world_size: int, port: int, out: Path, log: Path) -> int:
+def fork_rank(words: list[str], rank: int, world_size: int, port: int, log: Path) -> int:
     process = os.fork()
     if process:
         return process
@@ -109,7 +145,7 @@ def fork_rank(rank: int, world_size: int, port: int, out: Path, log: Path) -> in
         ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "MASTER_PORT": port}
         os.environ.update({name: str(value) for name, value in ranks.items()})
         os.environ["MASTER_ADDR"] = "127.0.0.1"
-    sys.argv = ["prenas", *command(out)]
+    sys.argv = ["prenas", *words]
     status = 1
     try:
         cli.main()
@@ -146,32 +182,42 @@ def mark(out: Path) -> tuple[int, int] | None:
 
 
 class Rhythm:
-    """How long a start and a log record currently take on this machine; kills are timed by it."""
+    """How long things currently take on this machine; kills are timed by it."""
 
     start = record = 1.0
+    whole = 1.0
+    """Seconds of a command that does not train, or of what comes after the training."""
 
 
 def one_life(
     out: Path, options: argparse.Namespace, dice: random.Random, rhythm: Rhythm, *, log: Path
 ) -> str | None:
-    """Starts the training and kills it; returns what it was doing, None if it ended first.
+    """Starts the command and kills it; returns what it was doing, None if it ended first.
 
     A fifth of the trainings are killed while they start, the others at any time up to
-    `--records` changes of the log.
+    `--records` changes of the log. Whatever does not train is killed at any time of its course.
     """
     last = mark(out)
-    process = (start_warm if options.warm else start)(out, options.processes, log)
+    words = command(options.step, options, out)
+    process = (start_warm if options.warm else start)(words, options.processes, log)
     started = changed = time.monotonic()
     num_awaited = dice.randint(1, options.records)
+    is_training = options.step in ("run", "train") and not (out / artifacts.SUPERNET).exists()
     end = started + dice.uniform(0, rhythm.start) if dice.random() < 0.2 else None
+    if not is_training:
+        end = started + dice.uniform(0, 1.2 * rhythm.whole)
     num_seen = 0
     while end is None or time.monotonic() < end:
         status = has_ended(process)
         if status is not None:
             if status != 0:
                 texts = [one.read_text() for one in sorted(log.parent.glob(f"{log.stem}*"))]
-                raise SystemExit(f"the training ended with status {status}:\n" + "\n".join(texts))
+                raise SystemExit(f"the command ended with status {status}:\n" + "\n".join(texts))
+            if not is_training:
+                rhythm.whole = time.monotonic() - started
             return None
+        if end is None and (out / artifacts.SUPERNET).exists():  # what follows has no records
+            end = time.monotonic() + dice.uniform(0, rhythm.whole)
         now = time.monotonic()
         if end is None and (found := mark(out)) != last:
             num_seen += 1
@@ -186,16 +232,22 @@ def one_life(
     for one in list(family(process)):
         with suppress(ProcessLookupError):
             os.kill(one, signal.SIGKILL)
-    os.waitpid(process, 0)
-    return None if (out / artifacts.SUPERNET).exists() else activity_of(out)
+    if not is_training:
+        rhythm.whole *= 1.1  # so that it ends some time, even if the machine has become slower
+    status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    return None if status == 0 else activity_of(out, is_training)
 
 
-def activity_of(out: Path) -> str:
-    """What a killed training was doing, judging by its files."""
+def activity_of(out: Path, is_training: bool) -> str:
+    """What a killed command was doing, judging by its files."""
     temporary = [path.name for path in out.rglob(".*.tmp")]
     if temporary:
         return "in the middle of writing or removing files"
     lines = []
+    if not is_training or (out / artifacts.SUPERNET).exists():
+        written = [path for path in out.rglob("*") if path.is_file()]
+        newest = max(written, key=lambda path: path.stat().st_mtime_ns, default=None)
+        return f"after writing {newest.name}" if newest else "before the first file"
     if (out / artifacts.METRICS).exists():
         lines = (out / artifacts.METRICS).read_text().split("\n")
     if len(lines) < 2:
@@ -209,6 +261,8 @@ def activity_of(out: Path) -> str:
 
 
 def log_of(run: Path) -> list[dict[str, Any]]:
+    if not (run / artifacts.METRICS).exists():
+        return []
     lines = [json.loads(line) for line in (run / artifacts.METRICS).read_text().splitlines()]
     return [{k: v for k, v in one.items() if k != "images_per_second"} for one in lines]
 
@@ -224,10 +278,19 @@ def is_equal(left: Any, right: Any) -> bool:
     return bool(left == right)
 
 
+def digest_fits(path: Path) -> bool:
+    """Whether the digest of a state is that of the file next to it."""
+    return path.read_text().strip() == artifacts.sha256(path.with_name(STATE))
+
+
+def without_speeds(report: Path) -> str:
+    return re.sub(r"[\d,]+ images/s", "", report.read_text())
+
+
 def differences(left: Path, right: Path) -> list[str]:
-    """Names of the files that differ between two finished trainings, except for speeds."""
+    """Names of the files that differ between two finished folders, except for speeds."""
     names = [
-        {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+        {str(path.relative_to(run)) for path in run.rglob("*")}  # folders too
         - {artifacts.METRICS, artifacts.LOCK}
         for run in (left, right)
     ]
@@ -236,8 +299,14 @@ def differences(left: Path, right: Path) -> list[str]:
         found.append(artifacts.METRICS)
     for name in sorted(names[0] & names[1]):
         paths = left / name, right / name
+        if paths[0].is_dir() and paths[1].is_dir():
+            continue
         if name.endswith(STATE):
             same = is_equal(*(torch.load(path, weights_only=True) for path in paths))
+        elif name.endswith(STATE_DIGEST):  # of equal values that were pickled in other bytes
+            same = all(digest_fits(path) for path in paths)
+        elif name == artifacts.REPORT:
+            same = len({without_speeds(path) for path in paths}) == 1
         else:
             same = paths[0].read_bytes() == paths[1].read_bytes()
         if not same:
@@ -246,7 +315,7 @@ def differences(left: Path, right: Path) -> list[str]:
 
 
 def prove_that_differences_are_found(whole: Path, home: Path) -> None:
-    """Changes a bit, an optimiser moment, a log number and a file; all must be noticed."""
+    """Changes a bit, an optimiser moment, a log number, a file and a folder; all are noticed."""
     changed = home / "changed"
     shutil.copytree(whole, changed)
     weights = artifacts.read_tensors(changed / artifacts.SUPERNET)
@@ -260,11 +329,14 @@ def prove_that_differences_are_found(whole: Path, home: Path) -> None:
     log = changed / artifacts.METRICS
     log.write_text(log.read_text().replace('"step": 7,', '"step": 8,', 1))
     (changed / artifacts.CHECKPOINTS / ".leftover.tmp").touch()
+    (changed / artifacts.CHECKPOINTS / ".empty.tmp").mkdir()
     expected = {
         artifacts.SUPERNET,
         str(path.relative_to(changed)),
+        str(path.with_name(STATE_DIGEST).relative_to(changed)),
         artifacts.METRICS,
         f"{artifacts.CHECKPOINTS}/.leftover.tmp",
+        f"{artifacts.CHECKPOINTS}/.empty.tmp",
     }
     assert set(differences(whole, changed)) == expected, "the comparison overlooks differences"
     shutil.rmtree(changed)
@@ -273,40 +345,49 @@ def prove_that_differences_are_found(whole: Path, home: Path) -> None:
 # --- measuring -----------------------------------------------------------------------------------
 
 
+def finish(words: list[str], options: argparse.Namespace, log: Path) -> float:
+    """Runs a command without interruption; returns its seconds."""
+    started = time.monotonic()
+    process = (start_warm if options.warm else start)(words, options.processes, log)
+    if os.waitpid(process, 0)[1]:
+        texts = [one.read_text() for one in sorted(log.parent.glob(f"{log.stem}*"))]
+        raise SystemExit(f"{words[0]} failed:\n" + "\n".join(texts))
+    return time.monotonic() - started
+
+
 def measure(options: argparse.Namespace, home: Path) -> Iterator[dict[str, Any]]:
-    """Yields the results so far after every finished training."""
+    """Yields the results so far after every finished folder."""
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True
     ).stdout.strip()
-    searched, whole, log = home / "searched", home / "whole", home / "log"
-    preparation = os.fork()  # keeps torch from running in this process, which is forked later
-    if not preparation:
-        recipe = with_data(get_recipe(options.recipe), "digits")
-        pipeline.search(with_overrides(recipe, CHANGES), searched)
-        os._exit(0)
-    assert os.waitpid(preparation, 0)[1] == 0, "the search failed"
-    shutil.copytree(searched, whole)
-    uninterrupted = (start_warm if options.warm else start)(whole, options.processes, log)
-    assert os.waitpid(uninterrupted, 0)[1] == 0, (
-        log.read_text() if log.exists() else "the training failed"
-    )
-    prove_that_differences_are_found(whole, home)
+    before, log, rhythm = home / "before", home / "log", Rhythm()
+    # All runs have one path, because it is in some files; finished ones are moved away.
+    out, whole = home / "run", home / "whole"
+    before.mkdir()
+    for step in STEPS[options.step]:
+        finish(command(step, options, before), options, log)
+    shutil.copytree(before, out)
+    rhythm.whole = finish(command(options.step, options, out), options, log)
+    out.rename(whole)
+    if options.step in ("run", "train"):
+        prove_that_differences_are_found(whole, home)
+        trained = (whole / artifacts.SUPERNET).stat().st_mtime
+        last = max(path.stat().st_mtime for path in whole.rglob("*"))
+        rhythm.whole = max(0.1, last - trained)
 
-    dice, rhythm = random.Random(options.seed), Rhythm()
+    dice = random.Random(options.seed)
     hits, found = Counter[str](), Counter[str]()
     num_finished = 0
     while sum(hits.values()) < options.kills:
-        out = home / "killed"
-        shutil.copytree(searched, out)
-        while not (out / artifacts.SUPERNET).exists():
-            hit = one_life(out, options, dice, rhythm, log=log)
-            if hit is not None:
-                hits[hit] += 1
+        shutil.copytree(before, out)
+        while (hit := one_life(out, options, dice, rhythm, log=log)) is not None:
+            hits[hit] += 1
         num_finished += 1
         found.update(differences(whole, out))
         shutil.rmtree(out)
         yield {
-            "command": "python benchmarks/chaos.py " + " ".join(sys.argv[1:]),
+            "command": "python -m benchmarks.chaos " + " ".join(sys.argv[1:]),
+            "step": options.step,
             "processes": options.processes,
             "warm": options.warm,
             "kills": sum(hits.values()),
@@ -314,7 +395,7 @@ def measure(options: argparse.Namespace, home: Path) -> Iterator[dict[str, Any]]
             "runs_compared": num_finished,
             "is_equal": not found,
             "differences": dict(found),
-            "recipe": [options.recipe, *CHANGES],
+            "recipe": [options.recipe, *changes_of(options)],
             "commit": commit,
             "hardware": f"{platform.machine()}, 1 thread per process",
             "torch": torch.__version__,
@@ -323,7 +404,7 @@ def measure(options: argparse.Namespace, home: Path) -> Iterator[dict[str, Any]]
 
 
 def _kind(row: dict[str, Any]) -> tuple[Any, ...]:
-    return row["processes"], row["warm"], row["recipe"][0]
+    return row.get("step", "train"), row["processes"], row["warm"], row["recipe"][0]
 
 
 def keep(row: dict[str, Any]) -> None:
@@ -336,6 +417,9 @@ def keep(row: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=100, help="minimum number of kills")
+    parser.add_argument(
+        "--step", choices=(*STEPS, "all"), default="train", help="the command that is killed"
+    )
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--warm", action="store_true", help="fork instead of starting Python")
     parser.add_argument(
@@ -347,13 +431,23 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     sklearn.datasets.load_digits()  # so that forked processes need not load them
-    with tempfile.TemporaryDirectory() as home:
-        for row in measure(options, Path(home)):
-            keep(row)
-            print(f"{row['kills']} kills, {row['runs_compared']} runs, equal: {row['is_equal']}")
-            sys.stdout.flush()
-    print(json.dumps(row, indent=1))
-    sys.exit(0 if row["is_equal"] else 1)
+    is_calibrated = "mobilenet" in options.recipe
+    steps = [step for step in STEPS if options.step in ("all", step)]
+    if options.step == "all" and not is_calibrated:  # there would be nothing to do
+        steps.remove("calibrate")
+    are_equal = True
+    for options.step in steps:
+        with tempfile.TemporaryDirectory() as home:
+            for row in measure(options, Path(home)):
+                keep(row)
+                print(
+                    f"{options.step}: {row['kills']} kills, {row['runs_compared']} runs, "
+                    f"equal: {row['is_equal']}",
+                    flush=True,
+                )
+        print(json.dumps(row, indent=1))
+        are_equal &= row["is_equal"]
+    sys.exit(0 if are_equal else 1)
 
 
 if __name__ == "__main__":

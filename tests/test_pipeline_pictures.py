@@ -244,6 +244,17 @@ def test_other_data_never_become_the_runs_first_results(finished: Path, tmp_path
     assert (finished / "evaluation.json").exists()
 
 
+def test_an_unreadable_picture_among_others_is_named(finished: Path, tmp_path: Path) -> None:
+    """In a folder without splits too, which is evaluated as a whole."""
+    other = draw_pictures(tmp_path / "other", 10, first=200)
+    next(other.glob("*/*.png")).with_name("odd.png").write_text("no picture")
+    message = value_error_of(lambda: other_data(finished, [str(other)]))
+    assert message is not None
+    assert "1 of 21 pictures cannot be read" in message
+    assert "odd.png (not a supported picture format)" in message
+    assert "data.unreadable=skip" in message
+
+
 def test_images_of_other_classes_are_refused(finished: Path, tmp_path: Path) -> None:
     before = contents(finished)
     for kinds in (("bright", "night"), ("bright", "dark", "grey"), ("cat", "dog")):

@@ -430,6 +430,28 @@ def test_a_picture_that_is_a_git_lfs_pointer_is_named(tmp_path: Path) -> None:
         loaded(root)
 
 
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+@pytest.mark.parametrize("size", [2**60, 2**70])
+def test_a_header_that_promises_too_much_is_refused(kind: bytes, size: int, tmp_path: Path) -> None:
+    tar = tar_of(write(tmp_path / "set", FLAT), tmp_path / "set.tar")
+    member = tarfile.TarInfo("more")
+    member.type, member.size = kind, size
+    tar.write_bytes(member.tobuf(tarfile.GNU_FORMAT) + tar.read_bytes())
+    message = value_error_of(lambda: opened(tar))
+    assert message is not None
+    assert f"{tar} is not an uncompressed tar" in message
+
+
+def test_headers_that_extend_headers_without_end_are_refused(tmp_path: Path) -> None:
+    tar = tar_of(write(tmp_path / "set", FLAT), tmp_path / "set.tar")
+    member = tarfile.TarInfo("more")
+    member.type = tarfile.XHDTYPE
+    tar.write_bytes(member.tobuf(tarfile.GNU_FORMAT) * 5_000 + tar.read_bytes())
+    message = value_error_of(lambda: opened(tar))
+    assert message is not None
+    assert f"{tar} is not an uncompressed tar" in message
+
+
 # --- files that never end ------------------------------------------------------------------------
 
 
@@ -441,6 +463,10 @@ def test_what_is_not_a_regular_file_is_an_unreadable_picture(tmp_path: Path) -> 
         loaded(root)
     assert "cat/fifo.png (not a regular file)" in str(caught.value)
     assert "dog/zero.png (not a regular file)" in str(caught.value)
+    with pytest.raises(ValueError, match=r"2 of \d+ pictures cannot be read") as caught:
+        loaded(tar_of(root, tmp_path / "set.tar"))
+    assert "cat/fifo.png" in str(caught.value)
+    assert "dog/zero.png" in str(caught.value)
 
 
 def test_a_fifo_is_neither_folder_nor_tar(tmp_path: Path) -> None:

@@ -460,6 +460,7 @@ def test_given_subnets_come_first(mini_file: Path) -> None:
         ([], "tny", "unknown space 'tny': did you mean 'tiny'"),
         ([], "digits", "available: base, small, tiny"),
         ([], "tiny", "embed_dim 192 > 12"),
+        ([], "tiny", "has no weights for the subnets published for 'tiny'"),
         ([ARCH.model_copy(update={"embed_dim": 13})], None, "embed_dim 13 > 12"),
         ([ARCH], "nowhere", f"available: {', '.join(sorted(get_family('vit').spaces))}"),
         (

@@ -15,6 +15,7 @@ import posixpath
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
@@ -245,9 +246,25 @@ def _leads_back(root: Path, name: str) -> bool:
     return any(Path(folder).is_relative_to(target) for folder in way)
 
 
-def _list_tar(path: Path) -> Listing:
+@contextmanager
+def _opened_tar(path: Path) -> Iterator[tarfile.TarFile]:
+    """A tar whose headers were read; TarError if they cannot be.
+
+    The standard library's reader believes every size in a header, and calls itself for each header
+    that extends the next one.
+    """
     try:
         with tarfile.open(path, mode="r:") as tar:
+            tar.getmembers()
+            yield tar
+    except (ValueError, OverflowError, MemoryError, RecursionError) as error:
+        reason = str(error) or type(error).__name__
+        raise tarfile.ReadError(f"its headers cannot be read: {reason}") from None
+
+
+def _list_tar(path: Path) -> Listing:
+    try:
+        with _opened_tar(path) as tar:
             members = tar.getmembers()
             _check_end(path, tar)
     except (tarfile.TarError, EOFError) as error:
@@ -269,7 +286,7 @@ def _list_tar(path: Path) -> Listing:
     files = [
         (posixpath.normpath(member.name), member)
         for member in members
-        if member.isfile() or member.islnk() or member.issym()
+        if not member.isdir()  # a pipe or a device is an unreadable file, as in a folder
     ]
     all_folders = [name for name, member in there.items() if member.isdir() and name != "."]
     sorted_out = _sorted_out(files)

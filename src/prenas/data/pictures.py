@@ -107,10 +107,13 @@ class PictureError(ValueError):
 
 
 class UnreadableError(ValueError):
-    """Pictures of a split that cannot be read."""
+    """Pictures that cannot be read; the message names the first of them, and what to do."""
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
-        super().__init__(f"{len(problems)} pictures cannot be read")
+    def __init__(self, problems: Sequence[Problem], num_pictures: int) -> None:
+        super().__init__(
+            f"{explain_problems(problems, num_pictures)}. Repair or remove them, or skip them with "
+            "--set data.unreadable=skip at `prenas run` or `prenas search`"
+        )
         self.problems = tuple(problems)
 
 
@@ -203,7 +206,7 @@ def _handle_problems(read: _Read[Any], num_pictures: int, skip: bool) -> list[st
     notes = []
     if read.problems:
         if not skip:
-            raise UnreadableError(read.problems)
+            raise UnreadableError(read.problems, num_pictures)
         notes.append(f"{explain_problems(read.problems, num_pictures)}. They are skipped")
     if read.num_animated:
         notes.append(f"{read.num_animated} pictures are animated: only the first frame is used")

@@ -43,7 +43,6 @@ from prenas.data.pictures import (
     UnreadableError,
     check_picture_channels,
     classes_without_pictures,
-    explain_problems,
     prepare,
 )
 from prenas.data.timm_sets import TIMM_PREFIXES, is_timm_name, open_timm
@@ -137,11 +136,7 @@ def load_data(
 
     found = {name: ready(name, pictures) for name, pictures in opened.splits.items()}
     if problems:
-        raise ValueError(
-            f"{explain_problems(problems, sum(map(len, opened.splits.values())))}. Repair or "
-            "remove them, or skip them with --set data.unreadable=skip at `prenas run` or "
-            "`prenas search`"
-        )
+        raise UnreadableError(problems, sum(map(len, opened.splits.values())))
     splits = {name: dataset for name, dataset in found.items() if dataset is not None}
     for note in notes:
         _logger.warning("%s", note)

@@ -147,6 +147,8 @@ def _parse_resolution(text: str) -> int:
 def _intervals(text: str, axis: CostAxis, amounts: str) -> list[tuple[tuple[int, int], bool]]:
     """((lo, hi), whether it spans a full step) for one axis of a budget."""
     first, *rest = amounts.split(":")
+    if not all(amount.strip() for amount in (first, *rest)):
+        raise ValueError(f"cannot read the amount '' in the budget {text!r}: {_SHAPE}")
     lowest = 0 if rest and first.strip() == "0" else axis.parse(first)
     values = [lowest, *map(axis.parse, rest)]
     if len(values) == 1:

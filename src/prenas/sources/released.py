@@ -248,8 +248,12 @@ def imported_set(
         raise unknown_name("space", space, family.spaces if archs else known)
     published = known[home.name] if home and not archs else ()
     chosen = archs or published or (largest,)
-    for arch in [*chosen, envelope(chosen)]:  # a run stores the weights of the envelope
-        check_contains(largest, arch)
+    try:
+        for arch in [*chosen, envelope(chosen)]:  # a run stores the weights of the envelope
+            check_contains(largest, arch)
+    except ValueError as error:
+        whose = f"published for {home.name!r}" if home and published else "given"
+        raise ValueError(f"{file} has no weights for the subnets {whose}: {error}") from None
     recipe = Recipe(
         name=file.stem,
         space=(
