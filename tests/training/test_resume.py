@@ -328,7 +328,9 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     assert not mark.exists()
     assert seen[0] == STEPS + 1
     assert_same_training(unfinished, finished_run)
-    warnings = [record.getMessage() for record in caplog.records]
+    # Another warning says that so short a training seldom learns much.
+    others = [record for record in caplog.records if record.name != "prenas.steps.training"]
+    warnings = [record.getMessage() for record in others]
     assert len(warnings) == 1
     assert "step-00000018 is damaged" in warnings[0]
 
