@@ -399,9 +399,9 @@ def read_pickle(path: Path, *, safe: Sequence[Any] = ()) -> Any:
         with warnings.catch_warnings(), torch.serialization.safe_globals(list(safe)):
             warnings.simplefilter("ignore")  # the errors below replace torch's warnings
             return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
     except Exception as error:  # a file in another format can raise any exception
+        if isinstance(error, OSError) and error.filename is not None:
+            raise
         forbidden = re.search(r"GLOBAL ([\w.]+)", str(error))
         if forbidden:
             raise ValueError(
@@ -425,16 +425,27 @@ def _reason_of(error: Exception) -> str:
 
 
 def _require_stored(path: Path) -> None:
-    """Raises ValueError for a zip whose content is larger than the file: torch.save packs none."""
+    """Raises ValueError for a zip that is packed, which torch.save never does, or damaged.
+
+    torch.load does not compare the checksums that torch.save writes.
+    """
+    damaged = None
     try:
         with zipfile.ZipFile(path) as file:
             num_bytes = sum(member.file_size for member in file.infolist())
-    except (zipfile.BadZipFile, OSError, ValueError):
+            if num_bytes <= path.stat().st_size:
+                damaged = file.testzip()
+    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError, NotImplementedError):
         return  # torch says what is wrong
     if num_bytes > path.stat().st_size:
         raise ValueError(
             f"{path} would unpack to {num_bytes:,} bytes, but has {path.stat().st_size:,}: it was "
             "not written by torch.save"
+        )
+    if damaged is not None:
+        raise ValueError(
+            f"{path} is damaged: the checksum of {damaged} is wrong. Download it again, or restore "
+            "it from a copy"
         )
 
 

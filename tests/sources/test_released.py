@@ -307,6 +307,17 @@ def test_names_that_differ_only_in_a_wrapper_are_refused(tmp_path: Path) -> None
         load_released_checkpoint(saved(tmp_path / "x.pth", tensors))
 
 
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+def test_a_flipped_bit_is_noticed(share: float, tmp_path: Path) -> None:
+    """torch.load alone would read it: it does not compare the checksums of its own format."""
+    path = saved(tmp_path / "x.pth", mini())
+    content = bytearray(path.read_bytes())
+    content[int(share * len(content))] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"x\.pth is damaged: the checksum of .* is wrong"):
+        load_released_checkpoint(path)
+
+
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
 def test_a_truncated_file(share: float, zipped: bool, tmp_path: Path) -> None:
@@ -620,7 +631,7 @@ def test_nothing_is_written_for_a_file_that_is_refused(mini_file: Path, tmp_path
     with pytest.raises(ValueError, match="unknown space"):
         prenas.import_released(mini_file, tmp_path / "run", space="nowhere")
     mini_file.write_bytes(b"")
-    with pytest.raises(ValueError, match="not a complete torch\.save file"):
+    with pytest.raises(ValueError, match=r"not a complete torch\.save file"):
         prenas.import_released(mini_file, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
