@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from prenas.evaluation.accuracy import Evaluation, Metrics
     from prenas.report.sections import RunSoFar
+from prenas.values import printable
 
 _MOST_ROWS = 30
 _MOST_NAMED = 40  # classes whose names fit along the sides of the picture
@@ -130,5 +131,6 @@ def draw_confusion(figure: Figure, metrics: Metrics, names: Sequence[str] | None
 
 def _shortened(name: str) -> str:
     """A class name that fits next to the picture; matplotlib would read $ as mathematics."""
-    short = name if len(name) <= 16 else f"{name[:15]}…"
+    shown = printable(name, keeps="")
+    short = shown if len(shown) <= 16 else f"{shown[:15]}…"
     return short.replace("$", r"\$")
