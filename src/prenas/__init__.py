@@ -73,6 +73,7 @@ _HOMES = {
         "finetune",
         "import_released",
         "run",
+        "run_cuts",
         "search",
         "specialize",
         "train",
@@ -80,6 +81,7 @@ _HOMES = {
     "prenas.models.prediction": ("Prediction", "predict"),
     "prenas.recipe": (
         "CalibrationRecipe",
+        "CutRecipe",
         "EvolutionRecipe",
         "Recipe",
         "SearchRecipe",
@@ -95,6 +97,7 @@ _HOMES = {
     "prenas.steps.observer": ("Observer",),
     "prenas.recipe.space_file": ("read_space",),
     "prenas.supernet": ("Supernet",),
+    "prenas.sources.cutting": ("CutPlan", "cut_plan"),
     "prenas.sources.transfer": ("Source", "finetuning_recipe", "read_source"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -103,6 +106,8 @@ __all__ = [
     "Arch",
     "Augmentation",
     "CalibrationRecipe",
+    "CutPlan",
+    "CutRecipe",
     "DataRecipe",
     "Evaluation",
     "EvolutionRecipe",
@@ -132,6 +137,7 @@ __all__ = [
     "VitSpace",
     "calibrate",
     "count",
+    "cut_plan",
     "evaluate",
     "evolve",
     "finetune",
@@ -148,6 +154,7 @@ __all__ = [
     "read_space",
     "read_supernet",
     "run",
+    "run_cuts",
     "search",
     "specialize",
     "train",

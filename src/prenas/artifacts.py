@@ -243,12 +243,21 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     The digest covers names, types, shapes and values. `read_tensors` compares it, and so notices a
     flipped bit on a disk.
     """
+    digest = digest_of(tensors)
+    write_bytes(path, _serialized(tensors, {_DIGEST: digest}))
+    return digest
+
+
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """The digest that a file of these tensors contains."""
+    return _open_tensors(BytesIO(_serialized(tensors))).digest()
+
+
+def _serialized(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
     from safetensors.torch import save  # late: names and JSON files do not need torch
 
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    digest = _open_tensors(BytesIO(save(contiguous))).digest()
-    write_bytes(path, save(contiguous, metadata={_DIGEST: digest}))
-    return digest
+    return save(contiguous, metadata=metadata)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

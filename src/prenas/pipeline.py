@@ -11,22 +11,29 @@ another recipe is refused.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
+from prenas import artifacts
 from prenas.data import ImageData
 from prenas.evaluation.accuracy import Evaluation
 from prenas.families.base import Arch
 from prenas.processes import join, resolve_device
 from prenas.recipe import Recipe, with_overrides
 from prenas.recipe.budgets import Limits
+from prenas.runs.folder import SOURCE
 from prenas.runs.images import suited
 from prenas.runs.run import Run, read_preferred, read_supernet
 from prenas.selection.evolved import Evolved
 from prenas.selection.preferred import PreferredSet
 from prenas.selection.search import require_memory, zero_cost_search
+from prenas.selection.trained import search_trained
+from prenas.sources.cutting import CutPlan
 from prenas.sources.released import imported_set, read_released
-from prenas.sources.transfer import Source, adapt_source
+from prenas.sources.transfer import Source, adapt_source, read_source
 from prenas.steps import choosing, delivering, measuring, training
 from prenas.steps.observer import SILENT, Observer, observed
 from prenas.supernet import Statistics, Supernet
@@ -34,9 +41,11 @@ from prenas.training.estimate import Estimate, estimate_training, within_time
 from prenas.training.tracking import check_trackers
 
 __all__ = [
+    "CutDryRun",
     "DryRun",
     "calibrate",
     "dry_run",
+    "dry_run_cuts",
     "evaluate",
     "evolve",
     "finetune",
@@ -45,6 +54,7 @@ __all__ = [
     "read_supernet",
     "report",
     "run",
+    "run_cuts",
     "search",
     "specialize",
     "train",
@@ -88,6 +98,59 @@ def run(
         observer.was_complete("adapt", this)
     else:
         choosing.search(this, observer)
+    return _after_choice(this, needs, observer, track)
+
+
+def run_cuts(
+    plan: CutPlan,
+    out: str | Path,
+    *,
+    device: str = "auto",
+    observer: Observer = SILENT,
+    track: Sequence[str] = (),
+) -> list[Evaluation]:
+    """Cuts a family of models out of a trained network.
+
+    Adapts the whole network to the images, as a run of its own in `OUT/source`; scores its hidden
+    units; chooses the best subnets of every budget; trains them together with the adapted network
+    as their teacher; evaluates them, and hands them over.
+
+    Args:
+        plan: the result of `prenas.cut_plan`.
+        observer: is told about every step of both runs.
+        track: as for `run`.
+
+    Returns:
+        The evaluations of the subnets; that of the whole network is in `OUT/source`.
+
+    Raises:
+        ValueError: as each of the steps raises it.
+    """
+    check_trackers(track)
+    this = Run(out, plan.recipe, device=device)
+    if join().is_main and not this.files.has(artifacts.RECIPE):
+        this.record_recipe(plan.recipe)
+    join().wait()
+    folder = this.folder / SOURCE
+    run(
+        plan.adaptation,
+        folder,
+        source=plan.source,
+        device=device,
+        observer=observer,
+        track=track,
+    )
+    needs = training.prepare(this, observer, is_pretrained=True)
+    adapted = folder / artifacts.SUBNETS / "00"
+    choosing.search(this, observer, source=lambda: read_source(adapted))
+    return _after_choice(this, needs, observer, track)
+
+
+def _after_choice(
+    this: Run, needs: training.Prepared, observer: Observer, track: Sequence[str]
+) -> list[Evaluation]:
+    """Everything that follows the choice of subnets."""
+    recipe = this.recipe
     training.train(this, observer, needs=needs, track=track)
     if recipe.evolution is not None:
         measuring.evolve(this, observer)
@@ -376,3 +439,40 @@ def dry_run(
         recipe = with_overrides(recipe, [f"training.steps={estimate.num_steps}"])
     training.warn_of_doubts(recipe, images, is_pretrained=source is not None)
     return DryRun(recipe, found.preferred, estimate, images)
+
+
+class CutDryRun(NamedTuple):
+    """What cutting a trained network would take."""
+
+    adaptation: DryRun
+    """For the whole network."""
+    cuts: DryRun
+    """For the chosen subnets; without the adaptation, other subnets may be chosen."""
+
+
+def dry_run_cuts(plan: CutPlan, *, device: str = "auto") -> CutDryRun:
+    """Measures a few steps of both trainings of `run_cuts`, and writes nothing.
+
+    Raises:
+        ValueError: as `run_cuts` raises it before it trains.
+    """
+    recipe, where = plan.recipe, resolve_device(device)
+    first = dry_run(plan.adaptation, source=plan.source, device=device)
+    source = adapt_source(plan.source, plan.adaptation, first.images.class_names).supernet
+    teacher = deepcopy(source.network).to(where).eval().requires_grad_(False)
+    found = search_trained(
+        recipe, source, first.images, where, source=plan.source.name, sha256=plan.source.sha256
+    )
+    asked = training.training_of(recipe)
+    estimate = estimate_training(
+        found.supernet.trimmed(
+            found.preferred.envelope, drop_path=asked.drop_path, dropout=asked.dropout
+        ).to(where),
+        found.preferred.archs,
+        first.images,
+        asked,
+        seed=recipe.seed,
+        teacher=torch.no_grad()(teacher),
+        calibration=recipe.calibration,
+    )
+    return CutDryRun(first, DryRun(recipe, found.preferred, estimate, first.images))

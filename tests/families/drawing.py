@@ -11,6 +11,9 @@ from prenas.families import FAMILIES, build_structure, get_space, register
 from prenas.families.base import Arch, Choices, SearchSpace, Stage, StageChoice
 from prenas.families.mobilenet.arch import MobileNetSettings
 from prenas.families.mobilenet.space import MobileNetSpace, StageOptions
+from prenas.families.timm_cut.arch import TimmSettings, whole
+from prenas.families.timm_cut.reading import read_groups
+from prenas.families.timm_cut.space import TimmSpace, cuts
 from prenas.families.vit.space import VitSettings, VitSpace
 from prenas.supernet import Statistics, Supernet, statistic_names
 from residual_mlp import DIGITS, FAMILY, MlpSettings, MlpSpace
@@ -66,10 +69,23 @@ _MLP_ODD = MlpSpace(
 )
 """Three stages, one of a single width and depth, a grid that does not divide the image."""
 
+
+def timm_space(model: str, image_size: int) -> TimmSpace:
+    """All cuts of a timm model, with five classes."""
+    settings = TimmSettings(model=model, image_size=image_size, num_classes=5)
+    return cuts(whole(read_groups(settings)), settings, model)
+
+
 TEST_SPACES: dict[str, tuple[SearchSpace, ...]] = {
     "vit": (get_space("digits"), _VIT_ODD),
     "mobilenet": (get_space("mobilenet-micro"), _MOBILENET_ODD, _MOBILENET_IDENTITY),
     "residual-mlp": (DIGITS, _MLP_ODD),
+    "timm": (
+        timm_space("mobilenetv3_small_050", 32),
+        timm_space("test_resnet", 40),
+        timm_space("test_vit", 160),
+        timm_space("test_convnext", 64),
+    ),
 }
 """Family -> spaces that the contract suite runs on: small, with every awkward property we know."""
 

@@ -33,6 +33,7 @@ from prenas.cli.options import (
     RunOrModel,
     Seeds,
     SpaceText,
+    StartFrom,
     Threads,
     Time,
     Trackers,
@@ -123,6 +124,11 @@ def run_command(
         ),
     ] = False,
     data: DataTexts = None,
+    start_from: StartFrom = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Image size in pixels, with --from; default: that of the source."),
+    ] = None,
     space: SpaceText = None,
     overrides: Overrides = None,
     budget: BudgetTexts = None,
@@ -145,6 +151,32 @@ def run_command(
     require_out(out, dry_run)
     set_threads(threads)
     check_trackers(track or ())
+    if start_from is not None:
+        from prenas.cli.cutting import run_from
+
+        if space is not None or further_seeds is not None:
+            option = "--space" if space is not None else "--further-seeds"
+            raise ValueError(
+                f"{option} cannot be combined with --from: the search space is made from the "
+                "source, and its trained weights are scored"
+            )
+        run_from(
+            start_from,
+            None if dry_run else out,
+            data=data or (),
+            budgets=budget or (),
+            recipe=recipe or "pretrained",
+            image_size=image_size,
+            overrides=overrides or (),
+            device=device,
+            track=track or (),
+        )
+        return
+    if image_size is not None:
+        raise ValueError(
+            "--image-size needs --from; without it, set space.settings.image_size "
+            f"(--set space.settings.image_size={image_size})"
+        )
     chosen = chosen_recipe(
         recipe,
         space,

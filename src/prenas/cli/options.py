@@ -73,6 +73,15 @@ BudgetTexts = Annotated[
         "params=6M,macs=1.4G. Replaces the recipe's budgets; may be given several times.",
     ),
 ]
+StartFrom = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="SOURCE",
+        help="Start from a trained network: timm/NAME | timm/NAME=FILE | the folder of a model. "
+        "Budgets may then be shares of it, such as macs=50%.",
+    ),
+]
 Limits = Annotated[
     list[str] | None,
     typer.Option(

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from prenas import artifacts
-from prenas.families import mobilenet, vit
+from prenas.families import mobilenet, timm_cut, vit
 from prenas.families.base import Arch, Settings, Shape, TensorRole
 from prenas.families.registry import (
     FAMILIES,
@@ -39,7 +39,7 @@ __all__ = [
     "shapes_by_role",
 ]
 
-for _family in (vit.FAMILY, mobilenet.FAMILY):
+for _family in (vit.FAMILY, mobilenet.FAMILY, timm_cut.FAMILY):
     register(_family)
 
 

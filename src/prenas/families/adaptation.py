@@ -31,7 +31,7 @@ def adapt(
     resizing = family.resizing
     adapted = resizing.resize(tensors, old, new) if resizing else dict(tensors)
     if generator is not None and tensors:
-        adapted |= _fresh_head(family, tensors, new.num_classes, generator)
+        adapted |= _fresh_head(family, tensors, new, generator)
     return adapted
 
 
@@ -43,13 +43,20 @@ def extended(family: Family[A, S], settings: S) -> S:
 def _fresh_head(
     family: Family[A, S],
     tensors: Mapping[str, Tensor],
-    num_classes: int,
+    settings: S,
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
     """The classifier's tensors, filled by the family's own initialisation."""
-    like = tensors[f"{family.classifier}.weight"]
+    name = family.classifier_of(settings)
+    like = tensors[f"{name}.weight"]
+    head = nn.Module()
+    *path, last = name.split(".")
+    inner = head
+    for part in path:
+        inner.add_module(part, nn.Module())
+        inner = inner.get_submodule(part)
     with torch.device("meta"):  # constructors draw from the global generator
-        head = nn.ModuleDict({family.classifier: nn.Linear(like.shape[1], num_classes)})
+        inner.add_module(last, nn.Linear(like.shape[1], settings.num_classes))
     head.to(like.dtype).to_empty(device=like.device)
     with torch.no_grad():
         family.initialize(head, generator)

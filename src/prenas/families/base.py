@@ -38,6 +38,7 @@ from prenas.families.space import (
     Stage,
     StageChoice,
 )
+from prenas.families.units import UnitGroup
 
 __all__ = [
     "NOT_TOO_DEEP",
@@ -53,6 +54,8 @@ __all__ = [
     "LayerAxis",
     "Link",
     "Links",
+    "Pretrained",
+    "PretrainedNetwork",
     "Released",
     "ReleasedNetwork",
     "Resizing",
@@ -128,6 +131,38 @@ class Released(Generic[A]):
     """Space -> the preferred architectures that the authors published, cheapest first."""
 
 
+class PretrainedNetwork(NamedTuple):
+    """A trained network from elsewhere, in the names and layout of this package."""
+
+    arch: Arch
+    settings: Settings
+    tensors: dict[str, Tensor]
+    """The complete state dict of the plain network, with BatchNorm statistics."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop_pct: float
+    interpolation: str
+    licence: str | None
+    """The licence of the weights, as their source states it."""
+    origin: str | None
+    """Where the weights come from, to be cited."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrained:
+    """How a family reads trained networks that are published under names."""
+
+    prefix: str
+    """What these names begin with, such as `timm/`."""
+    read: Callable[[str, Mapping[str, Tensor] | None], PretrainedNetwork]
+    """Reads the network of this name, without the prefix: (name, its tensors, or None to download
+    them) -> network.
+
+    Raises ValueError for an unknown name, for tensors of another network, and if the weights cannot
+    be downloaded.
+    """
+
+
 @dataclass(frozen=True, kw_only=True)
 class Resizing(Generic[S]):
     """How weights change with the image size, for a family whose tensors depend on it."""
@@ -192,8 +227,8 @@ class Family(Generic[A, S]):
 
     branches_per_layer: int = 1
     """Residual branches per layer; stochastic depth may drop each of them."""
-    classifier: str = "head"
-    """Name of the linear classifier inside the network."""
+    classifier: str | Callable[[S], str] = "head"
+    """Name of the linear classifier inside the network, or a function of the settings."""
     is_scored: Callable[[str], bool] = lambda name: True
     """Whether the score S sums over the parameter of this name."""
     prepare_for_scoring: Callable[[nn.Module], object] = nn.Module.eval
@@ -214,11 +249,23 @@ class Family(Generic[A, S]):
     """How to adapt weights to another image size; None if tensors suit any image size."""
     arch_scores: Mapping[str, Callable[[A, S], float]] = field(default_factory=dict)
     """Scores that need no weights: name -> function of (arch, settings), additive over layers."""
+    unit_groups: Callable[[A], Sequence[Sequence[UnitGroup]]] | None = None
+    """Gives, for each layer and each of its axes, the units that the axis counts, if trained units
+    can be scored and put into another order: (arch) -> layers. Every option of these axes is a
+    number of units."""
+    cuts: Callable[[A, S, str], SearchSpace[A, S]] | None = None
+    """Gives the space of everything that can be cut out of one trained network by removing units:
+    (its arch, its settings, name of the space) -> space. Needed together with `unit_groups`."""
     stock: Callable[[A, S], nn.Module] | None = None
     """Builds timm's own network of this architecture, with the same state dict: (arch, settings)
     -> network. Raises ValueError, which says what differs, if timm has no such network."""
+    describe_stock: Callable[[A, S], Mapping[str, object]] | None = None
+    """Gives what timm needs to build `stock` without this package: (arch, settings) -> JSON fields.
+    Raises ValueError as `stock` does."""
     released: Released[A] | None = None
     """The released checkpoints that `prenas import` reads."""
+    pretrained: Pretrained | None = None
+    """The trained networks that `prenas run --from` and `prenas finetune` read by name."""
 
     @property
     def arch_type(self) -> type[A]:
@@ -229,6 +276,10 @@ class Family(Generic[A, S]):
     def settings_type(self) -> type[S]:
         """The type of its settings."""
         return self.space_type.settings_type()
+
+    def classifier_of(self, settings: S) -> str:
+        """Name of the linear classifier in networks of these settings."""
+        return self.classifier if isinstance(self.classifier, str) else self.classifier(settings)
 
     def layers(self, arch: A) -> tuple[str, ...]:
         """The prefix of each layer's tensor names, from the input on."""

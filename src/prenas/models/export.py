@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,6 +42,10 @@ def write_model(
 ) -> None:
     """Writes `model.safetensors`, then `arch.json`, which marks the folder as complete."""
     artifacts.require_writable(folder)
+    describe, stock = get_family(family).describe_stock, None
+    if describe is not None:
+        with suppress(ValueError):  # timm has no such network
+            stock = describe(arch, settings)
     digest = artifacts.write_tensors(folder / artifacts.MODEL, network.state_dict())
     artifacts.write_json(
         folder / artifacts.MODEL_ARCH,
@@ -52,6 +57,7 @@ def write_model(
             "preprocessing": preprocessing.model_dump(mode="json"),
             "weights_sha256": digest,
             "provenance": provenance,
+            **({"timm": stock} if stock else {}),
         },
     )
 

@@ -83,5 +83,6 @@ def _provenance(run: Run, number: int, row: Evaluation) -> dict[str, Any]:
         "costs": row.costs,
         "evaluation": {name: split.summary for name, split in row.splits.items()},
         "supernet_sha256": run.supernet_sha256,
+        **({"source": run.recipe.source.model_dump()} if run.recipe.source else {}),
         "versions": {name: version(name) for name in ("prenas", "torch", "timm")},
     }

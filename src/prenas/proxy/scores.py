@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -46,9 +46,15 @@ WEIGHT_SCORES: dict[str, WeightScore] = {
     ),
 }
 
+UnitScoreName = Literal["gate", "gate_sum", "weight_times_gradient", "weight", "random"]
+"""Scores of single hidden units at trained weights; see `prenas.proxy.unit_scores`."""
+
+UNIT_SCORES: tuple[UnitScoreName, ...] = get_args(UnitScoreName)
+
 
 def check_score_name(name: str, family: str) -> None:
     """Raises ValueError, with the available names, unless the family has a score of this name."""
-    choices = [*WEIGHT_SCORES, *get_family(family).arch_scores]
+    chosen = get_family(family)
+    choices = [*WEIGHT_SCORES, *chosen.arch_scores, *(UNIT_SCORES if chosen.unit_groups else ())]
     if name not in choices:
         raise unknown_name("score", name, choices)

@@ -11,12 +11,14 @@ from prenas.recipe.changes import (
 )
 from prenas.recipe.fields import (
     CalibrationRecipe,
+    CutRecipe,
     Distillation,
     Enumeration,
     EvolutionRecipe,
     IsomerRule,
     Recipe,
     SearchRecipe,
+    SourceRecipe,
     TeacherRecipe,
     TrainingRecipe,
     TransferRecipe,
@@ -24,12 +26,14 @@ from prenas.recipe.fields import (
 
 __all__ = [
     "CalibrationRecipe",
+    "CutRecipe",
     "Distillation",
     "Enumeration",
     "EvolutionRecipe",
     "IsomerRule",
     "Recipe",
     "SearchRecipe",
+    "SourceRecipe",
     "TeacherRecipe",
     "TrainingRecipe",
     "TransferRecipe",

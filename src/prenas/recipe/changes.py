@@ -18,6 +18,7 @@ from prenas.values import Value, explained, unknown_name
 _DECIDE_NOTHING = (
     "search.further_seeds:",
     "search.exact_optimum:",
+    "source.name:",
     "data.unreadable:",
     "data.memory_gib:",
     "data.num_workers:",

@@ -325,6 +325,40 @@ class TransferRecipe(Value):
     training: TrainingRecipe
 
 
+class SourceRecipe(Value):
+    """The trained network that a run starts from."""
+
+    name: str
+    """As it was given, such as `timm/resnet50`."""
+    sha256: str
+    """Digest of its weights."""
+    licence: str | None = None
+    """The licence of the weights, if known."""
+    origin: str | None = None
+    """Where the weights were published, if known."""
+
+
+class CutRecipe(Value):
+    """Cutting a family of models out of a trained network: everything but the network and images.
+
+    The preprocessing comes from the network, because its weights depend on it.
+    """
+
+    name: str
+    budgets: tuple[str, ...]
+    """Also shares of the network, such as `macs=50%`."""
+    augmentation: Augmentation
+    adaptation: TrainingRecipe
+    """How the whole network is fine-tuned on the images."""
+    search: SearchRecipe
+    """How units are scored; its budgets are replaced."""
+    training: TrainingRecipe
+    """How the chosen subnets are trained together."""
+    teacher: TeacherRecipe
+    """How the adapted network teaches them; its name is replaced."""
+    calibration: CalibrationRecipe
+
+
 class Recipe(Value):
     """One run: its search space, budgets and data, and how the supernet is trained."""
 
@@ -335,6 +369,8 @@ class Recipe(Value):
     data: DataRecipe | None = None
     training: TrainingRecipe | None = None
     calibration: CalibrationRecipe = CalibrationRecipe()
+    source: SourceRecipe | None = None
+    """The pretrained network, if the run cuts one (`prenas run --from`)."""
     evolution: EvolutionRecipe | None = None
     """One-shot NAS, for comparison: train on the whole space, then search the trained supernet by
     evolution. None: PreNAS."""

@@ -120,6 +120,22 @@ class Adapted(Value):
         )
 
 
+class Trained(Value):
+    """The trained network in which a search scored units."""
+
+    source: str
+    """The model folder or the name of the network, as it was given."""
+    sha256: str
+    """Digest of its weights."""
+    units: dict[str, tuple[int, ...]]
+    """Layer that takes the units -> the network's own number of each unit, in the new order."""
+
+    @property
+    def summary(self) -> str:
+        """A description for tables and reports."""
+        return f"cut out of {self.source}"
+
+
 class PreferredSet(Value):
     """The result of a search, an import or an adaptation; stored as `preferred.json`."""
 
@@ -151,6 +167,8 @@ class PreferredSet(Value):
     """Where the weights came from, in an imported run."""
     adapted: Adapted | None = None
     """Where the weights came from, in a fine-tuning run."""
+    trained: Trained | None = None
+    """The network that was searched, if it was trained before the search."""
 
     @field_validator("block_scores", mode="before")
     @classmethod

@@ -49,7 +49,7 @@ class Search(NamedTuple):
     supernet: Supernet
 
 
-class _Scored(NamedTuple):
+class Scored(NamedTuple):
     """Block scores and candidates of one initialisation."""
 
     block_scores: tuple[tuple[BlockScores, ...], ...]
@@ -96,7 +96,7 @@ def zero_cost_search(
         keep_partial=search.keep_partial,
         enumeration=search.enumeration,
     )
-    _check_any_fits(recipe, budgets.kept)  # before reading images and computing gradients
+    check_any_fits(recipe, budgets.kept)  # before reading images and computing gradients
     supernet = new_supernet(recipe, recipe.seed)
     check_unit_tensors(recipe.space, supernet.network)
     images, labels = _images(recipe, data)
@@ -108,7 +108,7 @@ def zero_cost_search(
         further = new_supernet(recipe, seed)
         other = _score(recipe, further, images, labels, device, seed, budgets.kept)
         agreement.append(_agreement(recipe, seed, scored, other, budgets.kept))
-    preferred = _preferred_set(recipe, budgets, picks, scored, agreement, device)
+    preferred = preferred_set(recipe, budgets, picks, scored, agreement, device)
     return Search(preferred, supernet.cpu())
 
 
@@ -129,7 +129,7 @@ def require_memory(recipe: Recipe) -> None:
         )
 
 
-def _check_any_fits(recipe: Recipe, budgets: Sequence[Budget]) -> None:
+def check_any_fits(recipe: Recipe, budgets: Sequence[Budget]) -> None:
     """Raises ValueError if no subnet fits any budget; needs only costs, no scores."""
     candidates: dict[int | None, Candidates] = {}
     for budget in budgets:
@@ -167,7 +167,7 @@ def _score(
     device: torch.device | str,
     seed: int,
     budgets: Sequence[Budget],
-) -> _Scored:
+) -> Scored:
     space, search = recipe.space, recipe.search
     importance: Importance = measure_importance(
         supernet.to(device),
@@ -183,21 +183,22 @@ def _score(
     for side in dict.fromkeys(budget.resolution for budget in budgets):
         tables = space_tables(space, scores, gains, score=search.score, resolution=side)
         candidates[side] = Candidates(tables, search.enumeration)
-    return _Scored(blocks, candidates)
+    return Scored(blocks, candidates)
 
 
 def _arch(space: SearchSpace, candidate: Candidate) -> Arch:
     return space.compose(candidate.choices, candidate.resolution)
 
 
-def _preferred_set(
+def preferred_set(
     recipe: Recipe,
     budgets: Budgets,
     picks: Sequence[Pick],
-    scored: _Scored,
+    scored: Scored,
     agreement: Sequence[SeedAgreement],
     device: torch.device | str,
 ) -> PreferredSet:
+    """The record of a search: what was picked for which budget, and how it was scored."""
     space = recipe.space
     candidates = {_arch(space, pick.candidate): pick.candidate for pick in picks}
     ordered = sorted(candidates.items(), key=lambda item: budgets.kept[0].expense(item[1].cost))
@@ -258,7 +259,7 @@ def _gains(
 
 
 def _optima(
-    space: SearchSpace, budgets: Sequence[Budget], picks: Sequence[Pick], scored: _Scored
+    space: SearchSpace, budgets: Sequence[Budget], picks: Sequence[Pick], scored: Scored
 ) -> tuple[ExactOptimum, ...]:
     best = {pick.budget: pick.candidate for pick in picks if pick.rank == 0}
     optima = []
@@ -284,7 +285,7 @@ def _optima(
 
 
 def _agreement(
-    recipe: Recipe, seed: int, ours: _Scored, theirs: _Scored, budgets: Sequence[Budget]
+    recipe: Recipe, seed: int, ours: Scored, theirs: Scored, budgets: Sequence[Budget]
 ) -> SeedAgreement:
     same_class: list[bool | None] = []
     changed: list[int | None] = []
@@ -321,7 +322,7 @@ def _num_changed(ours: Choices, theirs: Choices) -> int | None:
     return num_changed
 
 
-def _score_tau(recipe: Recipe, ours: _Scored, theirs: _Scored) -> float:
+def _score_tau(recipe: Recipe, ours: Scored, theirs: Scored) -> float:
     (left, right) = (next(iter(one.candidates.values())) for one in (ours, theirs))
     if left.scores is not None and right.scores is not None:
         return _tau(left.scores, right.scores)
@@ -331,7 +332,7 @@ def _score_tau(recipe: Recipe, ours: _Scored, theirs: _Scored) -> float:
     return _tau(*found)
 
 
-def _block_score_taus(space: SearchSpace, ours: _Scored, theirs: _Scored) -> dict[str, float]:
+def _block_score_taus(space: SearchSpace, ours: Scored, theirs: Scored) -> dict[str, float]:
     """Per axis, the mean over all classes of two or more interchangeable, untied layers."""
     taus: dict[str, list[float]] = {}
     tables = next(iter(ours.candidates.values())).tables

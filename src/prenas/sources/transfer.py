@@ -38,6 +38,7 @@ from prenas.selection.preferred import (
     exact_budgets,
     unscored_set,
 )
+from prenas.sources.pretrained import is_pretrained_name, read_pretrained
 from prenas.sources.released import imported_set, load_released_checkpoint
 from prenas.supernet import Supernet
 from prenas.values import unknown_name
@@ -66,6 +67,10 @@ class Source:
     """The images that it was trained on, if its recipe states them."""
     subnets: Literal["all", "one"] = "all"
     """Whether `archs` are all subnets of the source, or only one of them."""
+    licence: str | None = None
+    """The licence of the weights, if the source states it."""
+    origin: str | None = None
+    """Where a pretrained network was published."""
 
 
 class Adaptation(NamedTuple):
@@ -84,9 +89,11 @@ def read_source(
     """Reads the source of a fine-tuning; with an index or limits, only one of its subnets.
 
     Args:
-        path: a trained or imported run (for one-shot NAS, one whose evolution is complete), the
-            folder of a handed-over model, or a checkpoint that the authors released (its published
-            subnets, or else its largest network).
+        path: the name of a pretrained network, whose only subnet is the whole network (`timm/NAME`,
+            or `timm/NAME=FILE` for weights of your own), a trained or imported run (for one-shot
+            NAS, one whose evolution is complete), the folder of a handed-over model, or a
+            checkpoint that the authors released (its published subnets, or else its largest
+            network).
         index: number of the subnet in the source's table.
         limits: alternatively, limits as for `specialize`; the best subnet within them is used.
 
@@ -94,8 +101,10 @@ def read_source(
         FileNotFoundError: the path does not exist, or is none of these.
         ValueError: the source is not trained yet, or has no such subnet.
     """
-    path = Path(path)
     by_limits = limits is not None
+    if is_pretrained_name(str(path)):
+        return _of_name(str(path))
+    path = Path(path)
     if (path / artifacts.MODEL_ARCH).is_file():
         source, rows = _of_model(path)
     elif (path / artifacts.PREFERRED).is_file():
@@ -154,6 +163,29 @@ def _of_model(path: Path) -> tuple[Source, list[Evaluation]]:
         subnets="one",
     )
     return source, [Evaluation(arch=arch, costs=count(arch, settings), splits={})]
+
+
+def _of_name(name: str) -> Source:
+    found, network = read_pretrained(name)
+    arch, settings = found.arch, found.settings
+    supernet = Supernet.around(network, arch, settings).eval()
+    return Source(
+        name=name,
+        sha256=artifacts.digest_of(network.state_dict()),
+        supernet=supernet,
+        archs=(arch,),
+        space=supernet.family.space_type.spanning((arch,), name=name, settings=settings),
+        preprocessing=Preprocessing(
+            mean=found.mean,
+            std=found.std,
+            crop_pct=found.crop_pct,
+            interpolation=found.interpolation,
+        ),
+        class_names=_published_names(supernet),
+        subnets="one",
+        licence=found.licence,
+        origin=found.origin,
+    )
 
 
 def _of_checkpoint(path: Path) -> tuple[Source, list[Evaluation]]:

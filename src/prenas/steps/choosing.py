@@ -2,33 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from prenas.data import ImageData, check_data_name
 from prenas.processes import join
 from prenas.recipe import Recipe
 from prenas.runs.run import Run
 from prenas.selection.preferred import PreferredSet
-from prenas.selection.search import zero_cost_search
+from prenas.selection.search import Search, zero_cost_search
+from prenas.selection.trained import search_trained
 from prenas.sources.transfer import Source, adapt_source
 from prenas.steps.observer import SILENT, Observer, observed
 from prenas.supernet import Supernet
 
 
-def search(run: Run, observer: Observer = SILENT) -> PreferredSet:
-    """Zero-cost search: chooses the preferred subnets, and keeps the weights that were scored.
+def search(
+    run: Run, observer: Observer = SILENT, *, source: Callable[[], Source] | None = None
+) -> PreferredSet:
+    """Chooses the preferred subnets, and keeps the weights that were scored.
 
     If there are several processes, the first one works alone.
+
+    Args:
+        source: gives the trained network to score, if the recipe scores hidden units.
+
+    Raises:
+        ValueError: the recipe needs a trained network, or the one given does not suit it.
     """
     processes = join()
     if run.recipe.data is not None:
         check_data_name(run.recipe.data)
     if processes.is_main:
         with run.locked():
-            _search(run, observer)
+            _search(run, observer, source)
     processes.wait()
     return run.preferred
 
 
-def _search(run: Run, observer: Observer) -> None:
+def _search(run: Run, observer: Observer, source: Callable[[], Source] | None) -> None:
     recipe, before = run.recipe, run.preferred if run.is_searched else None
     if before is not None and before.origin is not None:
         raise ValueError(
@@ -41,7 +52,10 @@ def _search(run: Run, observer: Observer) -> None:
         return
     with observed(observer, "search", run):
         images = run.images.read_own() if recipe.search.images == "data" else None
-        found = zero_cost_search(recipe, images, run.device)
+        if source is None:
+            found = zero_cost_search(recipe, images, run.device)
+        else:
+            found = _searched_in(source(), run, images)
         preferred = found.preferred
         run.record_recipe(recipe)
         if before is None:
@@ -54,6 +68,20 @@ def _search(run: Run, observer: Observer) -> None:
             }
             preferred = before.model_copy(update=added)
         run.record_preferred(preferred)
+
+
+def _searched_in(source: Source, run: Run, images: ImageData | None) -> Search:
+    """Searches in a trained network."""
+    recipe = run.recipe
+    if images is None or source.supernet.settings != recipe.space.settings:
+        raise ValueError(
+            f"recipe {recipe.name!r} was not made for {source.name}: build it with "
+            "prenas.cut_plan(source, ...)"
+        )
+    run.images.record(images)
+    return search_trained(
+        recipe, source.supernet, images, run.device, source=source.name, sha256=source.sha256
+    )
 
 
 def _asks_more(recipe: Recipe, before: PreferredSet) -> bool:

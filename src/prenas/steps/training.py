@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -45,8 +46,13 @@ def training_of(recipe: Recipe) -> TrainingRecipe:
     return recipe.training
 
 
-def prepared(recipe: Recipe, images: ImageData, device: torch.device) -> Prepared:
+def prepared(
+    recipe: Recipe, images: ImageData, device: torch.device, folder: Path = Path()
+) -> Prepared:
     """Checks what a training needs, before time is spent on it, and loads the teacher.
+
+    Args:
+        folder: where a teacher that is a relative path may also be.
 
     Raises:
         ValueError: the images do not fit the space, or the teacher does not fit the images.
@@ -59,7 +65,10 @@ def prepared(recipe: Recipe, images: ImageData, device: torch.device) -> Prepare
     if training.teacher is not None:
         with join().main_first():  # it may download it
             settings, ours = recipe.space.settings, recipe.preprocessing
-            teacher = load_teacher(training.teacher, settings, ours, device)
+            taught = training.teacher
+            if (folder / taught.name).is_dir():
+                taught = taught.model_copy(update={"name": str(folder / taught.name)})
+            teacher = load_teacher(taught, settings, ours, device)
     return Prepared(training, images, teacher)
 
 
@@ -87,7 +96,7 @@ def prepare(run: Run, observer: Observer = SILENT, *, is_pretrained: bool = Fals
     training_of(run.recipe)
     with observed(observer, "read images", run), join().main_first():  # it may download them
         images = run.images.read_own()
-    found = prepared(run.recipe, images, run.device)
+    found = prepared(run.recipe, images, run.device, run.folder)
     if not join().main_says(run.is_trained):
         warn_of_doubts(run.recipe, images, is_pretrained=is_pretrained)
     return found

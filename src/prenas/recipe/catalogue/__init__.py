@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from prenas.recipe import Recipe, TransferRecipe
-from prenas.recipe.catalogue import mobilenet, small, transfer, vit
+from prenas.recipe import CutRecipe, Recipe, TransferRecipe
+from prenas.recipe.catalogue import mobilenet, pretrained, small, transfer, vit
 from prenas.values import unknown_name
 
 PICTURES = "photos"
@@ -79,3 +79,18 @@ def get_transfer_recipe(name: str) -> TransferRecipe:
     if name not in TRANSFER_RECIPES:
         raise unknown_name("fine-tuning recipe", name, TRANSFER_RECIPES)
     return TRANSFER_RECIPES[name]()
+
+
+CUT_RECIPES: dict[str, Callable[[], CutRecipe]] = {"pretrained": pretrained.pretrained}
+"""Recipes for `prenas run --from`, by name. They take the network from their source."""
+
+
+def get_cut_recipe(name: str) -> CutRecipe:
+    """The recipe of this name for a pretrained network.
+
+    Raises:
+        ValueError: there is none; the message lists the names.
+    """
+    if name not in CUT_RECIPES:
+        raise unknown_name("recipe for a pretrained network", name, CUT_RECIPES)
+    return CUT_RECIPES[name]()

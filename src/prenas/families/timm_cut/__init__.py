@@ -1,0 +1,30 @@
+"""The family of cuts: a timm model, with fewer hidden units in every block."""
+
+from __future__ import annotations
+
+from prenas.families.base import Family, Pretrained
+from prenas.families.timm_cut.arch import TimmArch, TimmSettings
+from prenas.families.timm_cut.initialization import initialize
+from prenas.families.timm_cut.network import BRANCHES, build
+from prenas.families.timm_cut.parts import classifier, stage_names, work
+from prenas.families.timm_cut.pretrained import read_pretrained
+from prenas.families.timm_cut.space import TimmSpace, cuts
+from prenas.families.timm_cut.stock import describe_stock, stock
+
+FAMILY = Family[TimmArch, TimmSettings](
+    name="timm",
+    space_type=TimmSpace,
+    spaces={},
+    build=build,
+    initialize=initialize,
+    work=work,
+    stage_names=stage_names,
+    unit_tensors={},
+    branches_per_layer=BRANCHES,
+    classifier=classifier,
+    stock=stock,
+    describe_stock=describe_stock,
+    pretrained=Pretrained(prefix="timm/", read=read_pretrained),
+    unit_groups=lambda arch: tuple(block.groups for block in arch.blocks),
+    cuts=cuts,
+)

@@ -1,0 +1,136 @@
+"""Cuts of a timm model as values: how many hidden units each block keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Literal, Self
+
+import timm
+from pydantic import Field, field_validator, model_validator
+
+from prenas.families.base import Arch, Link, Links, Settings
+from prenas.families.units import Positive, UnitGroup
+from prenas.values import Value, unknown_name
+
+
+class TimmSettings(Settings):
+    """The timm model that is cut, its input and its classes."""
+
+    model: str
+    """A name of timm, such as `tf_efficientnet_lite0`."""
+
+    @field_validator("model")
+    @classmethod
+    def _exists(cls, model: str) -> str:
+        if not timm.is_model(model):
+            raise unknown_name("timm model", model, timm.list_models())
+        return model
+
+
+class BlockGroups(Value):
+    """A block and its unit groups, which are the same in every cut."""
+
+    name: str
+    """The prefix of its tensor names, such as `blocks.1.0`."""
+    groups: tuple[UnitGroup, ...] = Field(min_length=1)
+
+
+class CutBlock(BlockGroups):
+    """A block with the number of units that it keeps of each group."""
+
+    units: tuple[Positive, ...]
+
+    @model_validator(mode="after")
+    def _keeps_units_of_every_group(self) -> CutBlock:
+        if len(self.units) != len(self.groups):
+            raise ValueError(
+                f"block {self.name} has {len(self.groups)} groups of units, but units is "
+                f"{list(self.units)}: give one number per group"
+            )
+        for group, units in zip(self.groups, self.units, strict=True):
+            if units > group.num_units:
+                raise ValueError(
+                    f"block {self.name} has {group.num_units} {group.axis}, so it cannot keep "
+                    f"{units}"
+                )
+        return self
+
+
+class TimmArch(Arch):
+    """A cut: its blocks in the order of the network. Everything else is as in timm's model."""
+
+    family: Literal["timm"] = "timm"
+    blocks: tuple[CutBlock, ...] = Field(min_length=1)
+
+    @property
+    def links(self) -> Links:
+        """One stage of one layer per block, and a last one for all other tensors."""
+        blocks = (
+            Link(1, 1, _per_axis(block, block.units), design(block.name, block.groups))
+            for block in self.blocks
+        )
+        return (*blocks, Link())
+
+    @classmethod
+    def from_links(cls, links: Links, resolution: int | None = None) -> Self:
+        blocks = []
+        for link in links[:-1]:
+            units = [int(options[0]) for options in link.options.values()]
+            blocks.append({"units": units, **dict(link.design)})
+        return cls.model_validate({"blocks": blocks})
+
+    def kept(self) -> Iterator[tuple[UnitGroup, int]]:
+        """Every unit group of the network, with the number of units that are kept."""
+        for block in self.blocks:
+            yield from zip(block.groups, block.units, strict=True)
+
+    @property
+    def network_options(self) -> Mapping[str, float]:
+        """Empty: nothing is chosen once per network."""
+        return {}
+
+    @property
+    def summary(self) -> str:
+        """Per kind of unit, the share that is kept, and its range over the blocks."""
+        shares: dict[str, list[tuple[int, int]]] = {}
+        for group, units in self.kept():
+            shares.setdefault(group.axis, []).append((units, group.num_units))
+        parts = []
+        for axis, pairs in shares.items():
+            whole = sum(units for units, _ in pairs) / sum(total for _, total in pairs)
+            each = [units / total for units, total in pairs]
+            parts.append(f"{axis} {whole:.0%} ({min(each):.0%}-{max(each):.0%})")
+        return ", ".join(parts)
+
+
+def whole(groups: Iterable[BlockGroups]) -> TimmArch:
+    """The network that keeps all units."""
+    return TimmArch(
+        blocks=tuple(
+            CutBlock(
+                name=block.name,
+                groups=block.groups,
+                units=tuple(group.num_units for group in block.groups),
+            )
+            for block in groups
+        )
+    )
+
+
+def design(name: str, groups: tuple[UnitGroup, ...]) -> tuple[tuple[str, object], ...]:
+    """What all cuts have in common in one block."""
+    return (("name", name), ("groups", groups))
+
+
+def _per_axis(block: BlockGroups, numbers: tuple[int, ...]) -> dict[str, tuple[float, ...]]:
+    """Axis -> number; a second group of the same kind in a block gets a number, as `channels_2`."""
+    return {axis: (one,) for axis, one in zip(axis_names(block.groups), numbers, strict=True)}
+
+
+def axis_names(groups: tuple[UnitGroup, ...]) -> list[str]:
+    """A name for each group of a block: its kind, with a number from the second of a kind on."""
+    names: list[str] = []
+    for number, group in enumerate(groups):
+        before = sum(other.axis == group.axis for other in groups[:number])
+        names.append(f"{group.axis}_{before + 1}" if before else group.axis)
+    return names

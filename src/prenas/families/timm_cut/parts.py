@@ -1,0 +1,124 @@
+"""What every part of a cut computes, and how its tensors are named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prenas.families.base import Shape, StageNames, TensorRole, Work
+from prenas.families.timm_cut.arch import TimmArch, TimmSettings
+from prenas.families.timm_cut.network import build_whole, heads_of
+
+
+@lru_cache(maxsize=32)
+def positions(settings: TimmSettings) -> Mapping[str, int]:
+    """Name of a convolution or linear layer -> how many outputs each unit has per image.
+
+    Attention whose heads can be removed is included: with the number of its tokens.
+    """
+    found: dict[str, int] = {}
+
+    def note(name: str) -> Any:
+        def hook(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            if isinstance(module, nn.Conv2d):
+                number = output.shape[-2] * output.shape[-1]
+            elif isinstance(module, nn.Linear):
+                number = output.numel() // module.out_features
+            else:
+                number = inputs[0].shape[1]
+            found[name] = found.get(name, 0) + number
+
+        return hook
+
+    with torch.device("meta"), torch.no_grad():
+        network = build_whole(settings).eval()
+        heads = heads_of(network)
+        for name, module in network.named_modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)) or name in heads:
+                module.register_forward_hook(note(name))
+        network(torch.zeros(1, settings.in_chans, *settings.image_size))
+    return found
+
+
+def work(arch: TimmArch, settings: TimmSettings) -> list[Work]:
+    """Multiply-accumulates per image of convolutions, linear layers and attention."""
+    shapes = _weight_shapes(settings)
+    kept: dict[str, dict[int, int]] = {}
+    heads: dict[str, int] = {}
+    for group, units in arch.kept():
+        for tensor in group.tensors:
+            kept.setdefault(tensor.name, {})[tensor.dim] = units * tensor.per_unit
+        if group.axis == "heads":
+            heads[group.consumer.rpartition(".")[0]] = units
+    of_block = dict.fromkeys((block.name for block in arch.blocks), 0)
+    rest = 0
+    for name, number in positions(settings).items():
+        macs = number
+        if name in shapes:
+            for dim, size in enumerate(shapes[name]):
+                macs *= kept.get(f"{name}.weight", {}).get(dim, size)
+        else:  # queries times keys, and the result times values
+            num_heads, head_dim = _heads(settings)[name]
+            macs = 2 * number**2 * heads.get(name, num_heads) * head_dim
+        block = _block_of(name, of_block)
+        if block is None:
+            rest += macs
+        else:
+            of_block[block] += macs
+    parts = [Work(TensorRole(stage, 0), macs) for stage, macs in enumerate(of_block.values())]
+    return [*parts, Work(TensorRole(len(of_block), None), rest)]
+
+
+def _block_of(name: str, blocks: Mapping[str, int]) -> str | None:
+    """The innermost of these blocks that contains a module."""
+    while name:
+        if name in blocks:
+            return name
+        name = name.rpartition(".")[0]
+    return None
+
+
+@lru_cache(maxsize=32)
+def _weight_shapes(settings: TimmSettings) -> Mapping[str, Shape]:
+    with torch.device("meta"):
+        network = build_whole(settings)
+    return {
+        name: tuple(module.weight.shape)
+        for name, module in network.named_modules()
+        if isinstance(module, (nn.Conv2d, nn.Linear))
+    }
+
+
+@lru_cache(maxsize=32)
+def _heads(settings: TimmSettings) -> Mapping[str, tuple[int, int]]:
+    with torch.device("meta"):
+        network = build_whole(settings)
+    return {name: (one.num_heads, one.head_dim) for name, one in heads_of(network).items()}
+
+
+def stage_names(arch: TimmArch) -> list[StageNames]:
+    """One layer per block; all other tensors belong to the last stage."""
+    blocks = (StageNames([f"{block.name}."]) for block in arch.blocks)
+    return [*blocks, StageNames()]
+
+
+@lru_cache(maxsize=32)
+def classifier(settings: TimmSettings) -> str:
+    """Name of the linear classifier, as timm's `pretrained_cfg` states it.
+
+    Raises:
+        ValueError: timm's model has none, or several.
+    """
+    with torch.device("meta"):
+        described: Any = build_whole(settings).pretrained_cfg
+    name = described.get("classifier")
+    if not isinstance(name, str):
+        raise ValueError(
+            f"{settings.model} has {'several classifiers' if name else 'no classifier'}: choose a "
+            "timm model with one"
+        )
+    return name

@@ -1,0 +1,100 @@
+"""timm's models with their trained weights, or with weights of your own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any
+
+import timm
+from torch import Tensor, nn
+
+from prenas.families.base import PretrainedNetwork
+from prenas.families.timm_cut.arch import TimmSettings, whole
+from prenas.families.timm_cut.network import timm_model
+from prenas.families.timm_cut.parts import classifier
+from prenas.families.timm_cut.reading import read_groups
+from prenas.families.timm_cut.stock import from_timm
+from prenas.randomness import isolated_global_state
+
+
+def read_pretrained(name: str, tensors: Mapping[str, Tensor] | None) -> PretrainedNetwork:
+    """timm's model of this name, with its own weights or the given ones.
+
+    Args:
+        tensors: a state dict of this model, possibly for other classes.
+
+    Raises:
+        ValueError: timm has no such model, its weights cannot be downloaded, the tensors belong to
+            another model, or no units of the model can be removed.
+    """
+    if not timm.is_model(name):
+        near = get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
+        hint = f": did you mean {' or '.join(near)}?" if near else ""
+        raise ValueError(f"timm has no model {name!r}{hint or ' (timm.list_models() lists them)'}")
+    described: Any = timm.get_pretrained_cfg(name)
+    if described is None:
+        raise ValueError(
+            f"timm has no trained weights for {name}: choose a model that `timm.list_pretrained()` "
+            f"lists, or give a file with weights (timm/{name}=FILE)"
+        )
+    in_chans, *image_size = described.input_size
+    settings = TimmSettings(model=name, image_size=tuple(image_size), in_chans=in_chans)
+    if tensors is None:
+        tensors = _downloaded(name, described)
+    head = f"{classifier(settings)}.weight"
+    num_classes = tensors[head].shape[0] if head in tensors else 1  # a backbone has no classifier
+    settings = settings.changed(num_classes=num_classes)
+    with isolated_global_state(0, "constructors"):
+        network = timm_model(settings)
+    _fill(network, tensors, name)
+    return PretrainedNetwork(
+        arch=whole(read_groups(settings)),
+        settings=settings,
+        tensors=from_timm(network.state_dict(), settings),
+        mean=tuple(described.mean),
+        std=tuple(described.std),
+        crop_pct=described.crop_pct,
+        interpolation=described.interpolation,
+        licence=described.license,
+        origin=described.origin_url or described.hf_hub_id or described.url or None,
+    )
+
+
+def _downloaded(name: str, described: Any) -> dict[str, Tensor]:
+    try:
+        return dict(timm.create_model(name, pretrained=True).state_dict())
+    except Exception as error:  # every hub and every network fails differently
+        where = [f"https://huggingface.co/{described.hf_hub_id}"] if described.hf_hub_id else []
+        where += [described.url] if described.url else []
+        places = " or ".join(where) or "its authors"
+        reason = str(error).strip().splitlines()[:1]
+        raise ValueError(
+            f"the weights of {name} are not in timm's cache and cannot be downloaded "
+            f"({type(error).__name__}: {''.join(reason)[:200]}). Get the file from {places} and "
+            f"name it: timm/{name}=FILE"
+        ) from None
+
+
+def _fill(network: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
+    """Loads the tensors; a classifier that they lack becomes zero."""
+    own = network.state_dict()
+    head = {f"{network.pretrained_cfg['classifier']}.{kind}" for kind in ("weight", "bias")}  # type: ignore[index]
+    missing = sorted(set(own) - set(tensors) - head)
+    unknown = sorted(set(tensors) - set(own))
+    differing = [
+        f"{key} has the shape {tuple(tensors[key].shape)}, not {tuple(own[key].shape)}"
+        for key in sorted(set(own) & set(tensors))
+        if tensors[key].shape != own[key].shape
+    ]
+    problems = differing[:3]
+    problems += [f"{key} is missing" for key in missing[:3]]
+    problems += [f"{key} is not part of it" for key in unknown[:3]]
+    if problems:
+        count = len(differing) + len(missing) + len(unknown)
+        raise ValueError(
+            f"these weights are not those of timm's {name} ({count} differences: "
+            f"{'; '.join(problems)}): name the model that they belong to"
+        )
+    empty = {key: own[key].zero_() for key in head & set(own) - set(tensors)}
+    network.load_state_dict({**tensors, **empty})

@@ -1,0 +1,227 @@
+"""Finds out which hidden units of a timm model can be removed, and which tensors they own.
+
+Torch-Pruning's dependency graph says what belongs together in convolutions and MLPs; the heads of
+attention are read from timm's own module. The result is proved: with its units in another order,
+the model must give the same logits.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from prenas.families.timm_cut.arch import BlockGroups, TimmSettings
+from prenas.families.timm_cut.initialization import initialize
+from prenas.families.timm_cut.network import build_whole, heads_of
+from prenas.families.timm_cut.parts import positions
+from prenas.families.units import UnitGroup, UnitTensor, reorder
+from prenas.randomness import torch_generator
+
+_logger = logging.getLogger(__name__)
+
+_FEWEST_UNITS = 2
+"""Groups of fewer units cannot be cut."""
+
+_LARGEST_DIFFERENCE = 1e-9
+"""Of logits with all units in another order, relative to the largest logit, in double precision."""
+
+
+def read_groups(settings: TimmSettings) -> tuple[BlockGroups, ...]:
+    """The blocks of a timm model whose hidden units can be removed, in the order of the network.
+
+    Takes a few seconds.
+
+    Raises:
+        ValueError: no unit can be removed; the message says what stands in the way.
+    """
+    with torch.device("meta"):
+        network = build_whole(settings)
+        problems: dict[str, str] = {}
+        try:
+            groups = [*_hidden_groups(network, settings, problems), *_head_groups(network)]
+        except Exception as error:  # each kind of layer fails differently in the graph
+            raise ValueError(
+                f"the layers of {settings.model} cannot be followed ({type(error).__name__}: "
+                f"{error}): choose another timm model"
+            ) from error
+    movable, fixed = _movable(settings, groups)
+    problems |= {group.consumer: "its units cannot be reordered" for group in fixed}
+    for name, problem in problems.items():
+        _logger.info("%s keeps all units of %s: %s", settings.model, name, problem)
+    if not movable:
+        reasons = "; ".join(f"{name}: {problem}" for name, problem in problems.items())
+        raise ValueError(
+            f"{settings.model} has no hidden units that can be removed"
+            + (f" ({reasons})" if reasons else "")
+            + ": choose another timm model, such as an EfficientNet, a ResNet or a ViT"
+        )
+    return _by_block(network, movable)
+
+
+def _hidden_groups(
+    network: nn.Module, settings: TimmSettings, problems: dict[str, str]
+) -> Iterator[UnitGroup]:
+    """Channels of convolutions, and units of MLPs, that stay inside one block."""
+    from torch_pruning import DependencyGraph  # takes a second
+
+    images = torch.zeros(1, settings.in_chans, *settings.image_size)
+    network = network.eval()
+    graph = DependencyGraph().build_dependency(network, images, verbose=False)
+    names: dict[Any, str] = {module: name for name, module in network.named_modules()}
+    names |= {parameter: name for name, parameter in network.named_parameters()}
+    inside_heads = tuple(f"{name}." for name in heads_of(network))
+    seen = positions(settings)
+    kinds = [nn.Conv2d, nn.Linear]
+    for found in graph.get_all_groups(root_module_types=kinds):
+        items = [item for item in found if item.dep.target.module in names]
+        producer = names[items[0].dep.target.module]
+        if _block_of([names[item.dep.target.module] for item in items]) is None:
+            continue  # they lead from block to block
+        if producer.startswith(inside_heads) or len(items[0].idxs) < _FEWEST_UNITS:
+            continue
+        if len({seen.get(names[item.dep.target.module], 1) for item in items} - {1}) == 0:
+            continue  # between pooled maps only, as in squeeze-and-excitation
+        try:
+            yield _group(graph, items, names, seen)
+        except ValueError as error:
+            problems[producer] = str(error)
+
+
+def _group(
+    graph: Any, items: Sequence[Any], names: dict[Any, str], seen: Mapping[str, int]
+) -> UnitGroup:
+    """One group of the graph; ValueError if its units are not consecutive everywhere."""
+    num_units = len(items[0].idxs)
+    tensors: list[UnitTensor] = []
+    consumers = []
+    for item in items:
+        module = item.dep.target.module
+        name, indices = names[module], list(item.idxs)
+        per_unit, rest = divmod(len(indices), num_units)
+        roots = [number // max(per_unit, 1) for number in range(len(indices))]
+        if rest or indices != list(range(len(indices))) or list(item.root_idxs) != roots:
+            raise ValueError(f"{name} mixes the units of several layers")
+        if graph.is_out_channel_pruning_fn(item.dep.handler):
+            own = _output_tensors(name, module, len(indices), item.dep.target.pruning_dim)
+        else:
+            own = {f"{name}.weight": 1}
+            if seen[name] > 1:  # not the pooled maps of squeeze-and-excitation
+                consumers.append(name)
+            if module.weight.shape[1] != len(indices):
+                raise ValueError(f"{name} takes other inputs too")
+        tensors += [
+            UnitTensor(name=tensor, dim=dim, per_unit=per_unit) for tensor, dim in own.items()
+        ]
+    if len(consumers) != 1:
+        raise ValueError(f"{len(consumers)} layers take them")
+    is_channel = isinstance(items[0].dep.target.module, nn.Conv2d)
+    return UnitGroup(
+        axis="channels" if is_channel else "units",
+        num_units=num_units,
+        consumer=consumers[0],
+        tensors=tuple({(one.name, one.dim): one for one in tensors}.values()),
+    )
+
+
+def _output_tensors(name: str, module: Any, num_outputs: int, dim: int) -> dict[str, int]:
+    """Name -> dimension of the tensors in which the outputs of a module own slices."""
+    if isinstance(module, nn.Parameter):
+        dim %= module.ndim
+        if module.shape[dim] != num_outputs:
+            raise ValueError(f"{name} has the shape {tuple(module.shape)}")
+        return {name: dim}
+    known = (nn.Conv2d, nn.Linear, nn.modules.batchnorm._BatchNorm, nn.LayerNorm)
+    if not isinstance(module, known):
+        raise ValueError(f"{name} is a {type(module).__name__}")
+    if isinstance(module, nn.Conv2d) and module.groups not in (1, module.out_channels):
+        raise ValueError(f"{name} is a convolution of {module.groups} groups")
+    if module.weight is not None and module.weight.shape[0] != num_outputs:
+        raise ValueError(f"{name} has other outputs too")
+    own = dict(module.named_parameters(recurse=False)) | dict(module.named_buffers(recurse=False))
+    return {
+        f"{name}.{tensor_name}": 0
+        for tensor_name, tensor in own.items()
+        if tensor.ndim and tensor.shape[0] == num_outputs
+    }
+
+
+def _head_groups(network: nn.Module) -> Iterator[UnitGroup]:
+    """The heads of every attention; their rows in `qkv` are ordered by head (see `network`)."""
+    for name, attention in heads_of(network).items():
+        if attention.num_heads < _FEWEST_UNITS or not isinstance(attention.norm, nn.Identity):
+            continue
+        rows = 3 * attention.head_dim
+        tensors = [UnitTensor(name=f"{name}.qkv.weight", dim=0, per_unit=rows)]
+        if attention.qkv.bias is not None:
+            tensors.append(UnitTensor(name=f"{name}.qkv.bias", dim=0, per_unit=rows))
+        tensors.append(UnitTensor(name=f"{name}.proj.weight", dim=1, per_unit=attention.head_dim))
+        yield UnitGroup(
+            axis="heads",
+            num_units=attention.num_heads,
+            consumer=f"{name}.proj",
+            tensors=tuple(tensors),
+        )
+
+
+def _movable(
+    settings: TimmSettings, groups: Sequence[UnitGroup]
+) -> tuple[list[UnitGroup], list[UnitGroup]]:
+    """Groups whose units can be reordered without changing the logits, and all others."""
+    generator = torch_generator(0, "proof of a reading")
+    network = build_whole(settings).eval().double()
+    with torch.no_grad():
+        initialize(network, generator)
+        for name, tensor in network.state_dict().items():
+            if tensor.is_floating_point() and tensor.ndim == 1 and tensor.numel() > 1:
+                noise = torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype)
+                tensor.add_(noise if name.endswith("var") else 0.5 * noise)
+        shape = (2, settings.in_chans, *settings.image_size)
+        images = torch.randn(shape, generator=generator, dtype=torch.float64)
+        expected = network(images)
+
+        def is_movable(some: Sequence[UnitGroup]) -> bool:
+            orders = [torch.randperm(group.num_units, generator=generator) for group in some]
+            for group, order in zip(some, orders, strict=True):
+                reorder(network, group, order)
+            difference = (network(images) - expected).abs().max() / expected.abs().max()
+            for group, order in zip(some, orders, strict=True):
+                reorder(network, group, torch.argsort(order))
+            return bool(difference <= _LARGEST_DIFFERENCE)
+
+        if is_movable(groups):
+            return list(groups), []
+        verdicts = [(group, is_movable([group])) for group in groups]
+    return [one for one, yes in verdicts if yes], [one for one, yes in verdicts if not yes]
+
+
+def _by_block(network: nn.Module, groups: Sequence[UnitGroup]) -> tuple[BlockGroups, ...]:
+    """The groups of every block; blocks and groups in the order of timm's modules."""
+    order = {name: number for number, (name, _) in enumerate(network.named_modules())}
+    found: dict[str, list[UnitGroup]] = {}
+    for group in sorted(groups, key=lambda one: order[one.consumer]):
+        block = _block_of([tensor.name for tensor in group.tensors])
+        assert block is not None, "units that leave their block were left out"
+        found.setdefault(block, []).append(group)
+    return tuple(
+        BlockGroups(name=name, groups=tuple(members))
+        for name, members in sorted(found.items(), key=lambda item: order[item[0]])
+    )
+
+
+def _block_of(names: Sequence[str]) -> str | None:
+    """The innermost numbered module that contains all these modules or tensors, if any."""
+    paths = [name.split(".") for name in names]
+    common = []
+    for parts in zip(*paths, strict=False):
+        if len(set(parts)) > 1:
+            break
+        common.append(parts[0])
+    if len(common) == min(map(len, paths)):
+        common.pop()  # a name itself, not what contains it
+    while common and not common[-1].isdigit():
+        common.pop()
+    return ".".join(common) or None

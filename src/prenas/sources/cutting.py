@@ -1,0 +1,151 @@
+"""Cutting a trained network: the two recipes with which a family of models is made from one.
+
+First the whole network is adapted to the images (a fine-tuning of its only subnet). Then its hidden
+units are scored, the best subnets of every budget are chosen, and they are trained together, with
+the adapted network as their teacher.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from prenas.cost import bounded_axis, bounded_names, count
+from prenas.families.base import Arch, Settings
+from prenas.recipe import (
+    CutRecipe,
+    Recipe,
+    SourceRecipe,
+    TeacherRecipe,
+    TransferRecipe,
+    with_overrides,
+)
+from prenas.recipe.budgets import parse_budgets
+from prenas.recipe.catalogue import get_cut_recipe
+from prenas.runs.folder import SOURCE
+from prenas.sources.transfer import Source, finetuning_recipe
+from prenas.values import unknown_name
+
+_ADAPTATION = "adaptation."
+"""What overrides of the adaptation begin with."""
+
+
+class CutPlan(NamedTuple):
+    """How a family of models is cut out of a source."""
+
+    source: Source
+    adaptation: Recipe
+    """Fine-tunes the whole source on the images."""
+    recipe: Recipe
+    """Scores the units of the adapted network, and trains the chosen subnets."""
+
+
+def cut_plan(
+    source: Source,
+    data: Sequence[str] | str,
+    budgets: Sequence[str] = (),
+    *,
+    recipe: CutRecipe | str = "pretrained",
+    image_size: int | tuple[int, int] | None = None,
+    overrides: Sequence[str] = (),
+) -> CutPlan:
+    """The recipes that cut a family of models out of a trained network.
+
+    Args:
+        source: has one subnet, the whole network.
+        data: images, as texts for `prenas.with_data`.
+        budgets: what the models may cost, also as shares of the source: `macs=50%`. Empty: those of
+            the recipe.
+        image_size: in pixels, one number or (height, width); None keeps the source's.
+        overrides: `field=value` texts, as for `prenas.with_overrides`; `adaptation.epochs=5`
+            changes the training of the whole network.
+
+    Raises:
+        ValueError: the source has several subnets or cannot be cut, or a text is wrong.
+    """
+    plan = get_cut_recipe(recipe) if isinstance(recipe, str) else recipe
+    family, arch = source.supernet.family, source.supernet.arch
+    if family.cuts is None or len(source.archs) != 1:
+        what = (
+            f"networks of the family {family.name} cannot be cut"
+            if family.cuts is None
+            else f"it contains {len(source.archs)} subnets: choose one of them"
+        )
+        raise ValueError(
+            f"{source.name} cannot be the start of a family of models: {what}. Start from a "
+            "pretrained network, such as timm/tf_efficientnet_lite0"
+        )
+    first = [text for text in overrides if text.startswith(_ADAPTATION)]
+    adaptation = finetuning_recipe(
+        source,
+        TransferRecipe(
+            name=f"{plan.name}-adaptation",
+            augmentation=plan.augmentation,
+            training=plan.adaptation,
+        ),
+        data,
+        image_size=image_size,
+        overrides=[f"training.{text.removeprefix(_ADAPTATION)}" for text in first],
+    )
+    settings = adaptation.space.settings
+    started_from = SourceRecipe(
+        name=source.name, sha256=source.sha256, licence=source.licence, origin=source.origin
+    )
+    space = family.cuts(arch, settings, source.name)
+    found = Recipe(
+        name=plan.name,
+        space=space,
+        search=plan.search.model_copy(
+            update={"budgets": absolute_budgets(budgets or plan.budgets, arch, settings)}
+        ),
+        data=adaptation.data,
+        training=plan.training.model_copy(update={"teacher": _teacher(plan)}),
+        calibration=plan.calibration,
+        source=started_from,
+    )
+    found = with_overrides(found, [text for text in overrides if text not in first])
+    _require_within(found, arch, settings)
+    common = {"seed": found.seed, "calibration": found.calibration, "source": started_from}
+    return CutPlan(source, adaptation.model_copy(update=common), found)
+
+
+def _teacher(plan: CutRecipe) -> TeacherRecipe:
+    """The adapted network, which lies inside the run."""
+    return plan.teacher.model_copy(update={"name": f"{SOURCE}/subnets/00"})
+
+
+def absolute_budgets(texts: Sequence[str], arch: Arch, settings: Settings) -> tuple[str, ...]:
+    """Budgets with shares of a network, such as `macs=50%`, replaced by amounts.
+
+    Raises:
+        ValueError: a share is not between 0 and 100 %.
+    """
+    costs = count(arch, settings)
+
+    def amount(match: re.Match[str]) -> str:
+        axis, share = match[1], float(match[2])
+        if axis not in bounded_names():
+            raise unknown_name("budget axis", axis, bounded_names())
+        if not 0 < share <= 100:
+            raise ValueError(
+                f"the budget {match[0]} is not a share of the source: write more than 0 % and at "
+                "most 100 %"
+            )
+        return f"{axis}={bounded_axis(axis).format(int(costs[axis] * share / 100))}"
+
+    return tuple(re.sub(r"(\w+)\s*=\s*([0-9.]+)\s*%", amount, text) for text in texts)
+
+
+def _require_within(recipe: Recipe, arch: Arch, settings: Settings) -> None:
+    """Raises ValueError for a budget that is larger than the source, or smaller than any cut."""
+    largest = count(arch, settings)
+    smallest = count(recipe.space.smallest, settings)
+    for budget in parse_budgets(recipe.search.budgets, keep_partial=True).kept:
+        for name, (_, high) in budget.intervals.items():
+            axis = bounded_axis(name)
+            if high - 1 > largest[name] or high - 1 < smallest[name]:
+                raise ValueError(
+                    f"the budget {budget} cannot be met by cutting {recipe.space.name}: its cuts "
+                    f"range from {axis.about(smallest[name])} to {axis.about(largest[name])}"
+                )

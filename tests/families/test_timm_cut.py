@@ -1,0 +1,232 @@
+"""Cuts of timm models: what is read, what a cut is, and what timm alone makes of it."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import timm
+import torch
+from hypothesis import given
+from hypothesis import settings as settings_
+from hypothesis import strategies as st
+from torch import nn
+
+from families.drawing import assert_equal, timm_space
+from prenas.cost import count
+from prenas.families import build, get_family
+from prenas.families.timm_cut import reading
+from prenas.families.timm_cut.arch import TimmArch, TimmSettings, whole
+from prenas.families.timm_cut.reading import read_groups
+from prenas.families.timm_cut.space import cuts
+from prenas.families.timm_cut.stock import from_timm, stock, to_timm
+from prenas.families.units import reorder
+
+NAMES = {
+    "tf_efficientnet_lite0": {"channels": 15},
+    "efficientnet_b0": {"channels": 15},
+    "tf_efficientnetv2_b0": {"channels": 20},
+    "mobilenetv2_100": {"channels": 16},
+    "mobilenetv3_small_100": {"channels": 10},
+    "mobilenetv3_large_100": {"channels": 14},
+    "mobilenetv4_conv_small": {"channels": 14},
+    "mobilenetv4_conv_medium": {"channels": 22},
+    "resnet18": {"channels": 8},
+    "resnet50": {"channels": 32},
+    "seresnet50": {"channels": 32},
+    "convnext_atto": {"channels": 12},
+    "convnextv2_atto": {"channels": 12},
+    "convnext_tiny": {"units": 18},
+    "vit_tiny_patch16_224": {"heads": 12, "units": 12},
+    "deit_tiny_patch16_224": {"heads": 12, "units": 12},
+    "deit3_small_patch16_224": {"heads": 12, "units": 12},
+    "vit_small_patch14_reg4_dinov2": {"heads": 12, "units": 12},
+    "vit_small_patch16_dinov3": {"units": 12},
+    "swin_tiny_patch4_window7_224": {"units": 12},
+    "mixer_s32_224": {"units": 16},
+    "repvit_m0_9": {"channels": 26},
+}
+"""timm's name -> how many groups of units can be cut."""
+
+
+_SIZES = {"vit_small_patch14_reg4_dinov2": 56, "swin_tiny_patch4_window7_224": 112}
+
+
+def settings_of(name: str) -> TimmSettings:
+    """Settings of a model at a small image size."""
+    return TimmSettings(model=name, image_size=_SIZES.get(name, 64), num_classes=7)
+
+
+def timms_own(settings: TimmSettings) -> nn.Module:
+    """timm's model, built without this package."""
+    has_size = timm.get_pretrained_cfg(settings.model).fixed_input_size
+    size = {"img_size": settings.image_size} if has_size else {}
+    return timm.create_model(settings.model, num_classes=settings.num_classes, **size)
+
+
+def randomized(network: nn.Module, seed: int = 0) -> nn.Module:
+    """The network with random weights and statistics, none of them zero or one."""
+    generator = torch.Generator().manual_seed(seed)
+    get_family("timm").initialize(network, generator)
+    with torch.no_grad():
+        for name, tensor in network.state_dict().items():
+            if tensor.is_floating_point() and tensor.ndim == 1 and tensor.numel() > 1:
+                drawn = torch.rand(tensor.shape, generator=generator)
+                tensor.add_(drawn if name.endswith("var") else 0.3 * drawn)
+    return network.eval()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_is_read_and_its_full_size_is_timms(name: str) -> None:
+    settings = settings_of(name)
+    arch = whole(read_groups(settings))
+    found: dict[str, int] = {}
+    for group, units in arch.kept():
+        assert units == group.num_units
+        found[group.axis] = found.get(group.axis, 0) + 1
+    assert found == NAMES[name]
+
+    theirs = randomized(timms_own(settings))
+    ours = build(arch, settings).eval()
+    ours.load_state_dict(from_timm(theirs.state_dict(), settings))
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(2, 3, *settings.image_size, generator=generator)
+    with torch.no_grad():
+        expected = theirs(images)
+        assert_equal(ours(images), expected, 1e-5)
+        for number, (group, units) in enumerate(arch.kept()):
+            order = torch.randperm(units, generator=torch.Generator().manual_seed(number))
+            reorder(ours, group, order)
+        assert_equal(ours(images), expected, 1e-5)
+    costs = count(arch, settings)
+    assert costs["params"] == sum(one.numel() for one in theirs.parameters())
+
+
+SPACES = {
+    name: timm_space(name, size)
+    for name, size in (("test_efficientnet", 32), ("test_resnet", 40), ("test_vit", 160))
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "noticed"),
+    [("test_efficientnet", "channels"), ("test_resnet", "channels"), ("test_vit", "units")],
+)
+def test_a_tensor_that_is_missing_from_a_reading_is_noticed(
+    name: str, noticed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = SPACES[name].settings
+    expected = read_groups(settings)
+    hidden = reading._group
+
+    def incomplete(*arguments: object) -> object:
+        group = hidden(*arguments)
+        return group.model_copy(update={"tensors": group.tensors[:-1]})
+
+    monkeypatch.setattr(reading, "_group", incomplete)
+    assert {group.axis for block in expected for group in block.groups} >= {noticed}
+    if noticed == "units":  # heads are read from the module itself
+        found = read_groups(settings)
+        assert {group.axis for block in found for group in block.groups} == {"heads"}
+    else:
+        with pytest.raises(ValueError, match="cannot be reordered"):
+            read_groups(settings)
+
+
+@settings_(max_examples=10)
+@given(data=st.data())
+@pytest.mark.parametrize("name", SPACES)
+def test_a_cut_keeps_the_leading_units(name: str, data: st.DataObject) -> None:
+    """Zero weights for the removed units in the layer that takes them give the same logits."""
+    space = SPACES[name]
+    arch = space.sample(np.random.default_rng(data.draw(st.integers(0, 10**6))))
+    full = randomized(build(space.largest, space.settings))
+    ours = build(arch, space.settings).eval()
+    tensors = dict(full.state_dict())
+    for group, units in arch.kept():
+        for part in group.tensors:
+            tensors[part.name] = tensors[part.name].narrow(part.dim, 0, units * part.per_unit)
+    ours.load_state_dict(tensors)
+    removes_gates = any(part.name.count(".se.") for g, _ in arch.kept() for part in g.tensors)
+    for group, units in arch.kept():
+        consumer = full.get_submodule(group.consumer)
+        per_unit = next(p.per_unit for p in group.tensors if p.name == f"{group.consumer}.weight")
+        with torch.no_grad():
+            consumer.weight[:, units * per_unit :] = 0
+    images = torch.randn(2, 3, *space.settings.image_size)
+    if not removes_gates:
+        with torch.no_grad():
+            assert_equal(ours(images), full(images), 1e-5)
+
+
+@settings_(max_examples=10)
+@given(seed=st.integers(0, 10**6))
+@pytest.mark.parametrize("name", ["test_efficientnet", "test_resnet"])
+def test_timm_alone_loads_a_convolutional_cut(name: str, seed: int) -> None:
+    space = SPACES[name]
+    arch = space.sample(np.random.default_rng(seed))
+    ours = randomized(build(arch, space.settings), seed)
+    theirs = stock(arch, space.settings).eval()
+    assert not type(theirs).__module__.startswith("prenas")
+    theirs.load_state_dict(to_timm(ours.state_dict(), space.settings))
+    images = torch.randn(2, 3, *space.settings.image_size)
+    with torch.no_grad():
+        assert_equal(theirs(images), ours(images), 1e-5)
+
+
+def test_a_cut_of_heads_is_no_stock_model() -> None:
+    space = SPACES["test_vit"]
+    with pytest.raises(ValueError, match=r"its heads and units differ from block to block"):
+        stock(space.smallest, space.settings)
+
+
+def test_rows_by_head_and_back() -> None:
+    settings = SPACES["test_vit"].settings
+    tensors = timms_own(settings).state_dict()
+    there = from_timm(tensors, settings)
+    assert any(not torch.equal(there[name], tensors[name]) for name in tensors)
+    back = to_timm(there, settings)
+    assert all(torch.equal(back[name], tensors[name]) for name in tensors)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("resnext50_32x4d", "layer1.0.conv2 is a convolution of 32 groups"),
+        ("hgnet_tiny", "mixes the units of several layers"),
+        ("densenet121", "no hidden units that can be removed"),
+    ],
+)
+def test_a_model_that_cannot_be_read_is_refused_by_layer(name: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        read_groups(TimmSettings(model=name, image_size=64))
+
+
+def test_options_end_at_the_full_number_in_even_steps() -> None:
+    settings = settings_of("tf_efficientnet_lite0")
+    space = cuts(whole(read_groups(settings)), settings, "cuts")
+    for block in space.blocks:
+        for group, options in zip(block.groups, block.options, strict=True):
+            assert options[-1] == group.num_units
+            assert len(options) <= 32
+            assert len(set(np.diff(options))) == 1
+            assert options[0] % 8 == 0
+
+
+def test_an_architecture_survives_json() -> None:
+    space = SPACES["test_vit"]
+    arch = space.sample(np.random.default_rng(3))
+    assert TimmArch.model_validate(json.loads(arch.model_dump_json())) == arch
+    assert TimmArch.from_links(arch.links) == arch
+    assert re.fullmatch(r"heads \d+% \(\d+%-\d+%\), units \d+% \(\d+%-\d+%\)", arch.summary)
+
+
+def test_unknown_models_and_impossible_cuts_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"unknown timm model 'resnet5O': did you mean"):
+        TimmSettings(model="resnet5O")
+    arch = SPACES["test_resnet"].largest
+    block = arch.blocks[0].model_dump()
+    with pytest.raises(ValueError, match=r"has \d+ channels, so it cannot keep 9999"):
+        TimmArch.model_validate({"blocks": [{**block, "units": [9999]}]})
+    with pytest.raises(ValueError, match="give one number per group"):
+        TimmArch.model_validate({"blocks": [{**block, "units": [1, 1, 1]}]})

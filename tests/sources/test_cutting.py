@@ -1,0 +1,232 @@
+"""From a pretrained network to a family of models: plans, refusals, and a whole run."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from timm.models import adapt_model_from_string
+from typer.testing import CliRunner
+
+import prenas
+from prenas.cli import app
+from prenas.cost import count
+from prenas.sources.cutting import absolute_budgets, cut_plan
+from prenas.sources.transfer import Source, read_source
+
+MODEL = "test_resnet"
+SHORT = ("training.epochs=2", "adaptation.epochs=1", "training.batch_size=8")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with weights of timm's model for the three classes of `pictures`."""
+    generator = torch.Generator().manual_seed(3)
+    network = timm.create_model(MODEL, num_classes=3)
+    with torch.no_grad():
+        for name, tensor in network.state_dict().items():
+            if tensor.is_floating_point():
+                drawn = torch.randn(tensor.shape, generator=generator)
+                is_spread = name.endswith("var") or (tensor.ndim == 1 and "weight" in name)
+                tensor.copy_(1 + 0.3 * drawn.abs() if is_spread else 0.1 * drawn)
+    path = tmp_path_factory.mktemp("weights") / "resnet.safetensors"
+    save_file(network.state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of coloured pictures, twenty of each."""
+    folder = tmp_path_factory.mktemp("pictures")
+    generator = np.random.default_rng(0)
+    for label, name in enumerate(("ant", "bee", "cow")):
+        (folder / name).mkdir()
+        for number in range(20):
+            pixels = generator.integers(60 * label, 60 * label + 100, (40, 40, 3))
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def source(weights: Path) -> Source:
+    return read_source(f"timm/{MODEL}={weights}")
+
+
+@pytest.fixture(scope="module")
+def finished(weights: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "cut"
+    result = CliRunner().invoke(app, command(weights, pictures, out))
+    assert result.exit_code == 0, result.output
+    return out
+
+
+def command(weights: Path, pictures: Path, out: Path) -> list[str]:
+    settings = [part for field in SHORT for part in ("--set", field)]
+    budgets = ["--budget", "macs=90%", "--budget", "macs=75%"]
+    source = f"timm/{MODEL}={weights}"
+    options = ["--data", str(pictures), "--image-size", "40", "--out", str(out), "--threads", "1"]
+    return ["run", "--from", source, *options, *budgets, *settings]
+
+
+def digests(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != ".lock"
+    }
+
+
+def test_a_run_hands_over_a_cut_for_every_budget(finished: Path, pictures: Path) -> None:
+    run, whole = prenas.Run(finished), prenas.Run(finished / "source")
+    (adapted,) = whole.evaluations
+    assert adapted.arch == run.recipe.space.largest
+    for share, row in zip((0.75, 0.9), run.evaluations, strict=True):
+        assert row.costs["macs"] <= share * adapted.costs["macs"]
+        assert row.costs["macs"] > (share - 0.1) * adapted.costs["macs"]
+    assert run.class_names == ("ant", "bee", "cow")
+    described = json.loads((finished / "subnets/00/arch.json").read_text())
+    assert described["provenance"]["source"]["name"].startswith(f"timm/{MODEL}")
+    prediction = next(iter(prenas.predict(finished / "subnets/01", [pictures / "bee/3.png"])))
+    assert prediction.error is None
+
+
+def test_timm_alone_loads_what_is_handed_over(finished: Path) -> None:
+    folder = finished / "subnets/00"
+    described = json.loads((folder / "arch.json").read_text())["timm"]
+    model = timm.create_model(
+        described["model"], num_classes=described["num_classes"], in_chans=described["in_chans"]
+    )
+    model = adapt_model_from_string(model, described["shapes"]).eval()
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    images = torch.randn(2, 3, 40, 40)
+    with torch.no_grad():
+        theirs, ours = model(images), prenas.load(folder).network(images)
+    torch.testing.assert_close(theirs, ours, rtol=1e-5, atol=1e-5)
+    assert type(prenas.load_timm(folder).network) is type(model)
+
+
+def test_the_same_command_again_changes_nothing(
+    finished: Path, weights: Path, pictures: Path
+) -> None:
+    before = digests(finished)
+    result = CliRunner().invoke(app, command(weights, pictures, finished))
+    assert result.exit_code == 0, result.output
+    after = digests(finished)
+    # The report gives the time of its writing.
+    assert {name for name in after if after[name] != before.get(name)} <= {
+        name for name in after if "report" in name
+    }
+    assert set(after) == set(before)
+
+
+def test_status_and_report_of_a_cut_run(finished: Path) -> None:
+    result = CliRunner().invoke(app, ["status", str(finished)])
+    assert result.exit_code == 0, result.output
+    page = (finished / "report.md").read_text()
+    assert f"timm/{MODEL}" in page
+
+
+def test_a_plan_for_other_classes_gets_a_fresh_head(source: Source, pictures: Path) -> None:
+    plan = cut_plan(source, str(pictures), ["params=80%"], image_size=40)
+    assert plan.recipe.space.settings.num_classes == 3
+    assert plan.recipe.training is not None
+    assert plan.recipe.training.teacher is not None
+    assert plan.recipe.training.teacher.name == "source/subnets/00"
+    assert plan.recipe.source == plan.adaptation.source
+    assert plan.adaptation.space.num_archs == 1
+
+
+def test_shares_become_amounts(source: Source) -> None:
+    arch, settings = source.supernet.arch, source.supernet.settings
+    costs = count(arch, settings)
+    found = absolute_budgets(["macs=50%", "params=12.5 %,macs=1M", "macs=2M"], arch, settings)
+    assert found == (
+        f"macs={costs['macs'] // 2}",
+        f"params={int(costs['params'] / 8)},macs=1M",
+        "macs=2M",
+    )
+    with pytest.raises(ValueError, match=r"macs=120% is not a share of the source"):
+        absolute_budgets(["macs=120%"], arch, settings)
+    with pytest.raises(ValueError, match="unknown budget axis 'latency'"):
+        absolute_budgets(["latency=50%"], arch, settings)
+
+
+@pytest.mark.parametrize("budget", ["macs=1", "macs=900G", "params=1%"])
+def test_budgets_that_no_cut_meets_are_refused_with_both_ends(
+    source: Source, pictures: Path, budget: str
+) -> None:
+    with pytest.raises(ValueError, match=r"cannot be met by cutting .* range from .* to .*"):
+        cut_plan(source, str(pictures), [budget], image_size=40)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("timm/test_resnett", r"timm has no model 'test_resnett': did you mean .*test_resnet"),
+        ("timm/test_vit=WEIGHTS", r"not those of timm's test_vit \(\d+ differences: "),
+        ("timm/test_resnet=missing.pth", r"missing.pth does not exist"),
+        ("timm/resnext50_32x4d=WEIGHTS", r"not those of timm's resnext50_32x4d"),
+    ],
+)
+def test_a_source_that_cannot_be_read(name: str, words: str, weights: Path) -> None:
+    with pytest.raises((ValueError, FileNotFoundError), match=words):
+        read_source(name.replace("WEIGHTS", str(weights)))
+
+
+def test_weights_that_cannot_be_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*arguments: object, **fields: object) -> object:
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(
+        ValueError,
+        match=re.escape(
+            "the weights of resnet18 are not in timm's cache and cannot be downloaded (OSError: "
+            "Name or service not known). Get the file from https://huggingface.co/timm/resnet18."
+        ),
+    ):
+        read_source("timm/resnet18")
+
+
+def test_a_run_of_several_subnets_is_no_source(finished: Path, pictures: Path) -> None:
+    with pytest.raises(ValueError, match="it contains 2 subnets: choose one of them"):
+        cut_plan(read_source(finished), str(pictures))
+
+
+def test_a_cut_can_be_cut_again(finished: Path, pictures: Path, tmp_path: Path) -> None:
+    again = read_source(finished / "subnets/01")
+    plan = cut_plan(again, str(pictures), ["macs=90%"], overrides=SHORT)
+    assert plan.recipe.space.largest == again.archs[0]
+    (row,) = prenas.run_cuts(plan, tmp_path / "again", device="cpu")
+    assert row.costs["macs"] <= 0.9 * count(again.archs[0], again.supernet.settings)["macs"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--space", "digits"], "--space cannot be combined with --from"),
+        (["--further-seeds", "2"], "--further-seeds cannot be combined with --from"),
+    ],
+)
+def test_options_that_do_not_go_together(
+    options: list[str], words: str, weights: Path, pictures: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        CliRunner().invoke(
+            app, [*command(weights, pictures, tmp_path / "x"), *options], catch_exceptions=False
+        )
+    assert not (tmp_path / "x").exists()
+
+
+def test_image_size_needs_a_source(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--image-size needs --from"):
+        CliRunner().invoke(
+            app,
+            ["run", "digits", "--image-size", "16", "--out", str(tmp_path / "x")],
+            catch_exceptions=False,
+        )
