@@ -28,12 +28,14 @@ if TYPE_CHECKING:
         finetune,
         import_released,
         run,
+        run_cuts,
         search,
         specialize,
         train,
     )
     from prenas.recipe import (
         CalibrationRecipe,
+        CutRecipe,
         EvolutionRecipe,
         Recipe,
         SearchRecipe,
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from prenas.runs.run import Run, read_preferred, read_supernet
     from prenas.selection.evolved import Evolved
     from prenas.selection.preferred import PreferredSet
+    from prenas.sources.cutting import CutPlan, cut_plan
     from prenas.sources.released import load_released_checkpoint
     from prenas.sources.transfer import Source, finetuning_recipe, read_source
     from prenas.steps.observer import Observer

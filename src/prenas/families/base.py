@@ -252,7 +252,7 @@ class Family(Generic[A, S]):
     unit_groups: Callable[[A], Sequence[Sequence[UnitGroup]]] | None = None
     """Gives, for each layer and each of its axes, the units that the axis counts, if trained units
     can be scored and put into another order: (arch) -> layers. Every option of these axes is a
-    number of units."""
+    number of units. Replaces `unit_tensors`."""
     cuts: Callable[[A, S, str], SearchSpace[A, S]] | None = None
     """Gives the space of everything that can be cut out of one trained network by removing units:
     (its arch, its settings, name of the space) -> space. Needed together with `unit_groups`."""

@@ -5,7 +5,7 @@ They are only compared between interchangeable layers (method.md, section 2).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from math import prod
 from typing import NamedTuple
@@ -39,6 +39,8 @@ def check_unit_tensors(space: SearchSpace, network: nn.Module) -> None:
             dimensions; the message says what exists.
     """
     family = family_of(space)
+    if family.unit_groups is not None:  # these name the tensors of every layer
+        return
     layers = iter(family.layers(space.compose(space.extreme(-1))))
     shapes = {name: tuple(tensor.shape) for name, tensor in network.named_parameters()}
     for stage in space.chain:
@@ -87,14 +89,37 @@ def block_scores(space: SearchSpace, importance: Importance) -> tuple[tuple[Bloc
     the space but with all of their units. Each is weighted by its size, because a small tensor
     would otherwise have the same share with far fewer elements.
     """
-    names = iter(family_of(space).layers(space.compose(space.extreme(-1))))
+    layers = iter(_unit_tensors(space, importance))
     return tuple(
-        tuple(_stage_scores(space, importance, stage, layout, num_before, prefixes))
+        tuple(_stage_scores(space, importance, stage, layout, num_before, tensors))
         for num_before, stage, layout in zip(
             widths_before(space.chain), space.chain, layout_of(space), strict=True
         )
-        for prefixes in [[next(names) for _ in range(stage.depths[-1])]]
+        for tensors in [[next(layers) for _ in range(stage.depths[-1])]]
     )
+
+
+_Tensors = Sequence[tuple[str, int]]
+"""(name, dimension) of the parameters that an axis enlarges in one layer."""
+
+
+def _unit_tensors(space: SearchSpace, importance: Importance) -> Iterator[Mapping[str, _Tensors]]:
+    """For each layer of the largest network: axis -> parameters."""
+    family, arch = family_of(space), space.compose(space.extreme(-1))
+    if family.unit_groups is None:
+        for prefix in family.layers(arch):
+            yield {
+                axis: [(prefix + name, dim) for name, dim in tensors]
+                for axis, tensors in family.unit_tensors.items()
+            }
+        return
+    groups = iter(family.unit_groups(arch))
+    for stage in space.chain:
+        for _ in range(stage.depths[-1]):
+            yield {
+                axis.name: [(t.name, t.dim) for t in group.tensors if t.name in importance.weights]
+                for axis, group in zip(stage.axes, next(groups), strict=True)
+            }
 
 
 def _stage_scores(
@@ -103,34 +128,33 @@ def _stage_scores(
     stage: Stage,
     layout: StageLayout,
     num_before: int,
-    prefixes: list[str],
+    layers: Sequence[Mapping[str, _Tensors]],
 ) -> Iterator[BlockScores]:
     sizes = [len(axis.options) for axis in stage.axes]
     for number, axis in enumerate(stage.axes):
-        normalised, raw = (np.zeros((len(prefixes), len(axis.options))) for _ in range(2))
+        normalised, raw = (np.zeros((len(layers), len(axis.options))) for _ in range(2))
         if len(axis.options) > 1:
             largest = [size - 1 for size in sizes]
             ways = [
                 [*largest[:number], one, *largest[number + 1 :]] for one in range(sizes[number])
             ]
             options = [int(np.ravel_multi_index(way, sizes)) for way in ways]
-            for layer, prefix in enumerate(prefixes):
+            for layer, tensors in enumerate(layers):
                 ends = num_before - 1, len(stage.widths) - 1
                 shapes = [layout.layer(layer, *ends, option) for option in options]
                 normalised[layer, 1:], raw[layer, 1:] = _gains(
-                    space, importance, axis.name, prefix, shapes
+                    space, importance, tensors[axis.name], shapes
                 )
         yield BlockScores(normalised, raw)
 
 
 def _gains(
-    space: SearchSpace, importance: Importance, axis: str, prefix: str, shapes: list[Shapes]
+    space: SearchSpace, importance: Importance, tensors: _Tensors, shapes: list[Shapes]
 ) -> tuple[Floats, Floats]:
     """Normalised and raw gains [options - 1] of one layer; `shapes` has its tensors per option."""
     family = family_of(space)
     shares, gains, sizes = [], [], []
-    for inner_name, unit_dim in family.unit_tensors[axis]:
-        name = prefix + inner_name
+    for name, unit_dim in tensors:
         weight, gradient = importance.weights[name], importance.gradients[name]
         full = tuple(weight.shape)
         boxes = [family.owned_box(name, of_option[name], full) for of_option in shapes]

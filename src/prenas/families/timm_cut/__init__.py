@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prenas.families.base import Family, Pretrained
 from prenas.families.timm_cut.arch import TimmArch, TimmSettings
-from prenas.families.timm_cut.initialization import initialize
+from prenas.families.timm_cut.initialization import initialize, prepare_for_scoring
 from prenas.families.timm_cut.network import BRANCHES, build
 from prenas.families.timm_cut.parts import classifier, stage_names, work
 from prenas.families.timm_cut.pretrained import read_pretrained
@@ -25,6 +25,7 @@ FAMILY = Family[TimmArch, TimmSettings](
     stock=stock,
     describe_stock=describe_stock,
     pretrained=Pretrained(prefix="timm/", read=read_pretrained),
+    prepare_for_scoring=prepare_for_scoring,
     unit_groups=lambda arch: tuple(block.groups for block in arch.blocks),
     cuts=cuts,
 )

@@ -6,6 +6,12 @@ import torch
 from torch import nn
 
 
+def prepare_for_scoring(network: nn.Module) -> None:
+    """Networks with BatchNorm use the statistics of the batch: they have no others at the start."""
+    kinds = nn.modules.batchnorm._BatchNorm
+    network.train(any(isinstance(module, kinds) for module in network.modules()))
+
+
 def initialize(network: nn.Module, generator: torch.Generator) -> None:
     """Fills every parameter in place.
 
