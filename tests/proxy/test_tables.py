@@ -285,8 +285,13 @@ def test_block_scores_are_shares_of_the_tensors_that_an_axis_sizes(space: Search
                     boxes.append(owned_boxes(arch, space.supernet, space.settings))
                 for layer, prefix in enumerate(layers):
                     shares, sizes = [], []
-                    for inner, unit_dim in family.unit_tensors[axis.name]:
-                        name = prefix + inner
+                    tensors = [
+                        (prefix + n, dim) for n, dim in family.unit_tensors.get(axis.name, ())
+                    ]
+                    if family.unit_groups is not None:
+                        group = family.unit_groups(space.largest)[number][place]
+                        tensors = [(t.name, t.dim) for t in group.tensors if t.name in weights]
+                    for name, unit_dim in tensors:
                         part = torch.zeros_like(weights[name], dtype=torch.bool)
                         part[boxes[1][name]] = True
                         part[boxes[0][name]] = False
