@@ -777,9 +777,11 @@ def test_an_option_resizes_only_its_own_layer(space: SearchSpace, data: st.DataO
 def test_a_width_is_known_to_neighbours_alone(space: SearchSpace, data: st.DataObject) -> None:
     """A width resizes its own stage, and the next stage's first layer or tensors outside layers."""
     before = data.draw(choices(space))
-    number = data.draw(
-        st.sampled_from([n for n, stage in enumerate(space.chain) if len(stage.widths) > 1])
-    )
+    free = [n for n, stage in enumerate(space.chain) if len(stage.widths) > 1]
+    if not free:  # nothing can differ
+        assert all(len(stage.widths) == 1 for stage in space.chain)
+        return
+    number = data.draw(st.sampled_from(free))
     num_widths = len(space.chain[number].widths)
     other = data.draw(st.sampled_from([w for w in range(num_widths) if w != before[number].width]))
     after = (*before[:number], before[number]._replace(width=other), *before[number + 1 :])
@@ -795,12 +797,15 @@ def test_a_width_is_known_to_neighbours_alone(space: SearchSpace, data: st.DataO
 def test_unit_tensors_are_sized_by_their_axis(space: SearchSpace) -> None:
     """The tensors to which an axis adds units grow along the named dimension."""
     family = family_of(space)
-    assert set(family.unit_tensors) == {axis.name for axis in space.layer_axes}
+    groups = None if family.unit_groups is None else iter(family.unit_groups(space.largest))
+    if groups is None:
+        assert set(family.unit_tensors) == {axis.name for axis in space.layer_axes}
     largest = space.extreme(-1)
     large = tensor_shapes(build_structure(space.compose(largest), space.settings))
     layers = iter(family.layers(space.compose(largest)))
     for number, stage in enumerate(space.chain):
         prefixes = [next(layers) for _ in range(largest[number].depth)]
+        of_layer = [() if groups is None else next(groups) for _ in prefixes]
         for place, axis in enumerate(stage.axes):
             if len(axis.options) == 1:
                 continue
@@ -809,11 +814,14 @@ def test_unit_tensors_are_sized_by_their_axis(space: SearchSpace) -> None:
             choice = largest[number]._replace(options=tuple(options))
             picked = (*largest[:number], choice, *largest[number + 1 :])
             small = tensor_shapes(build_structure(space.compose(picked), space.settings))
-            for prefix in prefixes:
-                for inner_name, dim in family.unit_tensors[axis.name]:
+            for prefix, counted in zip(prefixes, of_layer, strict=True):
+                for inner_name, dim in family.unit_tensors.get(axis.name, ()):
                     name = prefix + inner_name
                     assert family.is_scored(name)
                     assert large[name][dim] > small[name][dim]
+                for part in counted[place].tensors if counted else ():
+                    assert large[part.name][part.dim] == part.per_unit * axis.options[-1]
+                    assert small[part.name][part.dim] == part.per_unit * axis.options[0]
 
 
 @each_space
@@ -832,7 +840,8 @@ def test_balancing_groups_are_of_networks(space: SearchSpace, data: st.DataObjec
     )
     group = family_of(space).balancing_group
     assert group(space.compose(left)) == group(space.compose(right))
-    assert group(space.smallest) != group(space.largest)
+    is_free = any(len(stage.widths) > 1 or len(stage.depths) > 1 for stage in space.chain)
+    assert (group(space.smallest) != group(space.largest)) == is_free
 
 
 # --- statistics of images ------------------------------------------------------------------------

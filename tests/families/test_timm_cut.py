@@ -104,7 +104,7 @@ def test_a_model_is_read_and_its_full_size_is_timms(name: str) -> None:
 
 SPACES = {
     name: timm_space(name, size)
-    for name, size in (("test_efficientnet", 32), ("test_resnet", 40), ("test_vit", 160))
+    for name, size in (("test_efficientnet", 32), ("test_resnet", 40), ("test_vit", 64))
 }
 
 

@@ -11,7 +11,7 @@ from prenas.families.units import UnitGroup, reorder
 from prenas.proxy.scores import UNIT_SCORES
 from prenas.proxy.unit_scores import unit_scores
 
-MODELS = {"test_resnet": 40, "mobilenetv3_small_050": 32, "test_vit": 160, "test_convnext": 64}
+MODELS = {"test_resnet": 40, "mobilenetv3_small_050": 32, "test_vit": 64, "test_convnext": 64}
 
 
 class Case:

@@ -35,14 +35,19 @@ class CutNetwork(nn.Module):
         training; with dropout, its last columns, one per feature, decide which features are
         dropped. Without it, the global generator decides.
         """
-        check_images(images, self.settings)
         for module in self.modules():
             if isinstance(module, (_DropBranch, _Dropout)):
                 module.noise = noise
-        # With channels last, depthwise convolutions take two thirds of the time on a CPU.
-        images = images.contiguous(memory_format=torch.channels_last)
         logits: Tensor = super().forward(images)
         return logits
+
+    def forward_features(self, images: Tensor, *arguments: Any, **fields: Any) -> Tensor:
+        """timm's features, for images of the right shape."""
+        check_images(images, self.settings)
+        # With channels last, depthwise convolutions take two thirds of the time on a CPU.
+        images = images.contiguous(memory_format=torch.channels_last)
+        features: Tensor = super().forward_features(images, *arguments, **fields)  # type: ignore[misc]
+        return features
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that timm's optimiser factory must not decay, besides biases and norms."""
