@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from prenas.families.base import Family, Pretrained
+from prenas.families.base import Family, Pretrained, Resizing
 from prenas.families.timm_cut.arch import TimmArch, TimmSettings
 from prenas.families.timm_cut.initialization import initialize, prepare_for_scoring
 from prenas.families.timm_cut.network import BRANCHES, build
 from prenas.families.timm_cut.parts import classifier, stage_names, work
 from prenas.families.timm_cut.pretrained import read_pretrained
+from prenas.families.timm_cut.resizing import resize
 from prenas.families.timm_cut.space import TimmSpace, cuts
 from prenas.families.timm_cut.stock import describe_stock, stock
 
@@ -22,6 +23,7 @@ FAMILY = Family[TimmArch, TimmSettings](
     unit_tensors={},
     branches_per_layer=BRANCHES,
     classifier=classifier,
+    resizing=Resizing(resize=resize),
     stock=stock,
     describe_stock=describe_stock,
     pretrained=Pretrained(prefix="timm/", read=read_pretrained),

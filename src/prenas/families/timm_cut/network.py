@@ -35,6 +35,10 @@ class CutNetwork(nn.Module):
         training; with dropout, its last columns, one per feature, decide which features are
         dropped. Without it, the global generator decides.
         """
+        if not len(images):  # a process without images; timm's own reshapes need some
+            blank = images.new_zeros((2, *images.shape[1:]))
+            kept = None if noise is None else noise.new_ones((2, *noise.shape[1:]))
+            return self.forward(blank, kept)[:0]
         for module in self.modules():
             if isinstance(module, (_DropBranch, _Dropout)):
                 module.noise = noise
@@ -52,7 +56,7 @@ class CutNetwork(nn.Module):
     def no_weight_decay(self) -> set[str]:
         """Parameters that timm's optimiser factory must not decay, besides biases and norms."""
         inherited: Callable[[], set[str]] = getattr(super(), "no_weight_decay", set)
-        return set(inherited())
+        return set(inherited()) & {name for name, _ in self.named_parameters()}
 
 
 @cache
@@ -104,7 +108,8 @@ class _HeadMajorLinear(nn.Linear):
     head_dim: int
 
     def forward(self, x: Tensor) -> Tensor:
-        by_head = super().forward(x).reshape(*x.shape[:-1], -1, 3, self.head_dim)
+        num_heads = self.out_features // (3 * self.head_dim)
+        by_head = super().forward(x).reshape(*x.shape[:-1], num_heads, 3, self.head_dim)
         return by_head.transpose(-3, -2).flatten(-3)
 
 

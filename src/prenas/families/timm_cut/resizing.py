@@ -1,0 +1,69 @@
+"""Another image size for the weights of a cut."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from timm.layers import resample_abs_pos_embed
+from torch import Tensor
+
+from prenas.families.base import tensor_shapes
+from prenas.families.timm_cut.arch import TimmSettings
+from prenas.families.timm_cut.network import build_whole
+
+_POSITIONS = "pos_embed"
+
+
+def resize(
+    tensors: Mapping[str, Tensor], old: TimmSettings, new: TimmSettings
+) -> dict[str, Tensor]:
+    """Interpolates absolute position embeddings; convolutions suit any image size.
+
+    Raises:
+        ValueError: other tensors depend on the image size too, such as tables of relative
+            positions.
+    """
+    if old.image_size == new.image_size:
+        return dict(tensors)
+    with torch.device("meta"):
+        before, after = _whole(old), _whole(new)
+    shapes = tensor_shapes(before), tensor_shapes(after)
+    parameters = {name for name, _ in after.named_parameters()}
+    differing = {
+        name
+        for name in parameters
+        if shapes[0].get(name) != shapes[1][name] and not _is_of_classes(name, before)
+    }
+    if differing - {_POSITIONS}:
+        raise ValueError(
+            f"the tensors {', '.join(sorted(differing - {_POSITIONS})[:3])} of {old.model} depend "
+            f"on the image size: leave it at {old.image_size[0]} x {old.image_size[1]} pixels"
+        )
+    changed = dict(tensors)
+    if _POSITIONS in changed and differing:
+        grids: list[Any] = [network.patch_embed.grid_size for network in (before, after)]
+        resampled: Tensor = resample_abs_pos_embed(
+            changed[_POSITIONS],
+            new_size=list(grids[1]),
+            old_size=list(grids[0]),
+            num_prefix_tokens=_num_prefix_tokens(grids[0], changed[_POSITIONS]),
+        )
+        changed[_POSITIONS] = resampled
+    return changed
+
+
+def _whole(settings: TimmSettings) -> Any:
+    return build_whole(settings)
+
+
+def _is_of_classes(name: str, network: Any) -> bool:
+    """Whether a tensor belongs to the classifier, which depends on the number of classes."""
+    classifier: str = network.pretrained_cfg["classifier"]
+    return name.rpartition(".")[0] == classifier
+
+
+def _num_prefix_tokens(grid: tuple[int, int], positions: Tensor) -> int:
+    """How many positions are those of tokens that are not patches."""
+    return int(positions.shape[1]) - grid[0] * grid[1]
