@@ -129,7 +129,7 @@ def _is_running(process: int) -> bool:
 
 def require_own_folder(folder: Path) -> None:
     """Raises ValueError for a folder of a run that is a link: what it leads to is not the run's."""
-    if folder.is_symlink():
+    if folder.is_symlink():  # also one that leads nowhere, or to a device
         raise ValueError(
             f"{folder} is a symbolic link: prenas writes and deletes files in this folder, so it "
             "must be part of the run. Replace the link with the folder itself"
@@ -325,10 +325,13 @@ def stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every tensor in a safetensors file, from its header; raises as above."""
     with _reading(path) as file:
         header = _open_tensors(file).header
-        try:
-            return {name: tuple(map(int, fields["shape"])) for name, fields in header.items()}
-        except (TypeError, LookupError) as error:
-            raise ValueError(f"its header has a tensor without a shape: {error}") from None
+        shapes = {}
+        for name, fields in header.items():
+            shape = fields.get("shape") if isinstance(fields, dict) else None
+            if not isinstance(shape, list) or not {*map(type, shape)} <= {int}:
+                raise ValueError(f"its header does not give the shape of {name}")
+            shapes[name] = tuple(shape)
+        return shapes
 
 
 def other_weights(path: Path, problems: Sequence[str]) -> ValueError:

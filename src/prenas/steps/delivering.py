@@ -51,6 +51,8 @@ def hand_over_subnet(run: Run, number: int, row: Evaluation, to: Path | None = N
     folder = to or run.folder / artifacts.SUBNETS / f"{number:02d}"
     if not processes.is_main:
         pass
+    elif to is None and folder.is_symlink():
+        artifacts.require_own_folder(folder)
     elif to is None and (folder / artifacts.MODEL_ARCH).exists():
         run.results.require_current_model(folder)
     elif to is not None and folder.exists() and any(folder.iterdir()):

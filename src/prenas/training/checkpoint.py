@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from prenas import artifacts
+from prenas.files import read_bytes
 
 _logger = logging.getLogger(__name__)
 _STATE = "state.pt"
@@ -154,7 +155,10 @@ def _read_state(checkpoint: Path) -> dict[str, Any]:
     """The state that `save_checkpoint` wrote; ValueError if the file has changed since."""
     path, digest = checkpoint / _STATE, checkpoint / _STATE_DIGEST
     # Checkpoints written by 0.1.0 have no digest.
-    if digest.exists() and digest.read_text(encoding="utf-8").strip() != artifacts.sha256(path):
+    is_known = (
+        not digest.exists() or read_bytes(digest, 1000).strip() == artifacts.sha256(path).encode()
+    )
+    if not is_known:
         raise ValueError(f"the content of {path} does not match its digest")
     state: dict[str, Any] = artifacts.read_pickle(path)
     return state
