@@ -317,7 +317,7 @@ MUTATIONS = (
         ("models/test_export.py",),
     ),
     Mutation(
-        "repeated-numbers-are-spread-out", "sources/released.py",
+        "repeated-numbers-are-spread-out", "sources/checkpoints.py",
         "    _check_plain(state, file_size)\n", "",
         ("sources/test_released.py",),
     ),

@@ -98,7 +98,8 @@ def run(
         observer.was_complete("adapt", this)
     else:
         choosing.search(this, observer)
-    return _after_choice(this, needs, observer, track)
+    training.train(this, observer, needs=needs, track=track)
+    return _after_training(this, observer)
 
 
 def run_cuts(
@@ -143,15 +144,13 @@ def run_cuts(
     needs = training.prepare(this, observer, is_pretrained=True)
     adapted = folder / artifacts.SUBNETS / "00"
     choosing.search(this, observer, source=lambda: read_source(adapted))
-    return _after_choice(this, needs, observer, track)
-
-
-def _after_choice(
-    this: Run, needs: training.Prepared, observer: Observer, track: Sequence[str]
-) -> list[Evaluation]:
-    """Everything that follows the choice of subnets."""
-    recipe = this.recipe
     training.train(this, observer, needs=needs, track=track)
+    return _after_training(this, observer)
+
+
+def _after_training(this: Run, observer: Observer) -> list[Evaluation]:
+    """Chooses by evolution if the recipe says so, calibrates, evaluates, hands over, reports."""
+    recipe = this.recipe
     if recipe.evolution is not None:
         measuring.evolve(this, observer)
     if this.needs_calibration:
