@@ -21,7 +21,7 @@ from prenas.families.timm_cut import reading
 from prenas.families.timm_cut.arch import TimmArch, TimmSettings, whole
 from prenas.families.timm_cut.reading import read_groups
 from prenas.families.timm_cut.space import cuts
-from prenas.families.timm_cut.stock import from_timm, stock, to_timm
+from prenas.families.timm_cut.stock import describe_stock, from_timm, stock, to_timm
 from prenas.families.units import reorder
 
 NAMES = {
@@ -199,10 +199,20 @@ def test_timm_alone_loads_a_convolutional_cut(name: str, seed: int) -> None:
         assert_equal(theirs(images), ours(images), 1e-5)
 
 
-def test_a_cut_of_heads_is_no_stock_model() -> None:
-    space = SPACES["test_vit"]
-    with pytest.raises(ValueError, match=r"its heads and units differ from block to block"):
-        stock(space.smallest, space.settings)
+@pytest.mark.parametrize(
+    ("name", "end", "reason"),
+    [
+        ("test_vit", "smallest", "rows of queries, keys and values"),
+        ("test_vit", "largest", "rows of queries, keys and values"),  # timm would read other heads
+        ("convnextv2_atto", "smallest", r"timm cannot change the size of .*grn"),
+        ("convnext_tiny", "smallest", "its units differ from block to block"),
+    ],
+)
+def test_what_timm_cannot_build_is_not_called_stock(name: str, end: str, reason: str) -> None:
+    space = SPACES.get(name) or timm_space(name, 64)
+    for make in (stock, describe_stock):
+        with pytest.raises(ValueError, match=reason):
+            make(getattr(space, end), space.settings)
 
 
 def test_rows_by_head_and_back() -> None:

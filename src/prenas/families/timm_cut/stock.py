@@ -51,6 +51,12 @@ def shapes_text(arch: TimmArch, settings: TimmSettings) -> str:
     Raises:
         ValueError: timm cannot build it, because more than channels of convolutions are cut.
     """
+    with torch.device("meta"):
+        if heads_of(build_whole(settings)):
+            raise ValueError(
+                "this subnet is not a stock model of timm: its weights have the rows of queries, "
+                "keys and values in the order of the heads. Load it with prenas.load instead"
+            )
     cut = {group.axis for group, units in arch.kept() if units < group.num_units}
     if cut - {"channels"}:
         raise ValueError(
@@ -59,7 +65,16 @@ def shapes_text(arch: TimmArch, settings: TimmSettings) -> str:
         )
     with torch.device("meta"):
         shapes = {name: list(t.shape) for name, t in build(arch, settings).state_dict().items()}
-    return "***".join(f"{name}:{shape}".replace(" ", "") for name, shape in shapes.items())
+        text = "***".join(f"{name}:{shape}".replace(" ", "") for name, shape in shapes.items())
+        if cut:
+            theirs = adapt_model_from_string(timm_model(settings), text)  # type: ignore[no-untyped-call]
+            found = {name: list(t.shape) for name, t in theirs.state_dict().items()}
+            if differing := sorted(name for name in shapes if found.get(name) != shapes[name]):
+                raise ValueError(
+                    "this subnet is not a stock model of timm: timm cannot change the size of "
+                    f"{differing[0]}. Load it with prenas.load instead"
+                )
+    return text
 
 
 def describe_stock(arch: TimmArch, settings: TimmSettings) -> dict[str, object]:
@@ -80,8 +95,6 @@ def stock(arch: TimmArch, settings: TimmSettings) -> nn.Module:
     """
     text = shapes_text(arch, settings)
     if all(units == group.num_units for group, units in arch.kept()):
-        with torch.device("meta"):
-            if not heads_of(build_whole(settings)):
-                return timm_model(settings)
+        return timm_model(settings)
     network: nn.Module = adapt_model_from_string(timm_model(settings), text)  # type: ignore[no-untyped-call]
     return network

@@ -11,7 +11,7 @@ def pretrained() -> CutRecipe:
 
     Source: the score and the joint training with a teacher were tried on TrashNet; see
     `results/log.md`. The values are ours.
-    Cost: twelve epochs of the whole network, then twelve epochs of its parts with a teacher;
+    Cost: twelve epochs of the whole network, then 24 epochs of its parts with a teacher;
     `--dry-run` measures the time.
     Command: `prenas run --from timm/tf_efficientnet_lite0 --data PHOTOS --out runs/mine`.
     """
