@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -30,10 +30,10 @@ from prenas.runs.run import Run, read_preferred, read_supernet
 from prenas.selection.evolved import Evolved
 from prenas.selection.preferred import PreferredSet
 from prenas.selection.search import require_memory, zero_cost_search
-from prenas.selection.trained import search_trained
+from prenas.selection.trained import scores_units, search_trained
 from prenas.sources.cutting import CutPlan
 from prenas.sources.released import imported_set, read_released
-from prenas.sources.transfer import Source, adapt_source, read_source
+from prenas.sources.transfer import Source, adapt_source
 from prenas.steps import choosing, delivering, measuring, training
 from prenas.steps.observer import SILENT, Observer, observed
 from prenas.supernet import Statistics, Supernet
@@ -91,7 +91,11 @@ def run(
     this = Run(out, recipe, data=data, device=device)
     if source is None:
         require_memory(recipe)
-    needs = training.prepare(this, observer, is_pretrained=source is not None)
+    if scores_units(recipe):
+        choosing.adapted_source(this)
+    needs = training.prepare(
+        this, observer, is_pretrained=source is not None or scores_units(recipe)
+    )
     if source is not None:
         choosing.adapt(this, source, needs.images, head, observer)
     elif this.is_searched and this.preferred.adapted is not None:  # a fine-tuning that continues
@@ -99,7 +103,17 @@ def run(
     else:
         choosing.search(this, observer)
     training.train(this, observer, needs=needs, track=track)
-    return _after_training(this, observer)
+    if recipe.evolution is not None:
+        measuring.evolve(this, observer)
+    if this.needs_calibration:
+        measuring.calibrate(this, observer)
+    rows = measuring.evaluated(this, observer)
+    with observed(observer, "hand over", this):
+        for number, row in enumerate(rows):
+            delivering.hand_over_subnet(this, number, row)
+    with observed(observer, "report", this):
+        delivering.report(this)
+    return rows
 
 
 def run_cuts(
@@ -132,36 +146,9 @@ def run_cuts(
     if join().is_main and not this.files.has(artifacts.RECIPE):
         this.record_recipe(plan.recipe)
     join().wait()
-    folder = this.folder / SOURCE
-    run(
-        plan.adaptation,
-        folder,
-        source=plan.source,
-        device=device,
-        observer=observer,
-        track=track,
-    )
-    needs = training.prepare(this, observer, is_pretrained=True)
-    adapted = folder / artifacts.SUBNETS / "00"
-    choosing.search(this, observer, source=lambda: read_source(adapted))
-    training.train(this, observer, needs=needs, track=track)
-    return _after_training(this, observer)
-
-
-def _after_training(this: Run, observer: Observer) -> list[Evaluation]:
-    """Chooses by evolution if the recipe says so, calibrates, evaluates, hands over, reports."""
-    recipe = this.recipe
-    if recipe.evolution is not None:
-        measuring.evolve(this, observer)
-    if this.needs_calibration:
-        measuring.calibrate(this, observer)
-    rows = measuring.evaluated(this, observer)
-    with observed(observer, "hand over", this):
-        for number, row in enumerate(rows):
-            delivering.hand_over_subnet(this, number, row)
-    with observed(observer, "report", this):
-        delivering.report(this)
-    return rows
+    common: dict[str, Any] = {"device": device, "observer": observer, "track": track}
+    run(plan.adaptation, this.folder / SOURCE, source=plan.source, **common)
+    return run(plan.recipe, this.folder, **common)
 
 
 def search(

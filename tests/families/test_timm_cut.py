@@ -257,7 +257,7 @@ def test_an_architecture_survives_json() -> None:
 
 
 def test_unknown_models_and_impossible_cuts_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"unknown timm model 'resnet5O': did you mean"):
+    with pytest.raises(ValueError, match=r"timm has no model 'resnet5O': did you mean"):
         TimmSettings(model="resnet5O")
     arch = SPACES["test_resnet"].largest
     block = arch.blocks[0].model_dump()

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 import prenas
 from prenas.cli import app
 from prenas.cost import count
+from prenas.pipeline import dry_run
 from prenas.sources.cutting import absolute_budgets, cut_plan
 from prenas.sources.transfer import Source, read_source
 
@@ -198,6 +199,44 @@ def test_a_run_of_several_subnets_is_no_source(finished: Path, pictures: Path) -
         cut_plan(read_source(finished), str(pictures))
 
 
+def test_a_run_whose_source_is_not_adapted_says_how_to_continue(
+    source: Source, pictures: Path, tmp_path: Path
+) -> None:
+    plan = cut_plan(source, str(pictures), ["macs=90%"], image_size=40)
+    prenas.Run(tmp_path / "run", plan.recipe).record_recipe(plan.recipe)
+    for command in (["run", "--out", str(tmp_path / "run")],):
+        with pytest.raises(ValueError, match=r"source/subnets/00 is missing.*run --from SOURCE"):
+            CliRunner().invoke(app, command, catch_exceptions=False)
+    with pytest.raises(ValueError, match="not adapted yet"):
+        prenas.search(plan.recipe, tmp_path / "run")
+    with pytest.raises(ValueError, match="'gate' scores the units of a trained network"):
+        dry_run(plan.recipe.model_copy(update={"training": plan.adaptation.training}))
+    assert [path.name for path in (tmp_path / "run").iterdir() if path.name[0] != "."] == [
+        "recipe.json"
+    ]
+
+
+def test_a_finished_run_continues_with_its_own_recipe(finished: Path) -> None:
+    result = CliRunner().invoke(app, ["run", "--out", str(finished)])
+    assert result.exit_code == 0, result.output
+
+
+def test_a_dry_run_measures_both_trainings_and_writes_nothing(
+    weights: Path, pictures: Path, tmp_path: Path
+) -> None:
+    words = [*command(weights, pictures, tmp_path / "x"), "--dry-run"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    assert result.output.count("Estimate for the whole training") == 2
+    assert "Budgets" in result.output
+    assert not (tmp_path / "x").exists()
+
+
+def test_one_network_has_no_subnet_to_choose(weights: Path) -> None:
+    with pytest.raises(ValueError, match="is one network, of which no subnet can be chosen"):
+        read_source(f"timm/{MODEL}={weights}", 0)
+
+
 def test_a_cut_can_be_cut_again(finished: Path, pictures: Path, tmp_path: Path) -> None:
     again = read_source(finished / "subnets/01")
     plan = cut_plan(again, str(pictures), ["macs=90%"], overrides=SHORT)
@@ -210,6 +249,7 @@ def test_a_cut_can_be_cut_again(finished: Path, pictures: Path, tmp_path: Path) 
     ("options", "words"),
     [
         (["--space", "digits"], "--space cannot be combined with --from"),
+        (["--time", "20m"], "--time cannot be combined with --from"),
         (["--further-seeds", "2"], "--further-seeds cannot be combined with --from"),
     ],
 )

@@ -16,7 +16,7 @@ from prenas.data import ImageData, labelled_sample
 from prenas.families.base import Arch, Choices, SearchSpace
 from prenas.proxy.gains import BlockScores, block_scores, check_unit_tensors
 from prenas.proxy.importance import Importance, measure_importance, noise_images
-from prenas.proxy.scores import WEIGHT_SCORES, Floats
+from prenas.proxy.scores import UNIT_SCORES, WEIGHT_SCORES, Floats
 from prenas.proxy.tables import SpaceTables, cost_tables, space_tables, stage_scores
 from prenas.randomness import numpy_generator, torch_generator
 from prenas.recipe import Recipe
@@ -87,6 +87,12 @@ def zero_cost_search(
             images cannot fit into the memory, the space has too many isomer classes, or the
             family's `unit_tensors` does not suit its networks.
     """
+    if recipe.search.score in UNIT_SCORES:
+        raise ValueError(
+            f"search.score {recipe.search.score!r} scores the units of a trained network, not of "
+            "one at initialisation: start from one (prenas run --from SOURCE; in Python "
+            "prenas.run_cuts), or choose another score"
+        )
     require_memory(recipe)
     search = recipe.search
     require_listable(recipe.space, search.enumeration)

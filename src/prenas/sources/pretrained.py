@@ -13,8 +13,11 @@ from prenas.sources.checkpoints import read_checkpoint
 
 
 def is_pretrained_name(text: str) -> bool:
-    """Whether this is the name of a trained network: it begins with the prefix of a family."""
-    return any(text.startswith(prefix) for prefix in _prefixes())
+    """Whether this is the name of a trained network: it begins with the prefix of a family.
+
+    An existing file or folder of that name is itself.
+    """
+    return any(text.startswith(prefix) for prefix in _prefixes()) and not Path(text).exists()
 
 
 def read_pretrained(text: str) -> tuple[PretrainedNetwork, nn.Module]:

@@ -103,6 +103,10 @@ def read_source(
     """
     by_limits = limits is not None
     if is_pretrained_name(str(path)):
+        if index is not None or by_limits:
+            raise ValueError(
+                f"{path} is one network, of which no subnet can be chosen: leave it out"
+            )
         return _of_name(str(path))
     path = Path(path)
     if (path / artifacts.MODEL_ARCH).is_file():

@@ -2,44 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from pathlib import Path
 
+from prenas import artifacts
 from prenas.data import ImageData, check_data_name
 from prenas.processes import join
 from prenas.recipe import Recipe
+from prenas.runs.folder import SOURCE
 from prenas.runs.run import Run
 from prenas.selection.preferred import PreferredSet
 from prenas.selection.search import Search, zero_cost_search
-from prenas.selection.trained import search_trained
-from prenas.sources.transfer import Source, adapt_source
+from prenas.selection.trained import scores_units, search_trained
+from prenas.sources.transfer import Source, adapt_source, read_source
 from prenas.steps.observer import SILENT, Observer, observed
 from prenas.supernet import Supernet
 
 
-def search(
-    run: Run, observer: Observer = SILENT, *, source: Callable[[], Source] | None = None
-) -> PreferredSet:
+def search(run: Run, observer: Observer = SILENT) -> PreferredSet:
     """Chooses the preferred subnets, and keeps the weights that were scored.
 
-    If there are several processes, the first one works alone.
-
-    Args:
-        source: gives the trained network to score, if the recipe scores hidden units.
+    A recipe that scores hidden units searches in the adapted source, which lies inside the run. If
+    there are several processes, the first one works alone.
 
     Raises:
-        ValueError: the recipe needs a trained network, or the one given does not suit it.
+        ValueError: nothing fits the budgets, or the source is missing or not yet adapted.
     """
     processes = join()
     if run.recipe.data is not None:
         check_data_name(run.recipe.data)
     if processes.is_main:
         with run.locked():
-            _search(run, observer, source)
+            _search(run, observer)
     processes.wait()
     return run.preferred
 
 
-def _search(run: Run, observer: Observer, source: Callable[[], Source] | None) -> None:
+def _search(run: Run, observer: Observer) -> None:
     recipe, before = run.recipe, run.preferred if run.is_searched else None
     if before is not None and before.origin is not None:
         raise ValueError(
@@ -52,10 +50,10 @@ def _search(run: Run, observer: Observer, source: Callable[[], Source] | None) -
         return
     with observed(observer, "search", run):
         images = run.images.read_own() if recipe.search.images == "data" else None
-        if source is None:
-            found = zero_cost_search(recipe, images, run.device)
+        if scores_units(recipe):
+            found = _searched_in_source(run, images)
         else:
-            found = _searched_in(source(), run, images)
+            found = zero_cost_search(recipe, images, run.device)
         preferred = found.preferred
         run.record_recipe(recipe)
         if before is None:
@@ -70,9 +68,9 @@ def _search(run: Run, observer: Observer, source: Callable[[], Source] | None) -
         run.record_preferred(preferred)
 
 
-def _searched_in(source: Source, run: Run, images: ImageData | None) -> Search:
-    """Searches in a trained network."""
-    recipe = run.recipe
+def _searched_in_source(run: Run, images: ImageData | None) -> Search:
+    """Searches in the network that was adapted inside the run."""
+    recipe, source = run.recipe, read_source(adapted_source(run))
     if images is None or source.supernet.settings != recipe.space.settings:
         raise ValueError(
             f"recipe {recipe.name!r} was not made for {source.name}: build it with "
@@ -82,6 +80,22 @@ def _searched_in(source: Source, run: Run, images: ImageData | None) -> Search:
     return search_trained(
         recipe, source.supernet, images, run.device, source=source.name, sha256=source.sha256
     )
+
+
+def adapted_source(run: Run) -> Path:
+    """The model folder of the network that was adapted inside the run.
+
+    Raises:
+        ValueError: it is not adapted yet.
+    """
+    folder = run.folder / SOURCE / artifacts.SUBNETS / "00"
+    if not (folder / artifacts.MODEL_ARCH).exists():
+        raise ValueError(
+            f"{run.folder} scores the units of a trained network, which is not adapted yet "
+            f"({folder} is missing): give the command that the run was started with "
+            "(prenas run --from SOURCE ...; in Python prenas.run_cuts)"
+        )
+    return folder
 
 
 def _asks_more(recipe: Recipe, before: PreferredSet) -> bool:

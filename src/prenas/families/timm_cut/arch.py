@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from typing import Literal, Self
 
 import timm
@@ -10,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from prenas.families.base import Arch, Link, Links, Settings
 from prenas.families.units import Positive, UnitGroup
-from prenas.values import Value, unknown_name
+from prenas.values import Value
 
 
 class TimmSettings(Settings):
@@ -23,7 +24,9 @@ class TimmSettings(Settings):
     @classmethod
     def _exists(cls, model: str) -> str:
         if not timm.is_model(model):
-            raise unknown_name("timm model", model, timm.list_models())
+            near = get_close_matches(model, timm.list_models(), n=3, cutoff=0.5)
+            hint = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() lists them"
+            raise ValueError(f"timm has no model {model!r}: {hint}")
         return model
 
 

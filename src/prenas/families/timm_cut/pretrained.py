@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Any
 
 import timm
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from prenas.families.base import PretrainedNetwork
@@ -16,6 +16,7 @@ from prenas.families.timm_cut.parts import classifier
 from prenas.families.timm_cut.reading import read_groups
 from prenas.families.timm_cut.stock import from_timm
 from prenas.randomness import isolated_global_state
+from prenas.values import explained
 
 
 def read_pretrained(name: str, tensors: Mapping[str, Tensor] | None) -> PretrainedNetwork:
@@ -28,10 +29,10 @@ def read_pretrained(name: str, tensors: Mapping[str, Tensor] | None) -> Pretrain
         ValueError: timm has no such model, its weights cannot be downloaded, the tensors belong to
             another model, or no units of the model can be removed.
     """
-    if not timm.is_model(name):
-        near = get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
-        hint = f": did you mean {' or '.join(near)}?" if near else ""
-        raise ValueError(f"timm has no model {name!r}{hint or ' (timm.list_models() lists them)'}")
+    try:
+        settings = TimmSettings(model=name)
+    except ValidationError as error:
+        raise explained(error) from None
     described: Any = timm.get_pretrained_cfg(name)
     if described is None:
         raise ValueError(
@@ -39,7 +40,7 @@ def read_pretrained(name: str, tensors: Mapping[str, Tensor] | None) -> Pretrain
             f"lists, or give a file with weights (timm/{name}=FILE)"
         )
     in_chans, *image_size = described.input_size
-    settings = TimmSettings(model=name, image_size=tuple(image_size), in_chans=in_chans)
+    settings = settings.changed(image_size=tuple(image_size), in_chans=in_chans)
     if tensors is None:
         tensors = _downloaded(name, described)
     head = f"{classifier(settings)}.weight"
