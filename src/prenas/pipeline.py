@@ -24,7 +24,6 @@ from prenas.families.base import Arch
 from prenas.processes import join, resolve_device
 from prenas.recipe import Recipe, with_overrides
 from prenas.recipe.budgets import Limits
-from prenas.runs.folder import SOURCE
 from prenas.runs.images import suited
 from prenas.runs.run import Run, read_preferred, read_supernet
 from prenas.selection.evolved import Evolved
@@ -147,7 +146,7 @@ def run_cuts(
         this.record_recipe(plan.recipe)
     join().wait()
     common: dict[str, Any] = {"device": device, "observer": observer, "track": track}
-    run(plan.adaptation, this.folder / SOURCE, source=plan.source, **common)
+    run(plan.adaptation, this.folder / artifacts.SOURCE, source=plan.source, **common)
     return run(plan.recipe, this.folder, **common)
 
 

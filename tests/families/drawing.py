@@ -76,6 +76,18 @@ def timm_space(model: str, image_size: int) -> TimmSpace:
     return cuts(whole(read_groups(settings)), settings, model)
 
 
+def fill_as_trained(network: nn.Module, seed: int = 0) -> nn.Module:
+    """Random weights and statistics, none of them zero or one; returns the network, evaluating."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, tensor in network.state_dict().items():
+            if tensor.is_floating_point():
+                drawn = torch.randn(tensor.shape, generator=generator)
+                is_spread = name.endswith("var") or (tensor.ndim == 1 and "weight" in name)
+                tensor.copy_(1 + 0.3 * drawn.abs() if is_spread else 0.1 * drawn)
+    return network.eval()
+
+
 TEST_SPACES: dict[str, tuple[SearchSpace, ...]] = {
     "vit": (get_space("digits"), _VIT_ODD),
     "mobilenet": (get_space("mobilenet-micro"), _MOBILENET_ODD, _MOBILENET_IDENTITY),

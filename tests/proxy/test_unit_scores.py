@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from families.drawing import timm_space
+from families.drawing import fill_as_trained, timm_space
 from prenas.families import build
 from prenas.families.units import UnitGroup, reorder
 from prenas.proxy.scores import UNIT_SCORES
@@ -20,15 +20,8 @@ class Case:
     def __init__(self, model: str) -> None:
         self.space = timm_space(model, MODELS[model])
         generator = torch.Generator().manual_seed(5)
-        self.network = build(self.space.largest, self.space.settings)
-        with torch.no_grad():
-            for name, tensor in self.network.state_dict().items():
-                if not tensor.is_floating_point():
-                    continue
-                drawn = torch.randn(tensor.shape, generator=generator)
-                is_spread = name.endswith("var") or (tensor.ndim == 1 and "weight" in name)
-                tensor.copy_(1 + 0.3 * drawn.abs() if is_spread else 0.1 * drawn)
-        self.network = self.network.double().eval()
+        network = build(self.space.largest, self.space.settings)
+        self.network = fill_as_trained(network, seed=5).double()
         shape = (4, 3, *self.space.settings.image_size)
         self.images = torch.randn(shape, generator=generator, dtype=torch.float64)
         self.labels = torch.tensor([0, 3, 1, 4])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from families.drawing import assert_equal, images_for, timm_space
+from families.drawing import assert_equal, fill_as_trained, images_for, timm_space
 from prenas.cost import count
 from prenas.data import ImageData
 from prenas.families import build, get_space
@@ -45,14 +45,7 @@ def images_of(space: TimmSpace, number: int = 16) -> ImageData:
 
 
 def trained_supernet(space: TimmSpace) -> Supernet:
-    generator = torch.Generator().manual_seed(8)
-    network = build(space.largest, space.settings)
-    with torch.no_grad():
-        for name, tensor in network.state_dict().items():
-            if tensor.is_floating_point():
-                drawn = torch.randn(tensor.shape, generator=generator)
-                is_spread = name.endswith("var") or (tensor.ndim == 1 and "weight" in name)
-                tensor.copy_(1 + 0.3 * drawn.abs() if is_spread else 0.1 * drawn)
+    network = fill_as_trained(build(space.largest, space.settings), seed=8)
     return Supernet.around(network, space.largest, space.settings).eval()
 
 
@@ -115,7 +108,9 @@ def test_a_search_reorders_the_units_and_keeps_the_best() -> None:
     assert preferred.trained.source == "somewhere"
     assert preferred.archs[-1] == space.largest
     assert preferred.subnets[0].costs["macs"] <= half
+    assert preferred.subnets[-1].score == pytest.approx(100)  # the whole network keeps everything
     assert preferred.subnets[0].score is not None
+    assert 0 < preferred.subnets[0].score < 100
     for group in groups:
         order = torch.tensor(preferred.trained.units[group.consumer])
         assert sorted(order.tolist()) == list(range(group.num_units))

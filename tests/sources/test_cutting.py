@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,11 @@ from timm.models import adapt_model_from_string
 from typer.testing import CliRunner
 
 import prenas
+from families.drawing import fill_as_trained
 from prenas.cli import app
 from prenas.cost import count
 from prenas.pipeline import dry_run
+from prenas.runs.status import read_status
 from prenas.sources.cutting import absolute_budgets, cut_plan
 from prenas.sources.transfer import Source, read_source
 
@@ -27,14 +30,7 @@ SHORT = ("training.epochs=2", "adaptation.epochs=1", "training.batch_size=8")
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file with weights of timm's model for the three classes of `pictures`."""
-    generator = torch.Generator().manual_seed(3)
-    network = timm.create_model(MODEL, num_classes=3)
-    with torch.no_grad():
-        for name, tensor in network.state_dict().items():
-            if tensor.is_floating_point():
-                drawn = torch.randn(tensor.shape, generator=generator)
-                is_spread = name.endswith("var") or (tensor.ndim == 1 and "weight" in name)
-                tensor.copy_(1 + 0.3 * drawn.abs() if is_spread else 0.1 * drawn)
+    network = fill_as_trained(timm.create_model(MODEL, num_classes=3), seed=3)
     path = tmp_path_factory.mktemp("weights") / "resnet.safetensors"
     save_file(network.state_dict(), path)
     return path
@@ -126,10 +122,25 @@ def test_the_same_command_again_changes_nothing(
 
 
 def test_status_and_report_of_a_cut_run(finished: Path) -> None:
-    result = CliRunner().invoke(app, ["status", str(finished)])
-    assert result.exit_code == 0, result.output
+    assert read_status(finished).next_command is None
     page = (finished / "report.md").read_text()
-    assert f"timm/{MODEL}" in page
+    assert f"prenas run --from timm/{MODEL}" in page
+    assert "## What the options keep" in page
+    for of_other_runs in ("initialisation", "further-seeds", "No command reproduces"):
+        assert of_other_runs not in page
+
+
+def test_status_before_and_after_the_source_is_adapted(
+    source: Source, pictures: Path, finished: Path, tmp_path: Path
+) -> None:
+    plan = cut_plan(source, str(pictures), ["macs=90%"], image_size=40)
+    out = tmp_path / "run"
+    prenas.Run(out, plan.recipe).record_recipe(plan.recipe)
+    before = read_status(out)
+    assert before.next_command == f"prenas run --from {source.name} --data PATH --out {out}"
+    assert before.finish_command is None
+    shutil.copytree(finished / "source", out / "source")
+    assert read_status(out).next_command == f"prenas run --out {out}"
 
 
 def test_a_plan_for_other_classes_gets_a_fresh_head(source: Source, pictures: Path) -> None:

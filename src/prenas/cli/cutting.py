@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from prenas import artifacts
 from prenas.cli.tables import console, print_evaluations, print_plan
 from prenas.cli.terminal import Terminal
 from prenas.cost import bounded_axes, count
@@ -29,7 +30,6 @@ def run_from(
         out: the run folder; None only measures.
     """
     from prenas import pipeline
-    from prenas.runs.folder import SOURCE
     from prenas.runs.run import Run
     from prenas.sources.cutting import cut_plan
     from prenas.sources.transfer import read_source
@@ -52,8 +52,9 @@ def run_from(
         return
     with Terminal() as terminal:
         rows = pipeline.run_cuts(plan, out, device=device, observer=terminal, track=track)
-    whole = Run(out / SOURCE, device=device).evaluations
-    print_evaluations([*rows, *whole], f"{out}: cuts, and last the whole network ({out / SOURCE})")
+    whole = Run(out / artifacts.SOURCE, device=device).evaluations
+    title = f"{out}: cuts, and last the whole network ({out / artifacts.SOURCE})"
+    print_evaluations([*rows, *whole], title)
 
 
 def print_source(plan: CutPlan) -> None:

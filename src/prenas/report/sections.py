@@ -297,6 +297,8 @@ def stability(run: RunSoFar) -> list[str]:
     heading, agreement = "## Do other seeds agree?", run.preferred.agreement
     if (origin := run.preferred.origin) is not None:
         return [heading, f"Nothing was chosen here, because the run was {escape(origin.summary)}."]
+    if run.preferred.trained is not None:
+        return [heading, "The units of trained weights were scored, so no seed decided the choice."]
     if isinstance(run.preferred, EvolvedSet):
         return [heading, "Not measured, because other seeds would train a different supernet."]
     if not agreement:
@@ -356,6 +358,14 @@ def block_scores(run: RunSoFar) -> list[str]:
     preferred = run.preferred
     if not block_score_panels(preferred.block_scores, preferred.recipe.space.chain):
         return []
+    if preferred.trained is not None:
+        return [
+            "## What the options keep",
+            _picture("block_scores", "What every larger option of every layer adds to the score"),
+            "What each larger option keeps in addition to the next smaller one, in % of the "
+            "largest in its axis and stage; darker means more. Units are in the order of their "
+            "scores, so the first options keep the most.",
+        ]
     return [
         "## Block scores",
         _picture("block_scores", "Block score of every option in every layer"),
@@ -377,6 +387,12 @@ def reproduction(run: RunSoFar) -> list[str]:
         how = (
             f"`prenas finetune` made this run from {escape(preferred.adapted.source)} (SHA-256 of "
             f"its weights {escape(preferred.adapted.sha256)}). The recipe, `--data`, "
+            "`--image-size` and `--set` of that command resulted in the fields below."
+        )
+    elif preferred.trained is not None and recipe.source is not None:
+        how = (
+            f"`prenas run --from {escape(recipe.source.name)}` made this run (SHA-256 of the "
+            f"weights {escape(recipe.source.sha256)}). The recipe, `--data`, `--budget`, "
             "`--image-size` and `--set` of that command resulted in the fields below."
         )
     elif command:

@@ -13,9 +13,6 @@ from prenas.runs.lock import held
 
 T = TypeVar("T")
 
-SOURCE = "source"
-"""The run inside a run in which its source was adapted to the images."""
-
 
 class _State(NamedTuple):
     """Distinguishes a file from an earlier one of the same name."""

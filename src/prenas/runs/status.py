@@ -160,6 +160,8 @@ class _Recipe(NamedTuple):
     name: str
     training: _Training | None
     has_evolution: bool
+    source: str | None
+    """The pretrained network that is cut, if there is one."""
 
 
 def _parse_recipe(document: dict[str, Any]) -> _Recipe:
@@ -169,6 +171,7 @@ def _parse_recipe(document: dict[str, Any]) -> _Recipe:
         name=str(recipe["name"]),
         training=training and _parse_training(training),
         has_evolution=bool(recipe.get("evolution")),
+        source=str(recipe["source"]["name"]) if recipe.get("source") else None,
     )
 
 
@@ -346,6 +349,10 @@ def _next(
 ) -> str | None:
     """The command for the next step of the run."""
     folder = shlex.quote(str(out))
+    if search is None and recipe is not None and recipe.source is not None:
+        if _is_adapted(out):
+            return f"prenas run --out {folder}"
+        return f"prenas run --from {shlex.quote(recipe.source)} --data PATH --out {folder}"
     if search is None:
         return f"prenas search {recipe.name if recipe else 'RECIPE'} --out {folder}"
     start, where = f"train {folder}", ""
@@ -360,8 +367,15 @@ def _next(
     return None
 
 
+def _is_adapted(out: Path) -> bool:
+    """Whether the source inside a run is adapted to the images, so that it can be cut."""
+    return (out / artifacts.ADAPTED / artifacts.MODEL_ARCH).exists()
+
+
 def _finish(out: Path, recipe: _Recipe | None, search: _Search | None) -> str | None:
     """The command that does all the remaining steps of a run that is trained here."""
     if recipe is None or recipe.training is None or (search and search.is_imported):
         return None
+    if search is None and recipe.source is not None and not _is_adapted(out):
+        return None  # only the command that began it knows all of its options
     return f"prenas run --out {shlex.quote(str(out))}"

@@ -43,7 +43,8 @@ def search_trained(
     """Scores the hidden units of a trained network and picks the best subnets per budget.
 
     The units of every layer are put into the order of their scores, so that a smaller subnet owns
-    the most important ones. The score of a subnet is the sum over the units that it keeps.
+    the most important ones. The score of a subnet is the sum over the units that it keeps, in % of
+    the whole network's.
 
     Args:
         supernet: a trained network that contains the whole space, with the BatchNorm statistics of
@@ -84,7 +85,9 @@ def search_trained(
             reorder(network, group, order)
             in_order[-1].append(scores[order])
             units[group.consumer] = tuple(order.tolist())
-    scored = _scored(recipe, in_order, budgets.kept)
+    whole = sum(float(scores.sum()) for layer in in_order for scores in layer)
+    shares = [[100 * scores / (whole or 1.0) for scores in layer] for layer in in_order]
+    scored = _scored(recipe, shares, budgets.kept)
     picks = select(scored.candidates, budgets.kept, search.k)
     preferred = preferred_set(recipe, budgets, picks, scored, (), device)
     trained = Trained(source=source, sha256=sha256, units=units)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from prenas import artifacts
 from prenas.cost import bounded_axis, bounded_names, count
 from prenas.families.base import Arch, Settings
 from prenas.recipe import (
@@ -23,7 +24,6 @@ from prenas.recipe import (
 )
 from prenas.recipe.budgets import parse_budgets
 from prenas.recipe.catalogue import get_cut_recipe
-from prenas.runs.folder import SOURCE
 from prenas.sources.transfer import Source, finetuning_recipe
 from prenas.values import unknown_name
 
@@ -112,7 +112,7 @@ def cut_plan(
 
 def _teacher(plan: CutRecipe) -> TeacherRecipe:
     """The adapted network, which lies inside the run."""
-    return plan.teacher.model_copy(update={"name": f"{SOURCE}/subnets/00"})
+    return plan.teacher.model_copy(update={"name": artifacts.ADAPTED})
 
 
 def absolute_budgets(texts: Sequence[str], arch: Arch, settings: Settings) -> tuple[str, ...]:

@@ -8,7 +8,6 @@ from prenas import artifacts
 from prenas.data import ImageData, check_data_name
 from prenas.processes import join
 from prenas.recipe import Recipe
-from prenas.runs.folder import SOURCE
 from prenas.runs.run import Run
 from prenas.selection.preferred import PreferredSet
 from prenas.selection.search import Search, zero_cost_search
@@ -88,7 +87,7 @@ def adapted_source(run: Run) -> Path:
     Raises:
         ValueError: it is not adapted yet.
     """
-    folder = run.folder / SOURCE / artifacts.SUBNETS / "00"
+    folder = run.folder / artifacts.ADAPTED
     if not (folder / artifacts.MODEL_ARCH).exists():
         raise ValueError(
             f"{run.folder} scores the units of a trained network, which is not adapted yet "
