@@ -23,6 +23,7 @@ import select
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 import traceback
@@ -87,7 +88,10 @@ def try_case(number: int, seed: int, stage: Stage, *, seconds: float, show: bool
     verdict = judging.judge(case, done, seconds=seconds)
     if show:
         print(f"--- {number}: {case.what}\n{case.words!r}\n{done.out}{done.err}{done.trace or ''}")
-    return Line(number, case.kind, case.what, *verdict, round(done.seconds, 2))
+    why = verdict.why
+    for place in (stage.home, RESULTS.parents[1], sysconfig.get_path("stdlib")):
+        why = why.replace(f"{place}/", "")  # a record names no folder of this machine
+    return Line(number, case.kind, case.what, verdict.outcome, why, round(done.seconds, 2))
 
 
 # --- in a child ----------------------------------------------------------------------------------

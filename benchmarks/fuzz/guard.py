@@ -35,7 +35,8 @@ def _hook(event: str, values: tuple[Any, ...]) -> None:
         _events.append(f"started {values[0]!r}")
     elif event == "open":
         path, _, flags = values
-        if isinstance(path, (str, bytes, os.PathLike)) and flags & _WRITING:
+        is_refused = flags & os.O_NOFOLLOW and os.path.islink(path)  # the system opens nothing
+        if isinstance(path, (str, bytes, os.PathLike)) and flags & _WRITING and not is_refused:
             _require_inside(_events, "opened for writing", path)
     elif event in ("os.rename", "os.replace"):
         _require_inside(_events, "renamed", values[0], values[2])

@@ -90,6 +90,8 @@ class Done(NamedTuple):
     home: Path
     before: Files
     after: Files
+    results: Files
+    """The results among the files, without the digest of the file that a run was made from."""
 
 
 class Check:
@@ -138,7 +140,16 @@ def run(words: tuple[str, ...], home: Path, *, seconds: float) -> Done:
         stream.flush()
     texts = [one.getvalue().decode("utf-8", "replace") for one in (out, err)]
     return Done(
-        status, texts[0], texts[1], elapsed, trace, tuple(events), home, before, files_in(home)
+        status,
+        texts[0],
+        texts[1],
+        elapsed,
+        trace,
+        tuple(events),
+        home,
+        before,
+        after := files_in(home),
+        _results_in(home, after),
     )
 
 
@@ -249,12 +260,23 @@ def _results(done: Done, damaged: tuple[str, ...]) -> dict[str, str]:
     """The files of a run that were not there before, or were replaced, and hold results."""
     return {
         name: content
-        for name, content in done.after.items()
-        if Path(name).name not in _VOLATILE
-        and not any(name == one or name.startswith(f"{one}/") for one in damaged)
+        for name, content in done.results.items()
+        if not any(name == one or name.startswith(f"{one}/") for one in damaged)
         and not name.startswith("work/given")
-        and Path(name).name in _COMPARED
     }
+
+
+def _results_in(home: Path, files: Files) -> Files:
+    """Results by content. A run records the digest of the file that it was made from; a byte that
+    means nothing changes only this digest."""
+    found = {}
+    for name, content in files.items():
+        if Path(name).name in _COMPARED and Path(name).name not in _VOLATILE:
+            path = home / name
+            is_text = name.endswith(".json") and path.is_file() and not path.is_symlink()
+            text = path.read_bytes() if is_text else content.encode()
+            found[name] = re.sub(rb'"sha256": "[0-9a-f]{64}"', b"", text).hex()
+    return found
 
 
 _COMPARED = (
