@@ -3,6 +3,7 @@
     python -m benchmarks                       all sections
     python -m benchmarks attention search      some sections
     python -m benchmarks gpu --help            benchmarks for an accelerator
+    python -m benchmarks pretrained --help     accuracies of cuts of a trained network
 
 A section replaces only its own part of results/speed.json.
 """
@@ -30,6 +31,10 @@ def main() -> None:
         from benchmarks.gpu.command import main as on_gpu
 
         sys.exit(on_gpu(sys.argv[2:]))
+    if sys.argv[1:2] == ["pretrained"]:
+        from benchmarks.pretrained import main as on_pretrained
+
+        sys.exit(on_pretrained(sys.argv[2:]))
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=__doc__,

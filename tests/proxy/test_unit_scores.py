@@ -59,7 +59,7 @@ def scaled_by(case: Case, group: UnitGroup, unit: int, image: int, factor: float
 def test_a_gate_is_the_derivative_of_each_images_loss(model: str) -> None:
     """d loss / d factor at 1, by differences: squared and summed over images, then the root."""
     case = Case(model)
-    found = unit_scores(case.network, case.groups, case.batches(2), score="gate")
+    found = unit_scores(case.network, case.groups, case.batches(2), score="gate").scores
     h = 1e-5
     for number in {0, len(case.groups) // 2, len(case.groups) - 1}:
         group = case.groups[number]
@@ -79,7 +79,7 @@ def test_a_gate_is_the_derivative_of_each_images_loss(model: str) -> None:
 def test_the_sum_of_gates_and_batches_of_another_size() -> None:
     case = Case("test_resnet")
     whole, parts = (
-        unit_scores(case.network, case.groups, case.batches(size), score="gate_sum")
+        unit_scores(case.network, case.groups, case.batches(size), score="gate_sum").scores
         for size in (4, 1)
     )
     for left, right in zip(whole, parts, strict=True):
@@ -93,8 +93,10 @@ def test_weights_times_gradients_are_summed_over_the_units_tensors() -> None:
     parameters = dict(case.network.named_parameters())
     gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
     of = dict(zip(parameters, gradients, strict=True))
-    found = unit_scores(case.network, case.groups, case.batches(3), score="weight_times_gradient")
-    sizes = unit_scores(case.network, case.groups, [], score="weight")
+    found = unit_scores(
+        case.network, case.groups, case.batches(3), score="weight_times_gradient"
+    ).scores
+    sizes = unit_scores(case.network, case.groups, [], score="weight").scores
     for group, scores, plain in zip(case.groups, found, sizes, strict=True):
         trained = [tensor for tensor in group.tensors if tensor.name in parameters]
         for unit in (0, group.num_units - 1):
@@ -112,11 +114,11 @@ def test_weights_times_gradients_are_summed_over_the_units_tensors() -> None:
 @pytest.mark.parametrize("score", sorted(set(UNIT_SCORES) - {"random"}))
 def test_scores_follow_the_units_into_another_order(score: str) -> None:
     case = Case("test_vit")
-    before = unit_scores(case.network, case.groups, case.batches(4), score=score)
+    before = unit_scores(case.network, case.groups, case.batches(4), score=score).scores
     orders = [torch.randperm(group.num_units) for group in case.groups]
     for group, order in zip(case.groups, orders, strict=True):
         reorder(case.network, group, order)
-    after = unit_scores(case.network, case.groups, case.batches(4), score=score)
+    after = unit_scores(case.network, case.groups, case.batches(4), score=score).scores
     for left, order, right in zip(before, orders, after, strict=True):
         torch.testing.assert_close(right, left[order], rtol=1e-7, atol=1e-12)
 
@@ -132,7 +134,8 @@ def test_the_network_is_left_as_it_was() -> None:
 def test_random_scores_are_a_function_of_the_seed() -> None:
     case = Case("test_resnet")
     first, same, other = (
-        unit_scores(case.network, case.groups, [], score="random", seed=seed) for seed in (1, 1, 2)
+        unit_scores(case.network, case.groups, [], score="random", seed=seed).scores
+        for seed in (1, 1, 2)
     )
     assert all(map(torch.equal, first, same))
     assert not any(map(torch.equal, first, other))

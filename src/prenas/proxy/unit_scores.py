@@ -6,8 +6,8 @@ should keep.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,16 @@ from prenas.proxy.scores import UnitScoreName
 from prenas.randomness import torch_generator
 
 
+class UnitScores(NamedTuple):
+    """Scores of the units of every group, each [units] in double precision on the CPU."""
+
+    scores: list[Tensor]
+    """From all images."""
+    halves: tuple[list[Tensor], list[Tensor]] | None
+    """From every second image alone, beginning with the first and with the second; None for a
+    score that needs no images."""
+
+
 def unit_scores(
     network: nn.Module,
     groups: Sequence[UnitGroup],
@@ -25,8 +35,8 @@ def unit_scores(
     *,
     score: UnitScoreName,
     seed: int = 0,
-) -> list[Tensor]:
-    """The score [units] of every unit, in double precision on the CPU; higher is better.
+) -> UnitScores:
+    """The score of every unit; higher is better.
 
     The network is put into evaluation mode, so that the gradients of different images do not
     influence each other.
@@ -50,16 +60,21 @@ def unit_scores(
     network = network.eval()
     if score == "random":
         generator = torch_generator(seed, "unit scores")
-        return [
+        drawn = [
             torch.rand(num_kept(network, group), generator=generator, dtype=torch.float64)
             for group in groups
         ]
-    if score in ("weight", "weight_times_gradient"):
-        elements = _weight_elements(network, batches if score != "weight" else None)
-        found = [_per_unit(elements, group, num_kept(network, group)) for group in groups]
+        return UnitScores(drawn, None)
+    if score == "weight":
+        found = UnitScores(_per_unit(network, groups, None), None)
+    elif score == "weight_times_gradient":
+        first, second = _gradients(network, batches)
+        total = {name: first[name] + second[name] for name in first}
+        halves = _per_unit(network, groups, first), _per_unit(network, groups, second)
+        found = UnitScores(_per_unit(network, groups, total), halves)
     else:
         found = _gates(network, groups, batches, per_image=score == "gate")
-    for group, scores in zip(groups, found, strict=True):
+    for group, scores in zip(groups, found.scores, strict=True):
         if not torch.isfinite(scores).all():
             raise ValueError(
                 f"the scores of the {group.axis} before {group.consumer} are not finite: check "
@@ -68,15 +83,30 @@ def unit_scores(
     return found
 
 
+def _by_half(
+    batches: Iterable[tuple[Tensor, Tensor]],
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """The images and labels of either half (0 or 1): every second image of the whole stream."""
+    read = 0
+    for images, labels in batches:
+        for half in (0, 1):
+            own = slice((half + read) % 2, None, 2)
+            if len(labels[own]):
+                yield half, images[own], labels[own]
+        read += len(labels)
+    if not read:
+        raise ValueError("no images given: scoring units needs at least one")
+
+
 def _gates(
     network: nn.Module,
     groups: Sequence[UnitGroup],
     batches: Iterable[tuple[Tensor, Tensor]],
     *,
     per_image: bool,
-) -> list[Tensor]:
+) -> UnitScores:
     numbers = [num_kept(network, group) for group in groups]
-    totals = [torch.zeros(number, dtype=torch.float64) for number in numbers]
+    totals = [[torch.zeros(number, dtype=torch.float64) for number in numbers] for _ in range(2)]
     inputs: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
@@ -87,13 +117,11 @@ def _gates(
 
     consumers = {group.consumer: network.get_submodule(group.consumer) for group in groups}
     hooks = [one.register_forward_pre_hook(keep(name)) for name, one in consumers.items()]
-    has_images = False
     try:
-        for images, labels in batches:
-            has_images = True
+        for half, images, labels in _by_half(batches):
             loss = cross_entropy(network(images), labels, reduction="sum")
             gradients = torch.autograd.grad(loss, [inputs[group.consumer] for group in groups])
-            for group, total, gradient in zip(groups, totals, gradients, strict=True):
+            for group, total, gradient in zip(groups, totals[half], gradients, strict=True):
                 effect = (inputs[group.consumer].detach() * gradient).double().cpu()
                 is_map = isinstance(consumers[group.consumer], nn.Conv2d)
                 slices = effect.movedim(1 if is_map else -1, 0)  # [slices, images, ...]
@@ -104,31 +132,42 @@ def _gates(
     finally:
         for hook in hooks:
             hook.remove()
-    if not has_images:
-        raise ValueError("no images given: scoring units needs at least one")
-    return [total.sqrt() if per_image else total.abs() for total in totals]
+    finish = torch.sqrt if per_image else torch.abs
+    first, second = totals
+    both = [finish(one + other) for one, other in zip(first, second, strict=True)]
+    return UnitScores(both, ([*map(finish, first)], [*map(finish, second)]))
 
 
-def _weight_elements(
-    network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]] | None
-) -> dict[str, Tensor]:
-    """|w|, or |w * g| if there are images, of every trained tensor."""
+_Gradients = Mapping[str, Tensor]
+
+
+def _gradients(
+    network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]
+) -> tuple[_Gradients, _Gradients]:
+    """The gradient of every trained tensor, summed over the images of either half."""
     parameters = dict(network.named_parameters())
-    if batches is None:
-        return {name: one.detach().abs().double().cpu() for name, one in parameters.items()}
-    totals = {name: torch.zeros_like(one) for name, one in parameters.items()}
-    for images, labels in batches:
+    totals = [{name: torch.zeros_like(one) for name, one in parameters.items()} for _ in range(2)]
+    for half, images, labels in _by_half(batches):
         loss = cross_entropy(network(images), labels, reduction="sum")
         gradients = torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True)
-        for total, gradient in zip(totals.values(), gradients, strict=True):
+        for total, gradient in zip(totals[half].values(), gradients, strict=True):
             total += gradient
-    return {
-        name: (parameters[name].detach() * total).abs().double().cpu()
-        for name, total in totals.items()
+    return totals[0], totals[1]
+
+
+def _per_unit(
+    network: nn.Module, groups: Sequence[UnitGroup], gradients: _Gradients | None
+) -> list[Tensor]:
+    """Sums of |w|, or of |w * g| if there are gradients, over the tensors of every unit."""
+    elements = {
+        name: (one.detach() if gradients is None else one.detach() * gradients[name])
+        for name, one in network.named_parameters()
     }
+    elements = {name: one.abs().double().cpu() for name, one in elements.items()}
+    return [_of_group(elements, group, num_kept(network, group)) for group in groups]
 
 
-def _per_unit(elements: Mapping[str, Tensor], group: UnitGroup, number: int) -> Tensor:
+def _of_group(elements: Mapping[str, Tensor], group: UnitGroup, number: int) -> Tensor:
     total = torch.zeros(number, dtype=torch.float64)
     for part in group.tensors:
         if part.name in elements:

@@ -19,7 +19,7 @@ from pydantic import (
 
 from prenas.families import get_family, get_space
 from prenas.families.base import SearchSpace
-from prenas.proxy.scores import DEFAULT_SCORE, Scope, check_score_name
+from prenas.proxy.scores import DEFAULT_SCORE, UNIT_SCORES, Scope, check_score_name
 from prenas.recipe.budgets import check_resolutions, parse_budgets
 from prenas.recipe.data import (
     Augmentation,
@@ -49,6 +49,9 @@ class SearchRecipe(Value):
     keep_partial: bool = False
     """Keep a grid's last interval when the step does not divide the range."""
     score: str = DEFAULT_SCORE
+    allocation: Literal["best", "equal"] = "best"
+    """How the units of a trained network are shared among its layers: `best` for the sum of their
+    scores, or `equal`, the same share of every layer, for comparison."""
     scope: Scope = "all"
     """`blocks`: the score sums only over tensors that belong to a layer, without stem and head."""
     isomers: IsomerRule = "normalised"
@@ -391,6 +394,17 @@ class Recipe(Value):
     @model_validator(mode="after")
     def _parts_agree(self) -> Recipe:
         check_score_name(self.search.score, self.space.family)
+        if self.search.allocation == "equal":
+            if self.search.score not in UNIT_SCORES:
+                raise ValueError(
+                    "search.allocation=equal shares the units of a trained network, but "
+                    f"search.score is {self.search.score!r}: choose one of {', '.join(UNIT_SCORES)}"
+                )
+            if self.search.k > 1:
+                raise ValueError(
+                    f"search.allocation=equal has one subnet per budget, but search.k is "
+                    f"{self.search.k}: set it to 1"
+                )
         budgets = parse_budgets(self.search.budgets, keep_partial=True)
         check_resolutions(budgets.kept, self.space)
         self.preprocessing.check_channels(self.space.settings.in_chans)

@@ -120,6 +120,17 @@ class Adapted(Value):
         )
 
 
+class HalvesAgreement(Value):
+    """How well two halves of the scored images agree."""
+
+    rank_correlation: float | None
+    """Spearman's rank correlation of the units of a layer, as the mean over all layers; None if no
+    layer has units of different scores."""
+    kept_in_common: tuple[float | None, ...]
+    """Per budget, the share of units (0 to 1) that the best subnets of either half have in common;
+    None if the budget is empty."""
+
+
 class Trained(Value):
     """The trained network in which a search scored units."""
 
@@ -129,6 +140,11 @@ class Trained(Value):
     """Digest of its weights."""
     units: dict[str, tuple[int, ...]]
     """Layer that takes the units -> the network's own number of each unit, in the new order."""
+    halves: HalvesAgreement | None = None
+    """None if the score needs no images, and in files of earlier versions."""
+    top1_untrained: tuple[float, ...] | None = None
+    """Per subnet, the fraction of validation images (0 to 1) that it classifies correctly before it
+    is trained, with BatchNorm calibrated; None if it was not measured."""
 
     @property
     def summary(self) -> str:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from statistics import fmean
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.stats import spearmanr
 from torch import Tensor
 
+from prenas.cost import bounded_names
 from prenas.data import ImageData, ImageSource, drawn_subset, evaluation_batches, num_samples
 from prenas.families import family_of
-from prenas.families.base import SearchSpace, Stage
+from prenas.families.base import SearchSpace, Stage, StageChoice
 from prenas.families.units import UnitGroup, reorder
 from prenas.proxy.layout import num_options, options_of
 from prenas.proxy.scores import UNIT_SCORES, Floats
@@ -19,11 +23,13 @@ from prenas.proxy.tables import SpaceTables, cost_tables
 from prenas.proxy.unit_scores import unit_scores
 from prenas.recipe import Recipe
 from prenas.recipe.budgets import Budget
+from prenas.selection.graph import Candidate
 from prenas.selection.placing import placed_budgets
-from prenas.selection.preferred import Trained
+from prenas.selection.preferred import HalvesAgreement, Trained
 from prenas.selection.search import Scored, Search, check_any_fits, preferred_set
-from prenas.selection.select import Candidates, select
+from prenas.selection.select import Candidates, Pick, select
 from prenas.supernet import Supernet
+from prenas.values import few_of
 
 
 def scores_units(recipe: Recipe) -> bool:
@@ -65,33 +71,145 @@ def search_trained(
     )
     check_any_fits(recipe, budgets.kept)
     network = supernet.to(device).network
-    groups = _groups_of(space)
-    found = iter(
-        unit_scores(
-            network,
-            [group for layer in groups for group in layer],
-            scored_batches(recipe, data, device),
-            score=search.score,  # type: ignore[arg-type]
-            seed=recipe.seed,
-        )
+    layers = _groups_of(space)
+    groups = [group for layer in layers for group in layer]
+    found = unit_scores(
+        network,
+        groups,
+        scored_batches(recipe, data, device),
+        score=search.score,  # type: ignore[arg-type]
+        seed=recipe.seed,
     )
-    in_order: list[list[Tensor]] = []
-    units: dict[str, tuple[int, ...]] = {}
-    for layer in groups:
-        in_order.append([])
-        for group in layer:
-            scores = next(found)
-            order = torch.argsort(scores, descending=True, stable=True)
-            reorder(network, group, order)
-            in_order[-1].append(scores[order])
-            units[group.consumer] = tuple(order.tolist())
-    whole = sum(float(scores.sum()) for layer in in_order for scores in layer)
-    shares = [[100 * scores / (whole or 1.0) for scores in layer] for layer in in_order]
-    scored = _scored(recipe, shares, budgets.kept)
-    picks = select(scored.candidates, budgets.kept, search.k)
-    preferred = preferred_set(recipe, budgets, picks, scored, (), device)
-    trained = Trained(source=source, sha256=sha256, units=units)
+    choice = _choose(recipe, layers, found.scores, budgets.kept)
+    for group, order in zip(groups, choice.orders, strict=True):
+        reorder(network, group, order)
+    preferred = preferred_set(recipe, budgets, choice.picks, choice.scored, (), device)
+    agreement = None
+    if found.halves is not None:
+        agreement = _agreement(recipe, layers, found.halves, budgets.kept)
+    trained = Trained(
+        source=source,
+        sha256=sha256,
+        units={
+            group.consumer: tuple(order.tolist())
+            for group, order in zip(groups, choice.orders, strict=True)
+        },
+        halves=agreement,
+    )
     return Search(preferred.model_copy(update={"trained": trained}), supernet.cpu())
+
+
+class _Choice(NamedTuple):
+    """What follows from the scores of all units."""
+
+    orders: list[Tensor]
+    """Per group, the numbers of its units, the most important first."""
+    scored: Scored
+    picks: list[Pick]
+
+    def kept(self, budget: int, space: SearchSpace) -> list[set[int]]:
+        """Per group, the units that the best subnet of a budget keeps; empty if there is none."""
+        best = [one.candidate for one in self.picks if (one.budget, one.rank) == (budget, 0)]
+        numbers = [
+            int(axis.options[options[layer]])
+            for candidate in best
+            for stage, choice in zip(space.chain, candidate.choices, strict=True)
+            for layer in range(choice.depth)
+            for axis, options in zip(stage.axes, choice.options, strict=True)
+        ]
+        return [
+            set(order[:number].tolist())
+            for order, number in zip(self.orders, numbers, strict=bool(best))
+        ]
+
+
+def _choose(
+    recipe: Recipe,
+    layers: Sequence[Sequence[UnitGroup]],
+    scores: Sequence[Tensor],
+    budgets: Sequence[Budget],
+) -> _Choice:
+    """The best subnets of every budget; scores are in the order of the groups of all layers."""
+    search, space = recipe.search, recipe.space
+    orders = [torch.argsort(one, descending=True, stable=True) for one in scores]
+    whole = sum(float(one.sum()) for one in scores) or 1.0
+    shares = iter([100 * one[order] / whole for one, order in zip(scores, orders, strict=True)])
+    in_order = [[next(shares) for _ in layer] for layer in layers]
+    candidates = {}
+    for side in dict.fromkeys(budget.resolution for budget in budgets):
+        tables = unit_tables(space, in_order, resolution=side)
+        candidates[side] = Candidates(tables, search.enumeration)
+    scored = Scored((), candidates)
+    if search.allocation == "best":
+        return _Choice(orders, scored, select(candidates, budgets, search.k))
+    picks = []
+    for number, budget in enumerate(budgets):
+        equal = equal_shares(space, scored.tables(budget.resolution), budget)
+        if equal is not None:
+            picks.append(Pick(equal, number, rank=0, margin=None))
+    if not picks:
+        raise ValueError(
+            "no subnet that keeps the same share of every layer fits any of the budgets "
+            f"{few_of([*map(str, budgets)])}: choose search.allocation=best, or other budgets"
+        )
+    return _Choice(orders, scored, picks)
+
+
+_NUM_SHARES = 1000
+"""In how many steps the share of every layer is lowered."""
+
+
+def equal_shares(space: SearchSpace, tables: SpaceTables, budget: Budget) -> Candidate | None:
+    """The largest subnet in a budget that keeps the same share of the units of every layer.
+
+    Every layer takes the option that is nearest to the share. None if no share fits the budget.
+    """
+    tried = None
+    for step in range(_NUM_SHARES, -1, -1):
+        choices = tuple(_nearest(stage, step / _NUM_SHARES) for stage in space.chain)
+        if choices == tried:
+            continue
+        tried, cost = choices, tables.cost(choices)
+        if budget.contains(cost):
+            costs = dict(zip(bounded_names(), map(int, cost), strict=True))
+            return Candidate(choices, budget.resolution, costs, tables.score(choices))
+    return None
+
+
+def _nearest(stage: Stage, share: float) -> StageChoice:
+    if not stage.axes:
+        return StageChoice(0, 0)
+    depth = stage.depths[-1]
+    places = [
+        min(range(len(axis.options)), key=lambda i: abs(axis.options[i] - wanted))
+        for axis in stage.axes
+        for wanted in [share * axis.options[-1]]
+    ]
+    return StageChoice(0, depth, tuple((place,) * depth for place in places))
+
+
+def _agreement(
+    recipe: Recipe,
+    layers: Sequence[Sequence[UnitGroup]],
+    halves: tuple[list[Tensor], list[Tensor]],
+    budgets: Sequence[Budget],
+) -> HalvesAgreement:
+    """How much the choice depends on which images were scored."""
+    ranks = [
+        float(spearmanr(one, other).statistic)
+        for one, other in zip(*halves, strict=True)
+        if min(np.ptp(one.numpy()), np.ptp(other.numpy())) > 0
+    ]
+    choices = [_choose(recipe, layers, scores, budgets) for scores in halves]
+    in_common = []
+    for number in range(len(budgets)):
+        one, other = (choice.kept(number, recipe.space) for choice in choices)
+        either = sum(max(len(a), len(b)) for a, b in zip(one, other, strict=True))
+        both = sum(len(a & b) for a, b in zip(one, other, strict=True))
+        in_common.append(both / either if either else None)
+    return HalvesAgreement(
+        rank_correlation=fmean(ranks) if ranks else None, kept_in_common=tuple(in_common)
+    )
 
 
 def _groups_of(space: SearchSpace) -> Sequence[Sequence[UnitGroup]]:
@@ -115,16 +233,6 @@ def scored_batches(
     batches = evaluation_batches(source, settings, search.batch_size, data.num_workers)
     for images, labels in batches:
         yield images.to(device), labels.to(device)
-
-
-def _scored(
-    recipe: Recipe, in_order: Sequence[Sequence[Tensor]], budgets: Sequence[Budget]
-) -> Scored:
-    candidates = {}
-    for side in dict.fromkeys(budget.resolution for budget in budgets):
-        tables = unit_tables(recipe.space, in_order, resolution=side)
-        candidates[side] = Candidates(tables, recipe.search.enumeration)
-    return Scored((), candidates)
 
 
 def unit_tables(

