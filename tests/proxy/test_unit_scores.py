@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 from families.drawing import fill_as_trained, timm_space
 from prenas.families import build
 from prenas.families.units import UnitGroup, reorder
-from prenas.proxy.scores import UNIT_SCORES
+from prenas.proxy.scores import UNIT_SCORES, UnitScoreName
 from prenas.proxy.unit_scores import unit_scores
 
 MODELS = {"test_resnet": 40, "mobilenetv3_small_050": 32, "test_vit": 64, "test_convnext": 64}
@@ -148,3 +148,21 @@ def test_no_images_and_values_that_are_not_finite_are_refused() -> None:
     bad = [(torch.full_like(case.images, torch.inf), case.labels)]
     with pytest.raises(ValueError, match="are not finite"):
         unit_scores(case.network, case.groups, bad, score="gate")
+
+
+@pytest.mark.parametrize("score", ["gate", "gate_sum", "weight_times_gradient"])
+@pytest.mark.parametrize("size", [1, 3, 4])
+def test_halves_are_the_scores_of_every_second_image(score: UnitScoreName, size: int) -> None:
+    case = Case("test_resnet")
+    found = unit_scores(case.network, case.groups, case.batches(size), score=score)
+    assert found.halves is not None
+    for half, scores in enumerate(found.halves):
+        own = [(case.images[half::2], case.labels[half::2])]
+        alone = unit_scores(case.network, case.groups, own, score=score).scores
+        for one, other in zip(scores, alone, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-14)
+
+
+def test_scores_without_images_have_no_halves() -> None:
+    case = Case("test_resnet")
+    assert unit_scores(case.network, case.groups, [], score="weight").halves is None

@@ -8,13 +8,17 @@ from pathlib import Path
 from types import FrameType
 
 import pytest
+import torch
 from pydantic import ValidationError
+from torch.utils.data import TensorDataset
 from typer.testing import CliRunner
 
 import prenas
+from families.drawing import fill_as_trained, timm_space
 from prenas import pipeline
 from prenas.cli import app
-from prenas.families import get_space
+from prenas.data import ImageData
+from prenas.families import build, get_space
 from prenas.families.base import SearchSpace, Settings
 from prenas.families.vit.space import VitSettings
 from prenas.recipe import (
@@ -30,6 +34,8 @@ from prenas.recipe import (
 )
 from prenas.recipe.catalogue import RECIPES, get_recipe
 from prenas.recipe.data import Augmentation, DataRecipe, Preprocessing
+from prenas.selection.trained import search_trained
+from prenas.supernet import Supernet
 from prenas.values import Value
 from test_pipeline_convolutional import recipe_of as conv_recipe
 from training.runs import MINI, mini_recipe
@@ -81,6 +87,18 @@ def _with_everything_on() -> DataRecipe:
     return digits.model_copy(update={"augmentation": augmentation})
 
 
+def _search_in_a_trained_network() -> None:
+    space = timm_space("test_resnet", 40)
+    recipe = Recipe(
+        name="cut", space=space, search=SearchRecipe(budgets=("params=1G",), score="weight")
+    )
+    network = fill_as_trained(build(space.largest, space.settings))
+    supernet = Supernet.around(network, space.largest, space.settings)
+    split = TensorDataset(torch.zeros(1, 3, 40, 40), torch.zeros(1).long())
+    images = ImageData(train=split, validation=split, test=None, class_names=("a", "b"))
+    search_trained(recipe, supernet, images, source="somewhere", sha256="0" * 64)
+
+
 def test_every_field_is_read_by_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A field that nothing outside recipe/ reads promises what it does not keep."""
     # Settings unlike any other test's, so that nothing that reads them is cached yet.
@@ -106,6 +124,7 @@ def test_every_field_is_read_by_a_run(tmp_path: Path, monkeypatch: pytest.Monkey
     small = {"population": 2, "generations": 1, "num_parents": 1}
     convolutional = conv_recipe(training={"epochs": 1}, evolution=EvolutionRecipe(**small))
     pipeline.run(convolutional, tmp_path / "convolutional")
+    _search_in_a_trained_network()
     monkeypatch.undo()
 
     promised = {

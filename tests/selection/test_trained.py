@@ -13,12 +13,21 @@ from prenas.data import ImageData
 from prenas.families import build, get_space
 from prenas.families.base import StageChoice
 from prenas.families.timm_cut.space import TimmSpace
-from prenas.proxy.unit_scores import unit_scores
-from prenas.recipe import Recipe, SearchRecipe
+from prenas.proxy.unit_scores import UnitScores, unit_scores
+from prenas.recipe import Recipe, SearchRecipe, with_overrides
 from prenas.recipe.budgets import parse_budgets
+from prenas.recipe.catalogue import get_recipe
 from prenas.recipe.data import DataRecipe
+from prenas.selection import trained
+from prenas.selection.preferred import HalvesAgreement
 from prenas.selection.select import Candidates
-from prenas.selection.trained import scored_batches, scores_units, search_trained, unit_tables
+from prenas.selection.trained import (
+    equal_shares,
+    scored_batches,
+    scores_units,
+    search_trained,
+    unit_tables,
+)
 from prenas.supernet import Supernet
 
 
@@ -117,6 +126,106 @@ def test_a_search_reorders_the_units_and_keeps_the_best() -> None:
     batches = scored_batches(recipe, data, "cpu")
     for scores in unit_scores(found.supernet.network, groups, batches, score="gate").scores:
         assert (scores.diff() <= 1e-4 * scores.max()).all()
+
+
+def test_equal_shares_are_the_most_that_fit() -> None:
+    """Each layer keeps the share to within half a step, and the next larger subnet costs more."""
+    space = timm_space("test_resnet", 40)
+    layers = [[torch.ones(group.num_units).double() for group in b.groups] for b in space.blocks]
+    tables = unit_tables(space, layers)
+    least, most = (count(arch, space)["macs"] for arch in (space.smallest, space.largest))
+    found = []
+    for budget in parse_budgets(
+        [f"macs={most * share // 100}" for share in range(30, 101, 2)]
+    ).kept:
+        subnet = equal_shares(space, tables, budget)
+        if subnet is None:
+            assert least > budget.bounds[1, 1] - 1
+            continue
+        assert budget.contains(np.array([*subnet.cost.values()]))
+        found.append(subnet)
+        arch = space.compose(subnet.choices, None)
+        assert subnet.cost["macs"] == count(arch, space)["macs"]
+        steps = [b.options[0][1] - b.options[0][0] for b in space.blocks]
+        of_all = [units / group.num_units for group, units in arch.kept()]
+        widest = max(
+            step / b.groups[0].num_units for step, b in zip(steps, space.blocks, strict=True)
+        )
+        assert max(of_all) - min(of_all) <= widest
+    assert found[-1].cost["macs"] == most
+    assert len({subnet.cost["macs"] for subnet in found}) > 5
+
+
+def test_an_equal_share_of_every_layer_is_chosen_on_request() -> None:
+    space = timm_space("test_resnet", 40)
+    half = count(space.largest, space)["macs"] * 3 // 4
+    recipe = with_overrides(recipe_for(space, f"macs={half}"), ["search.allocation=equal"])
+    found = search_trained(recipe, trained_supernet(space), images_of(space), source="x", sha256="")
+    (subnet,) = found.preferred.subnets
+    best = search_trained(
+        recipe_for(space, f"macs={half}"),
+        trained_supernet(space),
+        images_of(space),
+        source="x",
+        sha256="",
+    ).preferred.subnets[0]
+    assert subnet.score is not None
+    assert best.score is not None
+    assert subnet.score < best.score
+    assert subnet.costs["macs"] <= half
+    uneven = count(space.sample(np.random.default_rng(1)), space)["macs"]
+    tight = recipe_for(space, f"macs={uneven}:{uneven + 1}")
+    search = tight.search.model_copy(update={"allocation": "equal"})
+    with pytest.raises(ValueError, match=r"keeps the same share of every layer fits any"):
+        search_trained(
+            tight.model_copy(update={"search": search}),
+            trained_supernet(space),
+            images_of(space),
+            source="x",
+            sha256="",
+        )
+
+
+def test_an_allocation_is_only_for_scores_of_units() -> None:
+    with pytest.raises(ValueError, match=r"search.score is 'entropy'"):
+        with_overrides(get_recipe("digits"), ["search.score=entropy", "search.allocation=equal"])
+    with pytest.raises(ValueError, match=r"search.k is 2: set it to 1"):
+        with_overrides(
+            recipe_for(small_space(), "macs=1G"), ["search.allocation=equal", "search.k=2"]
+        )
+
+
+def test_agreement_counts_the_units_that_both_halves_keep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal halves agree wholly; reversed ones have in common what fits into both ends."""
+    space = timm_space("test_resnet", 40)
+    macs = count(space.largest, space)["macs"]
+    recipe = with_overrides(
+        recipe_for(space, f"macs={macs * 3 // 4}", "macs=1:2:1"), ["search.allocation=equal"]
+    )
+    groups = [group for block in space.blocks for group in block.groups]
+    rising = [torch.arange(1, group.num_units + 1).double() for group in groups]
+    falling = [one.flip(0) for one in rising]
+
+    def agreement(one: list[torch.Tensor], other: list[torch.Tensor]) -> HalvesAgreement:
+        monkeypatch.setattr(
+            trained, "unit_scores", lambda *_, **fields: UnitScores(rising, (one, other))
+        )
+        found = search_trained(
+            recipe, trained_supernet(space), images_of(space), source="x", sha256=""
+        )
+        assert found.preferred.trained is not None
+        assert found.preferred.trained.halves is not None
+        kept = [units for _, units in found.preferred.archs[0].kept()]
+        overlap = sum(max(0, 2 * n - g.num_units) for n, g in zip(kept, groups, strict=True))
+        expected.append(overlap / sum(kept))
+        return found.preferred.trained.halves
+
+    expected: list[float] = []
+    same, reverse = agreement(rising, rising), agreement(rising, falling)
+    assert same == HalvesAgreement(rank_correlation=1.0, kept_in_common=(1.0, None))
+    assert reverse.rank_correlation == pytest.approx(-1)
+    assert reverse.kept_in_common[0] == pytest.approx(expected[1])
+    assert 0 < expected[1] < 1
 
 
 def test_budgets_out_of_reach_are_refused_before_anything_is_scored() -> None:

@@ -18,6 +18,8 @@ import prenas
 from families.drawing import fill_as_trained
 from prenas.cli import app
 from prenas.cost import count
+from prenas.evaluation.accuracy import evaluate_networks
+from prenas.evaluation.calibration import calibration_batches
 from prenas.pipeline import dry_run
 from prenas.runs.status import read_status
 from prenas.sources.cutting import absolute_budgets, cut_plan
@@ -90,6 +92,30 @@ def test_a_run_hands_over_a_cut_for_every_budget(finished: Path, pictures: Path)
     assert described["provenance"]["source"]["name"].startswith(f"timm/{MODEL}")
     prediction = next(iter(prenas.predict(finished / "subnets/01", [pictures / "bee/3.png"])))
     assert prediction.error is None
+
+
+def test_accuracies_before_training_are_those_of_the_cut_source(finished: Path) -> None:
+    """Each cut as a plain network with the adapted weights and statistics of its own images."""
+    run = prenas.Run(finished)
+    trained, images = run.preferred.trained, run.images.read_own()
+    assert trained is not None
+    assert trained.top1_untrained is not None
+    assert trained.halves is not None
+    supernet, found = run.initial_supernet().eval(), []
+    for arch in run.preferred.archs:
+        network = supernet.cut(arch, supernet.fresh_statistics(arch))
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.reset_running_stats()
+                module.train().momentum = None
+        batches = calibration_batches(
+            images, supernet.settings, run.recipe.calibration, 512, seed=0, first_epoch=2
+        )
+        for batch in batches:
+            network(batch)
+        (result,) = evaluate_networks([network.eval()], images.validation, supernet.settings)
+        found.append(result.top1)
+    assert trained.top1_untrained == pytest.approx(tuple(found))
 
 
 def test_timm_alone_loads_what_is_handed_over(finished: Path) -> None:
