@@ -152,7 +152,19 @@ def test_status_and_report_of_a_cut_run(finished: Path) -> None:
     page = (finished / "report.md").read_text()
     assert f"prenas run --from timm/{MODEL}" in page
     assert "## What the options keep" in page
-    for of_other_runs in ("initialisation", "further-seeds", "No command reproduces"):
+    untrained = prenas.Run(finished).preferred.trained
+    assert untrained is not None
+    assert untrained.top1_untrained is not None
+    for share in untrained.top1_untrained:
+        assert f" {100 * share:.2f} |" in page
+    assert "untrained validation top-1, %" in page
+    assert "Two halves of the scored images" in page
+    for of_other_runs in (
+        "initialisation",
+        "another seed",
+        "further-seeds",
+        "No command reproduces",
+    ):
         assert of_other_runs not in page
 
 

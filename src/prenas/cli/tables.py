@@ -119,6 +119,10 @@ def print_preferred(preferred: PreferredSet) -> None:
     )
     if preferred.origin is not None:
         title = f"{_plural(len(preferred.subnets), 'subnet')}, {preferred.origin.summary}"
+    trained = preferred.trained
+    if trained is not None:
+        title = f"{_plural(len(preferred.subnets), 'subnet')} {trained.summary}"
+    untrained = trained.top1_untrained if trained is not None else None
     axes = shown_axes(subnet.costs for subnet in preferred.subnets)
     print_table(
         f"{preferred.recipe.name}: {title}",
@@ -127,6 +131,7 @@ def print_preferred(preferred: PreferredSet) -> None:
             *(axis.header for axis in axes),
             *("architecture", "score", "lead"),
             *(["gap"] if preferred.optima else []),
+            *(["untrained\nval top-1"] if untrained is not None else []),
             "budget",
         ],
         [
@@ -137,6 +142,7 @@ def print_preferred(preferred: PreferredSet) -> None:
                 "-" if subnet.score is None else f"{subnet.score:,.1f}",
                 leads[number],
                 *([_gaps(preferred.gaps_of(number))] if preferred.optima else []),
+                *([f"{100 * untrained[number]:.2f}"] if untrained is not None else []),
                 "; ".join(preferred.budgets_of(number)),
             )
             for number, subnet in enumerate(preferred.subnets)
@@ -148,6 +154,14 @@ def print_preferred(preferred: PreferredSet) -> None:
             "chosen",
             soft_wrap=True,
         )
+    if trained is not None:
+        console.print(
+            "score: the importance that a subnet keeps, in % of the whole network's"
+            + ("; untrained: before any training of the cuts, in %" if untrained else ""),
+            soft_wrap=True,
+        )
+        if trained.halves is not None:
+            console.print(trained.halves.summary, soft_wrap=True)
     if preferred.optima:
         console.print(
             "gap: how far the score is below the highest that any subnet of the space reaches "

@@ -126,6 +126,9 @@ def subnets(run: RunSoFar) -> list[str]:
     axes = shown_axes(subnet.costs for subnet in preferred.subnets)
     heads = ["subnet", *(axis.header for axis in axes)]
     heads += ["architecture", "score", "lead, %", "budget"]
+    untrained = preferred.trained.top1_untrained if preferred.trained is not None else None
+    if untrained is not None:
+        heads.insert(heads.index("budget"), "untrained validation top-1, %")
     has_blocks = any(subnet.score_of_blocks is not None for subnet in preferred.subnets)
     if has_blocks:
         heads.insert(heads.index("score") + 1, "score of layers")
@@ -145,6 +148,7 @@ def subnets(run: RunSoFar) -> list[str]:
                 NONE if choice.margin is None else f"{100 * choice.margin:.2g}"
                 for choice in choices
             ),
+            *([percent(untrained[number])] if untrained is not None else []),
             "; ".join(
                 escape(preferred.budgets[choice.budget])
                 + (f" (rank {choice.rank + 1})" if preferred.recipe.search.k > 1 else "")
@@ -165,6 +169,13 @@ def subnets(run: RunSoFar) -> list[str]:
         "much, in % of the score, a subnet beats the best one of its budget that was not chosen. "
         "If it is tiny, another seed may choose differently."
     )
+    if preferred.trained is not None:
+        lead = (
+            "The score is the importance that a subnet keeps, in % of the whole network's. The "
+            "lead says by how much, in % of the score, it beats the best subnet of its budget that "
+            "was not chosen. Untrained accuracies are those of the source's weights as they were "
+            "cut, with BatchNorm calibrated: what the choice kept before any training."
+        )
     if isinstance(preferred, EvolvedSet):
         lead = (
             "Each subnet is the best of its budget on validation, found by evolution in the "
@@ -297,8 +308,11 @@ def stability(run: RunSoFar) -> list[str]:
     heading, agreement = "## Do other seeds agree?", run.preferred.agreement
     if (origin := run.preferred.origin) is not None:
         return [heading, f"Nothing was chosen here, because the run was {escape(origin.summary)}."]
-    if run.preferred.trained is not None:
-        return [heading, "The units of trained weights were scored, so no seed decided the choice."]
+    if (trained := run.preferred.trained) is not None:
+        sentences = ["The units of trained weights were scored, so no seed decided the choice."]
+        if trained.halves is not None:
+            sentences.append(trained.halves.summary)
+        return [heading, " ".join(sentences)]
     if isinstance(run.preferred, EvolvedSet):
         return [heading, "Not measured, because other seeds would train a different supernet."]
     if not agreement:

@@ -130,6 +130,20 @@ class HalvesAgreement(Value):
     """Per budget, the share of units (0 to 1) that the best subnets of either half have in common;
     None if the budget is empty."""
 
+    @property
+    def summary(self) -> str:
+        """A sentence for tables and reports."""
+        shares = [f"{100 * share:.0f}" for share in self.kept_in_common if share is not None]
+        correlation = (
+            ""
+            if self.rank_correlation is None
+            else f"mean rank correlation of the units of a layer {self.rank_correlation:.2f}; "
+        )
+        return (
+            f"Two halves of the scored images, each alone: {correlation}units that both would "
+            f"keep, per budget: {', '.join(shares)} %."
+        )
+
 
 class Trained(Value):
     """The trained network in which a search scored units."""
