@@ -15,8 +15,9 @@ the images once. Then every arm cuts it to the same shares of its MACs:
   its part of that time (`alone, equal cost`);
 - `scratch`: the same cuts from random weights, each alone, for all images that source and cuts saw.
 
-All arms see the same splits; accuracies are those of the test split. Everything is stored under
-`--home` and continued there; results are merged into `results/pretrained.json`.
+All arms see the same splits. Neither choice nor training looks at the validation split, so accuracies
+are those of validation and test images together. Everything is stored under `--home` and continued
+there; results are merged into `results/pretrained.json`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from statistics import fmean, stdev
@@ -47,7 +48,7 @@ from benchmarks.paired import ROOT, Options, environment
 from benchmarks.small_data import only
 from prenas import artifacts, pipeline
 from prenas.data import ImageData, evaluation_batches, load_data
-from prenas.evaluation.accuracy import evaluate_archs, evaluate_networks
+from prenas.evaluation.accuracy import Metrics, evaluate_archs, evaluate_networks
 from prenas.evaluation.calibration import calibrate_on, calibration_batches, first_new_epoch
 from prenas.families.base import Arch
 from prenas.proxy.scores import DEFAULT_SCORE
@@ -200,10 +201,10 @@ def _stored(source: str, home: Path) -> str:
 
 
 def measure(setting: Setting, arm: str, training: str) -> dict[str, Any]:
-    """Costs and test accuracies of one arm, and what else is known of it."""
+    """Costs and accuracies of one arm, and what else is known of it."""
     if arm == "source":
         (row,) = pipeline.evaluate(setting.home / artifacts.SOURCE, device="cpu")
-        return _result([row.costs["macs"]], [row.splits["test"].top1], setting)
+        return _result([row.costs["macs"]], [held_out(row.splits)], setting)
     if arm in PRUNERS:
         return pruned(setting, arm)
     if training == "none":
@@ -224,6 +225,12 @@ def measure(setting: Setting, arm: str, training: str) -> dict[str, Any]:
     return _result(macs, top1, setting, epochs=epochs)
 
 
+def held_out(splits: Mapping[str, Metrics]) -> float:
+    """Top-1 on the images of all splits together."""
+    images = sum(one.num_images for one in splits.values())
+    return sum(one.top1 * one.num_images for one in splits.values()) / images
+
+
 def _epochs(recipe: Recipe) -> int:
     assert recipe.training is not None
     assert recipe.training.epochs is not None, "the benchmark counts epochs"
@@ -237,7 +244,7 @@ def _result(
     whole = prenas.count(setting.plan.source.supernet.arch, settings)["macs"]
     return {
         "macs_share": [round(100 * one / whole, 1) for one in macs],
-        "test_top1": [round(100 * one, 2) for one in top1],
+        "top1": [round(100 * one, 2) for one in top1],
         **others,
     }
 
@@ -254,14 +261,12 @@ def untrained(setting: Setting, arm: str) -> dict[str, Any]:
     archs = [subnet.arch for subnet in _by_budget(found.preferred)]
     scored_in = _seconds_of_scoring(found.supernet, recipe, setting.data)
     statistics = calibrated(found.supernet, archs, recipe, setting.data)
-    rows = evaluate_archs(
-        found.supernet.eval(), archs, {"test": setting.data.splits["test"]}, statistics
-    )
+    rows = evaluate_archs(found.supernet.eval(), archs, setting.data.splits, statistics)
     trained = found.preferred.trained
     halves = trained.halves.model_dump() if trained is not None and trained.halves else None
     return _result(
         [row.costs["macs"] for row in rows],
-        [row.splits["test"].top1 for row in rows],
+        [held_out(row.splits) for row in rows],
         setting,
         halves=halves,
         seconds_to_choose=round(searched - scored_in, 1),
@@ -304,7 +309,7 @@ def joint(
     changes: Sequence[str] = (),
     name: str = "joint",
 ) -> tuple[list[int], list[float]]:
-    """(MACs, test accuracies) of cuts that are trained together."""
+    """(MACs, accuracies) of cuts that are trained together."""
     plan = setting.changed([*CHOICES[arm], *changes], shares)
     out = setting.home / f"{name}-{arm.replace(', ', '-').replace('|', '').replace('*', '')}"
     if not (out / artifacts.SOURCE).exists():  # the same adapted network for all arms
@@ -316,7 +321,7 @@ def joint(
     chosen = [of_arch[subnet.arch] for subnet in _by_budget(preferred)]
     return (
         [row.costs["macs"] for row in chosen],
-        [row.splits["test"].top1 for row in chosen],
+        [held_out(row.splits) for row in chosen],
     )
 
 
@@ -337,7 +342,7 @@ def scratch(setting: Setting, epochs: int) -> dict[str, Any]:
         recipe = recipe.model_copy(update={"search": search, "training": training, "source": None})
         (row,) = pipeline.run(recipe, setting.home / f"scratch-{share:g}", device="cpu")
         macs.append(row.costs["macs"])
-        top1.append(row.splits["test"].top1)
+        top1.append(held_out(row.splits))
     return _result(macs, top1, setting, epochs=epochs)
 
 
@@ -375,7 +380,7 @@ def pruned(setting: Setting, arm: str) -> dict[str, Any]:
             break
     return {
         "macs_share": shares,
-        "test_top1": [round(100 * one, 2) for one in top1],
+        "top1": [round(100 * one, 2) for one in top1],
         "version": torch_pruning.__version__,
     }
 
@@ -390,7 +395,7 @@ def _accumulate_gradients(network: nn.Module, recipe: Recipe, data: ImageData) -
 
 @torch.no_grad()
 def _repaired_top1(network: nn.Module, recipe: Recipe, data: ImageData) -> float:
-    """Test accuracy of a copy whose BatchNorm statistics are measured anew."""
+    """Accuracy of a copy whose BatchNorm statistics are measured anew."""
     network, settings = deepcopy(network), recipe.space.settings
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -407,16 +412,21 @@ def _repaired_top1(network: nn.Module, recipe: Recipe, data: ImageData) -> float
     )
     for images in batches:
         network(images)
-    (found,) = evaluate_networks([network.eval()], data.splits["test"], settings)
-    return found.top1
+    network.eval()
+    return held_out(
+        {
+            name: evaluate_networks([network], split, settings)[0]
+            for name, split in data.splits.items()
+        }
+    )
 
 
 def print_table(rows: Sequence[dict[str, Any]]) -> None:
     """Prints means over seeds, with their standard deviation."""
-    table = Table("choice", "training", "seeds", "share of MACs, %", "test top-1, %")
+    table = Table("choice", "training", "seeds", "share of MACs, %", "held-out top-1, %")
     for arm, training in dict.fromkeys((row["arm"], row["training"]) for row in rows):
         own = [row for row in rows if (row["arm"], row["training"]) == (arm, training)]
-        columns = list(zip(*(row["test_top1"] for row in own), strict=True))
+        columns = list(zip(*(row["top1"] for row in own), strict=True))
         cells = [
             f"{fmean(one):.1f}" + (f" ({stdev(one):.1f})" if len(one) > 1 else "")
             for one in columns
