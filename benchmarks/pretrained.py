@@ -15,9 +15,9 @@ the images once. Then every arm cuts it to the same shares of its MACs:
   its part of that time (`alone, equal cost`);
 - `scratch`: the same cuts from random weights, each alone, for all images that source and cuts saw.
 
-All arms see the same splits. Neither choice nor training looks at the validation split, so accuracies
-are those of validation and test images together. Everything is stored under `--home` and continued
-there; results are merged into `results/pretrained.json`.
+All arms see the same splits. Neither choice nor training looks at the validation split, so
+accuracies are those of validation and test images together. Everything is stored under `--home` and
+continued there; results are merged into `results/pretrained.json`.
 """
 
 from __future__ import annotations

@@ -10,11 +10,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
+import timm
 import typer.main
 from typer.testing import CliRunner
 
+from families.drawing import fill_as_trained
 from prenas.cli import app
 from prenas.families import all_spaces
+from prenas.families.timm_cut import pretrained
 from prenas.recipe import TrainingRecipe, flat_fields, with_overrides
 from prenas.recipe.budgets import parse_budgets
 from prenas.recipe.catalogue import RECIPES, TRANSFER_RECIPES, get_recipe, get_transfer_recipe
@@ -111,7 +114,10 @@ def test_what_a_command_names_exists(
         assert parse_budgets(without_shares(options["budget"]))  # type: ignore[arg-type]
     if space_name := options.get("space"):
         assert space_name in all_spaces() or read_space(Path(str(space_name)))
-    if name in ("run", "search"):
+    if source := options.get("source"):
+        assert timm.is_model(str(source).removeprefix("timm/"))
+        assert options["recipe"] is None
+    elif name in ("run", "search"):
         if options["recipe"] is None:
             assert options["space"]
             assert options["budget"]
@@ -340,7 +346,12 @@ def test_the_walk_on_own_pictures(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
             pixels = generator.integers(0, 128, (90, 120, 3)) + 127 * place
             Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.{ending}")
     monkeypatch.chdir(tmp_path)
-    short = ["--set", "training.epochs=1", "--set", "data.num_workers=0"]
+    monkeypatch.setattr(  # nothing is downloaded
+        pretrained,
+        "_downloaded",
+        lambda name, _: fill_as_trained(timm.create_model(name)).state_dict(),
+    )
+    short = ["--set", "training.epochs=1", "--set", "adaptation.epochs=1", "--image-size", "48"]
     for name, command in zip(names, commands, strict=True):
         output = invoke(command, *(short if name == "run" else []), "--threads", "1")
     assert all(word in output for word in ("photos/cat/1.jpg", "cat", "dog", "%"))
