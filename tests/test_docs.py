@@ -114,9 +114,8 @@ def test_what_a_command_names_exists(
         assert parse_budgets(without_shares(options["budget"]))  # type: ignore[arg-type]
     if space_name := options.get("space"):
         assert space_name in all_spaces() or read_space(Path(str(space_name)))
-    if source := options.get("source"):
+    if source := options.get("start_from"):
         assert timm.is_model(str(source).removeprefix("timm/"))
-        assert options["recipe"] is None
     elif name in ("run", "search"):
         if options["recipe"] is None:
             assert options["space"]
