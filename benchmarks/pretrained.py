@@ -29,6 +29,7 @@ import logging
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from statistics import fmean, stdev
@@ -55,6 +56,7 @@ from prenas.proxy.scores import DEFAULT_SCORE
 from prenas.proxy.unit_scores import unit_scores
 from prenas.recipe import Recipe, with_overrides
 from prenas.runs.run import Run
+from prenas.selection import trained
 from prenas.selection.trained import scored_batches, search_trained
 from prenas.sources.cutting import CutPlan, cut_plan
 from prenas.sources.transfer import read_source
@@ -253,23 +255,23 @@ def untrained(setting: Setting, arm: str) -> dict[str, Any]:
     """What the cuts of a choice classify correctly before they are trained."""
     recipe = setting.changed(CHOICES[arm]).recipe
     source = read_source(setting.home / artifacts.ADAPTED)
-    started = time.perf_counter()
-    found = search_trained(
-        recipe, source.supernet, setting.data, source=source.name, sha256=source.sha256
-    )
-    searched = time.perf_counter() - started
+    with seconds_of_scoring() as scored_in:
+        started = time.perf_counter()
+        found = search_trained(
+            recipe, source.supernet, setting.data, source=source.name, sha256=source.sha256
+        )
+        searched = time.perf_counter() - started
     archs = [subnet.arch for subnet in _by_budget(found.preferred)]
-    scored_in = _seconds_of_scoring(found.supernet, recipe, setting.data)
     statistics = calibrated(found.supernet, archs, recipe, setting.data)
     rows = evaluate_archs(found.supernet.eval(), archs, setting.data.splits, statistics)
-    trained = found.preferred.trained
-    halves = trained.halves.model_dump() if trained is not None and trained.halves else None
+    record = found.preferred.trained
+    halves = record.halves.model_dump() if record is not None and record.halves else None
     return _result(
         [row.costs["macs"] for row in rows],
         [held_out(row.splits) for row in rows],
         setting,
         halves=halves,
-        seconds_to_choose=round(searched - scored_in, 1),
+        seconds_to_choose=round(searched - sum(scored_in), 1),
         archs=[arch.summary for arch in archs],
     )
 
@@ -280,12 +282,22 @@ def _by_budget(preferred: Any) -> list[Any]:
     return [preferred.subnets[number] for _, number in sorted(best.items())]
 
 
-def _seconds_of_scoring(supernet: Supernet, recipe: Recipe, data: ImageData) -> float:
-    groups = [group for group, _ in recipe.space.largest.kept()]  # type: ignore[attr-defined]
-    started = time.perf_counter()
-    batches = scored_batches(recipe, data, "cpu")
-    unit_scores(supernet.network, groups, batches, score=recipe.search.score)  # type: ignore[arg-type]
-    return time.perf_counter() - started
+@contextmanager
+def seconds_of_scoring() -> Iterator[list[float]]:
+    """Collects how long the passes over the images take that score the units."""
+    seconds: list[float] = []
+
+    def timed(*arguments: Any, **fields: Any) -> Any:
+        started = time.perf_counter()
+        found = unit_scores(*arguments, **fields)
+        seconds.append(time.perf_counter() - started)
+        return found
+
+    trained.unit_scores = timed
+    try:
+        yield seconds
+    finally:
+        trained.unit_scores = unit_scores
 
 
 def calibrated(
