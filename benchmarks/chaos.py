@@ -46,6 +46,7 @@ import sklearn.datasets
 import torch
 from safetensors.torch import save_file
 
+from benchmarks.paired import commit_in_use
 from prenas import artifacts, cli
 
 RESULTS = Path(__file__).parent.parent / "results" / "chaos.json"
@@ -357,9 +358,7 @@ def finish(words: list[str], options: argparse.Namespace, log: Path) -> float:
 
 def measure(options: argparse.Namespace, home: Path) -> Iterator[dict[str, Any]]:
     """Yields the results so far after every finished folder."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    commit = commit_in_use()
     before, log, rhythm = home / "before", home / "log", Rhythm()
     # All runs have one path, because it is in some files; finished ones are moved away.
     out, whole = home / "run", home / "whole"

@@ -139,14 +139,14 @@ def environment(options: Options) -> dict[str, Any]:
     """What every result states in addition to its numbers."""
     return {
         "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
-        "commit": _commit(),
+        "commit": commit_in_use(),
         "date": date.today().isoformat(),
         "hardware": f"{platform.machine()}, {_cpu_model()}, {options.threads} threads",
         "versions": _versions(),
     }
 
 
-def _commit() -> str:
+def commit_in_use() -> str:
     """The commit of the code, with `-dirty` if anything but results was changed."""
 
     def git(*words: str) -> str:

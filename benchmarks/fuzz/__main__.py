@@ -21,7 +21,6 @@ import random
 import resource
 import select
 import signal
-import subprocess
 import sys
 import sysconfig
 import tempfile
@@ -41,6 +40,7 @@ import torch
 from benchmarks.fuzz import bases, commands, files, given, guard, judging
 from benchmarks.fuzz.judging import Case, Outcome
 from benchmarks.fuzz.stage import Stage
+from benchmarks.paired import commit_in_use
 
 RESULTS = Path(__file__).parents[2] / "results" / "fuzz.json"
 KINDS: dict[Callable[[random.Random, Stage], Case], int] = {
@@ -182,9 +182,7 @@ def summary(lines: Sequence[Line], options: argparse.Namespace) -> dict[str, Any
     outcomes = Counter(line.outcome for line in lines)
     kinds = {kind: Counter(one.outcome for one in lines if one.kind == kind)
              for kind in sorted({line.kind for line in lines})}  # fmt: skip
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    ).stdout.strip()
+    commit = commit_in_use()
     return {
         "command": f"python -m benchmarks.fuzz --cases {len(lines)} --seed {options.seed}",
         "cases": len(lines),
