@@ -4,17 +4,28 @@ import importlib
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import timm
+import timm.models
 import torch
 from hypothesis import given
 from hypothesis import settings as settings_
 from hypothesis import strategies as st
+from timm.models import Eva
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
-from families.drawing import assert_equal, fill_as_trained, timm_space
+from families.drawing import (
+    assert_equal,
+    fill_as_trained,
+    images_for,
+    new_supernet,
+    timm_space,
+)
 from prenas.cost import count
 from prenas.families import build
 from prenas.families.timm_cut import reading
@@ -43,7 +54,10 @@ NAMES = {
     "deit_tiny_patch16_224": {"heads": 12, "units": 12},
     "deit3_small_patch16_224": {"heads": 12, "units": 12},
     "vit_small_patch14_reg4_dinov2": {"heads": 12, "units": 12},
-    "vit_small_patch16_dinov3": {"units": 12},
+    "vit_tiny_patch16_dinov3_qkvb": {"heads": 12, "units": 12},
+    "vit_small_plus_patch16_dinov3": {"heads": 12, "units": 12},
+    "eva02_tiny_patch14_224": {"heads": 12, "units": 12},
+    "vit_pe_core_tiny_patch16_384": {"heads": 12, "units": 12},
     "swin_tiny_patch4_window7_224": {"units": 12},
     "mixer_s32_224": {"units": 16},
     "repvit_m0_9": {"channels": 26},
@@ -51,7 +65,58 @@ NAMES = {
 """timm's name -> how many groups of units can be cut."""
 
 
-_SIZES = {"vit_small_patch14_reg4_dinov2": 56, "swin_tiny_patch4_window7_224": 112}
+_SIZES = {
+    "vit_small_patch14_reg4_dinov2": 56,
+    "eva02_tiny_patch14_224": 56,
+    "swin_tiny_patch4_window7_224": 112,
+}
+
+
+SMALL_EVA: dict[str, tuple[dict[str, Any], set[str]]] = {
+    "small_eva_dinov3": ({"use_rot_pos_emb": True, "rope_type": "dinov3"}, {"heads", "units"}),
+    "small_eva_packed": ({"swiglu_mlp": True, "qkv_bias": False}, {"heads", "units"}),
+    "small_eva_aligned": (
+        {"swiglu_mlp": True, "swiglu_align_to": 8, "use_rot_pos_emb": True},
+        {"heads", "units"},
+    ),
+    "small_eva_unfused": (
+        {"qkv_fused": False, "swiglu_mlp": True, "scale_mlp": True, "use_rot_pos_emb": True},
+        {"heads"},
+    ),
+    "small_eva_inner_norm": ({"scale_attn_inner": True}, {"units"}),
+    "small_eva_gated": ({"gated": True}, {"heads", "units"}),
+    "small_eva_qk_norm": ({"qk_norm": True}, {"heads", "units"}),
+    "small_eva_mlp_norm": ({"scale_mlp": True}, {"heads"}),
+    "small_eva_rope": (
+        {"attn_type": "rope", "use_rot_pos_emb": True, "rope_rotate_half": True},
+        {"heads", "units"},
+    ),
+    "small_eva_shared_keys": (
+        {"attn_type": "rope", "qkv_fused": False, "num_kv_heads": 2},
+        {"units"},
+    ),
+    "small_eva_mixed": ({"use_rot_pos_emb": True, "rope_type": "mixed"}, {"units"}),
+}
+"""Two blocks of timm's class `Eva`: name -> its arguments, and what can be cut."""
+
+
+def register_small(name: str, *, gated: bool = False, **fields: object) -> None:
+    """Makes a small network known to timm; on request with a gate for what every head finds."""
+
+    def make(*, num_classes: int, in_chans: int, **_: object) -> nn.Module:
+        own = {"patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 4, "img_size": 32}
+        network: Any = Eva(num_classes=num_classes, in_chans=in_chans, **own, **fields)
+        network.pretrained_cfg = {"classifier": "head"}
+        for block in network.blocks if gated else ():
+            block.attn.gate = nn.Linear(64, 64)
+        return network
+
+    make.__name__ = name
+    timm.models.register_model(make)
+
+
+for _name, (_fields, _) in SMALL_EVA.items():
+    register_small(_name, **_fields)
 
 
 def settings_of(name: str) -> TimmSettings:
@@ -61,9 +126,10 @@ def settings_of(name: str) -> TimmSettings:
 
 def timms_own(settings: TimmSettings) -> nn.Module:
     """timm's model, built without this package."""
-    has_size = timm.get_pretrained_cfg(settings.model).fixed_input_size
-    size = {"img_size": settings.image_size} if has_size else {}
-    return timm.create_model(settings.model, num_classes=settings.num_classes, **size)
+    known = timm.get_pretrained_cfg(settings.model)
+    size = {"img_size": settings.image_size} if known and known.fixed_input_size else {}
+    fields = {"num_classes": settings.num_classes, "in_chans": settings.in_chans}
+    return timm.create_model(settings.model, **fields, **size)
 
 
 def assert_equal_in_any_order(
@@ -100,6 +166,34 @@ def test_a_model_is_read_and_its_full_size_is_timms(name: str) -> None:
     assert costs["params"] == sum(one.numel() for one in theirs.parameters())
 
 
+@pytest.mark.parametrize("name", SMALL_EVA)
+def test_every_form_of_evas_attention_and_mlp(name: str) -> None:
+    """Full size equals timm in any order of units; cuts cost what PyTorch counts."""
+    settings = TimmSettings(model=name, image_size=32, num_classes=7)
+    arch = whole(read_groups(settings))
+    assert {group.axis for group, _ in arch.kept()} == SMALL_EVA[name][1]
+    theirs = fill_as_trained(timms_own(settings))
+    ours = build(arch, settings).eval()
+    ours.load_state_dict(from_timm(theirs.state_dict(), settings))
+    assert_equal_in_any_order(ours, theirs, arch, torch.float64, 1e-9)
+
+    assert count(arch, settings)["macs"] == counted_macs(theirs.float(), settings)
+    half = cuts(arch, settings, "cuts").sample(np.random.default_rng(0))
+    costs = count(half, settings)
+    network = build(half, settings).eval()
+    assert half != arch
+    assert costs["params"] == sum(one.numel() for one in network.parameters())
+    assert costs["macs"] == counted_macs(network, settings)
+
+
+def counted_macs(network: nn.Module, settings: TimmSettings) -> int:
+    """What PyTorch's counter finds, with attention by plain matrix products."""
+    images = torch.zeros(1, settings.in_chans, *settings.image_size)
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+        network(images)
+    return counter.get_total_flops() // 2
+
+
 @pytest.mark.parametrize("size", ["lite0", "lite2"])
 def test_real_trained_weights_keep_their_outputs_in_another_order(size: str) -> None:
     """The package's names differ from timm's, but its tensors have the same order."""
@@ -118,7 +212,15 @@ def test_real_trained_weights_keep_their_outputs_in_another_order(size: str) -> 
 
 SPACES = {
     name: timm_space(name, size)
-    for name, size in (("test_efficientnet", 32), ("test_resnet", 40), ("test_vit", 64))
+    for name, size in (
+        ("test_efficientnet", 32),
+        ("test_resnet", 40),
+        ("test_vit", 64),
+        ("small_eva_dinov3", 32),
+        ("small_eva_packed", 32),
+        ("small_eva_unfused", 32),
+        ("small_eva_gated", 32),
+    )
 }
 
 
@@ -192,6 +294,7 @@ def test_timm_alone_loads_a_convolutional_cut(name: str, seed: int) -> None:
     ("name", "end", "reason"),
     [
         ("test_vit", "smallest", "rows of queries, keys and values"),
+        ("small_eva_unfused", "smallest", "its heads differ from block to block"),
         ("test_vit", "largest", "rows of queries, keys and values"),  # timm would read other heads
         ("convnextv2_atto", "smallest", r"timm cannot change the size of .*grn"),
         ("convnext_tiny", "smallest", "its units differ from block to block"),
@@ -204,13 +307,24 @@ def test_what_timm_cannot_build_is_not_called_stock(name: str, end: str, reason:
             make(getattr(space, end), space.settings)
 
 
-def test_rows_by_head_and_back() -> None:
-    settings = SPACES["test_vit"].settings
+@pytest.mark.parametrize("name", ["test_vit", "small_eva_dinov3", "small_eva_packed"])
+def test_rows_by_unit_and_back(name: str) -> None:
+    settings = SPACES[name].settings
     tensors = timms_own(settings).state_dict()
     there = from_timm(tensors, settings)
     assert any(not torch.equal(there[name], tensors[name]) for name in tensors)
     back = to_timm(there, settings)
     assert all(torch.equal(back[name], tensors[name]) for name in tensors)
+
+
+@pytest.mark.parametrize("name", ["small_eva_dinov3", "small_eva_packed", "small_eva_unfused"])
+def test_a_view_of_the_supernet_is_the_cut(name: str) -> None:
+    space = SPACES[name]
+    arch = space.sample(np.random.default_rng(1))
+    supernet = new_supernet(space).eval()
+    images = images_for(space)
+    with torch.no_grad():
+        assert_equal(supernet(images, arch), supernet.cut(arch)(images))
 
 
 @pytest.mark.parametrize(

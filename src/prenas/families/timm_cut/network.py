@@ -9,9 +9,17 @@ from typing import Any
 
 import timm
 import torch
-from timm.layers import Attention, DropPath, drop_path
+from timm.layers import (
+    Attention,
+    AttentionRope,
+    DropPath,
+    GluMlp,
+    apply_rot_embed_cat,
+    drop_path,
+)
+from timm.models.eva import EvaAttention
 from torch import Tensor, nn
-from torch.nn.functional import dropout
+from torch.nn.functional import dropout, scaled_dot_product_attention
 
 from prenas.families.base import check_images
 from prenas.families.timm_cut.arch import TimmArch, TimmSettings
@@ -99,18 +107,65 @@ class _Dropout(nn.Module):
         return features * kept.to(features.dtype) / (1.0 - self.rate)
 
 
-class _HeadMajorLinear(nn.Linear):
-    """A projection to queries, keys and values whose rows are ordered by head, not by kind.
+class UnitMajorLinear(nn.Linear):
+    """A projection to several things at once whose rows are ordered by unit, not by kind.
 
-    So the leading rows belong to the leading heads. The output has timm's order.
+    Such as queries, keys and values of heads, or gates and values of MLP units. So the leading rows
+    belong to the leading units. The output has timm's order.
     """
 
-    head_dim: int
+    kinds: int
+    """How many things each unit gets."""
+    per_unit: int
+    """Rows of each kind per unit: 1, or the size of a head."""
 
     def forward(self, x: Tensor) -> Tensor:
-        num_heads = self.out_features // (3 * self.head_dim)
-        by_head = super().forward(x).reshape(*x.shape[:-1], num_heads, 3, self.head_dim)
-        return by_head.transpose(-3, -2).flatten(-3)
+        num_units = self.out_features // (self.kinds * self.per_unit)
+        by_unit = super().forward(x).reshape(*x.shape[:-1], num_units, self.kinds, self.per_unit)
+        return by_unit.transpose(-3, -2).flatten(-3)
+
+
+class _EvaAttention(EvaAttention):
+    """EVA's attention with any number of heads: timm's needs them to be as wide as the input."""
+
+    def forward(
+        self,
+        x: Tensor,
+        rope: Tensor | None = None,
+        attn_mask: Tensor | None = None,
+        is_causal: bool = False,
+    ) -> Tensor:
+        """[B, tokens, dim] -> [B, tokens, dim], with rotary positions for all but the prefix."""
+        if self.qkv is None:
+            rows = torch.cat([self.q_proj(x), self.k_proj(x), self.v_proj(x)], -1)
+        else:
+            rows = self.qkv(x)
+        if self.q_bias is not None:
+            rows = rows + torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        heads = rows.unflatten(-1, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
+        queries, keys, values = heads.unbind(0)
+        queries, keys = self.q_norm(queries), self.k_norm(keys)
+        if rope is not None:
+            queries, keys = self._rotated(queries, rope), self._rotated(keys, rope)
+        attended = scaled_dot_product_attention(
+            queries,
+            keys,
+            values,
+            attn_mask=attn_mask,
+            dropout_p=self.attn_drop.p if self.training else 0.0,
+            is_causal=is_causal,
+        )
+        joined = self.norm(attended.transpose(1, 2).flatten(2))
+        if self.gate is not None:
+            joined = joined * self.gate(x).sigmoid()
+        out: Tensor = self.proj_drop(self.proj(joined))
+        return out
+
+    def _rotated(self, heads: Tensor, rope: Tensor) -> Tensor:
+        """[B, heads, tokens, head_dim], of which the tokens of patches are rotated."""
+        prefix, patches = heads.tensor_split((self.num_prefix_tokens,), dim=2)
+        rotated = apply_rot_embed_cat(patches, rope, half=self.rotate_half)
+        return torch.cat([prefix, rotated], dim=2).type_as(heads)
 
 
 def timm_model(settings: TimmSettings) -> nn.Module:
@@ -145,12 +200,14 @@ def build(
 def build_whole(settings: TimmSettings) -> nn.Module:
     """Builds timm's model with all of its units, on the default device.
 
-    Its tensors are timm's, except that the rows of `qkv` are ordered by head.
+    Its tensors are timm's, except that rows of joint projections are ordered by unit.
     """
     is_structure = torch.empty(0).is_meta
     network = deepcopy(_structure(settings)) if is_structure else timm_model(settings)
-    for module in heads_of(network).values():
-        _order_by_head(module)
+    for attention in heads_of(network).values():
+        _prepare_heads(attention)
+    for mlp in gated_mlps_of(network).values():
+        _order_by_unit(mlp.fc1, kinds=2, per_unit=1)
     plain: Any = network
     kind: Any = type(network)
     plain.__class__ = _plain_type(kind)
@@ -158,19 +215,32 @@ def build_whole(settings: TimmSettings) -> nn.Module:
     return network
 
 
-def heads_of(network: nn.Module) -> dict[str, Attention]:
-    """The attention modules whose heads can be removed, by name."""
+def heads_of(network: nn.Module) -> dict[str, Any]:
+    """The attention modules that have heads of the known forms, by name."""
+    kinds = (Attention, AttentionRope, EvaAttention, _EvaAttention)
+    return {name: module for name, module in network.named_modules() if type(module) in kinds}
+
+
+def gated_mlps_of(network: nn.Module) -> dict[str, Any]:
+    """MLPs that compute gates and values of their units in one linear layer, by name."""
     return {
         name: module
         for name, module in network.named_modules()
-        if type(module) is Attention and module.gate is None
+        if type(module) is GluMlp and isinstance(module.fc1, nn.Linear)
     }
 
 
-def _order_by_head(attention: Attention) -> None:
-    projection: Any = attention.qkv
-    projection.__class__ = _HeadMajorLinear
-    projection.head_dim = attention.head_dim
+def _prepare_heads(attention: Any) -> None:
+    if isinstance(attention, EvaAttention):
+        attention.__class__ = _EvaAttention
+        attention.k_bias = None  # zeros, which timm keeps in a buffer
+    if attention.qkv is not None:
+        _order_by_unit(attention.qkv, kinds=3, per_unit=attention.head_dim)
+
+
+def _order_by_unit(projection: Any, *, kinds: int, per_unit: int) -> None:
+    projection.__class__ = UnitMajorLinear
+    projection.kinds, projection.per_unit = kinds, per_unit
 
 
 def keep_leading(network: nn.Module, group: UnitGroup, units: int) -> None:
@@ -204,8 +274,6 @@ def _correct_sizes(module: nn.Module) -> None:
         module.out_features, module.in_features = module.weight.shape
     elif isinstance(module, nn.modules.batchnorm._BatchNorm):
         module.num_features = module.weight.shape[0]
-    elif isinstance(module, nn.LayerNorm):
-        module.normalized_shape = tuple(module.weight.shape)
 
 
 def _add_drops(

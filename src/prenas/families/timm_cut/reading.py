@@ -1,8 +1,8 @@
 """Finds out which hidden units of a timm model can be removed, and which tensors they own.
 
 Torch-Pruning's dependency graph says what belongs together in convolutions and MLPs; the heads of
-attention are read from timm's own module. The result is proved: with its units in another order,
-the model must give the same logits.
+attention, and the units of MLPs with gates, are read from timm's own modules. The result is proved:
+with its units in another order, the model must give the same logits.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import nn
 
 from prenas.families.timm_cut.arch import BlockGroups, TimmSettings
 from prenas.families.timm_cut.initialization import initialize
-from prenas.families.timm_cut.network import build_whole, heads_of
+from prenas.families.timm_cut.network import build_whole, gated_mlps_of, heads_of
 from prenas.families.timm_cut.parts import positions
 from prenas.families.units import UnitGroup, UnitTensor, reorder
 from prenas.randomness import torch_generator
@@ -42,7 +42,11 @@ def read_groups(settings: TimmSettings) -> tuple[BlockGroups, ...]:
         network = build_whole(settings)
         problems: dict[str, str] = {}
         try:
-            groups = [*_hidden_groups(network, settings, problems), *_head_groups(network)]
+            groups = [
+                *_hidden_groups(network, settings, problems),
+                *_head_groups(network, problems),
+                *_gated_groups(network, problems),
+            ]
         except Exception as error:  # each kind of layer fails differently in the graph
             raise ValueError(
                 f"the layers of {settings.model} cannot be followed ({type(error).__name__}: "
@@ -73,7 +77,8 @@ def _hidden_groups(
     graph = DependencyGraph().build_dependency(network, images, verbose=False)
     names: dict[Any, str] = {module: name for name, module in network.named_modules()}
     names |= {parameter: name for name, parameter in network.named_parameters()}
-    inside_heads = tuple(f"{name}." for name in heads_of(network))
+    own_modules = {**heads_of(network), **gated_mlps_of(network)}
+    read_elsewhere = tuple(f"{name}." for name in own_modules)
     seen = positions(settings)
     kinds = [nn.Conv2d, nn.Linear]
     for found in graph.get_all_groups(root_module_types=kinds):
@@ -81,7 +86,7 @@ def _hidden_groups(
         producer = names[items[0].dep.target.module]
         if _block_of([names[item.dep.target.module] for item in items]) is None:
             continue  # they lead from block to block
-        if producer.startswith(inside_heads) or len(items[0].idxs) < _FEWEST_UNITS:
+        if producer.startswith(read_elsewhere) or len(items[0].idxs) < _FEWEST_UNITS:
             continue
         if len({seen.get(names[item.dep.target.module], 1) for item in items} - {1}) == 0:
             continue  # between pooled maps only, as in squeeze-and-excitation
@@ -134,7 +139,9 @@ def _output_tensors(name: str, module: Any, num_outputs: int, dim: int) -> dict[
         if module.shape[dim] != num_outputs:
             raise ValueError(f"{name} has the shape {tuple(module.shape)}")
         return {name: dim}
-    known = (nn.Conv2d, nn.Linear, nn.modules.batchnorm._BatchNorm, nn.LayerNorm)
+    known = (nn.Conv2d, nn.Linear, nn.modules.batchnorm._BatchNorm)
+    if isinstance(module, nn.LayerNorm):
+        raise ValueError(f"{name} normalises the units together")
     if not isinstance(module, known):
         raise ValueError(f"{name} is a {type(module).__name__}")
     if isinstance(module, nn.Conv2d) and module.groups not in (1, module.out_channels):
@@ -149,22 +156,63 @@ def _output_tensors(name: str, module: Any, num_outputs: int, dim: int) -> dict[
     }
 
 
-def _head_groups(network: nn.Module) -> Iterator[UnitGroup]:
+def _head_groups(network: nn.Module, problems: dict[str, str]) -> Iterator[UnitGroup]:
     """The heads of every attention; their rows in `qkv` are ordered by head (see `network`)."""
     for name, attention in heads_of(network).items():
-        if attention.num_heads < _FEWEST_UNITS or not isinstance(attention.norm, nn.Identity):
+        if attention.num_heads < _FEWEST_UNITS:
             continue
-        rows = 3 * attention.head_dim
-        tensors = [UnitTensor(name=f"{name}.qkv.weight", dim=0, per_unit=rows)]
-        if attention.qkv.bias is not None:
-            tensors.append(UnitTensor(name=f"{name}.qkv.bias", dim=0, per_unit=rows))
-        tensors.append(UnitTensor(name=f"{name}.proj.weight", dim=1, per_unit=attention.head_dim))
-        yield UnitGroup(
-            axis="heads",
-            num_units=attention.num_heads,
-            consumer=f"{name}.proj",
-            tensors=tuple(tensors),
-        )
+        if not isinstance(attention.norm, nn.Identity):
+            problems[name] = "its heads are normalised together"
+            continue
+        if getattr(attention, "num_kv_groups", 1) > 1:
+            problems[name] = "its heads share keys and values"
+            continue
+        size, biases = attention.head_dim, ("q_bias", "v_bias")
+        parts = [("qkv", 3 * size), *((part, size) for part in ("q_proj", "k_proj", "v_proj"))]
+        tensors = [
+            *(tensor for part, rows in parts for tensor in _rows(attention, part, rows)),
+            *_rows(attention, "gate", size),
+            *(
+                UnitTensor(name=bias, dim=0, per_unit=size)
+                for bias in biases
+                if _has(attention, bias)
+            ),
+            UnitTensor(name="proj.weight", dim=1, per_unit=size),
+        ]
+        yield _group_inside(name, "heads", attention.num_heads, "proj", tensors)
+
+
+def _gated_groups(network: nn.Module, problems: dict[str, str]) -> Iterator[UnitGroup]:
+    """Units of MLPs with gates; their rows in `fc1` are ordered by unit (see `network`)."""
+    for name, mlp in gated_mlps_of(network).items():
+        if not isinstance(mlp.norm, nn.Identity):
+            problems[name] = "its units are normalised together"
+            continue
+        tensors = [*_rows(mlp, "fc1", 2), UnitTensor(name="fc2.weight", dim=1)]
+        yield _group_inside(name, "units", mlp.fc2.in_features, "fc2", tensors)
+
+
+def _rows(module: nn.Module, part: str, per_unit: int) -> Iterator[UnitTensor]:
+    """Weight and bias of a linear layer inside a module, if it has them."""
+    for kind in ("weight", "bias"):
+        if _has(getattr(module, part, None), kind):
+            yield UnitTensor(name=f"{part}.{kind}", dim=0, per_unit=per_unit)
+
+
+def _has(module: nn.Module | None, tensor: str) -> bool:
+    return getattr(module, tensor, None) is not None
+
+
+def _group_inside(
+    name: str, axis: str, num_units: int, consumer: str, tensors: Sequence[UnitTensor]
+) -> UnitGroup:
+    """A group whose tensors are named as inside the module of this name."""
+    return UnitGroup(
+        axis=axis,
+        num_units=num_units,
+        consumer=f"{name}.{consumer}",
+        tensors=tuple(one.model_copy(update={"name": f"{name}.{one.name}"}) for one in tensors),
+    )
 
 
 def _movable(

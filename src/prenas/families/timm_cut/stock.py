@@ -9,40 +9,48 @@ from timm.models import adapt_model_from_string
 from torch import Tensor, nn
 
 from prenas.families.timm_cut.arch import TimmArch, TimmSettings
-from prenas.families.timm_cut.network import build, build_whole, heads_of, timm_model
+from prenas.families.timm_cut.network import UnitMajorLinear, build, build_whole, timm_model
 
 
 def from_timm(tensors: Mapping[str, Tensor], settings: TimmSettings) -> dict[str, Tensor]:
-    """The tensors of timm's model in the order of `build_whole`: rows of `qkv` by head."""
+    """The tensors of timm's model in the order of `build_whole`: rows of projections by unit."""
 
-    def by_head(rows: Tensor, num_heads: int) -> Tensor:
-        by_kind = rows.reshape(3, num_heads, -1, *rows.shape[1:])
+    def by_unit(rows: Tensor, kinds: int, per_unit: int) -> Tensor:
+        by_kind = rows.reshape(kinds, -1, per_unit, *rows.shape[1:])
         return by_kind.transpose(0, 1).flatten(0, 2)
 
-    return _with_rows(tensors, settings, by_head)
+    return _with_rows(tensors, settings, by_unit)
 
 
 def to_timm(tensors: Mapping[str, Tensor], settings: TimmSettings) -> dict[str, Tensor]:
-    """The inverse of `from_timm`."""
+    """The inverse of `from_timm`; also for the tensors of a cut."""
 
-    def by_kind(rows: Tensor, num_heads: int) -> Tensor:
-        by_head = rows.reshape(num_heads, 3, -1, *rows.shape[1:])
-        return by_head.transpose(0, 1).flatten(0, 2)
+    def by_kind(rows: Tensor, kinds: int, per_unit: int) -> Tensor:
+        by_unit = rows.reshape(-1, kinds, per_unit, *rows.shape[1:])
+        return by_unit.transpose(0, 1).flatten(0, 2)
 
     return _with_rows(tensors, settings, by_kind)
 
 
 def _with_rows(
-    tensors: Mapping[str, Tensor], settings: TimmSettings, change: Callable[[Tensor, int], Tensor]
+    tensors: Mapping[str, Tensor],
+    settings: TimmSettings,
+    change: Callable[[Tensor, int, int], Tensor],
 ) -> dict[str, Tensor]:
-    with torch.device("meta"):
-        heads = heads_of(build_whole(settings))
     changed = dict(tensors)
-    for name, attention in heads.items():
-        for tensor in (f"{name}.qkv.weight", f"{name}.qkv.bias"):
+    for name, projection in _reordered(settings).items():
+        for tensor in (f"{name}.weight", f"{name}.bias"):
             if tensor in changed:
-                changed[tensor] = change(changed[tensor], attention.num_heads).contiguous()
+                rows = change(changed[tensor], projection.kinds, projection.per_unit)
+                changed[tensor] = rows.contiguous()
     return changed
+
+
+def _reordered(settings: TimmSettings) -> dict[str, UnitMajorLinear]:
+    """The layers whose rows are in another order than timm's, by name."""
+    with torch.device("meta"):
+        modules = build_whole(settings).named_modules()
+    return {name: module for name, module in modules if isinstance(module, UnitMajorLinear)}
 
 
 def shapes_text(arch: TimmArch, settings: TimmSettings) -> str:
@@ -51,12 +59,14 @@ def shapes_text(arch: TimmArch, settings: TimmSettings) -> str:
     Raises:
         ValueError: timm cannot build it, because more than channels of convolutions are cut.
     """
-    with torch.device("meta"):
-        if heads_of(build_whole(settings)):
-            raise ValueError(
-                "this subnet is not a stock model of timm: its weights have the rows of queries, "
-                "keys and values in the order of the heads. Load it with prenas.load instead"
-            )
+    if joint := _reordered(settings):
+        has_heads = any(layer.kinds == 3 for layer in joint.values())
+        what = "queries, keys and values" if has_heads else "gates and values"
+        raise ValueError(
+            f"this subnet is not a stock model of timm: its weights have the rows of {what} in "
+            f"the order of the {'heads' if has_heads else 'units'}. Load it with prenas.load "
+            "instead"
+        )
     cut = {group.axis for group, units in arch.kept() if units < group.num_units}
     if cut - {"channels"}:
         raise ValueError(
