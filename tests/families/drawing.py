@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from prenas.families import FAMILIES, build_structure, get_space, register
-from prenas.families.base import Arch, Choices, SearchSpace, Stage, StageChoice
+from prenas.families.base import Arch, Choices, SearchSpace, Settings, Stage, StageChoice
 from prenas.families.mobilenet.arch import MobileNetSettings
 from prenas.families.mobilenet.space import MobileNetSpace, StageOptions
 from prenas.families.timm_cut.arch import TimmSettings, whole
@@ -153,12 +153,21 @@ def new_supernet(space: SearchSpace, drop_path: float = 0.0, arch: Arch | None =
     return supernet
 
 
+@functools.lru_cache(maxsize=1024)
+def _statistic_names(arch: Arch, settings: Settings) -> tuple[str, ...]:
+    """Kept, as a test asks several times for each subnet, and must build it to know."""
+    return tuple(statistic_names(build_structure(arch, settings)))
+
+
 def statistics_for(supernet: Supernet, arch: Arch, seed: int = 0) -> Statistics:
     """Random means and variances for a subnet, if its family has any."""
+    names = _statistic_names(arch, supernet.settings)
+    if not names:
+        return {}
     generator = torch.Generator().manual_seed(seed)
     found = {}
     views = supernet.views(arch)
-    for name in statistic_names(build_structure(arch, supernet.settings)):
+    for name in names:
         shape = views[name].shape
         if name.endswith("num_batches_tracked"):
             found[name] = torch.tensor(1)

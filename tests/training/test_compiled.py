@@ -22,10 +22,12 @@ torch_compile = torch.compile
 
 
 @pytest.fixture
-def traced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Graphs are made, and run without a compiler, which would take half a minute each."""
+def fresh_graphs() -> None:
+    """No graph of another test is used again.
+
+    The tests make graphs and run them without a compiler, which would take half a minute each.
+    """
     torch._dynamo.reset()
-    monkeypatch.setattr(torch, "compile", partial(torch_compile, backend="aot_eager"))
 
 
 def trained(num_epochs: int = 2, **fields: Any) -> Supernet:
@@ -37,17 +39,27 @@ def trained(num_epochs: int = 2, **fields: Any) -> Supernet:
     return supernet
 
 
-@pytest.mark.usefixtures("traced")
+@pytest.mark.usefixtures("fresh_graphs")
 @pytest.mark.parametrize(
-    "fields", [{}, {"grad_accum_steps": 2}, {"sandwich": 1, "drops_in": "largest"}], ids=str
+    ("backend", "fields"),
+    [
+        ("eager", {}),
+        ("eager", {"grad_accum_steps": 2}),
+        ("aot_eager", {"sandwich": 1, "drops_in": "largest"}),
+    ],
+    ids=str,
 )
-def test_a_compiled_training_ends_with_the_same_weights(fields: dict[str, Any]) -> None:
+def test_a_compiled_training_ends_with_the_same_weights(
+    backend: str, fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last has the most graphs; its backward passes too are traced, which takes longest."""
+    monkeypatch.setattr(torch, "compile", partial(torch_compile, backend=backend))
     plain, compiled = trained(**fields), trained(compile=True, **fields)
     for ours, theirs in zip(compiled.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.usefixtures("traced")
+@pytest.mark.usefixtures("fresh_graphs")
 def test_one_graph_serves_all_steps_of_a_subnet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Though the weights move, and batches of another size come between."""
     graphs: list[Any] = []

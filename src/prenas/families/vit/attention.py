@@ -50,7 +50,13 @@ class GridIndex(NamedTuple):
 def grid_index(rows: int, columns: int, head_dim: int, max_distance: int) -> GridIndex:
     """Indices and key features of a grid; distances are clipped to +-max_distance, and table row 0
     belongs to the class token."""
+    device = torch.get_default_device()
+    with torch.device("cpu"):  # on the meta device, each index is slow in Python
+        index = _grid_index(rows, columns, head_dim, max_distance)
+    return GridIndex(*(tensor.to(device) for tensor in index))
 
+
+def _grid_index(rows: int, columns: int, head_dim: int, max_distance: int) -> GridIndex:
     def table_rows(side: int) -> Tensor:
         distance = torch.arange(side - 1, -side, -1)  # key minus query
         return distance.clamp(-max_distance, max_distance) + max_distance + 1
