@@ -319,3 +319,15 @@ def test_image_size_needs_a_source(tmp_path: Path) -> None:
             ["run", "digits", "--image-size", "16", "--out", str(tmp_path / "x")],
             catch_exceptions=False,
         )
+
+
+def test_a_run_from_random_weights_names_the_pretrained_start(
+    pictures: Path, tmp_path: Path
+) -> None:
+    words = ["run", "photos", "--data", str(pictures), "--dry-run", "--threads", "1"]
+    result = CliRunner().invoke(app, [*words, "--set", "space.settings.image_size=36"])
+    assert result.exit_code == 0, result.output
+    hint = f"prenas run --from timm/tf_efficientnet_lite0 --data {pictures} --out RUN"
+    assert result.output.count(hint) == 1
+    on_digits = CliRunner().invoke(app, ["run", "digits", "--dry-run", "--threads", "1"])
+    assert "--from" not in on_digits.output

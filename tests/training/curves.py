@@ -1,16 +1,19 @@
 """The first losses of the small recipes, kept in `tests/golden/losses`, one step per line."""
 
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from prenas.data import load_data, with_data
+from prenas.data import ImageData, load_data, with_data
+from prenas.families.base import Settings
 from prenas.processes import ALONE, Processes
 from prenas.recipe import Recipe, with_overrides
 from prenas.recipe.catalogue import get_recipe
-from prenas.selection.search import zero_cost_search
+from prenas.recipe.data import DataRecipe
+from prenas.selection.search import Search, zero_cost_search
 from prenas.training.loop import Progress, train_supernet
 from training.runs import StoppedError
 
@@ -72,13 +75,26 @@ def _recipe(name: str) -> Recipe:
     return with_overrides(recipe, [*overrides, *_NEVER])
 
 
+@cache
+def _searched(recipe: Recipe) -> Search:
+    """Searched once for all curves that differ in their training alone; `trimmed` copies."""
+    return zero_cost_search(recipe, None, torch.device("cpu"))
+
+
+@cache
+def _images(data: DataRecipe, settings: Settings) -> ImageData:
+    """Read once for all curves that see the same images."""
+    return load_data(data, settings)
+
+
 def losses_of(name: str, processes: Processes = ALONE) -> list[float]:
     """The losses of the first steps."""
     recipe, num_steps = _recipe(name), {**CURVES, **BIG_CURVES}[name][2]
     assert recipe.data is not None
     assert recipe.training is not None
-    found = zero_cost_search(recipe, None, torch.device("cpu"))
+    found = _searched(recipe.model_copy(update={"training": None}))
     training = recipe.training
+    shared = {name: getattr(recipe.space.settings, name) for name in Settings.model_fields}
     losses: list[float] = []
 
     def watch(progress: Progress) -> None:
@@ -93,7 +109,7 @@ def losses_of(name: str, processes: Processes = ALONE) -> list[float]:
                 found.preferred.envelope, drop_path=training.drop_path, dropout=training.dropout
             ),
             found.preferred.archs,
-            load_data(recipe.data, recipe.space.settings),
+            _images(recipe.data, Settings.model_validate(shared)),
             training,
             **options,
         )

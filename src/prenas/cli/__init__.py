@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -193,6 +194,14 @@ def run_command(
         trains=True,
     )
     require_pictures(chosen)
+    if data and chosen.space.settings.in_chans == 3:
+        words = " ".join(f"--data {shlex.quote(text)}" for text in data)
+        console.print(
+            "These networks start from random weights. Models cut out of a trained one need far "
+            f"fewer pictures: prenas run --from timm/tf_efficientnet_lite0 {words} --out RUN",
+            soft_wrap=True,
+            markup=False,
+        )
     if out is None or dry_run:
         with console.status("Choosing subnets and measuring training steps ..."):
             seconds = None if time is None else read_seconds(time)
