@@ -31,6 +31,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
@@ -393,7 +394,7 @@ def pruned(setting: Setting, arm: str) -> dict[str, Any]:
     return {
         "macs_share": shares,
         "top1": [round(100 * one, 2) for one in top1],
-        "version": torch_pruning.__version__,
+        "version": version("torch-pruning"),
     }
 
 
