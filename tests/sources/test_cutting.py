@@ -265,6 +265,15 @@ def test_a_run_whose_source_is_not_adapted_says_how_to_continue(
     ]
 
 
+def test_the_last_table_has_the_whole_network_and_the_names_of_classes(
+    finished: Path, weights: Path, pictures: Path
+) -> None:
+    result = CliRunner().invoke(app, command(weights, pictures, finished))
+    _, table = result.output.split("cuts, and last the whole network")
+    assert f"{prenas.Run(finished / 'source').evaluations[0].costs['params']:,}" in table
+    assert re.search(r"weakest: (ant|bee|cow) ", table)
+
+
 def test_a_finished_run_continues_with_its_own_recipe(finished: Path) -> None:
     result = CliRunner().invoke(app, ["run", "--out", str(finished)])
     assert result.exit_code == 0, result.output

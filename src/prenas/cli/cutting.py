@@ -52,9 +52,9 @@ def run_from(
         return
     with Terminal() as terminal:
         rows = pipeline.run_cuts(plan, out, device=device, observer=terminal, track=track)
-    whole = Run(out / artifacts.SOURCE, device=device).evaluations
+    whole = Run(out / artifacts.SOURCE, device=device)
     title = f"{out}: cuts, and last the whole network ({out / artifacts.SOURCE})"
-    print_evaluations([*rows, *whole], title)
+    print_evaluations([*rows, *whole.evaluations], title, whole.class_names)
 
 
 def print_source(plan: CutPlan) -> None:
