@@ -69,6 +69,11 @@ def length_of(training: Lasting, steps_per_epoch: int) -> Length:
     return Length(steps_per_epoch, max(whole, least), is_in_steps=least > whole)
 
 
+def proportional_steps(steps: int, number: int, of: int) -> int:
+    """The length of a training of `number` steps if one of `of` steps is to have `steps`."""
+    return max(1, round(steps * number / of))
+
+
 def read_seconds(text: str) -> float:
     """The seconds that a text such as `90s`, `20m`, `1.5h` or `2d` means.
 

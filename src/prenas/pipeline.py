@@ -36,7 +36,7 @@ from prenas.sources.transfer import Source, adapt_source
 from prenas.steps import choosing, delivering, measuring, training
 from prenas.steps.observer import SILENT, Observer, observed
 from prenas.supernet import Statistics, Supernet
-from prenas.training.estimate import Estimate, estimate_training, within_time
+from prenas.training.estimate import Estimate, Measured, estimate_training, within_time
 from prenas.training.tracking import check_trackers
 
 __all__ = [
@@ -372,6 +372,11 @@ class DryRun(NamedTuple):
     estimate: Estimate
     images: ImageData
 
+    def lasting(self, estimate: Estimate) -> DryRun:
+        """The same run with the number of steps of this estimate."""
+        recipe = with_overrides(self.recipe, [f"training.steps={estimate.num_steps}"])
+        return self._replace(recipe=recipe, estimate=estimate)
+
 
 def dry_run(
     recipe: Recipe,
@@ -392,11 +397,36 @@ def dry_run(
         ValueError: as `search` or `finetune`, and `train`, raise it; no training fits into the
             time; or a time is given to several processes, of which only one is measured.
     """
+    _require_one_clock(seconds)
+    found = _measured(recipe, source, data, device, head)
+    if seconds is not None:
+        (found,) = _within(seconds, found)
+    training.warn_of_doubts(found.recipe, found.images, is_pretrained=source is not None)
+    return found
+
+
+def _require_one_clock(seconds: float | None) -> None:
+    """Raises ValueError if a time is given to several processes."""
     if seconds is not None and join().world_size > 1:
         raise ValueError(
             "the steps that fit into a time are measured in one process, but there are "
             f"{join().world_size}: give their number instead (--set training.steps=...)"
         )
+
+
+def _within(seconds: float, *runs: DryRun) -> list[DryRun]:
+    """The runs with the numbers of steps with which all of them end within this time."""
+    parts = (
+        Measured(one.estimate, one.preferred.archs, training.training_of(one.recipe))
+        for one in runs
+    )
+    found = within_time(seconds, *parts)
+    return [one.lasting(estimate) for one, estimate in zip(runs, found, strict=True)]
+
+
+def _measured(
+    recipe: Recipe, source: Source | None, data: ImageData | None, device: str, head: str
+) -> DryRun:
     where = resolve_device(device)
     training.training_of(recipe)
     with join().main_first():  # it may download them
@@ -418,11 +448,6 @@ def dry_run(
         teacher=needs.teacher,
         calibration=recipe.calibration,
     )
-    if seconds is not None:
-        archs = found.preferred.archs
-        estimate = within_time(estimate, seconds, archs, needs.training)
-        recipe = with_overrides(recipe, [f"training.steps={estimate.num_steps}"])
-    training.warn_of_doubts(recipe, images, is_pretrained=source is not None)
     return DryRun(recipe, found.preferred, estimate, images)
 
 
@@ -435,18 +460,32 @@ class CutDryRun(NamedTuple):
     """For the chosen subnets; without the adaptation, other subnets may be chosen."""
 
 
-def dry_run_cuts(plan: CutPlan, *, device: str = "auto") -> CutDryRun:
+def dry_run_cuts(plan: CutPlan, *, device: str = "auto", seconds: float | None = None) -> CutDryRun:
     """Measures a few steps of both trainings of `run_cuts`, and writes nothing.
 
+    Args:
+        seconds: choose the lengths of both trainings, in the proportion that they have, so that
+            they end within this time, with all validation, calibration and evaluation.
+
     Raises:
-        ValueError: as `run_cuts` raises it before it trains.
+        ValueError: as `run_cuts` raises it before it trains; or as `dry_run`, about the time.
     """
-    recipe, where = plan.recipe, resolve_device(device)
-    first = dry_run(plan.adaptation, source=plan.source, device=device)
-    source = adapt_source(plan.source, plan.adaptation, first.images.class_names).supernet
+    _require_one_clock(seconds)
+    first = _measured(plan.adaptation, plan.source, None, device, "auto")
+    second = _measured_cuts(plan, first.images, resolve_device(device))
+    if seconds is not None:
+        first, second = _within(seconds, first, second)
+    for one in (first, second):
+        training.warn_of_doubts(one.recipe, one.images, is_pretrained=True)
+    return CutDryRun(first, second)
+
+
+def _measured_cuts(plan: CutPlan, images: ImageData, where: torch.device) -> DryRun:
+    recipe = plan.recipe
+    source = adapt_source(plan.source, plan.adaptation, images.class_names).supernet
     teacher = deepcopy(source.network).to(where).eval().requires_grad_(False)
     found = search_trained(
-        recipe, source, first.images, where, source=plan.source.name, sha256=plan.source.sha256
+        recipe, source, images, where, source=plan.source.name, sha256=plan.source.sha256
     )
     asked = training.training_of(recipe)
     estimate = estimate_training(
@@ -454,10 +493,10 @@ def dry_run_cuts(plan: CutPlan, *, device: str = "auto") -> CutDryRun:
             found.preferred.envelope, drop_path=asked.drop_path, dropout=asked.dropout
         ).to(where),
         found.preferred.archs,
-        first.images,
+        images,
         asked,
         seed=recipe.seed,
         teacher=torch.no_grad()(teacher),
         calibration=recipe.calibration,
     )
-    return CutDryRun(first, DryRun(recipe, found.preferred, estimate, first.images))
+    return DryRun(recipe, found.preferred, estimate, images)

@@ -16,17 +16,20 @@ from typer.testing import CliRunner
 
 import prenas
 from families.drawing import fill_as_trained
+from prenas import pipeline
 from prenas.cli import app
 from prenas.cost import count
 from prenas.evaluation.accuracy import evaluate_networks
 from prenas.evaluation.calibration import calibration_batches
 from prenas.pipeline import dry_run
 from prenas.runs.status import read_status
-from prenas.sources.cutting import absolute_budgets, cut_plan
+from prenas.sources.cutting import CutPlan, absolute_budgets, cut_plan
 from prenas.sources.transfer import Source, read_source
 
 MODEL = "test_resnet"
-SHORT = ("training.epochs=2", "adaptation.epochs=1", "training.batch_size=8")
+LENGTHS = ("training.epochs=2", "adaptation.epochs=1")
+FEW = ("training.batch_size=8",)
+SHORT = (*LENGTHS, *FEW)
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +67,10 @@ def finished(weights: Path, pictures: Path, tmp_path_factory: pytest.TempPathFac
     return out
 
 
-def command(weights: Path, pictures: Path, out: Path) -> list[str]:
-    settings = [part for field in SHORT for part in ("--set", field)]
+def command(
+    weights: Path, pictures: Path, out: Path, *, lengths: tuple[str, ...] = LENGTHS
+) -> list[str]:
+    settings = [part for field in (*lengths, *FEW) for part in ("--set", field)]
     budgets = ["--budget", "macs=90%", "--budget", "macs=75%"]
     source = f"timm/{MODEL}={weights}"
     options = ["--data", str(pictures), "--image-size", "40", "--out", str(out), "--threads", "1"]
@@ -290,6 +295,49 @@ def test_a_dry_run_measures_both_trainings_and_writes_nothing(
     assert not (tmp_path / "x").exists()
 
 
+def test_a_time_scales_both_trainings_and_is_measured_once(
+    weights: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, again = tmp_path / "run", tmp_path / "again"
+    words = [*command(weights, pictures, out, lengths=()), "--time", "6s"]
+    dry = CliRunner().invoke(app, [*words, "--dry-run"])
+    assert dry.exit_code == 0, dry.output
+    assert "300 of 8 images" not in dry.output
+    result = CliRunner().invoke(app, words, catch_exceptions=False)
+    ours, theirs = steps_of(out / "source"), steps_of(out)
+    assert f"Time      {ours:,} and {theirs:,} steps fit into 6s" in result.output
+    assert ours == round(theirs / 2)
+
+    def measured_again(*arguments: object, **options: object) -> None:
+        raise AssertionError("the lengths are recorded")
+
+    monkeypatch.setattr(pipeline, "dry_run_cuts", measured_again)
+    result = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert "Training already complete" in result.output
+
+    def stopped(plan: CutPlan, folder: Path, **options: object) -> None:
+        planned.append(plan)
+        raise ValueError("stopped")
+
+    planned: list[CutPlan] = []
+    monkeypatch.setattr(pipeline, "run_cuts", stopped)
+    again.mkdir()  # as if killed just before the adaptation is recorded
+    shutil.copy(out / "recipe.json", again)
+    words[words.index("--out") + 1] = str(again)
+    with pytest.raises(ValueError, match="stopped"):
+        CliRunner().invoke(app, words, catch_exceptions=False)
+    both = planned[0].adaptation.training, planned[0].recipe.training
+    lengths = [one.steps for one in both if one is not None]
+    assert lengths == [ours, theirs]
+
+
+def steps_of(folder: Path) -> int:
+    training = prenas.Run(folder).recipe.training
+    assert training is not None
+    assert training.steps is not None
+    return training.steps
+
+
 def test_one_network_has_no_subnet_to_choose(weights: Path) -> None:
     with pytest.raises(ValueError, match="is one network, of which no subnet can be chosen"):
         read_source(f"timm/{MODEL}={weights}", 0)
@@ -307,7 +355,7 @@ def test_a_cut_can_be_cut_again(finished: Path, pictures: Path, tmp_path: Path) 
     ("options", "words"),
     [
         (["--space", "digits"], "--space cannot be combined with --from"),
-        (["--time", "20m"], "--time cannot be combined with --from"),
+        (["--time", "20m"], "--time 20m and --set training.epochs=2 both give a length"),
         (["--further-seeds", "2"], "--further-seeds cannot be combined with --from"),
     ],
 )

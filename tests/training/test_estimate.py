@@ -23,7 +23,13 @@ from prenas.length import Length
 from prenas.recipe import CalibrationRecipe, TeacherRecipe, with_overrides
 from prenas.supernet import Supernet
 from prenas.training import estimate
-from prenas.training.estimate import Estimate, SubnetCost, estimate_training, within_time
+from prenas.training.estimate import (
+    Estimate,
+    Measured,
+    SubnetCost,
+    estimate_training,
+    within_time,
+)
 from prenas.training.sampler import BalancedSampler, SandwichSampler, SingleSampler
 from prenas.training.subnets import BoundSubnets
 from prenas.training.validation import validations_due
@@ -285,7 +291,7 @@ def test_the_steps_fill_the_time(
     found = estimated(monkeypatch, **fields)
     recipe = mini_recipe(training=fields).training
     assert recipe is not None
-    longer = within_time(found, seconds + found.evaluation_seconds, archs(3), recipe)
+    (longer,) = within_time(seconds + found.evaluation_seconds, Measured(found, archs(3), recipe))
     assert longer.num_steps == steps
     assert longer.training_seconds == pytest.approx(1.25 * steps)
     assert longer.costs == found.costs
@@ -296,7 +302,7 @@ def test_validations_are_part_of_the_time(seconds: float, monkeypatch: pytest.Mo
     found = estimated(monkeypatch)
     recipe = mini_recipe().training
     assert recipe is not None
-    chosen = within_time(found, seconds, archs(3), recipe)
+    (chosen,) = within_time(seconds, Measured(found, archs(3), recipe))
     assert 0.8 * seconds < chosen.total_seconds <= seconds
     length = Length(1, chosen.num_steps, is_in_steps=True)
     num_validated = sum(map(len, validations_due(archs(3), recipe, length)))
@@ -306,12 +312,29 @@ def test_validations_are_part_of_the_time(seconds: float, monkeypatch: pytest.Mo
     )
 
 
+@pytest.mark.parametrize("share", [0.1, 0.5, 2.0])
+def test_one_time_for_two_trainings_scales_both_alike(
+    share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields = {"validate_epochs": 0, "validate_all_epochs": 0}
+    recipe = mini_recipe(training=fields).training
+    assert recipe is not None
+    second = estimated(monkeypatch, **fields).with_steps(600, archs(3), recipe)
+    first = second.with_steps(300, archs(3), recipe)._replace(training_seconds=900.0)
+    parts = [Measured(one, archs(3), recipe) for one in (first, second)]
+    evaluations = first.evaluation_seconds + second.evaluation_seconds
+    trainings = first.training_seconds + second.training_seconds
+    found = within_time(evaluations + share * trainings, *parts)
+    assert [one.num_steps for one in found] == [300 * share, 600 * share]
+    assert sum(one.total_seconds for one in found) == pytest.approx(evaluations + share * trainings)
+
+
 def test_a_time_that_is_too_short_says_what_one_step_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     found = estimated(monkeypatch)
     recipe = mini_recipe().training
     assert recipe is not None
     with pytest.raises(ValueError, match=r"no training fits into 1 s: .* takes \d+ s\. Give more"):
-        within_time(found, 1.0, archs(3), recipe)
+        within_time(1.0, Measured(found, archs(3), recipe))
 
 
 def test_a_dry_run_returns_the_recipe_for_a_time() -> None:

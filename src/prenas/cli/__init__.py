@@ -161,11 +161,6 @@ def run_command(
                 f"{option} cannot be combined with --from: the search space is made from the "
                 "source, and its trained weights are scored"
             )
-        if time is not None:
-            raise ValueError(
-                "--time cannot be combined with --from, which trains twice: set the lengths "
-                "instead (--set adaptation.steps=200 --set training.steps=400)"
-            )
         run_from(
             start_from,
             None if dry_run else out,
@@ -174,6 +169,7 @@ def run_command(
             recipe=recipe or "pretrained",
             image_size=image_size,
             overrides=overrides or (),
+            time=time,
             device=device,
             track=track or (),
         )

@@ -122,32 +122,53 @@ def within_time(
             the run in the folder was started without `--time`.
     """
     from prenas import pipeline
-    from prenas.length import read_seconds
     from prenas.recipe import with_overrides
-    from prenas.runs.run import Run
 
     if time is None:
         return recipe
-    seconds = read_seconds(time)
-    lengths = [f"training.{name}" for name in ("epochs", "steps", "min_steps")]
-    if given := [o for o in overrides or () if o.partition("=")[0].strip() in lengths]:
-        raise ValueError(f"--time {time} and --set {given[0]} both give a length: leave out one")
-    run = Run(out)
-    if run.files.has(artifacts.RECIPE):
-        training = run.recipe.training
-        if training is None or training.steps is None:
-            raise ValueError(
-                f"{out} was started without --time: leave it out to continue, or choose another "
-                "--out folder"
-            )
-        console.print(
-            f"Time      {training.length_in_words}, as when {out} was started", soft_wrap=True
-        )
-        return with_overrides(recipe, [f"training.steps={training.steps}"])
+    seconds = seconds_alone(time, overrides)
+    if (steps := recorded_steps(out)) is not None:
+        return with_overrides(recipe, [f"training.steps={steps}"])
     with console.status("Choosing subnets and measuring training steps ..."):
         plan = pipeline.dry_run(recipe, seconds=seconds, **measured)
-    print_time(plan.estimate, time)
+    print_time(time, plan.estimate)
     return plan.recipe
+
+
+def seconds_alone(
+    time: str, overrides: Sequence[str] | None, trainings: Sequence[str] = ("training",)
+) -> float:
+    """The seconds of `--time`; ValueError if the overrides also give a training's length."""
+    from prenas.length import read_seconds
+
+    seconds = read_seconds(time)
+    lengths = [f"{one}.{name}" for one in trainings for name in ("epochs", "steps", "min_steps")]
+    if given := [o for o in overrides or () if o.partition("=")[0].strip() in lengths]:
+        raise ValueError(f"--time {time} and --set {given[0]} both give a length: leave out one")
+    return seconds
+
+
+def recorded_steps(out: Path) -> int | None:
+    """The steps that a run was started with, which are printed; None if it was not started yet.
+
+    Raises:
+        ValueError: it was started without `--time`.
+    """
+    from prenas.runs.run import Run
+
+    run = Run(out)
+    if not run.files.has(artifacts.RECIPE):
+        return None
+    training = run.recipe.training
+    if training is None or training.steps is None:
+        raise ValueError(
+            f"{out} was started without --time: leave it out to continue, or choose another "
+            "--out folder"
+        )
+    console.print(
+        f"Time      {training.length_in_words}, as when {out} was started", soft_wrap=True
+    )
+    return training.steps
 
 
 def recorded_recipe(folder: Path) -> Recipe:

@@ -329,12 +329,13 @@ def print_plan(plan: DryRun) -> None:
     console.print("Dry run: nothing was written.", soft_wrap=True)
 
 
-def print_time(estimate: Estimate, time: str) -> None:
-    """Prints the length of a training that was chosen for a time."""
-    training = estimate.training_seconds + estimate.validation_seconds
-    after = estimate.total_seconds - training
+def print_time(time: str, *estimates: Estimate) -> None:
+    """Prints the lengths of trainings, one after the other, that were chosen for a time."""
+    training = sum(one.training_seconds + one.validation_seconds for one in estimates)
+    after = sum(one.total_seconds for one in estimates) - training
+    steps = " and ".join(f"{one.num_steps:,}" for one in estimates)
     console.print(
-        f"Time      {estimate.num_steps:,} steps fit into {time}: training with validation takes "
+        f"Time      {steps} steps fit into {time}: training with validation takes "
         f"about {duration(training)}, calibration and evaluation about {duration(after)}",
         soft_wrap=True,
     )

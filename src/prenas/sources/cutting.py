@@ -13,7 +13,9 @@ from typing import NamedTuple
 
 from prenas import artifacts
 from prenas.cost import bounded_axis, bounded_names, count
+from prenas.data import open_data
 from prenas.families.base import Arch, Settings
+from prenas.length import length_of, proportional_steps
 from prenas.recipe import (
     CutRecipe,
     Recipe,
@@ -39,6 +41,31 @@ class CutPlan(NamedTuple):
     """Fine-tunes the whole source on the images."""
     recipe: Recipe
     """Scores the units of the adapted network, and trains the chosen subnets."""
+
+    def lasting(self, steps: int, *, adaptation: int | None = None) -> CutPlan:
+        """The plan with these numbers of steps.
+
+        Args:
+            steps: for the subnets.
+            adaptation: for the whole network; None: in the proportion that both have now.
+        """
+        if adaptation is None:
+            adaptation = proportional_steps(
+                steps, *map(self._num_steps, (self.adaptation, self.recipe))
+            )
+        ours, theirs = (
+            with_overrides(recipe, [f"training.steps={number}"])
+            for recipe, number in ((self.adaptation, adaptation), (self.recipe, steps))
+        )
+        return self._replace(adaptation=ours, recipe=theirs)
+
+    def _num_steps(self, recipe: Recipe) -> int:
+        """The length of a training on the images of the plan, which are listed, but not read."""
+        assert recipe.data is not None, "both recipes name images"
+        assert recipe.training is not None, "both recipes train"
+        num_images = len(open_data(recipe.data).train.names)
+        steps_per_epoch = -(-num_images // recipe.training.batch_size)
+        return length_of(recipe.training, steps_per_epoch).num_steps
 
 
 def cut_plan(

@@ -20,7 +20,7 @@ from prenas.cost import count
 from prenas.data import Batch, ImageData, num_batches, num_samples, training_batches
 from prenas.evaluation.calibration import num_calibrated
 from prenas.families.base import Arch, SearchSpace, Settings
-from prenas.length import Length, length_of
+from prenas.length import Length, length_of, proportional_steps
 from prenas.recipe import CalibrationRecipe, TrainingRecipe
 from prenas.supernet import Supernet
 from prenas.training.sampler import Sampler, make_sampler
@@ -183,24 +183,47 @@ def estimate_training(
     )
 
 
-def within_time(
-    estimate: Estimate, seconds: float, archs: Sequence[Arch], training: TrainingRecipe
-) -> Estimate:
-    """The estimate of a training that ends, with all that follows, just within this time.
+class Measured(NamedTuple):
+    """A training that was measured, and what its time depends on."""
+
+    estimate: Estimate
+    archs: Sequence[Arch]
+    training: TrainingRecipe
+
+    def lasting(self, steps: int) -> Estimate:
+        """The estimate for this number of steps."""
+        return self.estimate.with_steps(steps, self.archs, self.training)
+
+
+def within_time(seconds: float, *parts: Measured) -> tuple[Estimate, ...]:
+    """The estimates of trainings that end one after the other, with all that follows, in this time.
+
+    Their numbers of steps stay in the proportion that they have now.
 
     Raises:
-        ValueError: not even a single step fits.
+        ValueError: not even a single step of the last one fits.
     """
-    steps, most = 1, int(seconds * estimate.num_steps / estimate.training_seconds)
+    *_, last = (part.estimate for part in parts)
+
+    def lasting(steps: int) -> tuple[Estimate, ...]:
+        return tuple(
+            part.lasting(proportional_steps(steps, part.estimate.num_steps, last.num_steps))
+            for part in parts
+        )
+
+    def needed(found: Sequence[Estimate]) -> float:
+        return sum(one.total_seconds for one in found)
+
+    steps, most = 1, int(seconds * last.num_steps / last.training_seconds)
     for power in range(most.bit_length(), -1, -1):
         more = steps + 2**power
-        if estimate.with_steps(more, archs, training).total_seconds <= seconds:
+        if needed(lasting(more)) <= seconds:
             steps = more
-    found = estimate.with_steps(steps, archs, training)
-    if found.total_seconds > seconds:
+    found = lasting(steps)
+    if needed(found) > seconds:
         raise ValueError(
             f"no training fits into {seconds:.0f} s: on this machine, a single step with the "
-            f"validation, calibration and evaluation after it takes {found.total_seconds:.0f} s. "
+            f"validation, calibration and evaluation after it takes {needed(found):.0f} s. "
             "Give more time, fewer budgets or a smaller data.test"
         )
     return found
