@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prenas.length import Length, length_of, read_seconds
+from prenas.length import Length, length_of, read_seconds, steps_to_read
 from prenas.recipe import TrainingRecipe
 
 COUNTS = st.integers(1, 3000)
@@ -32,6 +32,20 @@ def test_min_steps_repeat_the_epochs(epochs: int, min_steps: int, steps_per_epoc
     length, whole = length_of(training, steps_per_epoch), epochs * steps_per_epoch
     assert length.num_steps == max(whole, min_steps)
     assert length.is_in_steps == (min_steps > whole)
+
+
+@given(COUNTS, COUNTS, st.integers(1, 100))
+def test_the_fewest_steps_that_read_so_many_images(
+    num_images: int, images: int, batch_size: int
+) -> None:
+    steps_per_epoch = math.ceil(images / batch_size)
+
+    def read(steps: int) -> int:
+        return Length(steps_per_epoch, steps, is_in_steps=True).num_images(images, batch_size)
+
+    steps = steps_to_read(num_images, images, batch_size)
+    assert read(steps) >= num_images > read(steps - 1)
+    assert read(steps_per_epoch) == images
 
 
 @given(COUNTS, COUNTS)

@@ -45,6 +45,9 @@ SOURCE = "source"
 SUBNETS = "subnets"
 ADAPTED = f"{SOURCE}/{SUBNETS}/00"
 """The model that was adapted."""
+RIVALS = "rivals"
+"""In a run that cuts a trained network: the runs of the stock models that it is compared with."""
+COMPARISON = "comparison.json"
 REPORT = "report.md"
 REPORT_PICTURES = "report"
 MODEL = "model.safetensors"
@@ -61,8 +64,14 @@ SCHEMA_VERSIONS = {
     EVOLUTION: 2,
     CALIBRATION: 1,
     EVALUATION: 2,
+    COMPARISON: 1,
     MODEL_ARCH: 2,
 }
+
+
+def rival_folder(name: str) -> str:
+    """The folder of a stock model inside a run: `rivals/NAME` for `timm/NAME=FILE`."""
+    return f"{RIVALS}/{name.partition('=')[0].rpartition('/')[2]}"
 
 
 def write_bytes(path: Path, content: bytes) -> None:

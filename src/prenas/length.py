@@ -25,6 +25,11 @@ class Length(NamedTuple):
         """Number of epochs, including one that is not finished."""
         return -(-self.num_steps // self.steps_per_epoch)
 
+    def num_images(self, images: int, batch_size: int) -> int:
+        """How many images a training reads from a set of so many, repeated ones included."""
+        epochs, rest = divmod(self.num_steps, self.steps_per_epoch)
+        return epochs * images + rest * batch_size
+
     def ends_epoch(self, step: int) -> bool:
         """Whether an epoch, or the training, ends after this many steps."""
         return step % self.steps_per_epoch == 0 or step >= self.num_steps
@@ -67,6 +72,12 @@ def length_of(training: Lasting, steps_per_epoch: int) -> Length:
     whole = training.epochs * steps_per_epoch
     least = training.min_steps
     return Length(steps_per_epoch, max(whole, least), is_in_steps=least > whole)
+
+
+def steps_to_read(num_images: int, images: int, batch_size: int) -> int:
+    """The fewest steps that read at least `num_images` from a set of `images`, again and again."""
+    epochs, rest = divmod(num_images, images)
+    return epochs * -(-images // batch_size) + -(-rest // batch_size)
 
 
 def proportional_steps(steps: int, number: int, of: int) -> int:

@@ -10,7 +10,7 @@ another recipe is refused.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 import torch
 
 from prenas import artifacts
-from prenas.data import ImageData
+from prenas.data import ImageData, num_samples
 from prenas.evaluation.accuracy import Evaluation
 from prenas.families.base import Arch
+from prenas.models.comparison import Comparison, compared
 from prenas.processes import join, resolve_device
 from prenas.recipe import Recipe, with_overrides
 from prenas.recipe.budgets import Limits
@@ -30,8 +31,9 @@ from prenas.selection.evolved import Evolved
 from prenas.selection.preferred import PreferredSet
 from prenas.selection.search import require_memory, zero_cost_search
 from prenas.selection.trained import scores_units, search_trained
-from prenas.sources.cutting import CutPlan
+from prenas.sources.cutting import CutPlan, with_recorded_rivals
 from prenas.sources.released import imported_set, read_released
+from prenas.sources.rivals import read_rival, rival_recipe
 from prenas.sources.transfer import Source, adapt_source
 from prenas.steps import choosing, delivering, measuring, training
 from prenas.steps.observer import SILENT, Observer, observed
@@ -43,6 +45,7 @@ __all__ = [
     "CutDryRun",
     "DryRun",
     "calibrate",
+    "compare",
     "dry_run",
     "dry_run_cuts",
     "evaluate",
@@ -93,7 +96,7 @@ def run(
     if scores_units(recipe):
         choosing.adapted_source(this)
     needs = training.prepare(
-        this, observer, is_pretrained=source is not None or scores_units(recipe)
+        this, observer, is_pretrained=source is not None or recipe.source is not None
     )
     if source is not None:
         choosing.adapt(this, source, needs.images, head, observer)
@@ -127,7 +130,8 @@ def run_cuts(
 
     Adapts the whole network to the images, as a run of its own in `OUT/source`; scores its hidden
     units; chooses the best subnets of every budget; trains them together with the adapted network
-    as their teacher; evaluates them, and hands them over.
+    as their teacher; evaluates them, and hands them over. Stock models to compare with are
+    fine-tuned after that; see `compare`.
 
     Args:
         plan: the result of `prenas.cut_plan`.
@@ -141,13 +145,59 @@ def run_cuts(
         ValueError: as each of the steps raises it.
     """
     check_trackers(track)
-    this = Run(out, plan.recipe, device=device)
+    recipe = with_recorded_rivals(plan.recipe, Run(out, plan.recipe))
+    this = Run(out, recipe, device=device)
     if join().is_main and not this.files.has(artifacts.RECIPE):
-        this.record_recipe(plan.recipe)
+        this.record_recipe(recipe)
     join().wait()
     common: dict[str, Any] = {"device": device, "observer": observer, "track": track}
     run(plan.adaptation, this.folder / artifacts.SOURCE, source=plan.source, **common)
-    return run(plan.recipe, this.folder, **common)
+    rows = run(recipe, this.folder, **common)
+    compare(this.folder, sources={one.name: one for one in plan.rivals}, **common)
+    return rows
+
+
+def compare(
+    out: str | Path,
+    *,
+    sources: Mapping[str, Source] | None = None,
+    device: str = "auto",
+    observer: Observer = SILENT,
+    track: Sequence[str] = (),
+) -> Comparison:
+    """Fine-tunes the stock models that the cuts of a run are to be compared with, and compares.
+
+    Each is a run of its own in `OUT/rivals/NAME`, like the adaptation of the whole network, on as
+    many images as the whole network and its cuts together. Writes `comparison.json`, and the report
+    again. Without stock models, nothing is trained or written.
+
+    Args:
+        sources: stock models that are read already, by name.
+        observer: is told about every step of every run.
+        track: as for `run`.
+
+    Raises:
+        ValueError: a stock model cannot be read, or as `run` raises it.
+    """
+    this = Run(out, device=device)
+    whole, origin = Run(this.folder / artifacts.SOURCE, device=device), this.recipe.source
+    rivals = origin.rivals if origin is not None else ()
+    common: dict[str, Any] = {"device": device, "observer": observer, "track": track}
+    for rival in rivals:
+        theirs = Run(this.folder / artifacts.rival_folder(rival.name), device=device)
+        if join().main_says(theirs.is_searched):
+            run(theirs.recipe, theirs.folder, **common)
+            continue
+        source = (sources or {}).get(rival.name) or read_rival(rival.name)
+        images = whole.images.recorded
+        assert images is not None, "the whole network was adapted to them"
+        recipe = rival_recipe(source, whole.recipe, this.recipe, images.num_images["train"])
+        run(recipe, theirs.folder, source=source, **common)
+    if not rivals:
+        return compared(this)
+    found = delivering.compare(this)
+    delivering.report(this)
+    return found
 
 
 def search(
@@ -458,14 +508,17 @@ class CutDryRun(NamedTuple):
     """For the whole network."""
     cuts: DryRun
     """For the chosen subnets; without the adaptation, other subnets may be chosen."""
+    rivals: tuple[DryRun, ...]
+    """For each stock model that they are compared with."""
 
 
 def dry_run_cuts(plan: CutPlan, *, device: str = "auto", seconds: float | None = None) -> CutDryRun:
-    """Measures a few steps of both trainings of `run_cuts`, and writes nothing.
+    """Measures a few steps of every training of `run_cuts`, and writes nothing.
 
     Args:
-        seconds: choose the lengths of both trainings, in the proportion that they have, so that
-            they end within this time, with all validation, calibration and evaluation.
+        seconds: choose the lengths of the adaptation and of the training of the subnets, in the
+            proportion that they have, so that they end within this time, with all validation,
+            calibration and evaluation. Stock models come on top.
 
     Raises:
         ValueError: as `run_cuts` raises it before it trains; or as `dry_run`, about the time.
@@ -475,9 +528,15 @@ def dry_run_cuts(plan: CutPlan, *, device: str = "auto", seconds: float | None =
     second = _measured_cuts(plan, first.images, resolve_device(device))
     if seconds is not None:
         first, second = _within(seconds, first, second)
-    for one in (first, second):
+    plan = plan._replace(adaptation=first.recipe, recipe=second.recipe)
+    recipes = plan.rival_recipes(num_samples(first.images.train))
+    rivals = tuple(
+        _measured(recipe, rival, None, device, "auto")
+        for recipe, rival in zip(recipes, plan.rivals, strict=True)
+    )
+    for one in (first, second, *rivals):
         training.warn_of_doubts(one.recipe, one.images, is_pretrained=True)
-    return CutDryRun(first, second)
+    return CutDryRun(first, second, rivals)
 
 
 def _measured_cuts(plan: CutPlan, images: ImageData, where: torch.device) -> DryRun:

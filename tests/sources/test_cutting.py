@@ -5,17 +5,14 @@ import re
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import timm
 import torch
-from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from timm.models import adapt_model_from_string
 from typer.testing import CliRunner
 
 import prenas
-from families.drawing import fill_as_trained
 from prenas import pipeline
 from prenas.cli import app
 from prenas.cost import count
@@ -25,56 +22,9 @@ from prenas.pipeline import dry_run
 from prenas.runs.status import read_status
 from prenas.sources.cutting import CutPlan, absolute_budgets, cut_plan
 from prenas.sources.transfer import Source, read_source
+from sources.cut_runs import MODEL, SHORT, command
 
-MODEL = "test_resnet"
-LENGTHS = ("training.epochs=2", "adaptation.epochs=1")
-FEW = ("training.batch_size=8",)
-SHORT = (*LENGTHS, *FEW)
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with weights of timm's model for the three classes of `pictures`."""
-    network = fill_as_trained(timm.create_model(MODEL, num_classes=3), seed=3)
-    path = tmp_path_factory.mktemp("weights") / "resnet.safetensors"
-    save_file(network.state_dict(), path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three classes of coloured pictures, twenty of each."""
-    folder = tmp_path_factory.mktemp("pictures")
-    generator = np.random.default_rng(0)
-    for label, name in enumerate(("ant", "bee", "cow")):
-        (folder / name).mkdir()
-        for number in range(20):
-            pixels = generator.integers(60 * label, 60 * label + 100, (40, 40, 3))
-            Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{number}.png")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def source(weights: Path) -> Source:
-    return read_source(f"timm/{MODEL}={weights}")
-
-
-@pytest.fixture(scope="module")
-def finished(weights: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("runs") / "cut"
-    result = CliRunner().invoke(app, command(weights, pictures, out))
-    assert result.exit_code == 0, result.output
-    return out
-
-
-def command(
-    weights: Path, pictures: Path, out: Path, *, lengths: tuple[str, ...] = LENGTHS
-) -> list[str]:
-    settings = [part for field in (*lengths, *FEW) for part in ("--set", field)]
-    budgets = ["--budget", "macs=90%", "--budget", "macs=75%"]
-    source = f"timm/{MODEL}={weights}"
-    options = ["--data", str(pictures), "--image-size", "40", "--out", str(out), "--threads", "1"]
-    return ["run", "--from", source, *options, *budgets, *settings]
+pytest_plugins = "sources.cut_runs"
 
 
 def digests(folder: Path) -> dict[str, bytes]:
@@ -258,9 +208,9 @@ def test_a_run_whose_source_is_not_adapted_says_how_to_continue(
 ) -> None:
     plan = cut_plan(source, str(pictures), ["macs=90%"], image_size=40)
     prenas.Run(tmp_path / "run", plan.recipe).record_recipe(plan.recipe)
-    for command in (["run", "--out", str(tmp_path / "run")],):
-        with pytest.raises(ValueError, match=r"source/subnets/00 is missing.*run --from SOURCE"):
-            CliRunner().invoke(app, command, catch_exceptions=False)
+    words = ["run", "--out", str(tmp_path / "run")]
+    with pytest.raises(ValueError, match=r"source/subnets/00 is missing.*run --from SOURCE"):
+        CliRunner().invoke(app, words, catch_exceptions=False)
     with pytest.raises(ValueError, match="not adapted yet"):
         prenas.search(plan.recipe, tmp_path / "run")
     with pytest.raises(ValueError, match="'gate' scores the units of a trained network"):
@@ -274,7 +224,8 @@ def test_the_last_table_has_the_whole_network_and_the_names_of_classes(
     finished: Path, weights: Path, pictures: Path
 ) -> None:
     result = CliRunner().invoke(app, command(weights, pictures, finished))
-    _, table = result.output.split("cuts, and last the whole network")
+    _, table = result.output.split("cuts, the whole network\n")
+    assert result.output.count("Accuracies in %") == 1
     assert f"{prenas.Run(finished / 'source').evaluations[0].costs['params']:,}" in table
     assert re.search(r"weakest: (ant|bee|cow) ", table)
 
@@ -382,9 +333,13 @@ def test_a_run_from_random_weights_names_the_pretrained_start(
     pictures: Path, tmp_path: Path
 ) -> None:
     words = ["run", "photos", "--data", str(pictures), "--dry-run", "--threads", "1"]
-    result = CliRunner().invoke(app, [*words, "--set", "space.settings.image_size=36"])
+    words += ["--set", "space.settings.image_size=36"]
+    result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
     hint = f"prenas run --from timm/tf_efficientnet_lite0 --data {pictures} --out RUN"
     assert result.output.count(hint) == 1
+    (tmp_path / "recipe.json").touch()  # of a run that continues
+    continued = CliRunner().invoke(app, [*words, "--out", str(tmp_path)])
+    assert "--from" not in continued.output
     on_digits = CliRunner().invoke(app, ["run", "digits", "--dry-run", "--threads", "1"])
     assert "--from" not in on_digits.output

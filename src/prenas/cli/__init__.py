@@ -8,7 +8,6 @@ from __future__ import annotations
 import inspect
 import json
 import os
-import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -18,9 +17,11 @@ from typing import Annotated, Any
 
 import typer
 
+from prenas import artifacts
 from prenas.cli.options import (
     ArchTexts,
     BudgetTexts,
+    Compare,
     Crops,
     DataTexts,
     Device,
@@ -58,6 +59,7 @@ from prenas.cli.tables import (
     print_lists,
     print_plan,
     print_preferred,
+    print_pretrained_start,
     print_space,
     print_table,
 )
@@ -135,6 +137,7 @@ def run_command(
     budget: BudgetTexts = None,
     further_seeds: Seeds = None,
     time: Time = None,
+    compare: Compare = None,
     track: Trackers = None,
     device: Device = "auto",
     threads: Threads = None,
@@ -145,16 +148,16 @@ def run_command(
     afterwards. Without a recipe, continue the run in the folder --out with its own.
     """
     from prenas import pipeline
+    from prenas.cli.cutting import continue_cuts, run_from
     from prenas.cli.terminal import Terminal
     from prenas.length import read_seconds
+    from prenas.selection.trained import scores_units
     from prenas.training.tracking import check_trackers
 
     require_out(out, dry_run)
     set_threads(threads)
     check_trackers(track or ())
     if start_from is not None:
-        from prenas.cli.cutting import run_from
-
         if space is not None or further_seeds is not None:
             option = "--space" if space is not None else "--further-seeds"
             raise ValueError(
@@ -170,10 +173,15 @@ def run_command(
             image_size=image_size,
             overrides=overrides or (),
             time=time,
+            compare=compare or (),
             device=device,
             track=track or (),
         )
         return
+    if compare:
+        raise ValueError(
+            f"--compare {compare[0]} needs --from: cuts are compared with stock models"
+        )
     if image_size is not None:
         raise ValueError(
             "--image-size needs --from; without it, set space.settings.image_size "
@@ -190,14 +198,8 @@ def run_command(
         trains=True,
     )
     require_pictures(chosen)
-    if data and chosen.space.settings.in_chans == 3:
-        words = " ".join(f"--data {shlex.quote(text)}" for text in data)
-        console.print(
-            "These networks start from random weights. Models cut out of a trained one need far "
-            f"fewer pictures: prenas run --from timm/tf_efficientnet_lite0 {words} --out RUN",
-            soft_wrap=True,
-            markup=False,
-        )
+    if out is None or not (out / artifacts.RECIPE).exists():
+        print_pretrained_start(chosen, data or ())
     if out is None or dry_run:
         with console.status("Choosing subnets and measuring training steps ..."):
             seconds = None if time is None else read_seconds(time)
@@ -205,6 +207,9 @@ def run_command(
         print_plan(plan)
         return
     chosen = within_time(chosen, time, out, overrides, device=device)
+    if scores_units(chosen):
+        continue_cuts(chosen, out, device=device, track=track or ())
+        return
     with Terminal() as terminal:
         pipeline.run(chosen, out, device=device, observer=terminal, track=track or ())
 

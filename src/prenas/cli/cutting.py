@@ -7,10 +7,13 @@ from pathlib import Path
 
 from prenas import artifacts
 from prenas.cli.parsing import recorded_steps, seconds_alone
-from prenas.cli.tables import console, print_evaluations, print_plan, print_time
+from prenas.cli.tables import console, print_evaluations, print_plans, print_time
 from prenas.cli.terminal import Terminal
 from prenas.cost import bounded_axes, count
+from prenas.families.base import Settings
+from prenas.recipe import Recipe
 from prenas.sources.cutting import CutPlan
+from prenas.sources.transfer import Source
 
 _TRAININGS = ("adaptation", "training")
 """What lengths of a cut run are set by, as in `--set adaptation.epochs=5`."""
@@ -26,6 +29,7 @@ def run_from(
     image_size: int | None,
     overrides: Sequence[str],
     time: str | None,
+    compare: Sequence[str],
     device: str,
     track: Sequence[str],
 ) -> None:
@@ -33,10 +37,10 @@ def run_from(
 
     Args:
         out: the run folder; None only measures.
-        time: how long both trainings may take together.
+        time: how long the adaptation and the training of the cuts may take together.
+        compare: names of stock models.
     """
     from prenas import pipeline
-    from prenas.runs.run import Run
     from prenas.sources.cutting import cut_plan
     from prenas.sources.transfer import read_source
 
@@ -49,21 +53,45 @@ def run_from(
             recipe=recipe,
             image_size=image_size,
             overrides=overrides,
+            compare=compare,
         )
     print_source(plan)
     if out is None:
         with console.status("Choosing subnets and measuring training steps ..."):
             measured = pipeline.dry_run_cuts(plan, device=device, seconds=seconds)
-        print_plan(measured.adaptation)
-        print_plan(measured.cuts)
+        named = {"whole network": measured.adaptation, "cuts": measured.cuts}
+        named |= {one.name: run for one, run in zip(plan.rivals, measured.rivals, strict=True)}
+        print_plans(named)
         return
     if seconds is not None:
         plan = _within_time(plan, seconds, time, out, device)
-    with Terminal() as terminal:
-        rows = pipeline.run_cuts(plan, out, device=device, observer=terminal, track=track)
-    whole = Run(out / artifacts.SOURCE, device=device)
-    title = f"{out}: cuts, and last the whole network ({out / artifacts.SOURCE})"
-    print_evaluations([*rows, *whole.evaluations], title, whole.class_names)
+    with Terminal(shows_tables=False) as terminal:
+        pipeline.run_cuts(plan, out, device=device, observer=terminal, track=track)
+    _print_comparison(out)
+
+
+def continue_cuts(recipe: Recipe, out: Path, *, device: str, track: Sequence[str]) -> None:
+    """Finishes a run whose whole network is adapted, with the recipe that it was started with."""
+    from prenas import pipeline
+
+    with Terminal(shows_tables=False) as terminal:
+        pipeline.run(recipe, out, device=device, observer=terminal, track=track)
+        pipeline.compare(out, device=device, observer=terminal, track=track)
+    _print_comparison(out)
+
+
+def _print_comparison(out: Path) -> None:
+    """Prints the cuts, the whole network and the stock models, and what is better at a budget."""
+    from prenas.models.comparison import compared
+    from prenas.runs.run import Run
+
+    run = Run(out, device="cpu")
+    found = compared(run)
+    others = [(one.kind, one.name, one.row) for one in found.networks if one.kind != "cut"]
+    what = "cuts, the whole network" + " and stock models" * bool(found.of_kind("stock"))
+    print_evaluations(run.evaluations, f"{out}: {what}", run.class_names, others)
+    for sentence in found.in_words:
+        console.print(sentence, soft_wrap=True)
 
 
 def _within_time(
@@ -77,7 +105,8 @@ def _within_time(
         adaptation = recorded_steps(folder) if folder.exists() else None
         return plan.lasting(steps, adaptation=adaptation)
     with console.status("Choosing subnets and measuring training steps ..."):
-        measured = pipeline.dry_run_cuts(plan, device=device, seconds=seconds)
+        alone = plan._replace(rivals=())
+        measured = pipeline.dry_run_cuts(alone, device=device, seconds=seconds)
     parts = measured.adaptation.estimate, measured.cuts.estimate
     print_time(str(time), *parts)
     return plan.lasting(parts[1].num_steps, adaptation=parts[0].num_steps)
@@ -100,9 +129,24 @@ def print_source(plan: CutPlan) -> None:
             f"deviation {_numbers(prepared.std)}",
         ),
         ("Budgets", "; ".join(plan.recipe.search.budgets)),
+        *(
+            ("Stock", _rival_line(rival, recipe, settings))
+            for rival, recipe in zip(plan.rivals, plan.rival_recipes(), strict=True)
+        ),
     ]
     for name, value in lines:
         console.print(f"{name:<9} {value}", soft_wrap=True, markup=False)
+
+
+def _rival_line(rival: Source, recipe: Recipe, ours: Settings) -> str:
+    """A stock model with its costs, and its own image size if it cannot take ours."""
+    settings = recipe.space.settings
+    costs = count(rival.supernet.arch, settings)
+    sizes = ", ".join(axis.about(costs[axis.name]) for axis in bounded_axes())
+    size, other = (" x ".join(map(str, one.image_size)) for one in (settings, ours))
+    own = "" if size == other else f" (it cannot take {other})"
+    licence = rival.licence or "not stated"
+    return f"{rival.name}: {sizes} at {size} pixels{own}; licence: {licence}"
 
 
 def _numbers(values: Sequence[float]) -> str:

@@ -82,6 +82,14 @@ StartFrom = Annotated[
         "Budgets may then be shares of it, such as macs=50%.",
     ),
 ]
+Compare = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="MODEL",
+        help="With --from: also fine-tune this stock model, timm/NAME or timm/NAME=FILE, and say "
+        "at which budgets it is better. May be given several times.",
+    ),
+]
 Limits = Annotated[
     list[str] | None,
     typer.Option(

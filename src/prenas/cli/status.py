@@ -37,6 +37,10 @@ def print_status(status: Status) -> None:
             ("evaluation", words[status.evaluation], ""),
             ("hand-over", words[status.hand_over], models if status.num_models else ""),
         ]
+        steps += [
+            (f"stock model {rival.name.partition('=')[0]}", words[rival.stage], "")
+            for rival in status.rivals
+        ]
         hidden = {
             "evolution": status.evolution == "none",
             "calibration": status.calibration_images is None,

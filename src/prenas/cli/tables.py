@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,27 @@ def print_data(data: ImageData, recipe: Recipe) -> None:
     console.print(
         f"Input:  {width} x {height} pixels, {_plural(settings.in_chans, 'channel')}; mean {mean}, "
         f"deviation {std}",
+        soft_wrap=True,
+    )
+
+
+def print_pretrained_start(recipe: Recipe, data: Sequence[str]) -> None:
+    """For a training on own pictures, says in one line how to start from trained weights.
+
+    Args:
+        data: the images as they were given; empty if the recipe names them.
+    """
+    from prenas.recipe.data import FOLDER, IMAGENET_MEAN
+
+    if recipe.data is None or recipe.data.name != FOLDER or recipe.training is None:
+        return
+    if recipe.space.settings.in_chans != len(IMAGENET_MEAN):
+        return
+    texts = data or [recipe.data.root or "FOLDER"]
+    given = shlex.join(part for text in texts for part in ("--data", text))
+    console.print(
+        "These networks start from random weights. Models cut out of a trained one need far fewer "
+        f"pictures: prenas run --from timm/tf_efficientnet_lite0 {given} --out RUN",
         soft_wrap=True,
     )
 
@@ -241,24 +263,32 @@ def _cost_cells(axes: Sequence[CostAxis], costs: Mapping[str, int]) -> list[str]
 
 
 def print_evaluations(
-    rows: Sequence[Evaluation], title: str, class_names: Sequence[str] | None = None
+    rows: Sequence[Evaluation],
+    title: str,
+    class_names: Sequence[str] | None = None,
+    others: Sequence[tuple[str, str, Evaluation]] = (),
 ) -> None:
     """Prints the costs of subnets, their results on every split, and the weakest classes.
 
     Accuracies are shares from 0 to 1 in Python and in files, and in % here.
+
+    Args:
+        others: networks to show below the subnets: what stands in place of a number, and of an
+            architecture, and the results.
     """
     from prenas.report.intervals import tied_in_words
 
     splits = list(rows[0].splits)
     with_top5 = rows[0].splits[splits[0]].top5 is not None
-    axes = shown_axes(row.costs for row in rows)
+    shown = [(str(number), row.arch.summary, row) for number, row in enumerate(rows)] + [*others]
+    axes = shown_axes(row.costs for _, _, row in shown)
     columns = ["#", *(axis.header for axis in axes), "architecture"]
     for split in splits:
         heads = ["top-1", *(["top-5"] if with_top5 else []), "loss"]
         columns += [f"{split[:4].removesuffix('i')}\n{head}" for head in heads]
     table = []
-    for number, row in enumerate(rows):
-        cells = [number, *_cost_cells(axes, row.costs), row.arch.summary]
+    for mark, architecture, row in shown:
+        cells = [mark, *_cost_cells(axes, row.costs), architecture]
         for metrics in row.splits.values():
             cells.append(f"{100 * metrics.top1:.2f}")
             if metrics.top5 is not None:
@@ -323,10 +353,33 @@ def print_evolved(found: Sequence[Evolved], title: str) -> None:
 
 def print_plan(plan: DryRun) -> None:
     """Prints a dry run: images, subnets, and the time and memory that training would take."""
+    _print_measured(plan)
+    console.print("Dry run: nothing was written.", soft_wrap=True)
+
+
+def print_plans(plans: Mapping[str, DryRun]) -> None:
+    """Prints the dry runs of trainings, by name, that follow each other, and their whole time."""
+    for plan in plans.values():
+        _print_measured(plan)
+    seconds = {name: plan.estimate.total_seconds for name, plan in plans.items()}
+    print_table(
+        "Estimate for all trainings, with validation, calibration and evaluation",
+        ["training", "steps", "time"],
+        [
+            *(
+                (name, f"{plans[name].estimate.num_steps:,}", duration(seconds[name]))
+                for name in plans
+            ),
+            ("all", "", duration(sum(seconds.values()))),
+        ],
+    )
+    console.print("Dry run: nothing was written.", soft_wrap=True)
+
+
+def _print_measured(plan: DryRun) -> None:
     print_data(plan.images, plan.recipe)
     print_preferred(plan.preferred)
     print_estimate(plan.estimate, plan.recipe)
-    console.print("Dry run: nothing was written.", soft_wrap=True)
 
 
 def print_time(time: str, *estimates: Estimate) -> None:

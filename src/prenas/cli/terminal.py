@@ -34,7 +34,9 @@ _WAITING: dict[Step, str] = {
 class Terminal(AbstractContextManager["Terminal"], Observer):
     """Prints what a run does. Use it as a context manager, so that bars end when a step fails."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, shows_tables: bool = True) -> None:
+        """`shows_tables`: whether to print every evaluation; else only its best subnet."""
+        self._shows_tables = shows_tables
         self._shown = ExitStack()
         self._training: TrainingProgress | None = None
         self._status: Status | None = None
@@ -113,6 +115,12 @@ class Terminal(AbstractContextManager["Terminal"], Observer):
             _say(
                 f"Calibration of {num_subnets} subnets on {made.num_images:,} images {done}: "
                 f"{out / artifacts.CALIBRATION}"
+            )
+        elif step == "evaluate" and not self._shows_tables:
+            best = max(row.splits["validation"].top1 for row in run.evaluations)
+            _say(
+                f"Evaluation {done}, best validation top-1 {100 * best:.2f} %: "
+                f"{out / artifacts.EVALUATION}"
             )
         elif step == "evaluate":
             title = f"{run.recipe.name}: {run.subnets.kind} subnets after training"

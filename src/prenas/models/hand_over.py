@@ -76,6 +76,7 @@ def _prove_written(folder: Path, network: torch.nn.Module, images: Tensor) -> No
 
 def _provenance(run: Run, number: int, row: Evaluation) -> dict[str, Any]:
     """Where a handed-over model comes from, its costs and its measured accuracy."""
+    source = run.recipe.source
     return {
         "recipe": run.recipe.name,
         "seed": run.recipe.seed,
@@ -83,6 +84,6 @@ def _provenance(run: Run, number: int, row: Evaluation) -> dict[str, Any]:
         "costs": row.costs,
         "evaluation": {name: split.summary for name, split in row.splits.items()},
         "supernet_sha256": run.supernet_sha256,
-        **({"source": run.recipe.source.model_dump()} if run.recipe.source else {}),
+        **({"source": source.model_dump(exclude={"rivals"})} if source else {}),
         "versions": {name: version(name) for name in ("prenas", "torch", "timm")},
     }

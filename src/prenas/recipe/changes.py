@@ -19,6 +19,7 @@ _DECIDE_NOTHING = (
     "search.further_seeds:",
     "search.exact_optimum:",
     "source.name:",
+    "source.rivals:",
     "data.unreadable:",
     "data.memory_gib:",
     "data.num_workers:",

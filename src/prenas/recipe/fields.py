@@ -328,8 +328,8 @@ class TransferRecipe(Value):
     training: TrainingRecipe
 
 
-class SourceRecipe(Value):
-    """The trained network that a run starts from."""
+class OriginRecipe(Value):
+    """A trained network from elsewhere."""
 
     name: str
     """As it was given, such as `timm/resnet50`."""
@@ -339,6 +339,13 @@ class SourceRecipe(Value):
     """The licence of the weights, if known."""
     origin: str | None = None
     """Where the weights were published, if known."""
+
+
+class SourceRecipe(OriginRecipe):
+    """The trained network that a run starts from."""
+
+    rivals: tuple[OriginRecipe, ...] = ()
+    """Stock models that are fine-tuned on the same images, to be compared with cuts of this one."""
 
 
 class CutRecipe(Value):

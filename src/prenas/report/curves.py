@@ -37,29 +37,44 @@ _MOST_MARKED_EPOCHS = 40
 _LETTERS_PER_PANEL = 55  # that fit next to each other above a panel
 
 
-def draw_accuracy(figure: Figure, rows: Sequence[Evaluation], *, title: str | None = None) -> None:
+def draw_accuracy(
+    figure: Figure,
+    rows: Sequence[Evaluation],
+    *,
+    others: Sequence[tuple[str, Evaluation]] = (),
+    title: str | None = None,
+) -> None:
     """Draws top-1 over every cost, per split, with 95 % intervals.
 
     Subnets of nearly equal cost share a label above the panel. The lines of both splits pass
     through the best of each such group on validation, because test must not choose.
+
+    Args:
+        others: networks that are not subnets of the run, by name. Their markers are hollow.
     """
     from matplotlib.transforms import ScaledTranslation
 
-    shown = shown_axes(row.costs for row in rows)
+    shown = shown_axes(row.costs for row in (*rows, *(row for _, row in others)))
     figure.set_size_inches(4.5 * len(shown), 3.9)
     figure.set_layout_engine("constrained")
     panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     looks = {split: look for split, look in _LOOKS.items() if split in rows[0].splits}
     for axes, cost in zip(panels, shown, strict=True):
         costs = [float(row.costs[cost.name]) for row in rows]
-        margin = 0.06 * (max(costs) - min(costs)) or 0.1 * costs[0]
-        axes.set_xlim(min(costs) - margin, max(costs) + margin)
-        groups = grouped(costs, (max(costs) - min(costs) + 2 * margin) / _LETTERS_PER_PANEL)
+        beside = [float(row.costs[cost.name]) for _, row in others]
+        low, high = min(costs + beside), max(costs + beside)
+        margin = 0.06 * (high - low) or 0.1 * costs[0]
+        axes.set_xlim(low - margin, high + margin)
+        groups = grouped(costs, (high - low + 2 * margin) / _LETTERS_PER_PANEL)
         leaders = [max(g, key=lambda n: rows[n].splits["validation"].top1) for g in groups]
         for split, look in looks.items():
             shifted = axes.transData + ScaledTranslation(look.shift / 72, 0, figure.dpi_scale_trans)
             _draw_split(axes, costs, [row.splits[split] for row in rows], leaders, look, shifted)
             axes.plot([], [], look.marker + look.line, color=look.colour, label=split)
+            if others:
+                found = [row.splits[split] for _, row in others]
+                _draw_points(axes, beside, found, look, shifted, markerfacecolor="white")
+        _name_others(axes, beside, others)
         _name_on_top(axes, costs, groups)
         axes.set_xlabel(" ".join(filter(None, [cost.noun, cost.per])))
         axes.xaxis.set_major_formatter(partial(_tick, cost))
@@ -83,11 +98,25 @@ def _draw_split(
     look: _Look,
     shifted: Transform,
 ) -> None:
+    leading = [100 * results[n].top1 for n in leaders]
+    xs = [costs[n] for n in leaders]
+    axes.plot(xs, leading, look.line, color=look.colour, transform=shifted)
+    _draw_points(axes, costs, results, look, shifted)
+
+
+def _draw_points(
+    axes: Axes,
+    costs: Sequence[float],
+    results: Sequence[Metrics],
+    look: _Look,
+    shifted: Transform,
+    **marked: Any,
+) -> None:
+    """Draws a marker and an interval for every result."""
     style: dict[str, Any] = {"color": look.colour, "transform": shifted}
     shares = [100 * metrics.top1 for metrics in results]
     bars = [[100 * end for end in wilson_interval(metrics)] for metrics in results]
-    axes.plot([costs[n] for n in leaders], [shares[n] for n in leaders], look.line, **style)
-    axes.plot(costs, shares, look.marker, **style)
+    axes.plot(costs, shares, look.marker, **style, **marked)
     lows, highs = zip(*bars, strict=True)
     axes.vlines(costs, lows, highs, alpha=0.6, linewidth=1, **style)
     # Matplotlib does not widen the view for shifted lines.
@@ -128,6 +157,26 @@ def ranges(numbers: Sequence[int]) -> str:
 
 def _middle(xs: Sequence[float], group: Sequence[int]) -> float:
     return sum(xs[number] for number in group) / len(group)
+
+
+def _name_others(
+    axes: Axes, costs: Sequence[float], others: Sequence[tuple[str, Evaluation]]
+) -> None:
+    """Writes the names of networks next to their validation accuracy, towards the middle."""
+    middle = sum(axes.get_xlim()) / 2
+    for cost, (name, row) in zip(costs, others, strict=True):
+        side, gap = ("left", 6) if cost < middle else ("right", -6)
+        axes.annotate(
+            printable(name, keeps=""),
+            (cost, 100 * row.splits["validation"].top1),
+            (gap, -7),
+            textcoords="offset points",
+            ha=side,
+            va="center",
+            fontsize=7,
+            color=GREY,
+            parse_math=False,
+        )
 
 
 def _name_on_top(axes: Axes, costs: Sequence[float], groups: Sequence[Sequence[int]]) -> None:

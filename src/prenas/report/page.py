@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from prenas import artifacts
 from prenas.length import length_of
 from prenas.models.choice import pick
+from prenas.models.comparison import compared
 from prenas.report.cells import architecture_panels, block_score_panels, draw_panels
 from prenas.report.classes import draw_confusion, shown_split
 from prenas.report.curves import draw_accuracy, draw_training
@@ -20,6 +21,7 @@ from prenas.runs.log import LogSoFar, read_log
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from prenas.evaluation.accuracy import Evaluation
     from prenas.runs.run import Run
 
 
@@ -33,7 +35,7 @@ def write_report(run: Run) -> Path:
     out, subnets = run.folder, run.results.evolved_set or run.preferred
     rows = run.evaluations if run.is_evaluated else []
     models = {number: f"{artifacts.SUBNETS}/{number:02d}" for number in range(len(subnets.subnets))}
-    log = read_log(out / artifacts.METRICS)
+    log, source = read_log(out / artifacts.METRICS), run.recipe.source
     so_far = RunSoFar(
         folder=out.resolve().name,
         preferred=subnets,
@@ -45,6 +47,7 @@ def write_report(run: Run) -> Path:
         models={n: m for n, m in models.items() if (out / m / artifacts.MODEL_ARCH).exists()},
         images=run.images.recorded,
         calibration=run.results.calibration,
+        comparison=compared(run) if rows and source is not None and source.rivals else None,
     )
     folder = out / artifacts.REPORT_PICTURES
     artifacts.require_own_folder(folder)
@@ -84,12 +87,21 @@ def _num_epochs(run: Run, log: LogSoFar) -> int | None:
     return length_of(training, steps_per_epoch).num_epochs if steps_per_epoch else training.epochs
 
 
+def _others(run: RunSoFar) -> list[tuple[str, Evaluation]]:
+    """The networks that the subnets are compared with, if stock models are among them."""
+    if run.comparison is None or not run.comparison.of_kind("stock"):
+        return []
+    return [(one.name, one.row) for one in run.comparison.networks if one.kind != "cut"]
+
+
 def _drawings(run: RunSoFar) -> dict[str, Callable[[Figure], None] | None]:
     """Every picture by name; None if there is nothing to draw."""
     recipe, axes = run.preferred.recipe, run.preferred.recipe.space.layer_axes
     gains = block_score_panels(run.preferred.block_scores, recipe.space.chain)
     return {
-        "accuracy": partial(draw_accuracy, rows=run.rows) if run.rows else None,
+        "accuracy": (
+            partial(draw_accuracy, rows=run.rows, others=_others(run)) if run.rows else None
+        ),
         "architectures": partial(
             draw_panels, panels=architecture_panels(run.preferred.archs, axes)
         ),

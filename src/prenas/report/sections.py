@@ -21,6 +21,7 @@ from prenas.values import few_of, printable
 
 if TYPE_CHECKING:
     from prenas.evaluation.accuracy import Evaluation, Metrics
+    from prenas.models.comparison import Comparison
     from prenas.runs.images import RecordedImages
     from prenas.runs.log import EpochRecord, ValidationRecord
     from prenas.runs.results import Calibration
@@ -51,6 +52,8 @@ class RunSoFar(NamedTuple):
     """The images that the run was started with; None before the training."""
     calibration: Calibration | None
     """None if the run is not calibrated (yet)."""
+    comparison: Comparison | None = None
+    """Of the cuts with the whole network and with stock models, in a run that cuts a network."""
 
 
 _WEIGHTS = {
@@ -105,6 +108,12 @@ def summary(run: RunSoFar) -> list[str]:
             "compared on validation images, one budget after the other."
         )
     lines.append(f"- **Result:** {found}.")
+    if run.comparison is not None:
+        lines += [
+            f"- **Stock models:** {escape(verdict.in_words)}."
+            for verdict in run.comparison.verdicts
+            if verdict.better == "stock"
+        ]
     if run.images is not None:
         lines += [f"- **Images:** {escape(note)}." for note in run.images.notes]
     return [f"# {escape(recipe.name)}: {num_subnets}", "\n".join(lines)]
@@ -233,7 +242,43 @@ def accuracy(run: RunSoFar) -> list[str]:
         "position, and the line joins the best of each position on validation. Bars are 95 % "
         "Wilson intervals: how uncertain the accuracy of one subnet is, given the number of "
         "images. They do not cover what another training would change. All subnets see the same "
-        "images, so differences between them are more certain than the bars suggest.",
+        "images, so differences between them are more certain than the bars suggest."
+        + (
+            " Hollow markers are the whole network and stock models."
+            if run.comparison is not None and run.comparison.of_kind("stock")
+            else ""
+        ),
+    ]
+
+
+def stock_models(run: RunSoFar) -> list[str]:
+    """The cuts next to the whole network and to stock models, and which is better at a budget."""
+    if run.comparison is None or not run.comparison.of_kind("stock"):
+        return []
+    networks = run.comparison.networks
+    axes = shown_axes(one.row.costs for one in networks)
+    splits = list(networks[0].row.splits)
+    heads = ["network", "kind", *(axis.header for axis in axes), "image size", "training images"]
+    heads += [f"{escape(split)} top-1, %" for split in splits]
+    rows = [
+        [
+            link(escape(one.name), one.folder),
+            {"cut": "cut", "whole": "whole network", "stock": "stock model"}[one.kind],
+            *_cost_cells(axes, one.row.costs),
+            " x ".join(map(str, one.image_size)),
+            amount(one.num_images),
+            *(percent(one.row.splits[split].top1) for split in splits),
+        ]
+        for one in networks
+    ]
+    return [
+        "## Compared with stock models",
+        table(heads, rows, left=["network", "kind"]),
+        "\n".join(f"- {escape(sentence)}" for sentence in run.comparison.in_words),
+        "Stock models are fine-tuned as the whole network is adapted, on the same images, and for "
+        "as many of them as the whole network and its cuts together. The best subnet within a "
+        "budget is compared with the best stock model within it, on validation. They are level if "
+        "their accuracies differ by no more than a standard error of the difference.",
     ]
 
 
@@ -438,6 +483,7 @@ SECTIONS = (
     summary,
     subnets,
     accuracy,
+    stock_models,
     classes,
     architectures,
     training,

@@ -60,6 +60,16 @@ class TrainingStatus(Value):
     validations: tuple[LastValidation, ...] = ()
 
 
+class RivalStatus(Value):
+    """How far a stock model is, with which a run is compared."""
+
+    name: str
+    """As it was given, such as `timm/resnet18`."""
+    folder: str
+    """Its run, as a path inside the folder."""
+    stage: Stage
+
+
 class Status(Value):
     """The state of a run folder."""
 
@@ -77,6 +87,8 @@ class Status(Value):
     hand_over: Stage
     num_models: int
     """Number of subnets handed over inside the folder."""
+    rivals: tuple[RivalStatus, ...] = ()
+    """The stock models that the run is compared with."""
     is_busy: bool
     """Whether a process is working on the run now."""
     progress: TrainingStatus | None
@@ -114,9 +126,11 @@ def read_status(out: str | Path) -> Status:
         search = search._replace(sizes=list(dict(evolved).values()))
     calibrated = _read(out / artifacts.CALIBRATION, lambda d: int(d["num_images"]), problems)
     num_models = len(list(out.glob(f"{artifacts.SUBNETS}/*/{artifacts.MODEL_ARCH}")))
-    is_busy = is_held(out)
-    stages = _stages(out, recipe, search, is_evolved, num_models, is_busy)
-    following = None if problems or is_busy else _next(out, recipe, search, stages)
+    rivals = tuple(_rival(out, name) for name in (recipe.rivals if recipe else ()))
+    inner = (artifacts.SOURCE, *(rival.folder for rival in rivals))
+    is_busy = is_held(out) or any(is_held(out / folder) for folder in inner)
+    stages = _stages(out, recipe, search, is_evolved, num_models, is_held(out))
+    following = None if problems or is_busy else _next(out, recipe, search, stages, rivals)
     return Status(
         folder=str(out),
         recipe=recipe.name if recipe else None,
@@ -128,6 +142,7 @@ def read_status(out: str | Path) -> Status:
         evaluation=stages[3],
         hand_over=stages[4],
         num_models=num_models,
+        rivals=rivals,
         is_busy=is_busy,
         progress=progress,
         next_command=following,
@@ -162,16 +177,19 @@ class _Recipe(NamedTuple):
     has_evolution: bool
     source: str | None
     """The pretrained network that is cut, if there is one."""
+    rivals: tuple[str, ...]
+    """The stock models that its cuts are compared with."""
 
 
 def _parse_recipe(document: dict[str, Any]) -> _Recipe:
     recipe = document["recipe"]
-    training = recipe["training"]
+    training, source = recipe["training"], recipe.get("source")
     return _Recipe(
         name=str(recipe["name"]),
         training=training and _parse_training(training),
         has_evolution=bool(recipe.get("evolution")),
-        source=str(recipe["source"]["name"]) if recipe.get("source") else None,
+        source=str(source["name"]) if source else None,
+        rivals=tuple(str(one["name"]) for one in source.get("rivals", ())) if source else (),
     )
 
 
@@ -344,8 +362,24 @@ def _checkpoints(out: Path) -> dict[str, str]:
     return {what: str(path.relative_to(out)) for what, path in paths.items()}
 
 
+def _rival(out: Path, name: str) -> RivalStatus:
+    folder = artifacts.rival_folder(name)
+    stage: Stage = "missing"
+    if (out / folder / artifacts.EVALUATION).exists():
+        stage = "done"
+    elif is_held(out / folder):
+        stage = "running"
+    elif (out / folder / artifacts.RECIPE).exists():
+        stage = "begun"
+    return RivalStatus(name=name, folder=folder, stage=stage)
+
+
 def _next(
-    out: Path, recipe: _Recipe | None, search: _Search | None, stages: Sequence[Stage]
+    out: Path,
+    recipe: _Recipe | None,
+    search: _Search | None,
+    stages: Sequence[Stage],
+    rivals: Sequence[RivalStatus],
 ) -> str | None:
     """The command for the next step of the run."""
     folder = shlex.quote(str(out))
@@ -364,6 +398,8 @@ def _next(
     for stage, command in zip(stages[1:], commands, strict=True):
         if stage == "missing" or (stage == "begun" and command in (start, evolve)):
             return f"prenas {command}"
+    if any(rival.stage != "done" for rival in rivals):
+        return f"prenas run --out {folder}"
     return None
 
 

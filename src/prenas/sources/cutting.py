@@ -26,6 +26,8 @@ from prenas.recipe import (
 )
 from prenas.recipe.budgets import parse_budgets
 from prenas.recipe.catalogue import get_cut_recipe
+from prenas.runs.run import Run
+from prenas.sources.rivals import read_rival, require_distinct, rival_recipe
 from prenas.sources.transfer import Source, finetuning_recipe
 from prenas.values import unknown_name
 
@@ -41,6 +43,8 @@ class CutPlan(NamedTuple):
     """Fine-tunes the whole source on the images."""
     recipe: Recipe
     """Scores the units of the adapted network, and trains the chosen subnets."""
+    rivals: tuple[Source, ...] = ()
+    """Stock models that are fine-tuned on as many images, to be compared with the subnets."""
 
     def lasting(self, steps: int, *, adaptation: int | None = None) -> CutPlan:
         """The plan with these numbers of steps.
@@ -59,13 +63,28 @@ class CutPlan(NamedTuple):
         )
         return self._replace(adaptation=ours, recipe=theirs)
 
+    def rival_recipes(self, num_images: int | None = None) -> list[Recipe]:
+        """How every stock model is fine-tuned.
+
+        Args:
+            num_images: how many training images there are; None: as many as are listed.
+
+        Raises:
+            ValueError: a stock model does not suit the images.
+        """
+        number = self._num_listed if num_images is None else num_images
+        return [rival_recipe(one, self.adaptation, self.recipe, number) for one in self.rivals]
+
     def _num_steps(self, recipe: Recipe) -> int:
-        """The length of a training on the images of the plan, which are listed, but not read."""
-        assert recipe.data is not None, "both recipes name images"
         assert recipe.training is not None, "both recipes train"
-        num_images = len(open_data(recipe.data).train.names)
-        steps_per_epoch = -(-num_images // recipe.training.batch_size)
+        steps_per_epoch = -(-self._num_listed // recipe.training.batch_size)
         return length_of(recipe.training, steps_per_epoch).num_steps
+
+    @property
+    def _num_listed(self) -> int:
+        """Number of training images by their names, without reading any."""
+        assert self.adaptation.data is not None, "both recipes name images"
+        return len(open_data(self.adaptation.data).train.names)
 
 
 def cut_plan(
@@ -76,6 +95,7 @@ def cut_plan(
     recipe: CutRecipe | str = "pretrained",
     image_size: int | tuple[int, int] | None = None,
     overrides: Sequence[str] = (),
+    compare: Sequence[str] = (),
 ) -> CutPlan:
     """The recipes that cut a family of models out of a trained network.
 
@@ -87,9 +107,12 @@ def cut_plan(
         image_size: in pixels, one number or (height, width); None keeps the source's.
         overrides: `field=value` texts, as for `prenas.with_overrides`; `adaptation.epochs=5`
             changes the training of the whole network.
+        compare: names of stock models, such as `timm/resnet18`, or `timm/resnet18=FILE` for
+            weights of your own.
 
     Raises:
-        ValueError: the source has several subnets or cannot be cut, or a text is wrong.
+        ValueError: the source has several subnets or cannot be cut, a stock model cannot be read or
+            does not suit the images, or a text is wrong.
     """
     plan = get_cut_recipe(recipe) if isinstance(recipe, str) else recipe
     family, arch = source.supernet.family, source.supernet.arch
@@ -116,9 +139,7 @@ def cut_plan(
         overrides=[f"training.{text.removeprefix(_ADAPTATION)}" for text in first],
     )
     settings = adaptation.space.settings
-    started_from = SourceRecipe(
-        name=source.name, sha256=source.sha256, licence=source.licence, origin=source.origin
-    )
+    started_from = SourceRecipe(**dict(source.origin_recipe))
     space = family.cuts(arch, settings, source.name)
     found = Recipe(
         name=plan.name,
@@ -134,7 +155,49 @@ def cut_plan(
     found = with_overrides(found, [text for text in overrides if text not in first])
     _require_within(found, arch, settings)
     common = {"seed": found.seed, "calibration": found.calibration, "source": started_from}
-    return CutPlan(source, adaptation.model_copy(update=common), found)
+    made = CutPlan(source, adaptation.model_copy(update=common), found)
+    return with_rivals(made, [read_rival(name) for name in compare])
+
+
+def with_rivals(plan: CutPlan, rivals: Sequence[Source]) -> CutPlan:
+    """The plan with stock models to compare with.
+
+    Raises:
+        ValueError: two have the same name, or one does not suit the images.
+    """
+    require_distinct([rival.name for rival in rivals])
+    origin = plan.recipe.source
+    assert origin is not None, "a plan has a source"
+    named = tuple(rival.origin_recipe for rival in rivals)
+    recorded = origin.model_copy(update={"rivals": named})
+    recipe = plan.recipe.model_copy(update={"source": recorded})
+    changed = plan._replace(recipe=recipe, rivals=tuple(rivals))
+    changed.rival_recipes()
+    return changed
+
+
+def with_recorded_rivals(recipe: Recipe, run: Run) -> Recipe:
+    """The recipe of a plan, with the stock models that the run was compared with before.
+
+    Raises:
+        ValueError: one has the name of another in the plan, but other weights.
+    """
+    if not run.files.has(artifacts.RECIPE):
+        return recipe
+    recorded, asked = Run(run.folder, device="cpu").recipe.source, recipe.source
+    assert recorded is not None, "the run has this recipe"
+    assert asked is not None, "a plan has a source"
+    before = {artifacts.rival_folder(one.name): one for one in recorded.rivals}
+    for one in asked.rivals:
+        folder = artifacts.rival_folder(one.name)
+        if folder in before and before[folder].sha256 != one.sha256:
+            raise ValueError(
+                f"{run.folder / folder} belongs to {before[folder].name}, which has other weights "
+                f"than {one.name}: give that one, or start a run in another folder"
+            )
+        before[folder] = one
+    source = asked.model_copy(update={"rivals": tuple(before.values())})
+    return recipe.model_copy(update={"source": source})
 
 
 def _teacher(plan: CutRecipe) -> TeacherRecipe:

@@ -22,6 +22,7 @@ from prenas.models.choice import choose, unevaluated
 from prenas.models.export import load_network, read_description
 from prenas.randomness import torch_generator
 from prenas.recipe import (
+    OriginRecipe,
     Recipe,
     SearchRecipe,
     TransferRecipe,
@@ -71,6 +72,13 @@ class Source:
     """The licence of the weights, if the source states it."""
     origin: str | None = None
     """Where a pretrained network was published."""
+
+    @property
+    def origin_recipe(self) -> OriginRecipe:
+        """What a recipe records of it."""
+        return OriginRecipe(
+            name=self.name, sha256=self.sha256, licence=self.licence, origin=self.origin
+        )
 
 
 class Adaptation(NamedTuple):

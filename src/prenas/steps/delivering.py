@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from prenas import artifacts
 from prenas.evaluation.accuracy import Evaluation
 from prenas.models.choice import choose
+from prenas.models.comparison import Comparison, compared
 from prenas.models.hand_over import hand_over
 from prenas.processes import join
 from prenas.recipe.budgets import Limits
-from prenas.report import write_report
+from prenas.report import draw_accuracy, render, write_report
 from prenas.runs.run import Run
 from prenas.steps.measuring import evaluated
 
@@ -61,6 +63,20 @@ def hand_over_subnet(run: Run, number: int, row: Evaluation, to: Path | None = N
         hand_over(run, number, row, folder)
     processes.wait()
     return folder
+
+
+def compare(run: Run) -> Comparison:
+    """Writes `comparison.json`, and draws `accuracy.png` again, with the stock models."""
+    processes, found = join(), compared(run)
+    if processes.is_main:
+        title = f"{run.recipe.name}: {run.subnets.kind} subnets"
+        others = [(one.name, one.row) for one in found.networks if one.kind != "cut"]
+        with run.locked():
+            draw = partial(draw_accuracy, rows=run.evaluations, others=others, title=title)
+            render(draw, run.folder / artifacts.PLOT)
+            artifacts.write_json(run.folder / artifacts.COMPARISON, found.document)
+    processes.wait()
+    return found
 
 
 def report(run: Run) -> Path:
