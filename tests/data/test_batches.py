@@ -2,6 +2,8 @@
 
 import errno
 import multiprocessing
+import signal
+import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +29,7 @@ from prenas.data import (
 )
 from prenas.data.augmentation import BatchAugmentation
 from prenas.data.pictures import Pictures, Pixels
-from prenas.data.reading import isolated, readers_watched
+from prenas.data.reading import _outlive_requests, isolated, readers_watched
 from prenas.families.vit.space import VitSettings
 from prenas.randomness import isolated_global_state, numpy_generator, torch_generator
 from prenas.recipe.data import Augmentation
@@ -534,3 +536,28 @@ def test_labels_of_pictures_are_counted(memory_gib: float, tmp_path: Path) -> No
     for augmentation in (Augmentation(), Augmentation(crop_scale=(0.5, 1.0))):
         fields = recipe(photos, memory_gib=memory_gib, augmentation=augmentation)
         assert label_counts(load_data(fields, SETTINGS).train) == (16, 8)
+
+
+class StoppedAtOnce(DataLoader[Any]):
+    """All of its readers are asked to stop as soon as they exist, as by a job scheduler."""
+
+    def __iter__(self) -> Any:
+        iterator = super().__iter__()
+        pids = [str(worker.pid) for worker in iterator._workers]  # type: ignore[attr-defined]
+        subprocess.run(["kill", "-TERM", *pids], check=True)  # not from their own parent
+        return iterator
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="readers cannot tell who asks")
+def test_readers_outlive_a_request_from_their_first_moment() -> None:
+    data = TensorDataset(torch.arange(8.0))
+    for _ in range(5):
+        loader = StoppedAtOnce(
+            data,
+            num_workers=2,
+            multiprocessing_context="fork",
+            worker_init_fn=_outlive_requests,
+        )
+        found = [float(batch[0]) for batch in isolated(loader, seed=0, epoch=0)]
+        assert found == list(range(8))
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())

@@ -156,7 +156,7 @@ def isolated(loader: DataLoader[Any], seed: int, epoch: int) -> Iterator[Any]:
     for own in (loader, loader.sampler):  # else a continued run would repeat the first order
         if isinstance(generator := getattr(own, "generator", None), torch.Generator):
             generator.manual_seed(derive_seed(seed, "loader's own", epoch))
-    with isolated_global_state(seed, "loader", epoch):
+    with isolated_global_state(seed, "loader", epoch), _requests_held(loader):
         iterator = iter(loader)
     for number in count():
         with isolated_global_state(seed, "loader", epoch, number), readers_watched():
@@ -223,6 +223,20 @@ def readers_watched() -> Iterator[None]:
         if text.startswith("Caught "):
             raise
         raise _loss(error) from error
+
+
+@contextmanager
+def _requests_held(loader: DataLoader[Any]) -> Iterator[None]:
+    """Starts readers with requests to stop blocked: else one could die before it blocks them."""
+    starts_ours = getattr(loader, "worker_init_fn", None) is _outlive_requests
+    if not starts_ours or not hasattr(signal, "sigwaitinfo"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _outlive_requests(number: int) -> None:
