@@ -1,4 +1,7 @@
-"""A small run that cuts a timm model, and what it is made from."""
+"""A small run that cuts a timm model, and what it is made from.
+
+A test file that wants the fixtures says `pytest_plugins = "sources.cut_runs"`.
+"""
 
 from pathlib import Path
 
@@ -20,8 +23,8 @@ SHORT = (*LENGTHS, *FEW)
 
 
 @pytest.fixture(scope="session")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with weights of timm's model for the three classes of `pictures`."""
+def cut_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with weights of timm's model for the three classes of `cut_pictures`."""
     network = fill_as_trained(timm.create_model(MODEL, num_classes=3), seed=3)
     path = tmp_path_factory.mktemp("weights") / "resnet.safetensors"
     save_file(network.state_dict(), path)
@@ -29,7 +32,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cut_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three classes of coloured pictures, twenty of each."""
     folder = tmp_path_factory.mktemp("pictures")
     generator = np.random.default_rng(0)
@@ -42,14 +45,16 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def source(weights: Path) -> Source:
-    return read_source(f"timm/{MODEL}={weights}")
+def cut_source(cut_weights: Path) -> Source:
+    return read_source(f"timm/{MODEL}={cut_weights}")
 
 
 @pytest.fixture(scope="session")
-def finished(weights: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cut_run(
+    cut_weights: Path, cut_pictures: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     out = tmp_path_factory.mktemp("runs") / "cut"
-    result = CliRunner().invoke(app, command(weights, pictures, out))
+    result = CliRunner().invoke(app, command(cut_weights, cut_pictures, out))
     assert result.exit_code == 0, result.output
     return out
 

@@ -35,23 +35,23 @@ def digests(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_a_run_hands_over_a_cut_for_every_budget(finished: Path, pictures: Path) -> None:
-    run, whole = prenas.Run(finished), prenas.Run(finished / "source")
+def test_a_run_hands_over_a_cut_for_every_budget(cut_run: Path, cut_pictures: Path) -> None:
+    run, whole = prenas.Run(cut_run), prenas.Run(cut_run / "source")
     (adapted,) = whole.evaluations
     assert adapted.arch == run.recipe.space.largest
     for share, row in zip((0.75, 0.9), run.evaluations, strict=True):
         assert row.costs["macs"] <= share * adapted.costs["macs"]
         assert row.costs["macs"] > (share - 0.1) * adapted.costs["macs"]
     assert run.class_names == ("ant", "bee", "cow")
-    described = json.loads((finished / "subnets/00/arch.json").read_text())
+    described = json.loads((cut_run / "subnets/00/arch.json").read_text())
     assert described["provenance"]["source"]["name"].startswith(f"timm/{MODEL}")
-    prediction = next(iter(prenas.predict(finished / "subnets/01", [pictures / "bee/3.png"])))
+    prediction = next(iter(prenas.predict(cut_run / "subnets/01", [cut_pictures / "bee/3.png"])))
     assert prediction.error is None
 
 
-def test_accuracies_before_training_are_those_of_the_cut_source(finished: Path) -> None:
+def test_accuracies_before_training_are_those_of_the_cut_source(cut_run: Path) -> None:
     """Each cut as a plain network with the adapted weights and statistics of its own images."""
-    run = prenas.Run(finished)
+    run = prenas.Run(cut_run)
     trained, images = run.preferred.trained, run.images.read_own()
     assert trained is not None
     assert trained.top1_untrained is not None
@@ -73,8 +73,8 @@ def test_accuracies_before_training_are_those_of_the_cut_source(finished: Path) 
     assert trained.top1_untrained == pytest.approx(tuple(found))
 
 
-def test_timm_alone_loads_what_is_handed_over(finished: Path) -> None:
-    folder = finished / "subnets/00"
+def test_timm_alone_loads_what_is_handed_over(cut_run: Path) -> None:
+    folder = cut_run / "subnets/00"
     described = json.loads((folder / "arch.json").read_text())["timm"]
     model = timm.create_model(
         described["model"], num_classes=described["num_classes"], in_chans=described["in_chans"]
@@ -89,12 +89,12 @@ def test_timm_alone_loads_what_is_handed_over(finished: Path) -> None:
 
 
 def test_the_same_command_again_changes_nothing(
-    finished: Path, weights: Path, pictures: Path
+    cut_run: Path, cut_weights: Path, cut_pictures: Path
 ) -> None:
-    before = digests(finished)
-    result = CliRunner().invoke(app, command(weights, pictures, finished))
+    before = digests(cut_run)
+    result = CliRunner().invoke(app, command(cut_weights, cut_pictures, cut_run))
     assert result.exit_code == 0, result.output
-    after = digests(finished)
+    after = digests(cut_run)
     # The report gives the time of its writing.
     assert {name for name in after if after[name] != before.get(name)} <= {
         name for name in after if "report" in name
@@ -102,12 +102,12 @@ def test_the_same_command_again_changes_nothing(
     assert set(after) == set(before)
 
 
-def test_status_and_report_of_a_cut_run(finished: Path) -> None:
-    assert read_status(finished).next_command is None
-    page = (finished / "report.md").read_text()
+def test_status_and_report_of_a_cut_run(cut_run: Path) -> None:
+    assert read_status(cut_run).next_command is None
+    page = (cut_run / "report.md").read_text()
     assert f"prenas run --from timm/{MODEL}" in page
     assert "## What the options keep" in page
-    untrained = prenas.Run(finished).preferred.trained
+    untrained = prenas.Run(cut_run).preferred.trained
     assert untrained is not None
     assert untrained.top1_untrained is not None
     for share in untrained.top1_untrained:
@@ -124,20 +124,20 @@ def test_status_and_report_of_a_cut_run(finished: Path) -> None:
 
 
 def test_status_before_and_after_the_source_is_adapted(
-    source: Source, pictures: Path, finished: Path, tmp_path: Path
+    cut_source: Source, cut_pictures: Path, cut_run: Path, tmp_path: Path
 ) -> None:
-    plan = cut_plan(source, str(pictures), ["macs=90%"], image_size=40)
+    plan = cut_plan(cut_source, str(cut_pictures), ["macs=90%"], image_size=40)
     out = tmp_path / "run"
     prenas.Run(out, plan.recipe).record_recipe(plan.recipe)
     before = read_status(out)
-    assert before.next_command == f"prenas run --from {source.name} --data PATH --out {out}"
+    assert before.next_command == f"prenas run --from {cut_source.name} --data PATH --out {out}"
     assert before.finish_command is None
-    shutil.copytree(finished / "source", out / "source")
+    shutil.copytree(cut_run / "source", out / "source")
     assert read_status(out).next_command == f"prenas run --out {out}"
 
 
-def test_a_plan_for_other_classes_gets_a_fresh_head(source: Source, pictures: Path) -> None:
-    plan = cut_plan(source, str(pictures), ["params=80%"], image_size=40)
+def test_a_plan_for_other_classes_gets_a_fresh_head(cut_source: Source, cut_pictures: Path) -> None:
+    plan = cut_plan(cut_source, str(cut_pictures), ["params=80%"], image_size=40)
     assert plan.recipe.space.settings.num_classes == 3
     assert plan.recipe.training is not None
     assert plan.recipe.training.teacher is not None
@@ -146,8 +146,8 @@ def test_a_plan_for_other_classes_gets_a_fresh_head(source: Source, pictures: Pa
     assert plan.adaptation.space.num_archs == 1
 
 
-def test_shares_become_amounts(source: Source) -> None:
-    arch, settings = source.supernet.arch, source.supernet.settings
+def test_shares_become_amounts(cut_source: Source) -> None:
+    arch, settings = cut_source.supernet.arch, cut_source.supernet.settings
     costs = count(arch, settings)
     found = absolute_budgets(["macs=50%", "params=12.5 %,macs=1M", "macs=2M"], arch, settings)
     assert found == (
@@ -163,10 +163,10 @@ def test_shares_become_amounts(source: Source) -> None:
 
 @pytest.mark.parametrize("budget", ["macs=1", "macs=900G", "params=1%"])
 def test_budgets_that_no_cut_meets_are_refused_with_both_ends(
-    source: Source, pictures: Path, budget: str
+    cut_source: Source, cut_pictures: Path, budget: str
 ) -> None:
     with pytest.raises(ValueError, match=r"cannot be met by cutting .* range from .* to .*"):
-        cut_plan(source, str(pictures), [budget], image_size=40)
+        cut_plan(cut_source, str(cut_pictures), [budget], image_size=40)
 
 
 @pytest.mark.parametrize(
@@ -178,9 +178,9 @@ def test_budgets_that_no_cut_meets_are_refused_with_both_ends(
         ("timm/resnext50_32x4d=WEIGHTS", r"not those of timm's resnext50_32x4d"),
     ],
 )
-def test_a_source_that_cannot_be_read(name: str, words: str, weights: Path) -> None:
+def test_a_source_that_cannot_be_read(name: str, words: str, cut_weights: Path) -> None:
     with pytest.raises((ValueError, FileNotFoundError), match=words):
-        read_source(name.replace("WEIGHTS", str(weights)))
+        read_source(name.replace("WEIGHTS", str(cut_weights)))
 
 
 def test_weights_that_cannot_be_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,15 +198,15 @@ def test_weights_that_cannot_be_downloaded(monkeypatch: pytest.MonkeyPatch) -> N
         read_source("timm/resnet18")
 
 
-def test_a_run_of_several_subnets_is_no_source(finished: Path, pictures: Path) -> None:
+def test_a_run_of_several_subnets_is_no_source(cut_run: Path, cut_pictures: Path) -> None:
     with pytest.raises(ValueError, match="it contains 2 subnets: choose one of them"):
-        cut_plan(read_source(finished), str(pictures))
+        cut_plan(read_source(cut_run), str(cut_pictures))
 
 
 def test_a_run_whose_source_is_not_adapted_says_how_to_continue(
-    source: Source, pictures: Path, tmp_path: Path
+    cut_source: Source, cut_pictures: Path, tmp_path: Path
 ) -> None:
-    plan = cut_plan(source, str(pictures), ["macs=90%"], image_size=40)
+    plan = cut_plan(cut_source, str(cut_pictures), ["macs=90%"], image_size=40)
     prenas.Run(tmp_path / "run", plan.recipe).record_recipe(plan.recipe)
     words = ["run", "--out", str(tmp_path / "run")]
     with pytest.raises(ValueError, match=r"source/subnets/00 is missing.*run --from SOURCE"):
@@ -221,24 +221,24 @@ def test_a_run_whose_source_is_not_adapted_says_how_to_continue(
 
 
 def test_the_last_table_has_the_whole_network_and_the_names_of_classes(
-    finished: Path, weights: Path, pictures: Path
+    cut_run: Path, cut_weights: Path, cut_pictures: Path
 ) -> None:
-    result = CliRunner().invoke(app, command(weights, pictures, finished))
+    result = CliRunner().invoke(app, command(cut_weights, cut_pictures, cut_run))
     _, table = result.output.split("cuts, the whole network\n")
     assert result.output.count("Accuracies in %") == 1
-    assert f"{prenas.Run(finished / 'source').evaluations[0].costs['params']:,}" in table
+    assert f"{prenas.Run(cut_run / 'source').evaluations[0].costs['params']:,}" in table
     assert re.search(r"weakest: (ant|bee|cow) ", table)
 
 
-def test_a_finished_run_continues_with_its_own_recipe(finished: Path) -> None:
-    result = CliRunner().invoke(app, ["run", "--out", str(finished)])
+def test_a_finished_run_continues_with_its_own_recipe(cut_run: Path) -> None:
+    result = CliRunner().invoke(app, ["run", "--out", str(cut_run)])
     assert result.exit_code == 0, result.output
 
 
 def test_a_dry_run_measures_both_trainings_and_writes_nothing(
-    weights: Path, pictures: Path, tmp_path: Path
+    cut_weights: Path, cut_pictures: Path, tmp_path: Path
 ) -> None:
-    words = [*command(weights, pictures, tmp_path / "x"), "--dry-run"]
+    words = [*command(cut_weights, cut_pictures, tmp_path / "x"), "--dry-run"]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
     assert result.output.count("Estimate for the whole training") == 2
@@ -247,10 +247,10 @@ def test_a_dry_run_measures_both_trainings_and_writes_nothing(
 
 
 def test_a_time_scales_both_trainings_and_is_measured_once(
-    weights: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cut_weights: Path, cut_pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, again = tmp_path / "run", tmp_path / "again"
-    words = [*command(weights, pictures, out, lengths=()), "--time", "6s"]
+    words = [*command(cut_weights, cut_pictures, out, lengths=()), "--time", "6s"]
     dry = CliRunner().invoke(app, [*words, "--dry-run"])
     assert dry.exit_code == 0, dry.output
     assert "300 of 8 images" not in dry.output
@@ -289,14 +289,14 @@ def steps_of(folder: Path) -> int:
     return training.steps
 
 
-def test_one_network_has_no_subnet_to_choose(weights: Path) -> None:
+def test_one_network_has_no_subnet_to_choose(cut_weights: Path) -> None:
     with pytest.raises(ValueError, match="is one network, of which no subnet can be chosen"):
-        read_source(f"timm/{MODEL}={weights}", 0)
+        read_source(f"timm/{MODEL}={cut_weights}", 0)
 
 
-def test_a_cut_can_be_cut_again(finished: Path, pictures: Path, tmp_path: Path) -> None:
-    again = read_source(finished / "subnets/01")
-    plan = cut_plan(again, str(pictures), ["macs=90%"], overrides=SHORT)
+def test_a_cut_can_be_cut_again(cut_run: Path, cut_pictures: Path, tmp_path: Path) -> None:
+    again = read_source(cut_run / "subnets/01")
+    plan = cut_plan(again, str(cut_pictures), ["macs=90%"], overrides=SHORT)
     assert plan.recipe.space.largest == again.archs[0]
     (row,) = prenas.run_cuts(plan, tmp_path / "again", device="cpu")
     assert row.costs["macs"] <= 0.9 * count(again.archs[0], again.supernet.settings)["macs"]
@@ -311,11 +311,13 @@ def test_a_cut_can_be_cut_again(finished: Path, pictures: Path, tmp_path: Path) 
     ],
 )
 def test_options_that_do_not_go_together(
-    options: list[str], words: str, weights: Path, pictures: Path, tmp_path: Path
+    options: list[str], words: str, cut_weights: Path, cut_pictures: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=words):
         CliRunner().invoke(
-            app, [*command(weights, pictures, tmp_path / "x"), *options], catch_exceptions=False
+            app,
+            [*command(cut_weights, cut_pictures, tmp_path / "x"), *options],
+            catch_exceptions=False,
         )
     assert not (tmp_path / "x").exists()
 
@@ -330,13 +332,13 @@ def test_image_size_needs_a_source(tmp_path: Path) -> None:
 
 
 def test_a_run_from_random_weights_names_the_pretrained_start(
-    pictures: Path, tmp_path: Path
+    cut_pictures: Path, tmp_path: Path
 ) -> None:
-    words = ["run", "photos", "--data", str(pictures), "--dry-run", "--threads", "1"]
+    words = ["run", "photos", "--data", str(cut_pictures), "--dry-run", "--threads", "1"]
     words += ["--set", "space.settings.image_size=36"]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
-    hint = f"prenas run --from timm/tf_efficientnet_lite0 --data {pictures} --out RUN"
+    hint = f"prenas run --from timm/tf_efficientnet_lite0 --data {cut_pictures} --out RUN"
     assert result.output.count(hint) == 1
     (tmp_path / "recipe.json").touch()  # of a run that continues
     continued = CliRunner().invoke(app, [*words, "--out", str(tmp_path)])

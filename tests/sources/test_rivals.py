@@ -48,16 +48,16 @@ def vit(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def compared_run(
-    finished: Path,
-    weights: Path,
-    pictures: Path,
+    cut_run: Path,
+    cut_weights: Path,
+    cut_pictures: Path,
     small: str,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """A finished run to which a comparison was added with the same command."""
     out = tmp_path_factory.mktemp("runs") / "compared"
-    shutil.copytree(finished, out)
-    words = [*command(weights, pictures, out), "--compare", small]
+    shutil.copytree(cut_run, out)
+    words = [*command(cut_weights, cut_pictures, out), "--compare", small]
     result = CliRunner().invoke(app, words, catch_exceptions=False)
     assert result.output.count("Training already complete") == 2
     assert result.output.count("Accuracies in %") == 1
@@ -97,7 +97,7 @@ def test_a_stock_model_is_a_run_of_its_own(compared_run: Path) -> None:
     assert sum(tensor.numel() for tensor in network.parameters()) == stock_params(rival)
 
 
-def test_table_report_plot_and_json_mark_it_as_stock(compared_run: Path, finished: Path) -> None:
+def test_table_report_plot_and_json_mark_it_as_stock(compared_run: Path, cut_run: Path) -> None:
     run = prenas.Run(compared_run)
     (row,) = prenas.Run(compared_run / "rivals/test_efficientnet").evaluations
     document = json.loads((compared_run / "comparison.json").read_text())
@@ -117,11 +117,11 @@ def test_table_report_plot_and_json_mark_it_as_stock(compared_run: Path, finishe
     assert "| [timm/test_efficientnet](rivals/test_efficientnet/subnets/00) | stock model |" in page
     assert len(words) == 3
     for picture in ("accuracy.png", "report/accuracy.png"):
-        assert (compared_run / picture).read_bytes() != (finished / picture).read_bytes()
+        assert (compared_run / picture).read_bytes() != (cut_run / picture).read_bytes()
 
 
 def test_a_compared_run_is_recorded_and_continues_with_its_own_recipe(
-    compared_run: Path, weights: Path, pictures: Path
+    compared_run: Path, cut_weights: Path, cut_pictures: Path
 ) -> None:
     """Also the first command, without the option, keeps the comparison."""
     status = read_status(compared_run)
@@ -130,7 +130,10 @@ def test_a_compared_run_is_recorded_and_continues_with_its_own_recipe(
     ]
     assert status.next_command is None
     before = (compared_run / "comparison.json").read_bytes()
-    for words in (["run", "--out", str(compared_run)], command(weights, pictures, compared_run)):
+    for words in (
+        ["run", "--out", str(compared_run)],
+        command(cut_weights, cut_pictures, compared_run),
+    ):
         result = CliRunner().invoke(app, words, catch_exceptions=False)
         assert "stock models" in result.output
         assert (compared_run / "comparison.json").read_bytes() == before
@@ -163,12 +166,12 @@ def test_an_interrupted_comparison_continues_to_the_same_weights(
 
 
 def test_other_weights_under_the_same_name_are_refused(
-    compared_run: Path, weights: Path, pictures: Path, tmp_path: Path
+    compared_run: Path, cut_weights: Path, cut_pictures: Path, tmp_path: Path
 ) -> None:
     network = timm.create_model("test_efficientnet", num_classes=3)
     save_file(fill_as_trained(network, seed=6).state_dict(), tmp_path / "other.safetensors")
     other = f"timm/test_efficientnet={tmp_path / 'other.safetensors'}"
-    words = [*command(weights, pictures, compared_run), "--compare", other]
+    words = [*command(cut_weights, cut_pictures, compared_run), "--compare", other]
     with pytest.raises(ValueError, match=r"rivals/test_efficientnet belongs to .* other weights"):
         CliRunner().invoke(app, words, catch_exceptions=False)
 
@@ -183,10 +186,15 @@ def test_other_weights_under_the_same_name_are_refused(
     ],
 )
 def test_a_stock_model_sees_as_many_images(
-    source: Source, pictures: Path, small: str, changes: tuple[str, ...]
+    cut_source: Source, cut_pictures: Path, small: str, changes: tuple[str, ...]
 ) -> None:
     plan = cut_plan(
-        source, str(pictures), ["macs=75%"], image_size=40, overrides=changes, compare=[small]
+        cut_source,
+        str(cut_pictures),
+        ["macs=75%"],
+        image_size=40,
+        overrides=changes,
+        compare=[small],
     )
     (recipe,) = plan.rival_recipes(NUM_IMAGES)
     ours = num_trained(plan.adaptation, NUM_IMAGES) + num_trained(plan.recipe, NUM_IMAGES)
@@ -195,11 +203,11 @@ def test_a_stock_model_sees_as_many_images(
 
 
 def test_a_stock_model_that_cannot_take_the_size_keeps_its_own(
-    source: Source, pictures: Path, vit: str, weights: Path, tmp_path: Path
+    cut_source: Source, cut_pictures: Path, vit: str, cut_weights: Path, tmp_path: Path
 ) -> None:
-    (recipe,) = plan_for(source, pictures, vit).rival_recipes()
+    (recipe,) = plan_for(cut_source, cut_pictures, vit).rival_recipes()
     assert recipe.space.settings.image_size == (160, 160)
-    words = [*command(weights, pictures, tmp_path / "x"), "--compare", vit, "--dry-run"]
+    words = [*command(cut_weights, cut_pictures, tmp_path / "x"), "--compare", vit, "--dry-run"]
     result = CliRunner().invoke(app, words, catch_exceptions=False)
     assert "MACs at 160 x 160 pixels (it cannot take 40 x 40); licence" in result.output
     assert result.output.count("Estimate for the whole training") == 3
@@ -224,50 +232,54 @@ def test_a_stock_model_that_cannot_take_the_size_keeps_its_own(
     ],
 )
 def test_what_cannot_be_read_is_refused_before_anything_is_spent(
-    name: str, words: str, weights: Path, pictures: Path, tmp_path: Path
+    name: str, words: str, cut_weights: Path, cut_pictures: Path, tmp_path: Path
 ) -> None:
-    out, name = tmp_path / "x", name.replace("WEIGHTS", str(weights))
+    out, name = tmp_path / "x", name.replace("WEIGHTS", str(cut_weights))
     with pytest.raises((ValueError, FileNotFoundError), match=words):
         CliRunner().invoke(
-            app, [*command(weights, pictures, out), "--compare", name], catch_exceptions=False
+            app,
+            [*command(cut_weights, cut_pictures, out), "--compare", name],
+            catch_exceptions=False,
         )
     assert not out.exists()
 
 
 def test_weights_that_cannot_be_downloaded_are_refused_before_anything_is_spent(
-    source: Source, pictures: Path, monkeypatch: pytest.MonkeyPatch
+    cut_source: Source, cut_pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def offline(*arguments: object, **fields: object) -> object:
         raise OSError("Name or service not known")
 
     monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(ValueError, match=r"--compare timm/resnet18: .* cannot be downloaded"):
-        plan_for(source, pictures, "timm/resnet18")
+        plan_for(cut_source, cut_pictures, "timm/resnet18")
 
 
 def test_a_stock_model_that_no_unit_can_be_read_of_is_refused_by_name(
-    source: Source, pictures: Path, tmp_path: Path
+    cut_source: Source, cut_pictures: Path, tmp_path: Path
 ) -> None:
     name = stock_weights("test_mambaout", tmp_path)
     words = (
         r"--compare timm/test_mambaout=.*: test_mambaout has no hidden units .*blocks\.0\.conv: "
     )
     with pytest.raises(ValueError, match=words):
-        plan_for(source, pictures, name)
+        plan_for(cut_source, cut_pictures, name)
 
 
-def test_the_same_stock_model_twice_is_refused(source: Source, pictures: Path, small: str) -> None:
+def test_the_same_stock_model_twice_is_refused(
+    cut_source: Source, cut_pictures: Path, small: str
+) -> None:
     with pytest.raises(ValueError, match="--compare names test_efficientnet twice"):
-        plan_for(source, pictures, small, small)
+        plan_for(cut_source, cut_pictures, small, small)
 
 
 def test_a_stock_model_for_other_channels_is_refused(
-    source: Source, pictures: Path, small: str, monkeypatch: pytest.MonkeyPatch
+    cut_source: Source, cut_pictures: Path, small: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rival = read_rival(small)
     settings = rival.supernet.settings.changed(in_chans=1)
     monkeypatch.setattr(rival.supernet, "settings", settings)
-    plan = plan_for(source, pictures)
+    plan = plan_for(cut_source, cut_pictures)
     with pytest.raises(ValueError, match="takes images of 1 channels, but these have 3"):
         rivals.rival_recipe(rival, plan.adaptation, plan.recipe, NUM_IMAGES)
 
@@ -278,8 +290,10 @@ def test_the_option_needs_a_source(tmp_path: Path) -> None:
         CliRunner().invoke(app, words, catch_exceptions=False)
 
 
-def test_all_at_once_in_python(source: Source, pictures: Path, small: str, tmp_path: Path) -> None:
-    plan = plan_for(source, pictures, small)
+def test_all_at_once_in_python(
+    cut_source: Source, cut_pictures: Path, small: str, tmp_path: Path
+) -> None:
+    plan = plan_for(cut_source, cut_pictures, small)
     prenas.run_cuts(plan, tmp_path / "run", device="cpu")
     found = pipeline.compare(tmp_path / "run", device="cpu")
     assert [one.kind for one in found.networks] == ["cut", "whole", "stock"]
