@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from functools import lru_cache
 
 import torch
 from timm.layers import Attention
@@ -20,7 +19,7 @@ from prenas.randomness import torch_generator
 
 sys.path.insert(0, str(ROOT / "tests"))
 
-from reference import vit as literal
+from reference.vit import LiteralVit
 
 
 def published(number: int) -> tuple[VitArch, VitSettings]:
@@ -58,9 +57,7 @@ class _WithoutPositions(nn.Module):
 
 def in_literal_form(arch: VitArch, settings: VitSettings) -> nn.Module:
     """Relative positions as in the formulas, with (N, N, head_dim) tensors."""
-    # The form of the tests rebuilds its index matrices in every call, which should not count here.
-    literal.relative_indices = lru_cache(_relative_indices)
-    network = literal.LiteralVit(
+    network = LiteralVit(
         embed_dim=arch.embed_dim,
         num_heads=arch.num_heads,
         mlp_ratio=arch.mlp_ratio,
@@ -73,9 +70,6 @@ def in_literal_form(arch: VitArch, settings: VitSettings) -> nn.Module:
     )
     network.load_state_dict(fused(arch, settings).state_dict())
     return network
-
-
-_relative_indices = literal.relative_indices
 
 
 class PlainStep:

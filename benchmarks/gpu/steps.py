@@ -6,15 +6,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 from benchmarks.gpu.clock import Work
 from benchmarks.gpu.sizes import Subject
-from benchmarks.networks import in_literal_form, literal, some_images
+from benchmarks.networks import some_images
 from prenas.data import Batch
 from prenas.families.base import Arch
-from prenas.families.vit.space import VitArch, VitSettings
 from prenas.randomness import numpy_generator, torch_generator
 from prenas.recipe import TrainingRecipe
 from prenas.supernet import Supernet
@@ -200,14 +199,3 @@ def captured(work: Work, optimizer: torch.optim.Optimizer | None = None, warm_up
     with torch.cuda.graph(graph):
         work()
     return graph.replay
-
-
-def literal_network(arch: Arch, settings: object, device: torch.device) -> nn.Module:
-    """The ViT with relative positions as (N, N, head_dim) tensors and cached index matrices."""
-    assert isinstance(arch, VitArch)
-    assert isinstance(settings, VitSettings)
-    network = in_literal_form(arch, settings).to(device)
-    made = literal.relative_indices(*settings.grid, settings.max_distance)
-    kept: tuple[Tensor, ...] = tuple(indices.to(device) for indices in made)
-    literal.relative_indices = lambda *_: kept
-    return network

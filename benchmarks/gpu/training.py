@@ -17,15 +17,16 @@ from benchmarks.gpu.steps import (
     BareStep,
     PlainStep,
     captured,
-    literal_network,
     new_batch,
     new_supernet,
     our_step,
 )
+from benchmarks.networks import in_literal_form
 from benchmarks.paired import Section
 from prenas.data import Batch
 from prenas.families.base import Arch
 from prenas.families.vit import attention
+from prenas.families.vit.space import VitArch, VitSettings
 
 
 def _ours(sizes: Sizes, batch: Batch, device: torch.device, *, compiled: bool = False) -> Work:
@@ -38,7 +39,10 @@ def _rival(sizes: Sizes, batch: Batch, device: torch.device) -> PlainStep:
 
 
 def _literal(sizes: Sizes, batch: Batch, device: torch.device) -> PlainStep:
-    network = literal_network(sizes.vit.archs[0], sizes.vit.settings, device)
+    arch, settings = sizes.vit.archs[0], sizes.vit.settings
+    assert isinstance(arch, VitArch)
+    assert isinstance(settings, VitSettings)
+    network = in_literal_form(arch, settings).to(device)
     return PlainStep(network, batch, sizes.vit.training)
 
 

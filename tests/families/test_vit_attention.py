@@ -19,7 +19,7 @@ from prenas.families.vit.attention import attention_at_once, grid_index, lay_out
 from prenas.families.vit.attention_in_parts import attention_in_parts, suits_parts
 from prenas.families.vit.network import VisionTransformer
 from prenas.families.vit.space import VitArch, VitSettings
-from reference.vit import LiteralVit, literal_attention
+from reference.vit import LiteralVit, literal_attention, relative_indices
 
 
 class Case(NamedTuple):
@@ -79,7 +79,8 @@ def fast(form: Form, inputs: list[Tensor], case: Case, scale: float) -> Tensor:
 
 
 def literal(inputs: list[Tensor], case: Case, scale: float) -> Tensor:
-    return literal_attention(*inputs, case.rows, case.columns, case.max_distance, scale)
+    indices = relative_indices(case.rows, case.columns, case.max_distance)
+    return literal_attention(*inputs, *indices, scale)
 
 
 def output_and_gradients(out: Tensor, inputs: list[Tensor]) -> list[Tensor]:

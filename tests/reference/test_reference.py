@@ -69,7 +69,9 @@ def logits_and_gradients(name: str, index: int) -> tuple[Tensor, dict[str, Tenso
     arch = read_arch(golden["archs"][index]["arch"])
     weights = {key: w.clone().requires_grad_() for key, w in native_weights(name).items()}
     images = golden_input(golden["batch"], (golden["img_size"], golden["img_size"]))
-    logits = functional_call(build(name, arch), slice_state(weights, *arch), images, strict=True)
+    network = build(name, arch)
+    tensors = slice_state(weights, *arch) | dict(network.named_buffers())
+    logits = functional_call(network, tensors, images, strict=True)
     logits.sum().backward()
     gradients = {key: w.grad for key, w in weights.items() if w.grad is not None}
     return logits.detach(), gradients
@@ -312,7 +314,8 @@ def test_literal_attention_equals_plain_loops() -> None:
 
     q, k, v = (draw(1, 2, num_tokens, head_dim) for _ in range(3))
     kv, kh, vv, vh = (draw(2 * max_distance + 2, head_dim) for _ in range(4))
-    out = literal_attention(q, k, v, kv, kh, vv, vh, rows, cols, max_distance, scale)
+    iv, ih = relative_indices(rows, cols, max_distance)
+    out = literal_attention(q, k, v, kv, kh, vv, vh, iv, ih, scale)
 
     def index(distance: int) -> int:
         return max(-max_distance, min(max_distance, distance)) + max_distance + 1

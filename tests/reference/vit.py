@@ -19,7 +19,8 @@ def relative_indices(rows: int, cols: int, max_distance: int) -> tuple[Tensor, T
     """Return the table rows ``(iv, ih)``, each [N, N] indexed [query, key], N = rows * cols + 1.
 
     iv = clip(row_key - row_query, -max, max) + max + 1, ih likewise with columns; both are 0 if
-    either the query or the key is the class token (position 0).
+    either the query or the key is the class token (position 0). They have values on the CPU even
+    where a network is built without them.
     """
     num_tokens = rows * cols + 1
     vertical = [[0] * num_tokens for _ in range(num_tokens)]
@@ -32,7 +33,7 @@ def relative_indices(rows: int, cols: int, max_distance: int) -> tuple[Tensor, T
             col_distance = max(-max_distance, min(max_distance, key_col - query_col))
             vertical[query][key] = row_distance + max_distance + 1
             horizontal[query][key] = col_distance + max_distance + 1
-    return torch.tensor(vertical), torch.tensor(horizontal)
+    return torch.tensor(vertical, device="cpu"), torch.tensor(horizontal, device="cpu")
 
 
 def literal_attention(
@@ -43,17 +44,15 @@ def literal_attention(
     key_horizontal: Tensor,
     value_vertical: Tensor,
     value_horizontal: Tensor,
-    rows: int,
-    cols: int,
-    max_distance: int,
+    iv: Tensor,
+    ih: Tensor,
     scale: float,
 ) -> Tensor:
     """Attention with contextual 2-D relative positions on keys and values; all [B, H, N, d].
 
-    logit = scale * q . (k + Kv[iv] + Kh[ih]);  out = sum over keys of p * (v + Vv[iv] + Vh[ih]).
+    logit = scale * q . (k + Kv[iv] + Kh[ih]);  out = sum over keys of p * (v + Vv[iv] + Vh[ih]),
+    with the rows iv, ih of :func:`relative_indices`.
     """
-    iv, ih = relative_indices(rows, cols, max_distance)
-    iv, ih = iv.to(q.device), ih.to(q.device)
     key_positions = key_vertical[iv] + key_horizontal[ih]  # [N, N, d]
     value_positions = value_vertical[iv] + value_horizontal[ih]  # [N, N, d]
     content = torch.einsum("bhqd,bhkd->bhqk", q, k)
@@ -67,15 +66,18 @@ def literal_attention(
 class LiteralAttention(nn.Module):
     """Multi-head attention of one layer; the heads share the layer's four relative tables."""
 
+    iv: Tensor
+    ih: Tensor
+
     def __init__(
         self, embed_dim: int, num_heads: int, head_dim: int, rows: int, cols: int, max_distance: int
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.head_dim = head_dim
-        self.rows = rows
-        self.cols = cols
-        self.max_distance = max_distance
+        iv, ih = relative_indices(rows, cols, max_distance)
+        self.register_buffer("iv", iv, persistent=False)
+        self.register_buffer("ih", ih, persistent=False)
         self.qkv = nn.Linear(embed_dim, 3 * num_heads * head_dim)
         table_shape = (2 * max_distance + 2, head_dim)  # [T, d]
         self.key_vertical = nn.Parameter(torch.empty(table_shape))
@@ -99,9 +101,8 @@ class LiteralAttention(nn.Module):
             self.key_horizontal,
             self.value_vertical,
             self.value_horizontal,
-            self.rows,
-            self.cols,
-            self.max_distance,
+            self.iv,
+            self.ih,
             self.head_dim**-0.5,
         )
         out = out.transpose(1, 2).reshape(batch, num_tokens, self.num_heads * self.head_dim)
