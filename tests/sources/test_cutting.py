@@ -107,6 +107,7 @@ def test_status_and_report_of_a_cut_run(cut_run: Path) -> None:
     page = (cut_run / "report.md").read_text()
     assert f"prenas run --from timm/{MODEL}" in page
     assert "## What the options keep" in page
+    assert re.search(r"\| [0-9.]+ M MACs \(75 %\) \|", page)
     untrained = prenas.Run(cut_run).preferred.trained
     assert untrained is not None
     assert untrained.top1_untrained is not None
@@ -133,7 +134,13 @@ def test_status_before_and_after_the_source_is_adapted(
     assert before.next_command == f"prenas run --from {cut_source.name} --data PATH --out {out}"
     assert before.finish_command is None
     shutil.copytree(cut_run / "source", out / "source")
-    assert read_status(out).next_command == f"prenas run --out {out}"
+    (out / "source/supernet.safetensors").unlink()
+    (out / "source/subnets/00/arch.json").unlink()
+    inner = read_status(out / "source")
+    assert (inner.next_command, inner.finish_command) == (before.next_command, None)
+    shutil.copytree(cut_run / "source", out / "source", dirs_exist_ok=True)
+    for folder in (out, out / "source"):
+        assert read_status(folder).next_command == f"prenas run --out {out}"
 
 
 def test_a_plan_for_other_classes_gets_a_fresh_head(cut_source: Source, cut_pictures: Path) -> None:

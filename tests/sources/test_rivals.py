@@ -158,6 +158,8 @@ def test_an_interrupted_comparison_continues_to_the_same_weights(
         monkeypatch.setattr(pipeline, "read_rival", pytest.fail)
     status = read_status(out)
     assert (status.rivals[0].stage, status.next_command) == (stage, f"prenas run --out {out}")
+    if stage == "begun":
+        assert read_status(rival).next_command == status.next_command
     result = CliRunner().invoke(app, ["run", "--out", str(out)], catch_exceptions=False)
     assert "Stock models were fine-tuned" in result.output
     assert (rival / name).read_bytes() == trained

@@ -12,6 +12,7 @@ from prenas.cli.terminal import Terminal
 from prenas.cost import bounded_axes, count
 from prenas.families.base import Settings
 from prenas.recipe import Recipe
+from prenas.recipe.budgets import parse_budgets
 from prenas.sources.cutting import CutPlan
 from prenas.sources.transfer import Source
 
@@ -119,6 +120,8 @@ def print_source(plan: CutPlan) -> None:
     sizes = ", ".join(axis.about(costs[axis.name]) for axis in bounded_axes())
     height, width = settings.image_size
     prepared = plan.recipe.preprocessing
+    search = plan.recipe.search
+    budgets = parse_budgets(search.budgets, keep_partial=search.keep_partial).kept
     lines = [
         ("Source", f"{source.name}: {sizes}"),
         ("Weights", f"{source.origin or source.name}, licence: {source.licence or 'not stated'}"),
@@ -128,7 +131,7 @@ def print_source(plan: CutPlan) -> None:
             f"{prepared.crop_pct:g}, mean {_numbers(prepared.mean)}, "
             f"deviation {_numbers(prepared.std)}",
         ),
-        ("Budgets", "; ".join(plan.recipe.search.budgets)),
+        ("Budgets", "; ".join(budget.beside(costs) for budget in budgets)),
         *(
             ("Stock", _rival_line(rival, recipe, settings))
             for rival, recipe in zip(plan.rivals, plan.rival_recipes(), strict=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from prenas import artifacts
+from prenas.cost import count
 from prenas.evaluation.accuracy import Evaluation
 from prenas.length import length_of
 from prenas.models.choice import pick
@@ -37,6 +38,8 @@ class Verdict(NamedTuple):
     """The best subnet within a budget against the best stock model within it, on validation."""
 
     budget: Budget
+    named: str
+    """The budget for people."""
     stock: Compared
     cut: Compared | None
     """None if no subnet is within the budget."""
@@ -59,21 +62,21 @@ class Verdict(NamedTuple):
         theirs = _percent(self.stock)
         if self.cut is None:
             return (
-                f"{self.stock.name} is the only choice at {self.budget}: {theirs}; no subnet is "
+                f"{self.stock.name} is the only choice at {self.named}: {theirs}; no subnet is "
                 "within it"
             )
         ours, subnet = _percent(self.cut), f"subnet {int(self.cut.folder.rpartition('/')[2])}"
         if self.better == "stock":
             return (
-                f"{self.stock.name} is better at {self.budget}: {theirs} against {ours} of "
+                f"{self.stock.name} is better at {self.named}: {theirs} against {ours} of "
                 f"{subnet}. Take {self.stock.folder}"
             )
         if self.better == "neither":
             return (
-                f"{self.stock.name} and {subnet} are level at {self.budget}: {theirs} and {ours}, "
+                f"{self.stock.name} and {subnet} are level at {self.named}: {theirs} and {ours}, "
                 "within one standard error"
             )
-        return f"{subnet} is better at {self.budget}: {ours} against {theirs} of {self.stock.name}"
+        return f"{subnet} is better at {self.named}: {ours} against {theirs} of {self.stock.name}"
 
 
 class Comparison(NamedTuple):
@@ -82,6 +85,8 @@ class Comparison(NamedTuple):
     networks: tuple[Compared, ...]
     """The cuts, the whole network, then the stock models in the order in which they were asked."""
     budgets: tuple[Budget, ...]
+    whole: Mapping[str, int]
+    """Costs of the whole network; budgets are named as shares of them."""
 
     def of_kind(self, kind: Kind) -> list[Compared]:
         """The networks of a kind."""
@@ -94,7 +99,8 @@ class Comparison(NamedTuple):
         for budget in self.budgets:
             stock = _best(self.of_kind("stock"), budget)
             if stock is not None:
-                found.append(Verdict(budget, stock, _best(self.of_kind("cut"), budget)))
+                cut = _best(self.of_kind("cut"), budget)
+                found.append(Verdict(budget, budget.beside(self.whole), stock, cut))
         return found
 
     @property
@@ -109,7 +115,8 @@ class Comparison(NamedTuple):
             f"each, the cuts on {cuts[0].num_images:,} (with the adaptation of the whole network).",
         ]
         judged = [verdict.budget for verdict in self.verdicts]
-        if missed := [str(one) for one in self.budgets if one not in judged]:
+        left = [budget for budget in self.budgets if budget not in judged]
+        if missed := [budget.beside(self.whole) for budget in left]:
             sentences.append(f"No stock model is within {'; '.join(missed)}.")
         return sentences + [f"{verdict.in_words}." for verdict in self.verdicts]
 
@@ -160,7 +167,7 @@ def compared(run: Run) -> Comparison:
         networks += _networks(theirs, "stock", _short(rival.name), folder, 0)
     search = recipe.search
     budgets = parse_budgets(search.budgets, keep_partial=search.keep_partial).kept
-    return Comparison(tuple(networks), budgets)
+    return Comparison(tuple(networks), budgets, count(recipe.space.largest, recipe.space))
 
 
 def _short(name: str) -> str:

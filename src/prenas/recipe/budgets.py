@@ -40,6 +40,19 @@ class Budget(NamedTuple):
         ]
         return ", ".join([*parts, *([f"resolution {self.resolution}"] if self.resolution else [])])
 
+    def beside(self, whole: Mapping[str, int]) -> str:
+        """The budget for people: rounded, and as shares of the costs of a whole network.
+
+        Such as "192.0 M MACs (50 %)", which is the most that a subnet may cost.
+        """
+        parts = []
+        for name, (low, high) in self.intervals.items():
+            axis = bounded_axis(name)
+            ends = [high - 1] if low == 0 else [low, high]
+            shares = " to ".join(f"{100 * end / whole[name]:.3g}" for end in ends)
+            parts.append(f"{' to '.join(map(axis.about, ends))} ({shares} %)")
+        return ", ".join([*parts, *([f"resolution {self.resolution}"] if self.resolution else [])])
+
     def holds(self, cost: Mapping[str, int]) -> bool:
         """Whether a subnet of this cost fits."""
         return all(low <= cost[axis] < high for axis, (low, high) in self.intervals.items())

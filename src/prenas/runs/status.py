@@ -130,7 +130,17 @@ def read_status(out: str | Path) -> Status:
     inner = (artifacts.SOURCE, *(rival.folder for rival in rivals))
     is_busy = is_held(out) or any(is_held(out / folder) for folder in inner)
     stages = _stages(out, recipe, search, is_evolved, num_models, is_held(out))
-    following = None if problems or is_busy else _next(out, recipe, search, stages, rivals)
+    whole = _containing(out)
+    if whole is not None:
+        is_busy = is_busy or is_held(whole)
+    following = finish = None
+    if not problems and not is_busy:
+        if whole is not None:
+            above = read_status(whole)
+            following, finish = above.next_command, above.finish_command
+        else:
+            following = _next(out, recipe, search, stages, rivals)
+            finish = _finish(out, recipe, search) if following else None
     return Status(
         folder=str(out),
         recipe=recipe.name if recipe else None,
@@ -146,9 +156,24 @@ def read_status(out: str | Path) -> Status:
         is_busy=is_busy,
         progress=progress,
         next_command=following,
-        finish_command=_finish(out, recipe, search) if following else None,
+        finish_command=finish,
         problems=tuple(problems),
     )
+
+
+def _containing(out: Path) -> Path | None:
+    """The run that cuts a trained network of which this run is a part, and which continues it."""
+    folder = out.resolve()
+    if folder.name == artifacts.SOURCE:
+        above = folder.parent
+    elif folder.parent.name == artifacts.RIVALS:
+        above = folder.parent.parent
+    else:
+        return None
+    recipe = None
+    if (above / artifacts.RECIPE).exists():
+        recipe = _read(above / artifacts.RECIPE, _parse_recipe, [])
+    return above if recipe is not None and recipe.source is not None else None
 
 
 def _without_recipe(out: Path, search: _Search | None) -> str | None:

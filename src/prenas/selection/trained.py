@@ -12,7 +12,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from prenas.cost import bounded_names
+from prenas.cost import bounded_names, count
 from prenas.data import ImageData, ImageSource, drawn_subset, evaluation_batches, num_samples
 from prenas.families import family_of
 from prenas.families.base import SearchSpace, Stage, StageChoice
@@ -96,7 +96,10 @@ def search_trained(
         },
         halves=agreement,
     )
-    return Search(preferred.model_copy(update={"trained": trained}), supernet.cpu())
+    whole = count(supernet.arch, space)
+    named = tuple(budget.beside(whole) for budget in budgets.kept)
+    found_set = preferred.model_copy(update={"trained": trained, "budgets": named})
+    return Search(found_set, supernet.cpu())
 
 
 class _Choice(NamedTuple):
