@@ -24,6 +24,7 @@ IMPORTED_BY_OTHERS = {
     "datasets": "timm, which reads Hugging Face's sets with it",
     "webdataset": "timm, which reads WebDataset's tars with it",
     "tensorboard": "torch.utils.tensorboard",
+    "onnxscript": "torch.onnx, whose exporter it is",
 }
 """Declared package that our own code does not import -> what does, when we call it."""
 

@@ -18,7 +18,7 @@ import prenas
 from prenas import pipeline
 from prenas.cli import main
 from prenas.data.folders import list_pictures
-from prenas.models.prediction import predict
+from prenas.devices.prediction import predict
 from prenas.recipe.space_file import read_space
 from prenas.runs.run import Run
 from prenas.runs.status import read_status

@@ -17,7 +17,7 @@ from benchmarks.gpu.findings import Findings
 from benchmarks.gpu.sizes import Sizes
 from benchmarks.paired import Section
 from prenas.families.vit import attention_in_parts
-from prenas.families.vit.attention import GridIndex, _seen, attention_at_once, grid_index, lay_out
+from prenas.families.vit.attention import GridIndex, attention_at_once, grid_index, lay_out, windows
 
 _HEAD_DIM = 64
 _MAX_DISTANCE = 14
@@ -217,7 +217,7 @@ def with_flex(
     rows, columns = grid
     head_dim, used = q.shape[-1], rows + 1 + columns
     patches = torch.unflatten(q[:, :, 1:], 2, grid)
-    seen_rows, seen_columns = _seen(key_table, rows, columns)
+    seen_rows, seen_columns = windows(key_table, rows, columns)
     by_row = torch.einsum("bhrcd,rds->bhrcs", patches, seen_rows)
     by_column = torch.einsum("bhrcd,cds->bhrcs", patches, seen_columns)
     zero = torch.zeros_like(by_column[..., :1])  # for the class token, which has no column
@@ -244,7 +244,7 @@ def with_flex(
         kernel_options={"num_stages": 1},  # with values this wide, an H100 has no room for more
     )
     mass = torch.unflatten(out[:, :, 1:, head_dim : head_dim + used], 2, grid)
-    seen_rows, seen_columns = _seen(value_table, rows, columns)
+    seen_rows, seen_columns = windows(value_table, rows, columns)
     relative = torch.einsum("bhrcs,rds->bhrcd", mass[..., : rows + 1], seen_rows) + torch.einsum(
         "bhrcs,cds->bhrcd", mass[..., rows + 1 :], seen_columns
     )

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from prenas.cost import count
     from prenas.data.images import ImageData
     from prenas.data.naming import with_data
+    from prenas.devices.exporting import Exported, export
+    from prenas.devices.prediction import Prediction, predict
     from prenas.evaluation.accuracy import Evaluation, Metrics
     from prenas.families import get_space
     from prenas.families.base import Arch, SearchSpace
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from prenas.families.mobilenet.space import MobileNetSpace, StageOptions
     from prenas.families.vit.space import VitArch, VitSettings, VitSpace
     from prenas.models.export import Model, load, load_timm
-    from prenas.models.prediction import Prediction, predict
     from prenas.pipeline import (
         calibrate,
         evaluate,
@@ -81,7 +82,8 @@ _HOMES = {
         "specialize",
         "train",
     ),
-    "prenas.models.prediction": ("Prediction", "predict"),
+    "prenas.devices.exporting": ("Exported", "export"),
+    "prenas.devices.prediction": ("Prediction", "predict"),
     "prenas.recipe": (
         "CalibrationRecipe",
         "CutRecipe",
@@ -115,6 +117,7 @@ __all__ = [
     "Evaluation",
     "EvolutionRecipe",
     "Evolved",
+    "Exported",
     "ImageData",
     "Metrics",
     "MobileNetArch",
@@ -143,6 +146,7 @@ __all__ = [
     "cut_plan",
     "evaluate",
     "evolve",
+    "export",
     "finetune",
     "finetuning_recipe",
     "get_recipe",

@@ -52,6 +52,8 @@ REPORT = "report.md"
 REPORT_PICTURES = "report"
 MODEL = "model.safetensors"
 MODEL_ARCH = "arch.json"
+EXPORT = "export.json"
+"""Beside an exported file."""
 LOCK = ".lock"
 
 _DIGEST = "sha256"  # its name in the metadata of a safetensors file
@@ -66,6 +68,7 @@ SCHEMA_VERSIONS = {
     EVALUATION: 2,
     COMPARISON: 1,
     MODEL_ARCH: 2,
+    EXPORT: 1,
 }
 
 

@@ -12,11 +12,20 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
-from families.drawing import TEST_SPACES, archs, assert_equal, images_for, new_supernet
+from families.drawing import (
+    TEST_SPACES,
+    archs,
+    assert_equal,
+    fill_as_trained,
+    images_for,
+    new_supernet,
+)
+from prenas.families import get_space
 from prenas.families.base import SearchSpace
 from prenas.families.vit import attention_in_parts as parts
 from prenas.families.vit.attention import attention_at_once, grid_index, lay_out, padded_width
 from prenas.families.vit.attention_in_parts import attention_in_parts, suits_parts
+from prenas.families.vit.deployment import deployed
 from prenas.families.vit.network import VisionTransformer
 from prenas.families.vit.space import VitArch, VitSettings
 from reference.vit import LiteralVit, literal_attention, relative_indices
@@ -348,3 +357,17 @@ def test_exports_whole() -> None:
     for batch in (1, 3, 5):
         images = small_images(batch)
         assert_equal(exported.module()(images), network(images), 1e-5)
+
+
+@given(archs(get_space("digits")), st.integers(1, 4), st.integers(1, 4), st.integers(0, 2**32))
+def test_the_deployed_form_computes_the_same(
+    arch: VitArch, rows: int, columns: int, seed: int
+) -> None:
+    """On grids that are no squares, with tables that matter, for the class token and patches."""
+    settings = VitSettings(image_size=(4 * rows, 4 * columns), patch_size=4, num_classes=5)
+    network = fill_as_trained(VisionTransformer(arch, settings), seed)
+    images = torch.randn(2, 3, *settings.image_size, generator=torch.manual_seed(seed))
+    with torch.no_grad():
+        expected = network.forward_features(images)
+        found = deployed(network).forward_features(images)
+    assert torch.allclose(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))

@@ -8,9 +8,9 @@ import torch
 from data.making import write
 from models.test_prediction import model_of
 from prenas.cost import count
+from prenas.devices.prediction import predict
 from prenas.models.export import load, load_described
 from prenas.models.measurement import measure
-from prenas.models.prediction import predict
 
 NAMES = ("cat", "dog", "eel", "owl")
 

@@ -503,6 +503,66 @@ def specialize_command(
     )
 
 
+@app.command("export")
+@_interruptible
+def export_command(
+    target: RunOrModel,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            metavar="onnx|openvino|torch",
+            help="Format of the file; may be given several times. Default: onnx.",
+        ),
+    ] = None,
+    int8: Annotated[
+        str | None,
+        typer.Option(
+            metavar="dynamic|static|weight",
+            help="Store the weights as int8, and with static or dynamic compute with them as well. "
+            "The accuracy is measured, and a file that loses too much is refused.",
+        ),
+    ] = None,
+    batch: Annotated[
+        str, typer.Option(metavar="dynamic|N", help="Images per call; dynamic: any number.")
+    ] = "dynamic",
+    opset: Annotated[
+        int | None, typer.Option(help="Version of ONNX's operators; default: the exporter's.")
+    ] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option(help="Where to write the files: a new folder; default: in the model's."),
+    ] = None,
+    data: DataTexts = None,
+    most_drop: Annotated[
+        float,
+        typer.Option(
+            min=0.0, max=100.0, help="Percentage points of accuracy that an int8 file may lose."
+        ),
+    ] = 1.0,
+    threads: Threads = 1,
+) -> None:
+    """Write handed-over models as files that run elsewhere, such as ONNX.
+
+    Every file is run and compared with its model before it is kept. Of a run, all handed-over
+    subnets are exported.
+    """
+    from prenas.cli.exporting import export_all
+
+    set_threads(threads)
+    export_all(
+        target,
+        formats or ["onnx"],
+        int8=int8,
+        batch=batch,
+        opset=opset,
+        to=to,
+        data=data or (),
+        most_drop=most_drop / 100,
+        threads=threads or 1,
+    )
+
+
 @app.command("import")
 @_interruptible
 def import_command(
@@ -555,7 +615,10 @@ def import_command(
 @app.command("predict")
 @_interruptible
 def predict_command(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a handed-over model.")],
+    model: Annotated[
+        Path,
+        typer.Argument(metavar="MODEL", help="Folder of a handed-over model, or of an export."),
+    ],
     images: Annotated[
         list[Path],
         typer.Argument(metavar="IMAGE...", help="Pictures to classify: files, or folders of them."),
@@ -567,15 +630,15 @@ def predict_command(
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
-    """Classify pictures with a model that `specialize` handed over.
+    """Classify pictures with a handed-over model, or with a file that `export` wrote.
 
     The exit status is 1 if a picture could not be read.
     """
-    from prenas.models.prediction import predict
+    from prenas.devices.prediction import predict
 
     set_threads(threads)
     rows, problems, has_failed = [], [], False
-    for prediction in predict(model, images, top=top, device=device):
+    for prediction in predict(model, images, top=top, device=device, threads=threads or 1):
         has_failed |= prediction.error is not None
         if as_json:
             console.print(json.dumps(prediction.as_dict(), allow_nan=False), soft_wrap=True)

@@ -262,6 +262,9 @@ class Family(Generic[A, S]):
     describe_stock: Callable[[A, S], Mapping[str, object]] | None = None
     """Gives what timm needs to build `stock` without this package: (arch, settings) -> JSON fields.
     Raises ValueError as `stock` does."""
+    deployed: Callable[[nn.Module], nn.Module] = lambda network: network
+    """Gives a network, in evaluation mode, in the operations that engines run best: (network) -> a
+    module that computes the same."""
     released: Released[A] | None = None
     """The released checkpoints that `prenas import` reads."""
     pretrained: Pretrained | None = None

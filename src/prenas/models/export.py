@@ -134,7 +134,7 @@ def read_description(folder: str | Path) -> Description:
             f"{path} does not exist: give a model folder that `prenas specialize` wrote"
             + (f", such as {there}/00" if there.is_dir() else "")
         )
-    return artifacts.parse_json(path, _parse_description)
+    return artifacts.parse_json(path, parse_description)
 
 
 def load_network(folder: str | Path, description: Description) -> nn.Module:
@@ -161,7 +161,8 @@ def _load_weights(network: nn.Module, path: Path, description: Description) -> N
         )
 
 
-def _parse_description(document: dict[str, Any]) -> Description:
+def parse_description(document: dict[str, Any]) -> Description:
+    """The content of an `arch.json`; raises as a wrong value does."""
     family = get_family(document["family"])
     settings = family.settings_type.model_validate(document["settings"])
     preprocessing = Preprocessing.model_validate(document["preprocessing"])

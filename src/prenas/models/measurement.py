@@ -32,13 +32,7 @@ def measure(
     (network, _), description = load_described(model)
     if not texts:
         raise ValueError(f"{model} is a model and names no images: give some with --data PATH")
-    images = _read(description, texts, crops)
-    if images.class_names != description.class_names:
-        differing = sorted({*images.class_names} ^ {*description.class_names}) or ["their order"]
-        raise ValueError(
-            f"these images have other classes than {model} (differing: "
-            f"{', '.join(differing[:10])}): give images of the same classes"
-        )
+    images = read_images(model, description, texts, crops)
     network.to(resolve_device(device))
     splits = {
         name: evaluate_networks(
@@ -54,8 +48,24 @@ def measure(
     return Evaluation(arch=description.arch, costs=costs, splits=splits)
 
 
-def _read(description: Description, texts: Sequence[str], crops: int | None) -> ImageData:
+def read_images(
+    model: str | Path, description: Description, texts: Sequence[str], crops: int | None = None
+) -> ImageData:
+    """The images that texts name, prepared as those of a model's training.
+
+    All images of a set without splits, otherwise its validation and test split.
+
+    Raises:
+        ValueError: they are unreadable, or their classes are not those of the model.
+    """
     fields = {"preprocessing": description.preprocessing, "crops": 1 if crops is None else crops}
     data = data_from(DataRecipe.model_validate({"name": OWN_DATA, **fields}), texts)
     whole = undivided(data, description.settings)
-    return whole or load_data(data, description.settings, hold=("validation", "test"))
+    images = whole or load_data(data, description.settings, hold=("validation", "test"))
+    if images.class_names != description.class_names:
+        differing = sorted({*images.class_names} ^ {*description.class_names}) or ["their order"]
+        raise ValueError(
+            f"these images have other classes than {model} (differing: "
+            f"{', '.join(differing[:10])}): give images of the same classes"
+        )
+    return images

@@ -44,7 +44,7 @@ class CutNetwork(nn.Module):
         training; with dropout, its last columns, one per feature, decide which features are
         dropped. Without it, the global generator decides.
         """
-        if not len(images):  # a process without images; timm's own reshapes need some
+        if images.shape[0] == 0:  # a process without images; timm's own reshapes need some
             blank = images.new_zeros((2, *images.shape[1:]))
             kept = None if noise is None else noise.new_ones((2, *noise.shape[1:]))
             return self.forward(blank, kept)[:0]

@@ -7,6 +7,7 @@ import re
 
 from prenas.families.base import Family, Released, Resizing, StageNames
 from prenas.families.vit.adaptation import resize, with_full_reach
+from prenas.families.vit.deployment import deployed
 from prenas.families.vit.network import VisionTransformer, drop_path_rates, initialize, work
 from prenas.families.vit.published import PUBLISHED
 from prenas.families.vit.released import read_released
@@ -56,5 +57,6 @@ FAMILY = Family[VitArch, VitSettings](
     balancing_group=lambda arch: (arch.embed_dim, arch.depth),
     resizing=Resizing(resize=resize, growing=frozenset({"max_distance"}), extended=with_full_reach),
     arch_scores={"entropy": _entropy},
+    deployed=deployed,
     released=Released(read=read_released, published=PUBLISHED),
 )

@@ -140,7 +140,7 @@ def attention_at_once(
     num_used = rows + 1 + columns
     head_dim = q.shape[-1]
     features = features.expand(*q.shape[:2], -1, -1)  # [B, H, N, F]
-    seen_rows, seen_columns = _seen(key_table, rows, columns)
+    seen_rows, seen_columns = windows(key_table, rows, columns)
 
     patches = torch.unflatten(q[:, :, 1:], 2, grid)  # [B, H, R, C, d]
     by_row = torch.einsum("bhrcd,rds->bhrcs", patches, seen_rows)
@@ -158,7 +158,7 @@ def attention_at_once(
         scale=scale,
     )
     mass = torch.unflatten(out[:, :, 1:, head_dim : head_dim + num_used], 2, grid)
-    seen_rows, seen_columns = _seen(value_table, rows, columns)
+    seen_rows, seen_columns = windows(value_table, rows, columns)
     relative = torch.einsum("bhrcs,rds->bhrcd", mass[..., : rows + 1], seen_rows) + torch.einsum(
         "bhrcs,cds->bhrcd", mass[..., rows + 1 :], seen_columns
     )
@@ -168,7 +168,7 @@ def attention_at_once(
     return out.transpose(1, 2)
 
 
-def _seen(table: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+def windows(table: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
     """The part of a table that queries of each row, and of each column, use: [R, d, R + 1] and
     [C, d, C].
 

@@ -14,10 +14,10 @@ from typer.testing import CliRunner, Result
 
 from prenas.cli import app, main
 from prenas.data.folders import list_pictures
+from prenas.devices.prediction import Prediction, predict
 from prenas.families import build
 from prenas.families.vit.space import VitArch, VitSettings
 from prenas.models.export import load, load_described, write_model
-from prenas.models.prediction import Prediction, predict
 from prenas.recipe.data import Preprocessing
 
 NAMES = ("cat", "dog", "owl", "eel")

@@ -1,0 +1,81 @@
+"""The card of an exported file: what it takes and returns, and what was measured of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from prenas import artifacts
+from prenas.devices.verification import Agreement
+from prenas.models.export import Description, parse_description
+from prenas.values import Value
+
+
+class Card(Value):
+    """Everything about an exported file that its user needs; stored beside it as `export.json`."""
+
+    format: str
+    engine: str
+    """What ran the file for this card."""
+    file: str
+    files_sha256: dict[str, str]
+    """Name of every file of the export -> its digest."""
+    size_bytes: int
+    """Of all files together."""
+    int8: str | None
+    """The int8 form; None for float32."""
+    batch: int | None = Field(default=None, ge=1)
+    """Images per call; None for any number."""
+    input: str
+    input_shape: tuple[int | None, ...]
+    """[B, in_chans, height, width]; None for any number. The values are float32, normalised as
+    `model.preprocessing` says."""
+    output: str
+    agreement: Agreement
+    """On the images that `compared_on` names."""
+    compared_on: str
+    threads: int
+    milliseconds: dict[str, float]
+    """Median time of one call with `batch` images, or with one: of the file, of the float32 file of
+    an int8 form, and of PyTorch."""
+    spread: float
+    """Half the distance between the quartiles of the file's times, relative to the median."""
+    notes: tuple[str, ...]
+    """What a user should know before using the file."""
+    versions: dict[str, str]
+    model: dict[str, Any]
+    """The `arch.json` of the model: class names in the order of the logits, preprocessing, costs,
+    accuracy, licence of the source."""
+
+    @property
+    def description(self) -> Description:
+        """The description of the model that was exported."""
+        return parse_description(self.model)
+
+
+def is_export(folder: Path) -> bool:
+    """Whether a folder holds an exported file."""
+    return (folder / artifacts.EXPORT).is_file()
+
+
+def read_card(folder: str | Path) -> Card:
+    """Reads the card of an exported file, and checks that its files are the ones described.
+
+    Raises:
+        FileNotFoundError: there is no card.
+        ValueError: the card is damaged, or a file is not the one that it describes.
+    """
+    folder = Path(folder)
+    path = folder / artifacts.EXPORT
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: give a folder that `prenas export` wrote")
+    card = artifacts.parse_json(path, Card.model_validate)
+    for name, digest in card.files_sha256.items():
+        if not (folder / name).is_file() or artifacts.sha256(folder / name) != digest:
+            raise ValueError(
+                f"{folder / name} is missing or is not the file that {path} describes: export the "
+                "model again"
+            )
+    return card

@@ -1,0 +1,86 @@
+"""The formats of exported files, and the engines that run them.
+
+A format is one module of this package with a `FORMAT`. It imports what it needs only when it is
+used, because every format has an extra of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor, nn
+
+from prenas.values import unknown_name
+
+Pixels = npt.NDArray[np.float32]
+"""[B, in_chans, height, width], as the network takes them."""
+Runner = Callable[[Pixels], Pixels]
+"""Images [B, in_chans, height, width] -> logits [B, num_classes]."""
+
+INPUT, OUTPUT = "images", "logits"
+"""Names of the input and the output in every format that has names."""
+
+
+class Plan(NamedTuple):
+    """How a file is written."""
+
+    batch: int | None
+    """Images per call; None for any number."""
+    opset: int | None
+    """Version of ONNX's operators; None for that of the installed exporter."""
+
+
+class Format(NamedTuple):
+    """One format of exported files."""
+
+    name: str
+    """As in `--format`."""
+    file: str
+    """The file that an engine is given; there may be others beside it."""
+    engine: str
+    """What runs it."""
+    extra: str
+    """What to install: `prenas[EXTRA]`. Empty if nothing is missing."""
+    modules: tuple[str, ...]
+    """What must be installed to write it and to run it."""
+    write: Callable[[nn.Module, Tensor, Path, Plan], None]
+    """Writes the file: (network in evaluation mode, images [B, ...], path, plan)."""
+    open: Callable[[Path, int], Runner]
+    """Loads a file into its engine: (path, threads) -> a function."""
+    quantizers: Mapping[str, Callable[[Path, Path, Callable[[], Iterable[Pixels]]], None]]
+    """Name of an int8 form -> writes it: (float file, path, calibration batches)."""
+
+
+_MODULES = {"onnx": "onnx_format", "torch": "torch_format", "openvino": "openvino_format"}
+
+FORMATS = tuple(_MODULES)
+
+
+def get_format(name: str) -> Format:
+    """A format by its name.
+
+    Raises:
+        ValueError: there is none of this name, or something that it needs is not installed; the
+            message says how to install it.
+    """
+    if name not in _MODULES:
+        raise unknown_name("format", name, FORMATS)
+    found: Format = import_module(f"prenas.devices.{_MODULES[name]}").FORMAT
+    require_installed(found.modules, found.extra, f"the format {name}")
+    return found
+
+
+def require_installed(modules: Iterable[str], extra: str, what: str) -> None:
+    """Raises ValueError, with the line that installs them, if one of the modules is missing."""
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        raise ValueError(
+            f"{what} needs {', '.join(missing)}, which is not installed here: run "
+            f"pip install 'prenas[{extra}]'"
+        )

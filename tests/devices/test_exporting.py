@@ -1,0 +1,353 @@
+"""Exported files: they compute what their models do, elsewhere too, or they are not kept."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import prenas
+from families.drawing import ALL_SPACES, fill_as_trained, images_for
+from prenas.cli import app
+from prenas.devices import formats
+from prenas.devices.card import read_card
+from prenas.devices.exporting import export
+from prenas.devices.formats import Format, Pixels, get_format
+from prenas.families import build
+from prenas.families.base import Arch, SearchSpace
+from prenas.models.export import load, write_model
+from prenas.recipe.data import Preprocessing
+from training.runs import contents
+
+pytest_plugins = "sources.cut_runs"
+
+ONNX = "prenas.devices.onnx_format"
+
+
+def model_of(space: SearchSpace, arch: Arch, folder: Path, seed: int = 0) -> Path:
+    """A handed-over model with weights that make all parts matter."""
+    in_chans = space.settings.in_chans
+    write_model(
+        folder,
+        fill_as_trained(build(arch, space.settings), seed),
+        arch,
+        space.settings,
+        family=space.family,
+        class_names=tuple("abcdefghij"[: space.settings.num_classes]),
+        preprocessing=Preprocessing(mean=(0.5,) * in_chans, std=(0.25,) * in_chans),
+        provenance={},
+    )
+    return folder
+
+
+@pytest.fixture
+def model(cut_run: Path, tmp_path: Path) -> Path:
+    """A copy of a handed-over model, outside its run."""
+    copy: Path = shutil.copytree(cut_run / "subnets/00", tmp_path / "model")
+    return copy
+
+
+# --- what a file computes ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("space", ALL_SPACES)
+def test_networks_of_every_family_compute_the_same_in_onnx(
+    space: SearchSpace, tmp_path: Path
+) -> None:
+    """For any number of images, by an engine that is opened here and not by the export."""
+    import onnxruntime
+
+    model = model_of(space, space.largest, tmp_path / "model")
+    folder, card = export(model, "onnx")
+    assert card.agreement.difference <= 1e-5
+    assert card.agreement.same_class == 1
+    session = onnxruntime.InferenceSession(folder / card.file, providers=["CPUExecutionProvider"])
+    network = load(model).network
+    for size in (1, 2, 7):
+        images = images_for(space, size, seed=size)
+        (found,) = session.run(None, {card.input: images.numpy()})
+        with torch.inference_mode():
+            expected = network(images).numpy()
+        assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+    assert np.abs(expected).max() > 0
+
+
+@pytest.mark.parametrize("name", ["torch", "openvino"])
+def test_other_formats_compute_the_same(name: str, model: Path) -> None:
+    pytest.importorskip(name, reason=f"{name} is not installed")
+    folder, card = export(model, name, threads=1)
+    run = get_format(name).open(folder / card.file, 1)
+    network = load(model).network
+    for size in (1, 3):
+        images = torch.randn(size, *card.input_shape[1:], generator=torch.manual_seed(size))
+        with torch.inference_mode():
+            expected = network(images)
+        found = torch.from_numpy(run(images.numpy()))
+        assert float((found - expected).abs().max() / expected.abs().max()) <= 1e-5
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_file_for_a_fixed_number_takes_that_number(batch: int, model: Path) -> None:
+    """The 32 images that are compared are no multiple of every number."""
+    folder, card = export(model, batch=batch)
+    assert card.input_shape[0] == batch
+    run = get_format("onnx").open(folder / card.file, 1)
+    shape = (batch, *card.input_shape[1:])
+    assert run(np.zeros(shape, np.float32)).shape == (batch, 3)
+    with pytest.raises(Exception, match="invalid dimensions"):
+        run(np.zeros((batch + 1, *card.input_shape[1:]), np.float32))
+
+
+def test_a_file_runs_without_torch_and_without_this_package(model: Path) -> None:
+    """A device needs the folder and ONNX Runtime; the card tells how to prepare a picture."""
+    folder, card = export(model)
+    images = torch.randn(2, *card.input_shape[1:], generator=torch.manual_seed(0))
+    np.save(folder / "images.npy", images.numpy())
+    script = """
+import json, sys
+for name in ("torch", "prenas", "timm"):
+    sys.modules[name] = None
+import numpy as np, onnxruntime
+card = json.load(open("export.json"))
+session = onnxruntime.InferenceSession(card["file"], providers=["CPUExecutionProvider"])
+(logits,) = session.run([card["output"]], {card["input"]: np.load("images.npy")})
+np.save("logits.npy", logits)
+print(card["model"]["class_names"], card["model"]["preprocessing"]["mean"])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "['ant', 'bee', 'cow']" in done.stdout
+    with torch.inference_mode():
+        expected = load(model).network(images).numpy()
+    found = np.load(folder / "logits.npy")
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def test_files_are_as_small_as_their_weights(cut_run: Path, tmp_path: Path) -> None:
+    _, card = export(cut_run / "subnets/00", out=tmp_path / "onnx")
+    weights = (cut_run / "subnets/00/model.safetensors").stat().st_size
+    assert card.size_bytes < 1.1 * weights
+
+
+# --- what a card says ----------------------------------------------------------------------------
+
+
+def test_inside_a_run_files_are_compared_on_its_validation_images(
+    cut_run: Path, tmp_path: Path
+) -> None:
+    folder, card = export(cut_run / "subnets/01", out=tmp_path / "onnx")
+    (row,) = [row for row in prenas.Run(cut_run).evaluations if row.arch == card.description.arch]
+    validation = row.splits["validation"]
+    assert card.compared_on == "validation"
+    assert card.agreement.num_images == validation.num_images
+    assert card.agreement.top1 == card.agreement.top1_of_network == validation.top1
+    assert read_card(folder) == card
+    assert card.model["provenance"]["source"]["licence"] == "apache-2.0"
+    assert {*card.milliseconds} == {"torch", "float32"}
+    assert not any("noise" in note for note in card.notes)
+
+
+def test_given_images_are_compared(model: Path, cut_pictures: Path) -> None:
+    _, card = export(model, data=[str(cut_pictures)])
+    assert (card.compared_on, card.agreement.num_images) == ("all", 60)
+    assert card.agreement.top1 is not None
+
+
+def test_without_images_noise_is_compared_and_the_card_says_so(model: Path) -> None:
+    _, card = export(model)
+    assert card.compared_on == "noise"
+    assert card.agreement.top1 is None
+    assert any("noise" in note for note in card.notes)
+
+
+@pytest.mark.parametrize("damage", ["model.onnx", "export.json"])
+def test_a_damaged_export_is_refused(damage: str, model: Path) -> None:
+    folder, _ = export(model)
+    content = bytearray((folder / damage).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / damage).write_bytes(content)
+    with pytest.raises(ValueError, match=damage):
+        read_card(folder)
+
+
+# --- int8 ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "form"), [("onnx", "static"), ("openvino", "static"), ("openvino", "weight")]
+)
+def test_an_int8_file_is_smaller_and_judged_on_labelled_images(
+    name: str, form: str, cut_run: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnx" if name == "onnx" else "nncf")
+    model = cut_run / "subnets/00"
+    whole = export(model, name, out=tmp_path / "float").card
+    small = export(model, name, int8=form, out=tmp_path / "int8", most_drop=1.0).card
+    assert small.int8 == form
+    assert small.size_bytes < 0.5 * whole.size_bytes
+    assert small.agreement.difference > 0
+    assert small.agreement.top1 is not None
+    assert {*small.milliseconds} == {"torch", "float32", "int8"}
+    assert [*(tmp_path / "int8").glob("*.onnx")] == (
+        [tmp_path / "int8/model.onnx"] * (name == "onnx")
+    )
+
+
+def test_an_int8_file_that_loses_accuracy_is_not_kept(
+    cut_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quantiser that writes another network's weights; an earlier export stays as it is."""
+    model, out = cut_run / "subnets/00", tmp_path / "onnx"
+    export(model, out=out)
+    before = contents(out)
+
+    def quantize(path: Path, to: Path, batches: Callable[[], Iterable[Pixels]]) -> None:
+        import onnx
+
+        document = onnx.load(path)
+        for tensor in document.graph.initializer:
+            values = onnx.numpy_helper.to_array(tensor)
+            if values.dtype == np.float32 and values.ndim > 1:
+                tensor.CopyFrom(onnx.numpy_helper.from_array(-values, tensor.name))
+        onnx.save(document, to)
+
+    changed = get_format("onnx")._replace(quantizers={"static": quantize})
+    monkeypatch.setattr(import_module(ONNX), "FORMAT", changed)
+    with pytest.raises(ValueError, match=r"points less, and at most 1 are allowed.*--most-drop"):
+        export(model, int8="static", out=out)
+    assert contents(out) == before
+    assert [*tmp_path.iterdir()] == [out]
+
+
+def test_int8_without_labelled_images_is_refused(model: Path) -> None:
+    before = contents(model)
+    with pytest.raises(ValueError, match="must be judged on labelled images"):
+        export(model, int8="static")
+    assert contents(model) == before
+
+
+# --- what is refused -----------------------------------------------------------------------------
+
+
+def test_a_file_that_computes_something_else_is_not_kept(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = get_format("onnx")
+    before = contents(model)
+
+    def opened(path: Path, threads: int) -> Callable[[Pixels], Pixels]:
+        run = found.open(path, threads)
+        return lambda images: run(images) * np.float32(1 + 1e-4)
+
+    monkeypatch.setattr(import_module(ONNX), "FORMAT", found._replace(open=opened))
+    with pytest.raises(ValueError, match=r"does not compute what .* Nothing was kept"):
+        export(model)
+    assert contents(model) == before
+
+
+def test_logits_that_are_not_finite_are_refused(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = get_format("onnx")
+
+    def opened(path: Path, threads: int) -> Callable[[Pixels], Pixels]:
+        return lambda images: np.full((len(images), 3), np.nan, np.float32)
+
+    monkeypatch.setattr(import_module(ONNX), "FORMAT", found._replace(open=opened))
+    with pytest.raises(ValueError, match="not finite"):
+        export(model)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"format": "onx"}, "unknown format 'onx'.*onnx"),
+        ({"int8": "statik"}, "unknown int8 form .*'statik'.*static"),
+        ({"format": "torch", "int8": "static"}, "unknown int8 form of the format torch"),
+        ({"opset": 3}, "opset 3 is not supported: choose 18 to"),
+    ],
+)
+def test_unusable_options_are_named(options: dict[str, Any], message: str, model: Path) -> None:
+    before = contents(model)
+    with pytest.raises(ValueError, match=message):
+        export(model, **options)
+    assert contents(model) == before
+
+
+def test_a_missing_package_is_named_with_the_line_that_installs_it(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(formats, "find_spec", lambda name: None if name == "nncf" else object())
+    with pytest.raises(ValueError, match=r"openvino needs nncf.*pip install 'prenas\[openvino\]'"):
+        export(model, "openvino")
+
+
+def test_only_an_earlier_export_is_replaced(model: Path, tmp_path: Path) -> None:
+    first = export(model, out=tmp_path / "out").folder
+    assert export(model, batch=2, out=first).card.batch == 2
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="no earlier export"):
+        export(model, out=tmp_path / "other")
+    assert (tmp_path / "other/notes.txt").read_text() == "mine"
+    with pytest.raises(FileNotFoundError, match=r"arch\.json"):
+        export(tmp_path / "other", out=tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+# --- on the command line -------------------------------------------------------------------------
+
+
+def test_all_subnets_of_a_run_are_exported_and_used(
+    cut_run: Path, cut_pictures: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(cut_run, tmp_path / "run")
+    result = CliRunner().invoke(app, ["export", str(run)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    for number in ("00", "01"):
+        assert (run / f"subnets/{number}/onnx/model.onnx").exists()
+        assert f"subnets/{number}/onnx/model.onnx" in result.output
+    assert "validation images" in result.output
+    picture = str(cut_pictures / "bee/3.png")
+    answers = [
+        CliRunner().invoke(app, ["predict", str(model), picture, "--json"], catch_exceptions=False)
+        for model in (run / "subnets/00", run / "subnets/00/onnx")
+    ]
+    plain, exported = (json.loads(answer.output)["classes"] for answer in answers)
+    assert [one["name"] for one in plain] == [one["name"] for one in exported]
+    for one, other in zip(plain, exported, strict=True):
+        assert one["probability"] == pytest.approx(other["probability"], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--batch", "some"], "--batch is 'some': write dynamic, or a number"),
+        (["--to", "x"], "x is one folder, but 2 files would be written"),
+        (["--format", "onnx", "--format", "tflite"], "unknown format 'tflite'"),
+    ],
+)
+def test_options_of_the_command_are_checked_first(
+    words: list[str], message: str, cut_run: Path
+) -> None:
+    before = contents(cut_run)
+    with pytest.raises(ValueError, match=message):
+        CliRunner().invoke(app, ["export", str(cut_run), *words], catch_exceptions=False)
+    assert contents(cut_run) == before
+
+
+def test_a_format_is_a_value() -> None:
+    for name in formats.FORMATS:
+        module = import_module(f"prenas.devices.{name}_format")
+        assert isinstance(module.FORMAT, Format)
+        assert module.FORMAT.name == name
