@@ -15,7 +15,7 @@ import torch
 from typer.testing import CliRunner
 
 import prenas
-from families.drawing import ALL_SPACES, fill_as_trained, images_for
+from families.drawing import ALL_SPACES, fill_as_trained, images_for, timm_space
 from prenas.cli import app
 from prenas.devices import formats
 from prenas.devices.card import read_card
@@ -78,6 +78,18 @@ def test_networks_of_every_family_compute_the_same_in_onnx(
             expected = network(images).numpy()
         assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
     assert np.abs(expected).max() > 0
+
+
+@pytest.mark.parametrize("name", ["onnx", "torch", "openvino"])
+def test_a_network_that_resizes_its_images_computes_the_same(name: str, tmp_path: Path) -> None:
+    """In OpenVINO too, whose own smoothed resizing is another one."""
+    pytest.importorskip(name, reason=f"{name} is not installed")
+    space = timm_space("test_resnet", 40).model_copy(update={"resolution": (24, 40)})
+    assert space.smallest.resized_to == 24
+    model = model_of(space, space.smallest, tmp_path / "model")
+    _, card = export(model, name)
+    assert card.agreement.difference <= 1e-5
+    assert card.input_shape[2:] == (40, 40)
 
 
 @pytest.mark.parametrize("name", ["torch", "openvino"])

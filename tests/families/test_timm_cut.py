@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from timm.models import Eva
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import interpolate
 from torch.utils.flop_counter import FlopCounterMode
 
 from families.drawing import (
@@ -31,6 +32,7 @@ from prenas.families import build
 from prenas.families.timm_cut import reading
 from prenas.families.timm_cut.arch import TimmArch, TimmSettings, whole
 from prenas.families.timm_cut.reading import read_groups
+from prenas.families.timm_cut.resolutions import resolutions
 from prenas.families.timm_cut.space import cuts
 from prenas.families.timm_cut.stock import describe_stock, from_timm, stock, to_timm
 from prenas.families.units import reorder
@@ -288,6 +290,51 @@ def test_timm_alone_loads_a_convolutional_cut(name: str, seed: int) -> None:
     images = torch.randn(2, 3, *space.settings.image_size)
     with torch.no_grad():
         assert_equal(theirs(images), ours(images), 1e-5)
+
+
+def test_timm_alone_loads_a_cut_that_resizes_its_images() -> None:
+    """With its own description: the arguments of PyTorch's interpolation."""
+    space = timm_space("test_efficientnet", 64).model_copy(update={"resolution": (40, 64)})
+    ours = fill_as_trained(build(space.smallest, space.settings))
+    images = torch.randn(2, 3, 64, 64)
+    theirs = stock(space.smallest, space.settings).eval()
+    theirs.load_state_dict(ours.state_dict())
+    described: dict[str, Any] = describe_stock(space.smallest, space.settings)
+    fields = {name: described[name] for name in ("num_classes", "in_chans")}
+    alone = timm.models.adapt_model_from_string(
+        timm.create_model(described["model"], **fields), described["shapes"]
+    ).eval()
+    alone.load_state_dict(ours.state_dict())
+    with torch.no_grad():
+        expected = ours(images)
+        assert_equal(theirs(images), expected, 1e-5)
+        assert_equal(alone(interpolate(images, **described["resize"])), expected, 1e-5)
+        assert not torch.allclose(alone(images), expected, atol=1e-3)
+    assert "resize" not in describe_stock(space.largest, space.settings)
+
+
+@pytest.mark.parametrize(
+    ("model", "image_size", "expected"),
+    [
+        ("tf_efficientnet_lite0", 224, (96, 128, 160, 192, 224)),
+        ("test_resnet", 96, (64, 80, 96)),
+        ("test_resnet", 40, ()),
+        ("test_resnet", (96, 80), ()),
+        ("vit_tiny_patch16_224", 224, ()),  # its positions are those of one grid
+    ],
+)
+def test_smaller_images_are_offered_where_a_network_takes_them(
+    model: str, image_size: Any, expected: tuple[int, ...]
+) -> None:
+    settings = TimmSettings(model=model, image_size=image_size, num_classes=5)
+    assert resolutions(settings) == expected
+    space = cuts(whole(read_groups(settings)), settings, model)
+    assert space.resolution == expected
+    if expected:
+        half = space.largest.model_copy(update={"resolution": expected[0]})
+        small = settings.changed(image_size=(expected[0], expected[0]))
+        plain = space.largest.model_copy(update={"resolution": None})
+        assert count(half, settings) == count(plain, small)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Search in a trained network: tables of unit scores, and the choice that follows from them."""
 
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
@@ -11,7 +12,8 @@ from families.drawing import assert_equal, fill_as_trained, images_for, timm_spa
 from prenas.cost import count
 from prenas.data import ImageData
 from prenas.families import build, get_space
-from prenas.families.base import StageChoice
+from prenas.families.base import Arch, StageChoice
+from prenas.families.timm_cut.arch import TimmArch
 from prenas.families.timm_cut.space import TimmSpace
 from prenas.proxy.unit_scores import UnitScores, unit_scores
 from prenas.recipe import Recipe, SearchRecipe, with_overrides
@@ -126,6 +128,63 @@ def test_a_search_reorders_the_units_and_keeps_the_best() -> None:
     batches = scored_batches(recipe, data, "cpu")
     for scores in unit_scores(found.supernet.network, groups, batches, score="gate").scores:
         assert (scores.diff() <= 1e-4 * scores.max()).all()
+
+
+def with_resolutions() -> TimmSpace:
+    return timm_space("test_resnet", 40).model_copy(update={"resolution": (32, 36, 40)})
+
+
+@pytest.mark.parametrize("winner", [32, 36, 40])
+def test_the_resolution_is_that_of_the_most_accurate_cut_before_training(winner: int) -> None:
+    """Every resolution at which more than the whole network fits; a budget may name its own."""
+    space = with_resolutions()
+    macs = {side: count(space.compose(space.extreme(-1), side), space)["macs"] for side in (32, 40)}
+    judged: list[TimmArch] = []
+
+    def judge(supernet: Supernet, archs: Sequence[Arch]) -> list[float]:
+        judged.extend(arch for arch in archs if isinstance(arch, TimmArch))
+        return [0.9 if arch.resized_to == winner else 0.4 for arch in archs]
+
+    texts = [f"macs={macs[32] - 1}", f"macs={macs[40]}", f"macs={macs[32] - 1},resolution=36"]
+    found = search_trained(
+        recipe_for(space, *texts),
+        trained_supernet(space),
+        images_of(space),
+        source="x",
+        sha256="",
+        judge=judge,
+    ).preferred
+    sides = {
+        choice.budget: found.subnets[choice.subnet].arch.resized_to for choice in found.choices
+    }
+    assert sides == {0: winner, 1: 40, 2: 36}
+    for choice in found.choices:
+        costs = found.subnets[choice.subnet].costs
+        assert costs["macs"] <= (macs[40] if choice.budget == 1 else macs[32] - 1)
+    assert len(judged) == len({*judged}) == 4  # three sides, and the whole network at the largest
+    assert found.trained is not None
+    tried = [(one.budget, one.resolution, one.top1) for one in found.trained.tried]
+    assert tried == [(0, side, 0.9 if side == winner else 0.4) for side in (40, 36, 32)]
+    assert found.trained.top1_untrained == tuple(
+        0.9 if arch.resized_to == winner else 0.4 for arch in found.archs
+    )
+    assert f"resolution {winner}" in found.budgets[0]
+
+
+def test_without_a_judge_images_stay_as_large_as_fits() -> None:
+    space = with_resolutions()
+    least = count(space.compose(space.extreme(0), 40), space)["macs"]
+    found = search_trained(
+        recipe_for(space, f"macs={least}", f"macs={least - 1}"),
+        trained_supernet(space),
+        images_of(space),
+        source="x",
+        sha256="",
+    ).preferred
+    sides = {found.budgets[c.budget][-2:]: found.subnets[c.subnet].arch for c in found.choices}
+    assert {side: arch.resized_to for side, arch in sides.items()} == {"40": 40, "36": 36}
+    assert found.trained is not None
+    assert (found.trained.tried, found.trained.top1_untrained) == ((), None)
 
 
 def test_equal_shares_are_the_most_that_fit() -> None:

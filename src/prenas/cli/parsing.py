@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from prenas import artifacts
 from prenas.cli.output import console
 from prenas.cli.tables import print_time
+from prenas.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from prenas.families.base import Arch, SearchSpace
@@ -22,7 +23,8 @@ _BUDGETS = "search.budgets"
 
 
 def set_threads(threads: int | None) -> None:
-    """Sets the number of CPU threads; None leaves it as it is."""
+    """Sets the number of CPU threads; None leaves it as it is. Keeps freed memory."""
+    keep_freed_memory()
     if threads is not None:
         import torch
 

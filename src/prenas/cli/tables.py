@@ -182,6 +182,12 @@ def print_preferred(preferred: PreferredSet) -> None:
             + ("; untrained: before any training of the cuts, in %" if untrained else ""),
             soft_wrap=True,
         )
+        for budget, tried in trained.tried_in_words.items():
+            console.print(
+                f"{preferred.budgets[budget]}: chosen among {tried} (resolution: untrained "
+                "validation top-1, %)",
+                soft_wrap=True,
+            )
         if trained.halves is not None:
             console.print(trained.halves.summary, soft_wrap=True)
     if preferred.optima:

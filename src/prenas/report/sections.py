@@ -355,6 +355,11 @@ def stability(run: RunSoFar) -> list[str]:
         return [heading, f"Nothing was chosen here, because the run was {escape(origin.summary)}."]
     if (trained := run.preferred.trained) is not None:
         sentences = ["The units of trained weights were scored, so no seed decided the choice."]
+        sentences += [
+            f"For {escape(run.preferred.budgets[budget])}, images of several sizes were tried "
+            f"(side in pixels: untrained validation top-1, %): {tried}."
+            for budget, tried in trained.tried_in_words.items()
+        ]
         if trained.halves is not None:
             sentences.append(trained.halves.summary)
         return [heading, " ".join(sentences)]

@@ -145,6 +145,16 @@ class HalvesAgreement(Value):
         )
 
 
+class TriedResolution(Value):
+    """The best subnet of a budget at one resolution, before training."""
+
+    budget: Amount
+    """Number of the budget."""
+    resolution: int
+    top1: float = Field(ge=0, le=1)
+    """Fraction of validation images that it classifies correctly, with BatchNorm calibrated."""
+
+
 class Trained(Value):
     """The trained network in which a search scored units."""
 
@@ -159,6 +169,16 @@ class Trained(Value):
     top1_untrained: tuple[float, ...] | None = None
     """Per subnet, the fraction of validation images (0 to 1) that it classifies correctly before it
     is trained, with BatchNorm calibrated; None if it was not measured."""
+    tried: tuple[TriedResolution, ...] = ()
+    """What the resolutions of the budgets were chosen by; empty if there was nothing to choose."""
+
+    @property
+    def tried_in_words(self) -> dict[int, str]:
+        """Number of a budget -> the resolutions that were tried for it, and their accuracies."""
+        found: dict[int, list[str]] = {}
+        for one in self.tried:
+            found.setdefault(one.budget, []).append(f"{one.resolution}: {100 * one.top1:.1f}")
+        return {budget: ", ".join(parts) for budget, parts in found.items()}
 
     @property
     def summary(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
 from typing import NamedTuple
@@ -15,21 +15,23 @@ from torch import Tensor
 from prenas.cost import bounded_names, count
 from prenas.data import ImageData, ImageSource, drawn_subset, evaluation_batches, num_samples
 from prenas.families import family_of
-from prenas.families.base import SearchSpace, Stage, StageChoice
+from prenas.families.base import Arch, SearchSpace, Stage, StageChoice
 from prenas.families.units import UnitGroup, reorder
 from prenas.proxy.layout import num_options, options_of
 from prenas.proxy.scores import UNIT_SCORES, Floats
 from prenas.proxy.tables import SpaceTables, cost_tables
 from prenas.proxy.unit_scores import unit_scores
 from prenas.recipe import Recipe
-from prenas.recipe.budgets import Budget
+from prenas.recipe.budgets import Budget, Budgets, check_resolutions, parse_budgets
 from prenas.selection.graph import Candidate
-from prenas.selection.placing import placed_budgets
-from prenas.selection.preferred import HalvesAgreement, Trained
+from prenas.selection.preferred import HalvesAgreement, Trained, TriedResolution
 from prenas.selection.search import Scored, Search, check_any_fits, preferred_set
 from prenas.selection.select import Candidates, Pick, select
 from prenas.supernet import Supernet
 from prenas.values import few_of
+
+Judge = Callable[[Supernet, Sequence[Arch]], Sequence[float]]
+"""(supernet, subnets) -> the accuracy (0 to 1) of each before it is trained."""
 
 
 def scores_units(recipe: Recipe) -> bool:
@@ -45,12 +47,15 @@ def search_trained(
     *,
     source: str,
     sha256: str,
+    judge: Judge | None = None,
 ) -> Search:
     """Scores the hidden units of a trained network and picks the best subnets per budget.
 
     The units of every layer are put into the order of their scores, so that a smaller subnet owns
     the most important ones. The score of a subnet is the sum over the units that it keeps, in % of
-    the whole network's.
+    the whole network's. Scores say nothing about smaller images. So where a space has several
+    resolutions, and a budget names none, the best subnet at each of them is judged as it is cut,
+    and the most accurate one is taken.
 
     Args:
         supernet: a trained network that contains the whole space, with the BatchNorm statistics of
@@ -58,6 +63,8 @@ def search_trained(
         data: the scores are measured on its training images, without augmentation.
         source: name of the trained network.
         sha256: digest of its weights.
+        judge: measures the accuracy of subnets before they are trained. None: it is not measured,
+            and budgets get the largest resolution at which anything fits.
 
     Returns:
         The preferred set, and the supernet with its units in order: it is the one to train.
@@ -66,10 +73,10 @@ def search_trained(
         ValueError: no subnet fits any budget, or the data do not suit the network.
     """
     search, space = recipe.search, recipe.space
-    budgets = placed_budgets(
-        space, search.budgets, keep_partial=search.keep_partial, enumeration=search.enumeration
-    )
-    check_any_fits(recipe, budgets.kept)
+    asked = parse_budgets(search.budgets, keep_partial=search.keep_partial)
+    check_resolutions(asked.kept, space)
+    places = _Places(space, asked.kept)
+    check_any_fits(recipe, places.budgets)
     network = supernet.to(device).network
     layers = _groups_of(space)
     groups = [group for layer in layers for group in layer]
@@ -80,10 +87,16 @@ def search_trained(
         score=search.score,  # type: ignore[arg-type]
         seed=recipe.seed,
     )
-    choice = _choose(recipe, layers, found.scores, budgets.kept)
+    choice = _choose(recipe, layers, found.scores, places.budgets)
     for group, order in zip(groups, choice.orders, strict=True):
         reorder(network, group, order)
-    preferred = preferred_set(recipe, budgets, choice.picks, choice.scored, (), device)
+    judged: dict[Arch, float] = {}
+    if judge is not None:
+        archs = {_arch(space, pick): None for pick in choice.picks}
+        judged = dict(zip(archs, judge(supernet, [*archs]), strict=True))
+    placed = places.chosen(choice.picks, judged)
+    budgets = Budgets(placed.budgets, asked.partial)
+    preferred = preferred_set(recipe, budgets, placed.picks, choice.scored, (), device)
     agreement = None
     if found.halves is not None:
         agreement = _agreement(recipe, layers, found.halves, budgets.kept)
@@ -95,11 +108,87 @@ def search_trained(
             for group, order in zip(groups, choice.orders, strict=True)
         },
         halves=agreement,
+        top1_untrained=tuple(judged[arch] for arch in preferred.archs) if judged else None,
+        tried=placed.tried,
     )
     whole = count(supernet.arch, space)
     named = tuple(budget.beside(whole) for budget in budgets.kept)
     found_set = preferred.model_copy(update={"trained": trained, "budgets": named})
     return Search(found_set, supernet.cpu())
+
+
+def _arch(space: SearchSpace, pick: Pick) -> Arch:
+    return space.compose(pick.candidate.choices, pick.candidate.resolution)
+
+
+class _Placed(NamedTuple):
+    """Budgets with a resolution each, and what was picked for them."""
+
+    budgets: tuple[Budget, ...]
+    picks: list[Pick]
+    tried: tuple[TriedResolution, ...]
+
+
+class _Places:
+    """Every budget at every resolution that may be chosen for it."""
+
+    def __init__(self, space: SearchSpace, asked: Sequence[Budget]) -> None:
+        self._space, self._asked = space, asked
+        self._options = [
+            [budget._replace(resolution=side) for side in self._sides(budget)] for budget in asked
+        ]
+
+    def _sides(self, budget: Budget) -> list[int | None]:
+        """Resolutions from large to small: none below one at which the whole network fits."""
+        sides = [side for side in self._space.resolutions if side is not None]
+        if len(sides) < 2:
+            return [None]
+        if budget.resolution is not None:
+            return [budget.resolution]
+        found: list[int | None] = []
+        for side in reversed(sides):
+            found.append(side)
+            whole = self._space.compose(self._space.extreme(-1), side)
+            if budget.holds(count(whole, self._space.settings)):
+                break
+        return found
+
+    @property
+    def budgets(self) -> list[Budget]:
+        """All of them, budget after budget."""
+        return [one for options in self._options for one in options]
+
+    def chosen(self, picks: Sequence[Pick], top1: Mapping[Arch, float]) -> _Placed:
+        """The resolution of every budget whose best subnet is the most accurate.
+
+        Equally accurate ones, and those that were not judged, are taken at the largest resolution.
+        """
+        of_place: dict[int, list[Pick]] = {}
+        for pick in picks:
+            of_place.setdefault(pick.budget, []).append(pick)
+        budgets, kept, tried, first = [], [], [], 0
+        for number, options in enumerate(self._options):
+            fitting = [place for place in range(first, first + len(options)) if place in of_place]
+            first += len(options)
+            results = {
+                place: top1.get(_arch(self._space, of_place[place][0]), 0.0) for place in fitting
+            }
+            best = max(fitting, key=lambda place: results[place], default=None)
+            if best is None:
+                budgets.append(options[0])
+                continue
+            budgets.append(self.budgets[best])
+            kept += [replace(pick, budget=number) for pick in of_place[best]]
+            if len(options) > 1 and top1:
+                tried += [
+                    TriedResolution(
+                        budget=number,
+                        resolution=self.budgets[place].resolution or 0,
+                        top1=results[place],
+                    )
+                    for place in fitting
+                ]
+        return _Placed(tuple(budgets), kept, tuple(tried))
 
 
 class _Choice(NamedTuple):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from prenas import artifacts
 from prenas.data import ImageData, check_data_name
 from prenas.evaluation.accuracy import top1_of_archs
 from prenas.evaluation.calibration import calibrate_on, first_new_epoch
+from prenas.families.base import Arch
 from prenas.processes import join
 from prenas.recipe import Recipe
 from prenas.runs.run import Run
@@ -78,20 +81,23 @@ def _searched_in_source(run: Run, images: ImageData | None) -> Search:
             "prenas.cut_plan(source, ...)"
         )
     run.images.record(images)
-    found = search_trained(
-        recipe, source.supernet, images, run.device, source=source.name, sha256=source.sha256
+    return search_trained(
+        recipe,
+        source.supernet,
+        images,
+        run.device,
+        source=source.name,
+        sha256=source.sha256,
+        judge=partial(_top1_untrained, run, images),
     )
-    trained = found.preferred.trained
-    assert trained is not None, "a search in a trained network records it"
-    update = {"top1_untrained": _top1_untrained(run, found, images)}
-    trained = trained.model_copy(update=update)
-    return found._replace(preferred=found.preferred.model_copy(update={"trained": trained}))
 
 
-def _top1_untrained(run: Run, found: Search, images: ImageData) -> tuple[float, ...]:
+def _top1_untrained(
+    run: Run, images: ImageData, supernet: Supernet, archs: Sequence[Arch]
+) -> list[float]:
     """Validation accuracy of every subnet as it is cut, with its BatchNorm calibrated."""
-    recipe, archs = run.recipe, found.preferred.archs
-    supernet = found.supernet.to(run.device).eval()
+    recipe = run.recipe
+    supernet.eval()
     statistics = calibrate_on(
         supernet,
         archs,
@@ -101,7 +107,7 @@ def _top1_untrained(run: Run, found: Search, images: ImageData) -> tuple[float, 
         seed=recipe.seed,
         first_epoch=first_new_epoch(images, recipe.training),
     )
-    top1 = top1_of_archs(
+    return top1_of_archs(
         supernet,
         archs,
         images.validation,
@@ -109,8 +115,6 @@ def _top1_untrained(run: Run, found: Search, images: ImageData) -> tuple[float, 
         num_workers=images.num_workers,
         num_crops=images.num_crops,
     )
-    supernet.cpu()
-    return tuple(top1)
 
 
 def adapted_source(run: Run) -> Path:

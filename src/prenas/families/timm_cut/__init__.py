@@ -9,6 +9,7 @@ from prenas.families.timm_cut.network import BRANCHES, build
 from prenas.families.timm_cut.parts import classifier, stage_names, work
 from prenas.families.timm_cut.pretrained import read_pretrained
 from prenas.families.timm_cut.resizing import resize
+from prenas.families.timm_cut.resolutions import deployed
 from prenas.families.timm_cut.space import TimmSpace, cuts
 from prenas.families.timm_cut.stock import describe_stock, stock
 
@@ -30,4 +31,5 @@ FAMILY = Family[TimmArch, TimmSettings](
     prepare_for_scoring=prepare_for_scoring,
     unit_groups=lambda arch: tuple(block.groups for block in arch.blocks),
     cuts=cuts,
+    deployed=deployed,
 )

@@ -10,6 +10,7 @@ import timm
 from pydantic import Field, field_validator, model_validator
 
 from prenas.families.base import Arch, Link, Links, Settings
+from prenas.families.limits import Pixels
 from prenas.families.units import Positive, UnitGroup
 from prenas.values import Value
 
@@ -64,6 +65,12 @@ class TimmArch(Arch):
 
     family: Literal["timm"] = "timm"
     blocks: tuple[CutBlock, ...] = Field(min_length=1)
+    resolution: Pixels | None = None
+    """Side in pixels to which the network resizes its images; None: it does not."""
+
+    @property
+    def resized_to(self) -> int | None:
+        return self.resolution
 
     @property
     def links(self) -> Links:
@@ -80,7 +87,7 @@ class TimmArch(Arch):
         for link in links[:-1]:
             units = [int(options[0]) for options in link.options.values()]
             blocks.append({"units": units, **dict(link.design)})
-        return cls.model_validate({"blocks": blocks})
+        return cls.model_validate({"blocks": blocks, "resolution": resolution})
 
     def kept(self) -> Iterator[tuple[UnitGroup, int]]:
         """Every unit group of the network, with the number of units that are kept."""
@@ -89,8 +96,8 @@ class TimmArch(Arch):
 
     @property
     def network_options(self) -> Mapping[str, float]:
-        """Empty: nothing is chosen once per network."""
-        return {}
+        """The resolution, if there is one: nothing else is chosen once per network."""
+        return {} if self.resolution is None else {"resolution": self.resolution}
 
     @property
     def summary(self) -> str:
@@ -103,6 +110,8 @@ class TimmArch(Arch):
             whole = sum(units for units, _ in pairs) / sum(total for _, total in pairs)
             each = [units / total for units, total in pairs]
             parts.append(f"{axis} {whole:.0%} ({min(each):.0%}-{max(each):.0%})")
+        if self.resolution is not None:
+            parts.insert(0, f"{self.resolution} pixels")
         return ", ".join(parts)
 
 

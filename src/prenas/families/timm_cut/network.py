@@ -20,7 +20,7 @@ from timm.layers import (
 )
 from timm.models.eva import EvaAttention
 from torch import Tensor, nn
-from torch.nn.functional import dropout, scaled_dot_product_attention
+from torch.nn.functional import dropout, interpolate, scaled_dot_product_attention
 
 from prenas.families.base import check_images
 from prenas.families.timm_cut.arch import TimmArch, TimmSettings
@@ -36,6 +36,8 @@ class CutNetwork(nn.Module):
     """What is added to timm's class: noise as an argument, and a check of the images."""
 
     settings: TimmSettings
+    resolution: int | None = None
+    """Side in pixels to which images are resized first; None: they are not."""
 
     def forward(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         """[B, in_chans, height, width] -> logits [B, num_classes].
@@ -57,6 +59,8 @@ class CutNetwork(nn.Module):
     def forward_features(self, images: Tensor, *arguments: Any, **fields: Any) -> Tensor:
         """timm's features, for images of the right shape."""
         check_images(images, self.settings)
+        if self.resolution is not None:
+            images = resized(images, (self.resolution, self.resolution))
         # With channels last, depthwise convolutions take two thirds of the time on a CPU.
         images = images.contiguous(memory_format=torch.channels_last)
         features: Tensor = super().forward_features(images, *arguments, **fields)  # type: ignore[misc]
@@ -66,6 +70,13 @@ class CutNetwork(nn.Module):
         """Parameters that timm's optimiser factory must not decay, besides biases and norms."""
         inherited: Callable[[], set[str]] = getattr(super(), "no_weight_decay", set)
         return set(inherited()) & {name for name, _ in self.named_parameters()}
+
+
+def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """[B, C, height, width] -> [B, C, *size], smoothed as when a picture is made smaller."""
+    if images.shape[2:] == size:
+        return images
+    return interpolate(images, size, mode="bicubic", antialias=True)
 
 
 @cache
@@ -201,6 +212,7 @@ def build(
     for group, units in arch.kept():
         keep_leading(network, group, units)
     _add_drops(network, arch, drop_path_rates, dropout_rate)
+    network.resolution = arch.resolution  # type: ignore[assignment]
     return network
 
 

@@ -47,6 +47,8 @@ def positions(settings: TimmSettings) -> Mapping[str, int]:
 def work(arch: TimmArch, settings: TimmSettings) -> list[Work]:
     """Multiply-accumulates per image of convolutions, linear layers and attention."""
     shapes = _weight_shapes(settings)
+    if arch.resolution is not None:
+        settings = settings.changed(image_size=(arch.resolution, arch.resolution))
     kept: dict[str, dict[int, int]] = {}
     heads: dict[str, int] = {}
     for group, units in arch.kept():

@@ -6,7 +6,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from prenas.families.base import OPTIONS, Chain, LayerAxis, SearchSpace, Stage
+from prenas.families.base import OPTIONAL, OPTIONS, Chain, LayerAxis, SearchSpace, Stage
+from prenas.families.limits import Pixels
 from prenas.families.timm_cut.arch import (
     BlockGroups,
     TimmArch,
@@ -14,6 +15,7 @@ from prenas.families.timm_cut.arch import (
     axis_names,
     design,
 )
+from prenas.families.timm_cut.resolutions import resolutions
 from prenas.families.units import Positive
 
 
@@ -49,7 +51,20 @@ class TimmSpace(SearchSpace[TimmArch, TimmSettings]):
 
     family: Literal["timm"] = "timm"
     blocks: tuple[BlockOptions, ...] = Field(min_length=1)
+    resolution: Annotated[tuple[Pixels, ...], *OPTIONAL] = ()
+    """Sides in pixels to which networks resize their images; empty: they do not resize."""
     settings: TimmSettings
+
+    @model_validator(mode="after")
+    def _resolutions_suit(self) -> TimmSpace:
+        height, width = self.settings.image_size
+        if self.resolution and (height != width or self.resolution[-1] > height):
+            raise ValueError(
+                f"networks resize images to squares of {', '.join(map(str, self.resolution))} "
+                f"pixels, but image_size is {self.settings.image_size}: choose a square one that "
+                "is at least as large, or leave out resolution"
+            )
+        return self
 
     @property
     def chain(self) -> Chain:
@@ -62,7 +77,11 @@ class TimmSpace(SearchSpace[TimmArch, TimmSettings]):
             {"options": [axis.options for axis in stage.axes], **dict(stage.design)}
             for stage in chain[:-1]
         ]
-        return cls.model_validate({"blocks": blocks, **fields})
+        return cls.model_validate({"blocks": blocks, "resolution": resolutions, **fields})
+
+    @property
+    def resolutions(self) -> tuple[int | None, ...]:
+        return self.resolution or (None,)
 
 
 _MULTIPLE = 8
@@ -73,10 +92,15 @@ _MOST_OPTIONS = {1: 32, 2: 12}
 
 
 def cuts(arch: TimmArch, settings: TimmSettings, name: str) -> TimmSpace:
-    """The space of all cuts of a network: every block keeps any share of its units, in steps."""
+    """The space of all cuts of a network: every block keeps any share of its units, in steps.
+
+    If the network takes smaller images, cuts may also resize them.
+    """
+    sides = resolutions(settings)
     return TimmSpace(
         name=name,
         settings=settings,
+        resolution=[side for side in sides if side <= (arch.resolution or sides[-1])],
         blocks=tuple(
             BlockOptions(
                 name=block.name,

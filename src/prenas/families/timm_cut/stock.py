@@ -9,7 +9,13 @@ from timm.models import adapt_model_from_string
 from torch import Tensor, nn
 
 from prenas.families.timm_cut.arch import TimmArch, TimmSettings
-from prenas.families.timm_cut.network import UnitMajorLinear, build, build_whole, timm_model
+from prenas.families.timm_cut.network import (
+    UnitMajorLinear,
+    build,
+    build_whole,
+    resized,
+    timm_model,
+)
 
 
 def from_timm(tensors: Mapping[str, Tensor], settings: TimmSettings) -> dict[str, Tensor]:
@@ -90,11 +96,25 @@ def shapes_text(arch: TimmArch, settings: TimmSettings) -> str:
 def describe_stock(arch: TimmArch, settings: TimmSettings) -> dict[str, object]:
     """The arguments of `timm.create_model`, and the text for `adapt_model_from_string`.
 
+    `resize` has the arguments of `torch.nn.functional.interpolate` for images of a smaller cut.
+
     Raises:
         ValueError: as `shapes_text`.
     """
-    fields = {"num_classes": settings.num_classes, "in_chans": settings.in_chans}
-    return {"model": settings.model, **fields, "shapes": shapes_text(arch, settings)}
+    fields: dict[str, object] = {
+        "num_classes": settings.num_classes,
+        "in_chans": settings.in_chans,
+        "shapes": shapes_text(arch, settings),
+    }
+    if (size := _smaller(arch, settings)) is not None:
+        fields["resize"] = {"size": size, "mode": "bicubic", "antialias": True}
+    return {"model": settings.model, **fields}
+
+
+def _smaller(arch: TimmArch, settings: TimmSettings) -> tuple[int, int] | None:
+    """The size to which a cut resizes its images; None if it takes them as they are."""
+    side = arch.resolution
+    return None if side is None or settings.image_size == (side, side) else (side, side)
 
 
 def stock(arch: TimmArch, settings: TimmSettings) -> nn.Module:
@@ -104,7 +124,9 @@ def stock(arch: TimmArch, settings: TimmSettings) -> nn.Module:
         ValueError: timm cannot build it; the message says why.
     """
     text = shapes_text(arch, settings)
-    if all(units == group.num_units for group, units in arch.kept()):
-        return timm_model(settings)
-    network: nn.Module = adapt_model_from_string(timm_model(settings), text)  # type: ignore[no-untyped-call]
+    network = timm_model(settings)
+    if any(units < group.num_units for group, units in arch.kept()):
+        network = adapt_model_from_string(network, text)  # type: ignore[no-untyped-call]
+    if (size := _smaller(arch, settings)) is not None:
+        network.register_forward_pre_hook(lambda _, images: resized(images[0], size))
     return network

@@ -1,0 +1,82 @@
+"""Smaller images for a cut: which sides its network takes, and how images are resized to them."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+from prenas.families.timm_cut.arch import TimmSettings
+from prenas.families.timm_cut.network import CutNetwork, resized, timm_model
+
+_STEP = 32
+_SMALL_STEP = 16
+_SMALL = 160
+"""Below this side, options are closer together."""
+_LEAST_SIDE = 64
+_LEAST_SHARE = 0.4
+
+
+@lru_cache(maxsize=32)
+def resolutions(settings: TimmSettings) -> tuple[int, ...]:
+    """Sides in pixels from about 40 % of the image size up to it, if the network takes them.
+
+    Empty for images that are not square, for small ones, and for networks whose tensors depend on
+    the image size, such as Transformers with learned positions.
+    """
+    height, width = settings.image_size
+    if height != width:
+        return ()
+    step = _SMALL_STEP if height < _SMALL else _STEP * max(1, round(height / 224))
+    least = max(_LEAST_SIDE, int(_LEAST_SHARE * height))
+    smaller = range((height - 1) // step * step, least - 1, -step)
+    sides = sorted(side for side in smaller if _takes(settings, side))
+    return (*sides, height) if sides else ()
+
+
+def _takes(settings: TimmSettings, side: int) -> bool:
+    with torch.device("meta"), torch.no_grad():
+        network = timm_model(settings).eval()
+        try:
+            network(torch.zeros(1, settings.in_chans, side, side))
+        except Exception:  # every network says so in its own way
+            return False
+    return True
+
+
+class _Deployed(nn.Module):
+    """A network that resizes its images by two matrix products, which every engine can do."""
+
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(self, network: CutNetwork, side: int) -> None:
+        super().__init__()
+        height, width = network.settings.image_size
+        self.register_buffer("rows", _weights(height, side))
+        self.register_buffer("columns", _weights(width, side).T)
+        self.network = deepcopy(network)
+        self.network.resolution = None
+        self.network.settings = network.settings.changed(image_size=(side, side))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, in_chans, height, width] -> logits [B, num_classes]."""
+        logits: Tensor = self.network(self.rows @ images @ self.columns)
+        return logits
+
+
+def _weights(size: int, side: int) -> Tensor:
+    """[side, size] of the interpolation along one axis, which is linear."""
+    lines = torch.eye(size, dtype=torch.float64)[None, None]
+    return resized(lines, (size, side))[0, 0].T.float()
+
+
+def deployed(network: nn.Module) -> nn.Module:
+    """The network as it is exported."""
+    assert isinstance(network, CutNetwork)
+    side = network.resolution
+    if side is None or network.settings.image_size == (side, side):
+        return network
+    return _Deployed(network, side)
