@@ -31,6 +31,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean, stdev
@@ -50,7 +51,12 @@ from benchmarks.paired import ROOT, Options, environment
 from benchmarks.small_data import only
 from prenas import artifacts, pipeline
 from prenas.data import ImageData, evaluation_batches, load_data
-from prenas.evaluation.accuracy import Metrics, evaluate_archs, evaluate_networks
+from prenas.evaluation.accuracy import (
+    Metrics,
+    evaluate_archs,
+    evaluate_networks,
+    top1_of_archs,
+)
 from prenas.evaluation.calibration import calibrate_on, calibration_batches, first_new_epoch
 from prenas.families.base import Arch
 from prenas.proxy.scores import DEFAULT_SCORE
@@ -74,11 +80,15 @@ CHOICES = {
     }.items()
     for allocation in ("best", "equal")
 }
-"""Name of a choice -> changes of the recipe."""
+"""Name of a choice -> changes of the recipe. All keep the image size of the source, ..."""
+
+DEFAULT = "gate, best, smaller images"
+"""... but the default of `prenas run --from`, which may also choose smaller images."""
+
+CHOICES[DEFAULT] = CHOICES["gate, best"]
 
 PRUNERS = ("Torch-Pruning Taylor", "Torch-Pruning L1")
 TRAINED = ("joint", "alone", "alone, equal cost", "scratch")
-DEFAULT = "gate, best"
 _PRUNER_STEPS = 40
 _PRUNER_IMAGES = 442
 
@@ -91,15 +101,18 @@ class Setting(NamedTuple):
     shares: tuple[float, ...]
     data: ImageData
 
-    def changed(self, changes: Sequence[str], shares: Sequence[float] = ()) -> CutPlan:
-        """The plan with these changes of its recipe, for some of the budgets."""
-        texts = self.plan.recipe.search.budgets
+    def changed(
+        self, choice: str, changes: Sequence[str] = (), shares: Sequence[float] = ()
+    ) -> CutPlan:
+        """The plan of a choice, with these changes of its recipe, for some of the budgets."""
+        texts, space = self.plan.recipe.search.budgets, self.plan.recipe.space
+        is_fixed = choice != DEFAULT and len(space.resolutions) > 1
         kept = [
-            text
+            text + f",resolution={space.settings.image_size[0]}" * is_fixed
             for text, share in zip(texts, self.shares, strict=True)
             if not shares or share in shares
         ]
-        recipe = with_overrides(self.plan.recipe, changes)
+        recipe = with_overrides(self.plan.recipe, [*CHOICES[choice], *changes])
         search = recipe.search.model_copy(update={"budgets": tuple(kept)})
         return self.plan._replace(recipe=recipe.model_copy(update={"search": search}))
 
@@ -117,7 +130,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--shares", type=float, nargs="+", default=[75, 50, 25], help="of MACs, %%")
     parser.add_argument("--arms", nargs="+", default=[*CHOICES, *PRUNERS, *TRAINED])
-    parser.add_argument("--joint", nargs="+", default=[DEFAULT, "|w*g|, equal", "L1, equal"])
+    parser.add_argument("--joint", nargs="+", default=[DEFAULT, "gate, best", "L1, equal"])
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--home", type=Path, default=ROOT / "runs" / "pretrained")
@@ -254,12 +267,17 @@ def _result(
 
 def untrained(setting: Setting, arm: str) -> dict[str, Any]:
     """What the cuts of a choice classify correctly before they are trained."""
-    recipe = setting.changed(CHOICES[arm]).recipe
+    recipe = setting.changed(arm).recipe
     source = read_source(setting.home / artifacts.ADAPTED)
     with seconds_of_scoring() as scored_in:
         started = time.perf_counter()
         found = search_trained(
-            recipe, source.supernet, setting.data, source=source.name, sha256=source.sha256
+            recipe,
+            source.supernet,
+            setting.data,
+            source=source.name,
+            sha256=source.sha256,
+            judge=partial(judged, setting.data, recipe) if arm == DEFAULT else None,
         )
         searched = time.perf_counter() - started
     archs = [subnet.arch for subnet in _by_budget(found.preferred)]
@@ -275,6 +293,18 @@ def untrained(setting: Setting, arm: str) -> dict[str, Any]:
         seconds_to_choose=round(searched - sum(scored_in), 1),
         archs=[arch.summary for arch in archs],
     )
+
+
+def _slug(arm: str) -> str:
+    return arm.replace(", ", "-").replace("|", "").replace("*", "").replace(" ", "-")
+
+
+def judged(
+    data: ImageData, recipe: Recipe, supernet: Supernet, archs: Sequence[Arch]
+) -> list[float]:
+    """Validation accuracy of cuts before training, by which a resolution is chosen."""
+    statistics = calibrated(supernet, archs, recipe, data)
+    return top1_of_archs(supernet.eval(), archs, data.validation, statistics)
 
 
 def _by_budget(preferred: Any) -> list[Any]:
@@ -323,8 +353,8 @@ def joint(
     name: str = "joint",
 ) -> tuple[list[int], list[float]]:
     """(MACs, accuracies) of cuts that are trained together."""
-    plan = setting.changed([*CHOICES[arm], *changes], shares)
-    out = setting.home / f"{name}-{arm.replace(', ', '-').replace('|', '').replace('*', '')}"
+    plan = setting.changed(arm, changes, shares)
+    out = setting.home / f"{name}-{_slug(arm)}"
     if not (out / artifacts.SOURCE).exists():  # the same adapted network for all arms
         Run(out, plan.recipe).record_recipe(plan.recipe)
         shutil.copytree(setting.home / artifacts.SOURCE, out / artifacts.SOURCE)
@@ -342,7 +372,7 @@ def scratch(setting: Setting, epochs: int) -> dict[str, Any]:
     """The cuts of the default choice, each trained alone from random weights."""
     archs = [
         subnet.arch
-        for subnet in _by_budget(pipeline.read_preferred(setting.home / "joint-gate-best"))
+        for subnet in _by_budget(pipeline.read_preferred(setting.home / f"joint-{_slug(DEFAULT)}"))
     ]
     macs, top1 = [], []
     for arch, share in zip(archs, setting.shares, strict=True):

@@ -182,9 +182,9 @@ def print_preferred(preferred: PreferredSet) -> None:
             + ("; untrained: before any training of the cuts, in %" if untrained else ""),
             soft_wrap=True,
         )
-        for budget, tried in trained.tried_in_words.items():
+        for number, tried in trained.tried_in_words.items():
             console.print(
-                f"{preferred.budgets[budget]}: chosen among {tried} (resolution: untrained "
+                f"{preferred.budgets[number]}: chosen among {tried} (resolution: untrained "
                 "validation top-1, %)",
                 soft_wrap=True,
             )
