@@ -4,6 +4,7 @@
     python -m benchmarks attention search      some sections
     python -m benchmarks gpu --help            benchmarks for an accelerator
     python -m benchmarks pretrained --help     accuracies of cuts of a trained network
+    python -m benchmarks devices --help        exported files: speed, size, accuracy
 
 A section replaces only its own part of results/speed.json.
 """
@@ -35,6 +36,10 @@ def main() -> None:
         from benchmarks.pretrained import main as on_pretrained
 
         sys.exit(on_pretrained(sys.argv[2:]))
+    if sys.argv[1:2] == ["devices"]:
+        from benchmarks.devices import main as on_devices
+
+        sys.exit(on_devices(sys.argv[2:]))
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=__doc__,

@@ -215,6 +215,12 @@ def test_an_int8_file_is_smaller_and_judged_on_labelled_images(
     )
 
 
+def test_an_int8_form_that_hardly_changes_a_network_is_said(cut_run: Path, tmp_path: Path) -> None:
+    """Its convolutions stay in float32."""
+    _, card = export(cut_run / "subnets/00", int8="dynamic", out=tmp_path / "onnx", most_drop=1.0)
+    assert any("suits this network badly. Try static" in note for note in card.notes)
+
+
 def test_an_int8_file_that_loses_accuracy_is_not_kept(
     cut_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,6 +32,7 @@ MOST_DROP = 0.01
 _BATCH_SIZE = 32
 _NUM_NOISE = 32
 _NUM_CALIBRATION = 256
+_SMALLER = 0.8  # above this ratio, an int8 file is called badly suited
 _SLOWER = 1.02  # beyond this ratio, an int8 file is called slower
 _UNSTEADY = 0.1  # beyond this spread, times are called unsteady
 _NDIM_WITH_CROPS = 5
@@ -186,7 +187,7 @@ class _Export:
             threads=self.threads,
             milliseconds={what: round(1000 * one.median, 4) for what, one in times.items()},
             spread=round([*times.values()][-1].spread, 4),
-            notes=tuple(self._notes(times)),
+            notes=tuple(self._notes(times, sum(one.stat().st_size for one in files))),
             versions={one: version(one) for one in ("prenas", "torch", *self.format.modules)},
             model=artifacts.read_json(self.model / artifacts.MODEL_ARCH),
         )
@@ -240,13 +241,20 @@ class _Export:
                 "format, or allow more with --most-drop"
             )
 
-    def _notes(self, times: Mapping[str, Latency]) -> Iterator[str]:
+    def _notes(self, times: Mapping[str, Latency], size: int) -> Iterator[str]:
         if self.images is None:
             yield (
                 "Compared on noise only: the model lies in no run whose images are known. Give "
                 "labelled images with --data to compare accuracies."
             )
         if self.int8 is not None:
+            whole = sum(one.stat().st_size for one in self.folder.iterdir() if one.is_file())
+            if size > _SMALLER * whole:
+                others = [name for name in self.format.quantizers if name != self.int8]
+                yield (
+                    f"The int8 file takes {size / whole:.2f} times the space of the float32 file: "
+                    f"the form {self.int8} suits this network badly. Try {' or '.join(others)}."
+                )
             ratio = times["int8"].median / times["float32"].median
             if ratio > _SLOWER:
                 yield (
