@@ -15,7 +15,7 @@ import torch
 from typer.testing import CliRunner
 
 import prenas
-from families.drawing import ALL_SPACES, fill_as_trained, images_for, timm_space
+from families.drawing import TEST_SPACES, fill_as_trained, images_for, timm_space
 from prenas.cli import app
 from prenas.devices import formats
 from prenas.devices.card import read_card
@@ -58,7 +58,15 @@ def model(cut_run: Path, tmp_path: Path) -> Path:
 # --- what a file computes ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("space", ALL_SPACES)
+AWKWARD = [
+    pytest.param(space, id=f"{family}-{space.name}")
+    for family, spaces in TEST_SPACES.items()
+    for space in (spaces if family == "timm" else spaces[1:2])
+]
+"""Per family, the space with odd sizes; of timm, a convolutional network and a Transformer."""
+
+
+@pytest.mark.parametrize("space", AWKWARD)
 def test_networks_of_every_family_compute_the_same_in_onnx(
     space: SearchSpace, tmp_path: Path
 ) -> None:
@@ -106,9 +114,9 @@ def test_other_formats_compute_the_same(name: str, model: Path) -> None:
         assert float((found - expected).abs().max() / expected.abs().max()) <= 1e-5
 
 
-@pytest.mark.parametrize("batch", [1, 4])
-def test_a_file_for_a_fixed_number_takes_that_number(batch: int, model: Path) -> None:
-    """The 32 images that are compared are no multiple of every number."""
+def test_a_file_for_a_fixed_number_takes_that_number(model: Path) -> None:
+    """The 32 images that are compared are no multiple of it."""
+    batch = 5
     folder, card = export(model, batch=batch)
     assert card.input_shape[0] == batch
     run = get_format("onnx").open(folder / card.file, 1)

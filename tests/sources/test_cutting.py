@@ -13,6 +13,7 @@ from timm.models import adapt_model_from_string
 from typer.testing import CliRunner
 
 import prenas
+from families.drawing import assert_equal
 from prenas import pipeline
 from prenas.cli import app
 from prenas.cost import count
@@ -86,6 +87,35 @@ def test_timm_alone_loads_what_is_handed_over(cut_run: Path) -> None:
         theirs, ours = model(images), prenas.load(folder).network(images)
     torch.testing.assert_close(theirs, ours, rtol=1e-5, atol=1e-5)
     assert type(prenas.load_timm(folder).network) is type(model)
+
+
+def test_a_run_may_choose_smaller_images(
+    cut_weights: Path, cut_pictures: Path, tmp_path: Path
+) -> None:
+    """The smaller budget can only be met at 24 pixels; the larger one says that it wants 40."""
+    out = tmp_path / "run"
+    words = command(cut_weights, cut_pictures, out)
+    words[words.index("macs=90%")] = "macs=30%"
+    words[words.index("macs=75%")] = "macs=75%,resolution=40"
+    words += ["--set", "space.resolution=[24,40]"]
+    result = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    run = prenas.Run(out)
+    assert [row.arch.resized_to for row in run.evaluations] == [24, 40]
+    assert "(30 %), resolution 24: chosen among 24: " in " ".join(result.output.split())
+    trained = run.preferred.trained
+    assert trained is not None
+    assert [(one.budget, one.resolution) for one in trained.tried] == [(0, 24)]
+    assert "images of several sizes were tried" in (out / "report.md").read_text()
+    model = prenas.load(out / "subnets/00").network
+    images = torch.randn(2, 3, 40, 40)  # of the source's size
+    supernet = run.supernet
+    with torch.no_grad():
+        stored = run.results.statistics([run.evaluations[0].arch])
+        expected = supernet(images, run.evaluations[0].arch, None, stored[0])
+        alone = prenas.load_timm(out / "subnets/00").network(images)
+        assert_equal(model(images), expected, 1e-5)
+        assert_equal(alone, expected, 1e-5)
 
 
 def test_the_same_command_again_changes_nothing(

@@ -7,6 +7,7 @@ the adapted network as their teacher.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -144,15 +145,20 @@ def cut_plan(
     found = Recipe(
         name=plan.name,
         space=space,
-        search=plan.search.model_copy(
-            update={"budgets": absolute_budgets(budgets or plan.budgets, arch, settings)}
-        ),
+        search=plan.search,
         data=adaptation.data,
         training=plan.training.model_copy(update={"teacher": _teacher(plan)}),
         calibration=plan.calibration,
         source=started_from,
     )
-    found = with_overrides(found, [text for text in overrides if text not in first])
+    asked = absolute_budgets(budgets or plan.budgets, arch, settings)
+    found = with_overrides(  # all at once: a budget may name a resolution that an override adds
+        found,
+        [
+            f"search.budgets={json.dumps(asked)}",
+            *(text for text in overrides if text not in first),
+        ],
+    )
     _require_within(found, arch, settings)
     common = {"seed": found.seed, "calibration": found.calibration, "source": started_from}
     made = CutPlan(source, adaptation.model_copy(update=common), found)
