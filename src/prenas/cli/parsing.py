@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from prenas import artifacts
 from prenas.cli.output import console
 from prenas.cli.tables import print_time
-from prenas.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from prenas.families.base import Arch, SearchSpace
@@ -23,8 +22,7 @@ _BUDGETS = "search.budgets"
 
 
 def set_threads(threads: int | None) -> None:
-    """Sets the number of CPU threads; None leaves it as it is. Keeps freed memory."""
-    keep_freed_memory()
+    """Sets the number of CPU threads; None leaves it as it is."""
     if threads is not None:
         import torch
 

@@ -12,7 +12,6 @@ import torch
 
 from prenas.data import ImageData, check_splits, num_batches
 from prenas.length import length_of
-from prenas.memory import keep_freed_memory
 from prenas.processes import join
 from prenas.recipe import Recipe, TrainingRecipe, flat_fields
 from prenas.rivals.one_shot import comparison_images
@@ -122,8 +121,6 @@ def train(
         observer.was_complete("train", run)
         return run.supernet
     with observed(observer, "train", run), ExitStack() as stack:
-        if run.device.type == "cpu":
-            keep_freed_memory()
         training, images, teacher = needs or prepare(
             run, is_pretrained=preferred.origin is not None
         )
