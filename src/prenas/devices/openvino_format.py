@@ -87,9 +87,9 @@ def _compress_weights(path: Path, to: Path, batches: Callable[[], Iterable[Pixel
 def _rewritten(path: Path, to: Path, change: Callable[[Any], Any]) -> None:
     openvino = _openvino()
     with _without_telemetry():
-        import nncf
-
-        nncf.set_log_level(logging.ERROR)
+        import_module("nncf")  # sets its level
+        # Its own `set_log_level` also changes handlers that belong to others.
+        logging.getLogger("nncf").setLevel(logging.ERROR)
         model = change(openvino.Core().read_model(path))
     openvino.save_model(model, to, compress_to_fp16=False)
 
