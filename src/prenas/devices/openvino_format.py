@@ -96,7 +96,8 @@ def _rewritten(path: Path, to: Path, change: Callable[[Any], Any]) -> None:
 
 def _openvino() -> Any:
     with _without_telemetry():
-        return import_module("openvino")
+        import openvino
+    return openvino
 
 
 @contextmanager
