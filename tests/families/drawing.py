@@ -93,7 +93,7 @@ TEST_SPACES: dict[str, tuple[SearchSpace, ...]] = {
     "mobilenet": (get_space("mobilenet-micro"), _MOBILENET_ODD, _MOBILENET_IDENTITY),
     "residual-mlp": (DIGITS, _MLP_ODD),
     "timm": (
-        timm_space("test_resnet", 40),
+        timm_space("test_resnet", 40).model_copy(update={"resolution": (24, 40)}),
         timm_space("test_vit", 64),
     ),
 }

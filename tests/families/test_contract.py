@@ -841,6 +841,7 @@ def test_balancing_groups_are_of_networks(space: SearchSpace, data: st.DataObjec
     group = family_of(space).balancing_group
     assert group(space.compose(left)) == group(space.compose(right))
     is_free = any(len(stage.widths) > 1 or len(stage.depths) > 1 for stage in space.chain)
+    is_free |= len(space.resolutions) > 1
     assert (group(space.smallest) != group(space.largest)) == is_free
 
 
