@@ -336,7 +336,7 @@ def test_the_walk_on_own_pictures(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
     commands = shown_commands(section("README.md", "On your own pictures"))
     names = [shlex.split(command)[1] for command in commands]
-    assert names == ["run", "run", "specialize", "predict"]
+    assert names == ["run", "run", "specialize", "predict", "export"]
     generator = np.random.default_rng(0)
     for place, (name, ending) in enumerate((("cat", "jpg"), ("dog", "png"))):
         folder = tmp_path / "photos" / name
@@ -351,10 +351,17 @@ def test_the_walk_on_own_pictures(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         lambda name, _: fill_as_trained(timm.create_model(name)).state_dict(),
     )
     short = ["--set", "training.epochs=1", "--set", "adaptation.epochs=1", "--image-size", "48"]
-    for name, command in zip(names, commands, strict=True):
-        output = invoke(command, *(short if name == "run" else []), "--threads", "1")
-    assert all(word in output for word in ("photos/cat/1.jpg", "cat", "dog", "%"))
+    outputs = {
+        name: invoke(command, *(short if name == "run" else []), "--threads", "1")
+        for name, command in zip(names, commands, strict=True)
+    }
+    assert all(word in outputs["predict"] for word in ("photos/cat/1.jpg", "cat", "dog", "%"))
     assert (tmp_path / "runs/photos/report.md").exists()
+    models = sorted((tmp_path / "runs/photos/subnets").iterdir())
+    assert len(models) == 4
+    for model in models:
+        assert (model / "onnx/model.onnx").exists()
+        assert f"subnets/{model.name}/onnx/model.onnx" in outputs["export"]
 
 
 def test_the_readme_is_short_and_explains_its_words() -> None:

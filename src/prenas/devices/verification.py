@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from copy import deepcopy
 from typing import NamedTuple
 
 import torch
@@ -12,7 +13,10 @@ from prenas.devices.formats import Runner
 from prenas.values import Value
 
 MOST_DIFFERENCE = 1e-5
-"""Between logits of float32 files and of their network, relative to the largest logit."""
+"""Between logits of float32 files and of their network, relative to the largest logit; where the
+network itself is further from its exact logits, `TIMES_ROUNDING` times that."""
+TIMES_ROUNDING = 4
+_NUM_EXACT = 32
 _BATCHES = (1, 2, 5)
 """Sizes that a file for any number of images is run with."""
 
@@ -23,11 +27,18 @@ class Agreement(Value):
     num_images: int
     difference: float
     """Largest difference of a logit, relative to the largest logit of the network."""
+    rounding: float
+    """The same between the network in float32 and in float64, on the first images."""
     same_class: float
     """Share of the images (0 to 1) that both put into the same class."""
     top1: float | None = None
     """Accuracy of the file on these images; None without labels."""
     top1_of_network: float | None = None
+
+    @property
+    def allowed(self) -> float:
+        """The difference that rounding explains."""
+        return max(MOST_DIFFERENCE, TIMES_ROUNDING * self.rounding)
 
 
 class Labelled(NamedTuple):
@@ -52,13 +63,17 @@ def agreement(
         ValueError: a logit of the file is not finite, or there are not as many as images.
     """
     number = same = right = right_of_network = 0
-    difference = scale = 0.0
+    difference = scale = rounding = 0.0
     has_labels = True
+    exact = deepcopy(network).double()
     for images, labels in batches:
         for part, classes in _parts(images, labels, batch, is_first=number == 0):
             found = _logits(run, part, batch)
             with torch.inference_mode():
                 expected = network(part).float()
+                if number < _NUM_EXACT:
+                    error = (exact(part.double()) - expected).abs().max()
+                    rounding = max(rounding, float(error))
             difference = max(difference, float((found - expected).abs().max()))
             scale = max(scale, float(expected.abs().max()))
             ours, theirs = found.argmax(1), expected.argmax(1)
@@ -71,6 +86,7 @@ def agreement(
     return Agreement(
         num_images=number,
         difference=difference / scale,
+        rounding=rounding / scale,
         same_class=same / number,
         top1=right / number if has_labels else None,
         top1_of_network=right_of_network / number if has_labels else None,
