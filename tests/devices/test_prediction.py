@@ -12,38 +12,11 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from models.handed_over import NAMES, model_of
 from prenas.cli import app, main
 from prenas.data.folders import list_pictures
 from prenas.devices.prediction import Prediction, predict
-from prenas.families import build
-from prenas.families.vit.space import VitArch, VitSettings
-from prenas.models.export import load, load_described, write_model
-from prenas.recipe.data import Preprocessing
-
-NAMES = ("cat", "dog", "owl", "eel")
-ARCH = VitArch(embed_dim=8, num_heads=(1,), mlp_ratio=(1.0,))
-PREPROCESSING = Preprocessing(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
-
-
-def model_of(folder: Path, num_classes: int = 4, names: tuple[str, ...] = NAMES) -> Path:
-    """A model of random weights, sharp enough to tell pictures apart."""
-    settings = VitSettings(image_size=(8, 8), num_classes=num_classes, patch_size=4, head_dim=4)
-    network = build(ARCH, settings).eval()
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator))
-    write_model(
-        folder,
-        network,
-        ARCH,
-        settings,
-        family="vit",
-        class_names=names,
-        preprocessing=PREPROCESSING,
-        provenance={},
-    )
-    return folder
+from prenas.models.export import load, load_described
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from data.making import write
-from models.test_prediction import model_of
+from models.handed_over import model_of
 from prenas.cost import count
 from prenas.devices.prediction import predict
 from prenas.models.export import load, load_described
