@@ -16,8 +16,10 @@ from typer.testing import CliRunner
 
 from families.drawing import fill_as_trained
 from prenas.cli import app
+from prenas.devices.measuring import get_engine
 from prenas.families import all_spaces
 from prenas.families.timm_cut import pretrained
+from prenas.latency import Fit, LatencyTable, use_table
 from prenas.recipe import TrainingRecipe, flat_fields, with_overrides
 from prenas.recipe.budgets import parse_budgets
 from prenas.recipe.catalogue import RECIPES, TRANSFER_RECIPES, get_recipe, get_transfer_recipe
@@ -111,7 +113,12 @@ def test_what_a_command_names_exists(
     Path("my_space.yaml").write_text(space, encoding="utf-8")
     name, options = parsed(command)
     if options.get("budget"):
-        assert parse_budgets(without_shares(options["budget"]))  # type: ignore[arg-type]
+        texts = without_shares(options["budget"])  # type: ignore[arg-type]
+        use_table(ANY_TIMES if options.get("latency") else None)
+        try:
+            assert parse_budgets(texts)
+        finally:
+            use_table(None)
     if space_name := options.get("space"):
         assert space_name in all_spaces() or read_space(Path(str(space_name)))
     if source := options.get("start_from"):
@@ -141,6 +148,14 @@ def test_command_in_running_text_has_these_options(command: str) -> None:
     options = {option for parameter in COMMANDS[name].params for option in parameter.opts}
     assert {word for word in words if word.startswith("--")} <= options
 
+
+ANY_TIMES = LatencyTable(
+    conditions=get_engine("torch").conditions,
+    space="tiny",
+    fit=Fit(num_networks=2, median_error=0, worst_error=0, rank_correlation=1, noise_floor=0),
+    seconds=1,
+    entries={},
+)
 
 OF_OTHERS = {
     "torchrun": {"--max-restarts"},

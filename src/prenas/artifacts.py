@@ -54,6 +54,10 @@ MODEL = "model.safetensors"
 MODEL_ARCH = "arch.json"
 EXPORT = "export.json"
 """Beside an exported file."""
+LATENCY = "latency.json"
+"""The times that a run counts latencies with."""
+MEASURED = "measured.json"
+"""The times of a run's subnets, each measured as a whole."""
 LOCK = ".lock"
 
 _DIGEST = "sha256"  # its name in the metadata of a safetensors file
@@ -69,6 +73,8 @@ SCHEMA_VERSIONS = {
     COMPARISON: 1,
     MODEL_ARCH: 2,
     EXPORT: 1,
+    LATENCY: 1,
+    MEASURED: 1,
 }
 
 
@@ -152,9 +158,13 @@ def require_own_folder(folder: Path) -> None:
         )
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a JSON file with its schema version first."""
-    document = {"schema_version": SCHEMA_VERSIONS[path.name], **content}
+def write_json(path: Path, content: Mapping[str, Any], *, kind: str | None = None) -> None:
+    """Writes a JSON file with its schema version first.
+
+    Args:
+        kind: the usual name of such a file, if this one has a name of the user's.
+    """
+    document = {"schema_version": SCHEMA_VERSIONS[kind or path.name], **content}
     write_bytes(path, (json_text(document) + "\n").encode())
 
 
@@ -165,8 +175,11 @@ def json_text(content: Mapping[str, Any]) -> str:
     return re.sub(r'\[\n([^][{}"]*)\]', lambda found: f"[{' '.join(found[1].split())}]", text)
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, *, kind: str | None = None) -> dict[str, Any]:
     """Reads a JSON file of this package; earlier versions are upgraded to the present one.
+
+    Args:
+        kind: the usual name of such a file, if this one has a name of the user's.
 
     Raises:
         FileNotFoundError: the file is missing.
@@ -179,12 +192,13 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} is damaged or not valid JSON ({error}): restore or remove it"
         ) from None
-    expected = SCHEMA_VERSIONS[path.name]
+    kind = kind or path.name
+    expected = SCHEMA_VERSIONS[kind]
     if not isinstance(document, dict) or "schema_version" not in document:
         raise ValueError(f"{path} was not written by prenas: it has no schema_version")
     content: dict[str, Any] = document
     version = content.pop("schema_version")
-    while isinstance(version, int) and (upgrade := _UPGRADES.get((path.name, version))):
+    while isinstance(version, int) and (upgrade := _UPGRADES.get((kind, version))):
         content, version = upgrade(content), version + 1
     if version != expected:
         raise ValueError(
@@ -221,15 +235,18 @@ _UPGRADES: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {
 """(file, its schema version) -> the step that takes its content to the next version."""
 
 
-def parse_json(path: Path, parse: Callable[[dict[str, Any]], T]) -> T:
+def parse_json(path: Path, parse: Callable[[dict[str, Any]], T], *, kind: str | None = None) -> T:
     """Reads a JSON file of this package and parses it into a value.
+
+    Args:
+        kind: the usual name of such a file, if this one has a name of the user's.
 
     Raises:
         FileNotFoundError: the file is missing.
         ValueError: it is damaged, was not written by prenas or has a newer version; the message
             names the file and the field.
     """
-    document = read_json(path)
+    document = read_json(path, kind=kind)
     try:
         return parse(document)
     except ValidationError as error:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from pydantic import AfterValidator
 
-from prenas.values import MOST_AMOUNT, Amount, unknown_name
+from prenas.values import MOST_AMOUNT, Amount, UnknownNameError, unknown_name
 
 if TYPE_CHECKING:  # importing the families imports torch, which `prenas status` avoids
     from prenas.families.base import Arch, SearchSpace, Settings, Shape, TensorRole, Work
@@ -68,6 +68,9 @@ class CostAxis:
     """Unit -> its size in base units. If several units have the same size, the first is written."""
     is_bounded: bool = True
     """Whether budgets and limits may bound it, and tables show it."""
+    knows: Callable[[Part], bool] = lambda part: True
+    """Whether it can count a part, for costs that are measured. Networks with a part that it does
+    not know have no such cost."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name) or self.name == "resolution":
@@ -100,9 +103,13 @@ class CostAxis:
             return f"{value:.4g}"
         return f"{value:,.0f}" if value >= 999.95 else f"{value:#.4g}"
 
+    def number(self, amount: int) -> str:
+        """The exact amount beside its name, such as "1,828,768"."""
+        return f"{amount:,}"
+
     def in_words(self, amount: int) -> str:
         """The exact amount for sentences, such as "1,828,768 MACs"."""
-        return f"{amount:,} {self.noun}"
+        return f"{self.number(amount)} {self.noun}"
 
     def about(self, amount: int) -> str:
         """The amount as rounded in tables, such as "1.829 M MACs"; exact if tables are exact."""
@@ -249,8 +256,18 @@ def bounded_axis(name: str, kind: str = "cost") -> CostAxis:
     """The axis of this name; ValueError, with the available names, if budgets cannot bound it."""
     names = bounded_names()
     if name not in names:
-        raise unknown_name(kind, name, names)
+        raise unknown_axis(kind, name, names)
     return AXES[name]
+
+
+def unknown_axis(kind: str, name: str, names: Iterable[str]) -> ValueError:
+    """An error that lists the available axes, or says how the named one becomes available."""
+    if name == "latency":
+        return UnknownNameError(
+            f"{kind} {name!r} needs a table of times measured on your machine: make one with "
+            "`prenas measure`, and give it with --latency FILE"
+        )
+    return unknown_name(kind, name, names)
 
 
 # --- counting ------------------------------------------------------------------------------------
@@ -292,9 +309,10 @@ def count(
 def _count(arch: Arch, settings: Settings, axes: tuple[CostAxis, ...]) -> Mapping[str, int]:
     from prenas.families import shapes_by_role
 
-    shapes = shapes_by_role(arch, settings)
-    parts = [amounts(part, axes) for part in parts_of(arch, settings, shapes)]
-    return dict(zip((axis.name for axis in axes), map(sum, zip(*parts, strict=True)), strict=True))
+    parts = [*parts_of(arch, settings, shapes_by_role(arch, settings))]
+    axes = tuple(axis for axis in axes if all(map(axis.knows, parts)))
+    found = [amounts(part, axes) for part in parts]
+    return dict(zip((axis.name for axis in axes), map(sum, zip(*found, strict=True)), strict=True))
 
 
 def parts_of(
@@ -318,10 +336,17 @@ def amounts(part: Part, axes: Iterable[CostAxis]) -> tuple[int, ...]:
 
     Raises:
         TypeError: an amount is not an integer from 0 on.
-        ValueError: an amount is so large that sums of them would not fit into 64 bits.
+        ValueError: an axis does not know the part, or an amount is so large that sums of them would
+            not fit into 64 bits.
     """
     found: list[int] = []
     for axis in axes:
+        if not axis.knows(part):
+            raise ValueError(
+                f"the {axis.label} of a layer in stage {part.work.role.stage} of "
+                f"{part.arch.summary} is not known: measure its space (prenas measure), or work "
+                "without a latency table"
+            )
         amount = axis.of_part(part)
         if not isinstance(amount, Integral) or amount < 0:
             raise TypeError(

@@ -409,7 +409,11 @@ def test_a_link_that_leaves_a_tar_is_named(tmp_path: Path) -> None:
     [
         ("labels.csv", b"file,label\n1.png,cat\n", r"is a table or text \(\.csv\), not an uncom"),
         ("photos.zip", b"PK\x03\x04" + bytes(600), "is a zip, not an uncompressed tar"),
-        ("photos.tar.gz", gzip.compress(bytes(10_240), mtime=0), "is compressed with gzip, not an unc"),
+        (
+            "photos.tar.gz",
+            gzip.compress(bytes(10_240), mtime=0),
+            "is compressed with gzip, not an unc",
+        ),
         ("one.JPG", b"\xff\xd8\xff" + bytes(600), "is a single picture, not an uncompressed"),
         ("photos.tar", b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
         ("photos.tar", b"hello" * 300, "is not an uncompressed tar, or it is truncated"),

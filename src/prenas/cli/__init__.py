@@ -25,6 +25,8 @@ from prenas.cli.options import (
     Crops,
     DataTexts,
     Device,
+    Latency,
+    LatencyElsewhere,
     Limits,
     MaxMacs,
     MaxParams,
@@ -135,6 +137,8 @@ def run_command(
     space: SpaceText = None,
     overrides: Overrides = None,
     budget: BudgetTexts = None,
+    latency: Latency = None,
+    latency_elsewhere: LatencyElsewhere = False,
     further_seeds: Seeds = None,
     time: Time = None,
     compare: Compare = None,
@@ -149,6 +153,7 @@ def run_command(
     """
     from prenas import pipeline
     from prenas.cli.cutting import continue_cuts, run_from
+    from prenas.cli.measuring import use_latency
     from prenas.cli.terminal import Terminal
     from prenas.length import read_seconds
     from prenas.selection.trained import scores_units
@@ -157,6 +162,7 @@ def run_command(
     require_out(out, dry_run)
     set_threads(threads)
     check_trackers(track or ())
+    use_latency(latency, out, elsewhere=latency_elsewhere)
     if start_from is not None:
         if space is not None or further_seeds is not None:
             option = "--space" if space is not None else "--further-seeds"
@@ -316,6 +322,8 @@ def search_command(
     data: DataTexts = None,
     overrides: Overrides = None,
     budget: BudgetTexts = None,
+    latency: Latency = None,
+    latency_elsewhere: LatencyElsewhere = False,
     further_seeds: Seeds = None,
     device: Device = "auto",
     threads: Threads = None,
@@ -325,9 +333,11 @@ def search_command(
     This is the first step of `run`.
     """
     from prenas import pipeline
+    from prenas.cli.measuring import use_latency
     from prenas.cli.terminal import Terminal
 
     set_threads(threads)
+    use_latency(latency, out, elsewhere=latency_elsewhere)
     chosen = chosen_recipe(recipe, space, data, overrides, budget, further_seeds)
     with Terminal() as terminal:
         pipeline.search(chosen, out, device=device, observer=terminal)
@@ -501,6 +511,63 @@ def specialize_command(
         f"Model     {folder}\nUse       network, transform = prenas.load({str(folder)!r})",
         soft_wrap=True,
     )
+
+
+@app.command("measure")
+@_interruptible
+def measure_command(
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[RECIPE|SPACE|RUN]",
+            help="Whose networks to measure. Of a run, its chosen subnets.",
+            show_default=False,
+        ),
+    ] = None,
+    engine: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="torch|onnxruntime|openvino",
+            help="What runs the networks; may be given several times. Default: torch.",
+        ),
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, max=1024, help="Threads of the engine.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, max=4096, help="Images per call.")] = 1,
+    out: Annotated[
+        Path | None, typer.Option(help="File of the table; default: latency-SPACE-ENGINE.json.")
+    ] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Replace the table that the file holds.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say how long it would take.")
+    ] = False,
+    space: SpaceText = None,
+    data: DataTexts = None,
+    start_from: StartFrom = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Image size in pixels, with --from; default: that of the source."),
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Measure how long networks take on this machine.
+
+    Of a space, every kind of layer is timed, which makes a table for budgets in milliseconds. Of a
+    run, each chosen subnet is timed as a whole, in every engine.
+    """
+    from prenas.cli.measuring import measure_space, measure_subnets, space_to_measure
+    from prenas.devices.measuring import get_engine
+
+    set_threads(threads)
+    engines = [get_engine(name, threads=threads, batch=batch) for name in engine or ["torch"]]
+    if target is not None and (Path(target) / artifacts.RECIPE).is_file():
+        measure_subnets(Path(target), engines)
+        return
+    found = space_to_measure(
+        target, space, data or (), overrides or (), start_from=start_from, image_size=image_size
+    )
+    measure_space(found, engines, out, again=again, dry_run=dry_run)
 
 
 @app.command("export")

@@ -9,7 +9,7 @@ from prenas import artifacts
 from prenas.cli.parsing import recorded_steps, seconds_alone
 from prenas.cli.tables import console, print_evaluations, print_plans, print_time
 from prenas.cli.terminal import Terminal
-from prenas.cost import bounded_axes, count
+from prenas.cost import count, shown_axes
 from prenas.families.base import Settings
 from prenas.recipe import Recipe
 from prenas.recipe.budgets import parse_budgets
@@ -117,7 +117,7 @@ def print_source(plan: CutPlan) -> None:
     """Prints what is known of the source before anything is spent."""
     source, settings = plan.source, plan.recipe.space.settings
     costs = count(source.supernet.arch, settings)
-    sizes = ", ".join(axis.about(costs[axis.name]) for axis in bounded_axes())
+    sizes = ", ".join(axis.about(costs[axis.name]) for axis in shown_axes([costs]))
     height, width = settings.image_size
     prepared = plan.recipe.preprocessing
     search = plan.recipe.search
@@ -145,7 +145,7 @@ def _rival_line(rival: Source, recipe: Recipe, ours: Settings) -> str:
     """A stock model with its costs, and its own image size if it cannot take ours."""
     settings = recipe.space.settings
     costs = count(rival.supernet.arch, settings)
-    sizes = ", ".join(axis.about(costs[axis.name]) for axis in bounded_axes())
+    sizes = ", ".join(axis.about(costs[axis.name]) for axis in shown_axes([costs]))
     size, other = (" x ".join(map(str, one.image_size)) for one in (settings, ours))
     own = "" if size == other else f" (it cannot take {other})"
     licence = rival.licence or "not stated"

@@ -105,6 +105,20 @@ MaxParams = Annotated[
 MaxMacs = Annotated[
     str | None, typer.Option(metavar="AMOUNT", help="Short for --max macs=AMOUNT, e.g. 1.4G.")
 ]
+Latency = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Table of `prenas measure`, for budgets such as latency=10ms.",
+    ),
+]
+LatencyElsewhere = Annotated[
+    bool,
+    typer.Option(
+        "--latency-elsewhere",
+        help="Also take a table that was measured on another machine or with other versions.",
+    ),
+]
 Seeds = Annotated[
     int | None,
     typer.Option(

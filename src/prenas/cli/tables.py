@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from prenas.cli.output import IS_QUIET, PlainConsole, console
-from prenas.cost import CostAxis, bounded_axes, bounded_axis, count, shown_axes, size_axis
+from prenas.cost import CostAxis, bounded_axis, count, shown_axes, size_axis
 from prenas.length import length_of
 from prenas.values import few_of, printable
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from prenas.families.base import SearchSpace
     from prenas.pipeline import DryRun
     from prenas.recipe import Recipe
+    from prenas.runs.run import Run
     from prenas.selection.evolved import Evolved
     from prenas.selection.preferred import PreferredSet
     from prenas.training.estimate import Estimate
@@ -268,6 +269,32 @@ def _cost_cells(axes: Sequence[CostAxis], costs: Mapping[str, int]) -> list[str]
     return [axis.cell(costs[axis.name]) for axis in axes]
 
 
+def print_times(run: Run) -> None:
+    """Prints how long the subnets of a run take in every engine in which they were timed."""
+    from prenas.devices.whole import recorded_times
+
+    found = recorded_times(run)
+    if not found:
+        return
+    columns = ["#"]
+    for one in found:
+        columns.append(f"{one.conditions.engine}, ms")
+        if one.subnets[0].predicted is not None:
+            columns += ["predicted", "error, %"]
+    rows = []
+    for number, arch in enumerate(run.subnets.archs):
+        cells = [str(number)]
+        for one in found:
+            time = one.subnets[number]
+            cells.append(f"{time.nanoseconds / 1e6:.4g}")
+            if time.predicted is not None and time.error is not None:
+                cells += [f"{time.predicted / 1e6:.4g}", f"{100 * time.error:+.1f}"]
+        rows.append((*cells, arch.summary))
+    print_table(f"{run.folder}: measured times", [*columns, "architecture"], rows)
+    for one in found:
+        console.print(f"{one.conditions.summary}: {one.conditions.machine}", soft_wrap=True)
+
+
 def print_evaluations(
     rows: Sequence[Evaluation],
     title: str,
@@ -510,18 +537,16 @@ def print_space(space: SearchSpace) -> None:
         "supernet for scoring": space.supernet,
     }
     costs = {word: count(arch, space) for word, arch in archs.items()}
+    axes = shown_axes(costs.values())
     print_table(
         "Smallest and largest network",
-        ["network", *(axis.header for axis in bounded_axes()), "architecture"],
-        [
-            (word, *_cost_cells(bounded_axes(), costs[word]), arch.summary)
-            for word, arch in archs.items()
-        ],
+        ["network", *(axis.header for axis in axes), "architecture"],
+        [(word, *_cost_cells(axes, costs[word]), arch.summary) for word, arch in archs.items()],
     )
     reach = ", and ".join(
         f"from {axis.name}={_rounded(axis, costs['smallest'])} to "
         f"{_rounded(axis, costs['largest'])}"
-        for axis in bounded_axes()
+        for axis in axes
     )
     console.print(f"Budgets can range {reach}.\n", soft_wrap=True)
 

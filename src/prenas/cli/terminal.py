@@ -14,6 +14,7 @@ from prenas.cli.tables import (
     print_evaluations,
     print_evolved,
     print_preferred,
+    print_times,
 )
 from prenas.steps.observer import Observer, Step
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _WAITING: dict[Step, str] = {
     "read images": "Reading images ...",
     "search": "Scoring subnets at initialisation ...",
+    "measure": "Timing the subnets ...",
     "calibrate": "Calibrating BatchNorm for every subnet ...",
 }
 
@@ -101,6 +103,8 @@ class Terminal(AbstractContextManager["Terminal"], Observer):
         elif step == "search":
             print_preferred(run.preferred)
             _say(f"Search {done}: {out / artifacts.PREFERRED}")
+        elif step == "measure":
+            print_times(run)
         elif step == "adapt":
             print_preferred(run.preferred)
             _say(f"Adapted weights: {out / artifacts.INITIAL}")

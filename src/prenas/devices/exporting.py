@@ -18,7 +18,7 @@ from prenas import artifacts
 from prenas.data import ImageData, drawn_subset, evaluation_batches, num_samples
 from prenas.devices.card import Card, is_export
 from prenas.devices.formats import INPUT, OUTPUT, Format, Pixels, Plan, get_format
-from prenas.devices.timing import Latency, latencies
+from prenas.devices.timing import MOST_SPREAD, Latency, latencies
 from prenas.devices.verification import Agreement, Labelled, agreement
 from prenas.families import family_of
 from prenas.models.export import Described, load_described
@@ -34,7 +34,6 @@ _NUM_NOISE = 32
 _NUM_CALIBRATION = 256
 _SMALLER = 0.8  # above this ratio, an int8 file is called badly suited
 _SLOWER = 1.02  # beyond this ratio, an int8 file is called slower
-_UNSTEADY = 0.1  # beyond this spread, times are called unsteady
 _NDIM_WITH_CROPS = 5
 
 
@@ -170,7 +169,7 @@ class _Export:
             found = agreement(run, network, self._compared(), self.plan.batch)
             self._require_accurate(found, most_drop)
             calls["int8"] = partial(run, once.numpy())
-        times = latencies(calls)
+        times = latencies(calls, threads=self.threads)
         files = sorted(one for one in self.kept.rglob("*") if one.is_file())
         return Card(
             format=self.format.name,
@@ -263,7 +262,7 @@ class _Export:
                     "machine: it is only smaller."
                 )
         unsteady = max(one.spread for one in times.values())
-        if unsteady > _UNSTEADY:
+        if unsteady > MOST_SPREAD:
             yield (
                 f"The times spread by {100 * unsteady:.0f} % around their medians: the machine was "
                 "busy, so measure again before relying on them."

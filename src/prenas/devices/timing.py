@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 WARM_UPS = 5
 ROUNDS = 30
+MOST_SPREAD = 0.1
+"""Beyond this spread, times are called unsteady: the machine did something else as well."""
 
 
 class Latency(NamedTuple):
@@ -17,25 +19,49 @@ class Latency(NamedTuple):
     median: float
     spread: float
     """Half the distance between the quartiles, relative to the median."""
+    halves: tuple[float, float]
+    """The medians of every other round, which differ by the noise of the measurement."""
 
 
 def latencies(
-    calls: Mapping[str, Callable[[], object]], *, rounds: int = ROUNDS
+    calls: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int = ROUNDS,
+    threads: int = 1,
+    least_seconds: float = 0.0,
 ) -> dict[str, Latency]:
-    """Times several calls in turn, so that a busy moment touches all of them alike."""
-    for call in calls.values():
+    """Times several calls in turn, so that a busy moment touches all of them alike.
+
+    Each is called once more at the beginning of its turn, because the others took the caches: those
+    of the processor, and those in which engines keep prepared operations.
+
+    With one thread, the time is what the processor spends on the process, which does not grow when
+    another program has its turn; with more, it is what a clock on the wall shows.
+
+    Args:
+        threads: that the calls use.
+        least_seconds: a call that takes less is repeated within each round.
+    """
+    clock = time.process_time if threads == 1 else time.perf_counter
+    repeats = {}
+    for name, call in calls.items():
         for _ in range(WARM_UPS):
             call()
+        started = clock()
+        call()
+        repeats[name] = 1 + int(least_seconds / max(clock() - started, 1e-7))
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
-            started = time.perf_counter()
             call()
-            seconds[name].append(time.perf_counter() - started)
-    return {name: _latency(sorted(found)) for name, found in seconds.items()}
+            started = clock()
+            for _ in range(repeats[name]):
+                call()
+            seconds[name].append((clock() - started) / repeats[name])
+    return {name: _latency(found) for name, found in seconds.items()}
 
 
-def _latency(ordered: list[float]) -> Latency:
-    quarter = len(ordered) // 4
-    middle = median(ordered)
-    return Latency(middle, (ordered[-1 - quarter] - ordered[quarter]) / 2 / middle)
+def _latency(seconds: list[float]) -> Latency:
+    ordered, quarter, middle = sorted(seconds), len(seconds) // 4, median(seconds)
+    spread = (ordered[-1 - quarter] - ordered[quarter]) / 2 / middle
+    return Latency(middle, spread, (median(seconds[::2]), median(seconds[1::2])))

@@ -38,8 +38,9 @@ def pick(evaluations: Sequence[Evaluation], limits: Mapping[str, int]) -> int:
         wanted = " and ".join(
             f"{name} <= {bounded_axis(name).format(limit)}" for name, limit in limits.items()
         )
+        axes = [bounded_axis(name) for name in limits]
         there = "; ".join(
-            f"{number}: " + ", ".join(f"{name} {row.costs[name]:,}" for name in limits)
+            f"{number}: " + ", ".join(f"{a.name} {a.number(row.costs[a.name])}" for a in axes)
             for number, row in enumerate(evaluations)
         )
         raise ValueError(

@@ -202,11 +202,17 @@ def num_trained(recipe: Recipe, num_images: int) -> int:
 
 
 def _best(networks: Iterable[Compared], budget: Budget) -> Compared | None:
-    """The best network that costs no more than a budget allows; None if there is none."""
+    """The best network that costs no more than a budget allows; None if there is none.
+
+    A network whose cost nobody knows, such as the latency of a stock model, does not count.
+    """
     fitting: Sequence[Compared] = [
         one
         for one in networks
-        if all(one.row.costs[axis] < high for axis, (_, high) in budget.intervals.items())
+        if all(
+            axis in one.row.costs and one.row.costs[axis] < high
+            for axis, (_, high) in budget.intervals.items()
+        )
     ]
     return fitting[pick([one.row for one in fitting], {})] if fitting else None
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from prenas.cost import CostAxis, amounts, bounded_axes, parts_of
+from prenas.cost import CostAxis, Part, amounts, bounded_axes, parts_of
 from prenas.families import family_of, shapes_by_role
 from prenas.families.base import Choices, SearchSpace, Shape, Stage, StageChoice, TensorRole
 
@@ -61,7 +61,7 @@ def widths_before(stages: Sequence[Stage]) -> list[int]:
     return [1, *(len(stage.widths) for stage in stages[:-1])]
 
 
-class _Probe(NamedTuple):
+class Probe(NamedTuple):
     """One network to read shapes and costs from."""
 
     widths: tuple[int, ...]
@@ -70,7 +70,7 @@ class _Probe(NamedTuple):
     """Number of the option in all layers of each stage."""
 
 
-def _probes(stages: Sequence[Stage]) -> Iterator[_Probe]:
+def _probes(stages: Sequence[Stage]) -> Iterator[Probe]:
     """Networks that together show every stage between all pairs of widths, with all options.
 
     Each takes the widths along which the most options are still missing.
@@ -94,15 +94,15 @@ def _probes(stages: Sequence[Stage]) -> Iterator[_Probe]:
             best = longer
         _, way = max(best.values())
         found = (stage[pair] for stage, pair in zip(left, pairwise(way), strict=True))
-        yield _Probe(way, tuple(options.pop() if options else 0 for options in found))
+        yield Probe(way, tuple(options.pop() if options else 0 for options in found))
 
 
 @lru_cache(maxsize=32)
-def _walks(stages: tuple[Stage, ...]) -> tuple[tuple[_Probe, Choices], ...]:
+def _walks(stages: tuple[Stage, ...]) -> tuple[tuple[Probe, Choices], ...]:
     return tuple((probe, _choices(stages, probe)) for probe in _probes(stages))
 
 
-def _choices(stages: Sequence[Stage], probe: _Probe) -> Choices:
+def _choices(stages: Sequence[Stage], probe: Probe) -> Choices:
     """Choices with every stage at its deepest and the same options in all of its layers."""
     return tuple(
         StageChoice(
@@ -184,28 +184,34 @@ def costs_of(space: SearchSpace, resolution: int | None) -> tuple[StageCosts, ..
 def _costs_of(
     space: SearchSpace, resolution: int | None, axes: tuple[CostAxis, ...]
 ) -> tuple[StageCosts, ...]:
-    stages, layouts = space.chain, layout_of(space)
-    costs = []
+    stages, costs = space.chain, []
     for num_before, stage in zip(widths_before(stages), stages, strict=True):
         shape, inner = (num_before, len(stage.widths)), (stage.depths[-1], num_options(stage))
         fixed = np.zeros((*shape, len(axes)), dtype=np.int64)
         costs.append(StageCosts(fixed, np.zeros((*shape, *inner, len(axes)), dtype=np.int64)))
-    for probe, choices in _walks(stages):
-        arch = space.compose(choices, resolution)
-        for part in parts_of(arch, space.settings, _shapes_of(layouts, probe, choices)):
-            number, layer = part.work.role
-            before, width = probe.widths[number : number + 2]
-            if layer is None:
-                costs[number].fixed[before, width] = amounts(part, axes)
-            else:
-                came = before if layer == 0 else slice(None)
-                option = probe.options[number]
-                costs[number].layers[came, width, layer, option] = amounts(part, axes)
+    for probe, part in probed_parts(space, resolution):
+        number, layer = part.work.role
+        before, width = probe.widths[number : number + 2]
+        if layer is None:
+            costs[number].fixed[before, width] = amounts(part, axes)
+        else:
+            came = before if layer == 0 else slice(None)
+            option = probe.options[number]
+            costs[number].layers[came, width, layer, option] = amounts(part, axes)
     return tuple(costs)
 
 
+def probed_parts(space: SearchSpace, resolution: int | None) -> Iterator[tuple[Probe, Part]]:
+    """All kinds of parts that networks of a space have at one resolution, each at least once."""
+    layouts = layout_of(space)
+    for probe, choices in _walks(space.chain):
+        arch = space.compose(choices, resolution)
+        for part in parts_of(arch, space.settings, _shapes_of(layouts, probe, choices)):
+            yield probe, part
+
+
 def _shapes_of(
-    layouts: Sequence[StageLayout], probe: _Probe, choices: Choices
+    layouts: Sequence[StageLayout], probe: Probe, choices: Choices
 ) -> dict[TensorRole, Shapes]:
     """The shapes in every stage and layer of a probe's network."""
     shapes: dict[TensorRole, Shapes] = {}

@@ -9,10 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from prenas.cost import CostAxis, bounded_axis, bounded_names
+from prenas.cost import CostAxis, bounded_axis, bounded_names, unknown_axis
 from prenas.families.base import SearchSpace
 from prenas.proxy.layout import Integers
-from prenas.values import unknown_name
 
 _NO_LIMIT = 2**62
 _MOST_BUDGETS = 10_000
@@ -125,7 +124,7 @@ def parse_budgets(texts: Iterable[str], *, keep_partial: bool = False) -> Budget
                 resolutions = [*map(_parse_resolution, amounts.split("/"))]
                 continue
             if axis not in bounded_names():
-                raise unknown_name("budget axis", axis, (*bounded_names(), "resolution"))
+                raise unknown_axis("budget axis", axis, (*bounded_names(), "resolution"))
             if axis in boxes[0][0]:
                 raise ValueError(f"the budget {text!r} limits {axis} twice: give each axis once")
             intervals = _intervals(text, bounded_axis(axis), amounts)

@@ -72,6 +72,11 @@ class SearchRecipe(Value):
         parse_budgets(budgets, keep_partial=True)
         return budgets
 
+    def limits(self, axis: str) -> bool:
+        """Whether a budget limits this cost."""
+        parsed = parse_budgets(self.budgets, keep_partial=True).kept
+        return any(axis in budget.intervals for budget in parsed)
+
 
 Distillation = Literal["cross_entropy", "kl", "alpha"]
 """The loss of in-place distillation; see `prenas.training.distillation`."""

@@ -112,7 +112,8 @@ class RunFolder:
             raise ValueError(f"{self.path} is a file: give a folder")
         if self.has(artifacts.RECIPE) or not self.path.exists():
             return
-        if any(not path.name.startswith(".") for path in self.path.iterdir()):
+        before = (artifacts.LATENCY,)  # is written before the recipe
+        if any(not p.name.startswith(".") and p.name not in before for p in self.path.iterdir()):
             raise ValueError(
                 f"{self.path} is neither empty nor a run folder of prenas: choose an empty or a "
                 "new folder"

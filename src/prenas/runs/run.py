@@ -12,6 +12,7 @@ from prenas import artifacts
 from prenas.data import ImageData
 from prenas.evaluation.accuracy import Evaluation
 from prenas.families import build_structure, require_stored
+from prenas.latency import LATENCY, table_in_use, use_table_of, write_table
 from prenas.processes import resolve_device
 from prenas.recipe import Recipe, deciding_differences, recipe_from_dict
 from prenas.runs.folder import RunFolder
@@ -39,7 +40,8 @@ class Run:
         device: where networks are put.
 
     Raises:
-        ValueError: the folder belongs to another recipe, or the device is unknown.
+        ValueError: the folder belongs to another recipe, the device is unknown, or the run counts
+            latencies with another table than this process.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Run:
         device: str = "auto",
     ) -> None:
         self.folder = Path(folder)
+        use_table_of(self.folder)
         self.device = resolve_device(device)
         self.files = RunFolder(self.folder)
         self._held = HeldImages(data)
@@ -108,8 +111,12 @@ class Run:
         return found
 
     def record_recipe(self, recipe: Recipe) -> None:
-        """Writes `recipe.json`."""
+        """Writes `recipe.json`, and the latency table that its budgets are counted with."""
         with self.locked():
+            if recipe.search.limits(LATENCY):
+                used = table_in_use()
+                assert used is not None, "without a table, its budgets could not be read"
+                write_table(self.folder / artifacts.LATENCY, used)
             document = {"recipe": recipe.model_dump(mode="json")}
             self.files.write_json(artifacts.RECIPE, document, recipe)
 

@@ -87,8 +87,8 @@ class Candidates:
     def reachable(self) -> str:
         """The range of each cost, as text."""
         return ", ".join(
-            f"{name} {least:,} to {most:,}"
-            for name, (least, most) in zip(bounded_names(), self._ends(), strict=True)
+            f"{axis.name} {axis.number(least)} to {axis.number(most)}"
+            for axis, (least, most) in zip(bounded_axes(), self._ends(), strict=True)
         )
 
 

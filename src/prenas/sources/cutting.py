@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from prenas import artifacts
-from prenas.cost import bounded_axis, bounded_names, count
+from prenas.cost import bounded_axis, bounded_names, count, unknown_axis
 from prenas.data import open_data
 from prenas.families.base import Arch, Settings
 from prenas.length import length_of, proportional_steps
@@ -30,7 +30,6 @@ from prenas.recipe.catalogue import get_cut_recipe
 from prenas.runs.run import Run
 from prenas.sources.rivals import read_rival, require_distinct, rival_recipe
 from prenas.sources.transfer import Source, finetuning_recipe
-from prenas.values import unknown_name
 
 _ADAPTATION = "adaptation."
 """What overrides of the adaptation begin with."""
@@ -222,7 +221,7 @@ def absolute_budgets(texts: Sequence[str], arch: Arch, settings: Settings) -> tu
     def amount(match: re.Match[str]) -> str:
         axis, share = match[1], float(match[2])
         if axis not in bounded_names():
-            raise unknown_name("budget axis", axis, bounded_names())
+            raise unknown_axis("budget axis", axis, bounded_names())
         if not 0 < share <= 100:
             raise ValueError(
                 f"the budget {match[0]} is not a share of the source: write more than 0 % and at "

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from prenas import artifacts
 from prenas.data import ImageData, check_data_name
+from prenas.devices.measuring import Engine
+from prenas.devices.whole import measure_run, recorded_times
 from prenas.evaluation.accuracy import top1_of_archs
 from prenas.evaluation.calibration import calibrate_on, first_new_epoch
 from prenas.families.base import Arch
+from prenas.latency import LATENCY, table_in_use
 from prenas.processes import join
 from prenas.recipe import Recipe
 from prenas.runs.run import Run
@@ -20,6 +24,8 @@ from prenas.selection.trained import scores_units, search_trained
 from prenas.sources.transfer import Source, adapt_source, read_source
 from prenas.steps.observer import SILENT, Observer, observed
 from prenas.supernet import Supernet
+
+_log = logging.getLogger(__name__)
 
 
 def search(run: Run, observer: Observer = SILENT) -> PreferredSet:
@@ -37,6 +43,7 @@ def search(run: Run, observer: Observer = SILENT) -> PreferredSet:
     if processes.is_main:
         with run.locked():
             _search(run, observer)
+            _measure(run, observer)
     processes.wait()
     return run.preferred
 
@@ -70,6 +77,28 @@ def _search(run: Run, observer: Observer) -> None:
             }
             preferred = before.model_copy(update=added)
         run.record_preferred(preferred)
+
+
+def _measure(run: Run, observer: Observer) -> None:
+    """Times the subnets as wholes, if budgets limit their latency on this very machine."""
+    table = table_in_use()
+    if table is None or not run.recipe.search.limits(LATENCY):
+        return
+    theirs = table.conditions
+    engine = Engine(theirs.engine, theirs.threads, theirs.batch)
+    if engine.conditions != theirs:
+        _log.warning(
+            "The subnets are not timed: %s is another machine, or has other versions, than this",
+            theirs.machine,
+        )
+    elif any(one.conditions == theirs for one in recorded_times(run)):
+        observer.was_complete("measure", run)
+    else:
+        try:
+            with observed(observer, "measure", run):
+                measure_run(run, engine)
+        except ValueError as error:
+            _log.warning("The subnets are not timed: %s", error)
 
 
 def _searched_in_source(run: Run, images: ImageData | None) -> Search:

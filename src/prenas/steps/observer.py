@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 Step = Literal[
     "read images",
     "search",
+    "measure",
     "adapt",
     "train",
     "evolve",

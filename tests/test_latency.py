@@ -1,0 +1,480 @@
+"""Latency as a cost: measured tables predict networks, and are budgets, limits and columns.
+
+Times are made up here, from the parameters that a module has, so that the right answers are known;
+one test runs a clock.
+"""
+
+import functools
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from families.drawing import ALL_SPACES, choices, timm_space
+from prenas import artifacts, pipeline
+from prenas.cost import AXES, count, parts_of
+from prenas.devices import blocks, measuring
+from prenas.devices.measuring import Engine, Measurement, get_engine, measurement, time_networks
+from prenas.devices.timing import Latency, latencies
+from prenas.devices.whole import measure_run, recorded_times
+from prenas.families import build, family_of, shapes_by_role
+from prenas.families.base import Arch, SearchSpace
+from prenas.latency import (
+    LatencyTable,
+    read_table,
+    signature,
+    table_in_use,
+    use_table,
+    use_table_of,
+    write_table,
+)
+from prenas.proxy.layout import num_options
+from prenas.proxy.tables import cost_tables
+from prenas.recipe.budgets import parse_budgets, parse_limits
+from prenas.runs.run import Run
+from test_cli import Command
+from test_cli import prenas as prenas_command
+from training.runs import MINI, mini_recipe
+
+__all__ = ["prenas_command"]  # a fixture of another file
+
+TORCH = Engine("torch")
+_START, _LONGER_IN_A_NETWORK = 3e-4, 1.25
+_PER_PARAMETER = 1e-8
+
+
+def seconds_of_layer(layer: nn.Module) -> float:
+    """The made-up time of a layer alone; a longer one takes disproportionately long."""
+    num = sum(parameter.numel() for parameter in layer.parameters())
+    return _PER_PARAMETER * num**1.1 + 1e-6
+
+
+def made_up(
+    space: SearchSpace, archs: Mapping[str, Arch], spread: float = 0.01
+) -> Callable[..., dict[str, Latency]]:
+    """Stands for `latencies`: a network takes a start, and its layers a quarter more than alone."""
+
+    def timed(calls: Mapping[str, Any], **others: Any) -> dict[str, Latency]:
+        found = {}
+        for name, call in calls.items():
+            module = call.args[0]
+            if isinstance(module, blocks._Alone):
+                seconds = seconds_of_layer(module.layer)
+            else:
+                arch = archs[name]
+                layers = [prefix.removesuffix(".") for prefix in family_of(arch).layers(arch)]
+                alone = sum(seconds_of_layer(module.get_submodule(layer)) for layer in layers)
+                seconds = _START + _LONGER_IN_A_NETWORK * alone
+            found[name] = Latency(seconds, spread, (seconds, seconds))
+        return found
+
+    return timed
+
+
+def true_nanoseconds(arch: Arch, space: SearchSpace) -> float:
+    network = build(arch, space.settings)
+    layers = [prefix.removesuffix(".") for prefix in family_of(arch).layers(arch)]
+    alone = sum(seconds_of_layer(network.get_submodule(layer)) for layer in layers)
+    return 1e9 * (_START + _LONGER_IN_A_NETWORK * alone)
+
+
+def table_of(space: SearchSpace, monkeypatch: pytest.MonkeyPatch) -> LatencyTable:
+    plan = measurement(space, TORCH)
+    archs = {arch.id: arch for arch in plan.networks}
+    monkeypatch.setattr(measuring, "latencies", made_up(space, archs))
+    return plan.measure()
+
+
+@pytest.fixture
+def in_use(monkeypatch: pytest.MonkeyPatch) -> Iterator[LatencyTable]:
+    """A table of the mini space, which the process counts with during the test."""
+    table = table_of(MINI, monkeypatch)
+    use_table(table)
+    yield table
+    use_table(None)
+
+
+# --- a table -------------------------------------------------------------------------------------
+
+
+@functools.cache
+def table_in_made_up_times(space: SearchSpace) -> LatencyTable:
+    with pytest.MonkeyPatch.context() as patch:
+        return table_of(space, patch)
+
+
+@pytest.mark.parametrize("space", ALL_SPACES)
+@settings(max_examples=5)
+@given(data=st.data())
+def test_a_table_adds_up_to_the_times_of_networks(space: SearchSpace, data: st.DataObject) -> None:
+    """For any options of the layers, at every resolution; exactly where all are measured."""
+    table = table_in_made_up_times(space)
+    is_interpolated = max(num_options(stage) for stage in space.chain if stage.axes) > 8
+    picked, resolution = data.draw(choices(space)), data.draw(st.sampled_from(space.resolutions))
+    arch = space.compose(picked, resolution)
+    expected = true_nanoseconds(arch, space)
+    assert table.predict(arch, space.settings) == pytest.approx(
+        expected, rel=0.01 if is_interpolated else 1e-4
+    )
+    use_table(table)
+    try:
+        costs = count(arch, space)
+        assert costs["latency"] == table.predict(arch, space.settings)
+        assert cost_tables(space, resolution).cost(picked).tolist() == [
+            costs["params"], costs["macs"], costs["latency"],
+        ]  # fmt: skip
+    finally:
+        use_table(None)
+    assert "latency" not in count(arch, space)
+
+
+def test_a_table_says_how_well_it_predicts(monkeypatch: pytest.MonkeyPatch) -> None:
+    fit = table_of(MINI, monkeypatch).fit
+    assert fit.worst_error < 1e-3
+    assert fit.rank_correlation == pytest.approx(1.0)
+    assert fit.noise_floor == 0.0
+
+
+def test_times_that_do_not_add_up_show_in_the_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = measurement(MINI, TORCH)
+    archs = {arch.id: arch for arch in plan.networks}
+    honest, turns = made_up(MINI, archs), itertools.cycle((1.0, 1.2))
+
+    def disturbed(calls: Mapping[str, Any], **others: Any) -> dict[str, Latency]:
+        return {
+            name: one._replace(median=one.median * (next(turns) if name in archs else 1.0))
+            for name, one in honest(calls, **others).items()
+        }
+
+    monkeypatch.setattr(measuring, "latencies", disturbed)
+    fit = plan.measure().fit
+    assert 0.05 < fit.median_error < 0.15
+
+
+def test_layers_with_many_options_are_measured_at_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others lie between their neighbours; none is outside what was measured."""
+    space = timm_space("test_resnet", 64)
+    plan = measurement(space, TORCH)
+    assert max(len(stage.axes[0].options) for stage in space.chain if stage.axes) > 8
+    table = table_of(space, monkeypatch)
+    kept = [entry.measured for entry in table.entries.values()]
+    assert 0 < sum(kept) == len(plan.layers) < len(kept)
+    for arch in (space.smallest, space.largest, space.sample(np.random.default_rng(0))):
+        expected = true_nanoseconds(arch, space)
+        assert table.predict(arch, space.settings) == pytest.approx(expected, rel=0.02)
+
+
+def test_equal_layers_are_measured_once() -> None:
+    """The blocks of a Vision Transformer differ only in width, heads and MLP ratio."""
+    plan = measurement(MINI, TORCH)
+    chain = MINI.chain[0]
+    kinds = len(chain.widths) * math.prod(len(axis.options) for axis in chain.axes)
+    assert len(plan.layers) == kinds
+    parts = list(parts_of(MINI.largest, MINI.settings, shapes_by_role(MINI.largest, MINI.settings)))
+    assert len({signature(part) for part in parts if part.work.role.layer is not None}) == 1
+
+
+@pytest.mark.parametrize("name", ["torch", "onnxruntime"])
+def test_a_clock_gives_every_layer_a_time(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one test that runs a clock; on a busy machine it may show anything above zero."""
+    monkeypatch.setattr(measuring, "MOST_SPREAD", math.inf)
+    engine = get_engine(name, batch=2)
+    space = MINI.model_copy(update={"depth": (1,), "mlp_ratio": (1.0,), "num_heads": (1,)})
+    plan = measurement(space, engine)
+    times = plan._time_layers(plan.layers)
+    assert set(times) == {layer.signature for layer in plan.layers}
+    assert all(0 < seconds < 1 for seconds in times.values())
+    (whole,) = time_networks(space, [space.largest], engine)
+    assert max(times.values()) < whole.median < 1
+
+
+@pytest.mark.parametrize("space", ALL_SPACES)
+def test_a_layer_alone_computes_what_it_does_in_its_network(space: SearchSpace) -> None:
+    arch = space.largest
+    network = blocks.network_of(arch, space.settings, deploys=False)
+    layers = [prefix.removesuffix(".") for prefix in family_of(arch).layers(arch)]
+    seen: dict[str, Any] = {}
+    for layer in layers:
+        network.get_submodule(layer).register_forward_hook(
+            lambda module, given, output, layer=layer: seen.update({layer: output})
+        )
+    images = blocks.example_images(space.settings, 2)
+    for layer, block in zip(layers, blocks.blocks_of(network, layers, images), strict=True):
+        expected = seen[layer].clone()
+        with torch.inference_mode():
+            assert torch.equal(block.module(block.example), expected)
+
+
+def test_times_that_spread_are_measured_again_and_then_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plan = measurement(MINI, TORCH)
+    archs = {arch.id: arch for arch in plan.networks}
+    attempts = []
+
+    def busy_at_first(calls: Mapping[str, Any], **others: Any) -> dict[str, Latency]:
+        attempts.append(len(calls))
+        return made_up(MINI, archs, spread=0.5 if len(attempts) < 3 else 0.01)(calls)
+
+    monkeypatch.setattr(measuring, "latencies", busy_at_first)
+    plan.measure()
+    assert attempts == [len(plan.layers)] * 3 + [len(plan.networks)]
+    monkeypatch.setattr(measuring, "latencies", made_up(MINI, archs, spread=0.5))
+    with pytest.raises(ValueError, match=r"spread by 50 % .* 10 % is allowed: the machine is busy"):
+        plan.measure()
+
+
+def test_one_thread_is_timed_by_what_the_processor_does() -> None:
+    """A pause, such as another program's turn, does not count."""
+    from time import sleep
+
+    alone = latencies({"pause": lambda: sleep(0.02)}, rounds=3)["pause"]
+    on_the_wall = latencies({"pause": lambda: sleep(0.02)}, rounds=3, threads=2)["pause"]
+    assert alone.median < 0.01 < 0.02 <= on_the_wall.median
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def test_a_table_is_read_as_it_was_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    table = table_of(MINI, monkeypatch)
+    write_table(tmp_path / "phone.json", table)
+    found = read_table(tmp_path / "phone.json")
+    assert found == table
+    assert found.digest == table.digest
+    document = json.loads((tmp_path / "phone.json").read_text())
+    document["entries"][next(iter(document["entries"]))]["nanoseconds"] = -1
+    (tmp_path / "phone.json").write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=r"phone\.json is damaged .*nanoseconds"):
+        read_table(tmp_path / "phone.json")
+
+
+# --- a budget ------------------------------------------------------------------------------------
+
+
+def test_a_latency_is_read_and_written_in_milliseconds(in_use: LatencyTable) -> None:
+    budgets = parse_budgets(["latency=1.5ms:2ms,params=6M", "latency=10ms", "latency=900us"]).kept
+    assert [str(budget) for budget in budgets] == [
+        "latency in [1.5ms, 2ms), params <= 6M", "latency <= 10ms", "latency <= 900us",
+    ]  # fmt: skip
+    assert parse_limits("latency=2ms") == {"latency": 2_000_000}
+    assert AXES["latency"].header == "latency, ms"
+    assert AXES["latency"].in_words(1_234_567) == "1.235 ms latency"
+
+
+def test_without_a_table_a_latency_says_how_to_get_one() -> None:
+    for parse in (lambda: parse_budgets(["latency=10ms"]), lambda: parse_limits("latency=10ms")):
+        with pytest.raises(ValueError, match=r"table of times .* `prenas measure`.*--latency FILE"):
+            parse()
+
+
+def budgets_of(table: LatencyTable) -> tuple[str, ...]:
+    """Three latencies that networks of the mini space keep, and one that none does."""
+    least, most = (table.predict(arch, MINI.settings) for arch in (MINI.smallest, MINI.largest))
+    ends = [least + (most - least) * part // 3 for part in (1, 2, 3)]
+    return tuple(f"latency={end}ns" for end in (*ends, least // 2))
+
+
+@pytest.fixture
+def run(in_use: LatencyTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A run whose budgets limit the latency."""
+    every = {
+        arch.id: arch for seed in range(500) for arch in [MINI.sample(np.random.default_rng(seed))]
+    }
+    monkeypatch.setattr(measuring, "latencies", made_up(MINI, every))
+    recipe = mini_recipe(search={"budgets": budgets_of(in_use)})
+    pipeline.search(recipe, tmp_path / "run", device="cpu")
+    return Run(tmp_path / "run", device="cpu")
+
+
+def test_a_search_keeps_latencies_and_measures_what_it_chose(
+    run: Run, in_use: LatencyTable
+) -> None:
+    """The best of all 40 networks that keep each budget, and none for the unreachable one."""
+    budgets = parse_budgets(run.recipe.search.budgets).kept
+    for number, budget in enumerate(budgets[:3]):
+        (chosen,) = [
+            run.preferred.subnets[one.subnet]
+            for one in run.preferred.choices
+            if one.budget == number
+        ]
+        assert budget.holds(chosen.costs)
+    assert run.preferred.empty_budgets == (3,)
+    (times,) = recorded_times(run)
+    assert times.conditions == in_use.conditions
+    for subnet, time in zip(run.preferred.subnets, times.subnets, strict=True):
+        assert time.predicted == subnet.costs["latency"]
+        assert time.nanoseconds == pytest.approx(true_nanoseconds(subnet.arch, MINI), abs=1)
+        assert time.error == pytest.approx(0.0, abs=1e-3)
+
+
+def test_a_run_keeps_its_table(run: Run, in_use: LatencyTable) -> None:
+    """Later commands count as the search did, without the file that it was given."""
+    use_table(None)
+    assert Run(run.folder).preferred == run.preferred
+    assert table_in_use() == in_use
+    other = in_use.model_copy(update={"space": "another"})
+    use_table(other)
+    with pytest.raises(ValueError, match="counts latencies with its own table"):
+        Run(run.folder)
+    use_table(None)
+
+
+def test_a_search_that_was_killed_after_its_table_is_continued(
+    run: Run, in_use: LatencyTable, tmp_path: Path
+) -> None:
+    out = tmp_path / "killed"
+    out.mkdir()
+    write_table(out / artifacts.LATENCY, in_use)
+    assert pipeline.search(run.recipe, out, device="cpu") == run.preferred
+
+
+def test_without_a_table_its_runs_say_what_is_missing(run: Run) -> None:
+    use_table(None)
+    (run.folder / artifacts.LATENCY).unlink()
+    with pytest.raises(ValueError, match="needs a table of times"):
+        _ = Run(run.folder).preferred
+
+
+def test_networks_that_nobody_measured_have_no_latency(in_use: LatencyTable) -> None:
+    space = timm_space("test_resnet", 64)
+    assert set(count(space.largest, space)) == {"params", "macs", "relative_macs"}
+    with pytest.raises(ValueError, match=r"latency of a layer .* is not known: measure its space"):
+        cost_tables(space, None)
+    with pytest.raises(ValueError, match="does not know all layers"):
+        in_use.predict(space.largest, space.settings)
+
+
+def test_subnets_are_measured_again_in_another_engine(run: Run) -> None:
+    measure_run(run, Engine("torch", threads=2))
+    first, second = recorded_times(run)
+    assert [one.conditions.threads for one in (first, second)] == [1, 2]
+    assert [one.predicted for one in second.subnets] == [None] * 3
+    measure_run(run, Engine("torch", threads=2))
+    assert len(recorded_times(run)) == 2
+
+
+# --- commands ------------------------------------------------------------------------------------
+
+
+SPACE = """
+family: vit
+name: small
+embed_dim: 8
+depth: 2
+num_heads: [1, 2]
+mlp_ratio: [1, 2]
+supernet_embed_dim: 8
+settings: {image_size: 8, in_chans: 1, num_classes: 10, patch_size: 4, head_dim: 4}
+"""
+
+
+@pytest.fixture
+def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with a space file, in which commands run, and times that are made up."""
+    (tmp_path / "small.yaml").write_text(SPACE)
+    monkeypatch.chdir(tmp_path)
+
+    def timed(calls: Mapping[str, Any], **others: Any) -> dict[str, Latency]:
+        found = {}
+        for name, call in calls.items():
+            module = call.args[0]
+            alone = isinstance(module, blocks._Alone)
+            layers = [module.layer] if alone else list(module.blocks)
+            seconds = sum(map(seconds_of_layer, layers)) + (0 if alone else 1e-3)
+            found[name] = Latency(seconds, 0.0, (seconds, seconds))
+        return found
+
+    monkeypatch.setattr(measuring, "latencies", timed)
+    yield tmp_path
+    use_table(None)
+
+
+def test_the_commands_from_a_space_to_a_subnet(prenas_command: Command, at_home: Path) -> None:
+    planned = prenas_command("measure", "small.yaml", "--dry-run")
+    assert planned.status == 0, planned.err
+    assert "torch, 1 thread, batches of 1: 4 kinds of layers and " in planned.out
+    assert not list(at_home.glob("*.json"))
+    measured = prenas_command("measure", "small.yaml", "--out", "mine.json")
+    assert measured.status == 0, measured.err
+    assert "smallest, ms" in measured.out
+    again = prenas_command("measure", "small.yaml", "--out", "mine.json")
+    assert "holds these times already" in again.out
+    searching = ("search", "--space", "small.yaml", "--out", "run", "--latency", "mine.json")
+    found = prenas_command(*searching, "--budget", "latency=1.04ms")
+    assert found.status == 0, found.err
+    assert "latency, ms" in found.out
+    assert "predicted" in found.out
+    too_little = prenas_command(
+        "search", "--space", "small.yaml", "--out", "no", "--latency", "mine.json",
+        "--budget", "latency=0.1ms",
+    )  # fmt: skip
+    assert too_little.status == 2
+    assert "latency" in too_little.err
+    assert not (at_home / "no" / artifacts.RECIPE).exists()
+    shown = prenas_command("info", "run")
+    assert "latency <= 1.04ms" in shown.out
+    assert prenas_command("measure", "run").status == 0
+
+
+def test_a_table_of_another_machine_is_taken_only_on_request(
+    prenas_command: Command, at_home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    prenas_command("measure", "small.yaml", "--out", "phone.json")
+    document = json.loads((at_home / "phone.json").read_text())
+    document["conditions"]["machine"]["processor"] = "Phone"
+    (at_home / "phone.json").write_text(json.dumps(document))
+    searching = (
+        "search", "--space", "small.yaml", "--out", "run", "--latency", "phone.json",
+        "--budget", "latency=1.04ms",
+    )  # fmt: skip
+    refused = prenas_command(*searching)
+    assert refused.status == 2
+    assert "Phone" in refused.err
+    assert "--latency-elsewhere" in refused.err
+    assert not (at_home / "run").exists()
+    taken = prenas_command(*searching, "--latency-elsewhere")
+    assert taken.status == 0, taken.err
+    assert "are not timed: Phone" in caplog.text
+    assert not (at_home / "run" / artifacts.MEASURED).exists()
+    kept = prenas_command("measure", "small.yaml", "--out", "phone.json")
+    assert kept.status == 2
+    assert "under other conditions" in kept.err
+    assert "Phone" in (at_home / "phone.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["measure", "tinny"], "tiny"),
+        (["measure", "tiny", "--engine", "onnx"], "onnxruntime"),
+        (["measure"], "name what to measure"),
+        (["measure", "tiny", "--image-size", "64"], "--image-size 64 needs --from"),
+        (["search", "digits", "--out", "r", "--budget", "latency=1ms"], "prenas measure"),
+        (["search", "digits", "--out", "r", "--latency", "none.json"], "none.json"),
+    ],
+)
+def test_mistakes_are_named(
+    words: list[str], named: str, prenas_command: Command, at_home: Path
+) -> None:
+    found = prenas_command(*words)
+    assert found.status == 2
+    assert named in found.err
+
+
+def test_a_plan_is_what_is_measured() -> None:
+    """No network of the plan is measured twice, and every one is of the space."""
+    plan: Measurement = measurement(MINI, TORCH)
+    assert len({arch.id for arch in plan.networks}) == len(plan.networks)
+    assert {MINI.smallest, MINI.largest} <= set(plan.networks)
+    use_table_of(Path("nowhere"))  # a folder without a table changes nothing
+    assert table_in_use() is None
