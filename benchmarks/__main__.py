@@ -5,6 +5,7 @@
     python -m benchmarks gpu --help            benchmarks for an accelerator
     python -m benchmarks pretrained --help     accuracies of cuts of a trained network
     python -m benchmarks devices --help        exported files: speed, size, accuracy
+    python -m benchmarks latency --help        latency tables: how well they predict networks
 
 A section replaces only its own part of results/speed.json.
 """
@@ -40,6 +41,10 @@ def main() -> None:
         from benchmarks.devices import main as on_devices
 
         sys.exit(on_devices(sys.argv[2:]))
+    if sys.argv[1:2] == ["latency"]:
+        from benchmarks.latency import main as on_latency
+
+        sys.exit(on_latency(sys.argv[2:]))
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=__doc__,

@@ -43,11 +43,11 @@ class Reads:
 
         patch.setattr(training, "load_teacher", load_teacher)
 
-    def _counted(self, read: Callable[[Path], Any], counter: Counter[str]) -> Callable[[Path], Any]:
-        def counted(path: Path) -> Any:
+    def _counted(self, read: Callable[..., Any], counter: Counter[str]) -> Callable[..., Any]:
+        def counted(path: Path, **options: Any) -> Any:
             is_inside = path.is_relative_to(self.folder)
             counter[str(path.relative_to(self.folder) if is_inside else path)] += 1
-            return read(path)
+            return read(path, **options)
 
         return counted
 
