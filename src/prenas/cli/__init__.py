@@ -28,6 +28,7 @@ from prenas.cli.options import (
     Limits,
     MaxMacs,
     MaxParams,
+    ModelImageSize,
     Out,
     Overrides,
     RecipeName,
@@ -405,6 +406,7 @@ def evaluate_command(
     arch: ArchTexts = None,
     data: DataTexts = None,
     crops: Crops = None,
+    image_size: ModelImageSize = None,
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
@@ -421,8 +423,13 @@ def evaluate_command(
 
         if arch:
             raise ValueError(f"{run} is one model: --arch needs the run that it was cut from")
-        print_evaluations([measure(run, data or (), crops=crops, device=device)], str(run))
+        found = measure(run, data or (), crops=crops, image_size=image_size, device=device)
+        print_evaluations([found], str(run))
         return
+    if image_size is not None:
+        raise ValueError(
+            f"--image-size needs a handed-over model, such as {run / artifacts.SUBNETS / '00'}"
+        )
     this = opened(run, device, data, crops)
     archs = [read_arch(text, this.preferred.recipe.space.family) for text in arch] if arch else None
     rows = measuring.evaluate(this, archs)
@@ -645,6 +652,7 @@ def predict_command(
         Path | None,
         typer.Option(metavar="FILE", help="Write CSV or JSON to this file instead of printing it."),
     ] = None,
+    image_size: ModelImageSize = None,
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
@@ -657,7 +665,7 @@ def predict_command(
 
     set_threads(threads)
     chosen = chosen_format(form, as_json, out)
-    classifier = open_classifier(model, device=device, threads=threads or 1)
+    classifier = open_classifier(model, image_size=image_size, device=device, threads=threads or 1)
     paths = find_pictures(images)
     found = classify(classifier, paths, top=top, batch_size=batch_size)
     if chosen == "table":

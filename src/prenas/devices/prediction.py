@@ -42,6 +42,7 @@ def predict(
     *,
     top: int = 3,
     batch_size: int | None = None,
+    image_size: int | None = None,
     device: str = "auto",
     threads: int = 1,
 ) -> Iterator[Prediction]:
@@ -58,14 +59,16 @@ def predict(
         batch_size: pictures that the network gets at once. It changes the probabilities by no more
             than rounding, except those of an exported file of the int8 form `dynamic`. None: the
             fixed number of an exported file, otherwise one.
+        image_size: as in `prenas.load`; exported files take images of one size only.
         device: of a handed-over model; the engine of an exported file runs on the processor.
         threads: of that engine.
 
     Raises:
         FileNotFoundError: the model, or one of the pictures, does not exist.
-        ValueError: the model is damaged, a folder has no pictures, or the batch size is below one.
+        ValueError: the model is damaged or takes images of one size only, a folder has no pictures,
+            or the batch size is below one.
     """
-    classifier = open_classifier(model, device=device, threads=threads)
+    classifier = open_classifier(model, image_size=image_size, device=device, threads=threads)
     return classify(classifier, find_pictures(pictures), top=top, batch_size=batch_size)
 
 
@@ -81,11 +84,13 @@ class Classifier(NamedTuple):
     """Images per call of an exported file for a fixed number; None for any number."""
 
 
-def open_classifier(model: str | Path, *, device: str = "auto", threads: int = 1) -> Classifier:
+def open_classifier(
+    model: str | Path, *, image_size: int | None = None, device: str = "auto", threads: int = 1
+) -> Classifier:
     """Opens a handed-over model or an exported file; arguments and errors as in `predict`."""
     model = Path(model)
     if not is_export(model):
-        (network, transform), description = load_described(model)
+        (network, transform), description = load_described(model, image_size=image_size)
         where = resolve_device(device)
         network.to(where)
 
@@ -96,6 +101,12 @@ def open_classifier(model: str | Path, *, device: str = "auto", threads: int = 1
 
         return Classifier(model, applied, transform, description.class_names, None)
     card = read_card(model)
+    if image_size is not None:
+        height, width = card.input_shape[2:]
+        raise ValueError(
+            f"{model} is an exported file, which takes images of {height} x {width} pixels only: "
+            "leave out image_size, or give the model that it was exported from"
+        )
     description = card.description
     run = get_format(card.format).open(model / card.file, threads)
     return Classifier(
