@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import timm
 import torch
@@ -13,7 +12,7 @@ from typer.testing import CliRunner
 
 from data.making import noise, write
 from families.drawing import assert_equal, fill_as_trained, timm_space
-from models.handed_over import drawn_model
+from models.handed_over import drawn_model, model_of
 from prenas.cli import app
 from prenas.cost import count
 from prenas.devices.exporting import export
@@ -29,6 +28,7 @@ SIZE = 64
 SPACE = timm_space("test_efficientnet", SIZE)
 RESIZING = SPACE.model_copy(update={"resolution": (40, SIZE)})
 """Its smallest network resizes images of 64 x 64 pixels to 40 x 40."""
+ROTARY = timm_space("vit_tiny_patch16_dinov3_qkvb", SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_a_whole_network_computes_what_timms_does_at_any_size(name: str, tmp_pat
     model = drawn_model(space, space.largest, tmp_path / "model")
     theirs = timm.create_model(name, num_classes=5).eval()
     theirs.load_state_dict(load(model).network.state_dict())
-    for size in (48, 57, 96, (64, 80)):
+    for size in (57, (64, 80)):
         network, transform = load(model, image_size=size)
         images = transform(noise(1, 90, 70))[None]
         assert images.shape[2:] == (size if isinstance(size, tuple) else (size, size))
@@ -134,9 +134,7 @@ def _vit(image_size: Any) -> VitSpace:
         pytest.param(timm_space("mixer_s32_224", 64), 96, "blocks.0.mlp_tokens", id="mixer"),
         pytest.param(SPACE, 0, "height and width must be positive", id="nothing"),
         pytest.param(SPACE, 5000, "at most 4,096 pixels", id="too large"),
-        pytest.param(
-            timm_space("vit_tiny_patch16_dinov3_qkvb", 64), 57, "57 x 57 pixels .*patch", id="odd"
-        ),
+        pytest.param(ROTARY, 57, "57 x 57 pixels .*patch", id="odd"),
     ],
 )
 def test_an_impossible_size_is_refused_with_the_reason(
@@ -150,10 +148,9 @@ def test_an_impossible_size_is_refused_with_the_reason(
 
 def test_rotary_positions_suit_any_grid() -> None:
     """timm's class, which was made for 64 pixels and is given more, computes the same."""
-    space = timm_space("vit_tiny_patch16_dinov3_qkvb", 64)
-    arch, settings = at_image_size(space.largest, space.settings, 96)
+    arch, settings = at_image_size(ROTARY.largest, ROTARY.settings, 96)
     ours = fill_as_trained(build(arch, settings)).double()
-    trained = build(space.largest, space.settings)
+    trained = build(ROTARY.largest, ROTARY.settings)
     trained.load_state_dict(ours.state_dict())
     trained.settings = settings  # only what our check of the images reads
     images = torch.randn(1, 3, 96, 96).double()
@@ -190,12 +187,12 @@ def test_predictions_and_accuracies_are_those_at_the_given_size(
     assert f"{100 * right / len(found):.2f}" in shown.output
 
 
-def test_what_has_one_size_only_says_so(model: Path, tmp_path: Path) -> None:
+def test_what_has_one_size_only_says_so(tmp_path: Path) -> None:
     noise(1).save(tmp_path / "a.png")
-    folder, _ = export(model, "torch", out=tmp_path / "file")
-    with pytest.raises(ValueError, match="an exported file, which takes images of 64 x 64 pixels"):
+    folder, _ = export(model_of(tmp_path / "model"), "torch")
+    with pytest.raises(ValueError, match="an exported file, which takes images of 8 x 8 pixels"):
         predict(folder, [tmp_path / "a.png"], image_size=96)
+    assert next(predict(folder, [tmp_path / "a.png"])).error is None
     (tmp_path / "run").mkdir()
     result = run("evaluate", tmp_path / "run", "--image-size", 96)
     assert "--image-size needs a handed-over model" in str(result.exception)
-    assert np.isfinite(next(predict(folder, [tmp_path / "a.png"])).classes[0][1])
