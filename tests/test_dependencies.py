@@ -32,7 +32,9 @@ IMPORTED_BY_OTHERS = {
 LOCAL = {
     "prenas",
     "benchmarks",
+    "classify",
     "residual_mlp",
+    "service",
     *(path.stem for path in (ROOT / "tests").iterdir()),
 }
 

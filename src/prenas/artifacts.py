@@ -84,16 +84,24 @@ def rival_folder(name: str) -> str:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file atomically: to a temporary file in the same folder, synced, then renamed.
+    """Writes a file atomically, as `writing` does; raises as it does."""
+    with writing(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """Opens a file that is written atomically: under a temporary name, synced, then renamed.
+
+    If the block fails, nothing is left, and an earlier file of this name is unchanged.
 
     Raises:
-        OSError: the file cannot be written, e.g. on a full disk, and is unchanged; the message
-            names it.
+        OSError: the file cannot be written, e.g. on a full disk; the message names it.
     """
     temporary = path.with_name(_temporary_name(path.name))
     try:
         with temporary.open("wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -15,37 +15,20 @@ import torch
 from typer.testing import CliRunner
 
 import prenas
-from families.drawing import TEST_SPACES, fill_as_trained, images_for, timm_space
+from families.drawing import TEST_SPACES, images_for, timm_space
+from models.handed_over import drawn_model
 from prenas.cli import app
 from prenas.devices import formats
 from prenas.devices.card import Card, read_card
 from prenas.devices.exporting import export
 from prenas.devices.formats import Format, Pixels, get_format
-from prenas.families import build
-from prenas.families.base import Arch, SearchSpace
-from prenas.models.export import load, write_model
-from prenas.recipe.data import Preprocessing
+from prenas.families.base import SearchSpace
+from prenas.models.export import load
 from training.runs import contents
 
 pytest_plugins = "sources.cut_runs"
 
 ONNX = "prenas.devices.onnx_format"
-
-
-def model_of(space: SearchSpace, arch: Arch, folder: Path, seed: int = 0) -> Path:
-    """A handed-over model with weights that make all parts matter."""
-    in_chans = space.settings.in_chans
-    write_model(
-        folder,
-        fill_as_trained(build(arch, space.settings), seed),
-        arch,
-        space.settings,
-        family=space.family,
-        class_names=tuple("abcdefghij"[: space.settings.num_classes]),
-        preprocessing=Preprocessing(mean=(0.5,) * in_chans, std=(0.25,) * in_chans),
-        provenance={},
-    )
-    return folder
 
 
 @pytest.fixture
@@ -73,7 +56,7 @@ def test_networks_of_every_family_compute_the_same_in_onnx(
     """For any number of images, by an engine that is opened here and not by the export."""
     import onnxruntime
 
-    model = model_of(space, space.largest, tmp_path / "model")
+    model = drawn_model(space, space.largest, tmp_path / "model")
     folder, card = export(model, "onnx")
     assert card.agreement.difference <= 1e-5
     assert card.agreement.same_class == 1
@@ -94,7 +77,7 @@ def test_a_network_that_resizes_its_images_computes_the_same(name: str, tmp_path
     pytest.importorskip(name, reason=f"{name} is not installed")
     space = timm_space("test_resnet", 40).model_copy(update={"resolution": (24, 40)})
     assert space.smallest.resized_to == 24
-    model = model_of(space, space.smallest, tmp_path / "model")
+    model = drawn_model(space, space.smallest, tmp_path / "model")
     _, card = export(model, name)
     assert card.agreement.difference <= 1e-5
     assert card.input_shape[2:] == (40, 40)

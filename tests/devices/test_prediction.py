@@ -1,5 +1,7 @@
 """Prediction: classes and probabilities of pictures, and what is said of those without."""
 
+import csv
+import io
 import json
 import sys
 import warnings
@@ -13,8 +15,11 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from models.handed_over import NAMES, model_of
-from prenas.cli import app, main
+from prenas.cli import app, main, predicting
+from prenas.cli.output import PlainConsole
 from prenas.data.folders import list_pictures
+from prenas.devices import prediction as module
+from prenas.devices.exporting import export
 from prenas.devices.prediction import Prediction, predict
 from prenas.models.export import load, load_described
 
@@ -182,6 +187,68 @@ def test_a_prediction_is_plain_values() -> None:
     assert bad.as_dict() == {"picture": "a.png", "error": "broken"}
 
 
+# --- in batches ----------------------------------------------------------------------------------
+
+
+def assert_alike(found: list[Prediction], expected: list[Prediction]) -> None:
+    """The same classes, with probabilities that differ by rounding."""
+    assert [(one.path, one.error) for one in found] == [(one.path, one.error) for one in expected]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert [name for name, _ in ours.classes] == [name for name, _ in theirs.classes]
+        assert [share for _, share in ours.classes] == pytest.approx(
+            [share for _, share in theirs.classes], rel=1e-4
+        )
+
+
+@pytest.fixture
+def mixed(pictures: list[Path], tmp_path: Path) -> list[Path]:
+    """Pictures, of which the second and the last cannot be read."""
+    broken = [tmp_path / "broken.jpg", tmp_path / "last.jpg"]
+    for path in broken:
+        path.touch()
+    return [pictures[0], broken[0], *pictures[1:], broken[1]]
+
+
+@pytest.mark.parametrize("batch_size", [2, 3, 7, 64])
+def test_a_batch_size_changes_nothing_but_rounding(
+    batch_size: int, model: Path, mixed: list[Path]
+) -> None:
+    """Wherever the unreadable pictures are: alone in a batch, too."""
+    one_by_one = list(predict(model, mixed, top=4))
+    assert sum(one.error is None for one in one_by_one) == 5
+    assert_alike(list(predict(model, mixed, top=4, batch_size=batch_size)), one_by_one)
+
+
+def test_only_one_batch_of_pictures_is_read_at_a_time(
+    model: Path, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Path] = []
+    read = module.read_file
+    monkeypatch.setattr(module, "read_file", lambda path: (opened.append(path), read(path))[1])
+    found = predict(model, pictures, batch_size=2)
+    assert opened == []
+    for number in range(len(pictures)):
+        next(found)
+        assert sorted(opened) == pictures[: 2 * (number // 2 + 1)]
+
+
+def test_a_batch_size_below_one_is_refused(model: Path, pictures: list[Path]) -> None:
+    with pytest.raises(ValueError, match="batch_size is 0: give at least 1"):
+        predict(model, pictures, batch_size=0)
+
+
+@pytest.mark.parametrize(("form", "batch"), [("onnx", 3), ("torch", None)])
+def test_exported_files_take_any_batch_size(
+    form: str, batch: int | None, model: Path, mixed: list[Path], tmp_path: Path
+) -> None:
+    """A file for three images per call gets five in two calls, the second filled up."""
+    pytest.importorskip(form, reason=f"{form} is not installed")
+    folder, _ = export(model, form, batch=batch, out=tmp_path / "file")
+    expected = list(predict(model, mixed, top=4))
+    for batch_size in (None, 1, 2, 4, 64):
+        assert_alike(list(predict(folder, mixed, top=4, batch_size=batch_size)), expected)
+
+
 # --- from the command line -----------------------------------------------------------------------
 
 
@@ -238,3 +305,117 @@ def test_mistakes_end_in_one_line(
         assert message.startswith("error: ")
         assert words in message
         assert message.count("\n") == 1
+
+
+# --- CSV, JSON lines and files -------------------------------------------------------------------
+
+
+def rows_of(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text, newline="")))
+
+
+def test_csv_has_the_same_columns_whatever_was_read(model: Path, mixed: list[Path]) -> None:
+    header = "path,class,probability,class_2,probability_2,error"
+    for paths in (mixed, mixed[1:2]):
+        result = run(model, *paths, "--format", "csv", "--top", 2, "--batch-size", 4)
+        assert result.exit_code == 1
+        assert result.stdout.splitlines()[0] == header
+        found, expected = rows_of(result.stdout), predict(model, paths, top=2, batch_size=4)
+        for row, one in zip(found, expected, strict=True):
+            assert (row["path"], row["error"]) == (str(one.path), one.error or "")
+            pairs = [(row["class"], row["probability"]), (row["class_2"], row["probability_2"])]
+            filled = [(name, float(share)) for name, share in pairs if name]
+            assert filled == list(one.classes)
+    assert "class_5" not in run(model, mixed[0], "--format", "csv", "--top", 9).stdout
+
+
+def test_names_with_anything_in_them_survive_csv(pictures: list[Path], tmp_path: Path) -> None:
+    names = ('a,"b"', "two\nlines", "\rback", "\t\u00e9")
+    odd = model_of(tmp_path / "odd", names=names)
+    path = tmp_path / 'x,\r\n"y"\r.png'
+    path.write_bytes(pictures[0].read_bytes())
+    target = tmp_path / "out.csv"
+    printed = run(odd, path, "--format", "csv", "--top", 4).stdout_bytes
+    assert run(odd, path, "--format", "csv", "--top", 4, "--out", target).exit_code == 0
+    for content in (printed, target.read_bytes()):
+        (row,) = rows_of(content.decode())
+        assert row["path"] == str(path)
+        found = {row[f"class{number}"] for number in ("", "_2", "_3", "_4")}
+        assert found == set(names)
+
+
+def test_a_terminal_is_not_steered_by_csv(
+    model: Path, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "\x1b[31mred.png"
+    path.write_bytes(pictures[0].read_bytes())
+    shown = io.StringIO()
+    terminal = PlainConsole(file=shown, force_terminal=True)
+    monkeypatch.setattr(predicting, "console", terminal)
+    run(model, path, "--format", "csv")
+    assert "\\x1b[31mred.png" in shown.getvalue()
+    assert "\x1b" not in shown.getvalue()
+
+
+@pytest.mark.parametrize("form", ["csv", "json"])
+def test_a_file_has_what_would_be_printed(
+    form: str, model: Path, mixed: list[Path], tmp_path: Path
+) -> None:
+    target = tmp_path / "new" / "out"
+    printed = run(model, *mixed, "--format", form)
+    told = run(model, *mixed, "--format", form, "--out", target)
+    assert told.exit_code == printed.exit_code == 1
+    assert target.read_text(encoding="utf-8") == printed.stdout
+    assert f"{target}: 7 pictures, of which 2 cannot be read" in told.stdout
+
+
+def test_a_file_is_written_whole_or_not_at_all(
+    model: Path, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "out.csv"
+    target.write_text("earlier")
+
+    def failing(*_: Any, **__: Any) -> Any:
+        yield Prediction(pictures[0], (("cat", 1.0),))
+        raise ValueError("its weights are damaged")
+
+    monkeypatch.setattr(module, "classify", failing)
+    result = run(model, *pictures, "--format", "csv", "--out", target)
+    assert "damaged" in str(result.exception)
+    assert target.read_text() == "earlier"
+    assert [path.name for path in tmp_path.glob(".*")] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--out", "out.csv"], "--out out.csv needs a format: add --format csv or json"),
+        (["--format", "cvs"], "unknown format 'cvs': did you mean 'csv'?"),
+        (["--format", "csv", "--json"], "--json and --format csv both give a format"),
+        (["--format", "csv", "--out", "."], "--out . is not a regular file"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(
+    options: list[str],
+    words: str,
+    model: Path,
+    pictures: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert words in str(run(model, *pictures, *options).exception)
+    assert not Path("out.csv").exists()
+
+
+def test_a_bar_is_shown_on_a_terminal_and_nowhere_else(
+    model: Path, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "out.csv"
+    for is_terminal in (False, True):
+        shown = io.StringIO()
+        monkeypatch.setattr(
+            predicting, "errors", PlainConsole(file=shown, force_terminal=is_terminal)
+        )
+        run(model, *pictures, "--format", "csv", "--out", target)
+        assert ("5/5" in shown.getvalue()) == is_terminal

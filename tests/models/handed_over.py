@@ -1,10 +1,12 @@
-"""A small model as a run hands it over, for the tests of what is done with one."""
+"""Small models as a run hands them over, for the tests of what is done with them."""
 
 from pathlib import Path
 
 import torch
 
+from families.drawing import fill_as_trained
 from prenas.families import build
+from prenas.families.base import Arch, SearchSpace
 from prenas.families.vit.space import VitArch, VitSettings
 from prenas.models.export import write_model
 from prenas.recipe.data import Preprocessing
@@ -30,6 +32,22 @@ def model_of(folder: Path, num_classes: int = 4, names: tuple[str, ...] = NAMES)
         family="vit",
         class_names=names,
         preprocessing=PREPROCESSING,
+        provenance={},
+    )
+    return folder
+
+
+def drawn_model(space: SearchSpace, arch: Arch, folder: Path, seed: int = 0) -> Path:
+    """A model of any space, with weights that make all parts matter."""
+    in_chans = space.settings.in_chans
+    write_model(
+        folder,
+        fill_as_trained(build(arch, space.settings), seed),
+        arch,
+        space.settings,
+        family=space.family,
+        class_names=tuple("abcdefghij"[: space.settings.num_classes]),
+        preprocessing=Preprocessing(mean=(0.5,) * in_chans, std=(0.25,) * in_chans),
         provenance={},
     )
     return folder

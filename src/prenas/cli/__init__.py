@@ -30,6 +30,7 @@ from prenas.cli.options import (
     Limits,
     MaxMacs,
     MaxParams,
+    ModelImageSize,
     Out,
     Overrides,
     RecipeName,
@@ -415,6 +416,7 @@ def evaluate_command(
     arch: ArchTexts = None,
     data: DataTexts = None,
     crops: Crops = None,
+    image_size: ModelImageSize = None,
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
@@ -431,8 +433,13 @@ def evaluate_command(
 
         if arch:
             raise ValueError(f"{run} is one model: --arch needs the run that it was cut from")
-        print_evaluations([measure(run, data or (), crops=crops, device=device)], str(run))
+        found = measure(run, data or (), crops=crops, image_size=image_size, device=device)
+        print_evaluations([found], str(run))
         return
+    if image_size is not None:
+        raise ValueError(
+            f"--image-size needs a handed-over model, such as {run / artifacts.SUBNETS / '00'}"
+        )
     this = opened(run, device, data, crops)
     archs = [read_arch(text, this.preferred.recipe.space.family) for text in arch] if arch else None
     rows = measuring.evaluate(this, archs)
@@ -691,9 +698,28 @@ def predict_command(
         typer.Argument(metavar="IMAGE...", help="Pictures to classify: files, or folders of them."),
     ],
     top: Annotated[int, typer.Option(min=1, help="Number of classes to show per picture.")] = 3,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object per picture.")
-    ] = False,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Pictures that the network gets at once; default: one, or what an exported file "
+            "takes.",
+        ),
+    ] = None,
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="table|csv|json",
+            help="What to print: a table, CSV, or one JSON object per line. Default: table.",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Short for --format json.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write CSV or JSON to this file instead of printing it."),
+    ] = None,
+    image_size: ModelImageSize = None,
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
@@ -701,26 +727,20 @@ def predict_command(
 
     The exit status is 1 if a picture could not be read.
     """
-    from prenas.devices.prediction import predict
+    from prenas.cli.predicting import chosen_format, print_predictions, write_predictions
+    from prenas.devices.prediction import classify, find_pictures, open_classifier
 
     set_threads(threads)
-    rows, problems, has_failed = [], [], False
-    for prediction in predict(model, images, top=top, device=device, threads=threads or 1):
-        has_failed |= prediction.error is not None
-        if as_json:
-            console.print(json.dumps(prediction.as_dict(), allow_nan=False), soft_wrap=True)
-        elif prediction.error:
-            problems.append(f"{prediction.path} cannot be read: {prediction.error}")
-        else:
-            rows += [
-                (str(prediction.path) if rank == 0 else "", name, f"{100 * probability:.2f} %")
-                for rank, (name, probability) in enumerate(prediction.classes)
-            ]
-    if rows:
-        print_table(str(model), ["picture", "class", "probability"], rows)
-    for problem in problems:
-        console.print(problem, soft_wrap=True)
-    if has_failed:
+    chosen = chosen_format(form, as_json, out)
+    classifier = open_classifier(model, image_size=image_size, device=device, threads=threads or 1)
+    paths = find_pictures(images)
+    found = classify(classifier, paths, top=top, batch_size=batch_size)
+    if chosen == "table":
+        num_failed = print_predictions(str(model), found, len(paths))
+    else:
+        num_classes = min(top, len(classifier.class_names))
+        num_failed = write_predictions(found, len(paths), chosen, num_classes, out)
+    if num_failed:
         raise typer.Exit(1)
 
 

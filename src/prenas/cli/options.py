@@ -135,6 +135,15 @@ Crops = Annotated[
     int | None,
     typer.Option(help="Average the logits over 1, 5 or 10 crops per image.", min=1, max=10),
 ]
+ModelImageSize = Annotated[
+    int | None,
+    typer.Option(
+        "--image-size",
+        metavar="N",
+        min=1,
+        help="Give a model images of N x N pixels instead of the size that it was trained with.",
+    ),
+]
 Time = Annotated[
     str | None,
     typer.Option(

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor, nn
 
 from prenas.values import unknown_name
@@ -74,6 +75,30 @@ def get_format(name: str) -> Format:
     found: Format = import_module(f"prenas.devices.{_MODULES[name]}").FORMAT
     require_installed(found.modules, found.extra, f"the format {name}")
     return found
+
+
+def logits_of(run: Runner, images: Tensor, batch: int | None) -> Tensor:
+    """Runs a file on any number of images: [B, in_chans, height, width] -> [B, num_classes].
+
+    Args:
+        batch: images per call of the file; None for any number. A file for a fixed number gets the
+            images in parts, and the last part is filled up with copies of its last image.
+
+    Raises:
+        ValueError: the file returned another number of logits.
+    """
+    found = []
+    for start in range(0, len(images), batch or len(images)):
+        part = images[start : start + (batch or len(images))]
+        missing = 0 if batch is None else batch - len(part)
+        given = torch.cat([part, part[-1:].expand(missing, -1, -1, -1)])
+        logits = torch.from_numpy(run(given.contiguous().numpy())).float()
+        if len(logits) != len(given):
+            raise ValueError(
+                f"the file returned {len(logits)} rows of logits for {len(given)} images"
+            )
+        found.append(logits[: len(part)])
+    return torch.cat(found)
 
 
 def require_installed(modules: Iterable[str], extra: str, what: str) -> None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from prenas.devices.formats import Runner
+from prenas.devices.formats import Runner, logits_of
 from prenas.values import Value
 
 MOST_DIFFERENCE = 1e-5
@@ -111,13 +111,8 @@ def _parts(
 
 
 def _logits(run: Runner, images: Tensor, batch: int | None) -> Tensor:
-    """[B, num_classes]; a file for a fixed number of images gets copies of the last one as well."""
-    given = images
-    if batch is not None and len(images) < batch:
-        given = torch.cat([images, images[-1:].expand(batch - len(images), -1, -1, -1)])
-    found = torch.from_numpy(run(given.contiguous().numpy()))[: len(images)].float()
-    if len(found) != len(images):
-        raise ValueError(f"the file returned {len(found)} rows of logits for {len(images)} images")
+    """[B, num_classes]; ValueError unless they are finite."""
+    found = logits_of(run, images, batch)
     if not torch.isfinite(found).all():
         raise ValueError("the file returned logits that are not finite")
     return found

@@ -338,7 +338,7 @@ def check_images(images: Tensor, settings: Settings) -> None:
         raise ValueError(
             f"images have shape {tuple(images.shape)}, but this network expects "
             f"(batch, {expected[0]} channels, {expected[1]}, {expected[2]}): resize the "
-            "images, or build the network with another image_size or in_chans"
+            "images, or build or load the network with another image_size"
         )
 
 

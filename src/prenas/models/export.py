@@ -15,6 +15,7 @@ from prenas.data.augmentation import evaluation_transform, normalized
 from prenas.data.pictures import with_channels
 from prenas.families import build, family_of, get_family, require_stored
 from prenas.families.base import Arch, Settings
+from prenas.models.image_size import at_image_size
 from prenas.recipe.data import Preprocessing
 
 Transform = Callable[[Image], Tensor]
@@ -62,29 +63,39 @@ def write_model(
     )
 
 
-def load(folder: str | Path) -> Model:
+ImageSize = int | tuple[int, int]
+"""Side in pixels, or (height, width)."""
+
+
+def load(folder: str | Path, *, image_size: ImageSize | None = None) -> Model:
     """Loads a handed-over model: the network and its transform.
 
     Example:
         network, transform = prenas.load("runs/digits/subnets/00")
         logits = network(transform(Image.open("three.png"))[None])
 
+    Args:
+        image_size: side in pixels, or (height, width), of the images that the network takes; None:
+            the size that it was trained with. Convolutional networks take any. The transform makes
+            images of this size, cropped and resized in the same proportions as before. A network
+            that resizes its images itself then computes at this size instead.
+
     Raises:
         FileNotFoundError: the folder or one of its files is missing.
         ValueError: a file is damaged, was not written by prenas, or does not match the
-            architecture.
+            architecture; or the network takes images of one size only.
     """
-    return load_described(folder).model
+    return load_described(folder, image_size=image_size).model
 
 
-def load_timm(folder: str | Path) -> Model:
+def load_timm(folder: str | Path, *, image_size: ImageSize | None = None) -> Model:
     """Like `load`, but as timm's own network class, if timm has this architecture.
 
     Raises:
         FileNotFoundError: as `load`.
         ValueError: as `load`, or timm has no such network.
     """
-    description = read_description(folder)
+    description = read_description(folder, image_size=image_size)
     stock = family_of(description.arch).stock
     if stock is None:
         raise ValueError(
@@ -105,9 +116,9 @@ class Described(NamedTuple):
     description: Description
 
 
-def load_described(folder: str | Path) -> Described:
+def load_described(folder: str | Path, *, image_size: ImageSize | None = None) -> Described:
     """Like `load`, with the description: class names in the order of the logits, and so on."""
-    description = read_description(folder)
+    description = read_description(folder, image_size=image_size)
     network = load_network(folder, description)
     transform = make_transform(description.settings, description.preprocessing)
     return Described(Model(network.eval(), transform), description)
@@ -124,8 +135,8 @@ class Description(NamedTuple):
     """Digest of the weights, as stored in their file; None in models written by 0.1.0."""
 
 
-def read_description(folder: str | Path) -> Description:
-    """Reads `arch.json` of a handed-over model; raises as `load`."""
+def read_description(folder: str | Path, *, image_size: ImageSize | None = None) -> Description:
+    """Reads `arch.json` of a handed-over model; arguments and errors as in `load`."""
     folder = Path(folder)
     path = folder / artifacts.MODEL_ARCH
     if not path.is_file():
@@ -134,7 +145,11 @@ def read_description(folder: str | Path) -> Description:
             f"{path} does not exist: give a model folder that `prenas specialize` wrote"
             + (f", such as {there}/00" if there.is_dir() else "")
         )
-    return artifacts.parse_json(path, parse_description)
+    description = artifacts.parse_json(path, parse_description)
+    if image_size is None:
+        return description
+    arch, settings = at_image_size(description.arch, description.settings, image_size)
+    return description._replace(arch=arch, settings=settings)
 
 
 def load_network(folder: str | Path, description: Description) -> nn.Module:

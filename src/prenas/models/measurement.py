@@ -15,7 +15,12 @@ from prenas.recipe.data import OWN_DATA, DataRecipe
 
 
 def measure(
-    model: str | Path, texts: Sequence[str], *, crops: int | None = None, device: str = "auto"
+    model: str | Path,
+    texts: Sequence[str],
+    *,
+    crops: int | None = None,
+    image_size: int | None = None,
+    device: str = "auto",
 ) -> Evaluation:
     """Evaluates a handed-over model, prepared as it was trained, on the images that texts name.
 
@@ -23,13 +28,14 @@ def measure(
         texts: as `prenas.with_data` takes them. All images of a set without splits are evaluated,
             otherwise those of its validation and test split.
         crops: crops per image, 1, 5 or 10; None for one.
+        image_size: as in `prenas.load`.
 
     Raises:
         FileNotFoundError: there is no such model.
-        ValueError: the model is damaged, no images are given, or their classes are not those of
-            the model.
+        ValueError: the model is damaged or takes images of one size only, no images are given, or
+            their classes are not those of the model.
     """
-    (network, _), description = load_described(model)
+    (network, _), description = load_described(model, image_size=image_size)
     if not texts:
         raise ValueError(f"{model} is a model and names no images: give some with --data PATH")
     images = read_images(model, description, texts, crops)
