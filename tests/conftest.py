@@ -2,9 +2,12 @@
 
 import os
 from collections.abc import Sequence
+from io import BytesIO
+from typing import BinaryIO
 
 import pytest
 from hypothesis import HealthCheck, settings
+from PIL import Image
 
 # Tensors are small here: more threads gain nothing, and cost tenfold where others use the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch
@@ -15,6 +18,33 @@ _COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("repeatable", derandomize=True, max_examples=15, **_COMMON)
 settings.register_profile("explore", max_examples=200, **_COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+
+
+def _blank_png() -> bytes:
+    file = BytesIO()
+    Image.new("L", (1, 1)).save(file, "png")
+    return file.getvalue()
+
+
+_BLANK = {"png": _blank_png(), "svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Figures are drawn in every test, but saved as blanks unless the test is marked `pictures`.
+
+    Saving the pictures of a report takes seconds, and many tests make a run that has one.
+    """
+    from matplotlib.figure import Figure
+
+    if not hasattr(Figure, "saves"):
+        Figure.saves = Figure.savefig  # type: ignore[attr-defined]
+    is_real = item.get_closest_marker("pictures") is not None
+    Figure.savefig = Figure.saves if is_real else _save_blank  # type: ignore[attr-defined]
+
+
+def _save_blank(figure: object, file: BinaryIO, *, format: str, **options: object) -> None:
+    file.write(_BLANK[format])
 
 
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:

@@ -36,6 +36,8 @@ from training.runs import MINI, mini_recipe
 
 __all__ = ["prenas_command"]  # a fixture of another file
 
+pytestmark = pytest.mark.pictures
+
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -115,7 +115,7 @@ def test_grids_cover_their_range(low: int, width: int, step: int) -> None:
         (["params=1M:2M:3M:4M"], ["cannot read the budget 'params=1M:2M:3M:4M'"]),
         (["=6M"], ["unknown budget axis ''", "macs, params"]),
         (["param=6M"], ["unknown budget axis 'param'", "did you mean 'params'", "macs, params"]),
-        (["latency=5"], ["unknown budget axis 'latency'", "macs, params"]),
+        (["speed=5"], ["unknown budget axis 'speed'", "macs, params"]),
         (["params=six"], ["'six'", "number with k, M or G"]),
         (["params=5M:"], ["cannot read the amount ''", "the budget 'params=5M:'", "AXIS=LO:HI"]),
         (["macs=::"], ["cannot read the amount ''", "the budget 'macs=::'"]),

@@ -77,7 +77,9 @@ def test_a_file_is_read_again_only_after_it_has_changed(
     reads: list[str] = []
     read_json = artifacts.read_json
     monkeypatch.setattr(
-        artifacts, "read_json", lambda path: reads.append(path.name) or read_json(path)
+        artifacts,
+        "read_json",
+        lambda path, **options: reads.append(path.name) or read_json(path, **options),
     )
     run = Run(finished)
     rows = run.evaluations
