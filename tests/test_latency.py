@@ -28,6 +28,7 @@ from prenas.devices.timing import Latency, latencies
 from prenas.devices.whole import measure_run, recorded_times
 from prenas.families import build, family_of, shapes_by_role
 from prenas.families.base import Arch, SearchSpace
+from prenas.families.vit.network import VisionTransformer
 from prenas.latency import (
     LatencyTable,
     read_table,
@@ -41,11 +42,14 @@ from prenas.proxy.layout import num_options
 from prenas.proxy.tables import cost_tables
 from prenas.recipe.budgets import parse_budgets, parse_limits
 from prenas.runs.run import Run
+from sources.cut_runs import MODEL, SHORT
 from test_cli import Command
 from test_cli import prenas as prenas_command
 from training.runs import MINI, mini_recipe
 
 __all__ = ["prenas_command"]  # a fixture of another file
+
+pytest_plugins = "sources.cut_runs"
 
 TORCH = Engine("torch")
 _START, _LONGER_IN_A_NETWORK = 3e-4, 1.25
@@ -389,7 +393,12 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         for name, call in calls.items():
             module = call.args[0]
             alone = isinstance(module, blocks._Alone)
-            layers = [module.layer] if alone else list(module.blocks)
+            if alone:
+                layers = [module.layer]
+            elif isinstance(module, VisionTransformer):
+                layers = list(module.blocks)
+            else:  # of timm
+                layers = [module.layer1[0], module.layer2[0], module.layer3[0], module.layer4[0]]
             seconds = sum(map(seconds_of_layer, layers)) + (0 if alone else 1e-3)
             found[name] = Latency(seconds, 0.0, (seconds, seconds))
         return found
@@ -424,6 +433,40 @@ def test_the_commands_from_a_space_to_a_subnet(prenas_command: Command, at_home:
     shown = prenas_command("info", "run")
     assert "latency <= 1.04ms" in shown.out
     assert prenas_command("measure", "run").status == 0
+
+
+def test_cuts_of_a_trained_network_keep_latencies(
+    prenas_command: Command,
+    at_home: Path,
+    cut_weights: Path,
+    cut_pictures: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As a share of the whole network's latency; smaller images are tried for it as well."""
+    source = f"timm/{MODEL}={cut_weights}"
+    source_and_images = ("--from", source, "--data", cut_pictures, "--image-size", "40")
+    measured = prenas_command("measure", *source_and_images, "--out", "cuts.json")
+    assert measured.status == 0, measured.err
+    words = [part for field in SHORT for part in ("--set", field)]
+    found = prenas_command(
+        "run", *source_and_images, "--latency", "cuts.json", "--budget", "latency=80%", *words,
+        "--set", "training.epochs=1", "--out", "run", "--threads", "1",
+    )  # fmt: skip
+    assert found.status == 0, found.err
+    run = Run(at_home / "run")
+    (subnet,) = run.preferred.subnets
+    whole = count(run.recipe.space.largest, run.recipe.space)["latency"]
+    assert subnet.costs["latency"] <= 0.8 * whole
+    assert "ms latency (80 %)" in run.preferred.budgets[0]
+    assert (at_home / "run" / artifacts.LATENCY).exists()
+    (row,) = run.evaluations
+    assert row.costs == subnet.costs
+    refused = prenas_command(
+        "run", *source_and_images, "--latency", "cuts.json", "--budget", "latency=0.1ms",
+        "--out", "no",
+    )  # fmt: skip
+    assert refused.status == 2
+    assert "cannot be met by cutting" in refused.err
 
 
 def test_a_table_of_another_machine_is_taken_only_on_request(

@@ -81,7 +81,7 @@ def space_to_measure(
         if name is not None or space is not None:
             raise ValueError("--from makes a space of its own: leave out the recipe and --space")
         source = read_source(start_from)
-        plan = cut_plan(source, data, image_size=image_size, overrides=overrides)
+        plan = cut_plan(source, data, ["macs=100%"], image_size=image_size, overrides=overrides)
         return plan.recipe.space
     if image_size is not None:
         raise ValueError(
