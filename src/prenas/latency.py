@@ -168,8 +168,8 @@ class LatencyAxis(CostAxis):
 def use_table(table: LatencyTable | None) -> None:
     """Makes `latency` a cost axis of this process, counted with this table.
 
-    Networks that the table does not know have no latency, and a space of them cannot be searched
-    meanwhile. A table that was used before is replaced; None only takes it away.
+    Networks that the table does not know have no latency; everything else works for them as before.
+    A table that was used before is replaced; None only takes it away.
     """
     AXES.pop(LATENCY, None)
     if table is None:

@@ -190,8 +190,8 @@ class Measurement:
         """Signature -> seconds."""
         times = _steadily(
             self._layer_calls(layers),
+            self.engine,
             rounds=_LAYER_ROUNDS,
-            threads=self.engine.threads,
             least_seconds=_LAYER_SECONDS,
         )
         return {key: one.median for key, one in times.items()}
@@ -375,8 +375,8 @@ def time_networks(
     """
     times = _steadily(
         _network_calls(space, archs, engine, progress),
+        engine,
         rounds=_NETWORK_ROUNDS,
-        threads=engine.threads,
         least_seconds=_NETWORK_SECONDS,
     )
     return [times[arch.id] for arch in archs]
@@ -403,18 +403,32 @@ def _rehearse(calls: Mapping[str, Callable[[], object]], rounds: int, least_seco
 
 
 def _steadily(
-    calls: Mapping[str, Callable[[], object]], *, rounds: int, threads: int, least_seconds: float
+    calls: Mapping[str, Callable[[], object]],
+    engine: Engine,
+    *,
+    rounds: int,
+    least_seconds: float,
 ) -> dict[str, Latency]:
-    """Times calls; all are timed again if one is unsteady, and the steadiest attempt counts."""
-    attempts = []
-    for _ in range(_MOST_ATTEMPTS):
-        times = latencies(calls, rounds=rounds, threads=threads, least_seconds=least_seconds)
-        attempts.append((median(one.spread for one in times.values()), times))
-        if attempts[-1][0] <= MOST_SPREAD:
-            return times
-    spread, times = min(attempts, key=lambda one: one[0])
+    """Times calls; if they are unsteady, all of them again.
+
+    Raises:
+        ValueError: they were unsteady in every attempt.
+    """
+    spreads = []
+    before = torch.get_num_threads()
+    torch.set_num_threads(engine.threads)  # other engines have their own
+    try:
+        for _ in range(_MOST_ATTEMPTS):
+            times = latencies(
+                calls, rounds=rounds, threads=engine.threads, least_seconds=least_seconds
+            )
+            spreads.append(median(one.spread for one in times.values()))
+            if spreads[-1] <= MOST_SPREAD:
+                return times
+    finally:
+        torch.set_num_threads(before)
     raise ValueError(
-        f"the times of {len(calls)} calls spread by {100 * spread:.0f} % around their medians in "
-        f"each of {_MOST_ATTEMPTS} attempts, where {100 * MOST_SPREAD:.0f} % is allowed: the "
-        "machine is busy, so measure again when it is idle"
+        f"the times of {len(calls)} calls spread by {100 * min(spreads):.0f} % or more around "
+        f"their medians in each of {_MOST_ATTEMPTS} attempts, where {100 * MOST_SPREAD:.0f} % is "
+        "allowed: the machine is busy, so measure again when it is idle"
     )

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from prenas.cost import CostAxis, bounded_axis, bounded_names, unknown_axis
+from prenas.cost import CostAxis, bounded_axis, bounded_names, count, unknown_axis
 from prenas.families.base import SearchSpace
 from prenas.proxy.layout import Integers
 
@@ -71,7 +71,7 @@ class Budget(NamedTuple):
     def expense(self, cost: Mapping[str, int]) -> tuple[int, ...]:
         """A sort key, smaller for the cheaper subnet; limited axes are compared first."""
         names = bounded_names()
-        return tuple(cost[names[axis]] for axis in self.axes_in_order)
+        return tuple(cost.get(names[axis], 0) for axis in self.axes_in_order)
 
     def preference(self, score: float, cost: Mapping[str, int]) -> tuple[float, ...]:
         """A sort key, smaller for the better subnet: the higher score, then the lower costs."""
@@ -207,6 +207,18 @@ def check_resolutions(budgets: Iterable[Budget], space: SearchSpace) -> None:
                 f"the budget {budget} asks for a resolution that space {space.name!r} does not "
                 "have: "
                 f"{choices}"
+            )
+
+
+def check_counted(budgets: Iterable[Budget], space: SearchSpace) -> None:
+    """Raises ValueError if a budget limits a cost that nobody measured for this space."""
+    known = count(space.largest, space)
+    for budget in budgets:
+        if missing := [name for name in budget.intervals if name not in known]:
+            raise ValueError(
+                f"the budget {budget} limits the {missing[0]} of the space {space.name!r}, whose "
+                "layers are not all in the table: measure it as it is searched, with the same "
+                "images and settings (prenas measure)"
             )
 
 

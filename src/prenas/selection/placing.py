@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from prenas.families.base import SearchSpace
 from prenas.proxy.tables import cost_tables
 from prenas.recipe import Enumeration
-from prenas.recipe.budgets import Budget, Budgets, check_resolutions, parse_budgets
+from prenas.recipe.budgets import Budget, Budgets, check_counted, check_resolutions, parse_budgets
 from prenas.selection.select import Candidates
 
 
@@ -25,9 +25,11 @@ def placed_budgets(
     resolution at which any subnet fits. All other budgets get the scored resolution.
 
     Raises:
-        ValueError: a text is not a budget, or the space does not have its resolution.
+        ValueError: a text is not a budget, the space does not have its resolution, or a cost that
+            it limits is not known.
     """
     budgets = parse_budgets(texts, keep_partial=keep_partial)
+    check_counted(budgets.kept, space)
     place = _Places(space, enumeration).place
     return Budgets(tuple(map(place, budgets.kept)), tuple(map(place, budgets.partial)))
 

@@ -22,7 +22,7 @@ from prenas.proxy.scores import UNIT_SCORES, Floats
 from prenas.proxy.tables import SpaceTables, cost_tables
 from prenas.proxy.unit_scores import unit_scores
 from prenas.recipe import Recipe
-from prenas.recipe.budgets import Budget, Budgets, check_resolutions, parse_budgets
+from prenas.recipe.budgets import Budget, Budgets, check_counted, check_resolutions, parse_budgets
 from prenas.selection.graph import Candidate
 from prenas.selection.preferred import HalvesAgreement, Trained, TriedResolution
 from prenas.selection.search import Scored, Search, check_any_fits, preferred_set
@@ -74,6 +74,7 @@ def search_trained(
     """
     search, space = recipe.search, recipe.space
     asked = parse_budgets(search.budgets, keep_partial=search.keep_partial)
+    check_counted(asked.kept, space)
     check_resolutions(asked.kept, space)
     places = _Places(space, asked.kept)
     check_any_fits(recipe, places.budgets)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from prenas import artifacts
 from prenas.data import ImageData, check_data_name
-from prenas.devices.measuring import Engine
+from prenas.devices.measuring import get_engine
 from prenas.devices.whole import measure_run, recorded_times
 from prenas.evaluation.accuracy import top1_of_archs
 from prenas.evaluation.calibration import calibrate_on, first_new_epoch
@@ -85,20 +85,19 @@ def _measure(run: Run, observer: Observer) -> None:
     if table is None or not run.recipe.search.limits(LATENCY):
         return
     theirs = table.conditions
-    engine = Engine(theirs.engine, theirs.threads, theirs.batch)
-    if engine.conditions != theirs:
-        _log.warning(
-            "The subnets are not timed: %s is another machine, or has other versions, than this",
-            theirs.machine,
-        )
-    elif any(one.conditions == theirs for one in recorded_times(run)):
+    if any(one.conditions == theirs for one in recorded_times(run)):
         observer.was_complete("measure", run)
-    else:
-        try:
-            with observed(observer, "measure", run):
-                measure_run(run, engine)
-        except ValueError as error:
-            _log.warning("The subnets are not timed: %s", error)
+        return
+    try:
+        engine = get_engine(theirs.engine, threads=theirs.threads, batch=theirs.batch)
+        if engine.conditions != theirs:
+            raise ValueError(
+                f"{theirs.machine} is another machine, or has other versions, than this"
+            )
+        with observed(observer, "measure", run):
+            measure_run(run, engine)
+    except ValueError as error:
+        _log.warning("The subnets are not timed: %s", error)
 
 
 def _searched_in_source(run: Run, images: ImageData | None) -> Search:
