@@ -15,6 +15,7 @@ from prenas.data.augmentation import evaluation_transform, normalized
 from prenas.data.pictures import with_channels
 from prenas.families import build, family_of, get_family, require_stored
 from prenas.families.base import Arch, Settings
+from prenas.models.timm_config import describe_to_timm, timm_config
 from prenas.recipe.data import Preprocessing
 
 Transform = Callable[[Image], Tensor]
@@ -40,13 +41,17 @@ def write_model(
     preprocessing: Preprocessing,
     provenance: dict[str, Any],
 ) -> None:
-    """Writes `model.safetensors`, then `arch.json`, which marks the folder as complete."""
+    """Writes `model.safetensors`, `config.json` for timm, then `arch.json`, which marks the folder
+    as complete."""
     artifacts.require_writable(folder)
     describe, stock = get_family(family).describe_stock, None
     if describe is not None:
         with suppress(ValueError):  # timm has no such network
             stock = describe(arch, settings)
+    licence = _licence_in(provenance)
+    config = timm_config(network, arch, settings, preprocessing, class_names, licence)
     digest = artifacts.write_tensors(folder / artifacts.MODEL, network.state_dict())
+    artifacts.write_plain_json(folder / artifacts.MODEL_CONFIG, config)
     artifacts.write_json(
         folder / artifacts.MODEL_ARCH,
         {
@@ -110,6 +115,14 @@ def load_described(folder: str | Path) -> Described:
     description = read_description(folder)
     network = load_network(folder, description)
     transform = make_transform(description.settings, description.preprocessing)
+    describe_to_timm(
+        network,
+        description.arch,
+        description.settings,
+        description.preprocessing,
+        description.class_names,
+        description.licence,
+    )
     return Described(Model(network.eval(), transform), description)
 
 
@@ -122,6 +135,8 @@ class Description(NamedTuple):
     class_names: tuple[str, ...]
     weights_sha256: str | None
     """Digest of the weights, as stored in their file; None in models written by 0.1.0."""
+    licence: str | None
+    """The licence of the trained weights that the model was made from, if there were any."""
 
 
 def read_description(folder: str | Path) -> Description:
@@ -173,7 +188,15 @@ def parse_description(document: dict[str, Any]) -> Description:
         preprocessing=preprocessing,
         class_names=_parse_names(document["class_names"], settings.num_classes),
         weights_sha256=document.get("weights_sha256"),
+        licence=_licence_in(document.get("provenance")),
     )
+
+
+def _licence_in(provenance: object) -> str | None:
+    """The licence of the source, which only models made from pretrained weights have."""
+    source = provenance.get("source") if isinstance(provenance, dict) else None
+    licence = source.get("licence") if isinstance(source, dict) else None
+    return licence if isinstance(licence, str) else None
 
 
 def _parse_names(names: object, num_classes: int) -> tuple[str, ...]:

@@ -69,8 +69,8 @@ def _prove_written(folder: Path, network: torch.nn.Module, images: Tensor) -> No
             logits = load(folder).network.to(images.device)(images)
             require_equal_logits(logits, network(images), "the written model")
     except ValueError:
-        (folder / artifacts.MODEL_ARCH).unlink()
-        (folder / artifacts.MODEL).unlink()
+        for name in (artifacts.MODEL_ARCH, artifacts.MODEL_CONFIG, artifacts.MODEL):
+            (folder / name).unlink()
         raise
 
 
