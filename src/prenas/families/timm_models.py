@@ -146,6 +146,7 @@ def _build(
 ) -> nn.Module:
     if name == GENERIC and not options.get("pretrained_cfg"):
         options["pretrained_cfg"] = {"architecture": GENERIC}
+    _require_consistent(options)
     network: nn.Module = build_model_with_cfg(
         partial(_network, name, family, arch, settings),
         name,
@@ -155,6 +156,18 @@ def _build(
         **options,
     )
     return network
+
+
+def _require_consistent(options: Mapping[str, Any]) -> None:
+    """Raises ValueError if a `config.json` contradicts itself: timm would draw a new classifier."""
+    stored = (options.get("pretrained_model_args") or {}).get("num_classes")
+    known = options.get("pretrained_cfg")
+    stated = known.get("num_classes") if isinstance(known, dict) else None
+    if None not in (stored, stated) and stored != stated:
+        raise ValueError(
+            f"config.json says that the weights have {stated} classes, but its model_args say "
+            f"{stored}: hand the model over again, or write the same number twice"
+        )
 
 
 def _network(

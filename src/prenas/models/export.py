@@ -48,10 +48,10 @@ def write_model(
     if describe is not None:
         with suppress(ValueError):  # timm has no such network
             stock = describe(arch, settings)
-    licence = _licence_in(provenance)
-    config = timm_config(network, arch, settings, preprocessing, class_names, licence)
     digest = artifacts.write_tensors(folder / artifacts.MODEL, network.state_dict())
-    artifacts.write_plain_json(folder / artifacts.MODEL_CONFIG, config)
+    licence = _licence_in(provenance)
+    description = Description(arch, settings, preprocessing, class_names, digest, licence)
+    write_timm_config(folder, network, description)
     artifacts.write_json(
         folder / artifacts.MODEL_ARCH,
         {
@@ -65,6 +65,19 @@ def write_model(
             **({"timm": stock} if stock else {}),
         },
     )
+
+
+def write_timm_config(folder: Path, network: nn.Module, description: Description) -> None:
+    """Writes `config.json`, with which timm loads the folder."""
+    config = timm_config(network, description)
+    artifacts.write_plain_json(folder / artifacts.MODEL_CONFIG, config)
+
+
+def run_folder_of(model: Path) -> Path | None:
+    """The run that a handed-over model lies in; None if it lies in no run."""
+    folder = model.resolve().parent
+    is_inside = folder.name == artifacts.SUBNETS and (folder.parent / artifacts.RECIPE).exists()
+    return folder.parent if is_inside else None
 
 
 def load(folder: str | Path) -> Model:
@@ -115,14 +128,7 @@ def load_described(folder: str | Path) -> Described:
     description = read_description(folder)
     network = load_network(folder, description)
     transform = make_transform(description.settings, description.preprocessing)
-    describe_to_timm(
-        network,
-        description.arch,
-        description.settings,
-        description.preprocessing,
-        description.class_names,
-        description.licence,
-    )
+    describe_to_timm(network, description)
     return Described(Model(network.eval(), transform), description)
 
 
