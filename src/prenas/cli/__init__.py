@@ -598,7 +598,7 @@ def push_command(
 
     from prenas import pipeline
 
-    hub_log.set_verbosity_error()  # it reports each of its attempts, twice
+    hub_log.set_verbosity_error()  # type: ignore[no-untyped-call]  # it reports each of its attempts, twice
     limited = joined_limits(limits, max_params, max_macs)
     with console.status(f"Preparing {repo} ..."):
         done = pipeline.push(

@@ -17,6 +17,7 @@ from timm.layers import (
     GluMlp,
     apply_rot_embed_cat,
     drop_path,
+    register_notrace_module,
 )
 from timm.models.eva import EvaAttention
 from torch import Tensor, nn
@@ -145,6 +146,7 @@ class _Dropout(nn.Module):
         return features * kept.to(features.dtype) / (1.0 - self.rate)
 
 
+@register_notrace_module  # its shapes are those of its input, which a trace does not know
 class UnitMajorLinear(nn.Linear):
     """A projection to several things at once whose rows are ordered by unit, not by kind.
 
