@@ -589,6 +589,7 @@ def push_command(
     private: Annotated[
         bool, typer.Option("--private", help="Make a new repository private.")
     ] = False,
+    threads: Threads = None,
 ) -> None:
     """Publish a model with its card on the Hugging Face Hub, where timm finds it.
 
@@ -598,6 +599,7 @@ def push_command(
 
     from prenas import pipeline
 
+    set_threads(threads)
     hub_log.set_verbosity_error()  # type: ignore[no-untyped-call]  # it reports each of its attempts, twice
     limited = joined_limits(limits, max_params, max_macs)
     with console.status(f"Preparing {repo} ..."):
