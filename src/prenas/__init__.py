@@ -1,6 +1,7 @@
 """PreNAS: preferred one-shot neural architecture search for given budgets.
 
 Public names are imported on first use, so that `import prenas` and `prenas --help` stay fast.
+Once timm is imported too, in either order, it knows the networks of this package.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
+
+from prenas.imports import import_after
 
 if TYPE_CHECKING:
     from prenas.cost import count
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
         evolve,
         finetune,
         import_released,
+        push,
         run,
         run_cuts,
         search,
@@ -76,6 +80,7 @@ _HOMES = {
         "evolve",
         "finetune",
         "import_released",
+        "push",
         "run",
         "run_cuts",
         "search",
@@ -156,6 +161,7 @@ __all__ = [
     "load_released_checkpoint",
     "load_timm",
     "predict",
+    "push",
     "read_preferred",
     "read_source",
     "read_space",
@@ -168,6 +174,9 @@ __all__ = [
     "with_data",
     "with_overrides",
 ]
+
+
+import_after("timm", "prenas.families")  # registers the networks
 
 
 def __getattr__(name: str) -> Any:

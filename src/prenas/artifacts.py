@@ -52,6 +52,8 @@ REPORT = "report.md"
 REPORT_PICTURES = "report"
 MODEL = "model.safetensors"
 MODEL_ARCH = "arch.json"
+MODEL_CONFIG = "config.json"
+"""The description of a handed-over model for timm, in timm's form."""
 EXPORT = "export.json"
 """Beside an exported file."""
 LATENCY = "latency.json"
@@ -172,8 +174,12 @@ def write_json(path: Path, content: Mapping[str, Any], *, kind: str | None = Non
     Args:
         kind: the usual name of such a file, if this one has a name of the user's.
     """
-    document = {"schema_version": SCHEMA_VERSIONS[kind or path.name], **content}
-    write_bytes(path, (json_text(document) + "\n").encode())
+    write_plain_json(path, {"schema_version": SCHEMA_VERSIONS[kind or path.name], **content})
+
+
+def write_plain_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a JSON file in somebody else's form."""
+    write_bytes(path, (json_text(content) + "\n").encode())
 
 
 def json_text(content: Mapping[str, Any]) -> str:

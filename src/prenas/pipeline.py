@@ -35,8 +35,9 @@ from prenas.sources.cutting import CutPlan, with_recorded_rivals
 from prenas.sources.released import imported_set, read_released
 from prenas.sources.rivals import read_rival, rival_recipe
 from prenas.sources.transfer import Source, adapt_source
-from prenas.steps import choosing, delivering, measuring, training
+from prenas.steps import choosing, delivering, measuring, publishing, training
 from prenas.steps.observer import SILENT, Observer, observed
+from prenas.steps.publishing import Pushed
 from prenas.supernet import Statistics, Supernet
 from prenas.training.estimate import Estimate, Measured, estimate_training, within_time
 from prenas.training.tracking import check_trackers
@@ -52,6 +53,7 @@ __all__ = [
     "evolve",
     "finetune",
     "import_released",
+    "push",
     "read_preferred",
     "read_supernet",
     "report",
@@ -398,6 +400,45 @@ def specialize(
     this = Run(out, data=data, device=device)
     to = None if to is None else Path(to)
     return delivering.specialize(this, index, limits, to=to).folder
+
+
+def push(
+    target: str | Path,
+    repo: str,
+    *,
+    index: int | None = None,
+    limits: Limits | None = None,
+    to: str | Path | None = None,
+    replace: bool = False,
+    private: bool = False,
+) -> Pushed:
+    """Publishes a model on the Hugging Face Hub, or writes the folder for it, with a model card.
+
+    Args:
+        target: the folder of a handed-over model, or of a run.
+        repo: name on the Hub, `OWNER/NAME`.
+        index: number of the subnet, if the target is a run; or
+        limits: take the best within these limits, as in `specialize`. With neither, the best by
+            validation.
+        to: a new or empty folder to write instead of sending anything.
+        replace: replace the files of an earlier push; others are never touched.
+        private: whether a new repository is private.
+
+    Raises:
+        FileNotFoundError: there is no such model.
+        ValueError: the name is no name on the Hub, something is in the way, or the Hub cannot be
+            reached.
+    """
+    folder = None if to is None else Path(to)
+    return publishing.push(
+        Path(target),
+        repo,
+        index=index,
+        limits=limits,
+        to=folder,
+        replace=replace,
+        private=private,
+    )
 
 
 def report(out: str | Path) -> Path:

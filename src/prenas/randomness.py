@@ -1,7 +1,8 @@
 """Named randomness: every draw comes from a generator made from (seed, purpose, position).
 
 No function of the package reads or advances a global generator, so a result depends only on its
-recipe, never on what ran before.
+recipe, never on what ran before. The one exception is `drawn_generator`, for networks that timm
+builds, which have no recipe.
 """
 
 from __future__ import annotations
@@ -24,6 +25,11 @@ def derive_seed(seed: int, purpose: str, *position: int) -> int:
 def torch_generator(seed: int, purpose: str, *position: int) -> torch.Generator:
     """A CPU generator, so that draws do not depend on the device that uses them."""
     return torch.Generator().manual_seed(derive_seed(seed, purpose, *position))
+
+
+def drawn_generator() -> torch.Generator:
+    """A CPU generator whose seed is drawn from the global one, as people who use timm expect it."""
+    return torch.Generator().manual_seed(int(torch.randint(2**63 - 1, ())))
 
 
 def numpy_generator(seed: int, purpose: str, *position: int) -> np.random.Generator:

@@ -127,7 +127,11 @@ def test_the_description_says_all_there_is_to_say(
     recipe = mini_recipe()
     for number, row in enumerate(finished_rows):
         folder = finished_run / "subnets" / f"{number:02d}"
-        assert sorted(path.name for path in folder.iterdir()) == ["arch.json", "model.safetensors"]
+        assert {path.name for path in folder.iterdir()} == {
+            "arch.json",
+            "config.json",
+            "model.safetensors",
+        }
         description = json.loads((folder / "arch.json").read_text())
         assert description["class_names"] == list("0123456789")
         assert description["arch"] == row.arch.model_dump(mode="json")

@@ -637,6 +637,59 @@ def export_command(
     )
 
 
+@app.command("push")
+@_interruptible
+def push_command(
+    target: RunOrModel,
+    repo: Annotated[
+        str, typer.Option(metavar="OWNER/NAME", help="Name of the model on the Hugging Face Hub.")
+    ],
+    index: Annotated[
+        int | None, typer.Option(help="Number of the subnet, as in the table.")
+    ] = None,
+    limits: Limits = None,
+    max_params: MaxParams = None,
+    max_macs: MaxMacs = None,
+    to: Annotated[
+        Path | None,
+        typer.Option(help="Write this folder instead of sending it: a new or empty one."),
+    ] = None,
+    replace: Annotated[
+        bool,
+        typer.Option(
+            "--replace", help="Replace the files of an earlier push; others are never touched."
+        ),
+    ] = False,
+    private: Annotated[
+        bool, typer.Option("--private", help="Make a new repository private.")
+    ] = False,
+    threads: Threads = None,
+) -> None:
+    """Publish a model with its card on the Hugging Face Hub, where timm finds it.
+
+    Of a run, the best subnet by validation is taken, unless another is chosen.
+    """
+    from huggingface_hub.utils import logging as hub_log
+
+    from prenas import pipeline
+
+    set_threads(threads)
+    hub_log.set_verbosity_error()  # type: ignore[no-untyped-call]  # it reports each of its attempts, twice
+    limited = joined_limits(limits, max_params, max_macs)
+    with console.status(f"Preparing {repo} ..."):
+        done = pipeline.push(
+            target, repo, index=index, limits=limited, to=to, replace=replace, private=private
+        )
+    name = f"hf-hub:{repo}" if to is None else f"local-dir:{done.place}"
+    console.print(
+        f"Model     {done.model}\n{'Written' if to is not None else 'Sent':10}{done.place}\n"
+        f"Use       import prenas, timm; timm.create_model({name!r}, pretrained=True)",
+        soft_wrap=True,
+    )
+    for note in done.notes:
+        console.print(f"Note      {note}", soft_wrap=True)
+
+
 @app.command("import")
 @_interruptible
 def import_command(

@@ -21,7 +21,7 @@ from prenas.devices.formats import INPUT, OUTPUT, Format, Pixels, Plan, get_form
 from prenas.devices.timing import MOST_SPREAD, Latency, latencies
 from prenas.devices.verification import Agreement, Labelled, agreement
 from prenas.families import family_of
-from prenas.models.export import Described, load_described
+from prenas.models.export import Described, load_described, run_folder_of
 from prenas.models.measurement import read_images
 from prenas.proxy.importance import noise_images
 from prenas.runs.run import Run
@@ -118,8 +118,8 @@ def _images(model: Path, described: Described, texts: Sequence[str]) -> ImageDat
     """The images that are named, or those of the run that the model lies in; None without any."""
     if texts:
         return read_images(model, described.description, texts)
-    run = model.resolve().parent.parent
-    if model.resolve().parent.name != artifacts.SUBNETS or not (run / artifacts.RECIPE).exists():
+    run = run_folder_of(model)
+    if run is None:
         return None
     opened = Run(run, device="cpu")
     return None if opened.recipe.data is None else opened.images.read(hold=())

@@ -21,6 +21,7 @@ from prenas.families.registry import (
     get_space,
     register,
 )
+from prenas.families.timm_models import add_generic_to_timm, add_to_timm
 from prenas.randomness import isolated_global_state
 
 __all__ = [
@@ -41,6 +42,8 @@ __all__ = [
 
 for _family in (vit.FAMILY, mobilenet.FAMILY, timm_cut.FAMILY):
     register(_family)
+    add_to_timm(_family)
+add_generic_to_timm()
 
 
 def build(

@@ -14,6 +14,7 @@ from typing import Generic, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from prenas.families.arch import (
     A,
@@ -267,6 +268,9 @@ class Family(Generic[A, S]):
     module that computes the same."""
     released: Released[A] | None = None
     """The released checkpoints that `prenas import` reads."""
+    timm_names: Mapping[str, tuple[A, S]] = field(default_factory=dict)
+    """Name in timm's registry, which begins with `prenas_` -> the architecture and the settings of
+    the network that `timm.create_model` builds under it."""
     pretrained: Pretrained | None = None
     """The trained networks that `prenas run --from` and `prenas finetune` read by name."""
 
@@ -333,6 +337,8 @@ class Family(Generic[A, S]):
 
 def check_images(images: Tensor, settings: Settings) -> None:
     """Raises ValueError, with both shapes, unless the images suit a network of these settings."""
+    if isinstance(images, Proxy):  # a symbolic trace knows no shapes
+        return
     expected = (settings.in_chans, *settings.image_size)
     if images.ndim != 4 or tuple(images.shape[1:]) != expected:
         raise ValueError(

@@ -16,6 +16,7 @@ from prenas.data.pictures import with_channels
 from prenas.families import build, family_of, get_family, require_stored
 from prenas.families.base import Arch, Settings
 from prenas.models.image_size import at_image_size
+from prenas.models.timm_config import describe_to_timm, timm_config
 from prenas.recipe.data import Preprocessing
 
 Transform = Callable[[Image], Tensor]
@@ -41,13 +42,17 @@ def write_model(
     preprocessing: Preprocessing,
     provenance: dict[str, Any],
 ) -> None:
-    """Writes `model.safetensors`, then `arch.json`, which marks the folder as complete."""
+    """Writes `model.safetensors`, `config.json` for timm, then `arch.json`, which marks the folder
+    as complete."""
     artifacts.require_writable(folder)
     describe, stock = get_family(family).describe_stock, None
     if describe is not None:
         with suppress(ValueError):  # timm has no such network
             stock = describe(arch, settings)
     digest = artifacts.write_tensors(folder / artifacts.MODEL, network.state_dict())
+    licence = _licence_in(provenance)
+    description = Description(arch, settings, preprocessing, class_names, digest, licence)
+    write_timm_config(folder, network, description)
     artifacts.write_json(
         folder / artifacts.MODEL_ARCH,
         {
@@ -61,6 +66,19 @@ def write_model(
             **({"timm": stock} if stock else {}),
         },
     )
+
+
+def write_timm_config(folder: Path, network: nn.Module, description: Description) -> None:
+    """Writes `config.json`, with which timm loads the folder."""
+    config = timm_config(network, description)
+    artifacts.write_plain_json(folder / artifacts.MODEL_CONFIG, config)
+
+
+def run_folder_of(model: Path) -> Path | None:
+    """The run that a handed-over model lies in; None if it lies in no run."""
+    folder = model.resolve().parent
+    is_inside = folder.name == artifacts.SUBNETS and (folder.parent / artifacts.RECIPE).exists()
+    return folder.parent if is_inside else None
 
 
 ImageSize = int | tuple[int, int]
@@ -121,6 +139,7 @@ def load_described(folder: str | Path, *, image_size: ImageSize | None = None) -
     description = read_description(folder, image_size=image_size)
     network = load_network(folder, description)
     transform = make_transform(description.settings, description.preprocessing)
+    describe_to_timm(network, description)
     return Described(Model(network.eval(), transform), description)
 
 
@@ -133,6 +152,8 @@ class Description(NamedTuple):
     class_names: tuple[str, ...]
     weights_sha256: str | None
     """Digest of the weights, as stored in their file; None in models written by 0.1.0."""
+    licence: str | None
+    """The licence of the trained weights that the model was made from, if there were any."""
 
 
 def read_description(folder: str | Path, *, image_size: ImageSize | None = None) -> Description:
@@ -188,7 +209,15 @@ def parse_description(document: dict[str, Any]) -> Description:
         preprocessing=preprocessing,
         class_names=_parse_names(document["class_names"], settings.num_classes),
         weights_sha256=document.get("weights_sha256"),
+        licence=_licence_in(document.get("provenance")),
     )
+
+
+def _licence_in(provenance: object) -> str | None:
+    """The licence of the source, which only models made from pretrained weights have."""
+    source = provenance.get("source") if isinstance(provenance, dict) else None
+    licence = source.get("licence") if isinstance(source, dict) else None
+    return licence if isinstance(licence, str) else None
 
 
 def _parse_names(names: object, num_classes: int) -> tuple[str, ...]:

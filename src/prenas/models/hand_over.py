@@ -15,6 +15,7 @@ from prenas.data.naming import default_class_names
 from prenas.evaluation.accuracy import Evaluation
 from prenas.models.cut import require_equal_logits, verified_cut
 from prenas.models.export import load, write_model
+from prenas.models.origin import commit
 from prenas.proxy.importance import noise_images
 from prenas.runs.run import Run
 
@@ -69,8 +70,8 @@ def _prove_written(folder: Path, network: torch.nn.Module, images: Tensor) -> No
             logits = load(folder).network.to(images.device)(images)
             require_equal_logits(logits, network(images), "the written model")
     except ValueError:
-        (folder / artifacts.MODEL_ARCH).unlink()
-        (folder / artifacts.MODEL).unlink()
+        for name in (artifacts.MODEL_ARCH, artifacts.MODEL_CONFIG, artifacts.MODEL):
+            (folder / name).unlink()
         raise
 
 
@@ -85,5 +86,6 @@ def _provenance(run: Run, number: int, row: Evaluation) -> dict[str, Any]:
         "evaluation": {name: split.summary for name, split in row.splits.items()},
         "supernet_sha256": run.supernet_sha256,
         **({"source": source.model_dump(exclude={"rivals"})} if source else {}),
+        "commit": commit(),
         "versions": {name: version(name) for name in ("prenas", "torch", "timm")},
     }

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from prenas.report.sections import RunSoFar
 from prenas.values import printable
 
-_MOST_ROWS = 30
+MOST_ROWS = 30
+"""Classes in a table, at most."""
 _MOST_NAMED = 40  # classes whose names fit along the sides of the picture
 _MOST_COUNTED = 25  # classes whose numbers fit into the cells
 
@@ -79,7 +80,7 @@ def classes(run: RunSoFar) -> list[str]:
             percent(one.accuracy),
             escape(one.taken_for) if one.taken_for else NONE,
         ]
-        for one in found[:_MOST_ROWS]
+        for one in found[:MOST_ROWS]
     ]
     left_out = len(found) - len(rows)
     parts = [

@@ -22,6 +22,7 @@ from prenas.values import few_of, printable
 if TYPE_CHECKING:
     from prenas.evaluation.accuracy import Evaluation, Metrics
     from prenas.models.comparison import Comparison
+    from prenas.recipe import Recipe
     from prenas.runs.images import RecordedImages
     from prenas.runs.log import EpochRecord, ValidationRecord
     from prenas.runs.results import Calibration
@@ -75,10 +76,7 @@ def summary(run: RunSoFar) -> list[str]:
     )
     data = f"data {escape(recipe.data.name)}" if recipe.data else "no data"
     if run.images is not None:
-        sizes = ", ".join(
-            f"{escape(name)} {size:,}" for name, size in run.images.num_images.items()
-        )
-        data += f": {sizes} images in {plural(len(run.images.class_names), 'class', 'classes')}"
+        data += f": {images_in_words(run.images)}"
     trained = (
         f"{data}; {len(run.epochs):,} of {_whole_length(run)} trained"
         if recipe.training
@@ -440,34 +438,50 @@ def block_scores(run: RunSoFar) -> list[str]:
     ]
 
 
-def reproduction(run: RunSoFar) -> list[str]:
-    """Recipe, versions, device and command."""
-    preferred, recipe = run.preferred, run.preferred.recipe
-    command = command_of(recipe, f"runs/{run.folder}")
+def how_it_was_made(preferred: PreferredSet, folder: str) -> str:
+    """The command that makes such a run again, or what made it; `folder` is its name."""
+    recipe = preferred.recipe
     if preferred.imported is not None:
         file = shlex.quote(preferred.imported.file)
-        how = code(f"prenas import {file} --out {shlex.quote(run.folder)}", "sh")
-    elif preferred.adapted is not None:
-        how = (
+        return code(f"prenas import {file} --out {shlex.quote(folder)}", "sh")
+    if preferred.adapted is not None:
+        return (
             f"`prenas finetune` made this run from {escape(preferred.adapted.source)} (SHA-256 of "
             f"its weights {escape(preferred.adapted.sha256)}). The recipe, `--data`, "
             "`--image-size` and `--set` of that command resulted in the fields below."
         )
-    elif preferred.trained is not None and recipe.source is not None:
-        how = (
+    if preferred.trained is not None and recipe.source is not None:
+        return (
             f"`prenas run --from {escape(recipe.source.name)}` made this run (SHA-256 of the "
             f"weights {escape(recipe.source.sha256)}). The recipe, `--data`, `--budget`, "
             "`--image-size` and `--set` of that command resulted in the fields below."
         )
-    elif command:
+    if command := command_of(recipe, f"runs/{folder}"):
         device = shlex.quote(preferred.device)
-        how = code(f"{command} --device {device} --threads {preferred.num_threads}", "sh")
-    else:
-        how = (
-            "No command reproduces this recipe: it was built in Python or from a space file. "
-            "`prenas.recipe.recipe_from_dict` rebuilds it from the JSON below, which is also in "
-            f"`{artifacts.RECIPE}`."
-        )
+        return code(f"{command} --device {device} --threads {preferred.num_threads}", "sh")
+    return (
+        "No command reproduces this recipe: it was built in Python or from a space file. "
+        "`prenas.recipe.recipe_from_dict` rebuilds it from the JSON below, which is also in "
+        f"`{artifacts.RECIPE}`."
+    )
+
+
+def folded_recipe(recipe: Recipe) -> str:
+    """Every field of a recipe, which opens with a click."""
+    text = artifacts.json_text(recipe.model_dump(mode="json"))
+    return folded("The complete recipe", code(text, "json"))
+
+
+def images_in_words(images: RecordedImages) -> str:
+    """How many images each split has, and in how many classes."""
+    sizes = ", ".join(f"{escape(name)} {size:,}" for name, size in images.num_images.items())
+    return f"{sizes} images in {plural(len(images.class_names), 'class', 'classes')}"
+
+
+def reproduction(run: RunSoFar) -> list[str]:
+    """Recipe, versions, device and command."""
+    preferred, recipe = run.preferred, run.preferred.recipe
+    how = how_it_was_made(preferred, run.folder)
     versions = [[escape(name), escape(number)] for name, number in preferred.versions.items()]
     searched_on = [
         ["device of the search", escape(preferred.device)],
@@ -480,7 +494,7 @@ def reproduction(run: RunSoFar) -> list[str]:
         "On the same machine, with the same versions and number of threads, a search writes "
         "identical files. Elsewhere float sums differ in their last digits, and a choice with a "
         "tiny lead may change.",
-        folded("The complete recipe", code(_recipe_json(run), "json")),
+        folded_recipe(recipe),
     ]
 
 
@@ -520,10 +534,6 @@ def _word(folder: str) -> str:
 
 def _picture(name: str, text: str) -> str:
     return picture(f"{artifacts.REPORT_PICTURES}/{name}", text)
-
-
-def _recipe_json(run: RunSoFar) -> str:
-    return artifacts.json_text(run.preferred.recipe.model_dump(mode="json"))
 
 
 def _results(metrics: Metrics, with_top5: bool) -> list[str]:

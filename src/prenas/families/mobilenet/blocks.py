@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from timm.layers import drop_path, get_act_layer, make_divisible
+from timm.layers import drop_path, get_act_layer, make_divisible, register_notrace_module
 from timm.models._efficientnet_blocks import (
     DepthwiseSeparableConv,
     InvertedResidual,
@@ -24,6 +24,7 @@ squeeze_excite = partial(
 )
 
 
+@register_notrace_module  # whether it pads depends on shapes, which a trace does not know
 class Shortcut(nn.Module):
     """The shortcut around a block whose input and output differ.
 

@@ -17,12 +17,15 @@ from timm.layers import (
     GluMlp,
     apply_rot_embed_cat,
     drop_path,
+    register_notrace_module,
 )
 from timm.models.eva import EvaAttention
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn.functional import dropout, interpolate, scaled_dot_product_attention
 
 from prenas.families.base import check_images
+from prenas.families.habits import record_image_size, without_proxy
 from prenas.families.timm_cut.arch import TimmArch, TimmSettings
 from prenas.families.units import UnitGroup
 
@@ -46,7 +49,10 @@ class CutNetwork(nn.Module):
         training; with dropout, its last columns, one per feature, decide which features are
         dropped. Without it, the global generator decides.
         """
-        if images.shape[0] == 0:  # a process without images; timm's own reshapes need some
+        noise = without_proxy(noise)
+        if (
+            not isinstance(images, Proxy) and images.shape[0] == 0
+        ):  # a process without images; timm's own reshapes need some
             blank = images.new_zeros((2, *images.shape[1:]))
             kept = None if noise is None else noise.new_ones((2, *noise.shape[1:]))
             return self.forward(blank, kept)[:0]
@@ -58,13 +64,34 @@ class CutNetwork(nn.Module):
 
     def forward_features(self, images: Tensor, *arguments: Any, **fields: Any) -> Tensor:
         """timm's features, for images of the right shape."""
+        images = self._prepared(images)
+        features: Tensor = super().forward_features(images, *arguments, **fields)  # type: ignore[misc]
+        return features
+
+    def forward_intermediates(self, x: Tensor, *arguments: Any, **fields: Any) -> Any:
+        """timm's intermediates, for images [B, in_chans, height, width] of the right shape."""
+        return super().forward_intermediates(self._prepared(x), *arguments, **fields)  # type: ignore[misc]
+
+    def set_input_size(self, img_size: int | tuple[int, int] | None = None, **fields: Any) -> None:
+        """Takes images of another size from now on.
+
+        A cut with a resolution resizes them to it as before; otherwise timm's network changes, if
+        it depends on the size.
+        """
+        inherited = getattr(super(), "set_input_size", None)
+        if self.resolution is None and inherited is not None:
+            inherited(img_size=img_size, **fields)
+        if img_size is not None:
+            self.settings = self.settings.changed(image_size=img_size)
+            record_image_size(self, self.settings.image_size)
+
+    def _prepared(self, images: Tensor) -> Tensor:
+        """The images in the size and the order that timm's network takes."""
         check_images(images, self.settings)
         if self.resolution is not None:
             images = resized(images, (self.resolution, self.resolution))
         # With channels last, depthwise convolutions take two thirds of the time on a CPU.
-        images = images.contiguous(memory_format=torch.channels_last)
-        features: Tensor = super().forward_features(images, *arguments, **fields)  # type: ignore[misc]
-        return features
+        return images.contiguous(memory_format=torch.channels_last)
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that timm's optimiser factory must not decay, besides biases and norms."""
@@ -119,6 +146,7 @@ class _Dropout(nn.Module):
         return features * kept.to(features.dtype) / (1.0 - self.rate)
 
 
+@register_notrace_module  # its shapes are those of its input, which a trace does not know
 class UnitMajorLinear(nn.Linear):
     """A projection to several things at once whose rows are ordered by unit, not by kind.
 

@@ -9,7 +9,7 @@ from prenas.families.base import Family, Released, Resizing, StageNames
 from prenas.families.vit.adaptation import resize, with_full_reach
 from prenas.families.vit.deployment import deployed
 from prenas.families.vit.network import VisionTransformer, drop_path_rates, initialize, work
-from prenas.families.vit.published import PUBLISHED
+from prenas.families.vit.published import PUBLISHED, TIMM_NAMES
 from prenas.families.vit.released import read_released
 from prenas.families.vit.space import SPACES, VitArch, VitSettings, VitSpace
 
@@ -59,4 +59,5 @@ FAMILY = Family[VitArch, VitSettings](
     arch_scores={"entropy": _entropy},
     deployed=deployed,
     released=Released(read=read_released, published=PUBLISHED),
+    timm_names=TIMM_NAMES,
 )

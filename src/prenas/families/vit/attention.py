@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from timm.layers import register_notrace_module
 from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
@@ -80,6 +81,7 @@ def lay_out(vertical: Tensor, horizontal: Tensor, grid: GridIndex) -> Tensor:
     return torch.cat([vertical[grid.rows], horizontal[grid.columns], class_token])
 
 
+@register_notrace_module  # the way of computing depends on shapes, which a trace does not know
 class RelativeAttention(nn.Module):
     """Multi-head attention of width `num_heads * head_dim` with relative positions on k and v.
 

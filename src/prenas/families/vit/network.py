@@ -7,9 +7,18 @@ from typing import Any
 
 import torch
 from timm.layers import DropPath, Mlp, PatchEmbed
+from timm.models._features import feature_take_indices
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from prenas.families.base import TensorRole, Work, check_images
+from prenas.families.habits import (
+    record_image_size,
+    require_pooling,
+    with_image_size,
+    without_proxy,
+)
+from prenas.families.vit.adaptation import resize
 from prenas.families.vit.attention import (
     GridIndex,
     RelativeAttention,
@@ -62,6 +71,10 @@ class VisionTransformer(nn.Module):
     row_index: Tensor
     column_index: Tensor
     key_features: Tensor
+    num_prefix_tokens = 1
+    """The class token."""
+    grad_checkpointing = False
+    """Whether blocks are computed again in the backward pass, to save memory."""
 
     def __init__(
         self,
@@ -73,8 +86,17 @@ class VisionTransformer(nn.Module):
         super().__init__()
         self.arch = arch
         self.settings = settings
-        self.num_classes = settings.num_classes
+        self.num_classes, self.in_chans = settings.num_classes, settings.in_chans
         self.num_features = self.head_hidden_size = arch.embed_dim
+        self.global_pool = "avg"
+        self.feature_info = [
+            {
+                "module": f"blocks.{layer}",
+                "num_chs": arch.embed_dim,
+                "reduction": settings.patch_size,
+            }
+            for layer in range(arch.depth)
+        ]
         rates = tuple(drop_path_rates) or (0.0,) * arch.depth
         if len(rates) < arch.depth:
             raise ValueError(f"{len(rates)} drop-path rates for {arch.depth} layers")
@@ -98,13 +120,18 @@ class VisionTransformer(nn.Module):
         self.norm = nn.LayerNorm(arch.embed_dim, eps=_NORM_EPS)
         self.head_drop = nn.Dropout(dropout)
         self.head = self._make_head(settings.num_classes)
-        grid = grid_index(rows, columns, settings.head_dim, settings.max_distance)
+        self._set_grid()
+
+    def _set_grid(self) -> None:
+        settings = self.settings
+        grid = grid_index(*settings.grid, settings.head_dim, settings.max_distance)
         self.register_buffer("row_index", grid.rows, persistent=False)
         self.register_buffer("column_index", grid.columns, persistent=False)
         self.register_buffer("key_features", grid.features, persistent=False)
 
     def forward_features(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         """[B, in_chans, height, width] -> normalised tokens [B, N, D], the class token first."""
+        noise = without_proxy(noise)
         check_images(images, self.settings)
         num_draws = 2 * len(self.blocks) + (self.num_features if self.head_drop.p else 0)
         if noise is not None and (
@@ -114,23 +141,132 @@ class VisionTransformer(nn.Module):
                 f"noise has shape {tuple(noise.shape)}, but {len(images)} images through "
                 f"{len(self.blocks)} blocks need ({len(images)}, {num_draws} or more)"
             )
-        tokens = self.patch_embed(images)
-        cls_token = self.cls_token.expand(tokens.shape[0], -1, -1)
-        tokens = torch.cat([cls_token, tokens], dim=1) + self.pos_embed  # [B, N, D]
+        tokens = self._embedded(images)
         grid = GridIndex(self.row_index, self.column_index, self.key_features)
         for layer, block in enumerate(self.blocks):
             branches = None if noise is None else noise[:, 2 * layer : 2 * layer + 2]
-            tokens = block(tokens, grid, branches)
+            tokens = self._applied(block, tokens, grid, branches)
         return self.norm(tokens)  # type: ignore[no-any-return]
+
+    def _embedded(self, images: Tensor) -> Tensor:
+        """[B, in_chans, height, width] -> the tokens [B, N, D] that the first block takes."""
+        tokens = self.patch_embed(images)
+        cls_token = self.cls_token.expand(tokens.shape[0], -1, -1)
+        return torch.cat([cls_token, tokens], dim=1) + self.pos_embed
+
+    def _applied(
+        self, block: nn.Module, tokens: Tensor, grid: GridIndex, branches: Tensor | None
+    ) -> Tensor:
+        if self.grad_checkpointing:
+            return checkpoint(block, tokens, grid, branches, use_reentrant=False)  # type: ignore[no-any-return]
+        return block(tokens, grid, branches)  # type: ignore[no-any-return]
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+        output_dict: bool = False,
+    ) -> Any:
+        """The tokens after several blocks, under the names and in the forms of timm.
+
+        Args:
+            x: images [B, in_chans, height, width].
+            indices: numbers of blocks, or how many of the last; None for all.
+            return_prefix_tokens: also give the class token [B, 1, D] of each.
+            norm: apply the final norm to each.
+            stop_early: compute no block after the last that is asked for.
+            output_fmt: NCHW for maps [B, D, rows, columns], NLC for tokens [B, rows * columns, D].
+            intermediates_only: leave out the features of the last block.
+            output_dict: give a dictionary, as timm does.
+
+        Returns:
+            (normalised tokens [B, N, D] after the last block, list of the intermediates).
+
+        Raises:
+            ValueError: the images have another shape, or the format is unknown.
+        """
+        if output_fmt not in ("NCHW", "NLC"):
+            raise ValueError(f"output_fmt={output_fmt!r} is unknown: choose 'NCHW' or 'NLC'")
+        check_images(x, self.settings)
+        wanted, last = feature_take_indices(len(self.blocks), indices)
+        tokens = self._embedded(x)
+        grid = GridIndex(self.row_index, self.column_index, self.key_features)
+        taken = []
+        for layer, block in enumerate(self.blocks[: last + 1] if stop_early else self.blocks):
+            tokens = self._applied(block, tokens, grid, None)
+            if layer in wanted:
+                taken.append(self.norm(tokens) if norm else tokens)
+        prefixes = [each[:, : self.num_prefix_tokens] for each in taken]
+        found = [each[:, self.num_prefix_tokens :] for each in taken]
+        if output_fmt == "NCHW":
+            rows, columns = self.settings.grid
+            found = [
+                each.transpose(1, 2).unflatten(2, (rows, columns)).contiguous() for each in found
+            ]
+        if output_dict:
+            result: dict[str, Any] = {"image_intermediates": found}
+            if return_prefix_tokens:
+                result["image_intermediates_prefix"] = prefixes
+            return result if intermediates_only else {**result, "image_features": self.norm(tokens)}
+        pairs = list(zip(found, prefixes, strict=True)) if return_prefix_tokens else found
+        return pairs if intermediates_only else (self.norm(tokens), pairs)
+
+    def get_intermediate_layers(
+        self,
+        x: Tensor,
+        n: int | list[int] = 1,
+        reshape: bool = False,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+    ) -> Any:
+        """The intermediates alone, of the last `n` blocks or of the blocks in `n`, as DINO names
+        them: tokens, or maps with `reshape`."""
+        return self.forward_intermediates(
+            x,
+            n,
+            return_prefix_tokens=return_prefix_tokens,
+            norm=norm,
+            output_fmt="NCHW" if reshape else "NLC",
+            intermediates_only=True,
+        )
+
+    def prune_intermediate_layers(
+        self,
+        indices: int | list[int] = 1,
+        prune_norm: bool = False,
+        prune_head: bool = True,
+    ) -> list[int]:
+        """Removes what these intermediates do not need, in place; returns the numbers of their
+        blocks."""
+        wanted, last = feature_take_indices(len(self.blocks), indices)
+        self.blocks = self.blocks[: last + 1]
+        self.arch = VitArch(
+            embed_dim=self.arch.embed_dim,
+            num_heads=self.arch.num_heads[: last + 1],
+            mlp_ratio=self.arch.mlp_ratio[: last + 1],
+        )
+        if prune_norm:
+            self.norm = nn.Identity()  # type: ignore[assignment]
+        if prune_head:
+            self.reset_classifier(0, "")
+        return wanted
 
     def forward_head(
         self, tokens: Tensor, pre_logits: bool = False, noise: Tensor | None = None
     ) -> Tensor:
         """Tokens [B, N, D] -> logits [B, num_classes], or the pooled features [B, D].
 
-        The last D columns of `noise` decide which features dropout drops in training.
+        The last D columns of `noise` decide which features dropout drops in training. With
+        `global_pool=""`, the tokens are returned as they are.
         """
-        pooled = self._drop(tokens[:, 1:].mean(dim=1), noise)
+        if not self.global_pool:
+            return tokens
+        pooled = self._drop(tokens[:, 1:].mean(dim=1), without_proxy(noise))
         return pooled if pre_logits else self.head(pooled)
 
     def _drop(self, features: Tensor, noise: Tensor | None) -> Tensor:
@@ -170,13 +306,16 @@ class VisionTransformer(nn.Module):
 
         The new weights are the same at every call: they come from a generator with a fixed seed.
 
+        Args:
+            global_pool: "avg" for the mean over the patch tokens, "" for all tokens as they are,
+                which needs 0 classes; None keeps what it is.
+
         Raises:
-            ValueError: a pooling other than the mean over the patch tokens was asked for.
+            ValueError: another pooling was asked for.
         """
-        if global_pool not in (None, "avg"):
-            raise ValueError(
-                f"global_pool={global_pool!r} is not supported: this network only has 'avg'"
-            )
+        pooling = self.global_pool if global_pool is None else global_pool
+        require_pooling(pooling, num_classes)
+        self.global_pool = pooling
         self.settings = self.settings.model_copy(update={"num_classes": num_classes})
         self.num_classes = num_classes
         reference = self.cls_token
@@ -186,6 +325,41 @@ class VisionTransformer(nn.Module):
             generator = torch_generator(0, "classifier")
             nn.init.trunc_normal_(self.head.weight, std=0.02, generator=generator)
             nn.init.zeros_(self.head.bias)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Computes blocks again in the backward pass instead of keeping their activations.
+
+        Stochastic depth and dropout drop the same again.
+        """
+        self.grad_checkpointing = enable
+
+    def set_input_size(
+        self,
+        img_size: int | tuple[int, int] | None = None,
+        patch_size: int | tuple[int, int] | None = None,
+    ) -> None:
+        """Takes images of another size from now on: resamples the position embedding, in place.
+
+        Raises:
+            ValueError: the patch size does not divide the image size, or would change.
+        """
+        size = self.settings.patch_size
+        if patch_size not in (None, size, (size, size)):
+            raise ValueError(
+                f"patch_size={patch_size} is not supported: the patches of this network have "
+                f"{size} x {size} pixels"
+            )
+        if img_size is None:
+            return
+        old, new = self.settings, with_image_size(self.settings, img_size, self.num_classes)
+        with torch.no_grad():
+            moved = resize({"pos_embed": self.pos_embed}, old, new)["pos_embed"]
+        self.pos_embed = nn.Parameter(moved.detach(), self.pos_embed.requires_grad)
+        self.settings = new
+        self.patch_embed.set_input_size(new.image_size)
+        with self.row_index.device:
+            self._set_grid()
+        record_image_size(self, new.image_size)
 
     def _make_head(self, num_classes: int) -> nn.Module:
         return nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()

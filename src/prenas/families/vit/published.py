@@ -6,7 +6,7 @@ in `tiny`, 13 to 33 M by 5 M in `small`, 30 to 66 M by 12 M in `base`.
 
 from __future__ import annotations
 
-from prenas.families.vit.space import VitArch
+from prenas.families.vit.space import SPACES, VitArch, VitSettings
 
 
 def _arch(embed_dim: int, num_heads: str, mlp_ratio: str) -> VitArch:
@@ -42,3 +42,13 @@ PUBLISHED: dict[str, tuple[VitArch, ...]] = {
     ),
 }
 """Name of the space -> its published subnets, cheapest first."""
+
+_MILLIONS = {"tiny": range(6, 12), "small": range(18, 34, 5), "base": range(42, 67, 12)}
+"""Name of the space -> the upper limits of its intervals, in millions of parameters."""
+
+TIMM_NAMES: dict[str, tuple[VitArch, VitSettings]] = {
+    f"prenas_{space}_{millions}m": (arch, SPACES[space].settings)
+    for space, archs in PUBLISHED.items()
+    for arch, millions in zip(archs, _MILLIONS[space], strict=True)
+}
+"""Name in timm's registry, which states the limit -> the subnet, and the settings of its space."""

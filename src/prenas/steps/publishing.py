@@ -1,0 +1,198 @@
+"""Publishing a handed-over model: a folder in the form of the Hugging Face Hub, with a card."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import timm
+import torch
+
+from prenas import artifacts
+from prenas.evaluation.accuracy import Evaluation
+from prenas.models.choice import choose, pick
+from prenas.models.export import Described, load_described, run_folder_of, write_timm_config
+from prenas.recipe.budgets import Limits
+from prenas.report.model_card import OfRun, Published, missing_facts, model_card
+from prenas.runs.run import Run
+from prenas.steps.delivering import hand_over_subnet
+from prenas.steps.measuring import evaluated
+
+CARD = "README.md"
+_FILES = (CARD, artifacts.MODEL_CONFIG, artifacts.MODEL, artifacts.MODEL_ARCH)
+
+
+class Pushed(NamedTuple):
+    """A model that was published."""
+
+    model: Path
+    """The folder of the handed-over model."""
+    place: str
+    """The folder that was written, or the address on the Hub."""
+    notes: Sequence[str]
+    """What is missing on the card."""
+
+
+def push(
+    target: Path,
+    repo: str,
+    *,
+    index: int | None = None,
+    limits: Limits | None = None,
+    to: Path | None = None,
+    replace: bool = False,
+    private: bool = False,
+) -> Pushed:
+    """Publishes a handed-over model, or a subnet of a run, which is handed over first.
+
+    Args:
+        target: the folder of the model or of the run.
+        repo: name on the Hub, `OWNER/NAME`.
+        index: number of the subnet of a run; or
+        limits: the best within these limits. With neither, the best by validation.
+        to: a folder to write instead; nothing is sent to the Hub.
+        replace: whether to replace files of these names that are there already.
+        private: whether a new repository on the Hub is private.
+
+    Raises:
+        FileNotFoundError: there is no such model.
+        ValueError: the name or the target is unusable, something is in the way, or the Hub cannot
+            be reached. Nothing was written then.
+    """
+    from huggingface_hub.utils import validate_repo_id
+
+    validate_repo_id(repo)
+    if to is not None:
+        _require_free(to, replace)
+    else:
+        _require_free_on_hub(repo, replace)
+    model = _model(target, index, limits)
+    described = load_described(model)
+    published = Published(
+        repo,
+        described.description,
+        artifacts.read_json(model / artifacts.MODEL_ARCH).get("provenance") or {},
+        _of_run(model),
+    )
+    with ExitStack() as stack:
+        if to is not None:
+            artifacts.require_writable(to.parent)
+        parent = None if to is None else to.parent
+        made = stack.enter_context(tempfile.TemporaryDirectory(prefix=".prenas-push-", dir=parent))
+        folder = Path(made) / "model"
+        _write(folder, model, described, published)
+        place = _send(folder, repo, private) if to is None else str(_placed(folder, to))
+    return Pushed(model, place, missing_facts(published))
+
+
+def _require_free(to: Path, replace: bool) -> None:
+    """Raises ValueError for a folder in which something would be overwritten."""
+    if to.is_symlink() or (to.exists() and not to.is_dir()):
+        raise ValueError(f"{to} is not a folder: choose another --to. Nothing was written")
+    if to.exists() and any(to.iterdir()) and not replace:
+        raise ValueError(
+            f"{to} is not empty: choose another --to, or give --replace to replace "
+            f"{', '.join(_FILES)} in it. Nothing was written"
+        )
+
+
+def _require_free_on_hub(repo: str, replace: bool) -> None:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    try:
+        found = set(HfApi(library_name="prenas").list_repo_files(repo))
+    except RepositoryNotFoundError:
+        return  # it is created later
+    except Exception as error:  # no network, no login, a Hub that is down: each has its own class
+        raise _not_sent(repo, error) from None
+    if (there := sorted(found & set(_FILES))) and not replace:
+        raise ValueError(
+            f"{repo} on the Hub already has {', '.join(there)}: choose another --repo, or give "
+            "--replace to replace them. Nothing was sent"
+        )
+
+
+def _not_sent(repo: str, error: Exception) -> ValueError:
+    reason = str(error).strip().splitlines()[:1]
+    return ValueError(
+        f"cannot send to {repo} on the Hub ({type(error).__name__}: {''.join(reason)[:200]}): "
+        "check the network and `hf auth login`, or write the folder with --to FOLDER and send it "
+        f"later (hf upload {repo} FOLDER)"
+    )
+
+
+def _model(target: Path, index: int | None, limits: Limits | None) -> Path:
+    """The folder of the model; that of a run's subnet is handed over if it is not there yet."""
+    if not (target / artifacts.RECIPE).exists():
+        if index is not None or limits:
+            raise ValueError(f"{target} is one model, of which no subnet can be chosen")
+        return target
+    run = Run(target)
+    rows = evaluated(run)
+    chosen = choose(rows, index, limits) if index is not None or limits else pick(rows, {})
+    return hand_over_subnet(run, chosen, rows[chosen])
+
+
+def _of_run(model: Path) -> OfRun | None:
+    """What the run of a model knows about it."""
+    folder = run_folder_of(model)
+    if folder is None:
+        return None
+    run = Run(folder, device="cpu")
+    run.results.require_current_model(model)
+    number = int(model.resolve().name)
+    rows: Sequence[Evaluation] = run.evaluations if run.is_evaluated else ()
+    splits = rows[number].splits if rows else {}
+    return OfRun(folder.name, run.subnets, number, splits, run.images.recorded)
+
+
+def _write(folder: Path, model: Path, described: Described, published: Published) -> None:
+    """Writes all files, then reads them back through timm."""
+    folder.mkdir()
+    for name in (artifacts.MODEL, artifacts.MODEL_ARCH):
+        shutil.copyfile(model / name, folder / name)
+    write_timm_config(folder, described.model.network, described.description)
+    artifacts.write_bytes(folder / CARD, model_card(published).encode())
+    settings = described.description.settings
+    images = torch.linspace(-1, 1, 2 * settings.in_chans * settings.image_size[0]).view(
+        2, settings.in_chans, -1, 1
+    )
+    images = images.expand(-1, -1, -1, settings.image_size[1])
+    network = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    with torch.inference_mode():
+        if not torch.equal(network(images), described.model.network(images)):
+            raise ValueError(
+                f"timm does not compute the same from {model} as prenas: nothing was written. This "
+                "is a bug in prenas: please report it"
+            )
+
+
+def _placed(folder: Path, to: Path) -> Path:
+    """Moves the files to their folder; what else is there stays."""
+    if not to.exists() or not any(to.iterdir()):
+        if to.exists():
+            to.rmdir()
+        folder.rename(to)
+        return to
+    for name in _FILES:
+        (folder / name).replace(to / name)
+    return to
+
+
+def _send(folder: Path, repo: str, private: bool) -> str:
+    from huggingface_hub import HfApi
+
+    hub = HfApi(library_name="prenas")
+    try:
+        created = hub.create_repo(repo, private=private, exist_ok=True)
+        hub.upload_folder(
+            repo_id=created.repo_id, folder_path=folder, commit_message="Add the model"
+        )
+    except Exception as error:  # as above
+        raise _not_sent(repo, error) from None
+    return str(created)
