@@ -81,6 +81,23 @@ def test_the_card_states_what_the_run_knows(
     assert 'timm.create_model("hf-hub:me/digits", pretrained=True)' in text
 
 
+def test_folders_of_this_machine_are_not_published(tmp_path: Path) -> None:
+    model = model_of(tmp_path / "model")
+    path = model / "arch.json"
+    source = {"name": "timm/resnet18=/home/me/secret/r18.pth", "origin": "https://a.org/b/c"}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "provenance": {"source": source}}))
+    prenas.push(model, "me/animals", to=tmp_path / "hub")
+    for name in ("README.md", "arch.json"):
+        text = (tmp_path / "hub" / name).read_text()
+        assert "secret" not in text
+        assert "timm/resnet18=r18.pth" in text
+        assert "https://a.org/b/c" in text
+    assert torch.equal(
+        prenas.load(tmp_path / "hub").network(torch.ones(1, 3, 8, 8)),
+        prenas.load(model).network(torch.ones(1, 3, 8, 8)),
+    )
+
+
 @pytest.mark.parametrize(
     ("licence", "of_hub", "name"),
     [("mit", "mit", None), ("Apache-2.0", "apache-2.0", None), ("secret-1", "other", "secret-1")],

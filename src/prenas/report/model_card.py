@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prenas import artifacts
 from prenas.cost import AXES, shown_axes
+from prenas.recipe.data import FOLDER, OWN_DATA
 from prenas.report.classes import MOST_ROWS, ClassResult, class_results
 from prenas.report.forms import NONE, percent, plural
 from prenas.report.markdown import code, escape, table
@@ -15,6 +16,7 @@ from prenas.report.sections import folded_recipe, how_it_was_made, images_in_wor
 if TYPE_CHECKING:
     from prenas.evaluation.accuracy import Metrics
     from prenas.models.export import Description
+    from prenas.recipe import Recipe
     from prenas.runs.images import RecordedImages
     from prenas.selection.preferred import PreferredSet
 
@@ -90,12 +92,11 @@ def _splits(model: Published) -> dict[str, Mapping[str, Any]]:
 def _results_for_hub(model: Published) -> list[Any]:
     from huggingface_hub import EvalResult
 
-    recipe = None if model.run is None else model.run.preferred.recipe
-    data = recipe.data.name if recipe is not None and recipe.data is not None else "unknown"
+    data = "unknown" if model.run is None else _name_of_data(model.run.preferred.recipe)
     return [
         EvalResult(
             task_type=_TASK,
-            dataset_type=data,
+            dataset_type=data.replace(" ", "-"),
             dataset_name=data,
             dataset_split=name,
             metric_type="accuracy",
@@ -104,6 +105,12 @@ def _results_for_hub(model: Published) -> list[Any]:
         )
         for name, numbers in _splits(model).items()
     ]
+
+
+def _name_of_data(recipe: Recipe) -> str:
+    if recipe.data is None:
+        return "no data"
+    return "own pictures" if recipe.data.name in (FOLDER, OWN_DATA) else recipe.data.name
 
 
 def _summary(model: Published) -> list[str]:
@@ -219,8 +226,8 @@ def _budget(model: Published) -> list[str]:
 def _data(model: Published) -> list[str]:
     if model.run is None:
         return ["## Data", "Not recorded with this model."]
-    data, images = model.run.preferred.recipe.data, model.run.images
-    lines = [f"{escape(data.name)}." if data is not None else "No data of this run."]
+    images = model.run.images
+    lines = [f"Images: {escape(_name_of_data(model.run.preferred.recipe))}."]
     if images is not None:
         lines.append(f"{images_in_words(images)}.")
         lines += [f"{escape(note)}." for note in images.notes]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -23,6 +24,8 @@ from prenas.steps.delivering import hand_over_subnet
 from prenas.steps.measuring import evaluated
 
 CARD = "README.md"
+_FOLDERS = re.compile(r"(?<![\w/:.])/(?:[^\s\"'`|/]+/)+")
+"""The folders of an absolute path."""
 _FILES = (CARD, artifacts.MODEL_CONFIG, artifacts.MODEL, artifacts.MODEL_ARCH)
 
 
@@ -152,12 +155,19 @@ def _of_run(model: Path) -> OfRun | None:
 
 
 def _write(folder: Path, model: Path, described: Described, published: Published) -> None:
-    """Writes all files, then reads them back through timm."""
+    """Writes all files, then reads them back through timm.
+
+    Of paths on this machine, to images or weights, only the last part is published.
+    """
     folder.mkdir()
-    for name in (artifacts.MODEL, artifacts.MODEL_ARCH):
-        shutil.copyfile(model / name, folder / name)
+    shutil.copyfile(model / artifacts.MODEL, folder / artifacts.MODEL)
+    texts = {
+        artifacts.MODEL_ARCH: (model / artifacts.MODEL_ARCH).read_text(encoding="utf-8"),
+        CARD: model_card(published),
+    }
+    for name, text in texts.items():
+        artifacts.write_bytes(folder / name, _FOLDERS.sub("", text).encode())
     write_timm_config(folder, described.model.network, described.description)
-    artifacts.write_bytes(folder / CARD, model_card(published).encode())
     settings = described.description.settings
     images = torch.linspace(-1, 1, 2 * settings.in_chans * settings.image_size[0]).view(
         2, settings.in_chans, -1, 1
