@@ -1,7 +1,10 @@
 """The blocks of the Vision Transformer, held against their formulas."""
 
+import pytest
 import torch
 
+from families.drawing import fill_as_trained, images_for
+from prenas.families import build, get_space
 from prenas.families.vit.attention import GridIndex, grid_index
 from prenas.families.vit.network import Block
 from prenas.families.vit.space import VitSettings
@@ -24,3 +27,22 @@ def test_stochastic_depth_keeps_the_mean() -> None:
         expected = expected + kept[:, 1] * block.mlp(block.norm2(expected))
     torch.testing.assert_close(found, expected)
     assert torch.equal(found[0], tokens[0])
+
+
+@pytest.mark.parametrize("way", ["assign", "to_empty"])
+def test_weights_are_loaded_into_a_network_without_memory(way: str) -> None:
+    """Also what no state dict has: the indices of the grid."""
+    space = get_space("digits")
+    expected = fill_as_trained(build(space.largest, space.settings))
+    with torch.device("meta"):
+        network = build(space.largest, space.settings).eval()
+    if way == "to_empty":
+        network.to_empty(device="cpu")
+        for buffer in network.buffers():
+            buffer.zero_()  # as an allocator may leave them
+    network.load_state_dict(expected.state_dict(), assign=way == "assign")
+    images = images_for(space)
+    assert torch.equal(network(images), expected(images))
+    half = build(space.largest, space.settings).eval().bfloat16()
+    half.load_state_dict(expected.bfloat16().state_dict())
+    assert half(images.bfloat16()).dtype == torch.bfloat16

@@ -121,6 +121,7 @@ class VisionTransformer(nn.Module):
         self.head_drop = nn.Dropout(dropout)
         self.head = self._make_head(settings.num_classes)
         self._set_grid()
+        self.register_load_state_dict_post_hook(_restore_grid)  # type: ignore[no-untyped-call]
 
     def _set_grid(self) -> None:
         settings = self.settings
@@ -363,6 +364,19 @@ class VisionTransformer(nn.Module):
 
     def _make_head(self, num_classes: int) -> nn.Module:
         return nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+
+
+def _restore_grid(network: nn.Module, _: object) -> None:
+    """Computes again what no state dict has, for a network that was built without memory.
+
+    Such as one on the meta device, or after `to_empty`.
+    """
+    assert isinstance(network, VisionTransformer)
+    like = network.pos_embed
+    if like.device.type != "meta":
+        with torch.device(like.device):
+            network._set_grid()
+        network.key_features = network.key_features.to(like.dtype)
 
 
 def initialize(network: nn.Module, generator: torch.Generator) -> None:
