@@ -82,7 +82,7 @@ def test_a_finished_run_holds_what_it_promises(finished_run: Path) -> None:
         *(
             f"subnets/{n:02d}/{name}"
             for n in range(3)
-            for name in ("arch.json", "model.safetensors")
+            for name in ("arch.json", "config.json", "model.safetensors")
         ),
         "report.md",
         *(

@@ -194,7 +194,9 @@ def test_shares_become_amounts(cut_source: Source) -> None:
     )
     with pytest.raises(ValueError, match=r"macs=120% is not a share of the source"):
         absolute_budgets(["macs=120%"], arch, settings)
-    with pytest.raises(ValueError, match="unknown budget axis 'latency'"):
+    with pytest.raises(ValueError, match="unknown budget axis 'speed'"):
+        absolute_budgets(["speed=50%"], arch, settings)
+    with pytest.raises(ValueError, match="budget axis 'latency' needs a table of times"):
         absolute_budgets(["latency=50%"], arch, settings)
 
 

@@ -124,11 +124,18 @@ class VisionTransformer(nn.Module):
         self.register_load_state_dict_post_hook(_restore_grid)  # type: ignore[no-untyped-call]
 
     def _set_grid(self) -> None:
+        for name, tensor in self._grid().items():
+            self.register_buffer(name, tensor, persistent=False)
+
+    def _grid(self) -> dict[str, Tensor]:
+        """The buffers that follow from the settings."""
         settings = self.settings
         grid = grid_index(*settings.grid, settings.head_dim, settings.max_distance)
-        self.register_buffer("row_index", grid.rows, persistent=False)
-        self.register_buffer("column_index", grid.columns, persistent=False)
-        self.register_buffer("key_features", grid.features, persistent=False)
+        return {
+            "row_index": grid.rows,
+            "column_index": grid.columns,
+            "key_features": grid.features,
+        }
 
     def forward_features(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         """[B, in_chans, height, width] -> normalised tokens [B, N, D], the class token first."""
@@ -373,10 +380,15 @@ def _restore_grid(network: nn.Module, _: object) -> None:
     """
     assert isinstance(network, VisionTransformer)
     like = network.pos_embed
-    if like.device.type != "meta":
-        with torch.device(like.device):
-            network._set_grid()
-        network.key_features = network.key_features.to(like.dtype)
+    if like.device.type == "meta":
+        return
+    for name, tensor in network._grid().items():
+        buffer = network.get_buffer(name)
+        if buffer.device.type == "meta":
+            dtype = like.dtype if tensor.is_floating_point() else tensor.dtype
+            network.register_buffer(name, tensor.to(like.device, dtype), persistent=False)
+        else:  # in place, because others may hold these tensors
+            buffer.copy_(tensor)
 
 
 def initialize(network: nn.Module, generator: torch.Generator) -> None:
