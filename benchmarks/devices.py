@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from benchmarks.networks import fused, published, some_images, without_relative_positions
 from benchmarks.paired import ROOT, Options, environment
 from prenas.devices.exporting import export
-from prenas.devices.formats import FORMATS, Plan, get_format
+from prenas.devices.formats import FORMATS, get_format
 from prenas.devices.timing import latencies
 from prenas.families import build, family_of, get_space
 from prenas.models.export import read_description
@@ -98,7 +98,8 @@ def _compared(
                     continue
                 form = get_format(kind)
                 path = Path(folder) / f"{name}-{form.file}"
-                form.write(network, torch.cat([images, images]), path, Plan(None, None))
+                plan = form.plan(None)
+                form.write(network, torch.cat([images] * (plan.batch or 2)), path, plan)
                 run, pixels = form.open(path, 1), images.numpy()
                 calls[f"{form.engine} {name}"] = lambda run=run, pixels=pixels: run(pixels)
                 if kind == "onnx":

@@ -21,9 +21,11 @@ from prenas.cli import app
 from prenas.devices import formats
 from prenas.devices.card import Card, read_card
 from prenas.devices.exporting import export
-from prenas.devices.formats import Format, Pixels, get_format
-from prenas.families.base import SearchSpace
-from prenas.models.export import load
+from prenas.devices.formats import Format, Pixels, Written, get_format
+from prenas.families import build
+from prenas.families.base import Arch, SearchSpace
+from prenas.models.export import load, write_model
+from prenas.recipe.data import Preprocessing
 from training.runs import contents
 
 pytest_plugins = "sources.cut_runs"
@@ -95,6 +97,44 @@ def test_other_formats_compute_the_same(name: str, model: Path) -> None:
             expected = network(images)
         found = torch.from_numpy(run(images.numpy()))
         assert float((found - expected).abs().max() / expected.abs().max()) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("space", "batch"),
+    [
+        # With PyTorch's layouts, XNNPACK refuses this network at run time.
+        pytest.param(TEST_SPACES["timm"][0], 3, id="convolutional"),
+        # Its positions are resized by an operator that ExecuTorch lacks: they must be constants.
+        pytest.param(TEST_SPACES["timm"][1], None, id="transformer", marks=pytest.mark.slow),
+        pytest.param(TEST_SPACES["vit"][1], None, id="relative", marks=pytest.mark.slow),
+        pytest.param(TEST_SPACES["mobilenet"][2], None, id="mobilenet", marks=pytest.mark.slow),
+    ],
+)
+def test_executorch_programs_compute_the_same(
+    space: SearchSpace, batch: int | None, tmp_path: Path
+) -> None:
+    """For one image, or for as many as asked."""
+    pytest.importorskip("executorch", reason="executorch is not installed")
+    model = model_of(space, space.largest, tmp_path / "model")
+    folder, card = export(model, "executorch", batch=batch)
+    size = batch or 1
+    assert card.input_shape[0] == size
+    images = images_for(space, size, seed=7)
+    found = get_format("executorch").open(folder / card.file, 1)(images.numpy())
+    with torch.inference_mode():
+        expected = load(model).network(images).numpy()
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+    with pytest.raises(ValueError, match=r"cannot run model\.pte on images of shape"):
+        get_format("executorch").open(folder / card.file, 1)(
+            images_for(space, size + 1, seed=7).numpy()
+        )
+
+
+def test_formats_say_how_many_images_a_file_takes() -> None:
+    fixed = import_module("prenas.devices.executorch_format").FORMAT
+    assert fixed.plan(None).batch == 1
+    assert fixed.plan(8).batch == 8
+    assert get_format("torch").plan(None).batch is None
 
 
 def test_a_file_for_a_fixed_number_takes_that_number(model: Path) -> None:
@@ -202,12 +242,18 @@ def exported_apart(model: Path, name: str, out: Path, *words: str) -> Card:
 
 
 @pytest.mark.parametrize(
-    ("name", "form"), [("onnx", "static"), ("openvino", "static"), ("openvino", "weight")]
+    ("name", "form"),
+    [
+        ("onnx", "static"),
+        ("openvino", "static"),
+        ("openvino", "weight"),
+        pytest.param("executorch", "static", marks=pytest.mark.slow),
+    ],
 )
 def test_an_int8_file_is_smaller_and_judged_on_labelled_images(
     name: str, form: str, cut_run: Path, tmp_path: Path
 ) -> None:
-    pytest.importorskip("onnx" if name == "onnx" else "nncf")
+    pytest.importorskip({"openvino": "nncf"}.get(name, name))
     model = cut_run / "subnets/00"
     whole = exported_apart(model, name, tmp_path / "float")
     small = exported_apart(model, name, tmp_path / "int8", "--int8", form, "--most-drop", "100")
@@ -235,10 +281,10 @@ def test_an_int8_file_that_loses_accuracy_is_not_kept(
     export(model, out=out)
     before = contents(out)
 
-    def quantize(path: Path, to: Path, batches: Callable[[], Iterable[Pixels]]) -> None:
+    def quantize(source: Written, to: Path, batches: Callable[[], Iterable[Pixels]]) -> None:
         import onnx
 
-        document = onnx.load(path)
+        document = onnx.load(source.path)
         for tensor in document.graph.initializer:
             values = onnx.numpy_helper.to_array(tensor)
             if values.dtype == np.float32 and values.ndim > 1:

@@ -585,7 +585,7 @@ def export_command(
         list[str] | None,
         typer.Option(
             "--format",
-            metavar="onnx|openvino|torch",
+            metavar="onnx|openvino|executorch|torch",
             help="Format of the file; may be given several times. Default: onnx.",
         ),
     ] = None,

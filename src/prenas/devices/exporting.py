@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from prenas import artifacts
 from prenas.data import ImageData, drawn_subset, evaluation_batches, num_samples
 from prenas.devices.card import Card, is_export
-from prenas.devices.formats import INPUT, OUTPUT, Format, Pixels, Plan, get_format
+from prenas.devices.formats import INPUT, OUTPUT, Format, Pixels, Plan, Written, get_format
 from prenas.devices.timing import MOST_SPREAD, Latency, latencies
 from prenas.devices.verification import Agreement, Labelled, agreement
 from prenas.families import family_of
@@ -67,7 +67,8 @@ def export(
         model: the folder of a handed-over model.
         format: one of `prenas.devices.formats.FORMATS`.
         int8: a quantised form that the format has, such as `static`; None for float32.
-        batch: images per call of the file; None for any number.
+        batch: images per call of the file; None for any number, or for one if the format takes
+            a fixed number only.
         opset: version of ONNX's operators; None for the exporter's.
         out: a new folder, or that of an earlier export; None for one inside the model's folder.
         data: images to compare on, as `prenas.with_data` takes them.
@@ -93,7 +94,7 @@ def export(
         )
     artifacts.require_writable(folder.parent)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as made:
-        plan = Plan(batch, opset)
+        plan = found.plan(batch, opset)
         work = _Export(Path(model), described, images, found, plan, int8, Path(made), threads)
         card = work.card(most_drop)
         artifacts.write_json(work.kept / artifacts.EXPORT, card.model_dump(mode="json"))
@@ -155,7 +156,8 @@ class _Export:
         path = (self.folder if self.int8 else self.kept) / name
         self.kept.mkdir()
         deployed = family_of(self.described.description.arch).deployed(network)
-        self.format.write(deployed, _of_size(example, self.plan.batch or 2), path, self.plan)
+        examples = _of_size(example, self.plan.batch or 2)
+        self.format.write(deployed, examples, path, self.plan)
         run = self.format.open(path, self.threads)
         found = agreement(run, network, self._compared(), self.plan.batch)
         self._require_equal(found)
@@ -164,7 +166,8 @@ class _Export:
             "float32": partial(run, once.numpy()),
         }
         if self.int8 is not None:
-            self.format.quantizers[self.int8](path, self.kept / name, self._calibration)
+            source = Written(path, deployed, examples)
+            self.format.quantizers[self.int8](source, self.kept / name, self._calibration)
             run = self.format.open(self.kept / name, self.threads)
             found = agreement(run, network, self._compared(), self.plan.batch)
             self._require_accurate(found, most_drop)

@@ -6,7 +6,10 @@ used, because every format has an extra of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import logging
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,6 +40,19 @@ class Plan(NamedTuple):
     """Version of ONNX's operators; None for that of the installed exporter."""
 
 
+class Written(NamedTuple):
+    """A float32 file, and what it was written from."""
+
+    path: Path
+    network: nn.Module
+    images: Tensor
+    """Examples [B, in_chans, height, width]."""
+
+
+Quantizer = Callable[[Written, Path, Callable[[], Iterable[Pixels]]], None]
+"""Writes an int8 file: (float32 file, path, calibration batches)."""
+
+
 class Format(NamedTuple):
     """One format of exported files."""
 
@@ -54,11 +70,22 @@ class Format(NamedTuple):
     """Writes the file: (network in evaluation mode, images [B, ...], path, plan)."""
     open: Callable[[Path, int], Runner]
     """Loads a file into its engine: (path, threads) -> a function."""
-    quantizers: Mapping[str, Callable[[Path, Path, Callable[[], Iterable[Pixels]]], None]]
-    """Name of an int8 form -> writes it: (float file, path, calibration batches)."""
+    quantizers: Mapping[str, Quantizer]
+    """Name of an int8 form -> writes it."""
+    takes_any_number: bool = True
+    """Whether one file takes any number of images; otherwise it takes one, or as many as asked."""
+
+    def plan(self, batch: int | None, opset: int | None = None) -> Plan:
+        """How a file for so many images is written; None for any number, or one."""
+        return Plan(batch if batch is not None or self.takes_any_number else 1, opset)
 
 
-_MODULES = {"onnx": "onnx_format", "torch": "torch_format", "openvino": "openvino_format"}
+_MODULES = {
+    "onnx": "onnx_format",
+    "torch": "torch_format",
+    "openvino": "openvino_format",
+    "executorch": "executorch_format",
+}
 
 FORMATS = tuple(_MODULES)
 
@@ -109,3 +136,18 @@ def require_installed(modules: Iterable[str], extra: str, what: str) -> None:
             f"{what} needs {', '.join(missing)}, which is not installed here: run "
             f"pip install 'prenas[{extra}]'"
         )
+
+
+@contextmanager
+def quiet(*loggers: str) -> Iterator[None]:
+    """Keeps what exporters say about themselves away from the user: warnings, and these loggers."""
+    levels = {name: logging.getLogger(name).level for name in loggers}
+    for name in loggers:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from prenas.devices.formats import INPUT, OUTPUT, Format, Pixels, Plan, Runner
+from prenas.devices.formats import INPUT, OUTPUT, Format, Pixels, Plan, Runner, Written, quiet
 
 OPSETS = range(18, 24)
 """Versions of the operators that PyTorch's exporter writes and ONNX Runtime runs."""
+_LOGGERS = ("torch.onnx", "onnxscript", "onnx_ir")
 
 
 def write(network: nn.Module, images: Tensor, path: Path, plan: Plan) -> None:
@@ -30,7 +28,7 @@ def write(network: nn.Module, images: Tensor, path: Path, plan: Plan) -> None:
             "out"
         )
     shapes = None if plan.batch else ({0: torch.export.Dim("batch", min=1)},)
-    with _quiet():
+    with quiet(*_LOGGERS):
         program = torch.onnx.export(
             network,
             (images,),
@@ -58,22 +56,6 @@ def _save(model: Any, path: Path) -> None:
     onnx.save(model, path)
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps notes of the exporter about itself away from the user."""
-    names = ("torch.onnx", "onnxscript", "onnx_ir")
-    levels = {name: logging.getLogger(name).level for name in names}
-    for name in names:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
-
-
 def open_session(path: Path, threads: int) -> Runner:
     """Loads a file into ONNX Runtime."""
     import onnxruntime
@@ -90,13 +72,13 @@ def open_session(path: Path, threads: int) -> Runner:
     return run
 
 
-def _quantize_dynamic(path: Path, to: Path, batches: Callable[[], Iterable[Pixels]]) -> None:
+def _quantize_dynamic(source: Written, to: Path, batches: Callable[[], Iterable[Pixels]]) -> None:
     """Weights of matrix products as int8; activations are quantised as they come."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    with _quiet():
+    with quiet(*_LOGGERS):
         quantize_dynamic(
-            path,
+            source.path,
             to,
             per_channel=True,
             weight_type=QuantType.QInt8,
@@ -104,7 +86,7 @@ def _quantize_dynamic(path: Path, to: Path, batches: Callable[[], Iterable[Pixel
         )
 
 
-def _quantize_static(path: Path, to: Path, batches: Callable[[], Iterable[Pixels]]) -> None:
+def _quantize_static(source: Written, to: Path, batches: Callable[[], Iterable[Pixels]]) -> None:
     """Weights and activations as int8, the latter in ranges seen on calibration images."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -118,8 +100,8 @@ def _quantize_static(path: Path, to: Path, batches: Callable[[], Iterable[Pixels
             return None if images is None else {INPUT: images}
 
     prepared = to.with_name("prepared.onnx")
-    with _quiet():
-        quant_pre_process(path, prepared, skip_symbolic_shape=True)
+    with quiet(*_LOGGERS):
+        quant_pre_process(source.path, prepared, skip_symbolic_shape=True)
         quantize_static(prepared, to, Reader(), quant_format=QuantFormat.QDQ, per_channel=True)
     prepared.unlink()
 

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from prenas.devices import onnx_format
-from prenas.devices.formats import INPUT, Format, Pixels, Plan, Runner
+from prenas.devices.formats import INPUT, Format, Pixels, Plan, Runner, Written
 
 
 def write(network: nn.Module, images: Tensor, path: Path, plan: Plan) -> None:
@@ -44,7 +44,7 @@ def open_model(path: Path, threads: int) -> Runner:
     return run
 
 
-def _quantize_static(path: Path, to: Path, batches: Callable[[], Iterable[Pixels]]) -> None:
+def _quantize_static(source: Written, to: Path, batches: Callable[[], Iterable[Pixels]]) -> None:
     """Weights and activations as int8, the latter in ranges seen on calibration images."""
     import nncf
 
@@ -64,7 +64,7 @@ def _quantize_static(path: Path, to: Path, batches: Callable[[], Iterable[Pixels
         found.reshape(shape)
         return found
 
-    _rewritten(path, to, quantized)
+    _rewritten(source.path, to, quantized)
 
 
 def _model_type(model: Any) -> Any:
@@ -75,13 +75,14 @@ def _model_type(model: Any) -> Any:
     return nncf.ModelType.TRANSFORMER if {"Softmax", "ScaledDotProductAttention"} & kinds else None
 
 
-def _compress_weights(path: Path, to: Path, batches: Callable[[], Iterable[Pixels]]) -> None:
+def _compress_weights(source: Written, to: Path, batches: Callable[[], Iterable[Pixels]]) -> None:
     """Weights as int8; computes with floats."""
     import nncf
 
-    _rewritten(
-        path, to, lambda model: nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
-    )
+    def compressed(model: Any) -> Any:
+        return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
+
+    _rewritten(source.path, to, compressed)
 
 
 def _rewritten(path: Path, to: Path, change: Callable[[Any], Any]) -> None:
