@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +48,7 @@ def _save(program: ExportedProgram, path: Path) -> None:
     from torch._export.verifier import SpecViolationError
 
     # What depends on weights alone is computed here: the engine lacks some of its operators.
-    program = constant_prop_pass(program.run_decompositions({}))
+    program = constant_prop_pass(program.run_decompositions({}), _stored_as_int8(program))
     try:
         lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
     except SpecViolationError as error:
@@ -57,6 +58,12 @@ def _save(program: ExportedProgram, path: Path) -> None:
         ) from error
     with path.open("wb") as file:
         lowered.to_executorch().write_to_file(file)
+
+
+def _stored_as_int8(program: ExportedProgram) -> set[Any]:
+    """Operators that turn int8 weights into floats, which the engine does as it computes."""
+    calls = {node.target for node in program.graph.nodes if node.op == "call_function"}
+    return {target for target in calls if "dequantize" in str(target)}
 
 
 def open_program(path: Path, threads: int) -> Runner:
