@@ -267,6 +267,22 @@ def test_an_int8_file_is_smaller_and_judged_on_labelled_images(
     )
 
 
+def test_the_first_convolution_of_a_static_file_keeps_its_float_weights(
+    cut_run: Path, tmp_path: Path
+) -> None:
+    """All others have int8 weights."""
+    import onnx
+
+    model, out = cut_run / "subnets/00", tmp_path / "int8"
+    exported_apart(model, "onnx", out, "--int8", "static", "--most-drop", "100")
+    graph = onnx.load(out / "model.onnx").graph
+    dequantized = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    stored_as_int8 = [node.input[1] in dequantized for node in convolutions]
+    assert len(convolutions) > 5
+    assert stored_as_int8 == [False] + [True] * (len(convolutions) - 1)
+
+
 def test_an_int8_form_that_hardly_changes_a_network_is_said(cut_run: Path, tmp_path: Path) -> None:
     """Its convolutions stay in float32."""
     _, card = export(cut_run / "subnets/00", int8="dynamic", out=tmp_path / "onnx", most_drop=1.0)

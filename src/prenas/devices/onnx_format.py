@@ -102,8 +102,27 @@ def _quantize_static(source: Written, to: Path, batches: Callable[[], Iterable[P
     prepared = to.with_name("prepared.onnx")
     with quiet(*_LOGGERS):
         quant_pre_process(source.path, prepared, skip_symbolic_shape=True)
-        quantize_static(prepared, to, Reader(), quant_format=QuantFormat.QDQ, per_channel=True)
+        quantize_static(
+            prepared,
+            to,
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            nodes_to_exclude=_until_first_convolution(prepared),
+        )
     prepared.unlink()
+
+
+def _until_first_convolution(path: Path) -> list[str]:
+    """Names of the nodes that stay in float32: they have few weights, and lose most accuracy.
+
+    Everything later computes with what they round. Empty without a convolution.
+    """
+    import onnx
+
+    nodes = onnx.load(path).graph.node
+    places = [place for place, node in enumerate(nodes) if node.op_type == "Conv"]
+    return [node.name for node in nodes[: places[0] + 1]] if places else []
 
 
 FORMAT = Format(
