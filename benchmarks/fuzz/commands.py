@@ -51,7 +51,13 @@ _RIGHT: dict[str, tuple[str, tuple[Part, ...]]] = {
     "import": ("searched", (("given/released.pth",), ("--out", "new"), ("--space", "tiny"))),
     "predict": ("finished", (
         ("run/subnets/00",), ("given/p.png",), ("given/p.jpg",), ("--top", "2"), ("--json",),
+        ("--batch-size", "2"),
     )),
+    "export": ("finished", (
+        ("run/subnets/00",), ("--format", "torch"), ("--to", "model"), ("--batch", "2"),
+    )),
+    "measure": ("finished", (("run",), ("--engine", "torch"), ("--batch", "2"))),
+    "push": ("finished", (("run",), ("--repo", "me/photos"), ("--to", "model"))),
     "info": ("finished", (("run",),)),
 }  # fmt: skip
 """Command -> the state of the run, and the parts of a valid line."""

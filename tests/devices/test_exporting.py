@@ -18,14 +18,15 @@ import prenas
 from families.drawing import TEST_SPACES, images_for, timm_space
 from models.handed_over import drawn_model
 from prenas.cli import app
+from prenas.data import num_samples
 from prenas.devices import formats
 from prenas.devices.card import Card, read_card
 from prenas.devices.exporting import export
 from prenas.devices.formats import Format, Pixels, Written, get_format
-from prenas.families import build
-from prenas.families.base import Arch, SearchSpace
-from prenas.models.export import load, write_model
-from prenas.recipe.data import Preprocessing
+from prenas.devices.prediction import predict
+from prenas.families.base import SearchSpace
+from prenas.models.export import load
+from prenas.runs.run import Run
 from training.runs import contents
 
 pytest_plugins = "sources.cut_runs"
@@ -115,7 +116,7 @@ def test_executorch_programs_compute_the_same(
 ) -> None:
     """For one image, or for as many as asked."""
     pytest.importorskip("executorch", reason="executorch is not installed")
-    model = model_of(space, space.largest, tmp_path / "model")
+    model = drawn_model(space, space.largest, tmp_path / "model")
     folder, card = export(model, "executorch", batch=batch)
     size = batch or 1
     assert card.input_shape[0] == size
@@ -413,6 +414,27 @@ def test_all_subnets_of_a_run_are_exported_and_used(
     assert [one["name"] for one in plain] == [one["name"] for one in exported]
     for one, other in zip(plain, exported, strict=True):
         assert one["probability"] == pytest.approx(other["probability"], abs=1e-5)
+
+
+def test_a_file_may_take_another_image_size(
+    cut_run: Path, cut_pictures: Path, tmp_path: Path
+) -> None:
+    """It is compared on the run's pictures in that size, and predicts as the model does there."""
+    run = shutil.copytree(cut_run, tmp_path / "run")
+    model = run / "subnets/00"
+    folder, card = export(model, "torch", image_size=56)
+    assert folder == model / "torch-56px"
+    assert card.input_shape[2:] == card.description.settings.image_size == (56, 56)
+    assert card.compared_on == "validation"
+    validation = Run(run, device="cpu").images.read().splits["validation"]
+    assert card.agreement.num_images == num_samples(validation)
+    assert any("56 x 56 pixels; the model was trained with" in note for note in card.notes)
+    pictures = [cut_pictures / name / "3.png" for name in ("ant", "bee", "cow")]
+    for ours, theirs in zip(
+        predict(folder, pictures), predict(model, pictures, image_size=56), strict=True
+    ):
+        assert ours.error is None
+        assert dict(ours.classes) == pytest.approx(dict(theirs.classes), abs=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -603,6 +603,7 @@ def export_command(
     opset: Annotated[
         int | None, typer.Option(help="Version of ONNX's operators; default: the exporter's.")
     ] = None,
+    image_size: ModelImageSize = None,
     to: Annotated[
         Path | None,
         typer.Option(help="Where to write the files: a new folder; default: in the model's."),
@@ -630,6 +631,7 @@ def export_command(
         int8=int8,
         batch=batch,
         opset=opset,
+        image_size=image_size,
         to=to,
         data=data or (),
         most_drop=most_drop / 100,

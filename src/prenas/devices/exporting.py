@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +21,14 @@ from prenas.devices.formats import INPUT, OUTPUT, Format, Pixels, Plan, Written,
 from prenas.devices.timing import MOST_SPREAD, Latency, latencies
 from prenas.devices.verification import Agreement, Labelled, agreement
 from prenas.families import family_of
-from prenas.models.export import Described, load_described, run_folder_of
-from prenas.models.measurement import read_images
+from prenas.models.export import (
+    Described,
+    ImageSize,
+    load_described,
+    read_description,
+    run_folder_of,
+)
+from prenas.models.measurement import read_images, read_splits
 from prenas.proxy.importance import noise_images
 from prenas.runs.run import Run
 from prenas.values import unknown_name
@@ -51,6 +57,7 @@ def export(
     int8: str | None = None,
     batch: int | None = None,
     opset: int | None = None,
+    image_size: ImageSize | None = None,
     out: str | Path | None = None,
     data: Sequence[str] = (),
     most_drop: float = MOST_DROP,
@@ -70,6 +77,7 @@ def export(
         batch: images per call of the file; None for any number, or for one if the format takes
             a fixed number only.
         opset: version of ONNX's operators; None for the exporter's.
+        image_size: of the images that the file takes, as in `prenas.load`.
         out: a new folder, or that of an earlier export; None for one inside the model's folder.
         data: images to compare on, as `prenas.with_data` takes them.
         most_drop: accuracy (0 to 1) that an int8 file may lose.
@@ -83,10 +91,10 @@ def export(
     found = get_format(format)
     if int8 is not None and int8 not in found.quantizers:
         raise unknown_name(f"int8 form of the format {format}", int8, tuple(found.quantizers))
-    described = load_described(model)
-    folder = Path(out) if out is not None else Path(model) / (format + f"-int8-{int8}" * bool(int8))
+    described = load_described(model, image_size=image_size)
+    folder = Path(model) / _name(format, int8, image_size) if out is None else Path(out)
     _require_free(folder)
-    images = _images(Path(model), described, data)
+    images = _images(Path(model), described, data, is_resized=image_size is not None)
     if int8 is not None and images is None:
         raise ValueError(
             f"an int8 file must be judged on labelled images, and {model} lies in no run that has "
@@ -104,6 +112,13 @@ def export(
     return Exported(folder, card)
 
 
+def _name(format: str, int8: str | None, image_size: ImageSize | None) -> str:
+    """Name of the folder inside a model's, such as `onnx-288px-int8-static`."""
+    sides = [image_size] if isinstance(image_size, int) else [*(image_size or ())]
+    size = "x".join(map(str, sides))
+    return format + f"-{size}px" * bool(sides) + f"-int8-{int8}" * bool(int8)
+
+
 def _require_free(folder: Path) -> None:
     """Raises ValueError for a folder with something else than an earlier export."""
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
@@ -115,7 +130,9 @@ def _require_free(folder: Path) -> None:
         )
 
 
-def _images(model: Path, described: Described, texts: Sequence[str]) -> ImageData | None:
+def _images(
+    model: Path, described: Described, texts: Sequence[str], *, is_resized: bool
+) -> ImageData | None:
     """The images that are named, or those of the run that the model lies in; None without any."""
     if texts:
         return read_images(model, described.description, texts)
@@ -123,7 +140,11 @@ def _images(model: Path, described: Described, texts: Sequence[str]) -> ImageDat
     if run is None:
         return None
     opened = Run(run, device="cpu")
-    return None if opened.recipe.data is None else opened.images.read(hold=())
+    if opened.recipe.data is None:
+        return None
+    if is_resized:
+        return read_splits(model, described.description, opened.recipe.data)
+    return opened.images.read(hold=())
 
 
 @dataclass(frozen=True)
@@ -192,8 +213,15 @@ class _Export:
             spread=round([*times.values()][-1].spread, 4),
             notes=tuple(self._notes(times, sum(one.stat().st_size for one in files))),
             versions={one: version(one) for one in ("prenas", "torch", *self.format.modules)},
-            model=artifacts.read_json(self.model / artifacts.MODEL_ARCH),
+            model=self._described_model(),
         )
+
+    def _described_model(self) -> dict[str, Any]:
+        """The model's `arch.json`, for the images that the file takes."""
+        arch, settings, *_ = self.described.description
+        values = {"arch": arch, "settings": settings}
+        changed = {name: value.model_dump(mode="json") for name, value in values.items()}
+        return {**artifacts.read_json(self.model / artifacts.MODEL_ARCH), **changed}
 
     def _compared(self) -> Iterator[Labelled]:
         """The validation images, or noise."""
@@ -249,6 +277,13 @@ class _Export:
             yield (
                 "Compared on noise only: the model lies in no run whose images are known. Give "
                 "labelled images with --data to compare accuracies."
+            )
+        trained, own = read_description(self.model).settings, self.described.description.settings
+        if trained != own:
+            trained_size, size_here = (" x ".join(map(str, s.image_size)) for s in (trained, own))
+            yield (
+                f"The file takes images of {size_here} pixels; the model was trained with "
+                f"{trained_size}, and the accuracies in its description were measured there."
             )
         if self.int8 is not None:
             whole = sum(one.stat().st_size for one in self.folder.iterdir() if one.is_file())

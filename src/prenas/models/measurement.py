@@ -67,11 +67,32 @@ def read_images(
     fields = {"preprocessing": description.preprocessing, "crops": 1 if crops is None else crops}
     data = data_from(DataRecipe.model_validate({"name": OWN_DATA, **fields}), texts)
     whole = undivided(data, description.settings)
-    images = whole or load_data(data, description.settings, hold=("validation", "test"))
+    if whole is None:
+        return read_splits(model, description, data, hold=("validation", "test"))
+    _require_classes(model, description, whole)
+    return whole
+
+
+def read_splits(
+    model: str | Path, description: Description, data: DataRecipe, hold: Sequence[str] = ()
+) -> ImageData:
+    """The images of a recipe in its splits, in the size that a model takes.
+
+    Args:
+        hold: splits that may be held in memory.
+
+    Raises:
+        ValueError: as `read_images`.
+    """
+    images = load_data(data, description.settings, hold=hold)
+    _require_classes(model, description, images)
+    return images
+
+
+def _require_classes(model: str | Path, description: Description, images: ImageData) -> None:
     if images.class_names != description.class_names:
         differing = sorted({*images.class_names} ^ {*description.class_names}) or ["their order"]
         raise ValueError(
             f"these images have other classes than {model} (differing: "
             f"{', '.join(differing[:10])}): give images of the same classes"
         )
-    return images

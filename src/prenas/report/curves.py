@@ -162,14 +162,18 @@ def _middle(xs: Sequence[float], group: Sequence[int]) -> float:
 def _name_others(
     axes: Axes, costs: Sequence[float], others: Sequence[tuple[str, Evaluation]]
 ) -> None:
-    """Writes the names of networks next to their validation accuracy, towards the middle."""
+    """Writes the names of networks next to their validation accuracy, towards the middle.
+
+    From left to right below and above in turn, because neighbours are often similar.
+    """
     middle = sum(axes.get_xlim()) / 2
-    for cost, (name, row) in zip(costs, others, strict=True):
+    pairs = sorted(zip(costs, others, strict=True), key=lambda pair: pair[0])
+    for place, (cost, (name, row)) in enumerate(pairs):
         side, gap = ("left", 6) if cost < middle else ("right", -6)
         axes.annotate(
             printable(name, keeps=""),
             (cost, 100 * row.splits["validation"].top1),
-            (gap, -7),
+            (gap, 7 if place % 2 else -7),
             textcoords="offset points",
             ha=side,
             va="center",
