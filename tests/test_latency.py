@@ -8,6 +8,9 @@ import functools
 import itertools
 import json
 import math
+import platform
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -249,6 +252,29 @@ def test_one_thread_is_timed_by_what_the_processor_does() -> None:
 
 
 # --- files ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators keep memory anyway")
+def test_a_new_process_is_timed_as_one_that_has_been_running() -> None:
+    """What a call frees stays with the process: the next one needs no pages of the system."""
+    program = """if True:
+        import resource
+        import numpy as np
+        from prenas.devices.timing import latencies
+
+        def call():
+            faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+            [np.ones(4_000_000 // 8) for _ in range(4)]
+
+        for time in (lambda: [call() for _ in range(20)], lambda: latencies({"ones": call})):
+            faults = []
+            time()
+            print((faults[-1] - faults[-10]) // 9)
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    before, timed = map(int, done.stdout.split())
+    assert before > 900  # of the 3,906 pages of 16 MB
+    assert timed < 100
 
 
 def test_a_table_is_read_as_it_was_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -13,6 +13,9 @@ MOST_SPREAD = 0.1
 """Beyond this spread, times are called unsteady: the machine did something else as well."""
 
 
+_LARGE_BLOCK = 31 * 2**20  # bytes: just below the largest that glibc keeps for the next request
+
+
 class Latency(NamedTuple):
     """Seconds of one call."""
 
@@ -38,11 +41,15 @@ def latencies(
     With one thread, the time is what the processor spends on the process, which does not grow when
     another program has its turn; with more, it is what a clock on the wall shows.
 
+    Memory is as in a process that has been running for a while: what a call frees is kept for the
+    next one. Otherwise PyTorch's times would depend on what the process did before, by up to 15 %.
+
     Args:
         threads: that the calls use.
         least_seconds: a call that takes less is repeated within each round.
     """
     clock = time.process_time if threads == 1 else time.perf_counter
+    _keep_freed_memory()
     repeats = {}
     for name, call in calls.items():
         for _ in range(WARM_UPS):
@@ -59,6 +66,15 @@ def latencies(
                 call()
             seconds[name].append((clock() - started) / repeats[name])
     return {name: _latency(found) for name, found in seconds.items()}
+
+
+def _keep_freed_memory() -> None:
+    """Frees a large block, after which glibc keeps freed blocks of up to this size.
+
+    Until then every call gets its activations anew from the system, filled with zeros. Each process
+    frees such a block sooner or later; then its calls are suddenly faster.
+    """
+    bytearray(_LARGE_BLOCK)
 
 
 def _latency(seconds: list[float]) -> Latency:
