@@ -13,6 +13,8 @@ the images once. Then every arm cuts it to the same shares of its MACs:
 - `joint`: the choices of `--joint`, trained as `prenas run --from` trains them;
 - `alone`: each cut of the default choice trained alone, as long as all of them together, and for
   its part of that time (`alone, equal cost`);
+- `recovery`: the default choice before training, and after joint trainings on 100, 1,000 and 10,000
+  images, each a training of that length;
 - `scratch`: the same cuts from random weights, each alone, for all images that source and cuts saw.
 
 All arms see the same splits. Neither choice nor training looks at the validation split, so
@@ -88,7 +90,8 @@ DEFAULT = "gate, best, smaller images"
 CHOICES[DEFAULT] = CHOICES["gate, best"]
 
 PRUNERS = ("Torch-Pruning Taylor", "Torch-Pruning L1")
-TRAINED = ("joint", "alone", "alone, equal cost", "scratch")
+TRAINED = ("joint", "alone", "alone, equal cost", "recovery", "scratch")
+_RECOVERY = (100, 1_000, 10_000)  # images
 _PRUNER_STEPS = 40
 _PRUNER_IMAGES = 442
 
@@ -228,6 +231,8 @@ def measure(setting: Setting, arm: str, training: str) -> dict[str, Any]:
     epochs = _epochs(setting.plan.recipe)
     if training == "joint":
         return _result(*joint(setting, arm, setting.shares), setting, epochs=epochs)
+    if training == "recovery":
+        return recovery(setting, arm)
     if training == "scratch":
         return scratch(setting, _epochs(setting.plan.adaptation) + epochs)
     if training == "alone, equal cost":
@@ -366,6 +371,23 @@ def joint(
         [row.costs["macs"] for row in chosen],
         [held_out(row.splits) for row in chosen],
     )
+
+
+def recovery(setting: Setting, arm: str) -> dict[str, Any]:
+    """Accuracies of the cuts before training and after short ones, by the number of images."""
+    training = setting.plan.recipe.training
+    assert training is not None, "a plan trains"
+    before = untrained(setting, arm)
+    curve, macs = {0: before["top1"]}, before["macs_share"]
+    for images in _RECOVERY:
+        steps = max(1, round(images / training.batch_size))
+        changes = ["training.epochs=none", f"training.steps={steps}"]
+        found = _result(
+            *joint(setting, arm, setting.shares, changes, f"recovery-{images}"), setting
+        )
+        assert found["macs_share"] == macs, "the same cuts after every training"
+        curve[images] = found["top1"]
+    return {"macs_share": macs, "top1": curve[_RECOVERY[-1]], "curve": curve}
 
 
 def scratch(setting: Setting, epochs: int) -> dict[str, Any]:

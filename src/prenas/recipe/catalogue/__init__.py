@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from prenas.recipe import CutRecipe, Recipe, TransferRecipe
 from prenas.recipe.catalogue import mobilenet, pretrained, small, transfer, vit
 from prenas.values import unknown_name
+
+R = TypeVar("R")
 
 PICTURES = "photos"
 """The folder in which the recipes for own pictures look, if none is named."""
@@ -52,9 +55,7 @@ def get_recipe(name: str) -> Recipe:
     Raises:
         ValueError: there is none; the message lists the names.
     """
-    if name not in RECIPES:
-        raise unknown_name("recipe", name, RECIPES)
-    return RECIPES[name]()
+    return _made("recipe", name, RECIPES)
 
 
 def recipe_for_pictures(family: str) -> str | None:
@@ -76,9 +77,7 @@ def get_transfer_recipe(name: str) -> TransferRecipe:
     Raises:
         ValueError: there is none; the message lists the names.
     """
-    if name not in TRANSFER_RECIPES:
-        raise unknown_name("fine-tuning recipe", name, TRANSFER_RECIPES)
-    return TRANSFER_RECIPES[name]()
+    return _made("fine-tuning recipe", name, TRANSFER_RECIPES)
 
 
 CUT_RECIPES: dict[str, Callable[[], CutRecipe]] = {"pretrained": pretrained.pretrained}
@@ -91,6 +90,10 @@ def get_cut_recipe(name: str) -> CutRecipe:
     Raises:
         ValueError: there is none; the message lists the names.
     """
-    if name not in CUT_RECIPES:
-        raise unknown_name("recipe for a pretrained network", name, CUT_RECIPES)
-    return CUT_RECIPES[name]()
+    return _made("recipe for a pretrained network", name, CUT_RECIPES)
+
+
+def _made(kind: str, name: str, recipes: Mapping[str, Callable[[], R]]) -> R:
+    if name not in recipes:
+        raise unknown_name(kind, name, recipes)
+    return recipes[name]()
