@@ -15,7 +15,7 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for tests of equa
 
 # `repeatable` draws the same examples in every run; HYPOTHESIS_PROFILE=explore draws new ones.
 _COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
-settings.register_profile("repeatable", derandomize=True, max_examples=15, **_COMMON)
+settings.register_profile("repeatable", derandomize=True, max_examples=10, **_COMMON)
 settings.register_profile("explore", max_examples=200, **_COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 

@@ -485,7 +485,7 @@ def test_cut_keeps_the_type_of_the_weights(space: SearchSpace) -> None:
 
 
 @each_space
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(data=st.data())
 def test_trimmed_supernet_gives_the_same_logits(space: SearchSpace, data: st.DataObject) -> None:
     """Trimmed to an envelope, it still has every subnet inside it, and has its own weights."""
@@ -541,7 +541,7 @@ def test_layers_keep_their_stochastic_depth_rate(space: SearchSpace, data: st.Da
 
 @each_space
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(data=st.data())
 def test_gradients_stay_inside_the_slice(
     space: SearchSpace, training: bool, data: st.DataObject
@@ -680,7 +680,7 @@ def test_shapes_stand_under_their_roles(space: SearchSpace) -> None:
 
 
 @each_space
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(data=st.data())
 def test_counts_are_those_of_the_built_network(space: SearchSpace, data: st.DataObject) -> None:
     """Parameters as in the network; products as PyTorch counts them, two operations each."""
@@ -697,7 +697,7 @@ def test_counts_are_those_of_the_built_network(space: SearchSpace, data: st.Data
 
 
 @each_space
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(data=st.data())
 def test_work_is_told_layer_by_layer(space: SearchSpace, data: st.DataObject) -> None:
     """One entry per layer, in order; work outside layers is listed under its stage."""
@@ -718,7 +718,7 @@ def test_work_is_told_layer_by_layer(space: SearchSpace, data: st.DataObject) ->
 
 
 @each_space
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(data=st.data())
 def test_roles_name_stages_and_layers(space: SearchSpace, data: st.DataObject) -> None:
     family, arch = family_of(space), data.draw(archs(space))

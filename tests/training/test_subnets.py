@@ -50,7 +50,7 @@ def outcome(
 
 @each_space
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(data=st.data())
 def test_logits_and_gradients_are_those_of_the_supernet_to_the_bit(
     space: SearchSpace, precision: str, data: st.DataObject
