@@ -11,12 +11,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 _CHANGES = {"os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.chmod", "os.symlink", "os.link"}
 _STARTS = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "pty.spawn"}
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-_HARMLESS = ("/dev/null", "/dev/shm/", "/proc/")
+_CACHE = f"{gettempdir()}/torchinductor_"  # that of PyTorch's compiler, which importing it makes
+_HARMLESS = ("/dev/null", "/dev/shm/", "/proc/", _CACHE)
 
 _events: list[str] | None = None
 _allowed = ""

@@ -10,7 +10,7 @@ import huggingface_hub
 import pytest
 import timm
 import torch
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, ModelInfo
 from huggingface_hub.errors import RepositoryNotFoundError
 
 import prenas
@@ -200,10 +200,12 @@ class Hub:
     def __init__(self, **_: Any) -> None:
         pass
 
-    def list_repo_files(self, repo: str) -> list[str]:
+    def model_info(self, repo: str, *, timeout: float) -> ModelInfo:
+        assert timeout <= 20
         if Hub.there is None:
             raise _not_found()
-        return Hub.there
+        siblings = [{"rfilename": name} for name in Hub.there]
+        return ModelInfo(id=repo, siblings=siblings, tags=[])
 
     def create_repo(self, repo: str, *, private: bool, exist_ok: bool) -> Any:
         assert exist_ok
@@ -255,7 +257,7 @@ def test_a_repository_that_has_a_model_is_left_alone(hub: type[Hub], tmp_path: P
     assert len(hub.calls) == 2
 
 
-@pytest.mark.parametrize("when", ["list_repo_files", "create_repo", "upload_folder"])
+@pytest.mark.parametrize("when", ["model_info", "create_repo", "upload_folder"])
 def test_without_a_network_it_says_what_to_do(
     when: str, hub: type[Hub], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from prenas.devices.formats import Format, Pixels, Plan, Runner
+from prenas.devices.formats import Format, Pixels, Plan, Runner, quiet
 
 
 def write(network: nn.Module, images: Tensor, path: Path, plan: Plan) -> None:
@@ -15,7 +15,8 @@ def write(network: nn.Module, images: Tensor, path: Path, plan: Plan) -> None:
     shapes = None if plan.batch else ({0: torch.export.Dim("batch", min=1)},)
     program = torch.export.export(network, (images,), dynamic_shapes=shapes)
     program.example_inputs = None  # would be stored as well
-    torch.export.save(program, path)
+    with quiet():
+        torch.export.save(program, path)
 
 
 def open_program(path: Path, threads: int) -> Runner:

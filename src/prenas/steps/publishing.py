@@ -27,6 +27,7 @@ CARD = "README.md"
 _FOLDERS = re.compile(r"(?<![\w/:.])/(?:[^\s\"'`|/]+/)+")
 """The folders of an absolute path."""
 _FILES = (CARD, artifacts.MODEL_CONFIG, artifacts.MODEL, artifacts.MODEL_ARCH)
+_PATIENCE = 20.0  # seconds until the Hub must have answered
 
 
 class Pushed(NamedTuple):
@@ -108,7 +109,9 @@ def _require_free_on_hub(repo: str, replace: bool) -> None:
     from huggingface_hub.errors import RepositoryNotFoundError
 
     try:
-        found = set(HfApi(library_name="prenas").list_repo_files(repo))
+        # One request, without the half-minute of attempts that listing files would make.
+        there_now = HfApi(library_name="prenas").model_info(repo, timeout=_PATIENCE).siblings
+        found = {one.rfilename for one in there_now or ()}
     except RepositoryNotFoundError:
         return  # it is created later
     except Exception as error:  # no network, no login, a Hub that is down: each has its own class
