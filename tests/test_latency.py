@@ -61,6 +61,8 @@ _PER_PARAMETER = 1e-8
 def seconds_of_layer(layer: nn.Module) -> float:
     """The made-up time of a layer alone; a longer one takes disproportionately long."""
     num = sum(parameter.numel() for parameter in layer.parameters())
+    if not num:
+        return 0.0  # it was left out
     return _PER_PARAMETER * num**1.1 + 1e-6
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -32,9 +33,9 @@ from prenas.families.timm_cut import reading
 from prenas.families.timm_cut.arch import TimmArch, TimmSettings, whole
 from prenas.families.timm_cut.reading import read_groups
 from prenas.families.timm_cut.resolutions import resolutions
-from prenas.families.timm_cut.space import cuts
+from prenas.families.timm_cut.space import TimmSpace, cuts
 from prenas.families.timm_cut.stock import describe_stock, from_timm, stock, to_timm
-from prenas.families.units import reorder
+from prenas.families.units import UnitGroup, reorder
 
 NAMES = {
     "tf_efficientnet_lite0": {"channels": 15},
@@ -270,6 +271,82 @@ def test_a_cut_keeps_the_leading_units(name: str, data: st.DataObject) -> None:
     if not removes_gates:
         with torch.no_grad():
             assert_equal(ours(images), full(images), 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "left_out"),
+    [
+        ("test_vit", {"attn", "mlp"}),
+        ("small_eva_dinov3", {"attn", "mlp"}),
+        ("small_eva_unfused", {"attn"}),
+        ("test_resnet", {"conv2"}),
+        ("convnext_atto", {"mlp"}),
+    ],
+)
+def test_a_branch_without_units_adds_nothing(name: str, left_out: set[str]) -> None:
+    """Every branch alone: as if the layer that takes its units, and all biases, were zero."""
+    settings = settings_of(name).changed(image_size=32)
+    arch = whole(read_groups(settings))
+    full = fill_as_trained(build(arch, settings))
+    images = torch.randn(2, 3, *settings.image_size)
+    zeros = {
+        key: torch.zeros_like(tensor) if "bias" in key or key.endswith("mean") else tensor
+        for key, tensor in full.state_dict().items()
+    }
+    found = set()
+    for block, group, without in without_one_branch(arch):
+        ours = build(without, settings).eval()
+        own = {key: zeros[key] for key in ours.state_dict()}
+        assert len(own) < len(zeros)
+        ours.load_state_dict(own)
+        consumer = f"{group.consumer}.weight"
+        full.load_state_dict({**zeros, consumer: torch.zeros_like(zeros[consumer])})
+        with torch.no_grad():
+            assert_equal(ours(images), full(images), 1e-5)
+        costs = count(without, settings)
+        assert costs["params"] == sum(one.numel() for one in ours.parameters())
+        assert costs["macs"] == counted_macs(ours, settings)
+        assert without.summary.endswith("1 branch left out")
+        with pytest.raises(ValueError, match="leaves out 1 of its residual branches"):
+            describe_stock(without, settings)
+        found.add(group.branch[0].removeprefix(f"{block}."))
+    assert found == left_out
+
+
+def without_one_branch(arch: TimmArch) -> Iterator[tuple[str, UnitGroup, TimmArch]]:
+    """For the first and the last of every kind of branch: block, group, and the cut without it."""
+    for number, block in enumerate(arch.blocks):
+        if number not in (0, len(arch.blocks) - 1):
+            continue
+        for place, group in enumerate(block.groups):
+            if group.branch:
+                units = [*block.units[:place], 0, *block.units[place + 1 :]]
+                changed = block.model_copy(update={"units": tuple(units)})
+                blocks = [*arch.blocks[:number], changed, *arch.blocks[number + 1 :]]
+                yield block.name, group, TimmArch(blocks=tuple(blocks))
+
+
+@pytest.mark.parametrize(("name", "number"), [("tf_efficientnet_lite0", 9), ("resnet18", 5)])
+def test_branches_are_the_blocks_with_an_identity_shortcut(name: str, number: int) -> None:
+    groups = [group for block in read_groups(settings_of(name)) for group in block.groups]
+    assert sum(bool(group.branch) for group in groups) == number
+
+
+def test_no_units_are_an_option_only_of_a_residual_branch() -> None:
+    space = timm_space("test_resnet", 40, absent_branches=True)
+    first, second, *_ = space.blocks
+    assert [stage.axes[0].options[0] for stage in space.chain[:2]] == [0, 8]
+    assert first.stage(absent_branches=False).axes[0].options[0] > 0
+    listed = first.model_copy(update={"options": ((0, *first.options[0]),)})
+    assert {listed.stage(absent_branches=one) for one in (False, True)} == {space.chain[0]}
+    options = {**second.model_dump(), "options": [[0, 8]]}
+    with pytest.raises(ValueError, match="0 is not an option"):
+        TimmSpace.model_validate({**space.model_dump(), "blocks": [options]})
+    units = {**space.largest.blocks[1].model_dump(), "units": [0]}
+    with pytest.raises(ValueError, match=r"layer2.0 cannot do without channels"):
+        TimmArch.model_validate({"blocks": [units]})
+    again = cuts(space.smallest, space.settings, "again")
+    assert again.blocks[0].options == ((0,),)  # what is left out stays so
 
 
 @settings_(max_examples=10)

@@ -14,7 +14,7 @@ from prenas.data import ImageData
 from prenas.families import build, get_space
 from prenas.families.base import Arch, StageChoice
 from prenas.families.timm_cut.arch import TimmArch
-from prenas.families.timm_cut.space import TimmSpace
+from prenas.families.timm_cut.space import TimmSpace, cuts
 from prenas.proxy.unit_scores import UnitScores, unit_scores
 from prenas.recipe import Recipe, SearchRecipe, with_overrides
 from prenas.recipe.budgets import parse_budgets
@@ -185,6 +185,33 @@ def test_without_a_judge_images_stay_as_large_as_fits() -> None:
     assert {side: arch.resized_to for side, arch in sides.items()} == {"40": 40, "36": 36}
     assert found.trained is not None
     assert (found.trained.tried, found.trained.top1_untrained) == ((), None)
+
+
+def test_a_branch_may_be_left_out_and_stays_so() -> None:
+    """No units score nothing; a network without a branch is searched as any other."""
+    space = timm_space("test_resnet", 40, absent_branches=True)
+    ends = [
+        tuple((0 if first else len(axis.options) - 1,) for axis in stage.axes)
+        for first, stage in zip([True, *[False] * len(space.blocks)], space.chain, strict=True)
+    ]
+    choices = tuple(StageChoice(0, 1 if options else 0, options) for options in ends)
+    without = space.compose(choices, None)
+    layers = [[torch.ones(group.num_units).double() for group in b.groups] for b in space.blocks]
+    total = sum(len(scores) for layer in layers for scores in layer)
+    tables = unit_tables(space, layers)
+    missing = space.blocks[0].groups[0].num_units
+    assert tables.score(choices) == pytest.approx(total - missing)
+
+    again = cuts(without, space.settings, "again")
+    space = TimmSpace.model_validate({**dict(again), "absent_branches": True})
+    supernet, data = trained_supernet(space), images_of(space)
+    most = count(without, space)["macs"]
+    found = search_trained(
+        recipe_for(space, f"macs={most}"), supernet, data, source="somewhere", sha256="0" * 64
+    )
+    assert found.preferred.archs == (without,)
+    assert found.preferred.trained is not None
+    assert found.preferred.trained.units[space.blocks[0].groups[0].consumer] == ()
 
 
 def test_equal_shares_are_the_most_that_fit() -> None:

@@ -8,15 +8,16 @@ with its units in another order, the model must give the same logits.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from prenas.families.timm_cut.arch import BlockGroups, TimmSettings
 from prenas.families.timm_cut.initialization import initialize
-from prenas.families.timm_cut.network import build_whole, gated_mlps_of, heads_of
+from prenas.families.timm_cut.network import build_whole, gated_mlps_of, heads_of, leave_out
 from prenas.families.timm_cut.parts import positions
 from prenas.families.units import UnitGroup, UnitTensor, reorder
 from prenas.randomness import torch_generator
@@ -63,7 +64,7 @@ def read_groups(settings: TimmSettings) -> tuple[BlockGroups, ...]:
             + (f" ({reasons})" if reasons else "")
             + ": choose another timm model, such as an EfficientNet, a ResNet or a ViT"
         )
-    return _by_block(network, movable)
+    return _with_branches(settings, _by_block(network, movable))
 
 
 def _hidden_groups(
@@ -220,15 +221,8 @@ def _movable(
 ) -> tuple[list[UnitGroup], list[UnitGroup]]:
     """Groups whose units can be reordered without changing the logits, and all others."""
     generator = torch_generator(0, "proof of a reading")
-    network = build_whole(settings).eval().double()
+    network, images = _proving(settings, generator)
     with torch.no_grad():
-        initialize(network, generator)
-        for name, tensor in network.state_dict().items():
-            if tensor.is_floating_point() and tensor.ndim == 1 and tensor.numel() > 1:
-                noise = torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype)
-                tensor.add_(noise if name.endswith("var") else 0.5 * noise)
-        shape = (2, settings.in_chans, *settings.image_size)
-        images = torch.randn(shape, generator=generator, dtype=torch.float64)
         expected = network(images)
 
         def is_movable(some: Sequence[UnitGroup]) -> bool:
@@ -244,6 +238,117 @@ def _movable(
             return list(groups), []
         verdicts = [(group, is_movable([group])) for group in groups]
     return [one for one, yes in verdicts if yes], [one for one, yes in verdicts if not yes]
+
+
+@torch.no_grad()
+def _proving(settings: TimmSettings, generator: torch.Generator) -> tuple[nn.Module, torch.Tensor]:
+    """A network with random weights, none of them zero, and images, in double precision."""
+    network = build_whole(settings).eval().double()
+    initialize(network, generator)
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point() and tensor.ndim == 1 and tensor.numel() > 1:
+            noise = torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype)
+            tensor.add_(noise if name.endswith("var") else 0.5 * noise)
+    shape = (2, settings.in_chans, *settings.image_size)
+    return network, torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+@torch.no_grad()
+def _with_branches(
+    settings: TimmSettings, blocks: tuple[BlockGroups, ...]
+) -> tuple[BlockGroups, ...]:
+    """The same blocks, with the branches of all groups whose branch may be left out."""
+    network, images = _proving(settings, torch_generator(0, "proof of branches"))
+    calls: dict[str, _Call] = {}
+
+    def keep(name: str) -> Any:
+        def hook(_: nn.Module, arguments: tuple[Any, ...], fields: dict[str, Any]) -> None:
+            calls[name] = _Call(arguments, fields)
+
+        return hook
+
+    handles = [
+        network.get_submodule(block.name).register_forward_pre_hook(
+            keep(block.name), with_kwargs=True
+        )
+        for block in blocks
+    ]
+    network(images)
+    for handle in handles:
+        handle.remove()
+    return tuple(
+        _with_branches_of_block(network.get_submodule(block.name), block, calls[block.name])
+        for block in blocks
+    )
+
+
+class _Call(NamedTuple):
+    """What a block got in a network."""
+
+    arguments: tuple[Any, ...]
+    fields: Mapping[str, Any]
+
+
+def _with_branches_of_block(module: nn.Module, block: BlockGroups, call: _Call) -> BlockGroups:
+    groups = []
+    for group in block.groups:
+        possible = _possible_branches(module, block, group)
+        named = [group.model_copy(update={"branch": branch}) for branch in possible]
+        proved = (one for one in named if _are_branches(module, block.name, [one], call))
+        groups.append(next(proved, group))
+    if all(group.branch for group in groups) and not _are_branches(
+        module, block.name, groups, call
+    ):
+        return block
+    return block.model_copy(update={"groups": tuple(groups)})
+
+
+_AROUND = {
+    "attn": ("norm1", "ls1", "gamma_1", "drop_path1"),
+    "mlp": ("norm2", "ls2", "gamma_2", "drop_path2"),
+}
+"""timm's names for the modules of a branch, and for what else belongs to it."""
+
+
+def _possible_branches(
+    module: nn.Module, block: BlockGroups, group: UnitGroup
+) -> Iterator[tuple[str, ...]]:
+    """What may be the branch through some units: all of the block, or its attention or its MLP.
+
+    All of the block only if no other units are in it: they would score without being there.
+    """
+
+    def named(parts: Iterable[str]) -> tuple[str, ...]:
+        return tuple(f"{block.name}.{part}" for part in parts)
+
+    first = group.consumer.removeprefix(f"{block.name}.").partition(".")[0]
+    if len(block.groups) == 1:
+        own = dict.fromkeys(name.partition(".")[0] for name in module.state_dict())
+        yield named((first, *(name for name in own if name != first)))
+    if first in _AROUND:
+        yield named((first, *(name for name in _AROUND[first] if _has(module, name))))
+
+
+def _are_branches(module: nn.Module, block: str, groups: Sequence[UnitGroup], call: _Call) -> bool:
+    """Whether a block without these branches is the block whose consumers and biases are zero."""
+    whole: Any = nn.ModuleDict({"block": deepcopy(module)})
+    rest: Any = deepcopy(whole)
+    for group in groups:
+        consumer, *branch = (
+            f"block.{name.removeprefix(f'{block}.')}" for name in (group.consumer, *group.branch)
+        )
+        whole.get_submodule(consumer).weight.zero_()
+        leave_out(rest, "block", branch)
+    for one in (whole, rest):
+        for name, tensor in one.state_dict().items():
+            if "bias" in name or name.endswith("running_mean"):
+                tensor.zero_()
+    try:
+        actual, expected = (one["block"](*call.arguments, **call.fields) for one in (rest, whole))
+        difference = (actual - expected).abs().max() / expected.abs().max()
+    except Exception:  # a block that is not a sum of branches fails in its own way
+        return False
+    return actual.shape == expected.shape and bool(difference <= _LARGEST_DIFFERENCE)
 
 
 def _by_block(network: nn.Module, groups: Sequence[UnitGroup]) -> tuple[BlockGroups, ...]:
