@@ -4,6 +4,7 @@ import functools
 import importlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -78,6 +79,14 @@ def timm_space(model: str, image_size: int, *, absent_branches: bool = False) ->
     settings = TimmSettings(model=model, image_size=image_size, num_classes=5)
     space = cuts(whole(read_groups(settings)), settings, model)
     return TimmSpace.model_validate({**dict(space), "absent_branches": absent_branches})
+
+
+def some_branches_left_out(image_size: int) -> TimmSpace:
+    """The space of one cut of a Transformer: blocks lack attention, MLP, both or neither."""
+    space = timm_space("test_vit3", image_size, absent_branches=True)
+    arch = space.sample(np.random.default_rng(0))
+    assert len({tuple(map(bool, block.units)) for block in arch.blocks}) == 4
+    return TimmSpace.spanning([arch], name="one cut", settings=space.settings)
 
 
 def imagenet_weights(size: str) -> dict[str, Tensor]:

@@ -53,7 +53,8 @@ def read_groups(settings: TimmSettings) -> tuple[BlockGroups, ...]:
                 f"the layers of {settings.model} cannot be followed ({type(error).__name__}: "
                 f"{error}): choose another timm model"
             ) from error
-    movable, fixed = _movable(settings, groups)
+    network, images = _proving(settings)
+    movable, fixed = _movable(network, images, groups)
     problems |= {group.consumer: "its units cannot be reordered" for group in fixed}
     for name, problem in problems.items():
         _logger.info("%s keeps all units of %s: %s", settings.model, name, problem)
@@ -64,7 +65,7 @@ def read_groups(settings: TimmSettings) -> tuple[BlockGroups, ...]:
             + (f" ({reasons})" if reasons else "")
             + ": choose another timm model, such as an EfficientNet, a ResNet or a ViT"
         )
-    return _with_branches(settings, _by_block(network, movable))
+    return _with_branches(network, images, _by_block(network, movable))
 
 
 def _hidden_groups(
@@ -216,33 +217,10 @@ def _group_inside(
     )
 
 
-def _movable(
-    settings: TimmSettings, groups: Sequence[UnitGroup]
-) -> tuple[list[UnitGroup], list[UnitGroup]]:
-    """Groups whose units can be reordered without changing the logits, and all others."""
-    generator = torch_generator(0, "proof of a reading")
-    network, images = _proving(settings, generator)
-    with torch.no_grad():
-        expected = network(images)
-
-        def is_movable(some: Sequence[UnitGroup]) -> bool:
-            orders = [torch.randperm(group.num_units, generator=generator) for group in some]
-            for group, order in zip(some, orders, strict=True):
-                reorder(network, group, order)
-            difference = (network(images) - expected).abs().max() / expected.abs().max()
-            for group, order in zip(some, orders, strict=True):
-                reorder(network, group, torch.argsort(order))
-            return bool(difference <= _LARGEST_DIFFERENCE)
-
-        if is_movable(groups):
-            return list(groups), []
-        verdicts = [(group, is_movable([group])) for group in groups]
-    return [one for one, yes in verdicts if yes], [one for one, yes in verdicts if not yes]
-
-
 @torch.no_grad()
-def _proving(settings: TimmSettings, generator: torch.Generator) -> tuple[nn.Module, torch.Tensor]:
+def _proving(settings: TimmSettings) -> tuple[nn.Module, torch.Tensor]:
     """A network with random weights, none of them zero, and images, in double precision."""
+    generator = torch_generator(0, "proof of a reading")
     network = build_whole(settings).eval().double()
     initialize(network, generator)
     for name, tensor in network.state_dict().items():
@@ -254,11 +232,33 @@ def _proving(settings: TimmSettings, generator: torch.Generator) -> tuple[nn.Mod
 
 
 @torch.no_grad()
+def _movable(
+    network: nn.Module, images: torch.Tensor, groups: Sequence[UnitGroup]
+) -> tuple[list[UnitGroup], list[UnitGroup]]:
+    """Groups whose units can be reordered without changing the logits, and all others."""
+    generator = torch_generator(0, "orders that prove a reading")
+    expected = network(images)
+
+    def is_movable(some: Sequence[UnitGroup]) -> bool:
+        orders = [torch.randperm(group.num_units, generator=generator) for group in some]
+        for group, order in zip(some, orders, strict=True):
+            reorder(network, group, order)
+        difference = (network(images) - expected).abs().max() / expected.abs().max()
+        for group, order in zip(some, orders, strict=True):
+            reorder(network, group, torch.argsort(order))
+        return bool(difference <= _LARGEST_DIFFERENCE)
+
+    if is_movable(groups):
+        return list(groups), []
+    verdicts = [(group, is_movable([group])) for group in groups]
+    return [one for one, yes in verdicts if yes], [one for one, yes in verdicts if not yes]
+
+
+@torch.no_grad()
 def _with_branches(
-    settings: TimmSettings, blocks: tuple[BlockGroups, ...]
+    network: nn.Module, images: torch.Tensor, blocks: tuple[BlockGroups, ...]
 ) -> tuple[BlockGroups, ...]:
     """The same blocks, with the branches of all groups whose branch may be left out."""
-    network, images = _proving(settings, torch_generator(0, "proof of branches"))
     calls: dict[str, _Call] = {}
 
     def keep(name: str) -> Any:
@@ -290,24 +290,25 @@ class _Call(NamedTuple):
 
 
 def _with_branches_of_block(module: nn.Module, block: BlockGroups, call: _Call) -> BlockGroups:
-    groups = []
+    """The block with its branches: each is proved alone, and all of them together."""
+    groups: list[UnitGroup] = []
     for group in block.groups:
         possible = _possible_branches(module, block, group)
         named = [group.model_copy(update={"branch": branch}) for branch in possible]
         proved = (one for one in named if _are_branches(module, block.name, [one], call))
         groups.append(next(proved, group))
-    if all(group.branch for group in groups) and not _are_branches(
-        module, block.name, groups, call
-    ):
+    is_several = len(groups) > 1 and all(group.branch for group in groups)
+    if is_several and not _are_branches(module, block.name, groups, call):
         return block
     return block.model_copy(update={"groups": tuple(groups)})
 
 
 _AROUND = {
-    "attn": ("norm1", "ls1", "gamma_1", "drop_path1"),
-    "mlp": ("norm2", "ls2", "gamma_2", "drop_path2"),
+    "attn": ("drop_path1", "norm1", "ls1", "gamma_1"),
+    "mlp": ("drop_path2", "norm2", "ls2", "gamma_2"),
 }
-"""timm's names for the modules of a branch, and for what else belongs to it."""
+"""timm's names in blocks of two branches: of the module that computes one of them, and of what else
+belongs to it. Every such block has the stochastic depth, which comes first."""
 
 
 def _possible_branches(
@@ -325,8 +326,9 @@ def _possible_branches(
     if len(block.groups) == 1:
         own = dict.fromkeys(name.partition(".")[0] for name in module.state_dict())
         yield named((first, *(name for name in own if name != first)))
-    if first in _AROUND:
-        yield named((first, *(name for name in _AROUND[first] if _has(module, name))))
+    drop, *others = _AROUND.get(first, ("",))
+    if _has(module, drop):
+        yield named((first, drop, *(name for name in others if _has(module, name))))
 
 
 def _are_branches(module: nn.Module, block: str, groups: Sequence[UnitGroup], call: _Call) -> bool:

@@ -84,9 +84,8 @@ class TimmSpace(SearchSpace[TimmArch, TimmSettings]):
 
     @model_validator(mode="after")
     def _has_branches(self) -> TimmSpace:
-        if self.absent_branches and not any(
-            g.branch for block in self.blocks for g in block.groups
-        ):
+        groups = [group for block in self.blocks for group in block.groups]
+        if self.absent_branches and not any(group.branch for group in groups):
             raise ValueError(
                 f"absent_branches is true, but no residual branch of {self.settings.model} may be "
                 "left out: set it to false"
