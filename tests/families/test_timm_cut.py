@@ -326,10 +326,53 @@ def without_one_branch(arch: TimmArch) -> Iterator[tuple[str, UnitGroup, TimmArc
                 yield block.name, group, TimmArch(blocks=tuple(blocks))
 
 
-@pytest.mark.parametrize(("name", "number"), [("tf_efficientnet_lite0", 9), ("resnet18", 5)])
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("tf_efficientnet_lite0", 9),
+        ("resnet18", 5),
+        ("resnet26", 0),  # bottlenecks have two groups of channels on one branch
+    ],
+)
 def test_branches_are_the_blocks_with_an_identity_shortcut(name: str, number: int) -> None:
     groups = [group for block in read_groups(settings_of(name)) for group in block.groups]
     assert sum(bool(group.branch) for group in groups) == number
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "test_vit"])
+def test_a_block_without_branches_is_not_computed(name: str) -> None:
+    """Its module contains nothing and returns its very input."""
+    space = timm_space(name, 64, absent_branches=True)
+    network = build(space.smallest, space.settings)
+    absent = [block.name for block in space.smallest.blocks if not any(block.units)]
+    assert absent
+    for module in map(network.get_submodule, absent):
+        images = torch.zeros(1)
+        assert module(images, None, rope=None) is images
+        assert not list(module.children())
+
+
+def test_what_is_left_keeps_its_column_of_noise() -> None:
+    space = timm_space("test_vit", 64)
+
+    def columns(arch: TimmArch) -> dict[str, int]:
+        network = build(arch, space.settings, [0.1] * len(arch.blocks))
+        named = network.named_modules()
+        return {name: module.column for name, module in named if hasattr(module, "drop_prob")}
+
+    whole_columns = columns(space.largest)
+    assert len(whole_columns) == len({*whole_columns.values()}) == 2 * len(space.blocks)
+    for block, group, without in without_one_branch(space.largest):
+        kept = columns(without)
+        assert kept.items() < whole_columns.items()
+        number = 1 if group.axis == "heads" else 2
+        assert {*whole_columns} - {*kept} == {f"{block}.drop_path{number}"}
+
+
+def test_a_space_without_branches_cannot_offer_to_leave_them_out() -> None:
+    space = timm_space("resnet26", 64)
+    with pytest.raises(ValueError, match="no residual branch of resnet26 may be left out"):
+        TimmSpace.model_validate({**dict(space), "absent_branches": True})
 
 
 def test_no_units_are_an_option_only_of_a_residual_branch() -> None:
