@@ -375,6 +375,20 @@ def test_a_space_without_branches_cannot_offer_to_leave_them_out() -> None:
         TimmSpace.model_validate({**dict(space), "absent_branches": True})
 
 
+@pytest.mark.parametrize("field", ["branch", "tensors"])
+def test_an_architecture_that_names_other_modules_is_refused(field: str) -> None:
+    """As after a change by hand, or of timm's names."""
+    space = timm_space("test_resnet", 40, absent_branches=True)
+    described = space.smallest.model_dump(mode="json")
+    first, second, *_ = described["blocks"]
+    if field == "branch":
+        first["groups"][0]["branch"][1] = "layer1.0.conv9"
+    else:
+        second["groups"][0]["tensors"][0]["name"] = "layer1.0.conv9"
+    with pytest.raises(ValueError, match=r"has units in layer1\.0\.conv9, which its timm model"):
+        build(TimmArch.model_validate(described), space.settings)
+
+
 def test_no_units_are_an_option_only_of_a_residual_branch() -> None:
     space = timm_space("test_resnet", 40, absent_branches=True)
     first, second, *_ = space.blocks

@@ -313,16 +313,15 @@ def keep_leading(network: nn.Module, group: UnitGroup, units: int) -> None:
     """Removes all but the leading units of a group, in place."""
     if units == group.num_units:
         return
-    changed = {}
+    changed: dict[nn.Module, None] = {}
     for tensor in group.tensors:
-        path, _, name = tensor.name.rpartition(".")
-        module = network.get_submodule(path)
+        module, name = _owner(network, tensor.name)
         old = getattr(module, name)
         new = old.detach().narrow(tensor.dim, 0, units * tensor.per_unit).clone()
         is_parameter = isinstance(old, nn.Parameter)
         setattr(module, name, nn.Parameter(new, old.requires_grad) if is_parameter else new)
-        changed[path] = module
-    for module in changed.values():
+        changed[module] = None
+    for module in changed:
         _correct_sizes(module)
     if group.axis == "heads":
         attention: Any = network.get_submodule(group.consumer.rpartition(".")[0])
@@ -335,14 +334,30 @@ def leave_out(network: nn.Module, block: str, branch: Sequence[str]) -> None:
     A block without any tensor left passes on what it takes, which costs no time.
     """
     for number, name in enumerate(branch):
-        path, _, own_name = name.rpartition(".")
-        parent = network.get_submodule(path)
+        parent, own_name = _owner(network, name)
         if isinstance(getattr(parent, own_name), nn.Parameter):
             setattr(parent, own_name, None)  # as timm's blocks without layer scale
         else:
             setattr(parent, own_name, _PassedOn() if number else _Nothing())
     if not network.get_submodule(block).state_dict():
         network.set_submodule(block, _PassedOn())
+
+
+def _owner(network: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """The module that has a module or a tensor of this name, and its own name for it.
+
+    Raises:
+        ValueError: the network has nothing of this name.
+    """
+    found: Any = network
+    for own_name in name.split("."):
+        owner, found = found, getattr(found, own_name, None)
+    if found is None:
+        raise ValueError(
+            f"the architecture has units in {name}, which its timm model does not have: it was "
+            "changed by hand, or belongs to another version of timm"
+        )
+    return owner, own_name
 
 
 def _correct_sizes(module: nn.Module) -> None:
