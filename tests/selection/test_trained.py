@@ -34,8 +34,8 @@ from prenas.supernet import Supernet
 
 
 def small_space(num_options: int = 3) -> TimmSpace:
-    """Few options, so that all cuts can be listed."""
-    space = timm_space("test_resnet", 40)
+    """Few options, so that all cuts can be listed; one branch may be left out."""
+    space = timm_space("test_resnet", 40, absent_branches=True)
     blocks = [
         block.model_copy(update={"options": tuple(one[-num_options:] for one in block.options)})
         for block in space.blocks
@@ -202,16 +202,23 @@ def test_a_branch_may_be_left_out_and_stays_so() -> None:
     missing = space.blocks[0].groups[0].num_units
     assert tables.score(choices) == pytest.approx(total - missing)
 
-    again = cuts(without, space.settings, "again")
-    space = TimmSpace.model_validate({**dict(again), "absent_branches": True})
+    consumer = space.blocks[0].groups[0].consumer
+    budget = f"macs={count(without, space)['macs']}"
     supernet, data = trained_supernet(space), images_of(space)
-    most = count(without, space)["macs"]
-    found = search_trained(
-        recipe_for(space, f"macs={most}"), supernet, data, source="somewhere", sha256="0" * 64
-    )
+    with torch.no_grad():
+        supernet.network.get_submodule(consumer).weight.zero_()  # nothing is lost without it
+    recipe = recipe_for(space, budget)
+    found = search_trained(recipe, supernet, data, source="somewhere", sha256="0" * 64)
+    assert found.preferred.archs == (without,)
+
+    again = cuts(without, space.settings, "again")
+    assert again.blocks[0].options == ((0,),)
+    supernet = trained_supernet(again)
+    recipe = recipe_for(again, budget)
+    found = search_trained(recipe, supernet, data, source="somewhere", sha256="0" * 64)
     assert found.preferred.archs == (without,)
     assert found.preferred.trained is not None
-    assert found.preferred.trained.units[space.blocks[0].groups[0].consumer] == ()
+    assert found.preferred.trained.units[consumer] == ()
 
 
 def test_equal_shares_are_the_most_that_fit() -> None:
