@@ -339,6 +339,18 @@ def test_branches_are_the_blocks_with_an_identity_shortcut(name: str, number: in
     assert sum(bool(group.branch) for group in groups) == number
 
 
+@pytest.mark.parametrize(("name", "size"), [("test_vit", 64), ("small_eva_dinov3", 32)])
+def test_without_all_branches_a_network_still_sees_its_images(name: str, size: int) -> None:
+    """The last attention stays where the class token is read, but not where tokens are pooled."""
+    space = timm_space(name, size, absent_branches=True)
+    network = fill_as_trained(build(space.smallest, space.settings))
+    with torch.no_grad():
+        first, second = network(images_for(space, 2))
+    assert not torch.allclose(first, second, rtol=1e-3)
+    stays = [group.consumer for block in space.blocks for group in block.groups if not group.branch]
+    assert stays == ([f"{space.blocks[-1].name}.attn.proj"] if name == "test_vit" else [])
+
+
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "test_vit"])
 def test_a_block_without_branches_is_not_computed(name: str) -> None:
     """Its module contains nothing and returns its very input."""

@@ -276,10 +276,43 @@ def _with_branches(
     network(images)
     for handle in handles:
         handle.remove()
-    return tuple(
+    found = tuple(
         _with_branches_of_block(network.get_submodule(block.name), block, calls[block.name])
         for block in blocks
     )
+    return next(one for one in _keeping_one(found) if _sees(network, images, one))
+
+
+def _keeping_one(blocks: tuple[BlockGroups, ...]) -> Iterator[tuple[BlockGroups, ...]]:
+    """The same blocks; then those in which one branch must be kept, the last first; then all.
+
+    A Transformer that reads its class token sees nothing without any attention.
+    """
+    yield blocks
+    groups = [group for block in blocks for group in block.groups if group.branch]
+    for kept in reversed(groups):
+        yield tuple(_without_branches(block, [kept]) for block in blocks)
+    yield tuple(_without_branches(block, block.groups) for block in blocks)
+
+
+def _without_branches(block: BlockGroups, kept: Sequence[UnitGroup]) -> BlockGroups:
+    """The block with some groups whose branch must be kept."""
+    groups = [
+        group.model_copy(update={"branch": ()}) if group in kept else group
+        for group in block.groups
+    ]
+    return block.model_copy(update={"groups": tuple(groups)})
+
+
+def _sees(network: nn.Module, images: torch.Tensor, blocks: Sequence[BlockGroups]) -> bool:
+    """Whether the logits depend on the image without any of the branches of these blocks."""
+    rest = deepcopy(network)
+    for block in blocks:
+        for group in block.groups:
+            if group.branch:
+                leave_out(rest, block.name, group.branch)
+    first, second = rest(images)
+    return bool((first - second).abs().max() > _LARGEST_DIFFERENCE * first.abs().max())
 
 
 class _Call(NamedTuple):
