@@ -353,6 +353,11 @@ MUTATIONS = (
         ("families/test_timm_cut.py",),
     ),
     Mutation(
+        "a-transformer-without-any-attention", "families/timm_cut/reading.py",
+        "if _sees(network, images, one))", ")",
+        ("families/test_timm_cut.py",),
+    ),
+    Mutation(
         "absent-layers-are-timed", "devices/measuring.py",
         "elif not part.is_absent:\n                prefix", "else:\n                prefix",
         ("test_latency.py",),

@@ -83,7 +83,7 @@ def test_a_network_that_resizes_its_images_computes_the_same(name: str, tmp_path
     assert card.input_shape[2:] == (40, 40)
 
 
-@pytest.mark.parametrize("name", ["onnx", "torch", "openvino"])
+@pytest.mark.parametrize("name", ["onnx", "torch"])
 def test_a_network_without_some_branches_computes_the_same(name: str, tmp_path: Path) -> None:
     pytest.importorskip(name, reason=f"{name} is not installed")
     space = some_branches_left_out(32)
