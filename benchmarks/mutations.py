@@ -331,6 +331,37 @@ MUTATIONS = (
         '"param_groups": own})', '"param_groups": state["param_groups"]})',
         ("training/test_resume.py",),
     ),
+    # residual branches that are left out
+    Mutation(
+        "work-of-absent-branches", "families/timm_cut/parts.py",
+        'if f"{name}.".startswith(tuple(absent)):', "if False:",
+        ("families/test_timm_cut.py",),
+    ),
+    Mutation(
+        "one-column-of-noise-for-two-branches", "families/timm_cut/network.py",
+        '"drop_path2": 1', '"drop_path2": 0',
+        ("families/test_timm_cut.py",),
+    ),
+    Mutation(
+        "every-branch-is-believed", "families/timm_cut/reading.py",
+        "bool(difference <= _LARGEST_DIFFERENCE)\n\n\ndef _by_block", "True\n\n\ndef _by_block",
+        ("families/test_timm_cut.py",),
+    ),
+    Mutation(
+        "half-a-bottleneck-is-a-branch", "families/timm_cut/reading.py",
+        "if len(block.groups) == 1:", "if True:",
+        ("families/test_timm_cut.py",),
+    ),
+    Mutation(
+        "a-transformer-without-any-attention", "families/timm_cut/reading.py",
+        "if _sees(network, images, one))", ")",
+        ("families/test_timm_cut.py",),
+    ),
+    Mutation(
+        "absent-layers-are-timed", "devices/measuring.py",
+        "elif not part.is_absent:\n                prefix", "else:\n                prefix",
+        ("test_latency.py",),
+    ),
     # timm and the Hub
     Mutation(
         "blocks-are-never-computed-again", "families/vit/network.py",

@@ -8,8 +8,8 @@ The source is EfficientNet-Lite0 with the ImageNet weights of the package
 the images once. Then every arm cuts it to the same shares of its MACs:
 
 - choices, measured without any training (BatchNorm is calibrated): scores of units with the best
-  allocation over layers, or with the same share of every layer; and Torch-Pruning's own pruner,
-  which may prune all widths;
+  allocation over layers, or with the same share of every layer, or leaving out residual branches
+  as well; and Torch-Pruning's own pruner, which may prune all widths;
 - `joint`: the choices of `--joint`, trained as `prenas run --from` trains them;
 - `alone`: each cut of the default choice trained alone, as long as all of them together, and for
   its part of that time (`alone, equal cost`);
@@ -89,6 +89,14 @@ DEFAULT = "gate, best, smaller images"
 
 CHOICES[DEFAULT] = CHOICES["gate, best"]
 
+ABSENT = "absent branches"
+"""What the names of choices end with that may also leave out whole residual branches."""
+
+CHOICES |= {
+    f"{name}, {ABSENT}": (*CHOICES[name], "space.absent_branches=true")
+    for name in ("gate, best", DEFAULT)
+}
+
 PRUNERS = ("Torch-Pruning Taylor", "Torch-Pruning L1")
 TRAINED = ("joint", "alone", "alone, equal cost", "recovery", "scratch")
 _RECOVERY = (100, 1_000, 10_000)  # images
@@ -109,7 +117,7 @@ class Setting(NamedTuple):
     ) -> CutPlan:
         """The plan of a choice, with these changes of its recipe, for some of the budgets."""
         texts, space = self.plan.recipe.search.budgets, self.plan.recipe.space
-        is_fixed = choice != DEFAULT and len(space.resolutions) > 1
+        is_fixed = not choice.startswith(DEFAULT) and len(space.resolutions) > 1
         kept = [
             text + f",resolution={space.settings.image_size[0]}" * is_fixed
             for text, share in zip(texts, self.shares, strict=True)
@@ -282,7 +290,7 @@ def untrained(setting: Setting, arm: str) -> dict[str, Any]:
             setting.data,
             source=source.name,
             sha256=source.sha256,
-            judge=partial(judged, setting.data, recipe) if arm == DEFAULT else None,
+            judge=partial(judged, setting.data, recipe) if arm.startswith(DEFAULT) else None,
         )
         searched = time.perf_counter() - started
     archs = [subnet.arch for subnet in _by_budget(found.preferred)]

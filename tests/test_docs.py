@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from families.drawing import fill_as_trained
 from prenas.cli import app
 from prenas.devices.measuring import get_engine
-from prenas.families import all_spaces
+from prenas.families import FAMILIES, all_spaces
 from prenas.families.timm_cut import pretrained
 from prenas.latency import Fit, LatencyTable, use_table
 from prenas.recipe import TrainingRecipe, flat_fields, with_overrides
@@ -197,12 +197,17 @@ def test_the_example_of_a_wrong_command_is_caught() -> None:
 
 
 def known_fields() -> set[str]:
-    """Every field of a recipe, groups included, with teacher and evolution switched on."""
+    """Every field of a recipe, groups included, with teacher and evolution switched on.
+
+    Those of all kinds of search spaces are among them.
+    """
     recipe = with_overrides(
         get_recipe("mobilenet-small"),
         ["evolution={}", "training.teacher.name=deit_tiny_patch16_224"],
     )
     names = {name for name, _ in flat_fields(recipe)}
+    kinds = [family.space_type for family in FAMILIES.values()]
+    names |= {f"space.{field}" for kind in kinds for field in kind.model_fields}
     return {name.rsplit(".", cut)[0] for name in names for cut in range(name.count(".") + 1)}
 
 

@@ -39,6 +39,12 @@ class Part(NamedTuple):
     work: Work
     """Its multiply-accumulates, its stage and its layer."""
 
+    @property
+    def is_absent(self) -> bool:
+        """Whether it is a layer that a network leaves out: without parameters and without work."""
+        amounts = (len(self.shapes), self.work.macs, self.work.extra_macs)
+        return self.work.role.layer is not None and not any(amounts)
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class CostAxis:

@@ -88,12 +88,12 @@ class LatencyTable(Value):
     """Signature of a part -> its time."""
 
     def knows(self, part: Part) -> bool:
-        """Whether a part was measured, in a network of any space."""
-        return signature(part) in self.entries
+        """Whether a part was measured, in a network of any space, or is absent."""
+        return part.is_absent or signature(part) in self.entries
 
     def of_part(self, part: Part) -> int:
-        """Nanoseconds that a part adds to one call."""
-        return self.entries[signature(part)].nanoseconds
+        """Nanoseconds that a part adds to one call; 0 for a layer that is left out."""
+        return 0 if part.is_absent else self.entries[signature(part)].nanoseconds
 
     def predict(self, arch: Arch, settings: Settings) -> int:
         """Nanoseconds of one call of a network.

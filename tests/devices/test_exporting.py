@@ -15,7 +15,7 @@ import torch
 from typer.testing import CliRunner
 
 import prenas
-from families.drawing import TEST_SPACES, images_for, timm_space
+from families.drawing import TEST_SPACES, images_for, some_branches_left_out, timm_space
 from models.handed_over import drawn_model
 from prenas.cli import app
 from prenas.data import num_samples
@@ -84,6 +84,14 @@ def test_a_network_that_resizes_its_images_computes_the_same(name: str, tmp_path
     _, card = export(model, name)
     assert card.agreement.difference <= 1e-5
     assert card.input_shape[2:] == (40, 40)
+
+
+@pytest.mark.parametrize("name", ["onnx", "torch"])
+def test_a_network_without_some_branches_computes_the_same(name: str, tmp_path: Path) -> None:
+    pytest.importorskip(name, reason=f"{name} is not installed")
+    space = some_branches_left_out(32)
+    _, card = export(drawn_model(space, space.largest, tmp_path / "model"), name)
+    assert card.agreement.difference <= 1e-5
 
 
 @pytest.mark.parametrize("name", ["torch", "openvino"])

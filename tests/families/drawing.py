@@ -4,6 +4,7 @@ import functools
 import importlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -73,10 +74,19 @@ _MLP_ODD = MlpSpace(
 """Three stages, one of a single width and depth, a grid that does not divide the image."""
 
 
-def timm_space(model: str, image_size: int) -> TimmSpace:
+def timm_space(model: str, image_size: int, *, absent_branches: bool = False) -> TimmSpace:
     """All cuts of a timm model, with five classes."""
     settings = TimmSettings(model=model, image_size=image_size, num_classes=5)
-    return cuts(whole(read_groups(settings)), settings, model)
+    space = cuts(whole(read_groups(settings)), settings, model)
+    return TimmSpace.model_validate({**dict(space), "absent_branches": absent_branches})
+
+
+def some_branches_left_out(image_size: int) -> TimmSpace:
+    """The space of one cut of a Transformer: blocks lack attention, MLP, both or neither."""
+    space = timm_space("test_vit3", image_size, absent_branches=True)
+    arch = space.sample(np.random.default_rng(0))
+    assert len({tuple(map(bool, block.units)) for block in arch.blocks}) == 4
+    return TimmSpace.spanning([arch], name="one cut", settings=space.settings)
 
 
 def imagenet_weights(size: str) -> dict[str, Tensor]:
@@ -107,8 +117,10 @@ TEST_SPACES: dict[str, tuple[SearchSpace, ...]] = {
     "mobilenet": (get_space("mobilenet-micro"), _MOBILENET_ODD, _MOBILENET_IDENTITY),
     "residual-mlp": (DIGITS, _MLP_ODD),
     "timm": (
-        timm_space("test_resnet", 40).model_copy(update={"resolution": (24, 40)}),
-        timm_space("test_vit", 64),
+        timm_space("test_resnet", 40, absent_branches=True).model_copy(
+            update={"resolution": (24, 40)}
+        ),
+        timm_space("test_vit", 64, absent_branches=True),
     ),
 }
 """Family -> spaces that the contract suite runs on: small, with every awkward property we know."""

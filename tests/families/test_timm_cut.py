@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -32,9 +33,9 @@ from prenas.families.timm_cut import reading
 from prenas.families.timm_cut.arch import TimmArch, TimmSettings, whole
 from prenas.families.timm_cut.reading import read_groups
 from prenas.families.timm_cut.resolutions import resolutions
-from prenas.families.timm_cut.space import cuts
+from prenas.families.timm_cut.space import TimmSpace, cuts
 from prenas.families.timm_cut.stock import describe_stock, from_timm, stock, to_timm
-from prenas.families.units import reorder
+from prenas.families.units import UnitGroup, reorder
 
 NAMES = {
     "tf_efficientnet_lite0": {"channels": 15},
@@ -270,6 +271,145 @@ def test_a_cut_keeps_the_leading_units(name: str, data: st.DataObject) -> None:
     if not removes_gates:
         with torch.no_grad():
             assert_equal(ours(images), full(images), 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "left_out"),
+    [
+        ("test_vit", {"attn", "mlp"}),
+        ("small_eva_dinov3", {"attn", "mlp"}),
+        ("small_eva_unfused", {"attn"}),
+        ("test_resnet", {"conv2"}),
+        ("convnext_atto", {"mlp"}),
+    ],
+)
+def test_a_branch_without_units_adds_nothing(name: str, left_out: set[str]) -> None:
+    """Every branch alone: as if the layer that takes its units, and all biases, were zero."""
+    settings = settings_of(name).changed(image_size=32)
+    arch = whole(read_groups(settings))
+    full = fill_as_trained(build(arch, settings))
+    images = torch.randn(2, 3, *settings.image_size)
+    zeros = {
+        key: torch.zeros_like(tensor) if "bias" in key or key.endswith("mean") else tensor
+        for key, tensor in full.state_dict().items()
+    }
+    found = set()
+    for block, group, without in without_one_branch(arch):
+        ours = build(without, settings).eval()
+        own = {key: zeros[key] for key in ours.state_dict()}
+        assert len(own) < len(zeros)
+        ours.load_state_dict(own)
+        consumer = f"{group.consumer}.weight"
+        full.load_state_dict({**zeros, consumer: torch.zeros_like(zeros[consumer])})
+        with torch.no_grad():
+            assert_equal(ours(images), full(images), 1e-5)
+        costs = count(without, settings)
+        assert costs["params"] == sum(one.numel() for one in ours.parameters())
+        assert costs["macs"] == counted_macs(ours, settings)
+        assert without.summary.endswith("1 branch left out")
+        with pytest.raises(ValueError, match="leaves out 1 of its residual branches"):
+            describe_stock(without, settings)
+        found.add(group.branch[0].removeprefix(f"{block}."))
+    assert found == left_out
+
+
+def without_one_branch(arch: TimmArch) -> Iterator[tuple[str, UnitGroup, TimmArch]]:
+    """For the first and the last of every kind of branch: block, group, and the cut without it."""
+    for number, block in enumerate(arch.blocks):
+        if number not in (0, len(arch.blocks) - 1):
+            continue
+        for place, group in enumerate(block.groups):
+            if group.branch:
+                units = [*block.units[:place], 0, *block.units[place + 1 :]]
+                changed = block.model_copy(update={"units": tuple(units)})
+                blocks = [*arch.blocks[:number], changed, *arch.blocks[number + 1 :]]
+                yield block.name, group, TimmArch(blocks=tuple(blocks))
+
+
+@pytest.mark.parametrize(("name", "number"), [("tf_efficientnet_lite0", 9), ("resnet18", 5)])
+def test_branches_are_the_blocks_with_an_identity_shortcut(name: str, number: int) -> None:
+    groups = [group for block in read_groups(settings_of(name)) for group in block.groups]
+    assert sum(bool(group.branch) for group in groups) == number
+
+
+@pytest.mark.parametrize(("name", "size"), [("test_vit", 64), ("small_eva_dinov3", 32)])
+def test_without_all_branches_a_network_still_sees_its_images(name: str, size: int) -> None:
+    """The last attention stays where the class token is read, but not where tokens are pooled."""
+    space = timm_space(name, size, absent_branches=True)
+    network = fill_as_trained(build(space.smallest, space.settings))
+    with torch.no_grad():
+        first, second = network(images_for(space, 2))
+    assert not torch.allclose(first, second, rtol=1e-3)
+    stays = [group.consumer for block in space.blocks for group in block.groups if not group.branch]
+    assert stays == ([f"{space.blocks[-1].name}.attn.proj"] if name == "test_vit" else [])
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "test_vit"])
+def test_a_block_without_branches_is_not_computed(name: str) -> None:
+    """Its module contains nothing and returns its very input."""
+    space = timm_space(name, 64, absent_branches=True)
+    network = build(space.smallest, space.settings)
+    absent = [block.name for block in space.smallest.blocks if not any(block.units)]
+    assert absent
+    for module in map(network.get_submodule, absent):
+        images = torch.zeros(1)
+        assert module(images, None, rope=None) is images
+        assert not list(module.children())
+
+
+def test_what_is_left_keeps_its_column_of_noise() -> None:
+    space = timm_space("test_vit", 64)
+
+    def columns(arch: TimmArch) -> dict[str, int]:
+        network = build(arch, space.settings, [0.1] * len(arch.blocks))
+        named = network.named_modules()
+        return {name: module.column for name, module in named if hasattr(module, "drop_prob")}
+
+    whole_columns = columns(space.largest)
+    assert len(whole_columns) == len({*whole_columns.values()}) == 2 * len(space.blocks)
+    for block, group, without in without_one_branch(space.largest):
+        kept = columns(without)
+        assert kept.items() < whole_columns.items()
+        number = 1 if group.axis == "heads" else 2
+        assert {*whole_columns} - {*kept} == {f"{block}.drop_path{number}"}
+
+
+def test_a_space_without_branches_cannot_offer_to_leave_them_out() -> None:
+    """Such as one of bottlenecks, which have two groups of channels on one branch."""
+    space = timm_space("resnet26", 64)
+    with pytest.raises(ValueError, match="no residual branch of resnet26 may be left out"):
+        TimmSpace.model_validate({**dict(space), "absent_branches": True})
+
+
+@pytest.mark.parametrize("field", ["branch", "tensors"])
+def test_an_architecture_that_names_other_modules_is_refused(field: str) -> None:
+    """As after a change by hand, or of timm's names."""
+    space = timm_space("test_resnet", 40, absent_branches=True)
+    described = space.smallest.model_dump(mode="json")
+    first, second, *_ = described["blocks"]
+    if field == "branch":
+        first["groups"][0]["branch"][1] = "layer1.0.conv9"
+    else:
+        second["groups"][0]["tensors"][0]["name"] = "layer1.0.conv9"
+    with pytest.raises(ValueError, match=r"has units in layer1\.0\.conv9, which its timm model"):
+        build(TimmArch.model_validate(described), space.settings)
+
+
+def test_no_units_are_an_option_only_of_a_residual_branch() -> None:
+    space = timm_space("test_resnet", 40, absent_branches=True)
+    first, second, *_ = space.blocks
+    assert [stage.axes[0].options[0] for stage in space.chain[:2]] == [0, 8]
+    assert first.stage(absent_branches=False).axes[0].options[0] > 0
+    listed = first.model_copy(update={"options": ((0, *first.options[0]),)})
+    assert {listed.stage(absent_branches=one) for one in (False, True)} == {space.chain[0]}
+    options = {**second.model_dump(), "options": [[0, 8]]}
+    with pytest.raises(ValueError, match="0 is not an option"):
+        TimmSpace.model_validate({**space.model_dump(), "blocks": [options]})
+    units = {**space.largest.blocks[1].model_dump(), "units": [0]}
+    with pytest.raises(ValueError, match=r"layer2.0 cannot do without channels"):
+        TimmArch.model_validate({"blocks": [units]})
+    again = cuts(space.smallest, space.settings, "again")
+    assert again.blocks[0].options == ((0,),)  # what is left out stays so
 
 
 @settings_(max_examples=10)

@@ -11,7 +11,7 @@ from timm.models import FeatureInfo, get_notrace_modules, is_model
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
-from families.drawing import fill_as_trained, timm_space
+from families.drawing import fill_as_trained, some_branches_left_out, timm_space
 from prenas.cost import count
 from prenas.families import get_space
 from prenas.families.base import SearchSpace
@@ -25,6 +25,8 @@ SPACES: dict[str, SearchSpace[Any, Any]] = {
     "convolutions": get_space("mobilenet-micro"),
     "cut of convolutions": CUT,
     "cut of a transformer": timm_space("test_vit3", 32),
+    "cut without a block": timm_space("test_resnet", 64, absent_branches=True),
+    "cut without some branches": some_branches_left_out(32),
 }
 PUBLISHED_NAMES = [
     *(f"prenas_tiny_{millions}m" for millions in (6, 7, 8, 9, 10, 11)),

@@ -14,7 +14,7 @@ from prenas.data import ImageData
 from prenas.families import build, get_space
 from prenas.families.base import Arch, StageChoice
 from prenas.families.timm_cut.arch import TimmArch
-from prenas.families.timm_cut.space import TimmSpace
+from prenas.families.timm_cut.space import TimmSpace, cuts
 from prenas.proxy.unit_scores import UnitScores, unit_scores
 from prenas.recipe import Recipe, SearchRecipe, with_overrides
 from prenas.recipe.budgets import parse_budgets
@@ -34,8 +34,8 @@ from prenas.supernet import Supernet
 
 
 def small_space(num_options: int = 3) -> TimmSpace:
-    """Few options, so that all cuts can be listed."""
-    space = timm_space("test_resnet", 40)
+    """Few options, so that all cuts can be listed; one branch may be left out."""
+    space = timm_space("test_resnet", 40, absent_branches=True)
     blocks = [
         block.model_copy(update={"options": tuple(one[-num_options:] for one in block.options)})
         for block in space.blocks
@@ -185,6 +185,40 @@ def test_without_a_judge_images_stay_as_large_as_fits() -> None:
     assert {side: arch.resized_to for side, arch in sides.items()} == {"40": 40, "36": 36}
     assert found.trained is not None
     assert (found.trained.tried, found.trained.top1_untrained) == ((), None)
+
+
+def test_a_branch_may_be_left_out_and_stays_so() -> None:
+    """No units score nothing; a network without a branch is searched as any other."""
+    space = timm_space("test_resnet", 40, absent_branches=True)
+    ends = [
+        tuple((0 if first else len(axis.options) - 1,) for axis in stage.axes)
+        for first, stage in zip([True, *[False] * len(space.blocks)], space.chain, strict=True)
+    ]
+    choices = tuple(StageChoice(0, 1 if options else 0, options) for options in ends)
+    without = space.compose(choices, None)
+    layers = [[torch.ones(group.num_units).double() for group in b.groups] for b in space.blocks]
+    total = sum(len(scores) for layer in layers for scores in layer)
+    tables = unit_tables(space, layers)
+    missing = space.blocks[0].groups[0].num_units
+    assert tables.score(choices) == pytest.approx(total - missing)
+
+    consumer = space.blocks[0].groups[0].consumer
+    budget = f"macs={count(without, space)['macs']}"
+    supernet, data = trained_supernet(space), images_of(space)
+    with torch.no_grad():
+        supernet.network.get_submodule(consumer).weight.zero_()  # nothing is lost without it
+    recipe = recipe_for(space, budget)
+    found = search_trained(recipe, supernet, data, source="somewhere", sha256="0" * 64)
+    assert found.preferred.archs == (without,)
+
+    again = cuts(without, space.settings, "again")
+    assert again.blocks[0].options == ((0,),)
+    supernet = trained_supernet(again)
+    recipe = recipe_for(again, budget)
+    found = search_trained(recipe, supernet, data, source="somewhere", sha256="0" * 64)
+    assert found.preferred.archs == (without,)
+    assert found.preferred.trained is not None
+    assert found.preferred.trained.units[consumer] == ()
 
 
 def test_equal_shares_are_the_most_that_fit() -> None:

@@ -118,6 +118,42 @@ def test_a_run_may_choose_smaller_images(
         assert_equal(alone, expected, 1e-5)
 
 
+def test_a_run_may_leave_out_branches(
+    cut_source: Source, cut_weights: Path, cut_pictures: Path, tmp_path: Path
+) -> None:
+    """The smaller budget can only be met without a block; what is handed over is such a network."""
+    plans = [
+        cut_plan(cut_source, str(cut_pictures), ["macs=90%"], image_size=40, overrides=overrides)
+        for overrides in ((), ("space.absent_branches=true",))
+    ]
+    least, less = (count(plan.recipe.space.smallest, plan.recipe.space)["macs"] for plan in plans)
+    out = tmp_path / "run"
+    words = command(cut_weights, cut_pictures, out)
+    words[words.index("macs=75%")] = f"macs={(least + less) // 2}"
+    with pytest.raises(ValueError, match="cannot be met by cutting"):
+        CliRunner().invoke(app, words, catch_exceptions=False)
+    words += ["--set", "space.absent_branches=true"]
+    result = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert "1 branch left out" in " ".join(result.output.split())
+    assert "1 branch left out" in (out / "report.md").read_text()
+    folder = out / "subnets/00"
+    run, model = prenas.Run(out), prenas.load(folder).network
+    (statistics,) = run.results.statistics([run.evaluations[0].arch])
+    images = torch.randn(2, 3, 40, 40)
+    with torch.no_grad():
+        expected = run.supernet(images, run.evaluations[0].arch, None, statistics)
+        assert_equal(model(images), expected, 1e-5)
+        alone = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+        assert torch.equal(alone(images), model(images))
+    assert not any(name.startswith("layer1.0.") for name in load_file(folder / "model.safetensors"))
+    assert "timm" not in json.loads((folder / "arch.json").read_text())
+    with pytest.raises(ValueError, match="it leaves out 1 of its residual branches"):
+        prenas.load_timm(folder)
+    again = cut_plan(read_source(folder), str(cut_pictures), ["macs=95%"])
+    assert again.recipe.space.largest == run.evaluations[0].arch
+
+
 def test_the_same_command_again_changes_nothing(
     cut_run: Path, cut_weights: Path, cut_pictures: Path
 ) -> None:

@@ -243,7 +243,7 @@ class Measurement:
         for part in _parts(arch, self.space):
             if part.work.role.layer is None:
                 macs[part.work.role.stage] += part.work.macs
-            else:
+            elif not part.is_absent:
                 layers += 1e-9 * entries[signature(part)].nanoseconds
         return [1.0, layers, *macs]
 
@@ -259,7 +259,7 @@ def measurement(space: SearchSpace, engine: Engine) -> Measurement:
             key, (stage, layer) = signature(part), part.work.role
             if layer is None:
                 fixed.setdefault(key, part)
-            else:
+            elif not part.is_absent:
                 prefix = family.stage_names(part.arch)[stage].layers[layer]
                 layers.setdefault(key, Layer(key, part.arch, prefix.removesuffix(".")))
                 is_one = len(space.chain[stage].axes) == 1

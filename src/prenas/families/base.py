@@ -92,7 +92,10 @@ class TensorRole(NamedTuple):
 
 
 class Work(NamedTuple):
-    """Multiply-accumulates per image of one layer, or of everything outside a stage's layers."""
+    """Multiply-accumulates per image of one layer, or of everything outside a stage's layers.
+
+    A layer that an option leaves out has 0, and no tensors: it passes on its input.
+    """
 
     role: TensorRole
     macs: int
@@ -220,7 +223,9 @@ class Family(Generic[A, S]):
     the name that it has in the network.
     """
     work: Callable[[A, S], Sequence[Work]]
-    """Counts the multiply-accumulates of every part of the network: (arch, settings) -> parts."""
+    """Counts the multiply-accumulates of every part of the network: (arch, settings) -> parts.
+
+    Every layer has an entry, also one that is left out."""
     stage_names: Callable[[A], Sequence[StageNames]]
     """Gives the prefixes of the tensor names of every stage in the chain: (arch) -> stages."""
     unit_tensors: Mapping[str, tuple[tuple[str, int], ...]]

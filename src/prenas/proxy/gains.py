@@ -157,9 +157,11 @@ def _gains(
     for name, unit_dim in tensors:
         weight, gradient = importance.weights[name], importance.gradients[name]
         full = tuple(weight.shape)
-        boxes = [family.owned_box(name, of_option[name], full) for of_option in shapes]
+        owned = [of_option[name] for of_option in shapes if name in of_option]
+        boxes = [family.owned_box(name, shape, full) for shape in owned]
         sums = BoxSums((weight * gradient).abs_(), boxes)
-        gain = np.diff([sums(box) for box in boxes])
+        num_absent = len(shapes) - len(boxes)  # the smallest option may leave out the tensor
+        gain = np.diff([0.0] * num_absent + [sums(box) for box in boxes])
         whole = list(boxes[-1])
         whole[unit_dim] = slice(0, full[unit_dim])
         norms = [float(tensor[tuple(whole)].abs().double().sum()) for tensor in (weight, gradient)]

@@ -249,14 +249,15 @@ def _module(name: str) -> str:
 
 
 def _modules_sized_by_options(layout: StageLayout) -> set[str]:
-    """The modules in layers with tensors whose shape depends on the layer's options."""
-    seen: dict[tuple[str, tuple[int, ...]], Shape] = {}
+    """The modules in layers with tensors whose shape or presence depends on the options."""
     sized = set()
     for parts in (layout.first, layout.others):
+        per_option: dict[tuple[int, ...], list[Shapes]] = {}
         for (*ends, _), shapes in parts.items():
-            for name, shape in shapes.items():
-                if seen.setdefault((name, tuple(ends)), shape) != shape:
-                    sized.add(_module(name))
+            per_option.setdefault(tuple(ends), []).append(shapes)
+        for found in per_option.values():
+            names = dict.fromkeys(chain.from_iterable(found))
+            sized |= {_module(name) for name in names if len({one.get(name) for one in found}) > 1}
     return sized
 
 

@@ -115,13 +115,15 @@ def _gates(
 
         return hook
 
-    consumers = {group.consumer: network.get_submodule(group.consumer) for group in groups}
+    present = [group for group, number in zip(groups, numbers, strict=True) if number]
+    consumers = {group.consumer: network.get_submodule(group.consumer) for group in present}
     hooks = [one.register_forward_pre_hook(keep(name)) for name, one in consumers.items()]
     try:
         for half, images, labels in _by_half(batches):
             loss = cross_entropy(network(images), labels, reduction="sum")
-            gradients = torch.autograd.grad(loss, [inputs[group.consumer] for group in groups])
-            for group, total, gradient in zip(groups, totals[half], gradients, strict=True):
+            gradients = torch.autograd.grad(loss, [inputs[group.consumer] for group in present])
+            own_totals = [total for total in totals[half] if len(total)]
+            for group, total, gradient in zip(present, own_totals, gradients, strict=True):
                 effect = (inputs[group.consumer].detach() * gradient).double().cpu()
                 is_map = isinstance(consumers[group.consumer], nn.Conv2d)
                 slices = effect.movedim(1 if is_map else -1, 0)  # [slices, images, ...]

@@ -291,7 +291,7 @@ def _agreement(
     ranks = [
         float(spearmanr(one, other).statistic)
         for one, other in zip(*halves, strict=True)
-        if min(np.ptp(one.numpy()), np.ptp(other.numpy())) > 0
+        if len(one) and min(np.ptp(one.numpy()), np.ptp(other.numpy())) > 0
     ]
     choices = [_choose(recipe, layers, scores, budgets) for scores in halves]
     in_common = []

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from prenas.families.base import Arch, Link, Links, Settings
 from prenas.families.limits import Pixels
-from prenas.families.units import Positive, UnitGroup
+from prenas.families.units import NotNegative, UnitGroup
 from prenas.values import Value
 
 
@@ -42,7 +42,8 @@ class BlockGroups(Value):
 class CutBlock(BlockGroups):
     """A block with the number of units that it keeps of each group."""
 
-    units: tuple[Positive, ...]
+    units: tuple[NotNegative, ...]
+    """0 leaves out the residual branch of a group."""
 
     @model_validator(mode="after")
     def _keeps_units_of_every_group(self) -> CutBlock:
@@ -56,6 +57,11 @@ class CutBlock(BlockGroups):
                 raise ValueError(
                     f"block {self.name} has {group.num_units} {group.axis}, so it cannot keep "
                     f"{units}"
+                )
+            if not units and not group.branch:
+                raise ValueError(
+                    f"block {self.name} cannot do without {group.axis}, because they are not those "
+                    "of a residual branch: keep at least 1"
                 )
         return self
 
@@ -112,6 +118,8 @@ class TimmArch(Arch):
             parts.append(f"{axis} {whole:.0%} ({min(each):.0%}-{max(each):.0%})")
         if self.resolution is not None:
             parts.insert(0, f"{self.resolution} pixels")
+        if num_absent := sum(not units for _, units in self.kept()):
+            parts.append(f"{num_absent} branch{'' if num_absent == 1 else 'es'} left out")
         return ", ".join(parts)
 
 

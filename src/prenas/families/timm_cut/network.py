@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import cache, lru_cache
 from typing import Any
@@ -32,7 +32,8 @@ from prenas.families.units import UnitGroup
 BRANCHES = 2
 """Columns of noise per block: blocks of timm have one or two residual branches."""
 
-_BRANCH_DROPS = ("drop_path", "drop_path1", "drop_path2")
+_BRANCH_DROPS = {"drop_path": 0, "drop_path1": 0, "drop_path2": 1}
+"""timm's names for stochastic depth in a block -> the number of the branch that it drops."""
 
 
 class CutNetwork(nn.Module):
@@ -146,6 +147,20 @@ class _Dropout(nn.Module):
         return features * kept.to(features.dtype) / (1.0 - self.rate)
 
 
+class _Nothing(nn.Module):
+    """What is left of a residual branch: a zero [], which is added to the shortcut."""
+
+    def forward(self, x: Tensor, *_: object, **__: object) -> Tensor:
+        return x.new_zeros(())
+
+
+class _PassedOn(nn.Module):
+    """What is left of the rest of a branch, and of a block without any branch: its input."""
+
+    def forward(self, x: Tensor, *_: object, **__: object) -> Tensor:
+        return x
+
+
 @register_notrace_module  # its shapes are those of its input, which a trace does not know
 class UnitMajorLinear(nn.Linear):
     """A projection to several things at once whose rows are ordered by unit, not by kind.
@@ -237,8 +252,12 @@ def build(
 ) -> nn.Module:
     """Builds the plain network of a cut, on the default device."""
     network = build_whole(settings)
-    for group, units in arch.kept():
-        keep_leading(network, group, units)
+    for block in arch.blocks:
+        for group, units in zip(block.groups, block.units, strict=True):
+            if units:
+                keep_leading(network, group, units)
+            else:
+                leave_out(network, block.name, group.branch)
     _add_drops(network, arch, drop_path_rates, dropout_rate)
     network.resolution = arch.resolution  # type: ignore[assignment]
     return network
@@ -294,20 +313,51 @@ def keep_leading(network: nn.Module, group: UnitGroup, units: int) -> None:
     """Removes all but the leading units of a group, in place."""
     if units == group.num_units:
         return
-    changed = {}
+    changed: dict[nn.Module, None] = {}
     for tensor in group.tensors:
-        path, _, name = tensor.name.rpartition(".")
-        module = network.get_submodule(path)
+        module, name = _owner(network, tensor.name)
         old = getattr(module, name)
         new = old.detach().narrow(tensor.dim, 0, units * tensor.per_unit).clone()
         is_parameter = isinstance(old, nn.Parameter)
         setattr(module, name, nn.Parameter(new, old.requires_grad) if is_parameter else new)
-        changed[path] = module
-    for module in changed.values():
+        changed[module] = None
+    for module in changed:
         _correct_sizes(module)
     if group.axis == "heads":
         attention: Any = network.get_submodule(group.consumer.rpartition(".")[0])
         attention.num_heads, attention.attn_dim = units, units * attention.head_dim
+
+
+def leave_out(network: nn.Module, block: str, branch: Sequence[str]) -> None:
+    """Removes a residual branch (`UnitGroup.branch`) of a block, in place.
+
+    A block without any tensor left passes on what it takes, which costs no time.
+    """
+    for number, name in enumerate(branch):
+        parent, own_name = _owner(network, name)
+        if isinstance(getattr(parent, own_name), nn.Parameter):
+            setattr(parent, own_name, None)  # as timm's blocks without layer scale
+        else:
+            setattr(parent, own_name, _PassedOn() if number else _Nothing())
+    if not network.get_submodule(block).state_dict():
+        network.set_submodule(block, _PassedOn())
+
+
+def _owner(network: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """The module that has a module or a tensor of this name, and its own name for it.
+
+    Raises:
+        ValueError: the network has nothing of this name.
+    """
+    found: Any = network
+    for own_name in name.split("."):
+        owner, found = found, getattr(found, own_name, None)
+    if found is None:
+        raise ValueError(
+            f"the architecture has units in {name}, which its timm model does not have: it was "
+            "changed by hand, or belongs to another version of timm"
+        )
+    return owner, own_name
 
 
 def _correct_sizes(module: nn.Module) -> None:
@@ -330,18 +380,12 @@ def _add_drops(
     if len(rates) < len(arch.blocks):
         raise ValueError(f"{len(rates)} drop-path rates for {len(arch.blocks)} blocks")
     for number, (block, rate) in enumerate(zip(arch.blocks, rates, strict=False)):
-        for branch, name in enumerate(_branch_drops(network.get_submodule(block.name))):
-            drop = _DropBranch(rate, BRANCHES * number + branch)
-            setattr(network.get_submodule(block.name), name, drop)
+        module = network.get_submodule(block.name)
+        for name, branch in _BRANCH_DROPS.items():
+            if isinstance(getattr(module, name, ...), (DropPath, nn.Identity, type(None))):
+                setattr(module, name, _DropBranch(rate, BRANCHES * number + branch))
     if dropout_rate:
         classifier = network.get_classifier()  # type: ignore[operator]
         drop_features = _Dropout(dropout_rate)
         network.add_module("feature_dropout", drop_features)
         classifier.register_forward_pre_hook(lambda _, inputs: drop_features(inputs[0]))
-
-
-def _branch_drops(block: nn.Module) -> Iterator[str]:
-    """Names of a block's modules for stochastic depth."""
-    for name in _BRANCH_DROPS:
-        if isinstance(getattr(block, name, ...), (DropPath, nn.Identity, type(None))):
-            yield name

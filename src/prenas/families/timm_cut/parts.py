@@ -51,6 +51,7 @@ def work(arch: TimmArch, settings: TimmSettings) -> list[Work]:
         settings = settings.changed(image_size=(arch.resolution, arch.resolution))
     kept: dict[str, dict[int, int]] = {}
     heads: dict[str, int] = {}
+    absent = [f"{name}." for group, units in arch.kept() if not units for name in group.branch]
     for group, units in arch.kept():
         for tensor in group.tensors:
             kept.setdefault(tensor.name, {})[tensor.dim] = units * tensor.per_unit
@@ -59,6 +60,8 @@ def work(arch: TimmArch, settings: TimmSettings) -> list[Work]:
     of_block = dict.fromkeys((block.name for block in arch.blocks), 0)
     rest = 0
     for name, number in positions(settings).items():
+        if f"{name}.".startswith(tuple(absent)):
+            continue
         macs = number
         if name in shapes:
             for dim, size in enumerate(shapes[name]):

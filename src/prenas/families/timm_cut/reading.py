@@ -8,15 +8,16 @@ with its units in another order, the model must give the same logits.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from prenas.families.timm_cut.arch import BlockGroups, TimmSettings
 from prenas.families.timm_cut.initialization import initialize
-from prenas.families.timm_cut.network import build_whole, gated_mlps_of, heads_of
+from prenas.families.timm_cut.network import build_whole, gated_mlps_of, heads_of, leave_out
 from prenas.families.timm_cut.parts import positions
 from prenas.families.units import UnitGroup, UnitTensor, reorder
 from prenas.randomness import torch_generator
@@ -52,7 +53,8 @@ def read_groups(settings: TimmSettings) -> tuple[BlockGroups, ...]:
                 f"the layers of {settings.model} cannot be followed ({type(error).__name__}: "
                 f"{error}): choose another timm model"
             ) from error
-    movable, fixed = _movable(settings, groups)
+    network, images = _proving(settings)
+    movable, fixed = _movable(network, images, groups)
     problems |= {group.consumer: "its units cannot be reordered" for group in fixed}
     for name, problem in problems.items():
         _logger.info("%s keeps all units of %s: %s", settings.model, name, problem)
@@ -63,7 +65,7 @@ def read_groups(settings: TimmSettings) -> tuple[BlockGroups, ...]:
             + (f" ({reasons})" if reasons else "")
             + ": choose another timm model, such as an EfficientNet, a ResNet or a ViT"
         )
-    return _by_block(network, movable)
+    return _with_branches(network, images, _by_block(network, movable))
 
 
 def _hidden_groups(
@@ -215,35 +217,173 @@ def _group_inside(
     )
 
 
-def _movable(
-    settings: TimmSettings, groups: Sequence[UnitGroup]
-) -> tuple[list[UnitGroup], list[UnitGroup]]:
-    """Groups whose units can be reordered without changing the logits, and all others."""
+@torch.no_grad()
+def _proving(settings: TimmSettings) -> tuple[nn.Module, torch.Tensor]:
+    """A network with random weights, none of them zero, and images, in double precision."""
     generator = torch_generator(0, "proof of a reading")
     network = build_whole(settings).eval().double()
-    with torch.no_grad():
-        initialize(network, generator)
-        for name, tensor in network.state_dict().items():
-            if tensor.is_floating_point() and tensor.ndim == 1 and tensor.numel() > 1:
-                noise = torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype)
-                tensor.add_(noise if name.endswith("var") else 0.5 * noise)
-        shape = (2, settings.in_chans, *settings.image_size)
-        images = torch.randn(shape, generator=generator, dtype=torch.float64)
-        expected = network(images)
+    initialize(network, generator)
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point() and tensor.ndim == 1 and tensor.numel() > 1:
+            noise = torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype)
+            tensor.add_(noise if name.endswith("var") else 0.5 * noise)
+    shape = (2, settings.in_chans, *settings.image_size)
+    return network, torch.randn(shape, generator=generator, dtype=torch.float64)
 
-        def is_movable(some: Sequence[UnitGroup]) -> bool:
-            orders = [torch.randperm(group.num_units, generator=generator) for group in some]
-            for group, order in zip(some, orders, strict=True):
-                reorder(network, group, order)
-            difference = (network(images) - expected).abs().max() / expected.abs().max()
-            for group, order in zip(some, orders, strict=True):
-                reorder(network, group, torch.argsort(order))
-            return bool(difference <= _LARGEST_DIFFERENCE)
 
-        if is_movable(groups):
-            return list(groups), []
-        verdicts = [(group, is_movable([group])) for group in groups]
+@torch.no_grad()
+def _movable(
+    network: nn.Module, images: torch.Tensor, groups: Sequence[UnitGroup]
+) -> tuple[list[UnitGroup], list[UnitGroup]]:
+    """Groups whose units can be reordered without changing the logits, and all others."""
+    generator = torch_generator(0, "orders that prove a reading")
+    expected = network(images)
+
+    def is_movable(some: Sequence[UnitGroup]) -> bool:
+        orders = [torch.randperm(group.num_units, generator=generator) for group in some]
+        for group, order in zip(some, orders, strict=True):
+            reorder(network, group, order)
+        difference = (network(images) - expected).abs().max() / expected.abs().max()
+        for group, order in zip(some, orders, strict=True):
+            reorder(network, group, torch.argsort(order))
+        return bool(difference <= _LARGEST_DIFFERENCE)
+
+    if is_movable(groups):
+        return list(groups), []
+    verdicts = [(group, is_movable([group])) for group in groups]
     return [one for one, yes in verdicts if yes], [one for one, yes in verdicts if not yes]
+
+
+@torch.no_grad()
+def _with_branches(
+    network: nn.Module, images: torch.Tensor, blocks: tuple[BlockGroups, ...]
+) -> tuple[BlockGroups, ...]:
+    """The same blocks, with the branches of all groups whose branch may be left out."""
+    calls: dict[str, _Call] = {}
+
+    def keep(name: str) -> Any:
+        def hook(_: nn.Module, arguments: tuple[Any, ...], fields: dict[str, Any]) -> None:
+            calls[name] = _Call(arguments, fields)
+
+        return hook
+
+    handles = [
+        network.get_submodule(block.name).register_forward_pre_hook(
+            keep(block.name), with_kwargs=True
+        )
+        for block in blocks
+    ]
+    network(images)
+    for handle in handles:
+        handle.remove()
+    found = tuple(
+        _with_branches_of_block(network.get_submodule(block.name), block, calls[block.name])
+        for block in blocks
+    )
+    return next(one for one in _keeping_one(found) if _sees(network, images, one))
+
+
+def _keeping_one(blocks: tuple[BlockGroups, ...]) -> Iterator[tuple[BlockGroups, ...]]:
+    """The same blocks; then those in which one branch must be kept, the last first; then all.
+
+    A Transformer that reads its class token sees nothing without any attention.
+    """
+    yield blocks
+    groups = [group for block in blocks for group in block.groups if group.branch]
+    for kept in reversed(groups):
+        yield tuple(_without_branches(block, [kept]) for block in blocks)
+    yield tuple(_without_branches(block, block.groups) for block in blocks)
+
+
+def _without_branches(block: BlockGroups, kept: Sequence[UnitGroup]) -> BlockGroups:
+    """The block with some groups whose branch must be kept."""
+    groups = [
+        group.model_copy(update={"branch": ()}) if group in kept else group
+        for group in block.groups
+    ]
+    return block.model_copy(update={"groups": tuple(groups)})
+
+
+def _sees(network: nn.Module, images: torch.Tensor, blocks: Sequence[BlockGroups]) -> bool:
+    """Whether the logits depend on the image without any of the branches of these blocks."""
+    rest = deepcopy(network)
+    for block in blocks:
+        for group in block.groups:
+            if group.branch:
+                leave_out(rest, block.name, group.branch)
+    first, second = rest(images)
+    return bool((first - second).abs().max() > _LARGEST_DIFFERENCE * first.abs().max())
+
+
+class _Call(NamedTuple):
+    """What a block got in a network."""
+
+    arguments: tuple[Any, ...]
+    fields: Mapping[str, Any]
+
+
+def _with_branches_of_block(module: nn.Module, block: BlockGroups, call: _Call) -> BlockGroups:
+    """The block with its branches: each is proved alone, and all of them together."""
+    groups: list[UnitGroup] = []
+    for group in block.groups:
+        possible = _possible_branches(module, block, group)
+        named = [group.model_copy(update={"branch": branch}) for branch in possible]
+        proved = (one for one in named if _are_branches(module, block.name, [one], call))
+        groups.append(next(proved, group))
+    is_several = len(groups) > 1 and all(group.branch for group in groups)
+    if is_several and not _are_branches(module, block.name, groups, call):
+        return block
+    return block.model_copy(update={"groups": tuple(groups)})
+
+
+_AROUND = {
+    "attn": ("drop_path1", "norm1", "ls1", "gamma_1"),
+    "mlp": ("drop_path2", "norm2", "ls2", "gamma_2"),
+}
+"""timm's names in blocks of two branches: of the module that computes one of them, and of what else
+belongs to it. Every such block has the stochastic depth, which comes first."""
+
+
+def _possible_branches(
+    module: nn.Module, block: BlockGroups, group: UnitGroup
+) -> Iterator[tuple[str, ...]]:
+    """What may be the branch through some units: all of the block, or its attention or its MLP.
+
+    All of the block only if no other units are in it: they would score without being there.
+    """
+
+    def named(parts: Iterable[str]) -> tuple[str, ...]:
+        return tuple(f"{block.name}.{part}" for part in parts)
+
+    first = group.consumer.removeprefix(f"{block.name}.").partition(".")[0]
+    if len(block.groups) == 1:
+        own = dict.fromkeys(name.partition(".")[0] for name in module.state_dict())
+        yield named((first, *(name for name in own if name != first)))
+    drop, *others = _AROUND.get(first, ("",))
+    if _has(module, drop):
+        yield named((first, drop, *(name for name in others if _has(module, name))))
+
+
+def _are_branches(module: nn.Module, block: str, groups: Sequence[UnitGroup], call: _Call) -> bool:
+    """Whether a block without these branches is the block whose consumers and biases are zero."""
+    whole: Any = nn.ModuleDict({"block": deepcopy(module)})
+    rest: Any = deepcopy(whole)
+    for group in groups:
+        consumer, *branch = (
+            f"block.{name.removeprefix(f'{block}.')}" for name in (group.consumer, *group.branch)
+        )
+        whole.get_submodule(consumer).weight.zero_()
+        leave_out(rest, "block", branch)
+    for one in (whole, rest):
+        for name, tensor in one.state_dict().items():
+            if "bias" in name or name.endswith("running_mean"):
+                tensor.zero_()
+    try:
+        actual, expected = (one["block"](*call.arguments, **call.fields) for one in (rest, whole))
+        difference = (actual - expected).abs().max() / expected.abs().max()
+    except Exception:  # a block that is not a sum of branches fails in its own way
+        return False
+    return actual.shape == expected.shape and bool(difference <= _LARGEST_DIFFERENCE)
 
 
 def _by_block(network: nn.Module, groups: Sequence[UnitGroup]) -> tuple[BlockGroups, ...]:

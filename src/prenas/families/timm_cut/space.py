@@ -16,13 +16,14 @@ from prenas.families.timm_cut.arch import (
     design,
 )
 from prenas.families.timm_cut.resolutions import resolutions
-from prenas.families.units import Positive
+from prenas.families.units import NotNegative
 
 
 class BlockOptions(BlockGroups):
     """A block with the numbers of units that it may keep of each group."""
 
-    options: tuple[Annotated[tuple[Positive, ...], *OPTIONS], ...]
+    options: tuple[Annotated[tuple[NotNegative, ...], *OPTIONS], ...]
+    """0 leaves out the residual branch of a group."""
 
     @model_validator(mode="after")
     def _options_exist(self) -> BlockOptions:
@@ -37,12 +38,24 @@ class BlockOptions(BlockGroups):
                     f"block {self.name} has {group.num_units} {group.axis}, so {options[-1]} is "
                     "not an option"
                 )
+            if not options[0] and not group.branch:
+                raise ValueError(
+                    f"block {self.name} cannot do without {group.axis}, because they are not those "
+                    "of a residual branch: 0 is not an option"
+                )
         return self
 
-    @property
-    def stage(self) -> Stage:
-        """The block as a stage of one layer."""
-        axes = tuple(map(LayerAxis, axis_names(self.groups), self.options))
+    def stage(self, *, absent_branches: bool) -> Stage:
+        """The block as a stage of one layer.
+
+        Args:
+            absent_branches: whether 0 is an option of all groups with a branch.
+        """
+        offered = (
+            (0, *options) if absent_branches and group.branch and options[0] else options
+            for group, options in zip(self.groups, self.options, strict=True)
+        )
+        axes = tuple(map(LayerAxis, axis_names(self.groups), offered))
         return Stage((1,), (1,), axes, design=design(self.name, self.groups))
 
 
@@ -53,6 +66,9 @@ class TimmSpace(SearchSpace[TimmArch, TimmSettings]):
     blocks: tuple[BlockOptions, ...] = Field(min_length=1)
     resolution: Annotated[tuple[Pixels, ...], *OPTIONAL] = ()
     """Sides in pixels to which networks resize their images; empty: they do not resize."""
+    absent_branches: bool = False
+    """Whether every residual branch that may be left out is left out in some networks, as if 0 were
+    among the options of its units."""
     settings: TimmSettings
 
     @model_validator(mode="after")
@@ -66,10 +82,21 @@ class TimmSpace(SearchSpace[TimmArch, TimmSettings]):
             )
         return self
 
+    @model_validator(mode="after")
+    def _has_branches(self) -> TimmSpace:
+        groups = [group for block in self.blocks for group in block.groups]
+        if self.absent_branches and not any(group.branch for group in groups):
+            raise ValueError(
+                f"absent_branches is true, but no residual branch of {self.settings.model} may be "
+                "left out: set it to false"
+            )
+        return self
+
     @property
     def chain(self) -> Chain:
         """One stage per block, and a last one for all other tensors."""
-        return (*(block.stage for block in self.blocks), Stage((1,)))
+        stages = (block.stage(absent_branches=self.absent_branches) for block in self.blocks)
+        return (*stages, Stage((1,)))
 
     @classmethod
     def from_chain(cls, chain: Chain, resolutions: tuple[int, ...], **fields: object) -> Self:
@@ -117,6 +144,8 @@ def cuts(arch: TimmArch, settings: TimmSettings, name: str) -> TimmSpace:
 
 def _options(units: int, axis: str, most: int) -> tuple[int, ...]:
     """At most that many numbers of units, in steps of the same size up to the given number."""
+    if not units:
+        return (0,)  # a branch that was left out stays so
     multiple = 1 if axis == "heads" else min(_MULTIPLE, units)
     step = multiple * -(-units // (multiple * most))
     return tuple(range(units, 0, -step))[::-1]

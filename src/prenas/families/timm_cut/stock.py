@@ -65,6 +65,11 @@ def shapes_text(arch: TimmArch, settings: TimmSettings) -> str:
     Raises:
         ValueError: timm cannot build it, because more than channels of convolutions are cut.
     """
+    if num_absent := sum(not units for _, units in arch.kept()):
+        raise ValueError(
+            f"this subnet is not a stock model of timm: it leaves out {num_absent} of its residual "
+            "branches. Load it with prenas.load instead"
+        )
     if joint := _reordered(settings):
         has_heads = any(layer.kinds == 3 for layer in joint.values())
         what = "queries, keys and values" if has_heads else "gates and values"
