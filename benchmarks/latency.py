@@ -51,6 +51,8 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--tables", type=Path, help="folder in which to keep the tables")
     given = parser.parse_args(words)
     torch.set_num_threads(1)
+    if given.tables is not None:
+        given.tables.mkdir(parents=True, exist_ok=True)
     document: dict[str, Any] = json.loads(given.out.read_text()) if given.out.exists() else {}
     rows: dict[str, Any] = document.get("rows", {})
     for name in given.spaces:

@@ -316,7 +316,8 @@ def judged(
     data: ImageData, recipe: Recipe, supernet: Supernet, archs: Sequence[Arch]
 ) -> list[float]:
     """Validation accuracy of cuts before training, by which a resolution is chosen."""
-    statistics = calibrated(supernet, archs, recipe, data)
+    few = recipe.calibration.while_training  # as in a run
+    statistics = calibrated(supernet, archs, recipe, data, few)
     return top1_of_archs(supernet.eval(), archs, data.validation, statistics)
 
 
@@ -345,14 +346,19 @@ def seconds_of_scoring() -> Iterator[list[float]]:
 
 
 def calibrated(
-    supernet: Supernet, archs: Sequence[Arch], recipe: Recipe, data: ImageData
+    supernet: Supernet,
+    archs: Sequence[Arch],
+    recipe: Recipe,
+    data: ImageData,
+    num_images: int | None = None,
 ) -> list[Any]:
-    """BatchNorm statistics of the cuts, measured on training images."""
+    """BatchNorm statistics of the cuts, measured on so many training images."""
     return calibrate_on(
         supernet,
         archs,
         data,
         recipe.calibration,
+        num_images,
         seed=recipe.seed,
         first_epoch=first_new_epoch(data, recipe.training),
     )
