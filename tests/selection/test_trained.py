@@ -135,7 +135,7 @@ def with_resolutions() -> TimmSpace:
 
 
 @pytest.mark.parametrize("winner", [32, 36, 40])
-def test_the_resolution_is_that_of_the_most_accurate_cut_before_training(winner: int) -> None:
+def test_the_resolution_is_that_of_a_much_more_accurate_cut_before_training(winner: int) -> None:
     """Every resolution at which more than the whole network fits; a budget may name its own."""
     space = with_resolutions()
     macs = {side: count(space.compose(space.extreme(-1), side), space)["macs"] for side in (32, 40)}
@@ -169,6 +169,32 @@ def test_the_resolution_is_that_of_the_most_accurate_cut_before_training(winner:
         0.9 if arch.resized_to == winner else 0.4 for arch in found.archs
     )
     assert f"resolution {winner}" in found.budgets[0]
+
+
+@pytest.mark.parametrize(
+    ("top1", "taken"),
+    [
+        ({40: 0.5, 36: 0.8, 32: 0.85}, 36),  # of 16 images, a standard error is 0.089
+        ({40: 0.77, 36: 0.8, 32: 0.85}, 40),
+        ({40: 0.75, 36: 0.75, 32: 0.85}, 32),
+        ({40: 0.97, 36: 1.0, 32: 1.0}, 36),  # all right: no error is known
+        ({40: 0.0, 36: 0.0, 32: 0.0}, 40),
+    ],
+)
+def test_the_largest_images_within_a_standard_error_are_taken(
+    top1: dict[int, float], taken: int
+) -> None:
+    space = with_resolutions()
+    macs = count(space.compose(space.extreme(-1), 32), space)["macs"]
+    found = search_trained(
+        recipe_for(space, f"macs={macs - 1}"),
+        trained_supernet(space),
+        images_of(space),
+        source="x",
+        sha256="",
+        judge=lambda _, archs: [top1[arch.resized_to or 0] for arch in archs],
+    ).preferred
+    assert [subnet.arch.resized_to for subnet in found.subnets] == [taken]
 
 
 def test_without_a_judge_images_stay_as_large_as_fits() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
@@ -54,8 +55,9 @@ def search_trained(
     The units of every layer are put into the order of their scores, so that a smaller subnet owns
     the most important ones. The score of a subnet is the sum over the units that it keeps, in % of
     the whole network's. Scores say nothing about smaller images. So where a space has several
-    resolutions, and a budget names none, the best subnet at each of them is judged as it is cut,
-    and the most accurate one is taken.
+    resolutions, and a budget names none, the best subnet at each of them is judged as it is cut.
+    Taken is the largest resolution that is within a standard error of the most accurate one: fewer
+    units come back with training, pixels do not.
 
     Args:
         supernet: a trained network that contains the whole space, with the BatchNorm statistics of
@@ -95,7 +97,7 @@ def search_trained(
     if judge is not None:
         archs = {_arch(space, pick): None for pick in choice.picks}
         judged = dict(zip(archs, judge(supernet, [*archs]), strict=True))
-    placed = places.chosen(choice.picks, judged)
+    placed = places.chosen(choice.picks, judged, num_samples(data.validation))
     budgets = Budgets(placed.budgets, asked.partial)
     preferred = preferred_set(recipe, budgets, placed.picks, choice.scored, (), device)
     agreement = None
@@ -159,10 +161,13 @@ class _Places:
         """All of them, budget after budget."""
         return [one for options in self._options for one in options]
 
-    def chosen(self, picks: Sequence[Pick], top1: Mapping[Arch, float]) -> _Placed:
-        """The resolution of every budget whose best subnet is the most accurate.
+    def chosen(self, picks: Sequence[Pick], top1: Mapping[Arch, float], num_images: int) -> _Placed:
+        """The largest resolution of every budget that is within a standard error of the best.
 
-        Equally accurate ones, and those that were not judged, are taken at the largest resolution.
+        Subnets that were not judged are taken at the largest resolution.
+
+        Args:
+            num_images: on which accuracies were measured.
         """
         of_place: dict[int, list[Pick]] = {}
         for pick in picks:
@@ -174,12 +179,14 @@ class _Places:
             results = {
                 place: top1.get(_arch(self._space, of_place[place][0]), 0.0) for place in fitting
             }
-            best = max(fitting, key=lambda place: results[place], default=None)
-            if best is None:
+            if not fitting:
                 budgets.append(options[0])
                 continue
-            budgets.append(self.budgets[best])
-            kept += [replace(pick, budget=number) for pick in of_place[best]]
+            best = max(results.values())
+            least = best - math.sqrt(best * (1 - best) / num_images)
+            taken = next(place for place in fitting if results[place] >= least)
+            budgets.append(self.budgets[taken])
+            kept += [replace(pick, budget=number) for pick in of_place[taken]]
             if len(options) > 1 and top1:
                 tried += [
                     TriedResolution(
