@@ -366,6 +366,7 @@ def test_logits_that_are_not_finite_are_refused(
         ({"int8": "statik"}, "unknown int8 form .*'statik'.*static"),
         ({"format": "torch", "int8": "static"}, "unknown int8 form of the format torch"),
         ({"opset": 3}, "opset 3 is not supported: choose 18 to"),
+        ({"format": "torch", "opset": 18}, "opset 18 .* the format torch does not have: leave out"),
     ],
 )
 def test_unusable_options_are_named(options: dict[str, Any], message: str, model: Path) -> None:

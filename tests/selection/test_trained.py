@@ -21,9 +21,10 @@ from prenas.recipe.budgets import parse_budgets
 from prenas.recipe.catalogue import get_recipe
 from prenas.recipe.data import DataRecipe
 from prenas.selection import trained
-from prenas.selection.preferred import HalvesAgreement
+from prenas.selection.preferred import HalvesAgreement, PreferredSet
 from prenas.selection.select import Candidates
 from prenas.selection.trained import (
+    Judge,
     equal_shares,
     scored_batches,
     scores_units,
@@ -58,6 +59,14 @@ def images_of(space: TimmSpace, number: int = 16) -> ImageData:
 def trained_supernet(space: TimmSpace) -> Supernet:
     network = fill_as_trained(build(space.largest, space.settings), seed=8)
     return Supernet.around(network, space.largest, space.settings).eval()
+
+
+def chosen(recipe: Recipe, judge: Judge | None = None) -> PreferredSet:
+    """What a search in a new trained network prefers."""
+    space = recipe.space
+    assert isinstance(space, TimmSpace)
+    supernet, images = trained_supernet(space), images_of(space)
+    return search_trained(recipe, supernet, images, source="x", sha256="", judge=judge).preferred
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -146,14 +155,7 @@ def test_the_resolution_is_that_of_a_much_more_accurate_cut_before_training(winn
         return [0.9 if arch.resized_to == winner else 0.4 for arch in archs]
 
     texts = [f"macs={macs[32] - 1}", f"macs={macs[40]}", f"macs={macs[32] - 1},resolution=36"]
-    found = search_trained(
-        recipe_for(space, *texts),
-        trained_supernet(space),
-        images_of(space),
-        source="x",
-        sha256="",
-        judge=judge,
-    ).preferred
+    found = chosen(recipe_for(space, *texts), judge)
     sides = {
         choice.budget: found.subnets[choice.subnet].arch.resized_to for choice in found.choices
     }
@@ -186,27 +188,17 @@ def test_the_largest_images_within_a_standard_error_are_taken(
 ) -> None:
     space = with_resolutions()
     macs = count(space.compose(space.extreme(-1), 32), space)["macs"]
-    found = search_trained(
+    found = chosen(
         recipe_for(space, f"macs={macs - 1}"),
-        trained_supernet(space),
-        images_of(space),
-        source="x",
-        sha256="",
-        judge=lambda _, archs: [top1[arch.resized_to or 0] for arch in archs],
-    ).preferred
+        lambda _, archs: [top1[arch.resized_to or 0] for arch in archs],
+    )
     assert [subnet.arch.resized_to for subnet in found.subnets] == [taken]
 
 
 def test_without_a_judge_images_stay_as_large_as_fits() -> None:
     space = with_resolutions()
     least = count(space.compose(space.extreme(0), 40), space)["macs"]
-    found = search_trained(
-        recipe_for(space, f"macs={least}", f"macs={least - 1}"),
-        trained_supernet(space),
-        images_of(space),
-        source="x",
-        sha256="",
-    ).preferred
+    found = chosen(recipe_for(space, f"macs={least}", f"macs={least - 1}"))
     sides = {found.budgets[c.budget][-2:]: found.subnets[c.subnet].arch for c in found.choices}
     assert {side: arch.resized_to for side, arch in sides.items()} == {"40": 40, "36": 36}
     assert found.trained is not None
@@ -279,15 +271,8 @@ def test_an_equal_share_of_every_layer_is_chosen_on_request() -> None:
     space = timm_space("test_resnet", 40)
     half = count(space.largest, space)["macs"] * 3 // 4
     recipe = with_overrides(recipe_for(space, f"macs={half}"), ["search.allocation=equal"])
-    found = search_trained(recipe, trained_supernet(space), images_of(space), source="x", sha256="")
-    (subnet,) = found.preferred.subnets
-    best = search_trained(
-        recipe_for(space, f"macs={half}"),
-        trained_supernet(space),
-        images_of(space),
-        source="x",
-        sha256="",
-    ).preferred.subnets[0]
+    (subnet,) = chosen(recipe).subnets
+    best = chosen(recipe_for(space, f"macs={half}")).subnets[0]
     assert subnet.score is not None
     assert best.score is not None
     assert subnet.score < best.score

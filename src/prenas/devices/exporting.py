@@ -91,6 +91,7 @@ def export(
     found = get_format(format)
     if int8 is not None and int8 not in found.quantizers:
         raise unknown_name(f"int8 form of the format {format}", int8, tuple(found.quantizers))
+    plan = found.plan(batch, opset)
     described = load_described(model, image_size=image_size)
     folder = Path(model) / _name(format, int8, image_size) if out is None else Path(out)
     _require_free(folder)
@@ -102,7 +103,6 @@ def export(
         )
     artifacts.require_writable(folder.parent)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as made:
-        plan = found.plan(batch, opset)
         work = _Export(Path(model), described, images, found, plan, int8, Path(made), threads)
         card = work.card(most_drop)
         artifacts.write_json(work.kept / artifacts.EXPORT, card.model_dump(mode="json"))

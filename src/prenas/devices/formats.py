@@ -74,9 +74,20 @@ class Format(NamedTuple):
     """Name of an int8 form -> writes it."""
     takes_any_number: bool = True
     """Whether one file takes any number of images; otherwise it takes one, or as many as asked."""
+    takes_opset: bool = False
+    """Whether it is written with ONNX's operators, of which versions can be chosen."""
 
     def plan(self, batch: int | None, opset: int | None = None) -> Plan:
-        """How a file for so many images is written; None for any number, or one."""
+        """How a file for so many images is written; None for any number, or one.
+
+        Raises:
+            ValueError: a version of ONNX's operators is given for a format without them.
+        """
+        if opset is not None and not self.takes_opset:
+            raise ValueError(
+                f"opset {opset} is a version of ONNX's operators, which the format {self.name} "
+                "does not have: leave out --opset, or choose --format onnx or openvino"
+            )
         return Plan(batch if batch is not None or self.takes_any_number else 1, opset)
 
 

@@ -134,4 +134,5 @@ FORMAT = Format(
     write=write,
     open=open_session,
     quantizers={"dynamic": _quantize_dynamic, "static": _quantize_static},
+    takes_opset=True,
 )

@@ -127,4 +127,5 @@ FORMAT = Format(
     write=write,
     open=open_model,
     quantizers={"static": _quantize_static, "weight": _compress_weights},
+    takes_opset=True,
 )
