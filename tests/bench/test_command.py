@@ -60,8 +60,9 @@ def test_the_file_holds_what_was_printed_and_is_continued(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "found" / "proxies.json"
-    printed = shown(file, *QUICK, "--out", out)
+    printed = shown(file, *QUICK, "--seeds", 2, "--out", out)
     record = read_record(out)
+    assert len(record.values["grad_norm"]) == 2
     assert set(record.values) == {"params", "entropy", "grad_norm"}
     assert [column.name for column in record.columns] == ["first", "second"]
     entropy = record.columns[0].agreements[1]
@@ -70,13 +71,17 @@ def test_the_file_holds_what_was_printed_and_is_continued(
     monkeypatch.setitem(
         NETWORK_SCORES, "grad_norm", NetworkScore(lambda *given: pytest.fail("computed again"))
     )
+    again = shown(file, *QUICK, "--seeds", 2, "--out", out)
     assert (
-        shown(file, *QUICK, "--out", out).split("pixels")[1].split("\n", 1)[1]
-        == (printed.split("pixels")[1].split("\n", 1)[1])
+        again.partition("pixels: about")[2].partition("\n")[2]
+        == (printed.partition("pixels: about")[2].partition("\n")[2])
     )
-    # Another choice of scores keeps what is there.
+    # Another choice of scores, or fewer seeds, keep what is there.
+    shown(file, *QUICK, "--out", out)
     shown(file, *QUICK[:4], "--scores", "macs", "--out", out)
-    assert set(read_record(out).values) == {"params", "entropy", "grad_norm", "macs"}
+    kept = read_record(out).values
+    assert set(kept) == {"params", "entropy", "grad_norm", "macs"}
+    assert kept["grad_norm"] == record.values["grad_norm"]
 
 
 def test_an_interrupted_bench_goes_on_where_it_was(

@@ -67,16 +67,25 @@ def test_scores_of_a_search_are_sums_over_what_a_subnet_owns(table: AccuracyTabl
         assert value == pytest.approx(expected, rel=1e-5)
 
 
-def test_scores_of_networks_are_those_of_the_network_alone(table: AccuracyTable) -> None:
-    scoring = Scoring(table, ["grad_norm"], num_seeds=1, batch_size=4, image_size=16)
+@pytest.mark.parametrize("name", ["digits", "mobilenet-micro"])
+def test_scores_of_networks_are_those_of_the_network_alone(tmp_path: Path, name: str) -> None:
+    space = all_spaces()[name]
+    chosen = archs(10, space)
+    path = written(tmp_path / "t.json", rows(chosen, lambda arch: float(chosen.index(arch))))
+    scoring = Scoring(
+        read_accuracies(path, space), ["grad_norm"], num_seeds=1, batch_size=4, image_size=16
+    )
     values = measured(scoring)
-    settings = SPACE.settings.changed(image_size=16)
-    network = build(table.archs[5], settings)
+    settings = space.settings.changed(image_size=16)
+    network = build(chosen[5], settings)
     with torch.no_grad():
-        family_of(SPACE).initialize(network, torch_generator(0, "weights of a bench", 5))
-    family_of(SPACE).prepare_for_scoring(network)
-    images = noise_images(8, 1, (16, 16), [0.0], [1.0], 0)[:4]
-    labels = torch.randint(10, (8,), generator=torch_generator(0, "labels of a bench"))[:4]
+        family_of(space).initialize(network, torch_generator(0, "weights of a bench", 5))
+    family_of(space).prepare_for_scoring(network)
+    zeros, deviations = [0.0] * settings.in_chans, [1.0] * settings.in_chans
+    images = noise_images(8, settings.in_chans, (16, 16), zeros, deviations, 0)[:4]
+    labels = torch.randint(
+        settings.num_classes, (8,), generator=torch_generator(0, "labels of a bench")
+    )[:4]
     expected = NETWORK_SCORES["grad_norm"].function(network, [(images, labels)])
     assert values["grad_norm"][0, 5] == expected
     assert scoring.conditions.image_size == (16, 16)
@@ -174,6 +183,17 @@ def test_a_perfect_score_and_one_that_only_counts(larger: AccuracyTable) -> None
     assert len(counting.given_counts.seeds) == 4
     assert counting.given_counts.value == pytest.approx(np.mean(counting.given_counts.seeds))
     assert column.blocks == ()
+
+
+def test_an_interval_is_that_of_the_mean_over_seeds(larger: AccuracyTable) -> None:
+    accuracy = np.arange(80.0)
+    (column,) = compare(
+        with_accuracies(larger, top1=accuracy), {"two": np.stack([accuracy, -accuracy])}, window=0.1
+    )
+    estimate = column.agreements[0].spearman
+    assert estimate is not None
+    assert (estimate.value, estimate.low, estimate.high) == pytest.approx((0, 0, 0))
+    assert estimate.seeds == pytest.approx((1, -1))
 
 
 def test_intervals_hold_what_they_promise(larger: AccuracyTable) -> None:

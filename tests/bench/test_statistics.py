@@ -165,6 +165,8 @@ def test_gain_of_known_numbers() -> None:
     assert statistics.window_gain(best_last, accuracy, size, ones(6), width=0.1)[0] == 4
     assert statistics.window_gain(-best_last, accuracy, size, ones(6), width=0.1)[0] == -4
     assert statistics.window_gain(np.ones(6), accuracy, size, ones(6), width=0.1)[0] == 0
+    ends = np.array([100, 100, 100, 100, 110, 900.0])  # a window includes its end
+    assert statistics.window_gain(best_last, accuracy, ends, ones(6), width=0.1)[0] == 4
     assert np.isnan(statistics.window_gain(best_last[1:], accuracy[1:], size[1:], ones(5), width=0))
 
 
@@ -175,8 +177,10 @@ def test_gain_of_known_numbers() -> None:
 def test_a_weight_counts_like_so_many_equal_rows(seed: int, ties: bool) -> None:
     score, accuracy, counts = drawn(seed, 30, ties=ties)
     groups = np.arange(30) % 3
+    size = 100.0 + 20 * (np.arange(30) % 2)  # two windows of fifteen
     weights = statistics.resamples(30, 3, seed)
     found = (
+        statistics.window_gain(score, accuracy, size, weights, width=0.1),
         statistics.spearman(score, accuracy, weights),
         statistics.kendall(score, accuracy, weights),
         statistics.spearman_given_counts(score, accuracy, counts, weights),
@@ -185,6 +189,7 @@ def test_a_weight_counts_like_so_many_equal_rows(seed: int, ties: bool) -> None:
     for number, row in enumerate(weights):
         one, other, many = (repeated(values, row) for values in (score, accuracy, counts))
         expected = (
+            gain_by_hand(one, other, repeated(size, row), 0.1),
             stats.spearmanr(one, other).statistic,
             stats.kendalltau(one, other).statistic,
             partial_by_hand(one, other, many),

@@ -204,14 +204,25 @@ def test_fan_in_entropy() -> None:
     )
 
 
-def test_synflow_does_not_see_statistics_that_other_scores_leave() -> None:
-    network = filled(
-        nn.Sequential(nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(18, CLASSES, bias=False))
-    ).train()
-    before = synflow(network, [batch()])
+def test_synflow_normalises_by_the_initial_statistics() -> None:
+    """Also after another score has left statistics of its batch."""
+    norm, head = nn.BatchNorm2d(2), nn.Linear(18, CLASSES, bias=False)
+    network = filled(nn.Sequential(norm, nn.Flatten(), head)).train()
     grad_norm(network, [batch()])
-    assert network[0].running_mean.any()
-    assert synflow(network, [batch()]) == before
+    assert norm.running_mean.any()
+    factor, shift = norm.weight.detach().abs(), norm.bias.detach().abs()
+    channels = (factor / math.sqrt(1 + norm.eps) + shift).repeat_interleave(9).double()
+    flow = float((head.weight.detach().abs().double() @ channels).sum())
+    assert synflow(network, [batch()]) == pytest.approx(2 * flow, rel=1e-6)
+
+
+def test_fisher_sees_outputs_before_they_are_overwritten() -> None:
+    convolution, head = nn.Conv2d(2, 5, 2), nn.Linear(20, CLASSES)
+    values = [
+        fisher(filled(nn.Sequential(convolution, nn.ReLU(inplace), nn.Flatten(), head)), [batch()])
+        for inplace in (False, True)
+    ]
+    assert values[0] == values[1]
 
 
 @pytest.mark.parametrize("score", NETWORK_SCORES)

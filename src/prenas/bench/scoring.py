@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from prenas.bench.table import AccuracyTable
-from prenas.cost import bounded_names
 from prenas.families import build, build_structure, family_of
 from prenas.families.base import Arch, Settings
 from prenas.proxy.importance import Importance, measure_importance, noise_images
@@ -45,7 +44,7 @@ class Conditions(Value):
 def score_names(table: AccuracyTable) -> list[str]:
     """All scores of the table's networks: counts, those of this package, those of others."""
     ours = family_of(table.space).arch_scores
-    return [*bounded_names(), *WEIGHT_SCORES, *ours, *NETWORK_SCORES]
+    return [*table.costs, *WEIGHT_SCORES, *ours, *NETWORK_SCORES]
 
 
 def is_random(score: str) -> bool:
@@ -77,8 +76,9 @@ class Scoring:
         batch_size: int = 16,
         device: torch.device | str = "cpu",
     ) -> None:
+        names = score_names(table)
         for score in scores:
-            if score not in (names := score_names(table)):
+            if score not in names:
                 raise unknown_name("score", score, names)
         if num_seeds < 1 or batch_size < 2:
             raise ValueError(

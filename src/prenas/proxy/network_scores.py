@@ -124,7 +124,7 @@ def naswot(network: nn.Module, batches: Sequence[Batch]) -> float:
             "leave the score out"
         )
     kernel = torch.zeros(len(images), len(images), dtype=torch.float64)
-    for one in inputs:
+    for one in inputs:  # activations that overwrite their input keep its sign
         code = (one > 0).flatten(1).float()
         same = code @ code.T + (1 - code) @ (1 - code).T
         kernel += same.cpu().double()
@@ -201,7 +201,7 @@ def _inputs(network: nn.Module, kinds: tuple[type[nn.Module], ...]) -> Iterator[
     found: list[Tensor] = []
 
     def keep(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        found.append(inputs[0].detach().clone())  # the module may overwrite its input
+        found.append(inputs[0])
 
     with _hooked([one.register_forward_pre_hook(keep) for one in _modules(network, kinds)]):
         yield found
