@@ -165,8 +165,8 @@ def test_gain_of_known_numbers() -> None:
     assert statistics.window_gain(best_last, accuracy, size, ones(6), width=0.1)[0] == 4
     assert statistics.window_gain(-best_last, accuracy, size, ones(6), width=0.1)[0] == -4
     assert statistics.window_gain(np.ones(6), accuracy, size, ones(6), width=0.1)[0] == 0
-    ends = np.array([100, 100, 100, 100, 110, 900.0])  # a window includes its end
-    assert statistics.window_gain(best_last, accuracy, ends, ones(6), width=0.1)[0] == 4
+    ends = np.array([100, 100, 100, 100, 150, 900.0])  # a window includes its end
+    assert statistics.window_gain(best_last, accuracy, ends, ones(6), width=0.5)[0] == 4
     assert np.isnan(statistics.window_gain(best_last[1:], accuracy[1:], size[1:], ones(5), width=0))
 
 

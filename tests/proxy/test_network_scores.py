@@ -219,7 +219,7 @@ def test_synflow_normalises_by_the_initial_statistics() -> None:
 def test_fisher_sees_outputs_before_they_are_overwritten() -> None:
     convolution, head = nn.Conv2d(2, 5, 2), nn.Linear(20, CLASSES)
     values = [
-        fisher(filled(nn.Sequential(convolution, nn.ReLU(inplace), nn.Flatten(), head)), [batch()])
+        fisher(filled(nn.Sequential(convolution, nn.SiLU(inplace), nn.Flatten(), head)), [batch()])
         for inplace in (False, True)
     ]
     assert values[0] == values[1]
