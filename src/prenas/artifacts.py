@@ -60,6 +60,8 @@ LATENCY = "latency.json"
 """The times that a run counts latencies with."""
 MEASURED = "measured.json"
 """The times of a run's subnets, each measured as a whole."""
+PROXIES = "proxies.json"
+"""What `prenas bench proxies` found, under a name of the user's."""
 LOCK = ".lock"
 
 _DIGEST = "sha256"  # its name in the metadata of a safetensors file
@@ -77,6 +79,7 @@ SCHEMA_VERSIONS = {
     EXPORT: 1,
     LATENCY: 1,
     MEASURED: 1,
+    PROXIES: 1,
 }
 
 

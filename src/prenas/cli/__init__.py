@@ -799,6 +799,89 @@ def predict_command(
         raise typer.Exit(1)
 
 
+@app.command("bench")
+@_interruptible
+def bench_command(
+    what: Annotated[str, typer.Argument(metavar="proxies", help="What to compare: proxies.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="Table of architectures with accuracies, as JSON or CSV."
+        ),
+    ],
+    space: Annotated[
+        str | None,
+        typer.Option(
+            "--space",
+            metavar="FILE|NAME",
+            help="Search space of the architectures; default: as the table says.",
+        ),
+    ] = None,
+    scores: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,NAME", help="Only these scores; default: all."),
+    ] = None,
+    accuracy: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN", help="Only this column of accuracies; may be given several times."
+        ),
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Random initialisations per score, numbered from 0.")
+    ] = 1,
+    window: Annotated[
+        float, typer.Option(metavar="PERCENT", help="Width of a window of sizes, in per cent.")
+    ] = 10,
+    image_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Side in pixels of the noise images for scores of single networks; small ones are "
+            "faster. Default: that of the space.",
+        ),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=2, help="Noise images per batch.")] = 16,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write everything to this JSON file; it is continued if it exists."
+        ),
+    ] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Replace the file instead of continuing it.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only check the table and say how long it takes.")
+    ] = False,
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Compare zero-cost scores with accuracies that you know.
+
+    `prenas bench proxies FILE` says which scores order the architectures of your table, what they
+    know beyond parameters and MACs, and how sure that is.
+    """
+    from prenas.cli.benching import bench_proxies, require_bench
+
+    require_bench(what)
+    set_threads(threads)
+    bench_proxies(
+        file,
+        space=space,
+        scores=scores,
+        columns=accuracy or (),
+        seeds=seeds,
+        window=window,
+        image_size=image_size,
+        batch_size=batch_size,
+        device=device,
+        out=out,
+        again=again,
+        dry_run=dry_run,
+    )
+
+
 @app.command("info")
 def info_command(
     name: Annotated[

@@ -240,6 +240,42 @@ class SearchSpace(Value, Generic[A_co, S_co]):
         links = tuple(stage.link(choice) for stage, choice in zip(self.chain, choices, strict=True))
         return self.arch_type().from_links(links, resolution or self.scored_resolution)
 
+    def choices_of(self, arch: Arch) -> Choices:
+        """The choices that make up an architecture of this space: the inverse of `compose`.
+
+        Raises:
+            ValueError: the space does not contain the architecture; the message names the choice.
+        """
+        chain, links = self.chain, arch.links
+        if len(chain) != len(links):
+            raise ValueError(
+                f"{arch.summary} has {len(links)} stages, and the space {self.name} {len(chain)}"
+            )
+        if arch.resized_to not in self.resolutions:
+            raise ValueError(
+                f"{arch.summary} is not in the space {self.name}, whose resolutions are "
+                f"{', '.join(map(str, self.resolutions))}"
+            )
+        choices = []
+        for number, (stage, link) in enumerate(zip(chain, links, strict=True)):
+            what = f"of {arch.summary} is not in stage {number} of the space {self.name}"
+            if link.width not in stage.widths:
+                raise ValueError(f"the width {link.width} {what}: it has {list(stage.widths)}")
+            if link.depth not in stage.depths:
+                raise ValueError(f"the depth {link.depth} {what}: it has {list(stage.depths)}")
+            if link.design != stage.design or [*link.options] != [axis.name for axis in stage.axes]:
+                raise ValueError(f"a layer {what}: its layers are of another kind")
+            options = []
+            for axis in stage.axes:
+                chosen = link.options[axis.name]
+                if missing := set(chosen).difference(axis.options):
+                    raise ValueError(
+                        f"the {axis.name} {min(missing):g} {what}: it has {list(axis.options)}"
+                    )
+                options.append(tuple(axis.options.index(one) for one in chosen))
+            choices.append(StageChoice(stage.widths.index(link.width), link.depth, tuple(options)))
+        return tuple(choices)
+
     @classmethod
     def spanning(cls, archs: Sequence[Arch], *, name: str, settings: Settings) -> Self:
         """The space of all options that occur in these architectures."""

@@ -1,0 +1,1 @@
+"""Zero-cost scores compared with accuracies that are known from trainings."""
