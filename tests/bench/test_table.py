@@ -177,7 +177,7 @@ def with_field(**fields: object) -> Any:
         (with_field(head=3), "row 2: unknown field 'head': did you mean"),
         (with_field(arch=[1]), r"row 2: arch must be an object, not \[1\]"),
         (with_field(family="mobilenet"), "the families vit and mobilenet do not belong"),
-        (with_field(family="resnet"), "unknown family 'resnet': .*available: mobilenet, timm, vit"),
+        (with_field(family="resnet"), "unknown family 'resnet': .*available: mobilenet, .*vit"),
         (lambda table: table.append(table[2] | {}), "rows 3 and 13 are the same architecture"),
         (lambda table: table.append(5), "row 13 is not an object"),
     ],
@@ -210,7 +210,7 @@ def test_a_file_that_is_no_table_is_refused(
 
 
 def test_without_a_space_or_family_the_choices_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"--space NAME\|FILE.*available: mobilenet, timm, vit"):
+    with pytest.raises(ValueError, match=r"--space NAME\|FILE.*available: mobilenet, .*timm, vit"):
         read_accuracies(written(tmp_path / "table.json", some_rows()))
     with pytest.raises(FileNotFoundError):
         read_accuracies(tmp_path / "missing.json", SPACE)

@@ -2,6 +2,7 @@
 
 import errno
 import multiprocessing
+import os
 import signal
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -348,11 +349,13 @@ class _Broken:
 
 
 def test_a_batch_that_died_with_its_reader_is_told_from_a_broken_connection() -> None:
-    reader = multiprocessing.get_context("fork").Process(target=lambda: None)
+    reader = multiprocessing.get_context("fork").Process(target=lambda: os._exit(1))
     reader.start()
-    reader.join()
     with pytest.raises(ChildProcessError, match=r"reads images crashed \(reset by peer\)"):
         next(isolated(_Broken(reader), 0, 0))  # type: ignore[arg-type]
+    assert reader.pid is not None
+    with pytest.raises(ChildProcessError):  # no longer there for PyTorch, which waits for it, too
+        os.waitid(os.P_PID, reader.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     with pytest.raises(ConnectionResetError):
         next(isolated(_Broken(), 0, 0))  # type: ignore[arg-type]
 

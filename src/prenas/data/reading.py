@@ -174,7 +174,11 @@ def isolated(loader: DataLoader[Any], seed: int, epoch: int) -> Iterator[Any]:
 
 def _has_lost_a_reader(iterator: Iterator[Any]) -> bool:
     workers = getattr(iterator, "_workers", ())
-    return bool(wait([worker.sentinel for worker in workers], timeout=1.0))
+    ended = wait([worker.sentinel for worker in workers], timeout=1.0)
+    for worker in workers:
+        if worker.sentinel in ended:
+            worker.join()  # else PyTorch's handler of SIGCHLD would raise once more, anywhere
+    return bool(ended)
 
 
 def _require_shared_memory(num_workers: int) -> None:
