@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from huggingface_hub import HfApi
 from safetensors.torch import load_file
 from timm.models import adapt_model_from_string
 from typer.testing import CliRunner
@@ -262,7 +263,7 @@ def test_weights_that_cannot_be_downloaded(monkeypatch: pytest.MonkeyPatch) -> N
     def offline(*arguments: object, **fields: object) -> object:
         raise OSError("Name or service not known")
 
-    monkeypatch.setattr(timm, "create_model", offline)
+    monkeypatch.setattr(HfApi, "model_info", offline)
     with pytest.raises(
         ValueError,
         match=re.escape(

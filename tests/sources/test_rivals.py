@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import timm
+from huggingface_hub import HfApi
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
@@ -258,7 +259,7 @@ def test_weights_that_cannot_be_downloaded_are_refused_before_anything_is_spent(
     def offline(*arguments: object, **fields: object) -> object:
         raise OSError("Name or service not known")
 
-    monkeypatch.setattr(timm, "create_model", offline)
+    monkeypatch.setattr(HfApi, "model_info", offline)
     with pytest.raises(ValueError, match=r"--compare timm/resnet18: .* cannot be downloaded"):
         plan_for(cut_source, cut_pictures, "timm/resnet18")
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from prenas import artifacts
 from prenas.families.base import Settings
+from prenas.families.timm_weights import trained_model
 from prenas.models.export import load_described
 from prenas.recipe import TeacherRecipe
 from prenas.recipe.data import Preprocessing
@@ -101,7 +102,7 @@ def _network(
         )
     try:
         if teacher.weights is None:
-            network = timm.create_model(teacher.name, pretrained=True)
+            network = trained_model(teacher.name)
         else:
             sizes: dict[str, Any] = {
                 "num_classes": settings.num_classes,

@@ -15,6 +15,7 @@ from prenas.families.timm_cut.network import timm_model
 from prenas.families.timm_cut.parts import classifier
 from prenas.families.timm_cut.reading import read_groups
 from prenas.families.timm_cut.stock import from_timm
+from prenas.families.timm_weights import trained_model
 from prenas.randomness import isolated_global_state
 from prenas.values import explained
 
@@ -42,7 +43,10 @@ def read_pretrained(name: str, tensors: Mapping[str, Tensor] | None) -> Pretrain
     in_chans, *image_size = described.input_size
     settings = settings.changed(image_size=tuple(image_size), in_chans=in_chans)
     if tensors is None:
-        tensors = _downloaded(name, described)
+        try:
+            tensors = dict(trained_model(name).state_dict())
+        except ValueError as error:
+            raise ValueError(f"{error} and name it: timm/{name}=FILE") from None
     head = f"{classifier(settings)}.weight"
     num_classes = tensors[head].shape[0] if head in tensors else 1  # a backbone has no classifier
     settings = settings.changed(num_classes=num_classes)
@@ -60,21 +64,6 @@ def read_pretrained(name: str, tensors: Mapping[str, Tensor] | None) -> Pretrain
         licence=described.license,
         origin=described.origin_url or described.hf_hub_id or described.url or None,
     )
-
-
-def _downloaded(name: str, described: Any) -> dict[str, Tensor]:
-    try:
-        return dict(timm.create_model(name, pretrained=True).state_dict())
-    except Exception as error:  # every hub and every network fails differently
-        where = [f"https://huggingface.co/{described.hf_hub_id}"] if described.hf_hub_id else []
-        where += [described.url] if described.url else []
-        places = " or ".join(where) or "its authors"
-        reason = str(error).strip().splitlines()[:1]
-        raise ValueError(
-            f"the weights of {name} are not in timm's cache and cannot be downloaded "
-            f"({type(error).__name__}: {''.join(reason)[:200]}). Get the file from {places} and "
-            f"name it: timm/{name}=FILE"
-        ) from None
 
 
 def _fill(network: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
