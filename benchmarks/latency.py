@@ -2,6 +2,7 @@
 
     python -m benchmarks latency                                     tiny and mobilenet, two engines
     python -m benchmarks latency --spaces tiny --engines torch --budgets 20
+    python -m benchmarks latency --spaces mobilenet --engines onnxruntime --precisions int8
 
 For every space and engine, the table is made as `prenas measure` makes it. Then random networks
 that it has not seen are timed as wholes, and so are the networks that a search chooses for budgets
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from scipy.stats import spearmanr
 
 from benchmarks.paired import ROOT, Options, environment
 from prenas.cost import count
-from prenas.devices.measuring import get_engine, measurement, time_networks
+from prenas.devices.measuring import Engine, get_engine, measurement, time_networks
 from prenas.families import get_space
 from prenas.families.base import Arch, SearchSpace
 from prenas.latency import LatencyTable, use_table, write_table
@@ -45,6 +47,7 @@ def main(words: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--spaces", nargs="+", default=["tiny", "mobilenet"])
     parser.add_argument("--engines", nargs="+", default=["torch", "onnxruntime"])
+    parser.add_argument("--precisions", nargs="+", default=["float32"], help="float32, int8")
     parser.add_argument("--networks", type=int, default=30, help="random networks")
     parser.add_argument("--budgets", type=int, default=20)
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "latency.json")
@@ -56,10 +59,11 @@ def main(words: Sequence[str] | None = None) -> None:
     document: dict[str, Any] = json.loads(given.out.read_text()) if given.out.exists() else {}
     rows: dict[str, Any] = document.get("rows", {})
     for name in given.spaces:
-        for engine in given.engines:
-            row = measured(get_space(name), engine, given.networks, given.budgets, given.tables)
+        for engine, precision in product(given.engines, given.precisions):
+            runs = get_engine(engine, precision=precision)
+            row = measured(get_space(name), runs, given.networks, given.budgets, given.tables)
             measured_here = environment(Options(threads=1, rounds=1))
-            rows[f"{name}, {engine}"] = row | {
+            rows[f"{name}, {runs.conditions.engine_in_words}"] = row | {
                 key: measured_here[key] for key in ("commit", "date")
             }
             document = {**measured_here, "rows": rows}
@@ -69,13 +73,13 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 def measured(
-    space: SearchSpace, engine: str, num_networks: int, num_budgets: int, tables: Path | None
+    space: SearchSpace, runs: Engine, num_networks: int, num_budgets: int, tables: Path | None
 ) -> dict[str, Any]:
     """One space in one engine."""
-    runs = get_engine(engine)
     plan = measurement(space, runs)
     table = plan.measure()
     if tables is not None:
+        engine = runs.conditions.engine_in_words.replace(" ", "-")
         write_table(tables / f"{space.name}-{engine}.json", table)
     random = {
         space.sample(numpy_generator(1, "benchmark of latencies", number)): None

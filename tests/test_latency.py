@@ -26,7 +26,15 @@ from families.drawing import ALL_SPACES, choices, timm_space
 from prenas import artifacts, pipeline
 from prenas.cost import AXES, count, parts_of
 from prenas.devices import blocks, measuring
-from prenas.devices.measuring import Engine, Measurement, get_engine, measurement, time_networks
+from prenas.devices.formats import Written, get_format
+from prenas.devices.measuring import (
+    Engine,
+    Measurement,
+    engine_of,
+    get_engine,
+    measurement,
+    time_networks,
+)
 from prenas.devices.timing import Latency, latencies
 from prenas.devices.whole import measure_run, recorded_times
 from prenas.families import build, family_of, shapes_by_role
@@ -43,6 +51,7 @@ from prenas.latency import (
 )
 from prenas.proxy.layout import num_options
 from prenas.proxy.tables import cost_tables
+from prenas.randomness import torch_generator
 from prenas.recipe import searching_recipe
 from prenas.recipe.budgets import parse_budgets, parse_limits
 from prenas.runs.run import Run
@@ -195,11 +204,17 @@ def test_equal_layers_are_measured_once() -> None:
     assert len({signature(part) for part in parts if part.work.role.layer is not None}) == 1
 
 
-@pytest.mark.parametrize("name", ["torch", "onnxruntime"])
-def test_a_clock_gives_every_layer_a_time(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [("torch", "float32"), ("onnxruntime", "float32"), ("onnxruntime", "int8")],
+)
+def test_a_clock_gives_every_layer_a_time(
+    name: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The one test that runs a clock; on a busy machine it may show anything above zero."""
     monkeypatch.setattr(measuring, "MOST_SPREAD", math.inf)
-    engine = get_engine(name, batch=2)
+    engine = get_engine(name, batch=2, precision=precision)
+    assert engine_of(engine.conditions) == engine
     space = MINI.model_copy(update={"depth": (1,), "mlp_ratio": (1.0,), "num_heads": (1,)})
     plan = measurement(space, engine)
     times = plan._time_layers(plan.layers)
@@ -207,6 +222,31 @@ def test_a_clock_gives_every_layer_a_time(name: str, monkeypatch: pytest.MonkeyP
     assert all(0 < seconds < 1 for seconds in times.values())
     (whole,) = time_networks(space, [space.largest], engine)
     assert 0 < whole.median < 1
+
+
+@pytest.mark.parametrize(("is_layer", "in_int8"), [(False, [False, True]), (True, [True, True])])
+def test_the_first_convolution_of_a_layer_alone_is_int8(
+    is_layer: bool, in_int8: list[bool], tmp_path: Path
+) -> None:
+    """As in its network, where only that of the stem stays in float32."""
+    onnx = pytest.importorskip("onnx")
+    layer = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
+    images = torch.randn(1, 3, 8, 8, generator=torch_generator(0, "layer"))
+    form = get_format("onnx")
+    form.write(layer, images, tmp_path / "layer.onnx", form.plan(1))
+    written = Written(tmp_path / "layer.onnx", layer, images, is_layer)
+    form.quantizers["static"](written, tmp_path / "int8.onnx", lambda: [images.numpy()])
+    nodes = onnx.load(tmp_path / "int8.onnx").graph.node
+    dequantized = {node.output[0] for node in nodes if node.op_type == "DequantizeLinear"}
+    found = [node.input[1] in dequantized for node in nodes if node.op_type == "Conv"]
+    assert found == in_int8
+
+
+def test_int8_needs_an_engine_that_computes_in_it() -> None:
+    with pytest.raises(ValueError, match="float32: for int8 choose onnxruntime or openvino"):
+        get_engine("torch", precision="int8")
+    with pytest.raises(ValueError, match=r"unknown precision 'int4'.*float32, int8"):
+        get_engine("onnxruntime", precision="int4")
 
 
 @pytest.mark.parametrize("space", ALL_SPACES)

@@ -10,6 +10,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -21,6 +22,7 @@ from prenas.values import Amount, Value
 
 LATENCY = "latency"
 """Name of the cost axis."""
+Precision = Literal["float32", "int8"]
 UNITS = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9}
 
 
@@ -40,6 +42,8 @@ class Conditions(Value):
 
     engine: str
     """`torch`, `onnxruntime` or `openvino`."""
+    precision: Precision = "float32"
+    """`int8`: weights and activations, as `prenas export --int8 static` writes them."""
     threads: int = Field(ge=1)
     batch: int = Field(ge=1)
     """Images per call."""
@@ -47,10 +51,15 @@ class Conditions(Value):
     machine: Machine
 
     @property
+    def engine_in_words(self) -> str:
+        """For people, such as "onnxruntime" or "onnxruntime int8"."""
+        return self.engine if self.precision == "float32" else f"{self.engine} {self.precision}"
+
+    @property
     def summary(self) -> str:
-        """For people, such as "onnxruntime, 1 thread, batches of 1"."""
+        """For people, such as "onnxruntime int8, 1 thread, batches of 1"."""
         threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
-        return f"{self.engine}, {threads}, batches of {self.batch}"
+        return f"{self.engine_in_words}, {threads}, batches of {self.batch}"
 
 
 class Fit(Value):

@@ -538,6 +538,13 @@ def measure_command(
             help="What runs the networks; may be given several times. Default: torch.",
         ),
     ] = None,
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="float32|int8",
+            help="What the engine computes in; may be given several times. Default: float32.",
+        ),
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, max=1024, help="Threads of the engine.")] = 1,
     batch: Annotated[int, typer.Option(min=1, max=4096, help="Images per call.")] = 1,
     out: Annotated[
@@ -561,13 +568,17 @@ def measure_command(
     """Measure how long networks take on this machine.
 
     Of a space, every kind of layer is timed, which makes a table for budgets in milliseconds. Of a
-    run, each chosen subnet is timed as a whole, in every engine.
+    run, each chosen subnet is timed as a whole, in every engine and precision.
     """
     from prenas.cli.measuring import measure_space, measure_subnets, space_to_measure
     from prenas.devices.measuring import get_engine
 
     set_threads(threads)
-    engines = [get_engine(name, threads=threads, batch=batch) for name in engine or ["torch"]]
+    engines = [
+        get_engine(name, threads=threads, batch=batch, precision=form)
+        for name in engine or ["torch"]
+        for form in precision or ["float32"]
+    ]
     if target is not None and (Path(target) / artifacts.RECIPE).is_file():
         measure_subnets(Path(target), engines)
         return

@@ -28,7 +28,7 @@ def use_latency(file: Path | None, out: Path | None, *, elsewhere: bool) -> None
     Raises:
         ValueError: the table was measured elsewhere.
     """
-    from prenas.devices.measuring import get_engine
+    from prenas.devices.measuring import engine_of
 
     if file is None:
         if out is not None:
@@ -37,7 +37,7 @@ def use_latency(file: Path | None, out: Path | None, *, elsewhere: bool) -> None
     table = read_table(file)
     theirs = table.conditions
     if not elsewhere:
-        here = get_engine(theirs.engine, threads=theirs.threads, batch=theirs.batch).conditions
+        here = engine_of(theirs).conditions
         if theirs != here:
             raise ValueError(
                 f"{file} was measured under other conditions ({_differing(theirs, here)}): measure "
@@ -143,7 +143,8 @@ def measure_space(
 
 def _file(space: SearchSpace, engine: Engine, out: Path | None, number: int) -> Path:
     if out is None:
-        return Path(f"latency-{space.name.replace('/', '-')}-{engine.name}.json")
+        runs = engine.conditions.engine_in_words.replace(" ", "-")
+        return Path(f"latency-{space.name.replace('/', '-')}-{runs}.json")
     if number > 1:
         raise ValueError(
             f"{out} is one file, but {number} engines are measured: leave out --out, or measure "
@@ -201,7 +202,7 @@ def _print_tables(space: SearchSpace, done: Sequence[tuple[Path, LatencyTable]])
         [
             (
                 str(file),
-                table.conditions.engine,
+                table.conditions.engine_in_words,
                 *both,
                 f"{100 * table.fit.median_error:.1f}",
                 f"{100 * table.fit.worst_error:.1f}",

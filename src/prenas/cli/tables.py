@@ -278,7 +278,7 @@ def print_times(run: Run) -> None:
         return
     columns = ["#"]
     for one in found:
-        columns.append(f"{one.conditions.engine}, ms")
+        columns.append(f"{one.conditions.engine_in_words}, ms")
         if one.subnets[0].predicted is not None:
             columns += ["predicted", "error, %"]
     rows = []

@@ -47,6 +47,8 @@ class Written(NamedTuple):
     network: nn.Module
     images: Tensor
     """Examples [B, in_chans, height, width]."""
+    is_layer: bool = False
+    """Whether it is a layer alone, whose first operation is not the first of a network."""
 
 
 Quantizer = Callable[[Written, Path, Callable[[], Iterable[Pixels]]], None]

@@ -18,7 +18,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -28,11 +28,11 @@ from torch import Tensor, nn
 
 from prenas.cost import Part, parts_of
 from prenas.devices.blocks import blocks_of, example_images, network_of
-from prenas.devices.formats import Plan, get_format
+from prenas.devices.formats import Plan, Written, get_format
 from prenas.devices.timing import MOST_SPREAD, Latency, latencies
 from prenas.families import family_of, shapes_by_role
 from prenas.families.base import Arch, SearchSpace, StageChoice
-from prenas.latency import Conditions, Entry, Fit, LatencyTable, Machine, signature
+from prenas.latency import Conditions, Entry, Fit, LatencyTable, Machine, Precision, signature
 from prenas.proxy.layout import probed_parts
 from prenas.proxy.scores import Floats
 from prenas.randomness import numpy_generator
@@ -40,6 +40,8 @@ from prenas.values import unknown_name
 
 ENGINES: Mapping[str, str | None] = {"torch": None, "onnxruntime": "onnx", "openvino": "openvino"}
 """Name of an engine -> the format that it runs; None for networks as they are."""
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+_INT8_FORM = "static"
 
 _NUM_NETWORKS = 24
 _LAYER_SECONDS = 1e-3
@@ -64,6 +66,7 @@ class Engine(NamedTuple):
     name: str
     threads: int = 1
     batch: int = 1
+    precision: Precision = "float32"
 
     @property
     def deploys(self) -> bool:
@@ -76,6 +79,7 @@ class Engine(NamedTuple):
         packages = dict.fromkeys(("prenas", "torch", self.name))
         return Conditions(
             engine=self.name,
+            precision=self.precision,
             threads=self.threads,
             batch=self.batch,
             versions={one: version(one) for one in packages},
@@ -86,29 +90,57 @@ class Engine(NamedTuple):
             ),
         )
 
-    def runner(self, network: nn.Module, images: Tensor) -> Callable[[], object]:
+    def runner(
+        self, network: nn.Module, images: Tensor, *, is_layer: bool = False
+    ) -> Callable[[], object]:
         """A call of a network, or of a layer, on these images."""
         if (format_name := ENGINES[self.name]) is None:
             return partial(_applied, network, images)
-        found = get_format(format_name)
+        found, pixels = get_format(format_name), images.numpy()
         with tempfile.TemporaryDirectory(prefix="prenas-timing-") as folder:
             path = Path(folder) / found.file
             found.write(network, images, path, Plan(self.batch, None))
-            return partial(found.open(path, self.threads), images.numpy())
+            if self.precision == "int8":
+                # Ranges come from the images that are timed: how long a call takes is the same.
+                written, path = Written(path, network, images, is_layer), path.with_stem("int8")
+                found.quantizers[_INT8_FORM](written, path, lambda: [pixels])
+            return partial(found.open(path, self.threads), pixels)
 
 
-def get_engine(name: str, *, threads: int = 1, batch: int = 1) -> Engine:
+def get_engine(
+    name: str, *, threads: int = 1, batch: int = 1, precision: str = "float32"
+) -> Engine:
     """An engine by its name.
 
     Raises:
-        ValueError: there is none of this name, or it is not installed; the message says how to
-            install it.
+        ValueError: there is none of this name, it is not installed (the message says how to install
+            it), or it does not compute in this precision.
     """
     if name not in ENGINES:
         raise unknown_name("engine", name, ENGINES)
-    if (format_name := ENGINES[name]) is not None:
+    if precision not in PRECISIONS:
+        raise unknown_name("precision", precision, PRECISIONS)
+    format_name = ENGINES[name]
+    if format_name is not None:
         get_format(format_name)
-    return Engine(name, threads, batch)
+    elif precision != "float32":
+        others = " or ".join(other for other, form in ENGINES.items() if form is not None)
+        raise ValueError(f"{name} runs networks in float32: for {precision} choose {others}")
+    return Engine(name, threads, batch, precision)
+
+
+def engine_of(conditions: Conditions) -> Engine:
+    """The engine that runs networks in this way, on this machine.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    return get_engine(
+        conditions.engine,
+        threads=conditions.threads,
+        batch=conditions.batch,
+        precision=conditions.precision,
+    )
 
 
 def _applied(network: nn.Module, images: Tensor) -> None:
@@ -204,7 +236,7 @@ class Measurement:
             network = network_of(arch, settings, deploys=engine.deploys)
             images = example_images(settings, engine.batch)
             for key, block in zip(found.values(), blocks_of(network, found, images), strict=True):
-                calls[key] = engine.runner(block.module, block.example)
+                calls[key] = engine.runner(block.module, block.example, is_layer=True)
         return calls
 
     def _fitted(

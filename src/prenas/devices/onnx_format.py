@@ -108,7 +108,7 @@ def _quantize_static(source: Written, to: Path, batches: Callable[[], Iterable[P
             Reader(),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
-            nodes_to_exclude=_until_first_convolution(prepared),
+            nodes_to_exclude=[] if source.is_layer else _until_first_convolution(prepared),
         )
     prepared.unlink()
 

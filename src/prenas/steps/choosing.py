@@ -9,7 +9,7 @@ from pathlib import Path
 
 from prenas import artifacts
 from prenas.data import ImageData, check_data_name
-from prenas.devices.measuring import get_engine
+from prenas.devices.measuring import engine_of
 from prenas.devices.whole import measure_run, recorded_times
 from prenas.evaluation.accuracy import top1_of_archs
 from prenas.evaluation.calibration import calibrate_on, first_new_epoch
@@ -89,7 +89,7 @@ def _measure(run: Run, observer: Observer) -> None:
         observer.was_complete("measure", run)
         return
     try:
-        engine = get_engine(theirs.engine, threads=theirs.threads, batch=theirs.batch)
+        engine = engine_of(theirs)
         if engine.conditions != theirs:
             raise ValueError(
                 f"{theirs.machine} is another machine, or has other versions, than this"
