@@ -23,6 +23,9 @@ from prenas.values import MOST_AMOUNT, Amount, UnknownNameError, unknown_name
 if TYPE_CHECKING:  # importing the families imports torch, which `prenas status` avoids
     from prenas.families.base import Arch, SearchSpace, Settings, Shape, TensorRole, Work
 
+BYTES_PER_PARAMETER = 4
+"""In float32."""
+
 _COUNT_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "B": 10**9}
 _LONGEST_AMOUNT = 100  # characters
 _MOST_OF_A_PART = 10**15  # a thousand layers of this amount are MOST_AMOUNT
@@ -213,6 +216,18 @@ AXES: dict[str, CostAxis] = {
     )
 }
 """Name -> axis. Their order is the order of columns, and breaks ties between equal scores."""
+
+
+FILE_SIZE = CostAxis(
+    name="size",
+    of_part=lambda part: BYTES_PER_PARAMETER * AXES["params"].of_part(part),
+    label="file size",
+    noun="bytes",
+    table_unit="MB",
+    units={"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9},
+)
+"""The weights of a file in float32. Budgets and limits may name it, but it is no axis of its own:
+they are read as budgets and limits of parameters."""
 
 
 def register(axis: CostAxis) -> None:

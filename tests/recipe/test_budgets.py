@@ -56,6 +56,9 @@ def intervals(*texts: str, keep_partial: bool = False) -> list[dict[str, tuple[i
             [{"params": (0, 6 * M + 1), "macs": (i * G, (i + 1) * G)} for i in (1, 2)],
         ),
         ("params=1M:2M:1M,macs=1G:2G:1G", [{"params": (M, 2 * M), "macs": (G, 2 * G)}]),
+        ("size=24MB", [{"params": (0, 6 * M + 1)}]),
+        ("size=7B,macs=1G", [{"params": (0, 2), "macs": (0, G + 1)}]),
+        ("size=0:8MB:4MB", [{"params": (0, M)}, {"params": (M, 2 * M)}]),
     ],
 )
 def test_budgets_that_can_be_read(text: str, expected: list[dict[str, tuple[int, int]]]) -> None:
@@ -128,7 +131,9 @@ def test_grids_cover_their_range(low: int, width: int, step: int) -> None:
         (["params=5M:5M:1M"], ["'params=5M:5M:1M' is empty"]),
         (["params=5M:6M:2M"], ["shorter than one step of 2M", "smaller"]),
         (["params=1M:3M:1M,macs=1G:3G:1G"], ["a step on two axes", "only one may have a step"]),
-        (["params=6M", "size=6M"], ["unknown budget axis 'size'"]),
+        (["params=6M", "depth=6M"], ["unknown budget axis 'depth'"]),
+        (["size=6M"], ["'6M'", "number with kB, MB or GB"]),
+        (["size=24MB,params=6M"], ["limits params twice"]),
     ],
 )
 def test_budgets_that_cannot_be_read(texts: list[str], words: list[str]) -> None:
@@ -181,6 +186,8 @@ def test_subnets_are_listed_by_the_cost_that_is_bounded(text: str, order: list[i
         ("macs=1.4G,params=6M", {"params": 6 * M, "macs": 1400 * M}),
         (" params = 6M , macs=1.4G ", {"params": 6 * M, "macs": 1400 * M}),
         ({"macs": 1_400_000_000, "params": "6M"}, {"params": 6 * M, "macs": 1400 * M}),
+        ("size=24MB", {"params": 6 * M}),
+        ({"size": 24 * M}, {"params": 6 * M}),
     ],
 )
 def test_limits_that_can_be_read(limits: Limits | None, expected: dict[str, int]) -> None:
@@ -197,6 +204,7 @@ def test_limits_that_can_be_read(limits: Limits | None, expected: dict[str, int]
         ("params=6M,", "cannot read the limit"),
         ("params=5M:6M", "cannot read the amount '5M:6M'"),
         ("params=6M,params=7M", "params is limited twice"),
+        ("size=1MB,params=7M", "params is limited twice"),
         ("parms=6M", "unknown cost 'parms': did you mean 'params'"),
         ("resolution=224", "unknown cost 'resolution'"),
         ({"macs": 0}, "'0' is not a positive integer"),

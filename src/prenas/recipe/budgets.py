@@ -9,7 +9,15 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from prenas.cost import CostAxis, bounded_axis, bounded_names, count, unknown_axis
+from prenas.cost import (
+    BYTES_PER_PARAMETER,
+    FILE_SIZE,
+    CostAxis,
+    bounded_axis,
+    bounded_names,
+    count,
+    unknown_axis,
+)
 from prenas.families.base import SearchSpace
 from prenas.proxy.layout import Integers
 
@@ -97,7 +105,8 @@ def parse_budgets(texts: Iterable[str], *, keep_partial: bool = False) -> Budget
 
     Each text describes one budget or a grid of budgets: `params=6M` (at most 6,000,000),
     `params=5M:6M` (5M <= params < 6M), `params=5M:12M:1M` (seven intervals of 1M),
-    `params=6M,macs=1.4G` (both limits at once). `macs=300M,resolution=192/224` is two budgets, one
+    `params=6M,macs=1.4G` (both limits at once), `size=24MB` (a file of float32 weights of at most
+    24 MB: 6M parameters). `macs=300M,resolution=192/224` is two budgets, one
     for each resolution. If the step of a grid does not divide its range, the shorter last interval
     is left out unless `keep_partial` is set (the original code also never searched 66 to 70 M of
     `base`).
@@ -123,6 +132,7 @@ def parse_budgets(texts: Iterable[str], *, keep_partial: bool = False) -> Budget
                     )
                 resolutions = [*map(_parse_resolution, amounts.split("/"))]
                 continue
+            axis, amounts = _counted(axis, amounts)
             if axis not in bounded_names():
                 raise unknown_axis("budget axis", axis, (*bounded_names(), "resolution"))
             if axis in boxes[0][0]:
@@ -148,6 +158,14 @@ def parse_budgets(texts: Iterable[str], *, keep_partial: bool = False) -> Budget
     if not kept:
         raise ValueError(f"no budget given: {_SHAPE}")
     return Budgets(tuple(kept), tuple(partial))
+
+
+def _counted(axis: str, amounts: str) -> tuple[str, str]:
+    """An axis and its amounts; sizes of files as the parameters that fit into them."""
+    if axis != FILE_SIZE.name or axis in bounded_names():  # somebody may have an axis of this name
+        return axis, amounts
+    sizes = [0 if text.strip() == "0" else FILE_SIZE.parse(text) for text in amounts.split(":")]
+    return "params", ":".join(str(size // BYTES_PER_PARAMETER) for size in sizes)
 
 
 def _parse_resolution(text: str) -> int:
@@ -234,11 +252,12 @@ def parse_limits(limits: Limits | None) -> dict[str, int]:
     """
     pairs = (limits or {}).items() if not isinstance(limits, str) else _limit_pairs(limits)
     found: dict[str, int] = {}
-    for name, amount in pairs:
+    for given, text in pairs:
+        name, amount = _counted(given, str(text))
         axis = bounded_axis(name)
         if name in found:
             raise ValueError(f"{name} is limited twice: give one limit for each cost")
-        found[name] = axis.parse(str(amount))
+        found[name] = axis.parse(amount)
     return {name: found[name] for name in bounded_names() if name in found}
 
 

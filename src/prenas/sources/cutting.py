@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from prenas import artifacts
-from prenas.cost import bounded_axis, bounded_names, count, unknown_axis
+from prenas.cost import FILE_SIZE, bounded_axis, bounded_names, count, unknown_axis
 from prenas.data import open_data
 from prenas.families.base import Arch, Settings
 from prenas.length import length_of, proportional_steps
@@ -219,7 +219,7 @@ def absolute_budgets(texts: Sequence[str], arch: Arch, settings: Settings) -> tu
     costs = count(arch, settings)
 
     def amount(match: re.Match[str]) -> str:
-        axis, share = match[1], float(match[2])
+        axis, share = "params" if match[1] == FILE_SIZE.name else match[1], float(match[2])
         if axis not in bounded_names():
             raise unknown_axis("budget axis", axis, bounded_names())
         if not 0 < share <= 100:
