@@ -188,8 +188,8 @@ def _arms(given: argparse.Namespace) -> Iterator[dict[str, str]]:
     for arm in given.arms:
         if arm in CHOICES or arm in PRUNERS:
             yield {"arm": arm, "training": "none"}
-    for training in given.arms:
-        if training in TRAINED:
+    for training in TRAINED:  # those after `joint` train the cuts that it chose
+        if training in given.arms:
             for arm in given.joint if training == "joint" else [DEFAULT]:
                 yield {"arm": arm, "training": training}
 
