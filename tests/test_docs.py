@@ -370,8 +370,8 @@ def test_the_walk_on_own_pictures(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(  # nothing is downloaded
         pretrained,
-        "_downloaded",
-        lambda name, _: fill_as_trained(timm.create_model(name)).state_dict(),
+        "trained_model",
+        lambda name: fill_as_trained(timm.create_model(name)),
     )
     short = ["--set", "training.epochs=1", "--set", "adaptation.epochs=1", "--image-size", "48"]
     changes = [short, [*short, "--budget", "macs=50%"], [], [], []]
