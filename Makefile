@@ -6,14 +6,14 @@ BIN    := $(VENV)/bin
 LOWEST := .venv-lowest
 RUN    ?= runs/digits
 
-.PHONY: demo test check lowest install bench clean
+.PHONY: demo test check docs lowest install bench clean
 
 # One thread: on networks this small more gain little, and wait for each other on a busy machine.
 demo: install  ## the whole method on scikit-learn's digits: table, plot, models
 	$(BIN)/prenas run digits --out $(RUN) --threads 1
 	$(BIN)/prenas specialize $(RUN) --max-params 120k --threads 1
 
-test: install  ## lint, types, every test
+test: install docs  ## lint, types, the documentation site, every test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -24,6 +24,11 @@ check: install  ## the quick form for every day: lint, types, fast tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2 --dist loadfile -q -m "not slow"
+
+docs: install  ## the documentation site in build/site; a broken link is an error
+	rm -rf build/docs build/site && mkdir -p build/docs
+	cp -R README.md CHANGELOG.md CONTRIBUTING.md CITATION.cff docs results examples build/docs
+	$(BIN)/zensical build --strict --clean
 
 lowest: $(LOWEST)/installed  ## fast tests with the lowest declared versions of everything (GBs to download)
 	$(LOWEST)/bin/pytest -n 2 --dist loadfile -q -m "not slow"

@@ -14,6 +14,7 @@ import timm
 import typer.main
 from typer.testing import CliRunner
 
+import prenas
 from families.drawing import fill_as_trained
 from prenas.cli import app
 from prenas.devices.measuring import get_engine
@@ -27,15 +28,28 @@ from prenas.recipe.data import Augmentation
 from prenas.recipe.space_file import read_space
 
 ROOT = Path(__file__).resolve().parent.parent
-FOR_USERS = ["README.md", "docs/guide.md"]
+GUIDE = "docs/guide"
+"""A folder: its pages, in the order in which `index.md` lists them, are one document here."""
+FOR_USERS = ["README.md", GUIDE]
 DOCUMENTS = [*FOR_USERS, "docs/method.md", "docs/extending.md", "CONTRIBUTING.md"]
-WITH_LINKS = [*DOCUMENTS, "CHANGELOG.md", "docs/decisions.md", "results/README.md"]
+PAGES = [str(page.relative_to(ROOT)) for page in sorted((ROOT / GUIDE).glob("*.md"))]
+WITH_LINKS = [
+    *(document for document in DOCUMENTS if document != GUIDE),
+    *PAGES,
+    "CHANGELOG.md",
+    "docs/decisions.md",
+    "results/README.md",
+]
 
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
 def read(document: str) -> str:
-    return (ROOT / document).read_text(encoding="utf-8")
+    if document != GUIDE:
+        return (ROOT / document).read_text(encoding="utf-8")
+    index = read(f"{GUIDE}/index.md")
+    pages = re.findall(r"^\| \[[^]]+\]\((\w[\w-]*\.md)\)", index, flags=re.MULTILINE)
+    return "\n".join([index, *(read(f"{GUIDE}/{page}") for page in pages)])
 
 
 def section(document: str, heading: str) -> str:
@@ -79,6 +93,17 @@ def parsed(command: str) -> tuple[str, dict[str, object]]:
     return name, COMMANDS[name].make_context(name, list(words)).params
 
 
+def test_the_site_shows_every_page_and_every_public_name() -> None:
+    settings = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    shown = set(re.findall(r"^ +- (?:[^:\n]+: )?(\S+\.md)$", settings, flags=re.MULTILINE))
+    pages = {str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md")}
+    assert pages <= shown
+    assert all((ROOT / page).exists() for page in shown)
+    reference = "".join(page.read_text() for page in (ROOT / "docs/reference").glob("*.md"))
+    names = re.findall(r"^::: prenas\.(\w+)$", reference, flags=re.MULTILINE)
+    assert sorted(names) == sorted(prenas.__all__)
+
+
 # --- commands ------------------------------------------------------------------------------------
 
 
@@ -93,8 +118,16 @@ def test_quickstart_runs(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "preferred.json").exists()
 
 
+def test_the_guides_index_lists_every_page_and_what_it_is_for() -> None:
+    for page in PAGES:
+        assert page.endswith("index.md") or f"]({Path(page).name})" in read(f"{GUIDE}/index.md")
+        title, _, lead, *_ = read(page).splitlines()
+        assert title.startswith("# ")
+        assert page.endswith("index.md") or lead.startswith("You will ")
+
+
 def test_the_guide_shows_every_command() -> None:
-    assert {shlex.split(command)[1] for command in examples("docs/guide.md")} == set(COMMANDS)
+    assert {shlex.split(command)[1] for command in examples(GUIDE)} == set(COMMANDS)
 
 
 @pytest.mark.parametrize("command", examples(*DOCUMENTS))
@@ -220,7 +253,7 @@ def named_fields(document: str) -> Iterator[str]:
             yield found[1]
 
 
-@pytest.mark.parametrize("document", ["docs/guide.md", "docs/method.md"])
+@pytest.mark.parametrize("document", [GUIDE, "docs/method.md"])
 def test_fields_in_running_text_exist(document: str) -> None:
     named = set(named_fields(document))
     known = known_fields()
@@ -236,7 +269,7 @@ def first_column(text: str) -> list[str]:
 
 
 def test_tables_of_fields_name_existing_fields() -> None:
-    augmentation = first_column(section("docs/guide.md", "Augmentation"))
+    augmentation = first_column(section(GUIDE, "Augmentation"))
     assert len(augmentation) > 10
     assert set(augmentation) <= set(Augmentation.model_fields)
     training = first_column(section("docs/method.md", "4. Preferred one-shot training"))
@@ -249,7 +282,7 @@ def test_tables_of_fields_name_existing_fields() -> None:
 
 
 def guide_blocks() -> list[tuple[str, str]]:
-    return code_blocks(read("docs/guide.md"))
+    return code_blocks(read(GUIDE))
 
 
 def invoke(command: str, *more: str) -> str:
@@ -270,18 +303,18 @@ def subnets_shown(text: str) -> list[str]:
 def test_the_guides_walk_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its steps in order, then what it says about the finished run, with a short training."""
     monkeypatch.chdir(tmp_path)
-    steps = shown_commands(section("docs/guide.md", "A run, step by step"))
+    steps = shown_commands(section(GUIDE, "A run, step by step"))
     assert [shlex.split(step)[1] for step in steps] == [
         "search", "train", "calibrate", "evaluate", "specialize", "report",
     ]  # fmt: skip
     later = [
         command
-        for command in shown_commands(read("docs/guide.md").split("\n## The report\n")[1])
+        for command in shown_commands(read(GUIDE).split("\n## The report\n")[1])
         if re.match(r"prenas (run digits --out runs/digits|\w+ runs/digits)", command)
         and not re.search(r"--(track|arch|data)\b", command)
     ]
     assert {shlex.split(command)[1] for command in later} >= {"run", "status", "specialize"}
-    budgets = [one for one in examples("docs/guide.md") if one.endswith("--out runs/budgets")]
+    budgets = [one for one in examples(GUIDE) if one.endswith("--out runs/budgets")]
     assert budgets
     for command in [*steps, *later, *budgets]:
         short = ["--set", "training.epochs=2"] if " digits " in command else []
@@ -306,7 +339,7 @@ def exercise_python_on(run: Path) -> None:
     assert len(about_runs) == 4
     names: dict[str, object] = {"images": torch.randn(2, 1, 8, 8)}
     for text in about_runs:
-        exec(compile(text, "docs/guide.md", "exec"), names)
+        exec(compile(text, GUIDE, "exec"), names)
     assert names["logits"].shape == (2, 10)  # type: ignore[attr-defined]
 
 
@@ -324,7 +357,7 @@ def test_python_of_the_guide(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     assert "epochs=1)" in filled
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"split": split}
-    exec(compile(filled, "docs/guide.md", "exec"), names)
+    exec(compile(filled, GUIDE, "exec"), names)
     logits = names["network"](images)  # type: ignore[operator]
     assert logits.shape == (20, 5)
     assert (tmp_path / "runs/mine/preferred.json").exists()

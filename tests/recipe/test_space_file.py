@@ -233,7 +233,7 @@ def test_the_example_is_what_its_comments_say() -> None:
 
 
 def test_the_guides_space_is_read(write: Write) -> None:
-    text = (ROOT / "docs/guide.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/guide/spaces.md").read_text(encoding="utf-8")
     snippets = re.findall(r"^```yaml\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
     spaces = [read_space(write("my_space.yaml", snippet)) for snippet in snippets]
     assert {space.family for space in spaces} == {"vit", "mobilenet"}

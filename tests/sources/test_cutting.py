@@ -223,7 +223,9 @@ def test_a_plan_for_other_classes_gets_a_fresh_head(cut_source: Source, cut_pict
 def test_shares_become_amounts(cut_source: Source) -> None:
     arch, settings = cut_source.supernet.arch, cut_source.supernet.settings
     costs = count(arch, settings)
-    found = absolute_budgets(["macs=50%", "params=12.5 %,macs=1M", "macs=2M", "size=50%"], arch, settings)
+    found = absolute_budgets(
+        ["macs=50%", "params=12.5 %,macs=1M", "macs=2M", "size=50%"], arch, settings
+    )
     assert found == (
         f"macs={costs['macs'] // 2}",
         f"params={int(costs['params'] / 8)},macs=1M",
