@@ -31,7 +31,7 @@ from training.runs import contents
 
 pytest_plugins = "sources.cut_runs"
 
-ONNX = "prenas.devices.onnx_format"
+ONNX, TORCH = "prenas.devices.onnx_format", "prenas.devices.torch_format"
 
 
 @pytest.fixture
@@ -197,7 +197,7 @@ def test_files_are_as_small_as_their_weights(cut_run: Path, tmp_path: Path) -> N
 def test_inside_a_run_files_are_compared_on_its_validation_images(
     cut_run: Path, tmp_path: Path
 ) -> None:
-    folder, card = export(cut_run / "subnets/01", out=tmp_path / "onnx")
+    folder, card = export(cut_run / "subnets/01", "torch", out=tmp_path / "torch")
     (row,) = [row for row in prenas.Run(cut_run).evaluations if row.arch == card.description.arch]
     validation = row.splits["validation"]
     assert card.compared_on == "validation"
@@ -210,13 +210,13 @@ def test_inside_a_run_files_are_compared_on_its_validation_images(
 
 
 def test_given_images_are_compared(model: Path, cut_pictures: Path) -> None:
-    _, card = export(model, data=[str(cut_pictures)])
+    _, card = export(model, "torch", data=[str(cut_pictures)])
     assert (card.compared_on, card.agreement.num_images) == ("all", 60)
     assert card.agreement.top1 is not None
 
 
 def test_without_images_noise_is_compared_and_the_card_says_so(model: Path) -> None:
-    _, card = export(model)
+    _, card = export(model, "torch")
     assert card.compared_on == "noise"
     assert card.agreement.top1 is None
     assert any("noise" in note for note in card.notes)
@@ -224,14 +224,14 @@ def test_without_images_noise_is_compared_and_the_card_says_so(model: Path) -> N
 
 def test_a_damaged_export_is_refused(model: Path) -> None:
     """One flipped bit of the file; a card that was cut off."""
-    folder, _ = export(model)
-    content = bytearray((folder / "model.onnx").read_bytes())
+    folder, card = export(model, "torch")
+    content = bytearray((folder / card.file).read_bytes())
     content[len(content) // 2] ^= 1
-    (folder / "model.onnx").write_bytes(content)
-    with pytest.raises(ValueError, match=r"model\.onnx is missing or is not the file"):
+    (folder / card.file).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{card.file} is missing or is not the file"):
         read_card(folder)
-    card = (folder / "export.json").read_bytes()
-    (folder / "export.json").write_bytes(card[: len(card) // 2])
+    text = (folder / "export.json").read_bytes()
+    (folder / "export.json").write_bytes(text[: len(text) // 2])
     with pytest.raises(ValueError, match=r"export\.json"):
         read_card(folder)
 
@@ -333,30 +333,30 @@ def test_int8_without_labelled_images_is_refused(model: Path) -> None:
 def test_a_file_that_computes_something_else_is_not_kept(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = get_format("onnx")
+    found = get_format("torch")
     before = contents(model)
 
     def opened(path: Path, threads: int) -> Callable[[Pixels], Pixels]:
         run = found.open(path, threads)
         return lambda images: run(images) * np.float32(1 + 1e-4)
 
-    monkeypatch.setattr(import_module(ONNX), "FORMAT", found._replace(open=opened))
+    monkeypatch.setattr(import_module(TORCH), "FORMAT", found._replace(open=opened))
     with pytest.raises(ValueError, match=r"does not compute what .* Nothing was kept"):
-        export(model)
+        export(model, "torch")
     assert contents(model) == before
 
 
 def test_logits_that_are_not_finite_are_refused(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = get_format("onnx")
+    found = get_format("torch")
 
     def opened(path: Path, threads: int) -> Callable[[Pixels], Pixels]:
         return lambda images: np.full((len(images), 3), np.nan, np.float32)
 
-    monkeypatch.setattr(import_module(ONNX), "FORMAT", found._replace(open=opened))
+    monkeypatch.setattr(import_module(TORCH), "FORMAT", found._replace(open=opened))
     with pytest.raises(ValueError, match="not finite"):
-        export(model)
+        export(model, "torch")
 
 
 @pytest.mark.parametrize(
@@ -385,8 +385,8 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it(
 
 
 def test_only_an_earlier_export_is_replaced(model: Path, tmp_path: Path) -> None:
-    first = export(model, out=tmp_path / "out").folder
-    assert export(model, batch=2, out=first).card.batch == 2
+    first = export(model, "torch", out=tmp_path / "out").folder
+    assert export(model, "torch", batch=2, out=first).card.batch == 2
     (tmp_path / "other").mkdir()
     (tmp_path / "other/notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="no earlier export"):
