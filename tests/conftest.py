@@ -1,8 +1,11 @@
 """What all tests share: threads, how hypothesis draws, which machines the marks ask for."""
 
 import os
+import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from io import BytesIO
+from types import ModuleType
 from typing import BinaryIO
 
 import pytest
@@ -41,6 +44,20 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         Figure.saves = Figure.savefig  # type: ignore[attr-defined]
     is_real = item.get_closest_marker("pictures") is not None
     Figure.savefig = Figure.saves if is_real else _save_blank  # type: ignore[attr-defined]
+    _set_plotting_library(item.get_closest_marker("plotting") is not None)
+
+
+def _set_plotting_library(is_real: bool) -> None:
+    """HTML pages contain a blank library unless the test is marked `plotting`: it takes seconds."""
+    blank = ModuleType("vl_convert")
+    blank.javascript_bundle = lambda snippet: ""  # type: ignore[attr-defined]
+    sys.modules.pop("vl_convert", None)
+    if not is_real:
+        sys.modules["vl_convert"] = blank
+    elif find_spec("vl_convert") is None:
+        pytest.skip("needs vl-convert-python, which is not installed here")
+    if (library := sys.modules.get("prenas.report.html.library")) is not None:
+        library.plotting_library.cache_clear()
 
 
 def _save_blank(figure: object, file: BinaryIO, *, format: str, **options: object) -> None:

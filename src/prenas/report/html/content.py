@@ -223,6 +223,7 @@ def _classes(row: Evaluation, names: Sequence[str]) -> dict[str, Any] | None:
         "balanced_accuracy": metrics.balanced_accuracy,
         "rows": [[one.name, one.num_right, one.num_images, one.taken_for] for one in found],
         "confusion": confusion,
+        "is_shortened": False,
     }
 
 
@@ -231,18 +232,20 @@ def _mistakes(metrics: Metrics) -> list[dict[str, Any]]:
 
 
 def _keep_classes(subnets: Sequence[dict[str, Any]], order: Sequence[int]) -> None:
-    """Drops matrices, then results by class, of the worst subnets if all would be too long."""
+    """If all would be too long, drops matrices, then results by class, of the worst subnets."""
     left = _MOST_BYTES_OF_CLASSES
-    for number in order:
-        classes = subnets[number]["classes"]
-        if classes is None:
-            continue
-        for part in ("rows", "confusion"):
+    for part in ("rows", "confusion"):
+        for number in order:
+            classes = subnets[number]["classes"]
+            if classes is None or classes[part] is None:
+                continue
             left -= len(json.dumps(classes[part]))
-            if left < 0:
-                classes[part] = None
-        if classes["rows"] is None:
-            subnets[number]["classes"] = None
+            if left >= 0:
+                continue
+            if part == "rows":
+                subnets[number]["classes"] = None
+            else:
+                classes["confusion"], classes["is_shortened"] = None, True
 
 
 def _pictures(

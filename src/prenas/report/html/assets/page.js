@@ -276,7 +276,7 @@ function showClasses(run, subnet) {
   byId("classes").hidden = found === null;
   if (found === null) return;
   const names = run.class_names;
-  byId("classes-text").textContent = `On ${found.split}: top-1 ${percent(subnet.results[found.split].top1)} %, balanced accuracy ${percent(found.balanced_accuracy)} % (the mean over the classes). The weakest classes come first.`;
+  byId("classes-text").textContent = `On ${found.split}: top-1 ${percent(subnet.results[found.split].top1)} %, balanced accuracy ${percent(found.balanced_accuracy)} % (the mean over the classes). The weakest classes come first.${found.is_shortened ? " Its confusion matrix is left out, so that the page stays small." : ""}`;
   const rows = found.rows.map(([name, right, images, taken]) => [name, String(images), percent(right / images), taken ?? "-"]);
   fill("class-table", table([["class", true], ["images", false], ["right, %", false], ["most often taken for", true]], rows));
   byId("confusion-figure").hidden = found.confusion === null;
