@@ -46,8 +46,10 @@ class Axis(NamedTuple):
     """A kind of cost on the page."""
 
     name: str
+    label: str
+    """Its name, such as "MACs per image"."""
     title: str
-    """Its name with the unit of its plot, such as "MACs, M"."""
+    """The same with the unit of plots, such as "MACs, M per image"."""
     scale: int
     """The size of that unit."""
     units: Mapping[str, int]
@@ -291,7 +293,7 @@ def _others(run: Run, so_far: RunSoFar, axes: Mapping[str, Axis]) -> list[dict[s
         }
         model = run.folder / one.folder / artifacts.MODEL
         if _FILE in axes and model.exists():
-            costs[_FILE] = _size_of(model.stat().st_size)
+            costs[_FILE] = _rounded(model.stat().st_size, "MB", _BYTES["MB"])
         found.append(
             {
                 "kind": kinds[one.kind],
@@ -316,23 +318,23 @@ def _costs(run: Run, so_far: RunSoFar, axes: dict[str, Axis]) -> list[dict[str, 
     found: list[dict[str, _Amount]] = [{} for _ in rows]
     for axis in shown_axes(rows):
         scale = axis.units[axis.table_unit]
-        title = " ".join(filter(None, [axis.header, axis.per]))
-        axes[axis.name] = Axis(axis.name, title, scale, dict(axis.units), is_counted=True)
+        label, title = (f"{name} {axis.per}".strip() for name in (axis.label, axis.header))
+        axes[axis.name] = Axis(axis.name, label, title, scale, dict(axis.units), is_counted=True)
         for costs, row in zip(found, rows, strict=True):
             costs[axis.name] = _counted(axis, row[axis.name])
     if len(so_far.models) == len(rows):
-        axes[_FILE] = Axis(_FILE, "model file, MB", 10**6, _BYTES, is_counted=False)
+        axes[_FILE] = Axis(_FILE, "model file", "model file, MB", 10**6, _BYTES, is_counted=False)
         for costs, model in zip(found, so_far.models.values(), strict=True):
-            costs[_FILE] = _size_of((run.folder / model / artifacts.MODEL).stat().st_size)
+            costs[_FILE] = _rounded(
+                (run.folder / model / artifacts.MODEL).stat().st_size, "MB", _BYTES["MB"]
+            )
     for times in recorded_times(run) if so_far.rows else ():
-        title = f"measured time, ms ({times.conditions.summary})"
-        name = f"time-{len(axes)}"
-        named = [one for one in axes.values() if one.title == title]
-        name = named[0].name if named else name
-        axes[name] = Axis(name, title, 10**6, UNITS, is_counted=False)
+        label = f"measured time ({times.conditions.summary})"
+        known = {axis.label: name for name, axis in axes.items()}
+        name = known.get(label, f"time-{len(axes)}")
+        axes[name] = Axis(name, label, f"{label}, ms", UNITS["ms"], UNITS, is_counted=False)
         for costs, time in zip(found, times.subnets, strict=True):
-            shown = f"{time.nanoseconds / 10**6:.3f}ms"
-            costs[name] = _Amount(time.nanoseconds, shown, shown)
+            costs[name] = _rounded(time.nanoseconds, "ms", UNITS["ms"])
     return found
 
 
@@ -343,9 +345,10 @@ def _counted(axis: CostAxis, number: int) -> _Amount:
     return _Amount(number, axis.number(number), axis.format(number))
 
 
-def _size_of(num_bytes: int) -> _Amount:
-    shown = f"{num_bytes / 10**6:.2f}MB"
-    return _Amount(num_bytes, shown, shown)
+def _rounded(number: int, unit: str, scale: int) -> _Amount:
+    """An amount that `specialize` cannot count; its limit is rounded up, so that it fits."""
+    shown = f"{math.ceil(1000 * number / scale) / 1000:.3f}"
+    return _Amount(number, f"{number / scale:.3f} {unit}", f"{shown}{unit}")
 
 
 # --- training ------------------------------------------------------------------------------------

@@ -59,8 +59,8 @@ function limitOf(run, axis) {
   const known = run.subnets.map((subnet) => [subnet.amounts[axis.name], subnet.cells[axis.name], subnet.limits[axis.name]]);
   const steps = [...new Map(known.map((step) => [step[0], step])).values()].sort((a, b) => a[0] - b[0]);
   const id = `limit-${axis.name}`;
-  const slider = make("input", { type: "range", id, min: 0, max: steps.length, step: 1, value: steps.length, attributes: { "aria-label": `At most, ${axis.title}` } });
-  const field = make("input", { type: "text", id: `${id}-field`, placeholder: "any", autocomplete: "off", spellcheck: false, attributes: { "aria-label": `At most, ${axis.title}: an amount such as ${steps[0][2]}`, "aria-describedby": `${id}-problem` } });
+  const slider = make("input", { type: "range", id, min: 0, max: steps.length, step: 1, value: steps.length, attributes: { "aria-label": `${axis.label}, at most` } });
+  const field = make("input", { type: "text", id: `${id}-field`, placeholder: "any", autocomplete: "off", spellcheck: false, attributes: { "aria-label": `${axis.label}, at most: an amount such as ${steps[0][2]}`, "aria-describedby": `${id}-problem` } });
   const problem = make("p", { className: "problem", id: `${id}-problem` });
   const show = () => {
     const limit = state.limits[axis.name];
@@ -88,7 +88,7 @@ function limitOf(run, axis) {
   });
   field.value = state.limits[axis.name]?.text ?? "";
   show();
-  return make("fieldset", { className: "limit" }, make("legend", {}, `At most, ${axis.title}`), make("div", {}, slider, field), problem);
+  return make("fieldset", { className: "limit" }, make("legend", {}, `${axis.label}, at most`), make("div", {}, slider, field), problem);
 }
 
 function setLimit(axis, limit) {
@@ -115,7 +115,7 @@ function showChoice() {
     fill("choice", make("p", { className: "name" }, "No subnet is within these limits"), make("p", {}, "Raise a limit, or search with a smaller budget."));
   } else if (number !== null) {
     const subnet = run.subnets[number];
-    const costs = axesOf(run).map((axis) => `${axis.title}: ${subnet.cells[axis.name]}`).join("; ");
+    const costs = axesOf(run).map((axis) => `${axis.label}: ${subnet.cells[axis.name]}`).join("; ");
     const results = run.splits.map((split) => `${split} top-1 ${inWords(subnet.results[split])}`).join("; ");
     fill("choice",
       make("p", { className: "name" }, `Subnet ${number}${state.picked === null ? "" : ", picked by hand"}`),
@@ -153,7 +153,7 @@ function networksOf(run) {
 
 function hoverOf(run, network) {
   const lines = [content.runs.length > 1 ? `${run.name}, ${network.name}` : network.name];
-  for (const axis of axesOf(run)) if (axis.name in network.cells) lines.push(`${axis.title}: ${network.cells[axis.name]}`);
+  for (const axis of axesOf(run)) if (axis.name in network.cells) lines.push(`${axis.label}: ${network.cells[axis.name]}`);
   for (const [split, result] of Object.entries(network.results)) {
     lines.push(`${split} top-1: ${inWords(result)} %, loss ${result.loss.toFixed(3)}`.replace(") %", ")"));
   }
@@ -180,9 +180,11 @@ function showFrontier() {
     }));
   byId("frontier").hidden = points.length === 0;
   if (points.length === 0) return;
+  const [low, high] = [Math.min, Math.max].map((end) => end(...points.map((point) => point.x)));
+  for (const point of points) point.isRight = point.label.length > 3 && point.x > (low + high) / 2; // towards the middle
   const limit = state.limits[state.axis];
   const chosen = number === null ? "" : ` Subnet ${number} is chosen.`;
-  byId("frontier-plot").setAttribute("aria-label", `${state.split} accuracy of ${points.length} networks against ${axis.title}.${chosen} The table below has all numbers.`);
+  byId("frontier-plot").setAttribute("aria-label", `${state.split} accuracy of ${points.length} networks against ${axis.label}.${chosen} The table below has all numbers.`);
   byId("frontier-caption").textContent = "Bars are 95 % Wilson intervals. The line joins the subnets that no cheaper one beats on this split. Faint subnets are outside the limits; the ringed one is chosen. Click a point, or use the table, to pick another. Choose by validation: a test set that was used for choosing is no longer a test set.";
   draw("frontier-plot", frontierSpec(points, content.runs, axis, state.split, state.isLogarithmic, limit ? limit.amount / axis.scale : null), (datum) => {
     if (datum.number === undefined || datum.number < 0) return;
@@ -195,7 +197,7 @@ function showNetworks() {
   const run = runNow();
   const number = run.order.length ? chosenNumber() : null;
   const networks = networksOf(run);
-  const columns = [["network", true], ...axesOf(run).map((axis) => [axis.title, false])];
+  const columns = [["network", true], ...axesOf(run).map((axis) => [axis.label, false])];
   for (const split of run.splits) columns.push([`${split} top-1, %`, false], ["95 % interval", false], [`${split} loss`, false]);
   columns.push(["budget", true], ["architecture", true]);
   const rows = networks.map((network) => {
@@ -221,11 +223,10 @@ function showNetworks() {
 
 // --- the chosen subnet ---------------------------------------------------------------------------
 
+// Never so strong that the numbers on it, in the colour of all text, could not be read.
 function heat(shade) {
-  const isDark = matchMedia("(prefers-color-scheme: dark)").matches;
-  const strength = 0.08 + 0.72 * shade;
-  const ink = strength > 0.5 ? (isDark ? "#0a1218" : "#ffffff") : colour("--ink");
-  return { backgroundColor: `rgba(${colour("--heat")}, ${strength})`, color: ink };
+  const strength = 0.08 + Number(colour("--most-heat")) * shade;
+  return { backgroundColor: `rgba(${colour("--heat")}, ${strength})` };
 }
 
 function cellTable(panel, rows, heads, caption) {
@@ -304,7 +305,7 @@ function showMistakes(run, subnet) {
   fill("pictures", ...shown.map((mistake) => {
     const picture = run.pictures[mistake.picture];
     const [label, predicted] = [run.class_names[mistake.label], run.class_names[mistake.predicted]];
-    const image = make("img", { src: picture.url, width: 144, height: 144, loading: "lazy", className: picture.is_small ? "small" : "", alt: `Image ${mistake.image}: ${label}, taken for ${predicted}` });
+    const image = make("img", { src: picture.url, width: 144, height: 144, className: picture.is_small ? "small" : "", alt: `Image ${mistake.image}: ${label}, taken for ${predicted}` });
     return make("li", {}, image, make("strong", {}, predicted), ` (${(100 * mistake.probability).toFixed(0)} %), but it is `, make("strong", {}, label), `; image ${mistake.image}`);
   }));
 }
@@ -351,7 +352,7 @@ function showRun() {
   const splits = run.splits;
   if (!run.axes.includes(state.axis)) state.axis = run.axes[0] ?? null;
   if (!splits.includes(state.split)) state.split = splits[0] ?? null;
-  options("x-axis", axes.map((axis) => [axis.name, axis.title]), state.axis);
+  options("x-axis", axes.map((axis) => [axis.name, axis.label]), state.axis);
   options("split", splits.map((split) => [split, split]), state.split);
   guessScale();
   byId("all-architectures").hidden = run.architectures.length === 0;

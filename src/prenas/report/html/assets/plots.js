@@ -37,11 +37,16 @@ async function draw(id, spec, onClick) {
   const token = Symbol(id);
   views.set(id, { token });
   if (before && before.result) before.result.finalize();
-  const full = { width: "container", autosize: { type: "fit-x", contains: "padding" }, ...spec };
+  const description = element.getAttribute("aria-label");
+  const full = { width: "container", autosize: { type: "fit-x", contains: "padding" }, description, ...spec };
   // A copy, because Vega notes its own keys in the data.
   const result = await vegaEmbed(element, structuredClone(full), options);
   if (!views.get(id) || views.get(id).token !== token) return result.finalize(); // drawn again since
   views.set(id, { token, result });
+  // The element around a plot says what it shows, and a table has the numbers.
+  element.setAttribute("role", "img");
+  element.removeAttribute("aria-roledescription");
+  element.querySelector("svg").setAttribute("aria-hidden", "true");
   if (onClick) result.view.addEventListener("click", (event, item) => item && item.datum && onClick(item.datum));
 }
 
@@ -77,7 +82,7 @@ function frontierSpec(points, runs, axis, split, isLogarithmic, limit) {
     field: "kind", type: "nominal", title: null, scale: { domain: kinds, range: kinds.map((kind) => SHAPES[kind]) },
     legend: kinds.length > 1 ? { symbolFillColor: colour("--soft"), symbolStrokeColor: colour("--soft") } : null,
   };
-  const scale = { type: isLogarithmic ? "log" : "linear", zero: false, nice: !isLogarithmic, padding: 18 };
+  const scale = { ...(isLogarithmic ? { type: "log", nice: false } : { type: "linear", zero: false, nice: true }), padding: 18 };
   const x = { field: "x", type: "quantitative", title: axis.title, scale, axis: { labelOverlap: true, grid: false, tickCount: 6 } };
   const y = { field: "y", type: "quantitative", title: `${split} top-1, %`, scale: { zero: false, nice: true } };
   const faint = { condition: { test: "datum.fits", value: 1 }, value: 0.35 };
@@ -90,19 +95,21 @@ function frontierSpec(points, runs, axis, split, isLogarithmic, limit) {
       encoding: { x, y: { ...y, field: "low" }, y2: { field: "high" }, color: hue, opacity: { ...faint, condition: { test: "datum.fits", value: 0.5 } }, tooltip },
     },
     {
-      transform: [{ filter: "datum.chosen" }],
-      mark: { type: "point", size: 420, strokeWidth: 3, filled: false, stroke: colour("--ink") }, encoding: { x, y },
-    },
-    {
       mark: { type: "point", filled: true, size: 110, cursor: "pointer" },
       encoding: { x, y, color: hue, shape, opacity: faint, tooltip },
     },
     {
-      mark: { type: "text", dy: -13, fontSize: 12, fill: colour("--ink") },
+      mark: {
+        type: "text", dy: -11, fontSize: 12, fill: colour("--ink"),
+        align: { expr: "datum.isRight ? 'right' : 'left'" }, dx: { expr: "datum.isRight ? -12 : 12" },
+      },
       transform: [{ filter: "datum.label != ''" }],
       encoding: { x, y, text: { field: "label", type: "nominal" } },
     },
   ];
+  const ring = { type: "point", size: 420, strokeWidth: 3, filled: false, stroke: colour("--ink") };
+  const chosen = points.filter((point) => point.chosen);
+  if (chosen.length) layer.splice(2, 0, { data: { values: chosen }, mark: ring, encoding: { x, y } });
   if (limit !== null) {
     layer.unshift({ data: { values: [{ x: limit }] }, mark: { type: "rule", strokeDash: [5, 4], color: colour("--soft") }, encoding: { x } });
   }
@@ -123,7 +130,7 @@ function seriesSpec(rows, title, { lines = null, zero = false } = {}) {
     };
     encoding.strokeDash = { field: "weights", type: "nominal", legend: null, scale: { domain: ["trained", "ema"], range: [[1, 0], [3, 3]] } };
   }
-  const mark = { type: "line", strokeWidth: 2, point: rows.length < 400 ? { size: 30 } : false };
+  const mark = { type: "line", strokeWidth: 2, point: rows.length < 60 ? { size: 30 } : false };
   return { data: { values: rows }, height: 210, mark: lines ? mark : { ...mark, color: colour("--accent"), point: mark.point && { ...mark.point, color: colour("--accent") } }, encoding };
 }
 
@@ -148,6 +155,6 @@ function confusionSpec(cells, names) {
         },
       },
     ],
-    height: Math.max(180, Math.min(480, 22 * names.length)),
+    height: Math.max(180, Math.min(480, 34 * names.length)),
   };
 }
