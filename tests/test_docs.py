@@ -27,7 +27,8 @@ from prenas.recipe.data import Augmentation
 from prenas.recipe.space_file import read_space
 
 ROOT = Path(__file__).resolve().parent.parent
-FOR_USERS = ["README.md", "docs/guide.md"]
+GUIDE = ["docs/guide.md", "docs/guide/report-page.md"]
+FOR_USERS = ["README.md", *GUIDE]
 DOCUMENTS = [*FOR_USERS, "docs/method.md", "docs/extending.md", "CONTRIBUTING.md"]
 WITH_LINKS = [*DOCUMENTS, "CHANGELOG.md", "docs/decisions.md", "results/README.md"]
 
@@ -94,7 +95,7 @@ def test_quickstart_runs(tmp_path: Path) -> None:
 
 
 def test_the_guide_shows_every_command() -> None:
-    assert {shlex.split(command)[1] for command in examples("docs/guide.md")} == set(COMMANDS)
+    assert {shlex.split(command)[1] for command in examples(*GUIDE)} == set(COMMANDS)
 
 
 @pytest.mark.parametrize("command", examples(*DOCUMENTS))

@@ -438,14 +438,14 @@ def block_score_meaning(preferred: PreferredSet) -> str:
     if preferred.trained is not None:
         return (
             "What each larger option keeps in addition to the next smaller one, in % of the "
-            "largest in its axis and stage; darker means more. Units are in the order of their "
-            "scores, so the first options keep the most."
+            "largest in its axis and stage; the stronger the colour, the more. Units are in the "
+            "order of their scores, so the first options keep the most."
         )
     return (
         "The block score of each larger option in each layer, in % of the largest in its axis and "
-        "stage; darker means larger. It decides which layers of otherwise equal subnets get the "
-        "larger option. At random initialisation this ranking largely changes with the seed: see "
-        '"Do other seeds agree?" above.'
+        "stage; the stronger the colour, the larger. It decides which layers of otherwise equal "
+        "subnets get the larger option. At random initialisation this ranking largely changes with "
+        'the seed: see "Do other seeds agree?" above.'
     )
 
 

@@ -404,7 +404,7 @@ async function look() {
   setTimeout(look, 1000 * SECONDS_BETWEEN_LOOKS);
 }
 
-// Shows new content, and leaves alone what the reader is typing.
+// Shows new content; the limits, the pick and the focus stay.
 function refresh() {
   const focused = document.activeElement?.id;
   state.run = Math.min(state.run, content.runs.length - 1);
