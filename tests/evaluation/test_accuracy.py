@@ -17,6 +17,7 @@ from prenas.data.pictures import Pixels
 from prenas.evaluation.accuracy import Evaluation, Metrics, evaluate_archs, evaluate_networks
 from prenas.families.vit.space import VitArch, VitSettings
 from prenas.models.export import load
+from prenas.processes import Processes
 from prenas.supernet import Supernet
 from training.runs import MINI, SMALLEST, WHOLE, contents, mini_recipe, own_data
 
@@ -262,6 +263,67 @@ def test_ties_are_counted_as_top_1_counts_them() -> None:
     found = evaluate_network(Table(logits), source([0, 0, 1, 1, 2, 2]), settings(3))
     assert found.per_class is not None
     assert sum(right for right, _ in found.per_class) == round(6 * found.top1)
+
+
+def mistakes_by_hand(logits: np.ndarray, labels: list[int]) -> list[Any]:
+    """(image, label, predicted, probability) of every mistake, the surest first."""
+    found = []
+    for image, (row, label) in enumerate(zip(logits.astype(np.float64), labels, strict=True)):
+        shares = np.exp(row) / np.exp(row).sum()
+        if (predicted := int(row.argmax())) != label:
+            found.append((image, label, predicted, shares[predicted]))
+    found.sort(key=lambda one: -one[3])
+    return [(*one[:3], pytest.approx(one[3], abs=1e-4)) for one in found]  # the network has float32
+
+
+def as_rows(metrics: Metrics) -> list[tuple[int, int, int, float]]:
+    assert metrics.mistakes is not None
+    return [(one.image, one.label, one.predicted, one.probability) for one in metrics.mistakes]
+
+
+@pytest.mark.parametrize("num_images", [7, 90])
+def test_the_surest_mistakes_are_kept(num_images: int) -> None:
+    """Of every network its own, in batches that do not divide the number of images."""
+    rng = np.random.default_rng(num_images)
+    tables = [rng.normal(size=(num_images, 3)).astype(np.float32) for _ in range(2)]
+    labels = rng.integers(3, size=num_images).tolist()
+    networks = [Table(torch.from_numpy(table)) for table in tables]
+    found = evaluate_networks(networks, source(labels), settings(3), batch_size=8)
+    for metrics, table in zip(found, tables, strict=True):
+        assert as_rows(metrics) == mistakes_by_hand(table, labels)[:12]
+    assert found[0].mistakes != found[1].mistakes
+
+
+def test_a_network_without_mistakes_has_none() -> None:
+    metrics = evaluate_network(Table(5 * torch.eye(3)), source([0, 1, 2]), settings(3))
+    assert metrics.mistakes == ()
+
+
+def test_several_processes_keep_the_mistakes_of_all() -> None:
+    """Each sees its share of the images; their numbers are those of the whole split."""
+    logits = np.random.default_rng(4).normal(size=(41, 3)).astype(np.float32)
+    labels = [image % 3 for image in range(41)]
+    sent: list[Tensor] = []
+
+    class Second(Processes):
+        def add_up(self, tensor: Tensor) -> None:
+            sent.append(tensor.clone())
+
+    class First(Processes):
+        def add_up(self, tensor: Tensor) -> None:
+            tensor += sent.pop(0)
+
+    for process in (Second(1, 2), First(0, 2)):
+        network = Table(torch.from_numpy(logits))
+        found = evaluate_network(
+            network, source(labels), settings(3), batch_size=8, processes=process
+        )
+    assert as_rows(found) == mistakes_by_hand(logits, labels)[:12]
+
+
+def test_images_of_a_loader_have_no_numbers() -> None:
+    loader = DataLoader(source([1, 0, 0]), batch_size=2)
+    assert evaluate_network(Table(torch.eye(3)), loader, settings(3)).mistakes is None
 
 
 def test_earlier_files_have_no_classes(finished: Path) -> None:

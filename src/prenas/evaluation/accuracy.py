@@ -16,17 +16,30 @@ from pydantic import (
 )
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, IterableDataset
 
 from prenas.cost import Costs, count
-from prenas.data import ImageSource, evaluation_batches, readers_watched
+from prenas.data import ImageSource, evaluation_batches, num_samples, readers_watched
 from prenas.families.base import Arch, Settings
 from prenas.processes import ALONE, Processes
 from prenas.supernet import Statistics, Supernet
 from prenas.values import Amount, Value
 
-_ABOUT_CLASSES = ("confusion", "class_hits")
+_IN_DETAIL = ("confusion", "class_hits", "mistakes")
 _MATRIX_UP_TO_CLASSES = 100
+_NUM_MISTAKES = 12
 _TOP5_FROM_CLASSES = 20  # with fewer classes, top-5 says little
+
+
+class Mistake(Value):
+    """An image that a network takes for another class."""
+
+    image: Amount
+    """Its number in the split, from 0."""
+    label: Amount
+    predicted: Amount
+    probability: float = Field(ge=0, le=1)
+    """What the network gives the predicted class, to four decimals."""
 
 
 class Metrics(Value):
@@ -44,6 +57,9 @@ class Metrics(Value):
     classes, and in files of earlier versions."""
     class_hits: tuple[tuple[Amount, Amount], ...] | None = None
     """(images classified correctly, images) of every class, for more than 100 classes."""
+    mistakes: tuple[Mistake, ...] | None = None
+    """The 12 mistakes that the network is surest of, the surest first. None if images have no
+    numbers, because a loader yields them, and in files of earlier versions."""
 
     @model_validator(mode="after")
     def _classes_agree(self) -> Self:
@@ -60,13 +76,13 @@ class Metrics(Value):
     @model_serializer(mode="wrap")
     def _without_unknown(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         fields: dict[str, Any] = serialize(self)
-        unknown = {name for name in _ABOUT_CLASSES if getattr(self, name) is None}
+        unknown = {name for name in _IN_DETAIL if getattr(self, name) is None}
         return {name: value for name, value in fields.items() if name not in unknown}
 
     @property
     def summary(self) -> dict[str, float | int | None]:
         """The numbers about all classes together, by name."""
-        return self.model_dump(exclude=set(_ABOUT_CLASSES))
+        return self.model_dump(exclude=set(_IN_DETAIL))
 
     @property
     def per_class(self) -> tuple[tuple[int, int], ...] | None:
@@ -118,6 +134,7 @@ def evaluate_networks(
     device = next(networks[0].parameters()).device
     totals = torch.zeros(len(networks), 4, dtype=torch.float64)
     tally = _Tally(len(networks), settings.num_classes)
+    surest = None if _is_loaded(source) else _Surest(len(networks), num_samples(source), processes)
     with_top5 = settings.num_classes >= _TOP5_FROM_CLASSES
     batches = evaluation_batches(source, settings, batch_size, num_workers, processes=processes)
     for images, labels in batches:
@@ -126,8 +143,11 @@ def evaluate_networks(
         totals[:, :3] += torch.stack([_sums(each, labels, with_top5) for each in logits]).cpu()
         totals[:, 3] += len(labels)
         tally.add(labels.cpu(), torch.stack([each.topk(1, dim=1).indices for each in logits]).cpu())
+        if surest is not None:
+            surest.add(labels, logits)
     processes.add_up(totals)
     processes.add_up(tally.counts)
+    mistakes = [None] * len(networks) if surest is None else surest.of_all()
     num_images = int(totals[0, 3])
     if num_images == 0:
         raise ValueError("the split is empty: there are no images to evaluate on")
@@ -142,6 +162,7 @@ def evaluate_networks(
             top5=top5 if with_top5 else None,
             loss=loss,
             num_images=num_images,
+            mistakes=mistakes[number],
             **tally.fields(number),
         )
         for number, (top1, top5, loss) in enumerate((totals[:, :3] / num_images).tolist())
@@ -170,6 +191,62 @@ class _Tally:
             return {"confusion": tuple(map(tuple, rows.tolist()))}
         hits = torch.stack([rows[:, 1], rows.sum(dim=1)], dim=1)
         return {"class_hits": tuple(map(tuple, hits.tolist()))}
+
+
+def _is_loaded(source: ImageSource) -> bool:
+    """Whether a loader yields the images, which then have no numbers."""
+    return isinstance(source, (DataLoader, IterableDataset))
+
+
+class _Surest:
+    """Keeps, for every network, the mistakes that it is surest of."""
+
+    def __init__(self, num_networks: int, num_images: int, processes: Processes) -> None:
+        self._processes, self._num_seen = processes, 0
+        self._numbers = processes.share(range(num_images))  # of the images that this process gets
+        self._kept = [torch.zeros(0, 4, dtype=torch.float64) for _ in range(num_networks)]
+
+    def add(self, labels: Tensor, logits: Sequence[Tensor]) -> None:
+        """Looks at a batch: its labels [B], and the logits [B, classes] of each network."""
+        seen = self._numbers[self._num_seen : self._num_seen + len(labels)]
+        self._num_seen += len(labels)
+        columns = torch.tensor(seen), labels.cpu()
+        for network, each in enumerate(logits):
+            predicted = each.topk(1, dim=1).indices
+            sure = each.softmax(dim=1).gather(1, predicted)
+            both = predicted.squeeze(1).cpu(), sure.squeeze(1).cpu()
+            rows = torch.stack([column.double() for column in (*columns, *both)], dim=1)
+            wrong = rows[both[0] != columns[1]]
+            wrong[:, 3].round_(decimals=4)
+            self._kept[network] = _surest_of(torch.cat([self._kept[network], wrong]))
+
+    def of_all(self) -> list[tuple[Mistake, ...]]:
+        """The mistakes of each network, the same in every process."""
+        rank, world_size = self._processes
+        found = torch.zeros(world_size, len(self._kept), _NUM_MISTAKES, 4, dtype=torch.float64)
+        for network, kept in enumerate(self._kept):
+            found[rank, network, : len(kept)] = kept
+        self._processes.add_up(found)
+        return [
+            tuple(
+                Mistake(
+                    image=int(image),
+                    label=int(label),
+                    predicted=int(predicted),
+                    probability=probability,
+                )
+                for image, label, predicted, probability in _surest_of(
+                    rows[rows[:, 3] > 0]
+                ).tolist()
+            )
+            for rows in found.transpose(0, 1).flatten(1, 2)
+        ]
+
+
+def _surest_of(rows: Tensor) -> Tensor:
+    """The first rows (image, label, predicted class, probability) by probability, then image."""
+    by_image = rows[rows[:, 0].argsort()]
+    return by_image[by_image[:, 3].argsort(descending=True, stable=True)][:_NUM_MISTAKES]
 
 
 def _logits(network: nn.Module, images: Tensor) -> Tensor:
