@@ -1,6 +1,7 @@
 """Evaluation: numbers that a pencil would give, for networks that are really there."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ from prenas import artifacts, pipeline
 from prenas.cost import count
 from prenas.data import load_data
 from prenas.data.pictures import Pixels
+from prenas.evaluation import accuracy
 from prenas.evaluation.accuracy import Evaluation, Metrics, evaluate_archs, evaluate_networks
 from prenas.families.vit.space import VitArch, VitSettings
 from prenas.models.export import load
 from prenas.processes import Processes
 from prenas.supernet import Supernet
-from training.runs import MINI, SMALLEST, WHOLE, contents, mini_recipe, own_data
+from training.runs import MINI, SMALLEST, WHOLE, contents, mini_recipe, never, own_data
 
 pytest_plugins = "training.runs"
 
@@ -209,6 +211,36 @@ def test_evaluation_does_not_depend_on_the_supernets_mode() -> None:
     quiet = evaluate_archs(supernet.eval(), [WHOLE], splits)
     assert evaluate_archs(supernet.train(), [WHOLE], splits) == quiet
     assert supernet.training
+
+
+def test_networks_that_do_not_fit_into_memory_are_evaluated_in_groups(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The same numbers to the bit, with fewer networks at once; one alone is always evaluated."""
+    supernet = Supernet(WHOLE, MINI.settings).initialize(torch.Generator().manual_seed(0))
+    archs, splits = [SMALLEST, WHOLE, SMALLEST, SMALLEST, WHOLE], own_data().splits
+    expected, held = evaluate_archs(supernet, archs, splits), []
+    evaluate = accuracy.evaluate_networks
+
+    def counted(networks: Sequence[nn.Module], *args: Any, **options: Any) -> list[Metrics]:
+        held.append(len(networks))
+        return evaluate(networks, *args, **options)
+
+    monkeypatch.setattr(accuracy, "evaluate_networks", counted)
+    size = 4 * count(WHOLE, MINI.settings)["params"]
+    for most, groups in ((5 * size, [5]), (size, [1, 1, 2, 1]), (1, [1] * 5)):
+        monkeypatch.setattr(accuracy, "_MOST_HELD", most)
+        held.clear()
+        assert evaluate_archs(supernet, archs, splits) == expected
+        assert held == [number for number in groups for _ in splits]
+
+
+def test_no_network_is_evaluated_if_one_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    supernet = Supernet(SMALLEST, MINI.settings).initialize(torch.Generator().manual_seed(0))
+    monkeypatch.setattr(accuracy, "_MOST_HELD", 1)
+    monkeypatch.setattr(accuracy, "evaluate_networks", never)
+    with pytest.raises(ValueError, match="does not fit into the supernet"):
+        evaluate_archs(supernet, [SMALLEST, WHOLE], own_data().splits)
 
 
 def test_without_a_test_split_only_validation_is_reported() -> None:

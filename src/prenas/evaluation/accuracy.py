@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, IterableDataset
 
-from prenas.cost import Costs, count
+from prenas.cost import Costs, count, size_axis
 from prenas.data import ImageSource, evaluation_batches, num_samples, readers_watched
-from prenas.families.base import Arch, Settings
+from prenas.families.base import Arch, Settings, check_contains
 from prenas.processes import ALONE, Processes
 from prenas.supernet import Statistics, Supernet
 from prenas.values import Amount, Value
@@ -29,6 +29,7 @@ _IN_DETAIL = ("confusion", "class_hits", "mistakes")
 _MATRIX_UP_TO_CLASSES = 100
 _NUM_MISTAKES = 12
 _TOP5_FROM_CLASSES = 20  # with fewer classes, top-5 says little
+_MOST_HELD = 2 * 2**30  # bytes of weights: enough to make reading the images again cheap
 
 
 class Mistake(Value):
@@ -323,6 +324,9 @@ def evaluate_archs(
 ) -> list[Evaluation]:
     """Evaluates architectures that fit into the supernet, each on every split.
 
+    Networks are cut and evaluated together as long as their weights fit into 2 GiB. If they do not,
+    the splits are read again for the next ones.
+
     Args:
         statistics: the results of `prenas.evaluation.calibration.calibrate`, in the order of
             the architectures; required if the supernet `has_statistics`.
@@ -331,27 +335,41 @@ def evaluate_archs(
     Raises:
         ValueError: an architecture does not fit, statistics are missing, or the data do not fit.
     """
-    known = [None] * len(archs) if statistics is None else statistics
-    networks = [
-        supernet.cut(arch, supernet.required(arch, own)).eval()
-        for arch, own in zip(archs, known, strict=True)
+    for arch in archs:  # before anything is evaluated
+        check_contains(supernet.arch, arch)
+    unknown = [None] * len(archs)
+    known = [
+        supernet.required(arch, own) for arch, own in zip(archs, statistics or unknown, strict=True)
     ]
-    results = {
-        name: evaluate_networks(
-            networks,
-            source,
-            supernet.settings,
-            batch_size=max(1, batch_size // num_crops),
-            num_workers=num_workers,
-            processes=processes,
-        )
-        for name, source in splits.items()
-    }
+    costs = [count(arch, supernet.settings) for arch in archs]
+    found: dict[str, list[Metrics]] = {name: [] for name in splits}
+    for group in _groups_in_memory([4 * each[size_axis().name] for each in costs]):
+        networks = [supernet.cut(archs[number], known[number]).eval() for number in group]
+        for name, source in splits.items():
+            found[name] += evaluate_networks(
+                networks,
+                source,
+                supernet.settings,
+                batch_size=max(1, batch_size // num_crops),
+                num_workers=num_workers,
+                processes=processes,
+            )
     return [
         Evaluation(
             arch=arch,
-            costs=count(arch, supernet.settings),
-            splits={name: metrics[number] for name, metrics in results.items()},
+            costs=costs[number],
+            splits={name: metrics[number] for name, metrics in found.items()},
         )
         for number, arch in enumerate(archs)
     ]
+
+
+def _groups_in_memory(sizes: Sequence[int]) -> list[range]:
+    """Splits the numbers of networks of these sizes, in bytes, into groups that may be held."""
+    groups, first, held = [], 0, 0
+    for number, size in enumerate(sizes):
+        if number > first and held + size > _MOST_HELD:
+            groups.append(range(first, number))
+            first, held = number, 0
+        held += size
+    return [*groups, range(first, len(sizes))]
