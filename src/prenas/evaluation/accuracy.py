@@ -354,6 +354,7 @@ def evaluate_archs(
                 num_workers=num_workers,
                 processes=processes,
             )
+        del networks  # before the next ones are cut
     return [
         Evaluation(
             arch=arch,
