@@ -1,8 +1,13 @@
 """What all tests share: threads, how hypothesis draws, which machines the marks ask for."""
 
 import os
+import sys
 from collections.abc import Sequence
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from io import BytesIO
+from types import ModuleType
 from typing import BinaryIO
 
 import pytest
@@ -41,6 +46,27 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         Figure.saves = Figure.savefig  # type: ignore[attr-defined]
     is_real = item.get_closest_marker("pictures") is not None
     Figure.savefig = Figure.saves if is_real else _save_blank  # type: ignore[attr-defined]
+    _set_plotting_library(item.get_closest_marker("plotting") is not None)
+
+
+@cache
+def _plotting_library(is_real: bool) -> ModuleType:
+    """The module that contains it; the real one cannot be imported twice in a process."""
+    if is_real:
+        if find_spec("vl_convert") is None:
+            pytest.skip("needs vl-convert-python, which is not installed here")
+        return import_module("vl_convert")
+    blank = ModuleType("vl_convert")
+    blank.javascript_bundle = lambda snippet: ""  # type: ignore[attr-defined]
+    return blank
+
+
+def _set_plotting_library(is_real: bool) -> None:
+    """HTML pages contain a blank library unless the test is marked `plotting`: it takes seconds."""
+    sys.modules.pop("vl_convert", None)
+    sys.modules["vl_convert"] = _plotting_library(is_real)
+    if (library := sys.modules.get("prenas.report.html.library")) is not None:
+        library.plotting_library.cache_clear()
 
 
 def _save_blank(figure: object, file: BinaryIO, *, format: str, **options: object) -> None:

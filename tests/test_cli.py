@@ -223,6 +223,12 @@ def test_the_steps_one_by_one(prenas: Command, tmp_path: Path) -> None:
     assert (told.status, told.err) == (0, "")
     assert told.out == f"Report    {out / 'report.md'}\n"
     assert (out / "report.md").read_text().startswith("# digits: 2 preferred subnets")
+    page = prenas("report", out, "--html", "--no-pictures")
+    assert (page.status, page.err) == (0, "")
+    assert page.out == f"Page      {out / 'report.html'}\n"
+    refused(prenas("report", out, "--no-pictures"), "--no-pictures needs --html")
+    refused(prenas("report", out, out), "report.md is of one run, but 2 are given: add --html")
+    refused(prenas("report", out, out, "--html"), "name its file (--to FILE)")
     cut = prenas("specialize", out, "--index", "1")
     assert (cut.status, cut.err) == (0, "")
     assert f"prenas.load('{out / 'subnets' / '01'}')" in cut.out

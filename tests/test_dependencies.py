@@ -17,6 +17,7 @@ PACKAGES = {
     "ruamel": "ruamel.yaml",
     "sklearn": "scikit-learn",
     "torch_pruning": "torch-pruning",
+    "vl_convert": "vl-convert-python",
 }
 """Name of a module -> of the package that brings it, where they differ."""
 

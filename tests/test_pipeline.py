@@ -85,6 +85,7 @@ def test_a_finished_run_holds_what_it_promises(finished_run: Path) -> None:
             for name in ("arch.json", "config.json", "model.safetensors")
         ),
         "report.md",
+        "report.html",
         *(
             f"report/{name}.{ending}"
             for name in ("accuracy", "architectures", "block_scores", "confusion", "training")
@@ -121,11 +122,12 @@ def test_run_is_its_steps_in_order(searched: Path, finished_run: Path) -> None:
     for number in range(len(rows)):
         pipeline.specialize(searched, number)
     pipeline.report(searched)
+    pipeline.page(searched)
     assert_same_training(searched, finished_run)
     ours, theirs = files(searched), files(finished_run)
     assert ours.keys() == theirs.keys()
     for name in ours:
-        if not name.endswith((".png", "metrics.jsonl", "state.pt", ".svg", ".md")):
+        if not name.endswith((".png", "metrics.jsonl", "state.pt", ".svg", ".md", ".html")):
             assert ours[name][0] == theirs[name][0], name
 
 
@@ -183,7 +185,7 @@ def test_only_what_is_missing_is_done(
     monkeypatch.setattr(home, name, work)
     pipeline.run(mini_recipe(), finished)
     for name, (content, _) in files(finished).items():
-        if not name.endswith(".png"):
+        if not name.endswith((".png", ".html")):  # a page names its folder
             assert content == (finished_run / name).read_bytes(), name
 
 

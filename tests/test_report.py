@@ -282,6 +282,7 @@ def test_after_everything(finished: Path, finished_rows: list[Evaluation]) -> No
     shown = read_page(pipeline.report(finished))
     pictures = ("accuracy", "architectures", "block_scores", "confusion", "training")
     assert new_files(finished, before) == {
+        "report.html",  # of the run
         "report.md",
         *(f"report/{name}.{suffix}" for name in pictures for suffix in ("png", "svg")),
     }

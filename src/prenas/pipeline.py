@@ -25,6 +25,7 @@ from prenas.models.comparison import Comparison, compared
 from prenas.processes import join, resolve_device
 from prenas.recipe import Recipe, with_overrides
 from prenas.recipe.budgets import Limits
+from prenas.report.html import write_page
 from prenas.runs.images import suited
 from prenas.runs.run import Run, read_preferred, read_supernet
 from prenas.selection.evolved import Evolved
@@ -53,6 +54,7 @@ __all__ = [
     "evolve",
     "finetune",
     "import_released",
+    "page",
     "push",
     "read_preferred",
     "read_supernet",
@@ -116,7 +118,7 @@ def run(
         for number, row in enumerate(rows):
             delivering.hand_over_subnet(this, number, row)
     with observed(observer, "report", this):
-        delivering.report(this)
+        delivering.report(this, with_page=True)
     return rows
 
 
@@ -198,7 +200,7 @@ def compare(
     if not rivals:
         return compared(this)
     found = delivering.compare(this)
-    delivering.report(this)
+    delivering.report(this, with_page=True)
     return found
 
 
@@ -452,6 +454,36 @@ def report(out: str | Path) -> Path:
             weights.
     """
     return delivering.report(Run(out))
+
+
+def page(
+    runs: str | Path | Sequence[str | Path],
+    to: str | Path | None = None,
+    *,
+    with_pictures: bool = True,
+) -> Path:
+    """Writes one HTML file from which a reader chooses a subnet of one or several runs.
+
+    Works at any stage after the search, also while another process trains.
+
+    Args:
+        to: the file; by default `report.html` in the folder of the only run.
+        with_pictures: whether to show images that the subnets classify wrongly; that reads the
+            images of each run.
+
+    Raises:
+        ValueError: the plotting library is not installed, several runs but no file are named, a
+            search is not finished, a file of a run is
+            damaged or belongs to other weights, or something else is in the way.
+    """
+    folders = [runs] if isinstance(runs, (str, Path)) else [*runs]
+    if to is None and len(folders) != 1:
+        raise ValueError(
+            f"a page of {len(folders)} runs belongs to none of their folders: name its file (--to "
+            "FILE)"
+        )
+    path = Path(folders[0]) / artifacts.PAGE if to is None else Path(to)
+    return write_page([Run(each) for each in folders], path, with_pictures=with_pictures)
 
 
 class DryRun(NamedTuple):

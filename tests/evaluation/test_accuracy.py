@@ -1,6 +1,7 @@
 """Evaluation: numbers that a pencil would give, for networks that are really there."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from prenas import artifacts, pipeline
 from prenas.cost import count
 from prenas.data import load_data
 from prenas.data.pictures import Pixels
+from prenas.evaluation import accuracy
 from prenas.evaluation.accuracy import Evaluation, Metrics, evaluate_archs, evaluate_networks
 from prenas.families.vit.space import VitArch, VitSettings
 from prenas.models.export import load
+from prenas.processes import Processes
 from prenas.supernet import Supernet
-from training.runs import MINI, SMALLEST, WHOLE, contents, mini_recipe, own_data
+from training.runs import MINI, SMALLEST, WHOLE, contents, mini_recipe, never, own_data
 
 pytest_plugins = "training.runs"
 
@@ -210,6 +213,36 @@ def test_evaluation_does_not_depend_on_the_supernets_mode() -> None:
     assert supernet.training
 
 
+def test_networks_that_do_not_fit_into_memory_are_evaluated_in_groups(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The same numbers to the bit, with fewer networks at once; one alone is always evaluated."""
+    supernet = Supernet(WHOLE, MINI.settings).initialize(torch.Generator().manual_seed(0))
+    archs, splits = [SMALLEST, WHOLE, SMALLEST, SMALLEST, WHOLE], own_data().splits
+    expected, held = evaluate_archs(supernet, archs, splits), []
+    evaluate = accuracy.evaluate_networks
+
+    def counted(networks: Sequence[nn.Module], *args: Any, **options: Any) -> list[Metrics]:
+        held.append(len(networks))
+        return evaluate(networks, *args, **options)
+
+    monkeypatch.setattr(accuracy, "evaluate_networks", counted)
+    size = 4 * count(WHOLE, MINI.settings)["params"]
+    for most, groups in ((5 * size, [5]), (size, [1, 1, 2, 1]), (1, [1] * 5)):
+        monkeypatch.setattr(accuracy, "_MOST_HELD", most)
+        held.clear()
+        assert evaluate_archs(supernet, archs, splits) == expected
+        assert held == [number for number in groups for _ in splits]
+
+
+def test_no_network_is_evaluated_if_one_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    supernet = Supernet(SMALLEST, MINI.settings).initialize(torch.Generator().manual_seed(0))
+    monkeypatch.setattr(accuracy, "_MOST_HELD", 1)
+    monkeypatch.setattr(accuracy, "evaluate_networks", never)
+    with pytest.raises(ValueError, match="does not fit into the supernet"):
+        evaluate_archs(supernet, [SMALLEST, WHOLE], own_data().splits)
+
+
 def test_without_a_test_split_only_validation_is_reported() -> None:
     supernet = Supernet(WHOLE, MINI.settings).initialize(torch.Generator().manual_seed(0))
     (row,) = evaluate_archs(supernet, [SMALLEST], {"validation": own_data().validation})
@@ -262,6 +295,67 @@ def test_ties_are_counted_as_top_1_counts_them() -> None:
     found = evaluate_network(Table(logits), source([0, 0, 1, 1, 2, 2]), settings(3))
     assert found.per_class is not None
     assert sum(right for right, _ in found.per_class) == round(6 * found.top1)
+
+
+def mistakes_by_hand(logits: np.ndarray, labels: list[int]) -> list[Any]:
+    """(image, label, predicted, probability) of every mistake, the surest first."""
+    found = []
+    for image, (row, label) in enumerate(zip(logits.astype(np.float64), labels, strict=True)):
+        shares = np.exp(row) / np.exp(row).sum()
+        if (predicted := int(row.argmax())) != label:
+            found.append((image, label, predicted, shares[predicted]))
+    found.sort(key=lambda one: -one[3])
+    return [(*one[:3], pytest.approx(one[3], abs=1e-4)) for one in found]  # the network has float32
+
+
+def as_rows(metrics: Metrics) -> list[tuple[int, int, int, float]]:
+    assert metrics.mistakes is not None
+    return [(one.image, one.label, one.predicted, one.probability) for one in metrics.mistakes]
+
+
+@pytest.mark.parametrize("num_images", [7, 90])
+def test_the_surest_mistakes_are_kept(num_images: int) -> None:
+    """Of every network its own, in batches that do not divide the number of images."""
+    rng = np.random.default_rng(num_images)
+    tables = [rng.normal(size=(num_images, 3)).astype(np.float32) for _ in range(2)]
+    labels = rng.integers(3, size=num_images).tolist()
+    networks = [Table(torch.from_numpy(table)) for table in tables]
+    found = evaluate_networks(networks, source(labels), settings(3), batch_size=8)
+    for metrics, table in zip(found, tables, strict=True):
+        assert as_rows(metrics) == mistakes_by_hand(table, labels)[:12]
+    assert found[0].mistakes != found[1].mistakes
+
+
+def test_a_network_without_mistakes_has_none() -> None:
+    metrics = evaluate_network(Table(5 * torch.eye(3)), source([0, 1, 2]), settings(3))
+    assert metrics.mistakes == ()
+
+
+def test_several_processes_keep_the_mistakes_of_all() -> None:
+    """Each sees its share of the images; their numbers are those of the whole split."""
+    logits = np.random.default_rng(4).normal(size=(41, 3)).astype(np.float32)
+    labels = [image % 3 for image in range(41)]
+    sent: list[Tensor] = []
+
+    class Second(Processes):
+        def add_up(self, tensor: Tensor) -> None:
+            sent.append(tensor.clone())
+
+    class First(Processes):
+        def add_up(self, tensor: Tensor) -> None:
+            tensor += sent.pop(0)
+
+    for process in (Second(1, 2), First(0, 2)):
+        network = Table(torch.from_numpy(logits))
+        found = evaluate_network(
+            network, source(labels), settings(3), batch_size=8, processes=process
+        )
+    assert as_rows(found) == mistakes_by_hand(logits, labels)[:12]
+
+
+def test_images_of_a_loader_have_no_numbers() -> None:
+    loader = DataLoader(source([1, 0, 0]), batch_size=2)
+    assert evaluate_network(Table(torch.eye(3)), loader, settings(3)).mistakes is None
 
 
 def test_earlier_files_have_no_classes(finished: Path) -> None:

@@ -15,6 +15,7 @@ from families.drawing import fill_as_trained
 from prenas import pipeline
 from prenas.cli import app
 from prenas.models.comparison import compared, num_trained
+from prenas.report.html import content_of
 from prenas.runs.status import read_status
 from prenas.sources import rivals
 from prenas.sources.cutting import CutPlan, cut_plan
@@ -97,6 +98,23 @@ def test_a_stock_model_is_a_run_of_its_own(compared_run: Path) -> None:
     assert rival.class_names == ("ant", "bee", "cow")
     network, _ = prenas.load(compared_run / "rivals/test_efficientnet/subnets/00")
     assert sum(tensor.numel() for tensor in network.parameters()) == stock_params(rival)
+
+
+def test_the_page_shows_the_whole_network_and_the_stock_model(compared_run: Path) -> None:
+    """Beside the cuts, with their own trainings; a page of the whole network stands alone."""
+    (found,) = content_of([prenas.Run(compared_run)])["runs"]
+    networks = {one["kind"]: one for one in found["others"]}
+    assert [*networks] == ["whole network", "stock model"]
+    for kind, folder in (("whole network", "source"), ("stock model", "rivals/test_efficientnet")):
+        (row,) = prenas.Run(compared_run / folder).evaluations
+        assert networks[kind]["amounts"]["params"] == row.costs["params"]
+        assert networks[kind]["results"]["test"]["top1"] == row.splits["test"].top1
+    names = [training["name"] for training in found["trainings"]]
+    assert names == ["compared", "whole network source", "stock model test_efficientnet"]
+    assert found["order"] == [0, 1] or found["order"] == [1, 0]
+    assert (compared_run / "report.html").exists()
+    (inner,) = content_of([prenas.Run(compared_run / "source")])["runs"]
+    assert (inner["others"], len(inner["subnets"])) == ([], 1)
 
 
 def test_table_report_plot_and_json_mark_it_as_stock(

@@ -254,7 +254,7 @@ def test_views_that_are_kept_change_nothing(block: int, monkeypatch: pytest.Monk
 
 
 def test_it_keeps_views_of_the_latest_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(masked_adamw, "MOST_KEPT", 3)
+    monkeypatch.setattr(MaskedAdamW, "most_kept", 3)
     supernet = new_supernet()
     optimizer = made(supernet)
     for number in range(8):

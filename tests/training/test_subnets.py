@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
@@ -14,11 +15,13 @@ from torch import Tensor, nn
 
 from families.drawing import ALL_SPACES, archs, images_for, new_supernet, noise_for
 from prenas.families.base import Arch, SearchSpace, named_tensors
+from prenas.recipe import TrainingRecipe
 from prenas.supernet import Supernet
-from prenas.training import subnets as kept_subnets
+from prenas.training import loop
 from prenas.training.gradients import GradientBuffer
-from prenas.training.subnets import BoundSubnets
-from training.runs import MINI, SMALLEST, WHOLE
+from prenas.training.loop import train_supernet
+from prenas.training.subnets import BoundSubnets, num_kept
+from training.runs import MINI, SMALLEST, WHOLE, own_data
 
 each_space = pytest.mark.parametrize("space", ALL_SPACES)
 DROP_PATH = 0.3
@@ -218,13 +221,39 @@ def test_a_subnet_is_kept_with_and_without_drops() -> None:
         assert buffer.flat.any()
 
 
-def test_only_the_latest_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept_subnets, "MOST_KEPT", 1)
-    _, subnets = new_subnets()
+def test_only_the_latest_are_kept() -> None:
+    supernet = new_supernet(MINI)
+    GradientBuffer(supernet.network.parameters())
+    subnets = BoundSubnets(supernet, most_kept=1)
     first = subnets(SMALLEST)
     assert subnets(SMALLEST) is first
     subnets(WHOLE)
     assert subnets(SMALLEST) is not first
+
+
+def test_every_preferred_subnet_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No network is made twice, however many subnets take turns."""
+    made = Counter[Arch]()
+    bound = Supernet.bound
+
+    def counted(self: Supernet, arch: Arch, *, drops: bool = True) -> nn.Module:
+        made[arch] += 1
+        return bound(self, arch, drops=drops)
+
+    monkeypatch.setattr(Supernet, "bound", counted)
+    archs = [SMALLEST, WHOLE]
+    recipe = TrainingRecipe(epochs=4, batch_size=8, optimizer="masked_adamw")
+    train_supernet(new_supernet(MINI), archs, own_data(), recipe)
+    assert made == {SMALLEST: 1, WHOLE: 1}
+    monkeypatch.setattr(loop, "num_kept", lambda num_preferred: 1)
+    train_supernet(new_supernet(MINI), archs, own_data(), recipe)
+    assert min(made.values()) > 2
+
+
+def test_how_many_are_kept() -> None:
+    """Preferred subnets with and without drops, up to a limit; of a space, few."""
+    assert [num_kept(number) for number in (1, 100, 10_000)] == [2, 200, 1024]
+    assert num_kept(None) == 64
 
 
 def test_pytorch_does_not_warn_of_gaps() -> None:
@@ -234,7 +263,7 @@ import torch
 from prenas.families import get_space
 from prenas.supernet import Supernet
 from prenas.training.gradients import GradientBuffer
-from prenas.training.subnets import BoundSubnets
+from prenas.training.subnets import BoundSubnets, num_kept
 space = get_space("digits")
 supernet = Supernet(space.supernet, space.settings).initialize(torch.Generator())
 GradientBuffer(supernet.network.parameters())

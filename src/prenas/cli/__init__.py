@@ -35,6 +35,7 @@ from prenas.cli.options import (
     Overrides,
     RecipeName,
     RunFolder,
+    RunFolders,
     RunOrModel,
     Seeds,
     SpaceText,
@@ -454,11 +455,61 @@ def evaluate_command(
 
 @app.command("report")
 @_interruptible
-def report_command(run: RunFolder) -> None:
-    """Write report.md: the run so far on one page, with pictures."""
+def report_command(
+    runs: RunFolders,
+    html: Annotated[
+        bool,
+        typer.Option("--html", help="Write one HTML file in which a subnet can be chosen."),
+    ] = False,
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="With --html: the file; default: report.html in the folder of the only run.",
+        ),
+    ] = None,
+    no_pictures: Annotated[
+        bool,
+        typer.Option(
+            "--no-pictures", help="With --html: leave out images that are classified wrongly."
+        ),
+    ] = False,
+) -> None:
+    """Write report.md: the run so far on one page, with pictures.
+
+    With --html, write a page on which a subnet can be chosen, for one or several runs. It is one
+    file and needs no network.
+    """
     from prenas import pipeline
 
-    console.print(f"Report    {pipeline.report(run)}", soft_wrap=True)
+    if html:
+        with console.status("Writing the page ..."):
+            path = pipeline.page(runs, to, with_pictures=not no_pictures)
+        console.print(f"Page      {path}", soft_wrap=True)
+        return
+    for option, is_given in {"--to": to is not None, "--no-pictures": no_pictures}.items():
+        if is_given:
+            raise ValueError(f"{option} needs --html")
+    if len(runs) > 1:
+        raise ValueError(f"report.md is of one run, but {len(runs)} are given: add --html")
+    console.print(f"Report    {pipeline.report(runs[0])}", soft_wrap=True)
+
+
+@app.command("watch")
+@_interruptible
+def watch_command(
+    run: RunFolder,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port on this machine; 0: any free one.")
+    ] = 0,
+) -> None:
+    """Show the HTML page of a run while it trains, in a browser on this machine.
+
+    The page follows the training. Nothing is written; Ctrl-C ends it.
+    """
+    from prenas.cli.watching import watch
+
+    watch(run, port)
 
 
 @app.command("status")

@@ -47,6 +47,14 @@ DataTexts = Annotated[
     ),
 ]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.", callback=_no_recipe)]
+RunFolders = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="RUN...",
+        help="Run folder; several with --html.",
+        callback=lambda runs: [_no_recipe(run) for run in runs],
+    ),
+]
 RunOrModel = Annotated[
     Path,
     typer.Argument(

@@ -31,7 +31,7 @@ def print_status(status: Status) -> None:
         models = f"{status.num_models} of {status.num_subnets} subnets"
         steps = [
             ("search", words[status.search], found),
-            ("training", words[status.training], _training_line(progress)),
+            ("training", words[status.training], training_line(progress)),
             ("evolution", words[status.evolution], ""),
             ("calibration", "done", f"{status.calibration_images or 0:,} images"),
             ("evaluation", words[status.evaluation], ""),
@@ -66,7 +66,8 @@ def print_status(status: Status) -> None:
             )
 
 
-def _training_line(progress: TrainingStatus | None) -> str:
+def training_line(progress: TrainingStatus | None) -> str:
+    """How far a training is, on one line; empty before its start."""
     if progress is None or progress.epoch is None:
         return ""
     of_all = f" of {progress.num_epochs:,}" if progress.num_epochs else ""

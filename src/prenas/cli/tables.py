@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from prenas.cli.frontier import print_frontier
 from prenas.cli.output import IS_QUIET, PlainConsole, console
 from prenas.cost import CostAxis, bounded_axis, count, shown_axes, size_axis
 from prenas.length import length_of
@@ -329,6 +330,7 @@ def print_evaluations(
             cells.append(f"{metrics.loss:.3f}")
         table.append(cells)
     print_table(title, columns, table)
+    print_frontier(rows, [row for _, _, row in others])
     sizes = ", ".join(f"{split} {m.num_images} images" for split, m in rows[0].splits.items())
     advice = []
     if "validation" in splits and len(rows) > 1:

@@ -149,9 +149,10 @@ def _announce_compilation(run: Run) -> None:
 def _print_paths(run: Run) -> None:
     """Prints where the results are."""
     out, num_subnets = run.folder, len(run.subnets.subnets)
+    page = f"Page      {out / artifacts.PAGE}\n" if (out / artifacts.PAGE).exists() else ""
     models = "00" if num_subnets == 1 else f"00 ... {num_subnets - 1:02d}"
     _say(
-        f"\nReport    {out / artifacts.REPORT}\nPlot      {out / artifacts.PLOT}\n"
+        f"\nReport    {out / artifacts.REPORT}\n{page}Plot      {out / artifacts.PLOT}\n"
         f"Table     {out / artifacts.EVALUATION_CSV}\n"
         f"Models    {out / artifacts.SUBNETS}/{models}; load one with prenas.load(folder)"
     )

@@ -16,17 +16,31 @@ from pydantic import (
 )
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, IterableDataset
 
-from prenas.cost import Costs, count
-from prenas.data import ImageSource, evaluation_batches, readers_watched
-from prenas.families.base import Arch, Settings
+from prenas.cost import Costs, count, size_axis
+from prenas.data import ImageSource, evaluation_batches, num_samples, readers_watched
+from prenas.families.base import Arch, Settings, check_contains
 from prenas.processes import ALONE, Processes
 from prenas.supernet import Statistics, Supernet
 from prenas.values import Amount, Value
 
-_ABOUT_CLASSES = ("confusion", "class_hits")
+_IN_DETAIL = ("confusion", "class_hits", "mistakes")
 _MATRIX_UP_TO_CLASSES = 100
+_NUM_MISTAKES = 12
 _TOP5_FROM_CLASSES = 20  # with fewer classes, top-5 says little
+_MOST_HELD = 2 * 2**30  # bytes of weights: enough to make reading the images again cheap
+
+
+class Mistake(Value):
+    """An image that a network takes for another class."""
+
+    image: Amount
+    """Its number in the split, from 0."""
+    label: Amount
+    predicted: Amount
+    probability: float = Field(ge=0, le=1)
+    """What the network gives the predicted class, to four decimals."""
 
 
 class Metrics(Value):
@@ -44,6 +58,9 @@ class Metrics(Value):
     classes, and in files of earlier versions."""
     class_hits: tuple[tuple[Amount, Amount], ...] | None = None
     """(images classified correctly, images) of every class, for more than 100 classes."""
+    mistakes: tuple[Mistake, ...] | None = None
+    """The 12 mistakes that the network is surest of, the surest first. None if images have no
+    numbers, because a loader yields them, and in files of earlier versions."""
 
     @model_validator(mode="after")
     def _classes_agree(self) -> Self:
@@ -60,13 +77,13 @@ class Metrics(Value):
     @model_serializer(mode="wrap")
     def _without_unknown(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         fields: dict[str, Any] = serialize(self)
-        unknown = {name for name in _ABOUT_CLASSES if getattr(self, name) is None}
+        unknown = {name for name in _IN_DETAIL if getattr(self, name) is None}
         return {name: value for name, value in fields.items() if name not in unknown}
 
     @property
     def summary(self) -> dict[str, float | int | None]:
         """The numbers about all classes together, by name."""
-        return self.model_dump(exclude=set(_ABOUT_CLASSES))
+        return self.model_dump(exclude=set(_IN_DETAIL))
 
     @property
     def per_class(self) -> tuple[tuple[int, int], ...] | None:
@@ -118,6 +135,7 @@ def evaluate_networks(
     device = next(networks[0].parameters()).device
     totals = torch.zeros(len(networks), 4, dtype=torch.float64)
     tally = _Tally(len(networks), settings.num_classes)
+    surest = None if _is_loaded(source) else _Surest(len(networks), num_samples(source), processes)
     with_top5 = settings.num_classes >= _TOP5_FROM_CLASSES
     batches = evaluation_batches(source, settings, batch_size, num_workers, processes=processes)
     for images, labels in batches:
@@ -126,8 +144,11 @@ def evaluate_networks(
         totals[:, :3] += torch.stack([_sums(each, labels, with_top5) for each in logits]).cpu()
         totals[:, 3] += len(labels)
         tally.add(labels.cpu(), torch.stack([each.topk(1, dim=1).indices for each in logits]).cpu())
+        if surest is not None:
+            surest.add(labels, logits)
     processes.add_up(totals)
     processes.add_up(tally.counts)
+    mistakes = [None] * len(networks) if surest is None else surest.of_all()
     num_images = int(totals[0, 3])
     if num_images == 0:
         raise ValueError("the split is empty: there are no images to evaluate on")
@@ -142,6 +163,7 @@ def evaluate_networks(
             top5=top5 if with_top5 else None,
             loss=loss,
             num_images=num_images,
+            mistakes=mistakes[number],
             **tally.fields(number),
         )
         for number, (top1, top5, loss) in enumerate((totals[:, :3] / num_images).tolist())
@@ -170,6 +192,62 @@ class _Tally:
             return {"confusion": tuple(map(tuple, rows.tolist()))}
         hits = torch.stack([rows[:, 1], rows.sum(dim=1)], dim=1)
         return {"class_hits": tuple(map(tuple, hits.tolist()))}
+
+
+def _is_loaded(source: ImageSource) -> bool:
+    """Whether a loader yields the images, which then have no numbers."""
+    return isinstance(source, (DataLoader, IterableDataset))
+
+
+class _Surest:
+    """Keeps, for every network, the mistakes that it is surest of."""
+
+    def __init__(self, num_networks: int, num_images: int, processes: Processes) -> None:
+        self._processes, self._num_seen = processes, 0
+        self._numbers = processes.share(range(num_images))  # of the images that this process gets
+        self._kept = [torch.zeros(0, 4, dtype=torch.float64) for _ in range(num_networks)]
+
+    def add(self, labels: Tensor, logits: Sequence[Tensor]) -> None:
+        """Looks at a batch: its labels [B], and the logits [B, classes] of each network."""
+        seen = self._numbers[self._num_seen : self._num_seen + len(labels)]
+        self._num_seen += len(labels)
+        columns = torch.tensor(seen), labels.cpu()
+        for network, each in enumerate(logits):
+            predicted = each.topk(1, dim=1).indices
+            sure = each.softmax(dim=1).gather(1, predicted)
+            both = predicted.squeeze(1).cpu(), sure.squeeze(1).cpu()
+            rows = torch.stack([column.double() for column in (*columns, *both)], dim=1)
+            wrong = rows[both[0] != columns[1]]
+            wrong[:, 3].round_(decimals=4)
+            self._kept[network] = _surest_of(torch.cat([self._kept[network], wrong]))
+
+    def of_all(self) -> list[tuple[Mistake, ...]]:
+        """The mistakes of each network, the same in every process."""
+        rank, world_size = self._processes
+        found = torch.zeros(world_size, len(self._kept), _NUM_MISTAKES, 4, dtype=torch.float64)
+        for network, kept in enumerate(self._kept):
+            found[rank, network, : len(kept)] = kept
+        self._processes.add_up(found)
+        return [
+            tuple(
+                Mistake(
+                    image=int(image),
+                    label=int(label),
+                    predicted=int(predicted),
+                    probability=probability,
+                )
+                for image, label, predicted, probability in _surest_of(
+                    rows[rows[:, 3] > 0]
+                ).tolist()
+            )
+            for rows in found.transpose(0, 1).flatten(1, 2)
+        ]
+
+
+def _surest_of(rows: Tensor) -> Tensor:
+    """The first rows (image, label, predicted class, probability) by probability, then image."""
+    by_image = rows[rows[:, 0].argsort()]
+    return by_image[by_image[:, 3].argsort(descending=True, stable=True)][:_NUM_MISTAKES]
 
 
 def _logits(network: nn.Module, images: Tensor) -> Tensor:
@@ -246,6 +324,9 @@ def evaluate_archs(
 ) -> list[Evaluation]:
     """Evaluates architectures that fit into the supernet, each on every split.
 
+    Networks are cut and evaluated together as long as their weights fit into 2 GiB. If they do not,
+    the splits are read again for the next ones.
+
     Args:
         statistics: the results of `prenas.evaluation.calibration.calibrate`, in the order of
             the architectures; required if the supernet `has_statistics`.
@@ -254,27 +335,42 @@ def evaluate_archs(
     Raises:
         ValueError: an architecture does not fit, statistics are missing, or the data do not fit.
     """
-    known = [None] * len(archs) if statistics is None else statistics
-    networks = [
-        supernet.cut(arch, supernet.required(arch, own)).eval()
-        for arch, own in zip(archs, known, strict=True)
+    for arch in archs:  # before anything is evaluated
+        check_contains(supernet.arch, arch)
+    unknown = [None] * len(archs)
+    known = [
+        supernet.required(arch, own) for arch, own in zip(archs, statistics or unknown, strict=True)
     ]
-    results = {
-        name: evaluate_networks(
-            networks,
-            source,
-            supernet.settings,
-            batch_size=max(1, batch_size // num_crops),
-            num_workers=num_workers,
-            processes=processes,
-        )
-        for name, source in splits.items()
-    }
+    costs = [count(arch, supernet.settings) for arch in archs]
+    found: dict[str, list[Metrics]] = {name: [] for name in splits}
+    for group in _groups_in_memory([4 * each[size_axis().name] for each in costs]):
+        networks = [supernet.cut(archs[number], known[number]).eval() for number in group]
+        for name, source in splits.items():
+            found[name] += evaluate_networks(
+                networks,
+                source,
+                supernet.settings,
+                batch_size=max(1, batch_size // num_crops),
+                num_workers=num_workers,
+                processes=processes,
+            )
+        del networks  # before the next ones are cut
     return [
         Evaluation(
             arch=arch,
-            costs=count(arch, supernet.settings),
-            splits={name: metrics[number] for name, metrics in results.items()},
+            costs=costs[number],
+            splits={name: metrics[number] for name, metrics in found.items()},
         )
         for number, arch in enumerate(archs)
     ]
+
+
+def _groups_in_memory(sizes: Sequence[int]) -> list[range]:
+    """Splits the numbers of networks of these sizes, in bytes, into groups that may be held."""
+    groups, first, held = [], 0, 0
+    for number, size in enumerate(sizes):
+        if number > first and held + size > _MOST_HELD:
+            groups.append(range(first, number))
+            first, held = number, 0
+        held += size
+    return [*groups, range(first, len(sizes))]

@@ -10,12 +10,26 @@ from prenas.recipe.budgets import Limits, parse_limits
 from prenas.selection.preferred import PreferredSet
 
 
-def pick(evaluations: Sequence[Evaluation], limits: Mapping[str, int]) -> int:
-    """Number of the best subnet within the limits.
+def ranked(evaluations: Sequence[Evaluation]) -> list[int]:
+    """Numbers of the subnets, the best first; among equals, the first of them.
 
     The best has the highest validation top-1, then the smallest size; the test split is not used.
     Without an evaluation only the costs are known: the best then has the largest size, then the
     lowest other costs.
+    """
+    size, *others = (axis.name for axis in shown_axes(row.costs for row in evaluations))
+
+    def merit(number: int) -> tuple[float, ...]:
+        costs, splits = evaluations[number].costs, evaluations[number].splits
+        if "validation" in splits:
+            return splits["validation"].top1, -costs[size]
+        return costs[size], *(-costs[name] for name in others)
+
+    return sorted(range(len(evaluations)), key=merit, reverse=True)  # keeps the order of equals
+
+
+def pick(evaluations: Sequence[Evaluation], limits: Mapping[str, int]) -> int:
+    """Number of the best subnet within the limits: the first of `ranked` that satisfies them.
 
     Args:
         limits: name of a cost -> its largest allowed value, inclusive.
@@ -31,8 +45,8 @@ def pick(evaluations: Sequence[Evaluation], limits: Mapping[str, int]) -> int:
             )
     fitting = [
         number
-        for number, row in enumerate(evaluations)
-        if all(row.costs[name] <= limit for name, limit in limits.items())
+        for number in ranked(evaluations)
+        if all(evaluations[number].costs[name] <= limit for name, limit in limits.items())
     ]
     if not fitting:
         wanted = " and ".join(
@@ -47,15 +61,7 @@ def pick(evaluations: Sequence[Evaluation], limits: Mapping[str, int]) -> int:
             f"no subnet of this run satisfies {wanted}. The subnets are {there}. "
             "Raise the limit, or search with a smaller budget"
         )
-    size, *others = (axis.name for axis in shown_axes(row.costs for row in evaluations))
-
-    def merit(number: int) -> tuple[float, ...]:
-        costs, splits = evaluations[number].costs, evaluations[number].splits
-        if "validation" in splits:
-            return splits["validation"].top1, -costs[size]
-        return costs[size], *(-costs[name] for name in others)
-
-    return max(fitting, key=merit)
+    return fitting[0]
 
 
 def choose(

@@ -25,18 +25,18 @@ if TYPE_CHECKING:
     from prenas.runs.run import Run
 
 
-def write_report(run: Run) -> Path:
-    """Writes `report.md`, and its pictures as `report/NAME.png` and `report/NAME.svg`.
+def read_so_far(run: Run) -> RunSoFar:
+    """Everything that a report shows of a run.
 
     Raises:
         ValueError: the search is not finished, the evaluation belongs to other subnets or weights,
-            the log is damaged, or the folder is not writable.
+            or the log is damaged.
     """
     out, subnets = run.folder, run.results.evolved_set or run.preferred
     rows = run.evaluations if run.is_evaluated else []
     models = {number: f"{artifacts.SUBNETS}/{number:02d}" for number in range(len(subnets.subnets))}
     log, source = read_log(out / artifacts.METRICS), run.recipe.source
-    so_far = RunSoFar(
+    return RunSoFar(
         folder=out.resolve().name,
         preferred=subnets,
         epochs=log.epochs,
@@ -49,6 +49,16 @@ def write_report(run: Run) -> Path:
         calibration=run.results.calibration,
         comparison=compared(run) if rows and source is not None and source.rivals else None,
     )
+
+
+def write_report(run: Run) -> Path:
+    """Writes `report.md`, and its pictures as `report/NAME.png` and `report/NAME.svg`.
+
+    Raises:
+        ValueError: the search is not finished, the evaluation belongs to other subnets or weights,
+            the log is damaged, or the folder is not writable.
+    """
+    so_far, out = read_so_far(run), run.folder
     folder = out / artifacts.REPORT_PICTURES
     artifacts.require_own_folder(folder)
     artifacts.require_writable(folder)

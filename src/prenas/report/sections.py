@@ -78,7 +78,7 @@ def summary(run: RunSoFar) -> list[str]:
     if run.images is not None:
         data += f": {images_in_words(run.images)}"
     trained = (
-        f"{data}; {len(run.epochs):,} of {_whole_length(run)} trained"
+        f"{data}; {len(run.epochs):,} of {whole_length(run)} trained"
         if recipe.training
         else f"{data}; this recipe does not train"
     )
@@ -117,7 +117,7 @@ def summary(run: RunSoFar) -> list[str]:
     return [f"# {escape(recipe.name)}: {num_subnets}", "\n".join(lines)]
 
 
-def _whole_length(run: RunSoFar) -> str:
+def whole_length(run: RunSoFar) -> str:
     """`20 epochs`, or `2,000 steps` as long as nobody knows how many epochs that is."""
     training = run.preferred.recipe.training
     assert training is not None, "asked only for a training"
@@ -346,43 +346,61 @@ def training(run: RunSoFar) -> list[str]:
     return paragraphs
 
 
-def stability(run: RunSoFar) -> list[str]:
-    """How well other seeds agree with the choice."""
-    heading, agreement = "## Do other seeds agree?", run.preferred.agreement
-    if (origin := run.preferred.origin) is not None:
-        return [heading, f"Nothing was chosen here, because the run was {escape(origin.summary)}."]
-    if (trained := run.preferred.trained) is not None:
+class Agreement(NamedTuple):
+    """What is known about how stable a choice is."""
+
+    sentences: Sequence[str]
+    heads: Sequence[str]
+    """Of a table with one row per further seed; empty if there were none."""
+    rows: Sequence[Sequence[str]]
+
+
+def agreement_of(preferred: PreferredSet) -> Agreement | None:
+    """How well other seeds, or halves of the images, agree with the choice; None if unknown."""
+    if preferred.origin is not None:
+        return None
+    if (trained := preferred.trained) is not None:
         sentences = ["The units of trained weights were scored, so no seed decided the choice."]
         sentences += [
-            f"For {escape(run.preferred.budgets[budget])}, images of several sizes were tried "
+            f"For {preferred.budgets[budget]}, images of several sizes were tried "
             f"(side in pixels: untrained validation top-1, %): {tried}."
             for budget, tried in trained.tried_in_words.items()
         ]
         if trained.halves is not None:
             sentences.append(trained.halves.summary)
-        return [heading, " ".join(sentences)]
+        return Agreement(sentences, [], [])
+    if isinstance(preferred, EvolvedSet) or not preferred.agreement:
+        return None
+    axes = list(preferred.agreement[0].block_score_tau)
+    heads = ["seed", "tau of S", *(f"tau of block scores, {words(axis)}" for axis in axes)]
+    heads += ["same class", "options changed, per budget"]
+    meaning = (
+        "Each row is another random initialisation, compared with seed "
+        f"{preferred.recipe.seed}, which made the choice. Kendall's tau is 1 for equal "
+        'rankings, 0 for unrelated ones and -1 for reversed ones. "Tau of S" compares the scores '
+        'of all classes of the space; "tau of block scores" compares how layers are ranked. "Same '
+        'class" counts the budgets in which the best subnet has the same widths, depths and counts '
+        "of options. The last column gives, for each budget, how many layers have a different "
+        f"option; {NONE} if width or depth differ, or if the budget is empty."
+    )
+    return Agreement([meaning], heads, [_agreement_row(seed, axes) for seed in preferred.agreement])
+
+
+def stability(run: RunSoFar) -> list[str]:
+    """How well other seeds agree with the choice."""
+    heading, found = "## Do other seeds agree?", agreement_of(run.preferred)
+    if (origin := run.preferred.origin) is not None:
+        return [heading, f"Nothing was chosen here, because the run was {escape(origin.summary)}."]
     if isinstance(run.preferred, EvolvedSet):
         return [heading, "Not measured, because other seeds would train a different supernet."]
-    if not agreement:
+    if found is None:
         return [
             heading,
             "Not measured. Give the search command again with `--further-seeds 3`: it scores three "
             "more initialisations and reports how well they agree. The choice stays the same.",
         ]
-    axes = list(agreement[0].block_score_tau)
-    heads = ["seed", "tau of S", *(f"tau of block scores, {escape(words(axis))}" for axis in axes)]
-    heads += ["same class", "options changed, per budget"]
-    return [
-        heading,
-        table(heads, [_agreement_row(seed, axes) for seed in agreement]),
-        "Each row is another random initialisation, compared with seed "
-        f"{run.preferred.recipe.seed}, which made the choice. Kendall's tau is 1 for equal "
-        'rankings, 0 for unrelated ones and -1 for reversed ones. "Tau of S" compares the scores '
-        'of all classes of the space; "tau of block scores" compares how layers are ranked. "Same '
-        'class" counts the budgets in which the best subnet has the same widths, depths and counts '
-        "of options. The last column gives, for each budget, how many layers have a different "
-        f"option; {NONE} if width or depth differ, or if the budget is empty.",
-    ]
+    seeds = [table([*map(escape, found.heads)], found.rows)] if found.rows else []
+    return [heading, *seeds, " ".join(map(escape, found.sentences))]
 
 
 def whole_space(run: RunSoFar) -> list[str]:
@@ -415,27 +433,32 @@ def whole_space(run: RunSoFar) -> list[str]:
     ]
 
 
+def block_score_meaning(preferred: PreferredSet) -> str:
+    """What the picture of the block scores shows."""
+    if preferred.trained is not None:
+        return (
+            "What each larger option keeps in addition to the next smaller one, in % of the "
+            "largest in its axis and stage; the stronger the colour, the more. Units are in the "
+            "order of their scores, so the first options keep the most."
+        )
+    return (
+        "The block score of each larger option in each layer, in % of the largest in its axis and "
+        "stage; the stronger the colour, the larger. It decides which layers of otherwise equal "
+        "subnets get the larger option. At random initialisation this ranking largely changes with "
+        'the seed: see "Do other seeds agree?" above.'
+    )
+
+
 def block_scores(run: RunSoFar) -> list[str]:
     """The block scores, which decide the options of each layer."""
     preferred = run.preferred
     if not block_score_panels(preferred.block_scores, preferred.recipe.space.chain):
         return []
+    heading, what = "## Block scores", "Block score of every option in every layer"
     if preferred.trained is not None:
-        return [
-            "## What the options keep",
-            _picture("block_scores", "What every larger option of every layer adds to the score"),
-            "What each larger option keeps in addition to the next smaller one, in % of the "
-            "largest in its axis and stage; darker means more. Units are in the order of their "
-            "scores, so the first options keep the most.",
-        ]
-    return [
-        "## Block scores",
-        _picture("block_scores", "Block score of every option in every layer"),
-        "The block score of each larger option in each layer, in % of the largest in its axis and "
-        "stage; darker means larger. It decides which layers of otherwise equal subnets get the "
-        "larger option. At random initialisation this ranking largely changes with the seed: see "
-        '"Do other seeds agree?" above.',
-    ]
+        heading = "## What the options keep"
+        what = "What every larger option of every layer adds to the score"
+    return [heading, _picture("block_scores", what), block_score_meaning(preferred)]
 
 
 def how_it_was_made(preferred: PreferredSet, folder: str) -> str:

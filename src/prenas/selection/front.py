@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from prenas.proxy.layout import Integers
 from prenas.proxy.scores import Floats
@@ -37,6 +38,13 @@ class _Labels(NamedTuple):
 
 Prune = Callable[[Integers, Floats, Integers], Integers]
 """(costs, scores, orders) of the labels at one node -> indices of the labels to keep."""
+
+Bound = Callable[[int, Integers, Floats], npt.NDArray[np.bool_]]
+"""(node, costs, scores) of the labels at a node -> whether each may end as a way that is wanted."""
+
+
+class TooManyWaysError(Exception):
+    """A walk was given up because a node has more labels than it may look at."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,7 @@ class Ways:
 
 def every_way(graph: Graph) -> Ways:
     """All ways, for a chain of one stage or a small space."""
-    return _walk(graph, None, None)
+    return walk(graph, None)
 
 
 def best_ways(graph: Graph, axis: int, num: int, limit: int, *, sign: int = 1) -> Ways:
@@ -84,14 +92,23 @@ def best_ways(graph: Graph, axis: int, num: int, limit: int, *, sign: int = 1) -
         axis: number of the cost axis that is bounded.
         sign: -1 treats the lowest scores as the best, and returns the negated scores.
     """
-    if sign < 0:
-        edges = graph.edges._replace(score=-graph.edges.score)
-        graph = replace(graph, edges=edges)
+    graph = signed(graph, sign)
+    rest = graph.cheapest_rest(axis)
+
+    def bound(node: int, costs: Integers, scores: Floats) -> npt.NDArray[np.bool_]:
+        return np.asarray(costs[:, axis] + rest[node] < limit)
 
     def prune(costs: Integers, scores: Floats, orders: Integers) -> Integers:
         return _front(costs, scores, orders, axis, num)
 
-    return _walk(graph, prune, (axis, limit))
+    return walk(graph, prune, bound)
+
+
+def signed(graph: Graph, sign: int) -> Graph:
+    """The graph itself, or with sign -1 one whose best ways are those of the lowest scores."""
+    if sign > 0:
+        return graph
+    return replace(graph, edges=graph.edges._replace(score=-graph.edges.score))
 
 
 def spread_ways(graph: Graph, axis: int, num: int = 4096) -> Ways:
@@ -101,28 +118,42 @@ def spread_ways(graph: Graph, axis: int, num: int = 4096) -> Ways:
     def prune(costs: Integers, scores: Floats, orders: Integers) -> Integers:
         return np.unique(costs[:, axis] // step, return_index=True)[1]
 
-    return _walk(graph, prune, None)
+    return walk(graph, prune)
 
 
-def _walk(graph: Graph, prune: Prune | None, limit: tuple[int, int] | None) -> Ways:
+def walk(
+    graph: Graph,
+    prune: Prune | None,
+    bound: Bound | None = None,
+    *,
+    in_use: npt.NDArray[np.bool_] | None = None,
+    most: int | None = None,
+) -> Ways:
     """Extends the labels of every node along its edges.
 
     It prunes at all nodes except the last, so it never prunes a chain of one stage.
+
+    Args:
+        bound: leaves out labels at every node.
+        in_use: [edges] whether to follow each edge; None: all of them.
+        most: the largest number of labels to look at before a node is pruned.
+
+    Raises:
+        TooManyWaysError: a node has more than `most` labels.
     """
     zero = np.zeros(1, dtype=np.int64)
     first = _Labels(
         np.zeros((1, graph.edges.cost.shape[1]), np.int64), np.zeros(1), zero, zero, zero
     )
     labels, stage = [first], list[int]()  # `stage`: the nodes after the current stage
-    rest = graph.cheapest_rest(limit[0]) if limit else None
     for node, edges in enumerate(graph.incoming[1:], start=1):
         if stage and graph.edges.tail[edges].max() >= stage[0]:
             _rank(labels, stage)
             stage = []
-        found = _extended(graph, labels, edges, prune if node < graph.end else None)
-        if limit is not None and rest is not None:
-            axis, end = limit
-            found = found.chosen(np.flatnonzero(found.cost[:, axis] + rest[node] < end))
+        followed = edges if in_use is None else edges[in_use[edges]]
+        found = _extended(graph, labels, followed, prune if node < graph.end else None, most)
+        if bound is not None:
+            found = found.chosen(np.flatnonzero(bound(node, found.cost, found.score)))
         if prune is not None and node < graph.end:
             found = found.chosen(prune(found.cost, found.score, found.order))
         labels.append(found)
@@ -131,15 +162,21 @@ def _walk(graph: Graph, prune: Prune | None, limit: tuple[int, int] | None) -> W
     return Ways(graph, tuple(labels))
 
 
-def _extended(graph: Graph, labels: list[_Labels], edges: Integers, prune: Prune | None) -> _Labels:
+def _extended(
+    graph: Graph, labels: list[_Labels], edges: Integers, prune: Prune | None, most: int | None
+) -> _Labels:
     """Extends every label at the tails of the given edges, which have one head, by one edge."""
-    longer = []
+    longer = [labels[0].chosen(np.arange(0))]
     tails = graph.edges.tail[edges]
+    number = 0
     for tail in np.unique(tails):
         start, along = labels[tail], edges[tails == tail]
         if prune is not None:  # between the same nodes, a worse edge is worse after any label
             along = along[prune(graph.edges.cost[along], graph.edges.score[along], along)]
         size = len(start.score), len(along)
+        number += size[0] * size[1]
+        if most is not None and number > most:
+            raise TooManyWaysError
         cost = start.cost[:, None] + graph.edges.cost[along]
         score = start.score[:, None] + graph.edges.score[along]
         order = start.order[:, None] * len(graph.edges.part) + along

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from prenas.cost import bounded_axes, bounded_names
 from prenas.families.base import Choices, StageChoice
@@ -20,7 +21,11 @@ from prenas.proxy.layout import Integers
 from prenas.proxy.scores import Floats
 from prenas.proxy.tables import SpaceTables, StageTable
 from prenas.recipe import Enumeration
-from prenas.selection.isomers import stage_items
+from prenas.selection.isomers import axis_items, num_items, stage_items
+
+MOST_ITEMS = 250_000
+"""Classes of isomers of a stage of given width that are listed one by one: with their options and
+costs they take some 50 MB."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,9 @@ class Graph:
     tables: SpaceTables
     parts: tuple[Integers, ...]
     """Per stage [parts, layers]: options of the layers that a part adds, -1 for no layer."""
+    by_axis: tuple[bool, ...]
+    """Per stage, whether every part says something about all layers, so that the numbers of their
+    options add up, instead of all about some layers."""
     edges: _Edges
     starts: tuple[int, ...]
     """Number of the first edge of each stage, followed by the number of edges."""
@@ -65,16 +73,19 @@ class Graph:
 
     def candidate(self, way: Sequence[int]) -> Candidate:
         """The subnet of a way, given as its edges; its score is the sum before `finish`."""
-        options: list[list[int]] = [[] for _ in self.parts]
+        found: list[list[Integers]] = [[] for _ in self.parts]
         widths = [0] * len(self.parts)
         cost, score = np.zeros(len(bounded_axes()), dtype=np.int64), 0.0
         for edge in way:
             stage = self.stage_of(edge)
-            found = self.parts[stage][self.edges.part[edge]]
-            options[stage] += found[found >= 0].tolist()
+            found[stage].append(self.parts[stage][self.edges.part[edge]])
             widths[stage] = int(self.edges.width[edge])
             cost = cost + self.edges.cost[edge]
             score += float(self.edges.score[edge])
+        options = []
+        for parts, adds_up in zip(found, self.by_axis, strict=True):
+            numbers = np.sum(parts, axis=0) if adds_up else np.concatenate(parts)
+            options.append(numbers[numbers >= 0].tolist())
         choices = tuple(
             StageChoice(width, len(numbers), _per_axis(table, numbers))
             for table, width, numbers in zip(self.tables.stages, widths, options, strict=True)
@@ -97,14 +108,15 @@ class Graph:
             found[node] = best(found[self.edges.tail[edges]] + self.edges.cost[edges, axis])
         return found
 
-    def cheapest_rest(self, axis: int) -> Integers:
-        """[nodes] the least that any way from each node to the end costs."""
-        found = np.full(self.end + 1, np.iinfo(np.int64).max // 2)
+    def cheapest_rest(self, axis: int, *, most: bool = False) -> Integers:
+        """[nodes] the least, or the most, that any way from each node to the end costs."""
+        best, worst = (np.maximum, -1) if most else (np.minimum, np.iinfo(np.int64).max // 2)
+        found = np.full(self.end + 1, worst)
         found[self.end] = 0
         for node in range(self.end, 0, -1):
             edges = self.incoming[node]
             rest = found[node] + self.edges.cost[edges, axis]
-            np.minimum.at(found, self.edges.tail[edges], rest)
+            best.at(found, self.edges.tail[edges], rest)
         return found
 
 
@@ -116,14 +128,51 @@ def _per_axis(table: StageTable, numbers: Sequence[int]) -> tuple[tuple[int, ...
 
 
 def item_graph(tables: SpaceTables, enumeration: Enumeration = "all") -> Graph:
-    """One edge per stage, width before, width and item: ways are the classes of isomers.
+    """A graph whose ways are the classes of isomers.
 
-    Edges are in the order of enumeration: by the width before, the width, the item.
+    It has one edge per stage, width before, width and item. If these are more than `MOST_ITEMS` in
+    a stage in which the axes of a layer cost and score independently, it has one edge for what each
+    axis adds, one after another. Edges are in the order of enumeration: by the width before, the
+    width, the item.
+
+    Raises:
+        ValueError: the published enumeration leaves no item in a stage, or there are too many.
     """
     drawing = _Drawing(tables)
     for table in tables.stages:
-        drawing.add_items(table, stage_items(table, enumeration))
+        if num_items(table, enumeration) > MOST_ITEMS and _is_sum(table):
+            drawing.add_axes(table, enumeration)
+        else:
+            drawing.add_items(table, stage_items(table, enumeration))
     return drawing.finished()
+
+
+def _is_sum(table: StageTable) -> bool:
+    """Whether each axis of a layer adds its own cost and score, whatever the others have."""
+    if table.is_whole or len(table.num_options) < 2:
+        return False
+    layers = table.scores.shape[:3]
+    costs = table.costs.reshape(*layers, *table.num_options, -1)
+    scores = table.scores.reshape(*layers, *table.num_options, 1)
+    tolerance = 1e-9 * float(np.abs(scores).max(initial=0))
+    return bool((costs == _sum_of_axes(costs)).all()) and np.allclose(
+        scores, _sum_of_axes(scores), rtol=0, atol=tolerance
+    )
+
+
+def _sum_of_axes(found: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """What [before, width, layers, axis, axis, ..., kinds] would be if the axes added up."""
+    places = range(3, found.ndim - 1)
+    base = found
+    for place in places:
+        base = base.take([0], axis=place)
+    alone = []
+    for own in places:
+        one = found
+        for place in places:
+            one = one if place == own else one.take([0], axis=place)
+        alone.append(one - base)
+    return sum(alone, base)
 
 
 def free_graph(tables: SpaceTables) -> Graph:
@@ -143,6 +192,7 @@ class _Drawing:
     def __init__(self, tables: SpaceTables) -> None:
         self._tables = tables
         self._parts: list[Integers] = []
+        self._by_axis: list[bool] = []
         self._edges: list[_Edges] = []
         self._starts = [0]
         self._last_node = 0
@@ -164,6 +214,48 @@ class _Drawing:
             parts = np.arange(len(items))
             self._add(tail, head, costs[before, width], scores[before, width], width, parts)
         self._close(items, heads)
+
+    def add_axes(self, table: StageTable, enumeration: Enumeration) -> None:
+        """Adds a stage with an edge for each class of layers and axis, one after another.
+
+        Nodes lie between them, level by level: as many for every depth, so that ways to the nodes
+        of a level compare. The last edge of a way adds nothing; the ways to its tail are pruned.
+        """
+        num_before, num_widths = table.fixed_scores.shape
+        levels = [(depth, axis_items(table, depth, enumeration)) for depth in table.depths]
+        levels = [(depth, found) for depth, found in levels if all(map(len, found))]
+        ends = list(np.ndindex(num_before, num_widths))
+        tails = [self._before[before] for before, _ in ends for _ in levels]
+        parts, num_parts = list[Integers](), 0
+        heads: list[int] = []
+        for level in range(len(levels[0][1])):
+            if level + 1 < len(levels[0][1]):
+                inner = self._nodes(len(tails))
+            else:
+                heads = self._heads(table)
+                inner = [heads[width] for _, width in ends for _ in levels]
+            nodes = iter(zip(tails, inner, strict=True))
+            first_part = num_parts
+            for before, width in ends:
+                num_parts = first_part
+                for depth, found in levels:
+                    numbers = found[level]
+                    costs = _added(table.costs[before, width, :depth], numbers)
+                    scores = _added(table.scores[before, width, :depth], numbers)
+                    if level == 0:
+                        costs = costs + table.fixed_costs[before, width]
+                        costs = costs + table.costs[before, width, :depth, 0].sum(axis=0)
+                        scores = scores + table.fixed_scores[before, width]
+                        scores = scores + table.scores[before, width, :depth, 0].sum()
+                    places = np.arange(num_parts, num_parts + len(numbers))
+                    self._add(*next(nodes), costs, scores, width, places)
+                    num_parts += len(numbers)
+            parts += [
+                np.pad(found[level], [(0, 0), (0, table.depths[-1] - depth)], constant_values=-1)
+                for depth, found in levels
+            ]
+            tails = inner
+        self._close(np.concatenate(parts), heads, by_axis=True)
 
     def add_layers(self, table: StageTable) -> None:
         """Adds a stage whose edges each contain one layer, or end the stage."""
@@ -196,7 +288,14 @@ class _Drawing:
     def finished(self) -> Graph:
         """The complete graph."""
         edges = _Edges._make(map(np.concatenate, zip(*self._edges, strict=True)))
-        return Graph(self._tables, tuple(self._parts), edges, tuple(self._starts), self._last_node)
+        return Graph(
+            self._tables,
+            tuple(self._parts),
+            tuple(self._by_axis),
+            edges,
+            tuple(self._starts),
+            self._last_node,
+        )
 
     def _nodes(self, number: int) -> list[int]:
         self._last_node += number
@@ -216,7 +315,17 @@ class _Drawing:
         tails, heads, widths = (np.full(len(parts), one) for one in (tail, head, width))
         self._edges.append(_Edges(tails, heads, widths, costs, scores, parts))
 
-    def _close(self, parts: Integers, heads: list[int]) -> None:
+    def _close(self, parts: Integers, heads: list[int], *, by_axis: bool = False) -> None:
         self._parts.append(parts)
+        self._by_axis.append(by_axis)
         self._starts.append(sum(len(edges.part) for edges in self._edges))
         self._before = heads
+
+
+def _added(entries: npt.NDArray[Any], numbers: Integers) -> npt.NDArray[Any]:
+    """What the options [parts, layers] add to a stage's entries [layers, options, ...], each in
+    comparison with option 0."""
+    total = np.zeros((len(numbers), *entries.shape[2:]), dtype=entries.dtype)
+    for layer, options in enumerate(numbers.T):
+        total += entries[layer, options] - entries[layer, 0]
+    return total

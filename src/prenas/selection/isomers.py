@@ -67,10 +67,12 @@ def num_isomer_classes(space: SearchSpace, enumeration: Enumeration = "all") -> 
 
 def num_classes(stages: Sequence[StageTable], enumeration: Enumeration = "all") -> int:
     """Number of isomer classes of these stages, at one resolution."""
-    return math.prod(
-        table.fixed_costs.shape[1] * sum(_num_items(table, d, enumeration) for d in table.depths)
-        for table in stages
-    )
+    return math.prod(table.fixed_costs.shape[1] * num_items(table, enumeration) for table in stages)
+
+
+def num_items(table: StageTable, enumeration: Enumeration) -> int:
+    """Number of variants of a stage apart from its width, the length of `stage_items`."""
+    return sum(_num_items(table, depth, enumeration) for depth in table.depths)
 
 
 def _num_items(table: StageTable, depth: int, enumeration: Enumeration) -> int:
@@ -96,26 +98,29 @@ def _classes(table: StageTable, depth: int) -> list[list[int]]:
 
 
 def require_listable(space: SearchSpace, enumeration: Enumeration) -> None:
-    """Raises ValueError for a space whose isomer classes are too many to list; needs no tables.
+    """Raises ValueError for a space in which one axis alone has too many classes to list.
 
-    It takes all layers of a stage for interchangeable, so `stage_items` may find more classes.
+    It needs no tables. It takes all layers of a stage for interchangeable, and all axes for
+    independent of each other, so `stage_items` may still find too many classes.
     """
     for stage in space.chain:
         sizes = [len(axis.options) for axis in stage.axes]
-        if not stage.tied:
-            num_items = sum(
-                math.prod(_num_allocations(depth, size, enumeration) for size in sizes)
-                for depth in stage.depths
-            )
-            _require_few(num_items, stage.depths[-1], sizes)
+        allocations = [
+            [_num_allocations(depth, size, enumeration) for size in sizes] for depth in stage.depths
+        ]
+        if not stage.tied and not _are_few(sum(map(sum, allocations)), stage.depths[-1]):
+            raise _too_many(sum(map(math.prod, allocations)), stage.depths[-1], sizes)
 
 
-def _require_few(num_items: int, deepest: int, sizes: Sequence[int]) -> None:
-    if num_items * deepest > _MOST_LISTED:
-        raise ValueError(
-            f"a stage of up to {deepest} layers with {' x '.join(map(str, sizes))} options has "
-            f"{_rounded(num_items)} isomer classes, too many to list: use fewer options or layers"
-        )
+def _are_few(number: int, num_layers: int) -> bool:
+    return number * num_layers <= _MOST_LISTED
+
+
+def _too_many(number: int, deepest: int, sizes: Sequence[int]) -> ValueError:
+    return ValueError(
+        f"a stage of up to {deepest} layers with {' x '.join(map(str, sizes))} options has "
+        f"{_rounded(number)} isomer classes, too many to list: use fewer options or layers"
+    )
 
 
 def _rounded(number: int) -> str:
@@ -134,8 +139,8 @@ def stage_items(table: StageTable, enumeration: Enumeration) -> Integers:
         ValueError: the published enumeration leaves no item, or there are too many to list.
     """
     deepest = table.depths[-1]
-    num_items = sum(_num_items(table, depth, enumeration) for depth in table.depths)
-    _require_few(num_items, deepest, table.num_options)
+    if not _are_few(number := num_items(table, enumeration), deepest):
+        raise _too_many(number, deepest, table.num_options)
     found = []
     for depth in table.depths:
         chosen = _tied(table, depth) if table.tied else _representatives(table, depth, enumeration)
@@ -158,18 +163,41 @@ def _tied(table: StageTable, depth: int) -> Integers:
 
 def _representatives(table: StageTable, depth: int, enumeration: Enumeration) -> Integers:
     """[classes, depth] representatives of layers that choose freely: the product over all axes."""
-    options = [np.zeros((1, depth), dtype=np.int64) for _ in table.num_options]
+    numbers = np.zeros((1, depth), dtype=np.int64)
+    for ways in _allocations(table, depth, enumeration):
+        numbers = (numbers[:, None] + ways).reshape(-1, depth)
+    return numbers
+
+
+def axis_items(table: StageTable, depth: int, enumeration: Enumeration) -> list[Integers]:
+    """What every class of layers and axis adds to the numbers of the options: [ways, depth] each.
+
+    One way of each, added up, is a variant of the stage with this depth. The list has the same
+    length for every depth; its last entry adds nothing.
+
+    Raises:
+        ValueError: the ways of a single axis are too many to list.
+    """
+    for size in table.num_options:
+        if not _are_few(number := _num_allocations(depth, size, enumeration), depth):
+            raise _too_many(number, depth, [size])
+    found = _allocations(table, depth, enumeration)
+    longest = len(table.classes) * len(table.num_options) + 1
+    return found + [np.zeros((1, depth), dtype=np.int64)] * (longest - len(found))
+
+
+def _allocations(table: StageTable, depth: int, enumeration: Enumeration) -> list[Integers]:
+    found = []
     for layers in _classes(table, depth):
         for axis, size in enumerate(table.num_options):
             counts = count_vectors(len(layers), size, enumeration)
-            ways = allocate(table.gains[axis][layers], counts)
-            num_before = len(options[0])
-            options = [np.repeat(chosen, len(ways), axis=0) for chosen in options]
-            options[axis][:, layers] = np.tile(ways, (num_before, 1))
-    if not options:
-        return np.zeros((1, depth), dtype=np.int64)
-    numbers: Integers = np.ravel_multi_index(tuple(options), table.num_options)
-    return numbers
+            ways = np.zeros((len(counts), depth), dtype=np.int64)
+            # The last axis runs fastest.
+            ways[:, layers] = allocate(table.gains[axis][layers], counts) * math.prod(
+                table.num_options[axis + 1 :]
+            )
+            found.append(ways)
+    return found
 
 
 def class_of(tables: SpaceTables, choices: Choices) -> tuple[object, ...]:

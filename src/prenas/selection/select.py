@@ -2,9 +2,9 @@
 
 It picks the k best by score with cost in [lo, hi). Ties go to the subnet that is cheaper on the
 axes that the budget bounds, then on the others, then to the first in enumeration order. A chain of
-one stage is listed completely. For a longer one, a front of best ways answers every budget that
-bounds one cost, as long as its answers lie above the lower end. An integer program answers all
-other budgets.
+one stage is listed completely, up to 250,000 classes per width. Otherwise, a front of best ways
+answers every budget that bounds one cost, as long as its answers lie above the lower end. Bounds
+answer the others, and an integer program those for which too many ways come near the best one.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from prenas.selection.front import Ways, every_way, spread_ways
 from prenas.selection.graph import Candidate, item_graph
 from prenas.selection.program import Program, best_by_program
 from prenas.selection.ranking import Fronts, finished, ranked
+from prenas.selection.window import Windows
 from prenas.values import few_of
 
 
@@ -42,7 +43,8 @@ class Candidates:
     def __init__(self, tables: SpaceTables, enumeration: Enumeration = "all") -> None:
         self.tables = tables
         self._graph = item_graph(tables, enumeration)
-        self._listed = every_way(self._graph) if len(tables.stages) == 1 else None
+        is_listed = self._graph.by_axis == (False,)
+        self._listed = every_way(self._graph) if is_listed else None
         self._spread: dict[int, Ways] = {}
 
     @property
@@ -55,12 +57,13 @@ class Candidates:
         graph, listed = self._graph, self._listed
         if listed is not None:
             return [ranked(graph, [(1, listed)], budget, num) for budget in budgets]
-        fronts = Fronts(graph, budgets, num)
-        answers = [(budget, fronts.best(budget)) for budget in budgets]
-        return [
-            best_by_program(graph, budget, num) if found is None else found
-            for budget, found in answers
-        ]
+        fronts, windows, answers = Fronts(graph, budgets, num), Windows(graph, num), []
+        for budget in budgets:
+            found = fronts.best(budget)
+            if found is None:
+                found = windows.best(budget)
+            answers.append(best_by_program(graph, budget, num) if found is None else found)
+        return answers
 
     def holds_any(self, budget: Budget) -> bool:
         """Whether any candidate fits a budget; scores are ignored."""

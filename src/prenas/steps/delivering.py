@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -14,8 +15,11 @@ from prenas.models.hand_over import hand_over
 from prenas.processes import join
 from prenas.recipe.budgets import Limits
 from prenas.report import draw_accuracy, render, write_report
+from prenas.report.html import write_page
 from prenas.runs.run import Run
 from prenas.steps.measuring import evaluated
+
+_logger = logging.getLogger(__name__)
 
 
 class HandedOver(NamedTuple):
@@ -79,10 +83,20 @@ def compare(run: Run) -> Comparison:
     return found
 
 
-def report(run: Run) -> Path:
-    """Writes `report.md` and its pictures from the run so far."""
+def report(run: Run, *, with_page: bool = False) -> Path:
+    """Writes `report.md` and its pictures from the run so far.
+
+    Args:
+        with_page: whether to write `report.html` as well. Whatever prevents only that is logged: a
+            run that is done does not fail because of its page.
+    """
     processes = join()
     if processes.is_main:
         write_report(run)
+        if with_page:
+            try:
+                write_page([run], run.folder / artifacts.PAGE)
+            except (ValueError, OSError) as error:
+                _logger.warning("%s was not written: %s", artifacts.PAGE, error)
     processes.wait()
     return run.folder / artifacts.REPORT

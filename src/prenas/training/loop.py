@@ -36,6 +36,7 @@ from prenas.training.sampler import make_sampler
 from prenas.training.single_images import require_normalisable
 from prenas.training.step import Outcome, TrainingStep
 from prenas.training.stopping import Stopped, StopRequest
+from prenas.training.subnets import num_kept
 from prenas.training.teacher import Teacher
 from prenas.training.validation import subnets_due, validate
 
@@ -151,6 +152,7 @@ def train_supernet(
         teacher=teacher,
         class_weights=_class_weights(data, training, supernet.settings.num_classes),
         processes=processes,
+        most_kept=num_kept(len(archs) if space is None else None),
     )
     loop = _Training(
         step,

@@ -42,6 +42,9 @@ class _Kept(NamedTuple):
 class MaskedAdamW(torch.optim.Optimizer):
     """AdamW restricted to boxes of the tensors; equal to AdamW if everything is owned."""
 
+    most_kept = MOST_KEPT
+    """Number of subnets, or of sets of subnets, whose views are kept from step to step."""
+
     def __init__(
         self,
         params: Iterable[Any],
@@ -88,7 +91,7 @@ class MaskedAdamW(torch.optim.Optimizer):
         if kept is None or kept.owned is not owned or kept.addresses != addresses:
             kept = _Kept(owned, addresses, [list(_in_blocks(group)) for group in states])
             self._kept.pop(id(owned), None)
-            if len(self._kept) == MOST_KEPT:
+            if len(self._kept) == self.most_kept:
                 del self._kept[next(iter(self._kept))]
             self._kept[id(owned)] = kept
         return kept.blocks

@@ -67,10 +67,14 @@ class TrainingStep:
         teacher: Teacher | None = None,
         class_weights: Tensor | None = None,
         processes: Processes = ALONE,
+        most_kept: int = MOST_KEPT,
     ) -> None:
+        """`most_kept`: number of subnets whose networks are kept from step to step."""
         self.supernet = supernet
         parameters = trained_parameters(supernet.network, training)
         self.optimizer = make_optimizer(supernet.network, training)
+        if isinstance(self.optimizer, MaskedAdamW):
+            self.optimizer.most_kept = most_kept
         self._device = next(supernet.parameters()).device
         self._sampler, self._training, self._teacher = sampler, training, teacher
         self._processes = processes
@@ -79,8 +83,8 @@ class TrainingStep:
         self._gradients = GradientBuffer(parameters, num_extras=2)
         share = len(processes.share(range(training.batch_size)))
         part = math.ceil(share / training.grad_accum_steps) if training.compile else None
-        self._subnets = BoundSubnets(supernet, compiled_for=part)
-        self._owned = lru_cache(maxsize=MOST_KEPT)(partial(_boxes_by_parameter, supernet))
+        self._subnets = BoundSubnets(supernet, compiled_for=part, most_kept=most_kept)
+        self._owned = lru_cache(maxsize=most_kept)(partial(_boxes_by_parameter, supernet))
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=training.precision == "fp16")
         # The scaler creates its state on first use. Do it here: a share may have no images.
         self._scaler.scale(torch.zeros((), device=self._device))

@@ -19,7 +19,19 @@ from prenas.supernet import Supernet
 from prenas.training.compiled import Compiled
 
 MOST_KEPT = 64
-"""Larger than any preferred set. With a whole space, the same subnet is rarely drawn twice."""
+"""Subnets of a whole space that are kept: the same one is rarely drawn twice."""
+_MOST_PREFERRED = 1024
+"""Preferred subnets that are kept. They share the weights; the modules and views of one take 1 to
+4 MB, and making them takes as long as a small step."""
+
+
+def num_kept(num_preferred: int | None) -> int:
+    """How many subnets a training keeps from step to step; None: it samples from a whole space.
+
+    A preferred subnet may be used both with and without stochastic depth and dropout.
+    """
+    return MOST_KEPT if num_preferred is None else min(2 * num_preferred, _MOST_PREFERRED)
+
 
 # PyTorch warns once per process about adding to the `.grad` of a strided view; that is intended.
 warnings.filterwarnings("ignore", "grad and param do not obey the gradient layout contract")
@@ -32,11 +44,14 @@ class BoundSubnets:
 
     Args:
         compiled_for: compile the subnets for batches of this many images; None: do not compile.
+        most_kept: number of subnets to keep, those used last.
     """
 
-    def __init__(self, supernet: Supernet, *, compiled_for: int | None = None) -> None:
+    def __init__(
+        self, supernet: Supernet, *, compiled_for: int | None = None, most_kept: int = MOST_KEPT
+    ) -> None:
         self._supernet, self._compiled_for = supernet, compiled_for
-        self._kept = lru_cache(maxsize=MOST_KEPT)(self._make)
+        self._kept = lru_cache(maxsize=most_kept)(self._make)
         self._addresses: list[tuple[int, int, bool]] = []
 
     def __call__(
