@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 import shlex
 import subprocess
@@ -29,27 +30,32 @@ from prenas.recipe.space_file import read_space
 
 ROOT = Path(__file__).resolve().parent.parent
 GUIDE = "docs/guide"
-"""A folder: its pages, in the order in which `index.md` lists them, are one document here."""
-FOR_USERS = ["README.md", GUIDE]
+TUTORIALS = "docs/tutorials"  # `test_tutorials.py` runs them
+FOLDERS = (GUIDE, TUTORIALS)
+"""Of each, the pages, in the order in which `index.md` lists them, are one document here."""
+FOR_USERS = ["README.md", *FOLDERS]
 DOCUMENTS = [*FOR_USERS, "docs/method.md", "docs/extending.md", "CONTRIBUTING.md"]
-PAGES = [str(page.relative_to(ROOT)) for page in sorted((ROOT / GUIDE).glob("*.md"))]
+PAGES = [
+    str(page.relative_to(ROOT)) for name in FOLDERS for page in sorted((ROOT / name).glob("*.md"))
+]
 WITH_LINKS = [
-    *(document for document in DOCUMENTS if document != GUIDE),
+    *(document for document in DOCUMENTS if document not in FOLDERS),
     *PAGES,
     "CHANGELOG.md",
     "docs/decisions.md",
     "results/README.md",
 ]
 
-COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+PROGRAM = typer.main.get_command(app)
+COMMANDS = PROGRAM.commands  # type: ignore[attr-defined]
 
 
 def read(document: str) -> str:
-    if document != GUIDE:
+    if document not in FOLDERS:
         return (ROOT / document).read_text(encoding="utf-8")
-    index = read(f"{GUIDE}/index.md")
+    index = read(f"{document}/index.md")
     pages = re.findall(r"^\| \[[^]]+\]\((\w[\w-]*\.md)\)", index, flags=re.MULTILINE)
-    return "\n".join([index, *(read(f"{GUIDE}/{page}") for page in pages)])
+    return "\n".join([index, *(read(f"{document}/{page}") for page in pages)])
 
 
 def section(document: str, heading: str) -> str:
@@ -118,9 +124,10 @@ def test_quickstart_runs(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "preferred.json").exists()
 
 
-def test_the_guides_index_lists_every_page_and_what_it_is_for() -> None:
+def test_an_index_lists_every_page_and_what_it_is_for() -> None:
     for page in PAGES:
-        assert page.endswith("index.md") or f"]({Path(page).name})" in read(f"{GUIDE}/index.md")
+        index = read(f"{Path(page).parent}/index.md")
+        assert page.endswith("index.md") or f"]({Path(page).name})" in index
         title, _, lead, *_ = read(page).splitlines()
         assert title.startswith("# ")
         assert page.endswith("index.md") or lead.startswith("You will ")
@@ -154,6 +161,8 @@ def test_what_a_command_names_exists(
             use_table(None)
     if space_name := options.get("space"):
         assert space_name in all_spaces() or read_space(Path(str(space_name)))
+    if "--import" in command:  # of a name that the file adds
+        return
     if source := options.get("start_from"):
         assert timm.is_model(str(source).removeprefix("timm/"))
     elif name in ("run", "search"):
@@ -207,7 +216,7 @@ def without_shares(budgets: Iterable[str]) -> list[str]:
 def test_options_in_running_text_exist(document: str) -> None:
     ours = {
         option
-        for command in COMMANDS.values()
+        for command in (PROGRAM, *COMMANDS.values())
         for parameter in command.params
         for option in parameter.opts
     }
@@ -276,6 +285,18 @@ def test_tables_of_fields_name_existing_fields() -> None:
     fields = {name.split("=")[0].split(".")[0] for name in training if "=" in name}
     assert len(fields) > 5
     assert fields <= set(TrainingRecipe.model_fields)
+
+
+@pytest.mark.parametrize("document", [GUIDE, "docs/method.md", "docs/extending.md"])
+def test_python_names_and_files_in_running_text_exist(document: str) -> None:
+    spans = code_spans(read(document))
+    names = {span for span in spans if re.fullmatch(r"prenas(\.\w+)+", span)}
+    assert names
+    for name in names:
+        pkgutil.resolve_name(name)  # raises, if there is no such thing
+    modules = [span for span in spans if re.fullmatch(r"(prenas/)?\w+/[\w/]*(\.py)?", span)]
+    for module in modules if document == "docs/method.md" else ():
+        assert (ROOT / "src/prenas" / module).exists() or (ROOT / module).exists(), module
 
 
 # --- the guide, run ------------------------------------------------------------------------------
@@ -383,7 +404,7 @@ def test_python_of_the_readme(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
 
 def test_the_walk_on_own_pictures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The README's commands on a folder of pictures, one after the other.
+    """The commands of the README and of the tutorial on a folder of pictures.
 
     With a short training, and of the four models that the first of them announces only one.
     """
@@ -393,6 +414,7 @@ def test_the_walk_on_own_pictures(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     commands = shown_commands(section("README.md", "On your own pictures"))
     names = [shlex.split(command)[1] for command in commands]
     assert names == ["run", "run", "specialize", "predict", "export"]
+    assert shown_commands(read(f"{TUTORIALS}/own-pictures.md")) == commands
     generator = np.random.default_rng(0)
     for place, (name, ending) in enumerate((("cat", "jpg"), ("dog", "png"))):
         folder = tmp_path / "photos" / name

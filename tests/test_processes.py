@@ -3,6 +3,7 @@
 import csv
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from hypothesis import strategies as st
 
 from prenas import processes
 from prenas.processes import ALONE, Processes, join, resolve_device
+
+ROOT = Path(__file__).resolve().parent.parent
 
 SPACE = """
 family: vit
@@ -134,6 +137,13 @@ def words_of(out: Path, **overrides: Any) -> list[str]:
     return ["run", "digits", "--space", str(space), *budget, *changes, "--out", str(out)]
 
 
+def launcher_of_the_tutorial() -> list[str]:
+    """How docs/tutorials/several-processes.md starts two processes."""
+    page = (ROOT / "docs/tutorials/several-processes.md").read_text(encoding="utf-8")
+    (options,) = re.findall(r"^torchrun (.+) -m prenas run ", page, flags=re.MULTILINE)
+    return shlex.split(options)
+
+
 def accuracies(out: Path) -> list[tuple[str, str]]:
     with (out / "evaluation.csv").open() as file:
         return [(row["params"], row["validation_top1"]) for row in csv.DictReader(file)]
@@ -143,9 +153,7 @@ def accuracies(out: Path) -> list[tuple[str, str]]:
 def test_a_run_of_two_processes_is_a_run(tmp_path: Path) -> None:
     """Every line once, every subnet handed over, the accuracies of one process."""
     words = words_of(tmp_path / "two")
-    code, output, errors = finished(
-        launched(words, launcher=["--standalone", "--nproc_per_node=2"])
-    )
+    code, output, errors = finished(launched(words, launcher=launcher_of_the_tutorial()))
     assert code == 0, errors
     lines = [line for line in output.splitlines() if re.search(r"[A-Za-z]", line)]
     told = [line for line in lines if re.match(r"Images|Search|Training|epoch|Report|Models", line)]
