@@ -329,13 +329,13 @@ def test_a_time_scales_both_trainings_and_is_measured_once(
     cut_weights: Path, cut_pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, again = tmp_path / "run", tmp_path / "again"
-    words = [*command(cut_weights, cut_pictures, out, lengths=()), "--time", "6s"]
+    words = [*command(cut_weights, cut_pictures, out, lengths=()), "--time", "12s"]
     dry = CliRunner().invoke(app, [*words, "--dry-run"])
     assert dry.exit_code == 0, dry.output
     assert "300 of 8 images" not in dry.output
     result = CliRunner().invoke(app, words, catch_exceptions=False)
     ours, theirs = steps_of(out / "source"), steps_of(out)
-    assert f"Time      {ours:,} and {theirs:,} steps fit into 6s" in result.output
+    assert f"Time      {ours:,} and {theirs:,} steps fit into 12s" in result.output
     assert ours == round(theirs / 2)
 
     def measured_again(*arguments: object, **options: object) -> None:
