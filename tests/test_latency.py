@@ -12,6 +12,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,14 @@ def test_a_clock_gives_every_layer_a_time(
     monkeypatch.setattr(measuring, "MOST_SPREAD", math.inf)
     engine = get_engine(name, batch=2, precision=precision)
     assert engine_of(engine.conditions) == engine
+    form, quantised = get_format("onnx"), list[bool]()
+
+    def static(source: Written, *others: Any) -> None:
+        quantised.append(source.is_layer)
+        form.quantizers["static"](source, *others)
+
+    known = form._replace(quantizers={"static": static})
+    monkeypatch.setattr(import_module("prenas.devices.onnx_format"), "FORMAT", known)
     space = MINI.model_copy(update={"depth": (1,), "mlp_ratio": (1.0,), "num_heads": (1,)})
     plan = measurement(space, engine)
     times = plan._time_layers(plan.layers)
@@ -222,6 +231,8 @@ def test_a_clock_gives_every_layer_a_time(
     assert all(0 < seconds < 1 for seconds in times.values())
     (whole,) = time_networks(space, [space.largest], engine)
     assert 0 < whole.median < 1
+    is_int8 = precision == "int8"
+    assert quantised == ([True] * len(plan.layers) + [False] if is_int8 else [])
 
 
 @pytest.mark.parametrize(("is_layer", "in_int8"), [(False, [False, True]), (True, [True, True])])
@@ -240,6 +251,32 @@ def test_the_first_convolution_of_a_layer_alone_is_int8(
     dequantized = {node.output[0] for node in nodes if node.op_type == "DequantizeLinear"}
     found = [node.input[1] in dequantized for node in nodes if node.op_type == "Conv"]
     assert found == in_int8
+
+
+def test_what_is_timed_in_int8_is_the_quantised_network() -> None:
+    network = blocks.network_of(MINI.largest, MINI.settings, deploys=True)
+    images = blocks.example_images(MINI.settings, 2)
+    with torch.inference_mode():
+        expected = network(images).numpy()
+    errors = {}
+    for precision in measuring.PRECISIONS:
+        call = get_engine("onnxruntime", batch=2, precision=precision).runner(network, images)
+        errors[precision] = np.abs(call() - expected).max() / np.abs(expected).max()  # type: ignore[operator]
+    assert errors["float32"] <= 1e-5 < 1e-4 < errors["int8"] < 0.3
+
+
+def test_subnets_are_timed_in_every_engine_and_precision(
+    run: Run, prenas_command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As for networks as they are, which the made-up clock can read.
+    monkeypatch.setattr(
+        Engine, "runner", lambda self, network, images: functools.partial(print, network)
+    )
+    words = ["--engine", "onnxruntime", "--precision", "float32", "--precision", "int8"]
+    output = prenas_command("measure", str(run.folder), *words).out
+    found = [one.conditions.engine_in_words for one in recorded_times(run)]
+    assert found[-2:] == ["onnxruntime", "onnxruntime int8"]
+    assert "onnxruntime int8, 1 thread, batches of 1: " in output
 
 
 def test_int8_needs_an_engine_that_computes_in_it() -> None:

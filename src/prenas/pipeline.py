@@ -473,8 +473,8 @@ def page(
 
     Raises:
         ValueError: the plotting library is not installed, several runs but no file are named, a
-            search is not finished, a file of a run is
-            damaged or belongs to other weights, or something else is in the way.
+            search is not finished, a file of a run is damaged or belongs to other weights, or
+            something else is in the way.
     """
     folders = [runs] if isinstance(runs, (str, Path)) else [*runs]
     if to is None and len(folders) != 1:

@@ -122,6 +122,12 @@ _UNPRINTABLE = re.compile(
 _SHORT = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
 
+def error_in_words(error: Exception) -> str:
+    """The kind of somebody else's error and the first line of what it says, for one of ours."""
+    first = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {first[:200]}"
+
+
 def printable(text: str, *, keeps: str = "\n\t") -> str:
     r"""A text as people may see it: what would steer a terminal is escaped, such as `\x1b`.
 

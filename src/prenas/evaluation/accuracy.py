@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, IterableDataset
 
-from prenas.cost import Costs, count, size_axis
+from prenas.cost import BYTES_PER_PARAMETER, Costs, count, size_axis
 from prenas.data import ImageSource, evaluation_batches, num_samples, readers_watched
 from prenas.families.base import Arch, Settings, check_contains
 from prenas.processes import ALONE, Processes
@@ -343,7 +343,8 @@ def evaluate_archs(
     ]
     costs = [count(arch, supernet.settings) for arch in archs]
     found: dict[str, list[Metrics]] = {name: [] for name in splits}
-    for group in _groups_in_memory([4 * each[size_axis().name] for each in costs]):
+    sizes = [BYTES_PER_PARAMETER * each[size_axis().name] for each in costs]
+    for group in _groups_in_memory(sizes):
         networks = [supernet.cut(archs[number], known[number]).eval() for number in group]
         for name, source in splits.items():
             found[name] += evaluate_networks(

@@ -9,6 +9,8 @@ from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError
 from torch import nn
 
+from prenas.values import error_in_words
+
 _PATIENCE = 10.0
 """Seconds until a Hub that does not answer counts as one that cannot be reached."""
 
@@ -40,13 +42,11 @@ def trained_model(name: str) -> nn.Module:
     try:
         return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
     except Exception as error:  # every hub and every network fails differently
-        reason = unreachable or error
-        words = str(reason).strip().splitlines()[:1]
         places = [f"https://huggingface.co/{repo}"] if repo else []
         places += [described.url] if described.url else []
         raise ValueError(
             f"the weights of {name} are not in timm's cache and cannot be downloaded "
-            f"({type(reason).__name__}: {''.join(words)[:200]}). Get the file from "
+            f"({error_in_words(unreachable or error)}). Get the file from "
             f"{' or '.join(places) or 'its authors'}"
         ) from None
 

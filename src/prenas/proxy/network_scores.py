@@ -3,7 +3,8 @@
 They are here to be compared (`prenas bench proxies`); searches use `prenas.proxy.scores`. Each is a
 function of a network that is initialised and prepared as its family prescribes, and of batches of
 images [B, C, H, W] with labels [B]. None changes the network, apart from running statistics of
-BatchNorm, which none reads. They follow the equations that they cite; larger is meant to be better.
+BatchNorm, which none reads. They follow the definitions that they cite; larger is meant to be
+better.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class NetworkScore:
 def grad_norm(network: nn.Module, batches: Sequence[Batch]) -> float:
     """Sum over tensors of the Euclidean norm of the loss gradient.
 
-    Abdelfattah et al., "Zero-cost proxies for lightweight NAS", ICLR 2021, section 3.2 (grad_norm).
+    Abdelfattah et al., "Zero-cost proxies for lightweight NAS", ICLR 2021 (grad_norm).
     """
     return float(sum(gradient.norm() for gradient in _gradients(network, batches[0]).values()))
 
@@ -59,10 +60,10 @@ def synflow(network: nn.Module, batches: Sequence[Batch]) -> float:
     network of absolute weights.
 
     Tanaka et al., "Pruning neural networks without any data by iteratively conserving synaptic
-    flow", NeurIPS 2020, section 6 (R_SF and its saliency), summed over a network as in equation 2
-    of Abdelfattah et al., ICLR 2021. In double precision, because R grows with every layer.
-    BatchNorm uses its initial statistics, which leave values as they are. Of the batches, only the
-    shape of an image is used.
+    flow", NeurIPS 2020 (the saliency of R_SF), summed over a network as by Abdelfattah et al.,
+    ICLR 2021. In double precision, because R grows with every layer. BatchNorm uses its initial
+    statistics, which leave values as they are. Of the batches, only the shape of an image is
+    used.
     """
     images = batches[0][0][:1]
     # Not every accelerator has double precision.
@@ -86,8 +87,8 @@ def fisher(network: nn.Module, batches: Sequence[Batch]) -> float:
     is the output of a linear map or convolution and L the loss of an image.
 
     Turner et al., "BlockSwap: Fisher-guided block substitution for network compression on a
-    budget", ICLR 2020, Fisher potential in section 3, after Theis et al., "Faster gaze prediction
-    with dense networks and Fisher pruning", 2018.
+    budget", ICLR 2020 (the Fisher potential), after Theis et al., "Faster gaze prediction with
+    dense networks and Fisher pruning", 2018.
     """
     images, labels = batches[0]
     with _outputs(network, _MATRICES) as maps, torch.enable_grad():
@@ -108,9 +109,9 @@ def naswot(network: nn.Module, batches: Sequence[Batch]) -> float:
     """log |det K|, where K[i, j] counts the units that images i and j switch alike; a unit is on if
     the input of its activation is positive.
 
-    Mellor et al., "Neural architecture search without training", ICML 2021, equations 1 and 2. It
-    is made for ReLU; smooth activations are read by the sign of their input. Minus infinity if two
-    images of the batch switch all units alike.
+    Mellor et al., "Neural architecture search without training", ICML 2021 (the kernel of Hamming
+    distances, and its score). It is made for ReLU; smooth activations are read by the sign of their
+    input. Minus infinity if two images of the batch switch all units alike.
 
     Raises:
         ValueError: the network has no activations of a known type.
@@ -135,9 +136,9 @@ def zico(network: nn.Module, batches: Sequence[Batch]) -> float:
     """Sum over layers of log(sum over weights of mean / standard deviation of |dL/dw|), mean and
     deviation over batches.
 
-    Li et al., "ZiCo: Zero-shot NAS via inverse coefficient of variation on gradients", ICLR 2023,
-    definition of ZiCo in section 3.3. Layers are linear maps and convolutions; weights whose
-    gradient is the same in all batches are left out, and so are layers without others.
+    Li et al., "ZiCo: Zero-shot NAS via inverse coefficient of variation on gradients", ICLR 2023.
+    Layers are linear maps and convolutions; weights whose gradient is the same in all batches are
+    left out, and so are layers without others.
 
     Raises:
         ValueError: there is only one batch.
@@ -164,8 +165,8 @@ def fan_in_entropy(network: nn.Module, batches: Sequence[Batch]) -> float:
     """Sum over linear maps and convolutions of the logarithm of the inputs of one output unit.
 
     The sum in the Gaussian entropy of a network by Shen et al., "DeepMAD: Mathematical architecture
-    design for deep convolutional neural network", CVPR 2023, propositions 1 and 2 (channels times
-    kernel area over groups). Their factor for the size of the last layer is left out: within a
+    design for deep convolutional neural network", CVPR 2023 (channels times kernel area over
+    groups). Their factor for the size of the last layer is left out: within a
     space, networks end alike. It needs neither weights nor images.
     """
     return math.fsum(

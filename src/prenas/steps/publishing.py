@@ -22,6 +22,7 @@ from prenas.report.model_card import OfRun, Published, missing_facts, model_card
 from prenas.runs.run import Run
 from prenas.steps.delivering import hand_over_subnet
 from prenas.steps.measuring import evaluated
+from prenas.values import error_in_words
 
 CARD = "README.md"
 _FOLDERS = re.compile(r"(?<![\w/:.])/(?:[^\s\"'`|/]+/)+")
@@ -124,9 +125,8 @@ def _require_free_on_hub(repo: str, replace: bool) -> None:
 
 
 def _not_sent(repo: str, error: Exception) -> ValueError:
-    reason = str(error).strip().splitlines()[:1]
     return ValueError(
-        f"cannot send to {repo} on the Hub ({type(error).__name__}: {''.join(reason)[:200]}): "
+        f"cannot send to {repo} on the Hub ({error_in_words(error)}): "
         "check the network and `hf auth login`, or write the folder with --to FOLDER and send it "
         f"later (hf upload {repo} FOLDER)"
     )

@@ -7,10 +7,11 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from prenas import artifacts
-from prenas.cost import CostAxis, shown_axes
+from prenas.cost import FILE_SIZE, CostAxis, shown_axes
 from prenas.devices.whole import recorded_times
 from prenas.latency import UNITS
 from prenas.models.choice import ranked
@@ -293,7 +294,7 @@ def _others(run: Run, so_far: RunSoFar, axes: Mapping[str, Axis]) -> list[dict[s
         }
         model = run.folder / one.folder / artifacts.MODEL
         if _FILE in axes and model.exists():
-            costs[_FILE] = _rounded(model.stat().st_size, "MB", _BYTES["MB"])
+            costs[_FILE] = _size_of(model)
         found.append(
             {
                 "kind": kinds[one.kind],
@@ -323,11 +324,11 @@ def _costs(run: Run, so_far: RunSoFar, axes: dict[str, Axis]) -> list[dict[str, 
         for costs, row in zip(found, rows, strict=True):
             costs[axis.name] = _counted(axis, row[axis.name])
     if len(so_far.models) == len(rows):
-        axes[_FILE] = Axis(_FILE, "model file", "model file, MB", 10**6, _BYTES, is_counted=False)
+        units, unit = FILE_SIZE.units, FILE_SIZE.table_unit
+        title = f"model file, {unit}"
+        axes[_FILE] = Axis(_FILE, "model file", title, units[unit], dict(units), is_counted=False)
         for costs, model in zip(found, so_far.models.values(), strict=True):
-            costs[_FILE] = _rounded(
-                (run.folder / model / artifacts.MODEL).stat().st_size, "MB", _BYTES["MB"]
-            )
+            costs[_FILE] = _size_of(run.folder / model / artifacts.MODEL)
     for times in recorded_times(run) if so_far.rows else ():
         label = f"measured time ({times.conditions.summary})"
         known = {axis.label: name for name, axis in axes.items()}
@@ -338,11 +339,13 @@ def _costs(run: Run, so_far: RunSoFar, axes: dict[str, Axis]) -> list[dict[str, 
     return found
 
 
-_BYTES = {"": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
-
-
 def _counted(axis: CostAxis, number: int) -> _Amount:
     return _Amount(number, axis.number(number), axis.format(number))
+
+
+def _size_of(model: Path) -> _Amount:
+    unit = FILE_SIZE.table_unit
+    return _rounded(model.stat().st_size, unit, FILE_SIZE.units[unit])
 
 
 def _rounded(number: int, unit: str, scale: int) -> _Amount:
