@@ -562,6 +562,8 @@ def put(keys: Sequence[Any], value: object, document: Any) -> None:
                 ("preferred.json", ["choices", 0, "budget"], 99),
                 ("preferred.json", ["choices", 0, "subnet"], 99),
                 ("preferred.json", ["empty_budgets"], [99]),
+                ("preferred.json", ["block_scores"], 5),
+                ("preferred.json", ["block_scores", "mlp_ratio", 0], 5),
                 ("preferred.json", ["subnets", 0, "costs", "params"], -1),
                 ("recipe.json", ["recipe", "seed"], True),
                 ("recipe.json", ["recipe", "space", "settings", "image_size"], [8000, 8000]),
@@ -585,6 +587,7 @@ def test_a_wrong_field_is_refused_by_file_name(
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         read_run(finished)
     assert str(path) in str(caught.value)
+    assert "' object " not in str(caught.value)  # as Python says it of a wrong type
 
 
 @pytest.mark.parametrize("damage", [halve, replace(b""), replace(b"hello" * 99)])

@@ -213,6 +213,10 @@ def test_what_cannot_be_written_is_refused_before_anything_is(
         pipeline.page(finished, foreign)
     with pytest.raises(ValueError, match="is a folder"):
         pipeline.page(finished, tmp_path)
+    with pytest.raises(ValueError, match="nowhere has no finished search"):
+        pipeline.page(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="nowhere has no finished search"):
+        pipeline.page(tmp_path / "nowhere", tmp_path / "pages/nowhere.html")
     assert foreign.read_text() == "Dear reader"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["finished", "letter.html"]
     assert contents(finished) == before

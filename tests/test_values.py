@@ -5,8 +5,9 @@ import unicodedata
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from prenas.values import printable
+from prenas.values import Value, explain, printable
 
 ANY_TEXT = st.text(st.characters(categories=None))  # lone surrogates and controls included
 
@@ -42,3 +43,20 @@ def test_every_text_becomes_printable(text: str) -> None:
     assert not {c for c in shown if unicodedata.bidirectional(c) in ("RLO", "LRO", "RLI", "RLE")}
     assert printable(shown) == shown
     assert printable(text, keeps="").count("\n") == 0
+
+
+class Numbers(Value):
+    """For the test below."""
+
+    numbers: tuple[int, ...]
+
+
+def test_of_many_problems_the_first_are_named() -> None:
+    def problems(num: int) -> list[str]:
+        with pytest.raises(ValidationError) as caught:
+            Numbers.model_validate({"numbers": ["x"] * num})
+        return explain(caught.value).splitlines()
+
+    assert len(problems(10)) == 10
+    assert problems(11) == [*problems(10), "and 1 more problem"]
+    assert problems(2000)[-1] == "and 1,990 more problems"

@@ -45,7 +45,7 @@ _RIGHT: dict[str, tuple[str, tuple[Part, ...]]] = {
         ("run",), _PHOTOS, ("--crops", "5"),
         ("--arch", '{"embed_dim": 8, "num_heads": [1], "mlp_ratio": [1.0]}'),
     )),
-    "report": ("finished", (("run",),)),
+    "report": ("finished", (("run",), ("--html",), ("--to", "page.html"), ("--no-pictures",))),
     "status": ("stopped", (("run",), ("--json",))),
     "specialize": ("finished", (("run",), ("--index", "0"), ("--to", "model"))),
     "import": ("searched", (("given/released.pth",), ("--out", "new"), ("--space", "tiny"))),

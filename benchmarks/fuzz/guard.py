@@ -20,6 +20,8 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _CACHE = f"{gettempdir()}/torchinductor_"  # that of PyTorch's compiler, which importing it makes
 _HARMLESS = ("/dev/null", "/dev/shm/", "/proc/", _CACHE)
 
+_READERS = ("git",)  # asked for the commit of this package, with its optional locks off
+
 _events: list[str] | None = None
 _allowed = ""
 
@@ -33,7 +35,7 @@ def _hook(event: str, values: tuple[Any, ...]) -> None:
         return
     if event == "socket.connect" and not isinstance(values[1], (str, bytes)):
         raise NoNetworkError("no network here")  # sockets with a path are those of data loaders
-    if event in _STARTS:
+    if event in _STARTS and values[0] not in _READERS:
         _events.append(f"started {values[0]!r}")
     elif event == "open":
         path, _, flags = values

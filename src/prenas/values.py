@@ -85,13 +85,19 @@ _NEEDED = {
 """Kind of pydantic error -> the same for readers who do not know pydantic."""
 
 
+_MOST_PROBLEMS = 10
+
+
 def _shortened(given: object) -> str:
     text = repr(list(given) if isinstance(given, tuple) else given)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def explain(error: ValidationError) -> str:
-    """A pydantic error, one line per field: its name, what is wrong, and the value."""
+    """A pydantic error, one line per field: its name, what is wrong, and the value.
+
+    Of very many problems, it names the first.
+    """
     lines = []
     for problem in error.errors():
         where = ".".join(map(str, problem["loc"]))
@@ -103,6 +109,8 @@ def explain(error: ValidationError) -> str:
         shows_given = (plain and kind != "value_error") or kind in _NEEDED
         suffix = f" (got {_shortened(given)})" if shows_given else ""
         lines.append(f"{where}: {message}{suffix}" if where else f"{message}{suffix}")
+    if (more := len(lines) - _MOST_PROBLEMS) > 0:
+        lines[_MOST_PROBLEMS:] = [f"and {more:,} more problem{'s' if more > 1 else ''}"]
     return "\n".join(lines)
 
 

@@ -133,7 +133,8 @@ def test_grids_cover_their_range(low: int, width: int, step: int) -> None:
         (["params=1M:3M:1M,macs=1G:3G:1G"], ["a step on two axes", "only one may have a step"]),
         (["params=6M", "depth=6M"], ["unknown budget axis 'depth'"]),
         (["size=6M"], ["'6M'", "number with kB, MB or GB"]),
-        (["size=24MB,params=6M"], ["limits params twice"]),
+        (["size=24MB,params=6M"], ["limits params twice: give"]),
+        (["params=6M,size=24MB"], ["limits params twice, as size stands for params: give"]),
     ],
 )
 def test_budgets_that_cannot_be_read(texts: list[str], words: list[str]) -> None:

@@ -132,11 +132,14 @@ def parse_budgets(texts: Iterable[str], *, keep_partial: bool = False) -> Budget
                     )
                 resolutions = [*map(_parse_resolution, amounts.split("/"))]
                 continue
-            axis, amounts = _counted(axis, amounts)
+            given, (axis, amounts) = axis, _counted(axis, amounts)
             if axis not in bounded_names():
                 raise unknown_axis("budget axis", axis, (*bounded_names(), "resolution"))
             if axis in boxes[0][0]:
-                raise ValueError(f"the budget {text!r} limits {axis} twice: give each axis once")
+                words = "" if given == axis else f", as {given} stands for {axis}"
+                raise ValueError(
+                    f"the budget {text!r} limits {axis} twice{words}: give each axis once"
+                )
             intervals = _intervals(text, bounded_axis(axis), amounts)
             grids += len(intervals) > 1
             boxes = [

@@ -236,6 +236,11 @@ def _parse_evaluations(document: dict[str, Any]) -> _Stored[tuple[Evaluation, ..
 def _with_archs(document: dict[str, Any], entries: str) -> list[dict[str, Any]]:
     """The entries of a document, with their architectures as values of its family."""
     arch_type = get_family(document["family"]).arch_type
+    if not isinstance(document[entries], list):
+        raise ValueError(f"{entries}: must be a list")
+    for number, fields in enumerate(document[entries]):
+        if not isinstance(fields, dict):
+            raise ValueError(f"{entries}.{number}: must be an object, not {fields!r:.40}")
     return [
         {**fields, "arch": arch_type.model_validate(fields["arch"])} for fields in document[entries]
     ]

@@ -186,6 +186,15 @@ class Trained(Value):
         return f"cut out of {self.source}"
 
 
+def _is_of_one_stage(gains: Any) -> bool:
+    """Whether these are gains [layers, options], without stages around them."""
+    for _ in range(2):
+        if not isinstance(gains, (list, tuple)) or not gains:
+            return False
+        gains = gains[0]
+    return isinstance(gains, float)
+
+
 class PreferredSet(Value):
     """The result of a search, an import or an adaptation; stored as `preferred.json`."""
 
@@ -224,8 +233,10 @@ class PreferredSet(Value):
     @classmethod
     def _per_stage(cls, block_scores: Any) -> Any:
         """Reads files of older versions, which had only one stage and did not list it."""
+        if not isinstance(block_scores, dict):
+            return block_scores
         return {
-            axis: [gains] if gains and gains[0] and isinstance(gains[0][0], float) else gains
+            axis: [gains] if _is_of_one_stage(gains) else gains
             for axis, gains in block_scores.items()
         }
 

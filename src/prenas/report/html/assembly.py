@@ -35,8 +35,8 @@ def write_page(runs: Sequence[Run], path: Path, *, with_pictures: bool = True) -
             was written then.
     """
     _require_own(path)
-    artifacts.require_writable(path.parent)
     text = document(content_of(runs, with_pictures=with_pictures))
+    artifacts.require_writable(path.parent)  # creates it, so not before there is something to write
     artifacts.write_bytes(path, text.encode())
     return path
 
