@@ -10,7 +10,7 @@ from importlib import import_module
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
-from prenas.imports import import_after
+from prenas.imports import import_after, late_compiler
 
 if TYPE_CHECKING:
     from prenas.cost import count
@@ -176,7 +176,7 @@ __all__ = [
 ]
 
 
-import_after("timm", "prenas.families")  # registers the networks
+import_after("timm", "prenas.families", during=late_compiler)  # registers the networks
 
 
 def __getattr__(name: str) -> Any:
