@@ -1,6 +1,7 @@
 """The shape of the package: what imports what, and what no module may do."""
 
 import ast
+import gc
 import importlib.util
 import io
 import os
@@ -10,6 +11,7 @@ import sys
 import tokenize
 import tomllib
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ import torch
 
 import prenas
 from prenas import imports
-from prenas.imports import import_after, late_compiler
+from prenas.imports import import_after, import_within, late_compiler, without_collection
 
 HOME = Path(prenas.__file__).parent
 MODULES = {
@@ -277,6 +279,9 @@ def test_help_and_import_are_light(code: str) -> None:
 # --- imports of one package after another --------------------------------------------------------
 
 
+LOADED = "heavy_one.part"  # the package imports it
+
+
 @pytest.fixture
 def heavy_and_light(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Two packages that are not loaded; `light_one` notes that `heavy_one` was complete."""
@@ -308,6 +313,47 @@ def test_a_module_follows_a_package_that_is_there() -> None:
     exec("import heavy_one", {})
     import_after("heavy_one", "light_one")
     assert sys.modules["light_one"].saw
+
+
+@pytest.mark.usefixtures("heavy_and_light")
+def test_a_package_is_imported_within_contexts() -> None:
+    seen = []
+
+    def noting(name: str) -> Callable[[], AbstractContextManager[None]]:
+        @contextmanager
+        def noted() -> Iterator[None]:
+            seen.append(f"into {name}, loaded: {LOADED in sys.modules}")
+            yield
+            seen.append(f"out of {name}, loaded: {LOADED in sys.modules}")
+
+        return noted
+
+    before = [*sys.meta_path]
+    for name in ("inner", "outer"):
+        import_within("heavy_one", noting(name))
+    exec("import heavy_one.part", {})
+    assert seen == [
+        "into outer, loaded: False",
+        "into inner, loaded: False",
+        "out of inner, loaded: True",
+        "out of outer, loaded: True",
+    ]
+    assert sys.meta_path == before
+    import_within("heavy_one", noting("late"))
+    assert sys.meta_path == before
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_no_garbage_is_looked_for_within(enabled: bool) -> None:
+    was_enabled = gc.isenabled()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        with suppress(ImportError), without_collection():
+            assert not gc.isenabled()
+            raise ImportError
+        assert gc.isenabled() == enabled
+    finally:
+        (gc.enable if was_enabled else gc.disable)()
 
 
 def test_a_package_that_is_missing_stays_missing() -> None:
@@ -347,9 +393,6 @@ def heavy_compiler(
     monkeypatch.setattr(imports, "_COMPILER", "heavy_one")
     yield
     sys.modules.pop("heavy_one.utils", None)
-
-
-LOADED = "heavy_one.part"  # the package imports it
 
 
 @pytest.mark.usefixtures("heavy_compiler")
