@@ -3,7 +3,7 @@
 import gc
 import os
 import sys
-from collections.abc import Sequence
+from collections import Counter
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -89,8 +89,15 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
-    """Skips what is marked `gpu` where there is none, and says so."""
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow files come first, and tests marked `gpu` are skipped aloud where there is none.
+
+    Two workers get a file each, then the next one: what is long and comes last keeps one waiting.
+    """
+    num_tests = Counter(item.path for item in items)
+    places = {path: place for place, path in enumerate(num_tests)}
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.path not in slow, -num_tests[item.path], places[item.path]))
     on_gpu = [item for item in items if item.get_closest_marker("gpu")]
     if not on_gpu:
         return
