@@ -132,6 +132,7 @@ def _measure(table: Table) -> Measurement:
 def print_preferred(preferred: PreferredSet) -> None:
     """Prints the preferred subnets, budgets without one, and how well other seeds agree."""
     from prenas.report.forms import amount
+    from prenas.report.sections import AGREEMENT
 
     leads = {
         choice.subnet: "-" if choice.margin is None else f"{100 * choice.margin:.2g} %"
@@ -233,6 +234,8 @@ def print_preferred(preferred: PreferredSet) -> None:
             f"number of layers whose options differ, per budget: {changed}",
             soft_wrap=True,
         )
+    if preferred.agreement:
+        console.print(AGREEMENT, soft_wrap=True)
 
 
 def _print_idle_budgets(recipe: Recipe) -> None:

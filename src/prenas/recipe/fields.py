@@ -7,7 +7,7 @@ its recipe as `recipe.json` and compares it field by field when it is continued.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import (
     Field,
@@ -19,7 +19,13 @@ from pydantic import (
 
 from prenas.families import get_family, get_space
 from prenas.families.base import SearchSpace
-from prenas.proxy.scores import DEFAULT_SCORE, UNIT_SCORES, Scope, check_score_name
+from prenas.proxy.scores import (
+    DEFAULT_SCORE,
+    UNIT_SCORES,
+    Scope,
+    check_score_name,
+    is_sum_over_layers,
+)
 from prenas.recipe.budgets import check_resolutions, parse_budgets
 from prenas.recipe.data import (
     Augmentation,
@@ -30,9 +36,10 @@ from prenas.values import MOST_AMOUNT, Value
 
 _MOST = 100_000_000  # of images, steps, epochs and the like
 
-IsomerRule = Literal["normalised", "raw", "front", "random"]
-"""How layers are ranked for the larger options: by `normalised` block scores (the method) or `raw`
-ones, `front` (the first layers first), `random` (a control: any claimed gain must exceed it)."""
+IsomerRule = Literal["published", "raw", "even", "front", "random", "worst"]
+"""Which of a stage's interchangeable layers get the larger options: those of the highest block
+scores, as the method is `published`, or of the highest `raw` ones; layers spread `even` over the
+stage; the `front`. Controls: `random` layers, and those of the `worst` block scores."""
 
 Enumeration = Literal["all", "published"]
 """`all` allocations, or only those that the original code enumerates. It skips allocations that
@@ -49,12 +56,16 @@ class SearchRecipe(Value):
     keep_partial: bool = False
     """Keep a grid's last interval when the step does not divide the range."""
     score: str = DEFAULT_SCORE
+    """`params` only counts parameters."""
+    power: float = Field(1.0, gt=0, le=16, allow_inf_nan=False)
+    """Sum what each layer scores, to this power. Below 1, depth counts for more, above 1 for less;
+    1 is the published score."""
     allocation: Literal["best", "equal"] = "best"
     """How the units of a trained network are shared among its layers: `best` for the sum of their
     scores, or `equal`, the same share of every layer, for comparison."""
     scope: Scope = "all"
     """`blocks`: the score sums only over tensors that belong to a layer, without stem and head."""
-    isomers: IsomerRule = "normalised"
+    isomers: IsomerRule = "published"
     enumeration: Enumeration = "all"
     images: Literal["noise", "data"] = "noise"
     """`noise`: normal random numbers with the data's mean and deviation; `data`: training images
@@ -65,6 +76,22 @@ class SearchRecipe(Value):
     """Number of extra seeds that are scored, only to report how well they agree."""
     exact_optimum: bool = False
     """Also compute the highest score within each budget over the whole space, only to report it."""
+
+    @field_validator("isomers", mode="before")
+    @classmethod
+    def _named_as_now(cls, rule: object) -> object:
+        # Recipes saved before the rule was named after where it comes from.
+        return "published" if rule == "normalised" else rule
+
+    @model_validator(mode="after")
+    def _powers_are_of_layers(self) -> Self:
+        if self.power != 1 and not is_sum_over_layers(self.score):
+            raise ValueError(
+                f"search.power {self.power:g} applies to what each layer scores, but search.score "
+                f"{self.score!r} is no sum over layers that are never negative: set search.power=1,"
+                " or search.score to 'params' or 'sum_abs_weight_times_gradient'"
+            )
+        return self
 
     @field_validator("budgets")
     @classmethod

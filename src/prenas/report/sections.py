@@ -346,6 +346,12 @@ def training(run: RunSoFar) -> list[str]:
     return paragraphs
 
 
+AGREEMENT = (
+    "Agreement says that another seed would choose alike, not that the choice is a good one: "
+    "counting parameters agrees with itself perfectly."
+)
+
+
 class Agreement(NamedTuple):
     """What is known about how stable a choice is."""
 
@@ -381,7 +387,7 @@ def agreement_of(preferred: PreferredSet) -> Agreement | None:
         'of all classes of the space; "tau of block scores" compares how layers are ranked. "Same '
         'class" counts the budgets in which the best subnet has the same widths, depths and counts '
         "of options. The last column gives, for each budget, how many layers have a different "
-        f"option; {NONE} if width or depth differ, or if the budget is empty."
+        f"option; {NONE} if width or depth differ, or if the budget is empty. {AGREEMENT}"
     )
     return Agreement([meaning], heads, [_agreement_row(seed, axes) for seed in preferred.agreement])
 
@@ -441,11 +447,17 @@ def block_score_meaning(preferred: PreferredSet) -> str:
             "largest in its axis and stage; the stronger the colour, the more. Units are in the "
             "order of their scores, so the first options keep the most."
         )
+    shown = (
+        "The number by which each larger option in each layer was ranked, in % of the largest in "
+        "its axis and stage; the stronger the colour, the larger. It decided which layers of "
+        "otherwise equal subnets get the larger option. "
+    )
+    if preferred.recipe.search.isomers == "random":
+        return f"{shown}These numbers are random: the rule is a control."
     return (
-        "The block score of each larger option in each layer, in % of the largest in its axis and "
-        "stage; the stronger the colour, the larger. It decides which layers of otherwise equal "
-        "subnets get the larger option. At random initialisation this ranking largely changes with "
-        'the seed: see "Do other seeds agree?" above.'
+        f"{shown}They are block scores at random weights, where layers of equal shape are equals: "
+        "the scores decided between equals, and another seed ranks layers differently (see "
+        '"Do other seeds agree?" above).'
     )
 
 
@@ -454,7 +466,7 @@ def block_scores(run: RunSoFar) -> list[str]:
     preferred = run.preferred
     if not block_score_panels(preferred.block_scores, preferred.recipe.space.chain):
         return []
-    heading, what = "## Block scores", "Block score of every option in every layer"
+    heading, what = "## Block scores", "What ranked every option in every layer"
     if preferred.trained is not None:
         heading = "## What the options keep"
         what = "What every larger option of every layer adds to the score"

@@ -16,7 +16,7 @@ from prenas.data import ImageData, labelled_sample
 from prenas.families.base import Arch, Choices, SearchSpace
 from prenas.proxy.gains import BlockScores, block_scores, check_unit_tensors
 from prenas.proxy.importance import Importance, measure_importance, noise_images
-from prenas.proxy.scores import UNIT_SCORES, WEIGHT_SCORES, Floats
+from prenas.proxy.scores import UNIT_SCORES, Floats, has_scope
 from prenas.proxy.tables import SpaceTables, cost_tables, space_tables, stage_scores
 from prenas.randomness import numpy_generator, torch_generator
 from prenas.recipe import Recipe
@@ -95,7 +95,7 @@ def zero_cost_search(
         )
     require_memory(recipe)
     search = recipe.search
-    require_listable(recipe.space, search.enumeration)
+    require_listable(recipe.space, search.enumeration, by_axis=search.power == 1)
     budgets = placed_budgets(
         recipe.space,
         search.budgets,
@@ -184,10 +184,19 @@ def _score(
     )
     blocks = block_scores(space, importance)
     gains = isomer_gains(search.isomers, blocks, seed)
-    scores = stage_scores(space, importance, score=search.score, scope=search.scope)
+    scores = stage_scores(
+        space, importance, score=search.score, scope=search.scope, power=search.power
+    )
     candidates = {}
     for side in dict.fromkeys(budget.resolution for budget in budgets):
-        tables = space_tables(space, scores, gains, score=search.score, resolution=side)
+        tables = space_tables(
+            space,
+            scores,
+            gains,
+            score=search.score,
+            resolution=side,
+            is_even=search.isomers == "even",
+        )
         candidates[side] = Candidates(tables, search.enumeration)
     return Scored(blocks, candidates)
 
@@ -209,7 +218,7 @@ def preferred_set(
     candidates = {_arch(space, pick.candidate): pick.candidate for pick in picks}
     ordered = sorted(candidates.items(), key=lambda item: budgets.kept[0].expense(item[1].cost))
     number_of = {arch: number for number, (arch, _) in enumerate(ordered)}
-    has_blocks = recipe.search.score in WEIGHT_SCORES
+    has_blocks = has_scope(recipe.search.score)
     subnets = tuple(
         PreferredSubnet(
             arch=arch,
