@@ -41,6 +41,11 @@ IsomerRule = Literal["published", "raw", "even", "front", "random", "worst"]
 scores, as the method is `published`, or of the highest `raw` ones; layers spread `even` over the
 stage; the `front`. Controls: `random` layers, and those of the `worst` block scores."""
 
+Strategy = Literal["best", "skeletons", "random"]
+"""Which subnets of a budget are chosen: the `best` by score; the best of each of k different shapes
+(`skeletons`, a width and a depth per stage); or `random` ones, all equally likely (a control: any
+claimed gain must exceed it)."""
+
 Enumeration = Literal["all", "published"]
 """`all` allocations, or only those that the original code enumerates. It skips allocations that
 use a middle option for no layer (and so keeps 105 of 120 for 14 layers and 3 options)."""
@@ -51,8 +56,12 @@ class SearchRecipe(Value):
 
     budgets: tuple[str, ...]
     """For example `params=5M:12M:1M`; see `prenas.recipe.budgets.parse_budgets`."""
+    strategy: Strategy = "best"
     k: int = Field(1, ge=1, le=1_000)
     """Subnets kept per budget."""
+    shape_distance: int = Field(1, ge=1, le=1_000)
+    """How far apart the shapes of `skeletons` are at least: the steps between their widths and
+    depths in the lists of options, summed over stages."""
     keep_partial: bool = False
     """Keep a grid's last interval when the step does not divide the range."""
     score: str = DEFAULT_SCORE
@@ -91,6 +100,34 @@ class SearchRecipe(Value):
                 f"{self.score!r} is no sum over layers that are never negative: set search.power=1,"
                 " or search.score to 'params' or 'sum_abs_weight_times_gradient'"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _strategy_suits_the_rest(self) -> Self:
+        if self.shape_distance != 1 and self.strategy != "skeletons":
+            raise ValueError(
+                f"search.shape_distance {self.shape_distance} is how far skeletons are apart, but "
+                f"search.strategy is {self.strategy!r}: set search.strategy=skeletons, or leave "
+                "out shape_distance"
+            )
+        if self.strategy != "best" and self.score in UNIT_SCORES:
+            raise ValueError(
+                f"search.strategy {self.strategy!r} chooses among untrained networks, but "
+                f"search.score {self.score!r} scores the units of a trained one: set "
+                "search.strategy=best (search.score=random is a control for cuts)"
+            )
+        if self.strategy == "random":
+            for name, value in (
+                ("enumeration", self.enumeration != "all"),
+                ("further_seeds", self.further_seeds),
+                ("exact_optimum", self.exact_optimum),
+            ):
+                if value:
+                    raise ValueError(
+                        f"search.{name} {getattr(self, name)} is about what scores choose, but "
+                        "search.strategy=random draws from all architectures without scores: leave "
+                        f"out {name}, or choose another strategy"
+                    )
         return self
 
     @field_validator("budgets")
@@ -443,6 +480,15 @@ class Recipe(Value):
                 raise ValueError(
                     f"search.allocation=equal has one subnet per budget, but search.k is "
                     f"{self.search.k}: set it to 1"
+                )
+        if self.search.strategy == "skeletons" and self.search.k > 1:
+            most = sum(len(one.widths) + len(one.depths) - 2 for one in self.space.chain)
+            if self.search.shape_distance > most:
+                raise ValueError(
+                    f"search.strategy=skeletons wants shapes that are {self.search.shape_distance} "
+                    f"steps apart, but the widths and depths of space {self.space.name!r} are at "
+                    f"most {most} steps apart: "
+                    + (f"set search.shape_distance to at most {most}" if most else "set search.k=1")
                 )
         budgets = parse_budgets(self.search.budgets, keep_partial=True)
         check_resolutions(budgets.kept, self.space)

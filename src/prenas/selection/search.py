@@ -38,7 +38,8 @@ from prenas.selection.preferred import (
     SeedAgreement,
     versions_in_use,
 )
-from prenas.selection.select import Candidates, Pick, nothing_fits, reachable, select
+from prenas.selection.select import Candidates, Pick, nothing_fits, reachable
+from prenas.selection.strategies import picks_of
 from prenas.supernet import Supernet
 
 
@@ -107,7 +108,7 @@ def zero_cost_search(
     check_unit_tensors(recipe.space, supernet.network)
     images, labels = _images(recipe, data)
     scored = _score(recipe, supernet, images, labels, device, recipe.seed, budgets.kept)
-    picks = select(scored.candidates, budgets.kept, search.k)
+    picks = picks_of(recipe, scored.candidates, budgets.kept)
     agreement = []
     for number in range(1, search.further_seeds + 1):
         seed = recipe.seed + number
