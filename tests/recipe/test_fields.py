@@ -106,6 +106,7 @@ def test_every_field_is_read_by_a_run(tmp_path: Path, monkeypatch: pytest.Monkey
     space = MINI.with_settings(head_dim=3, max_distance=1)
     recipe = mini_recipe(
         space=space,
+        search={"strategy": "skeletons"},
         training={"epochs": 1},
         data=_with_everything_on(),
         evolution=EvolutionRecipe(population=3, generations=2, num_parents=2),
