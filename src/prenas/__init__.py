@@ -10,7 +10,7 @@ from importlib import import_module
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
-from prenas.imports import import_after
+from prenas.imports import import_after, import_within, late_compiler, without_collection
 
 if TYPE_CHECKING:
     from prenas.cost import count
@@ -177,6 +177,9 @@ __all__ = [
 
 
 import_after("timm", "prenas.families")  # registers the networks
+import_within("timm", late_compiler)
+for _heavy in ("torch", "timm"):
+    import_within(_heavy, without_collection)
 
 
 def __getattr__(name: str) -> Any:

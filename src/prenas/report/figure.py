@@ -31,6 +31,7 @@ _STYLE: dict[str, Any] = {
     "lines.markersize": 5,
     "svg.hashsalt": "prenas",  # equal pictures give equal files
 }
+_DPI = 150
 
 
 def render(draw: Callable[[Figure], None], *paths: Path) -> None:
@@ -40,12 +41,15 @@ def render(draw: Callable[[Figure], None], *paths: Path) -> None:
     from matplotlib.figure import Figure
 
     with style.context(["default", _STYLE]):  # independent of what the caller has set
-        figure = Figure()
+        figure = Figure(dpi=_DPI)
         FigureCanvasAgg(figure)
         draw(figure)
+        if (layout := figure.get_layout_engine()) is not None:
+            layout.execute(figure)  # once: every file would do it again, and draw twice for it
+            figure.set_layout_engine(None)
         for path in paths:
             form = path.suffix.removeprefix(".")
             buffer = BytesIO()
             metadata = {"Date": None} if form == "svg" else None
-            figure.savefig(buffer, format=form, dpi=150, metadata=metadata)
+            figure.savefig(buffer, format=form, dpi=_DPI, metadata=metadata)
             artifacts.write_bytes(path, buffer.getvalue())
