@@ -12,6 +12,8 @@ from html import escape
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
     from prenas.report.sections import RunSoFar
     from prenas.runs.run import Run
     from prenas.selection.preferred import PreferredSet
@@ -81,7 +83,7 @@ def show_preferred(preferred: PreferredSet) -> None:
 def _show_text(markdown: str, plain: str) -> None:
     from IPython.display import display
 
-    display({"text/markdown": markdown, "text/plain": plain}, raw=True)
+    display({"text/markdown": markdown, "text/plain": plain}, raw=True)  # type: ignore[no-untyped-call]
 
 
 def _show_accuracies(run: RunSoFar) -> None:
@@ -89,7 +91,8 @@ def _show_accuracies(run: RunSoFar) -> None:
 
     from prenas.report.page import accuracy_picture
 
-    display(Image(accuracy_picture(run), width=640, alt="Accuracy of every subnet over its costs"))
+    picture = accuracy_picture(run)
+    display(Image(picture, width=640, alt="Accuracy of every subnet over its costs"))  # type: ignore[no-untyped-call]
 
 
 class NotebookBar:
@@ -102,14 +105,17 @@ class NotebookBar:
     def __init__(self) -> None:
         from IPython.display import display
 
-        self._handle = display(self._content("", 0, None), raw=True, display_id=True)
+        content = self._content("", 0, None)
+        self._handle = display(content, raw=True, display_id=True)  # type: ignore[no-untyped-call]
         self._shown = 0.0
 
-    def add_task(self, description: str, total: float | None) -> int:
+    def add_task(self, description: str, total: float | None) -> TaskID:
         """Begins the only task; returns its number."""
-        return 0
+        from rich.progress import TaskID
 
-    def update(self, task: int, *, total: float, completed: float, description: str) -> None:
+        return TaskID(0)
+
+    def update(self, task: TaskID, *, total: float, completed: float, description: str) -> None:
         """Moves the bar, at most five times a second."""
         now = time.monotonic()
         if completed < total and now - self._shown < _SECONDS_BETWEEN:
