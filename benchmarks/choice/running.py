@@ -22,7 +22,7 @@ from prenas.recipe.budgets import Budget
 from prenas.runs.run import Run
 from prenas.selection.placing import placed_budgets
 from prenas.selection.preferred import PreferredSet
-from prenas.supernet import owned_boxes
+from prenas.supernet import Supernet
 from prenas.training.sampler import BalancedSampler
 
 Row = dict[str, Any]
@@ -181,8 +181,12 @@ def overlap(archs: Sequence[Arch], settings: Settings) -> float | None:
     all pairs; None for a single subnet."""
     if len(archs) < 2:
         return None
-    largest = envelope(archs)
-    boxes = [dict(owned_boxes(arch, largest, settings)) for arch in archs]
+    supernet = Supernet(envelope(archs), settings)
+    names = {name for name, _ in supernet.network.named_parameters()}
+    boxes = [
+        {name: box for name, box in supernet.owned_boxes(arch).items() if name in names}
+        for arch in archs
+    ]
     sizes = [_common(one, one) for one in boxes]
     shares = [
         _common(boxes[one], boxes[other]) / min(sizes[one], sizes[other])
