@@ -36,6 +36,13 @@ _DPI = 150
 
 def render(draw: Callable[[Figure], None], *paths: Path) -> None:
     """Draws a new figure and writes it to every path, in the format of the suffix."""
+    forms = [path.suffix.removeprefix(".") for path in paths]
+    for path, picture in zip(paths, drawn(draw, *forms), strict=True):
+        artifacts.write_bytes(path, picture)
+
+
+def drawn(draw: Callable[[Figure], None], *forms: str) -> list[bytes]:
+    """Draws a new figure; returns it in every format, such as `png`."""
     from matplotlib import style
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -47,9 +54,10 @@ def render(draw: Callable[[Figure], None], *paths: Path) -> None:
         if (layout := figure.get_layout_engine()) is not None:
             layout.execute(figure)  # once: every file would do it again, and draw twice for it
             figure.set_layout_engine(None)
-        for path in paths:
-            form = path.suffix.removeprefix(".")
+        pictures = []
+        for form in forms:
             buffer = BytesIO()
             metadata = {"Date": None} if form == "svg" else None
             figure.savefig(buffer, format=form, dpi=_DPI, metadata=metadata)
-            artifacts.write_bytes(path, buffer.getvalue())
+            pictures.append(buffer.getvalue())
+    return pictures
