@@ -77,3 +77,9 @@ def test_constructors_give_tensors_no_values() -> None:
     again = pickle.loads(pickled(linear) or b"")
     assert again.weight.is_meta
     assert again.weight.shape == (2, 3)
+
+
+def test_tables_on_the_processor_keep_their_values() -> None:
+    with structure_only():
+        table = torch.arange(3.0, device="cpu").add_(1).mul_(2)
+    assert table.tolist() == [2.0, 4.0, 6.0]

@@ -33,7 +33,9 @@ class _WithoutValues(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         if func in _FILLING:
-            return args[0] if args else (kwargs or {})["tensor"]
+            filled = args[0] if args else (kwargs or {})["tensor"]
+            if filled.is_meta:  # tables that a constructor computes on the processor have values
+                return filled
         return func(*args, **(kwargs or {}))
 
 
