@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from prenas import artifacts
 from prenas.cost import FILE_SIZE, CostAxis, rounded_up, shown_axes
 from prenas.devices.whole import recorded_times
-from prenas.latency import UNITS, LatencyAxis
+from prenas.latency import UNITS, Conditions, LatencyAxis
 from prenas.models.choice import contests_of, ranked
 from prenas.models.comparison import compared
 from prenas.report.cells import Panel, architecture_panels, block_score_panels
@@ -342,21 +342,25 @@ def _costs(run: Run, so_far: RunSoFar, axes: dict[str, Axis]) -> list[dict[str, 
         for costs, model in zip(found, so_far.models.values(), strict=True):
             costs[_FILE] = _size_of(run.folder / model / artifacts.MODEL)
     for times in recorded_times(run) if so_far.rows else ():
-        label = f"measured time ({times.conditions.summary})"
+        label, title = _titles_of_time("measured time", times.conditions)
         known = {axis.label: name for name, axis in axes.items()}
         name = known.get(label, f"time-{len(axes)}")
-        axes[name] = Axis(name, label, f"{label}, ms", UNITS["ms"], UNITS, is_counted=False)
+        axes[name] = Axis(name, label, title, UNITS["ms"], UNITS, is_counted=False)
         for costs, time in zip(found, times.subnets, strict=True):
             costs[name] = _rounded(time.nanoseconds, "ms", UNITS["ms"])
     return found
 
 
 def _titles(axis: CostAxis) -> tuple[str, str]:
-    """The name of an axis, without and with its unit; what a latency was measured with."""
+    """The name of an axis, without and with its unit; that of a latency says its engine."""
     if isinstance(axis, LatencyAxis):
-        label = f"predicted latency ({axis.table.conditions.summary})"
-        return label, f"{label}, {axis.table_unit}"
+        return _titles_of_time("predicted latency", axis.table.conditions)
     return f"{axis.label} {axis.per}".strip(), f"{axis.header} {axis.per}".strip()
+
+
+def _titles_of_time(name: str, conditions: Conditions) -> tuple[str, str]:
+    """As above; the unit comes before the conditions, which a narrow plot cuts off."""
+    return f"{name} ({conditions.summary})", f"{name}, ms ({conditions.summary})"
 
 
 def _counted(axis: CostAxis, number: int) -> _Amount:
