@@ -74,7 +74,7 @@ const axes = $axes;
   slider.value = 0;
   slider.dispatchEvent(new Event("input"));
   said.slid = document.getElementById("command").textContent;
-  for (const axis of [axes.at(-1), "file"]) {
+  for (const axis of [axes.at(-1), "file", axes[0]]) {
     const select = document.getElementById("x-axis");
     select.value = axis;
     select.dispatchEvent(new Event("change"));
@@ -235,6 +235,7 @@ def test_a_reader_chooses_by_milliseconds(chromium: str, timed_run: Run) -> None
     limit = bounded_axis("latency").limit(times[0])
     assert said["slid"] == f"prenas specialize {timed_run.folder} --max latency={limit}"
     assert said["followed"] == "latency"
+    assert "predicted latency, ms (torch, 1 thread" in said["axes"][2]
     assert said["bare"] == f"Write an amount such as {limit}.", "5 would be nanoseconds"
     assert said["reasons"][0] == [], "nothing is in the way"
     least = bounded_axis("latency").number(times[0])
