@@ -383,6 +383,15 @@ def test_a_latency_is_read_and_written_in_milliseconds(in_use: LatencyTable) -> 
     assert AXES["latency"].in_words(1_234_567) == "1.235 ms latency"
 
 
+def test_a_limit_is_milliseconds_that_the_amount_keeps(in_use: LatencyTable) -> None:
+    """Rounded up, by less than a microsecond."""
+    axis = AXES["latency"]
+    assert axis.limit(1_996_871) == "1.997ms"
+    assert axis.limit(2_000_000) == "2.000ms"
+    for amount in (*range(1, 3_000, 7), 999_999, 1_234_567, 10**12 + 1):
+        assert 0 <= axis.parse(axis.limit(amount)) - amount < 1_000
+
+
 def test_without_a_table_a_latency_says_how_to_get_one() -> None:
     for parse in (lambda: parse_budgets(["latency=10ms"]), lambda: parse_limits("latency=10ms")):
         with pytest.raises(ValueError, match=r"table of times .* `prenas measure`.*--latency FILE"):

@@ -48,6 +48,7 @@ KINDS: dict[Callable[[random.Random, Stage], Case], int] = {
     commands.field: 7,
     commands.budget: 3,
     given.space: 3,
+    given.accuracies: 2,
     files.document: 5,
     files.weights: 3,
     files.checkpoint: 3,

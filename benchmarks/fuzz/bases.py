@@ -6,7 +6,7 @@ import shutil
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from benchmarks.fuzz import judging
 from prenas import artifacts
+from prenas.recipe.space_file import read_space
 
 CLASSES = ("ant", "bee", "cat")
 PICTURES = ("p.png", "p.jpg", "p.gif", "p.bmp", "p.tif", "p.webp", "p.ppm")
@@ -48,6 +49,9 @@ stem_stride: 1
 head_expand: 2
 """,
 }
+TABLE = "accuracies.json"
+"""Made-up accuracies of networks of the space `vit`, for `prenas bench`."""
+BENCH_OPTIONS = ("--space", "given/vit.yaml", "--scores", "params,entropy", "--batch-size", "4")
 BUDGETS = {"vit": "params=1k:4k:1k", "conv": "macs=50k:200k"}
 _SETTINGS = (
     "training.epochs=2",
@@ -148,7 +152,20 @@ def _make_given(given: Path) -> None:
     tar_of(given / "photos", given / "photos.tar")
     for family, text in SPACES.items():
         (given / f"{family}.yaml").write_text(text)
+    artifacts.write_plain_json(given / TABLE, accuracies(given / "vit.yaml"))
     torch.save({"model": released()}, given / "released.pth")
+
+
+def accuracies(space: Path, num: int = 12) -> dict[str, Any]:
+    """A table of different networks of a space, each with accuracies of two names."""
+    networks = read_space(space)
+    generator = np.random.default_rng(0)
+    archs = dict.fromkeys(networks.sample(generator) for _ in range(10 * num))
+    rows = [
+        {**arch.model_dump(mode="json"), "accuracy": {"first": 50 + n, "second": 90.5 - n}}
+        for n, arch in enumerate([*archs][:num])
+    ]
+    return {"rows": rows}
 
 
 def picture(key: int, *, colour: int) -> Image.Image:

@@ -10,7 +10,7 @@ from typing import Any
 import typer
 
 from benchmarks.fuzz import odd
-from benchmarks.fuzz.bases import SPACES, run_words, settings_words
+from benchmarks.fuzz.bases import BENCH_OPTIONS, SPACES, TABLE, run_words, settings_words
 from benchmarks.fuzz.judging import Case, Check, Done
 from benchmarks.fuzz.odd import Dice
 from benchmarks.fuzz.stage import ONE, Stage
@@ -59,6 +59,11 @@ _RIGHT: dict[str, tuple[str, tuple[Part, ...]]] = {
     "measure": ("finished", (("run",), ("--engine", "torch"), ("--batch", "2"))),
     "push": ("finished", (("run",), ("--repo", "me/photos"), ("--to", "model"))),
     "info": ("finished", (("run",),)),
+    "bench": ("searched", (
+        ("proxies",), (f"given/{TABLE}",), *zip(*(iter(BENCH_OPTIONS),) * 2, strict=True),
+        ("--seeds", "1"), ("--out", "bench.json"),
+    )),
+    "watch": ("searched", (("nowhere",), ("--port", "0"))),  # of a run, it would never end
 }  # fmt: skip
 """Command -> the state of the run, and the parts of a valid line."""
 

@@ -8,12 +8,13 @@ import struct
 import tarfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from ruamel.yaml import YAML
 
 from benchmarks.fuzz import containers, judging, odd
-from benchmarks.fuzz.bases import BUDGETS, PICTURES, SPACES, settings_words
+from benchmarks.fuzz.bases import BENCH_OPTIONS, BUDGETS, PICTURES, SPACES, TABLE, settings_words
 from benchmarks.fuzz.judging import Case, Check, Done
 from benchmarks.fuzz.odd import Dice
 from benchmarks.fuzz.stage import ONE, Stage
@@ -31,7 +32,21 @@ def space(dice: Dice, stage: Stage) -> Case:
     document = YAML(typ="safe").load(text)
     if suffix == ".json":
         text = json.dumps(document, indent=1)
-    how = dice.choice(("edit", "edit", "edit", "number", "token", "bytes", "wrong", "kind"))
+    how = _spoil(path, text, document, dice, stage)
+    line: tuple[str, ...] = ("info", f"given/own{suffix}")
+    if dice.random() < 0.4:
+        line = (
+            "search", "photos", "--space", f"given/own{suffix}", "--data", "given/photos",
+            "--out", "new", *settings_words(), "--budget", BUDGETS[family], *ONE,
+        )  # fmt: skip
+    # A valid space may not suit the budget, or the channels of the recipe.
+    names = (path.name, BUDGETS[family].partition("=")[0], "channels")
+    return Case("space", f"{line[0]} {family}{suffix}: {how}", line, names)
+
+
+def _spoil(path: Path, text: str, document: Any, dice: Dice, stage: Stage) -> str:
+    """Writes a document with odd values, damaged text, or no file at all; returns what it did."""
+    how: str = dice.choice(("edit", "edit", "edit", "number", "token", "bytes", "wrong", "kind"))
     content = text.encode()
     if how == "edit":
         document, how = odd.edited(document, dice)
@@ -48,15 +63,17 @@ def space(dice: Dice, stage: Stage) -> Case:
     path.write_bytes(content)
     if how == "kind":
         how = odd.replace(path, stage.outside, dice)
-    line: tuple[str, ...] = ("info", f"given/own{suffix}")
-    if dice.random() < 0.4:
-        line = (
-            "search", "photos", "--space", f"given/own{suffix}", "--data", "given/photos",
-            "--out", "new", *settings_words(), "--budget", BUDGETS[family], *ONE,
-        )  # fmt: skip
-    # A valid space may not suit the budget, or the channels of the recipe.
-    names = (path.name, BUDGETS[family].partition("=")[0], "channels")
-    return Case("space", f"{line[0]} {family}{suffix}: {how}", line, names)
+    return how
+
+
+def accuracies(dice: Dice, stage: Stage) -> Case:
+    """A table of known accuracies with odd values, damaged text, or nothing like a table."""
+    stage.set_up("vit", "searched")
+    path = stage.work / "given" / TABLE
+    text = path.read_text()
+    how = _spoil(path, text, json.loads(text), dice, stage)
+    line = ("bench", "proxies", f"given/{TABLE}", *BENCH_OPTIONS, *ONE)
+    return Case("accuracies", f"bench: {how}", line, (path.name,))
 
 
 # --- tars ----------------------------------------------------------------------------------------

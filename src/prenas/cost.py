@@ -134,6 +134,10 @@ class CostAxis:
         ]
         return min(forms, key=lambda form: (len(form), form.startswith("0.")))
 
+    def limit(self, amount: int) -> str:
+        """A limit that the amount just keeps, as people write it."""
+        return self.format(amount)
+
     def tick(self, amount: float) -> str:
         """A label along the axis of a plot, with the largest unit below the amount, as in 3.75k."""
         fitting = [(s, unit) for s, unit in self._written_units.items() if s <= max(abs(amount), 1)]
@@ -182,6 +186,16 @@ class CostAxis:
             return self.units.get(unit, 1)
         sizes = {size for name, size in self.units.items() if name.lower() == unit.lower()}
         return sizes.pop() if len(sizes) == 1 else None
+
+
+def rounded_up(amount: int, unit: str, scale: int) -> str:
+    """An amount with a unit and three decimals, such as 1.997ms, never below what it is.
+
+    Args:
+        scale: the size of the unit.
+    """
+    thousandths = -(-1000 * amount // scale)
+    return f"{Decimal(thousandths) / 1000:.3f}{unit}"
 
 
 AXES: dict[str, CostAxis] = {

@@ -15,7 +15,7 @@ from typing import Literal
 from pydantic import Field
 
 from prenas import artifacts
-from prenas.cost import AXES, CostAxis, Part, parts_of, register
+from prenas.cost import AXES, CostAxis, Part, parts_of, register, rounded_up
 from prenas.families import shapes_by_role
 from prenas.families.base import Arch, Settings
 from prenas.values import Amount, Value
@@ -168,6 +168,10 @@ class LatencyAxis(CostAxis):
     def number(self, amount: int) -> str:
         """The amount as rounded in tables: nobody means single nanoseconds."""
         return f"{self.cell(amount)} {self.table_unit}"
+
+    def limit(self, amount: int) -> str:
+        """A limit that the amount keeps, such as 1.997ms: up to a microsecond above it."""
+        return rounded_up(amount, self.table_unit, self.units[self.table_unit])
 
     def in_words(self, amount: int) -> str:
         """The same for sentences, such as "10.12 ms latency"."""

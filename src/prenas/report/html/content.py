@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from prenas import artifacts
-from prenas.cost import FILE_SIZE, CostAxis, shown_axes
+from prenas.cost import FILE_SIZE, CostAxis, rounded_up, shown_axes
 from prenas.devices.whole import recorded_times
-from prenas.latency import UNITS
+from prenas.latency import UNITS, Conditions, LatencyAxis
 from prenas.models.choice import contests_of, ranked
 from prenas.models.comparison import compared
 from prenas.report.cells import Panel, architecture_panels, block_score_panels
@@ -69,7 +69,7 @@ class _Amount(NamedTuple):
     cell: str
     """For people."""
     limit: str
-    """Exactly, as people write it into a limit."""
+    """A limit that it just keeps, as people write it."""
 
 
 def content_of(
@@ -331,7 +331,7 @@ def _costs(run: Run, so_far: RunSoFar, axes: dict[str, Axis]) -> list[dict[str, 
     found: list[dict[str, _Amount]] = [{} for _ in rows]
     for axis in shown_axes(rows):
         scale = axis.units[axis.table_unit]
-        label, title = (f"{name} {axis.per}".strip() for name in (axis.label, axis.header))
+        label, title = _titles(axis)
         axes[axis.name] = Axis(axis.name, label, title, scale, dict(axis.units), is_counted=True)
         for costs, row in zip(found, rows, strict=True):
             costs[axis.name] = _counted(axis, row[axis.name])
@@ -342,17 +342,29 @@ def _costs(run: Run, so_far: RunSoFar, axes: dict[str, Axis]) -> list[dict[str, 
         for costs, model in zip(found, so_far.models.values(), strict=True):
             costs[_FILE] = _size_of(run.folder / model / artifacts.MODEL)
     for times in recorded_times(run) if so_far.rows else ():
-        label = f"measured time ({times.conditions.summary})"
+        label, title = _titles_of_time("measured time", times.conditions)
         known = {axis.label: name for name, axis in axes.items()}
         name = known.get(label, f"time-{len(axes)}")
-        axes[name] = Axis(name, label, f"{label}, ms", UNITS["ms"], UNITS, is_counted=False)
+        axes[name] = Axis(name, label, title, UNITS["ms"], UNITS, is_counted=False)
         for costs, time in zip(found, times.subnets, strict=True):
             costs[name] = _rounded(time.nanoseconds, "ms", UNITS["ms"])
     return found
 
 
+def _titles(axis: CostAxis) -> tuple[str, str]:
+    """The name of an axis, without and with its unit; that of a latency says its engine."""
+    if isinstance(axis, LatencyAxis):
+        return _titles_of_time("predicted latency", axis.table.conditions)
+    return f"{axis.label} {axis.per}".strip(), f"{axis.header} {axis.per}".strip()
+
+
+def _titles_of_time(name: str, conditions: Conditions) -> tuple[str, str]:
+    """As above; the unit comes before the conditions, which a narrow plot cuts off."""
+    return f"{name} ({conditions.summary})", f"{name}, ms ({conditions.summary})"
+
+
 def _counted(axis: CostAxis, number: int) -> _Amount:
-    return _Amount(number, axis.number(number), axis.format(number))
+    return _Amount(number, axis.number(number), axis.limit(number))
 
 
 def _size_of(model: Path) -> _Amount:
@@ -361,9 +373,8 @@ def _size_of(model: Path) -> _Amount:
 
 
 def _rounded(number: int, unit: str, scale: int) -> _Amount:
-    """An amount that `specialize` cannot count; its limit is rounded up, so that it fits."""
-    shown = f"{math.ceil(1000 * number / scale) / 1000:.3f}"
-    return _Amount(number, f"{number / scale:.3f} {unit}", f"{shown}{unit}")
+    """An amount that `specialize` cannot count."""
+    return _Amount(number, f"{number / scale:.3f} {unit}", rounded_up(number, unit, scale))
 
 
 # --- training ------------------------------------------------------------------------------------

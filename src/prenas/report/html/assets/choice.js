@@ -14,7 +14,8 @@ function withinLimits(network, limits) {
 }
 
 // Reads an amount such as 6M, 1.4G or 250k in the units of an axis; null if it is none. As in
-// prenas, the case of a unit does not matter if that is unambiguous.
+// prenas, the case of a unit does not matter if that is unambiguous. Unlike there, times and file
+// sizes need a unit: who writes 5 means milliseconds, and not nanoseconds.
 function readAmount(text, axis) {
   const match = /^\s*(\d+(?:\.\d+)?|\.\d+)(?:e([+-]?\d{1,2}))?\s*(\S*)\s*$/i.exec(text);
   if (!match) return null;
@@ -28,10 +29,19 @@ function readAmount(text, axis) {
 
 function scaleOf(unit, units) {
   if (Object.hasOwn(units, unit)) return units[unit];
-  if (unit === "") return 1;
   const names = Object.keys(units).filter((name) => name.toLowerCase() === unit.toLowerCase());
   const sizes = new Set(names.map((name) => units[name]));
   return sizes.size === 1 ? [...sizes][0] : null;
+}
+
+// What stands in the way, if no subnet is within the limits: the least that a subnet takes of each
+// cost whose limit is below that. There is none if only the limits together leave nothing.
+function reasonsAgainst(run, axes, limits) {
+  return Object.entries(limits).flatMap(([name, limit]) => {
+    const subnets = run.order.map((number) => run.subnets[number]);
+    const least = subnets.reduce((one, other) => (other.amounts[name] < one.amounts[name] ? other : one));
+    return least.amounts[name] > limit.amount ? [`${axes[name].label}: every subnet takes at least ${least.cells[name]}.`] : [];
+  });
 }
 
 // The command that hands over the chosen subnet. Limits are part of it if prenas can count them;

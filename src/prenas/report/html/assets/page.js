@@ -4,7 +4,7 @@
 // files are data, and only ever become text.
 
 let content = JSON.parse(document.getElementById("content").textContent);
-const state = { run: 0, limits: {}, picked: null, axis: null, split: null, part: 0, isLogarithmic: null };
+const state = { run: 0, limits: {}, picked: null, axis: null, isAxisPicked: false, split: null, part: 0, isLogarithmic: null };
 const SECONDS_BETWEEN_LOOKS = 2;
 
 const byId = (id) => document.getElementById(id);
@@ -60,7 +60,7 @@ function limitOf(run, axis) {
   const steps = [...new Map(known.map((step) => [step[0], step])).values()].sort((a, b) => a[0] - b[0]);
   const id = `limit-${axis.name}`;
   const slider = make("input", { type: "range", id, min: 0, max: steps.length, step: 1, value: steps.length, attributes: { "aria-label": `${axis.label}, at most` } });
-  const field = make("input", { type: "text", id: `${id}-field`, placeholder: "any", autocomplete: "off", spellcheck: false, attributes: { "aria-label": `${axis.label}, at most: an amount such as ${steps[0][2]}`, "aria-describedby": `${id}-problem` } });
+  const field = make("input", { type: "text", id: `${id}-field`, placeholder: `e.g. ${steps[0][2]}`, autocomplete: "off", spellcheck: false, attributes: { "aria-label": `${axis.label}, at most: an amount such as ${steps[0][2]}`, "aria-describedby": `${id}-problem` } });
   const problem = make("p", { className: "problem", id: `${id}-problem` });
   const show = () => {
     const limit = state.limits[axis.name];
@@ -71,7 +71,7 @@ function limitOf(run, axis) {
   slider.addEventListener("input", () => {
     const step = steps[Number(slider.value)];
     field.value = step ? step[2] : "";
-    setLimit(axis, step ? { amount: step[0], text: step[2] } : null);
+    setLimit(axis, step ? { amount: readAmount(step[2], axis), text: step[2] } : null);
     slider.setAttribute("aria-valuetext", step ? `at most ${step[1]}` : "no limit");
     problem.textContent = "";
     field.removeAttribute("aria-invalid");
@@ -94,8 +94,15 @@ function limitOf(run, axis) {
 function setLimit(axis, limit) {
   delete state.limits[axis.name];
   if (limit) state.limits[axis.name] = limit;
+  if (limit && !state.isAxisPicked) showAxis(axis.name); // so that the plot has the line of the limit
   state.picked = null;
   showChoice();
+}
+
+function showAxis(name) {
+  state.axis = name;
+  byId("x-axis").value = name;
+  guessScale();
 }
 
 function pick(number) {
@@ -112,7 +119,10 @@ function showChoice() {
   const number = isReady ? chosenNumber() : null;
   byId("hand-over").hidden = number === null;
   if (isReady && number === null) {
-    fill("choice", make("p", { className: "name" }, "No subnet is within these limits"), make("p", {}, "Raise a limit, or search with a smaller budget."));
+    const reasons = reasonsAgainst(run, content.axes, state.limits);
+    fill("choice",
+      make("p", { className: "name" }, "No subnet is within these limits"),
+      ...reasons.map((reason) => make("p", {}, reason)), make("p", {}, "Raise a limit, or search with a smaller budget."));
   } else if (number !== null) {
     const subnet = run.subnets[number];
     const costs = axesOf(run).map((axis) => `${axis.label}: ${subnet.cells[axis.name]}`).join("; ");
@@ -423,7 +433,7 @@ function refresh() {
 
 byId("run").addEventListener("change", (event) => chooseRun(Number(event.target.value)));
 byId("part").addEventListener("change", (event) => { state.part = Number(event.target.value); showTraining(); });
-byId("x-axis").addEventListener("change", (event) => { state.axis = event.target.value; guessScale(); showFrontier(); });
+byId("x-axis").addEventListener("change", (event) => { state.isAxisPicked = true; showAxis(event.target.value); showFrontier(); });
 byId("split").addEventListener("change", (event) => { state.split = event.target.value; showFrontier(); });
 byId("logarithmic").addEventListener("change", (event) => { state.isLogarithmic = event.target.checked; showFrontier(); });
 byId("networks").addEventListener("click", (event) => { const number = event.target.dataset?.pick; if (number !== undefined) pick(Number(number)); });
