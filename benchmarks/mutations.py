@@ -202,8 +202,8 @@ MUTATIONS = (
     ),
     Mutation(
         "fingerprint-ignores-labels", "data/sources.py",
-        "repr((name, split.names, split.labels, split.versions))",
-        "repr((name, split.names, split.versions))",
+        "for values in (split.names, split.labels, split.versions):",
+        "for values in (split.names, split.versions):",
         ("data/test_sources.py", "data/test_folders.py"),
     ),
     Mutation(

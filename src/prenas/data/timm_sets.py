@@ -9,6 +9,7 @@ from PIL.Image import Image
 from torch.utils.data import IterableDataset
 
 from prenas.data.named import NamedSet
+from prenas.data.names import Integers, Names
 from prenas.data.opening import open_picture
 from prenas.data.pictures import ArrayPictures, PictureSet
 
@@ -68,12 +69,12 @@ def _some(names: tuple[str, ...]) -> str:
 
 def _indexed(dataset: Any) -> PictureSet:
     if hasattr(getattr(dataset, "reader", None), "iter_targets"):
-        labels = tuple(map(int, dataset.reader.iter_targets()))
+        labels = Integers.of(map(int, dataset.reader.iter_targets()))
     elif hasattr(dataset, "targets"):
-        labels = tuple(map(int, dataset.targets))
+        labels = Integers.of(map(int, dataset.targets))
     else:
-        labels = tuple(int(dataset[index][1]) for index in range(len(dataset)))
-    numbers = tuple(map(str, range(len(labels))))
+        labels = Integers.of(int(dataset[index][1]) for index in range(len(dataset)))
+    numbers = Names.of(map(str, range(len(labels))))
     return PictureSet(numbers, labels, _ByIndex(dataset))
 
 
@@ -109,5 +110,5 @@ def _streamed(dataset: Any, name: str, memory_bytes: float) -> PictureSet:
             f"{name} claims {len(dataset)} pictures, but {len(labels)} can be read: repair its "
             "files or the numbers in its description"
         )
-    numbers = tuple(map(str, range(len(labels))))
-    return PictureSet(numbers, tuple(labels), ArrayPictures(arrays))
+    numbers = Names.of(map(str, range(len(labels))))
+    return PictureSet(numbers, labels, ArrayPictures(arrays))
