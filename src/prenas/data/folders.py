@@ -159,12 +159,6 @@ def _neighbours(path: Path) -> list[str]:
     return [p.name for p in path.parent.iterdir() if p.is_dir() or p.suffix == ".tar"]
 
 
-def _is_hidden(name: str) -> bool:
-    """Whether a file is hidden, or is in a hidden folder or a system's folder."""
-    *folders, file = name.split("/")
-    return any(_is_of_a_system(folder) for folder in folders) or file.startswith(".")
-
-
 def _is_of_a_system(folder: str) -> bool:
     return folder.startswith(".") or folder.lower() in _OF_SYSTEMS
 
@@ -175,7 +169,7 @@ def _list_folder(path: Path) -> Listing:
         names = _walked(path, folders, stamps)
         return _sorted_out(names, folders)
 
-    found = _FOUND.get(path, walked)
+    found = _FOUND.get(path.resolve(), walked)
     names = found.pictures
     sizes = Integers(len(names), partial(_bytes_of, path, names))
     return found.listing(path, Sizes(names, sizes), _FolderPictures(path))
@@ -271,7 +265,7 @@ def _list_tar(path: Path) -> Listing:
         found = _sorted_out(files.names, files.folders)
         return found, files.pictures(found.pictures)
 
-    found, pictures = _SCANNED.get(path, scanned)
+    found, pictures = _SCANNED.get(path.resolve(), scanned)
     sizes = Integers(len(found.pictures), lambda: pictures.sizes)
     return found.listing(path, Sizes(found.pictures, sizes), pictures)
 
@@ -302,9 +296,14 @@ def _sorted_out(names: Iterable[str], folders: list[str]) -> _Found:
     are_pictures = bytearray()
 
     def shown() -> Iterator[str]:
+        last, is_hidden = "", False
         for name in names:
-            if not _is_hidden(name):
-                are_pictures.append(posixpath.splitext(name)[1].lower() in PICTURE_ENDINGS)
+            folder, _, file = name.rpartition("/")
+            if folder != last:
+                last, is_hidden = folder, any(map(_is_of_a_system, folder.split("/")))
+            if not is_hidden and not file.startswith("."):
+                ending = file.rpartition(".")[2] if "." in file else ""
+                are_pictures.append(f".{ending}".lower() in PICTURE_ENDINGS)
                 yield name
 
     found = SortedNames.of_sorted(shown())
@@ -315,7 +314,7 @@ def _sorted_out(names: Iterable[str], folders: list[str]) -> _Found:
     outside = (
         folder
         for folder in folders
-        if not _is_hidden(f"{folder}/x")
+        if not any(map(_is_of_a_system, folder.split("/")))
         and not _lies_in(f"{folder}/", runs)
         and not any(_lies_in(run, [folder]) for run in runs)
     )

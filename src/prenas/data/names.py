@@ -9,7 +9,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple, TypeAlias, overload
+from typing import Any, NamedTuple, Self, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,11 +65,11 @@ class Names(Sequence[str]):
 
     def packed(self) -> tuple[NDArray[np.uint8], Positions]:
         """The letters of all names one after another, uint8 [L], and where each ends, [N + 1]."""
-        letters, starts, stops = _packed(self)
-        return np.frombuffer(letters, np.uint8), np.append(starts[:1], stops)
+        letters, _, stops = _packed(self)
+        return np.asarray(letters), np.concatenate([[0], stops])
 
     @classmethod
-    def unpacked(cls, letters: NDArray[np.uint8], bounds: Positions) -> Names:
+    def unpacked(cls, letters: NDArray[np.uint8], bounds: Positions) -> Self:
         """The inverse of `packed`."""
         return cls(letters.tobytes(), bounds[:-1], bounds[1:])
 

@@ -45,6 +45,7 @@ from prenas.data.pictures import (
     classes_without_pictures,
     prepare,
 )
+from prenas.data.shards import open_shards, shards_at, shards_of_splits
 from prenas.data.timm_sets import TIMM_PREFIXES, is_timm_name, open_timm
 from prenas.families.base import Settings
 from prenas.randomness import numpy_generator
@@ -251,7 +252,11 @@ def _pools(data_recipe: DataRecipe) -> tuple[tuple[str, ...], dict[str, PictureS
             "prenas.train, prenas.evaluate or prenas.specialize"
         )
     if data_recipe.name == FOLDER:
-        return _open_folder(data_recipe)
+        shards = _shard_splits(data_recipe)
+        if shards is None:
+            return _open_folder(data_recipe)
+        opened_shards = open_shards(shards)
+        return opened_shards.class_names, dict(opened_shards.pools), []
     if data_recipe.name in NAMED:
         names, found = NAMED[data_recipe.name](data_recipe.root)
         chosen = _chosen_names(data_recipe, list(found))
@@ -294,6 +299,32 @@ def _chosen_names(data_recipe: DataRecipe, there: Sequence[str]) -> dict[str, st
             if own_name is not None:
                 chosen[split] = own_name
     return chosen
+
+
+def _shard_splits(data_recipe: DataRecipe) -> dict[str, list[Path]] | None:
+    """The shards of every split that is not a share; None if the training images are no shards."""
+    root, train = data_recipe.root, data_recipe.train
+    has_own_path = train is not None and (root is None or Path(train).is_absolute())
+    main = train if has_own_path else root
+    whole = shards_at(main) if main else None
+    if whole is None:
+        return None
+    found = {"train": whole} if has_own_path else shards_of_splits(whole)
+    for split in ("validation", "test"):
+        wanted = getattr(data_recipe, split)
+        if wanted is None:
+            continue
+        found.pop(split, None)
+        if _is_name(wanted):
+            given = shards_at(wanted)
+            if given is None:
+                raise ValueError(
+                    f"the training images are shards, but data.{split} is {wanted!r}, which is "
+                    "not: give a pattern such as val-{00..09}.tar, a folder of shards, or a share "
+                    "such as 0.1"
+                )
+            found[split] = given
+    return found
 
 
 def _open_folder(

@@ -1,4 +1,4 @@
-"""What was found out about files, kept as long as the files stay as they are.
+"""What was found out about files, kept in memory as long as the files stay as they are.
 
 One command needs the names of its pictures several times: to count the classes, to warn, to train.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
@@ -33,26 +33,25 @@ def stamp_of(path: str | Path) -> Stamp:
 
 
 class Unchanged(Generic[T]):
-    """Results by path, made again if one of the files that they depend on was changed."""
+    """Results by name, made again if one of the files that they depend on was changed."""
 
     def __init__(self) -> None:
-        self._kept: dict[Path, tuple[T, dict[str, Stamp]]] = {}
+        self._kept: dict[Hashable, tuple[T, dict[str, Stamp]]] = {}
 
-    def get(self, path: Path, make: Callable[[dict[str, Stamp]], T]) -> T:
-        """The result for a path.
+    def get(self, name: Hashable, make: Callable[[dict[str, Stamp]], T]) -> T:
+        """The result of that name, such as the path of a folder.
 
         Args:
             make: makes the result, and adds the stamps of all that it depends on, each taken
                 before it is read.
         """
-        path = path.resolve()
-        result, stamps = self._kept.pop(path, (None, {}))
+        result, stamps = self._kept.pop(name, (None, {}))
         if result is None or not _are_unchanged(stamps.items()):
             started, stamps = time.time_ns(), {}
             result = make(stamps)
             if max(stamp.changed_ns for stamp in stamps.values()) > started - _SETTLED_NS:
                 return result
-        self._kept[path] = result, stamps
+        self._kept[name] = result, stamps
         while len(self._kept) > _MOST:
             del self._kept[next(iter(self._kept))]
         return result
