@@ -168,7 +168,7 @@ class Index(NamedTuple):
 
 def _index_of(path: Path) -> Index:
     """The index of a shard: from the user's cache if the shard was not changed since, else new."""
-    kept, stamp = _place_of(path), stamp_of(path)
+    kept, stamp = index_file(path), stamp_of(path)
     index = _read_index(kept, stamp)
     if index is None:
         index = _made_index(path)
@@ -178,7 +178,8 @@ def _index_of(path: Path) -> Index:
     return index
 
 
-def _place_of(path: Path) -> Path:
+def index_file(path: Path) -> Path:
+    """Where the index of a shard is kept."""
     digest = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()
     return download_folder() / "shards" / f"{digest[:32]}.npz"
 
@@ -428,7 +429,7 @@ _SPLITS: Unchanged[_Split] = Unchanged()
 def _split(paths: Sequence[Path]) -> _Split:
     def read(stamps: dict[str, Stamp]) -> _Split:
         stamps.update({str(path): stamp_of(path) for path in paths})
-        num_new = sum(not _place_of(path).exists() for path in paths)
+        num_new = sum(not index_file(path).exists() for path in paths)
         if num_new >= _MANY:
             _logger.warning("reading the headers of %d shards; this is done once", num_new)
         return _joined(paths, [_index_of(path) for path in paths])
