@@ -80,6 +80,7 @@ FROM_SHARDS = (
     "data.augmentation.crop_scale=[0.5,1.0]",
     "data.augmentation.repeats=2",
     "data.augmentation.mixup=0.2",
+    "training.batch_size=16",
 )
 """Changes in addition, for digits that are read from shards while they are trained on."""
 _PER_SHARD, _NUM_SHARDS = 60, 6

@@ -4,7 +4,6 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.making import SETTINGS, everything, loaded, noise, opened
+from data.making import (
+    SETTINGS,
+    Part,
+    everything,
+    loaded,
+    noise,
+    opened,
+    png,
+    sample,
+    shards,
+    write_shard,
+)
 from prenas.data import open_data, training_batches, with_data
 from prenas.data import shards as module
 from prenas.processes import Processes
@@ -22,42 +32,10 @@ from prenas.recipe.catalogue import get_recipe
 from prenas.recipe.data import Augmentation
 from training.runs import value_error_of
 
-Part = tuple[str, bytes]
-
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PRENAS_DATA", str(tmp_path_factory.mktemp("cache")))
-
-
-def png(key: int) -> bytes:
-    file = io.BytesIO()
-    noise(key).save(file, "PNG")
-    return file.getvalue()
-
-
-def write_shard(path: Path, parts: Sequence[Part], **options: Any) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w", **options) as tar:
-        for name, content in parts:
-            member = tarfile.TarInfo(name)
-            member.size, member.mtime = len(content), 1.5  # type: ignore[assignment]
-            tar.addfile(member, io.BytesIO(content))
-    return path
-
-
-def sample(number: int, label: str | None = None) -> list[Part]:
-    """A picture of its own and its label: by default, ten in a row are of one class."""
-    label = str(number // 10) if label is None else label
-    return [(f"{number:04d}.png", png(number)), (f"{number:04d}.cls", label.encode())]
-
-
-def shards(root: Path, numbers: Sequence[int] = range(30), name: str = "train") -> Path:
-    """Shards of up to seven samples each; returns a pattern for them."""
-    for first in range(0, len(numbers), 7):
-        parts = [part for number in numbers[first : first + 7] for part in sample(number)]
-        write_shard(root / f"{name}-{first // 7:03d}.tar", parts)
-    return root / f"{name}-{{000..{(len(numbers) - 1) // 7:03d}}}.tar"
 
 
 def numbers_of(split: Any) -> list[int]:

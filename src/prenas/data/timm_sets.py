@@ -93,6 +93,15 @@ class _ByIndex:
         return picture
 
 
+def _instead(name: str) -> str:
+    """What reads the same pictures from disk."""
+    if name.startswith("wds/"):
+        return "give the shards themselves (--data 'FOLDER/train-{000..099}.tar')"
+    if name.startswith("hfids/"):
+        return "give hfds/ instead of hfids/, which keeps the set on disk"
+    return "unpack the data set into image folders"
+
+
 def _streamed(dataset: Any, name: str, memory_bytes: float) -> PictureSet:
     arrays, labels, total = [], [], 0
     for picture, label in dataset:
@@ -102,8 +111,8 @@ def _streamed(dataset: Any, name: str, memory_bytes: float) -> PictureSet:
         if total > memory_bytes:
             raise ValueError(
                 f"{name} can only be read sequentially and does not fit into data.memory_gib "
-                f"({memory_bytes / 2**30:g}): raise that, unpack the data set into image folders, "
-                "or pass a DataLoader from Python"
+                f"({memory_bytes / 2**30:g}): raise that, {_instead(name)}, or pass a DataLoader "
+                "from Python"
             )
     if len(dataset) not in (0, len(labels)):  # 0: unknown. timm skips what it cannot read
         raise ValueError(
