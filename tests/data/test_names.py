@@ -14,7 +14,9 @@ from prenas.data.names import Integers, Names, Sizes, SortedNames
 
 WORDS = st.text(st.characters(codec=None), max_size=5)  # with lone surrogates, as in file names
 PATHS = st.lists(
-    st.lists(st.sampled_from(["a", "a-b", "a0", "a.b", "b", "é", "\udc80", "\U0001f600"]), min_size=1),
+    st.lists(
+        st.sampled_from(["a", "a-b", "a0", "a.b", "b", "é", "\udc80", "\U0001f600"]), min_size=1
+    ),
     max_size=12,
 ).map(lambda parts: sorted({"/".join(part) for part in parts}))
 
