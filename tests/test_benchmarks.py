@@ -199,4 +199,3 @@ def test_results_of_growth_state_what_they_were_measured_on() -> None:
     for found in document.values():
         assert {"command", "commit", "date", "hardware", "versions", "rows", "slope"} <= set(found)
         assert "dirty" not in found["commit"]
-        assert found["at most n log n"]
