@@ -424,6 +424,7 @@ class _Split(NamedTuple):
 
 
 _SPLITS: Unchanged[_Split] = Unchanged()
+_NONE = SortedNames.of_sorted(())
 
 
 def _split(paths: Sequence[Path]) -> _Split:
@@ -432,7 +433,7 @@ def _split(paths: Sequence[Path]) -> _Split:
         num_new = sum(not index_file(path).exists() for path in paths)
         if num_new >= _MANY:
             _logger.warning("reading the headers of %d shards; this is done once", num_new)
-        return _joined(paths, [_index_of(path) for path in paths])
+        return _joined(paths, map(_index_of, paths))
 
     try:
         return _SPLITS.get(tuple(map(str, paths)), read)
@@ -440,13 +441,17 @@ def _split(paths: Sequence[Path]) -> _Split:
         raise ValueError(f"a shard cannot be read ({error}): change its permissions") from None
 
 
-def _joined(paths: Sequence[Path], found: Sequence[Index]) -> _Split:
+def _joined(paths: Sequence[Path], indices: Iterable[Index]) -> _Split:
     folder = os.path.commonpath([path.parent for path in paths])
-    names = SortedNames.of_sorted(
-        f"{os.path.relpath(path, folder)}/{name}"
-        for path, index in zip(paths, found, strict=True)
-        for name in index.names
-    )
+    found: list[Index] = []
+
+    def every_name() -> Iterator[str]:
+        for path, index in zip(paths, indices, strict=True):
+            found.append(index._replace(names=_NONE))  # they are in memory once
+            shard = os.path.relpath(path, folder)
+            yield from (f"{shard}/{name}" for name in index.names)
+
+    names = SortedNames.of_sorted(every_name())
     words = sorted({word for index in found for word in index.words})
     if words and not all(index.words for index in found):
         path = next(path for path, index in zip(paths, found, strict=True) if not index.words)
@@ -462,7 +467,7 @@ def _joined(paths: Sequence[Path], found: Sequence[Index]) -> _Split:
     starts = np.concatenate([each.starts for each in found])
     sizes = np.concatenate([each.sizes for each in found])
     checks = np.concatenate([each.checks for each in found])
-    bounds = np.concatenate([[0], np.cumsum([len(each.names) for each in found])])
+    bounds = np.concatenate([[0], np.cumsum([len(each.starts) for each in found])])
     pictures = ShardPictures(paths, bounds, names, (starts, sizes, checks))
     return _Split(names, Integers.of(sizes), pictures, np.concatenate(labels), tuple(words))
 
