@@ -7,6 +7,7 @@
     python -m benchmarks devices --help        exported files: speed, size, accuracy
     python -m benchmarks latency --help        latency tables: how well they predict networks
     python -m benchmarks scale --help          how seconds and memory grow with sizes
+    python -m benchmarks choice --help         does the choice before training help?
 
 A section replaces only its own part of results/speed.json.
 """
@@ -50,6 +51,10 @@ def main() -> None:
         from benchmarks.scale import main as on_scale
 
         sys.exit(on_scale(sys.argv[2:]))
+    if sys.argv[1:2] == ["choice"]:
+        from benchmarks.choice.command import main as on_choice
+
+        sys.exit(on_choice(sys.argv[2:]))
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=__doc__,

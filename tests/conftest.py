@@ -38,14 +38,20 @@ _BLANK = {"png": _blank_png(), "svg": b"<svg xmlns='http://www.w3.org/2000/svg'/
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Figures are drawn in every test, but saved as blanks unless the test is marked `pictures`.
 
-    Saving the pictures of a report takes seconds, and many tests make a run that has one.
+    Laying out and saving the pictures of a report takes seconds, and many tests make a run that
+    has one.
     """
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    if not hasattr(Figure, "saves"):
-        Figure.saves = Figure.savefig  # type: ignore[attr-defined]
     is_real = item.get_closest_marker("pictures") is not None
-    Figure.savefig = Figure.saves if is_real else _save_blank  # type: ignore[attr-defined]
+    for kind, name, blank in (
+        (Figure, "savefig", _save_blank),
+        (ConstrainedLayoutEngine, "execute", lambda engine, figure: None),
+    ):
+        if not hasattr(kind, f"real_{name}"):
+            setattr(kind, f"real_{name}", getattr(kind, name))
+        setattr(kind, name, getattr(kind, f"real_{name}") if is_real else blank)
     _set_plotting_library(item.get_closest_marker("plotting") is not None)
 
 
