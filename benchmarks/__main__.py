@@ -6,6 +6,7 @@
     python -m benchmarks pretrained --help     accuracies of cuts of a trained network
     python -m benchmarks devices --help        exported files: speed, size, accuracy
     python -m benchmarks latency --help        latency tables: how well they predict networks
+    python -m benchmarks scale --help          how seconds and memory grow with sizes
     python -m benchmarks choice --help         does the choice before training help?
 
 A section replaces only its own part of results/speed.json.
@@ -46,6 +47,10 @@ def main() -> None:
         from benchmarks.latency import main as on_latency
 
         sys.exit(on_latency(sys.argv[2:]))
+    if sys.argv[1:2] == ["scale"]:
+        from benchmarks.scale import main as on_scale
+
+        sys.exit(on_scale(sys.argv[2:]))
     if sys.argv[1:2] == ["choice"]:
         from benchmarks.choice.command import main as on_choice
 

@@ -5,6 +5,7 @@
     python -m benchmarks.chaos --kills 100 --warm --step all       # each step, one after the other
     python -m benchmarks.chaos --kills 100 --processes 2           # under torchrun
     python -m benchmarks.chaos --kills 100 --warm --recipe mobilenet-micro --step all
+    python -m benchmarks.chaos --kills 20 --warm --shards          # pictures read from shards
 
 A command of a short run on the digits, which has a checkpoint every three steps and a log record of
 every step, is killed at a random moment (SIGKILL to all its processes, as in a power failure), and
@@ -21,6 +22,7 @@ anything differed.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import platform
@@ -31,6 +33,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections import Counter
@@ -44,6 +47,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # more threads would only make the processe
 
 import sklearn.datasets
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from benchmarks.paired import commit_in_use
@@ -70,6 +74,16 @@ EVOLUTION = (
     "calibration.while_evolving=128",
 )
 """Changes in addition, for `prenas evolve`."""
+FROM_SHARDS = (
+    "data.memory_gib=0",
+    "data.num_workers=1",
+    "data.augmentation.crop_scale=[0.5,1.0]",
+    "data.augmentation.repeats=2",
+    "data.augmentation.mixup=0.2",
+    "training.batch_size=16",
+)
+"""Changes in addition, for digits that are read from shards while they are trained on."""
+_PER_SHARD, _NUM_SHARDS = 60, 6
 STATE, STATE_DIGEST = "state.pt", "state.sha256"
 STEPS: dict[str, tuple[str, ...]] = {
     "run": (),
@@ -104,12 +118,30 @@ def command(step: str, options: argparse.Namespace, out: Path) -> list[str]:
     if step not in ("run", "search"):
         return [step, str(out), *computing]
     changes = [word for change in changes_of(options) for word in ("--set", change)]
-    return [step, options.recipe, "--data", "digits", "--out", str(out), *changes, *computing]
+    return [step, options.recipe, "--data", options.data, "--out", str(out), *changes, *computing]
 
 
 def changes_of(options: argparse.Namespace) -> tuple[str, ...]:
     """What is changed in the recipe."""
-    return (*CHANGES, *EVOLUTION) if options.step == "evolve" else CHANGES
+    changes = (*CHANGES, *EVOLUTION) if options.step == "evolve" else CHANGES
+    return (*changes, *FROM_SHARDS) if options.shards else changes
+
+
+def write_shards(folder: Path) -> str:
+    """The first digits as WebDataset's shards; returns a pattern for them."""
+    digits = sklearn.datasets.load_digits()
+    folder.mkdir()
+    for shard in range(_NUM_SHARDS):
+        with tarfile.open(folder / f"digits-{shard}.tar", "w") as tar:
+            for number in range(shard * _PER_SHARD, (shard + 1) * _PER_SHARD):
+                picture = io.BytesIO()
+                Image.fromarray((digits.images[number] * 15.9).astype("uint8")).save(picture, "PNG")
+                label = str(digits.target[number]).encode()
+                for ending, content in (("png", picture.getvalue()), ("cls", label)):
+                    member = tarfile.TarInfo(f"{number:04d}.{ending}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+    return str(folder / f"digits-{{0..{_NUM_SHARDS - 1}}}.tar")
 
 
 def start(words: list[str], num_processes: int, log: Path) -> int:
@@ -387,6 +419,7 @@ def measure(options: argparse.Namespace, home: Path) -> Iterator[dict[str, Any]]
         yield {
             "command": "python -m benchmarks.chaos " + " ".join(sys.argv[1:]),
             "step": options.step,
+            "shards": options.shards,
             "processes": options.processes,
             "warm": options.warm,
             "kills": sum(hits.values()),
@@ -403,7 +436,8 @@ def measure(options: argparse.Namespace, home: Path) -> Iterator[dict[str, Any]]
 
 
 def _kind(row: dict[str, Any]) -> tuple[Any, ...]:
-    return row.get("step", "train"), row["processes"], row["warm"], row["recipe"][0]
+    kind = row.get("step", "train"), row["processes"], row["warm"], row["recipe"][0]
+    return (*kind, row.get("shards", False))
 
 
 def keep(row: dict[str, Any]) -> None:
@@ -427,6 +461,11 @@ def main() -> None:
     parser.add_argument(
         "--records", type=int, default=16, help="maximum number of log records before a kill"
     )
+    parser.add_argument(
+        "--shards",
+        action="store_true",
+        help="read the digits from shards, augmented, with a reader",
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     sklearn.datasets.load_digits()  # so that forked processes need not load them
@@ -437,6 +476,10 @@ def main() -> None:
     are_equal = True
     for options.step in steps:
         with tempfile.TemporaryDirectory() as home:
+            options.data = "digits"
+            if options.shards:
+                os.environ["PRENAS_DATA"] = f"{home}/cache"
+                options.data = write_shards(Path(home) / "shards")
             for row in measure(options, Path(home)):
                 keep(row)
                 print(

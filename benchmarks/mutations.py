@@ -202,9 +202,39 @@ MUTATIONS = (
     ),
     Mutation(
         "fingerprint-ignores-labels", "data/sources.py",
-        "repr((name, split.names, split.labels, split.versions))",
-        "repr((name, split.names, split.versions))",
+        "for values in (split.names, split.labels, split.versions):",
+        "for values in (split.names, split.versions):",
         ("data/test_sources.py", "data/test_folders.py"),
+    ),
+    Mutation(
+        "index-of-an-older-shard", "data/shards.py",
+        "np.array([_FORMAT, stamp.num_bytes, stamp.changed_ns])", "np.array([_FORMAT])",
+        ("data/test_shards.py",),
+    ),
+    Mutation(
+        "bytes-of-another-picture", "data/shards.py",
+        "if found != self._checks[index] or len(content) < size:", "if len(content) < size:",
+        ("data/test_shards.py",),
+    ),
+    Mutation(
+        "first-picture-of-the-shard-before", "data/shards.py",
+        'side="right")) - 1]', 'side="left")) - 1]',
+        ("data/test_shards.py",),
+    ),
+    Mutation(
+        "labels-in-the-order-of-the-tar", "data/shards.py",
+        "for x in (labels[i] for i in order)", "for x in labels",
+        ("data/test_shards.py",),
+    ),
+    Mutation(
+        "an-unsettled-folder-is-remembered", "data/unchanged.py",
+        "_SETTLED_NS = 2 * 10**9", "_SETTLED_NS = -(10**18)",
+        ("data/test_unchanged.py",),
+    ),
+    Mutation(
+        "a-folder-reaches-into-the-next", "data/names.py",
+        '_AFTER_SLASH = chr(ord("/") + 1)', '_AFTER_SLASH = chr(ord("/") + 2)',
+        ("data/test_names.py",),
     ),
     Mutation(
         "pixels-over-256", "data/augmentation.py",

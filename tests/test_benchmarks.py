@@ -1,6 +1,7 @@
 """The harness behind every claim about speed; the sections themselves are run by hand."""
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from benchmarks import scale
 from benchmarks.__main__ import SECTIONS
 from benchmarks.gpu.attending import in_one_part, with_whole_tables
 from benchmarks.gpu.command import SECTIONS as GPU_SECTIONS
@@ -152,3 +154,48 @@ def test_what_would_spoil_results_is_refused(
 )
 def test_results_are_named_after_the_device(device: str, name: str) -> None:
     assert short_name(device) == name
+
+
+# --- growth --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("part", "size"),
+    [
+        ("folders", 40),
+        ("new_shards", 40),
+        ("known_shards", 40),
+        ("budgets", 10),
+        ("subnets", 2),
+        ("depth", 3),
+    ],
+)
+def test_every_part_of_growth_can_be_measured(
+    part: str, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scale, "_PER_FOLDER", 10)
+    monkeypatch.setattr(scale, "_PER_SHARD", 10)
+    monkeypatch.setattr(scale, "_MOST_LINKS", 2)
+    monkeypatch.setenv("PRENAS_DATA", str(tmp_path))
+    work = scale.PARTS[part][0](size, tmp_path)
+    if part == "known_shards":  # none is read again
+        monkeypatch.setattr("prenas.data.shards._made_index", None)
+    work()
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
+def test_a_slope_is_that_of_the_power(power: float) -> None:
+    rows = [scale.Row(n, 3 * n**power, 0.0) for n in (10, 100, 1000)]
+    found = scale.summary(rows)
+    assert found["slope"] == pytest.approx(power)
+    assert found["at most n log n"] is (power <= 1)
+    logarithmic = [scale.Row(n, n * math.log(n), 0.0) for n in (10, 100, 1000)]
+    assert scale.summary(logarithmic)["at most n log n"]
+
+
+def test_results_of_growth_state_what_they_were_measured_on() -> None:
+    document = json.loads((ROOT / "results" / "scale.json").read_text())
+    assert document.keys() <= scale.PARTS.keys()
+    for found in document.values():
+        assert {"command", "commit", "date", "hardware", "versions", "rows", "slope"} <= set(found)
+        assert "dirty" not in found["commit"]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,42 @@ def tar_of(folder: Path, path: Path, *, inside: str = "", mode: str = "w") -> Pa
             if not file.is_dir() or file.is_symlink():
                 tar.add(file, arcname=f"{inside}{file.relative_to(folder).as_posix()}")
     return path
+
+
+Part = tuple[str, bytes]
+"""A member of a shard: its name and content."""
+
+
+def png(key: int) -> bytes:
+    """The file of `noise(key)`."""
+    file = io.BytesIO()
+    noise(key).save(file, "PNG")
+    return file.getvalue()
+
+
+def write_shard(path: Path, parts: Sequence[Part], **options: Any) -> Path:
+    """A tar of these members."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", **options) as tar:
+        for name, content in parts:
+            member = tarfile.TarInfo(name)
+            member.size, member.mtime = len(content), 1.5  # type: ignore[assignment]
+            tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+def sample(number: int, label: str | None = None) -> list[Part]:
+    """A picture of its own and its label: by default, ten in a row are of one class."""
+    label = str(number // 10) if label is None else label
+    return [(f"{number:04d}.png", png(number)), (f"{number:04d}.cls", label.encode())]
+
+
+def shards(root: Path, numbers: Sequence[int] = range(30), name: str = "train") -> Path:
+    """Shards of up to seven samples each; returns a pattern for them."""
+    for first in range(0, len(numbers), 7):
+        parts = [part for number in numbers[first : first + 7] for part in sample(number)]
+        write_shard(root / f"{name}-{first // 7:03d}.tar", parts)
+    return root / f"{name}-{{000..{(len(numbers) - 1) // 7:03d}}}.tar"
 
 
 def recipe(root: Path | None = None, **fields: Any) -> DataRecipe:

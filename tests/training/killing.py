@@ -19,12 +19,14 @@ from typing import Any
 
 import torch
 
+from data.making import shards
 from prenas import artifacts, pipeline
 from prenas.data import ImageData
+from prenas.recipe.data import Augmentation, DataRecipe
 from prenas.runs.log import MetricsLog
 from prenas.training import checkpoint, loop
 from prenas.training.gradients import GradientBuffer
-from training.runs import own_data, own_recipe
+from training.runs import MINI, mini_recipe, own_data, own_recipe
 
 RECIPE = own_recipe(
     training={
@@ -37,6 +39,9 @@ RECIPE = own_recipe(
     }
 )
 """Three steps per epoch; checkpoints after steps 2, 3, 4, 6, 8, 9; validation after 3, 6, 9."""
+
+IN_SHARDS = ("in a step, before the update", "in a step, after the update")
+"""The points at which a training on shards is killed."""
 
 Patch = Callable[[], None]
 
@@ -200,12 +205,12 @@ def in_child(action: Callable[[], object]) -> int:
     return end_of(start(action))
 
 
-def train(run: Path, data: ImageData) -> None:
+def train(run: Path, data: ImageData | None) -> None:
     """The call that is killed, and the one that continues."""
     pipeline.train(run, data=data, device="cpu")
 
 
-def kill_and_continue(run: Path, data: ImageData, prepare: Callable[[], None]) -> None:
+def kill_and_continue(run: Path, data: ImageData | None, prepare: Callable[[], None]) -> None:
     """Both must end as they should: by SIGKILL, and well."""
     shutil.copytree(run.parent / "searched", run)
 
@@ -244,6 +249,34 @@ def main(home: Path) -> None:
             watch_changes(run, lambda found: die() if found == number else None)
 
         kill_and_continue(run, data, prepare)
+    kill_with_shards(home / "shards")
+
+
+def kill_with_shards(home: Path) -> None:
+    """The same with pictures that a reader takes from shards, each augmented twice.
+
+    As in RECIPE, there are three steps per epoch, and checkpoints in the middle of it.
+    """
+    os.environ["PRENAS_DATA"] = str(home / "cache")
+    images = DataRecipe(
+        name="folder",
+        root=str(shards(home / "set")),
+        memory_gib=0,
+        num_workers=1,
+        augmentation=Augmentation(crop_scale=(0.5, 1.0), flip=0.5, repeats=2, mixup=0.2),
+    )
+    assert RECIPE.training is not None
+    recipe = mini_recipe(
+        space=MINI.with_settings(num_classes=3, in_chans=3),
+        data=images,
+        training={**RECIPE.training.model_dump(), "batch_size": 8},
+    )
+    searched = home / "searched"
+    assert in_child(lambda: pipeline.search(recipe, searched)) == 0
+    shutil.copytree(searched, home / "whole")
+    assert in_child(lambda: train(home / "whole", None)) == 0
+    for number, point in enumerate(IN_SHARDS):
+        kill_and_continue(home / f"point-{number}", None, POINTS[point])
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from prenas import pipeline
-from training.killing import POINTS
+from training.killing import IN_SHARDS, POINTS
 from training.runs import assert_same_training, mini_recipe
 
 TESTS = Path(__file__).parent.parent
@@ -37,6 +37,15 @@ def test_a_training_killed_at_a_point_is_continued_bit_exactly(
     number: int, killed_runs: Path
 ) -> None:
     assert_same_training(killed_runs / f"point-{number}", killed_runs / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(len(IN_SHARDS)), ids=IN_SHARDS)
+def test_a_training_on_shards_killed_within_an_epoch_is_continued_bit_exactly(
+    number: int, killed_runs: Path
+) -> None:
+    home = killed_runs / "shards"
+    assert_same_training(home / f"point-{number}", home / "whole")
 
 
 @pytest.mark.slow

@@ -12,28 +12,23 @@ from __future__ import annotations
 
 import os
 import posixpath
-import tarfile
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
-from typing import Generic, NamedTuple, TypeVar
+from typing import NamedTuple
 
+import numpy as np
 from PIL import Image
 
 from prenas import artifacts
-from prenas.data.opening import (
-    OTHER_PICTURE_ENDINGS,
-    PICTURE_ENDINGS,
-    check_size,
-    open_picture,
-    read_file,
-)
+from prenas.data.names import Integers, Names, Sizes, SortedNames
+from prenas.data.opening import OTHER_PICTURE_ENDINGS, PICTURE_ENDINGS, open_picture, read_file
 from prenas.data.pictures import PictureSet
-from prenas.files import mistaken_for
-
-T = TypeVar("T")
+from prenas.data.tars import TarFiles, TarPictures
+from prenas.data.unchanged import Stamp, Unchanged, stamp_of
 
 SPLIT_NAMES: Mapping[str, tuple[str, ...]] = {
     "train": ("train", "training"),
@@ -50,7 +45,6 @@ _OF_SYSTEMS = frozenset(
 )  # fmt: skip
 """Folders, in lower case, that file servers and operating systems add to a user's folders."""
 
-_MOST_LINKS = 8  # in a row, inside a tar
 _MOST_LINKED_FOLDERS = 100_000  # links to folders of links can multiply endlessly
 
 
@@ -58,10 +52,10 @@ class Listing(NamedTuple):
     """The pictures in a folder, at any depth, or in a tar."""
 
     where: Path
-    sizes: Mapping[str, int]
+    sizes: Sizes
     """Relative name with forward slashes -> bytes, in sorted order."""
     open: Callable[[str], Image.Image]
-    others: tuple[str, ...]
+    others: SortedNames
     """Names of the other files."""
     all_folders: frozenset[str]
     """Relative names of all folders, including those without pictures."""
@@ -71,7 +65,12 @@ class Listing(NamedTuple):
     @property
     def folders(self) -> list[str]:
         """Top-level folders with pictures, sorted."""
-        return sorted({name.split("/", 1)[0] for name in self.sizes if "/" in name})
+        return sorted(self.sizes.names.folders)
+
+    @property
+    def loose(self) -> Names:
+        """Names of the pictures outside all folders."""
+        return self.sizes.names.take(np.asarray(self.sizes.names.loose))
 
     @property
     def without_pictures(self) -> dict[str, Counter[str]]:
@@ -93,9 +92,9 @@ class Listing(NamedTuple):
 
         return Listing(
             where=self.where / folder,
-            sizes={name: self.sizes[prefix + name] for name in inside(self.sizes)},
+            sizes=self.sizes.inside(folder),
             open=_Below(self.open, prefix),
-            others=tuple(inside(self.others)),
+            others=self.others.inside(folder),
             all_folders=frozenset(inside(self.all_folders)),
             runs=tuple(inside(self.runs)),
         )
@@ -117,38 +116,6 @@ class _FolderPictures:
 
     def __call__(self, name: str) -> Image.Image:
         return open_picture(read_file(self._root / name))
-
-
-class _Member(NamedTuple):
-    """Where the content of a member is stored in a tar."""
-
-    size: int = 0
-    parts: tuple[tuple[int, int, int], ...] = ()
-    """(offset in the content, offset in the tar, bytes); a sparse file has zeros in between."""
-    missing: str | None = None
-    """What a link leads to that is not in the tar."""
-
-
-class _TarPictures:
-    """Reads members directly from the tar, without unpacking; safe in any thread or process."""
-
-    def __init__(self, path: Path, members: Mapping[str, _Member]) -> None:
-        self._path, self._members = path, members
-
-    def __call__(self, name: str) -> Image.Image:
-        member = self._members[name]
-        if member.missing is not None:
-            raise OSError(f"it is a link to {member.missing}, which is not in the tar")
-        check_size(member.size)
-        content = bytearray(member.size)
-        with self._path.open("rb") as file:
-            for start, offset, size in member.parts:
-                file.seek(offset)
-                read = file.read(size)
-                if len(read) < size:
-                    raise OSError(f"{self._path} ends in the middle of it: the tar is truncated")
-                content[start : start + size] = read
-        return open_picture(bytes(content))
 
 
 def list_pictures(path: Path) -> Listing:
@@ -192,46 +159,91 @@ def _neighbours(path: Path) -> list[str]:
     return [p.name for p in path.parent.iterdir() if p.is_dir() or p.suffix == ".tar"]
 
 
-def _is_hidden(name: str) -> bool:
-    """Whether a file is hidden, or is in a hidden folder or a system's folder."""
-    *folders, file = name.split("/")
-    return any(_is_of_a_system(folder) for folder in folders) or file.startswith(".")
-
-
 def _is_of_a_system(folder: str) -> bool:
     return folder.startswith(".") or folder.lower() in _OF_SYSTEMS
 
 
 def _list_folder(path: Path) -> Listing:
-    found = []  # of strings: for a million files, making Path objects would take most of the time
-    all_folders, num_links = [], 0
-    for folder, subfolders, files in os.walk(path, onerror=_refuse, followlinks=True):
-        base = Path(folder).relative_to(path).as_posix()
-        prefix = "" if base == "." else f"{base}/"
-        subfolders[:] = [
-            name
-            for name in subfolders
-            if not _is_of_a_system(name) and not _leads_back(path, prefix + name)
-        ]
-        num_links += sum(os.path.islink(os.path.join(folder, name)) for name in subfolders)
-        if num_links > _MOST_LINKED_FOLDERS:
-            raise ValueError(
-                f"{path} contains more than {_MOST_LINKED_FOLDERS:,} links to folders: remove "
-                "links that lead to folders of links"
-            )
-        all_folders += [prefix + name for name in subfolders]
-        found += [(prefix + file, os.path.join(folder, file)) for file in files]
-    sorted_out = _sorted_out(found)
-    sizes = {
-        name: os.path.getsize(file) if os.path.exists(file) else 0  # a broken link
-        for name, file in sorted_out.pictures
-    }
-    return sorted_out.listing(path, sizes, _FolderPictures(path), all_folders)
+    def walked(stamps: dict[str, Stamp]) -> _Found:
+        folders: list[str] = []
+        names = _walked(path, folders, stamps)
+        return _sorted_out(names, folders)
+
+    found = _FOUND.get(path.resolve(), walked)
+    names = found.pictures
+    sizes = Integers(len(names), partial(_bytes_of, path, names))
+    return found.listing(path, Sizes(names, sizes), _FolderPictures(path))
 
 
-def _refuse(error: OSError) -> None:
-    """Raises ValueError: if an unreadable folder were skipped, a class would be missing."""
-    raise ValueError(
+def _bytes_of(root: Path, names: Names) -> array[int]:
+    """The bytes of files; 0 for a link that leads nowhere."""
+
+    def measured() -> Iterator[int]:
+        for name in names:
+            try:
+                yield os.stat(f"{root}/{name}").st_size
+            except OSError:
+                yield 0
+
+    return array("q", measured())
+
+
+def _walked(root: Path, folders: list[str], stamps: dict[str, Stamp]) -> Iterator[str]:
+    """Names of all files in a folder, in ascending order; adds its folders, and their stamps."""
+    num_links = 0
+    waiting = [("", iter(_entries(root, "", stamps)))]
+    while waiting:
+        prefix, entries = waiting[-1]
+        for entry, is_link in entries:
+            name = prefix + entry
+            if not entry.endswith("/"):
+                yield name
+                continue
+            if is_link and _leads_back(root, name[:-1]):
+                continue
+            num_links += is_link
+            if num_links > _MOST_LINKED_FOLDERS:
+                raise ValueError(
+                    f"{root} contains more than {_MOST_LINKED_FOLDERS:,} links to folders: remove "
+                    "links that lead to folders of links"
+                )
+            folders.append(name[:-1])
+            waiting.append((name, iter(_entries(root, name, stamps))))
+            break
+        else:
+            waiting.pop()
+
+
+def _entries(root: Path, prefix: str, stamps: dict[str, Stamp]) -> list[tuple[str, bool]]:
+    """What is in a folder: names, with a slash after those of folders, and whether it is a link.
+
+    Sorted so that folder after folder gives all names in ascending order.
+    """
+    where = os.path.join(root, prefix.removesuffix("/"))
+    found = []
+    try:
+        stamps[where] = stamp_of(where)
+        with os.scandir(where) as there:
+            for entry in there:
+                if not _is_folder(entry):
+                    found.append((entry.name, False))
+                elif not _is_of_a_system(entry.name):
+                    found.append((f"{entry.name}/", entry.is_symlink()))
+    except OSError as error:
+        raise _refusal(error) from None
+    return sorted(found)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # such as a link that leads to itself
+        return False
+
+
+def _refusal(error: OSError) -> ValueError:
+    """An error about an unreadable folder: if it were skipped, a class would be missing."""
+    return ValueError(
         f"the folder {error.filename} cannot be read ({error.strerror}): change its permissions"
     )
 
@@ -246,162 +258,76 @@ def _leads_back(root: Path, name: str) -> bool:
     return any(Path(folder).is_relative_to(target) for folder in way)
 
 
-@contextmanager
-def _opened_tar(path: Path) -> Iterator[tarfile.TarFile]:
-    """A tar whose headers were read; TarError if they cannot be.
-
-    The standard library's reader believes every size in a header, and calls itself for each header
-    that extends the next one.
-    """
-    try:
-        with tarfile.open(path, mode="r:") as tar:
-            tar.getmembers()
-            yield tar
-    except (ValueError, OverflowError, MemoryError, RecursionError) as error:
-        reason = str(error) or type(error).__name__
-        raise tarfile.ReadError(f"its headers cannot be read: {reason}") from None
-
-
 def _list_tar(path: Path) -> Listing:
-    try:
-        with _opened_tar(path) as tar:
-            members = tar.getmembers()
-            _check_end(path, tar)
-    except (tarfile.TarError, EOFError) as error:
-        what = _kind_of(path)
-        raise ValueError(
-            f"{path} is {f'{what}, ' if what else ''}not an uncompressed tar"
-            + ("" if what else f", or it is truncated ({error})")
-            + ": give a folder, or an uncompressed tar of one"
-        ) from None
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror or error})") from None
-    there = {posixpath.normpath(member.name): member for member in members}
-    for name in there:
-        if name.startswith("/") or name.split("/")[0] == "..":
-            raise ValueError(
-                f"{path} contains a file named {name!r}, outside the tar: pack the folder with "
-                "relative names (tar -C FOLDER -cf photos.tar .)"
-            )
-    files = [
-        (posixpath.normpath(member.name), member)
-        for member in members
-        if not member.isdir()  # a pipe or a device is an unreadable file, as in a folder
-    ]
-    all_folders = [name for name, member in there.items() if member.isdir() and name != "."]
-    sorted_out = _sorted_out(files)
-    contents = {name: _content(member, there) for name, member in sorted_out.pictures}
-    sizes = {name: content.size for name, content in contents.items()}
-    return sorted_out.listing(path, sizes, _TarPictures(path, contents), all_folders)
+    def scanned(stamps: dict[str, Stamp]) -> tuple[_Found, TarPictures]:
+        stamps[str(path)] = stamp_of(path)
+        files = TarFiles(path)
+        found = _sorted_out(files.names, files.folders)
+        return found, files.pictures(found.pictures)
+
+    found, pictures = _SCANNED.get(path.resolve(), scanned)
+    sizes = Integers(len(found.pictures), lambda: pictures.sizes)
+    return found.listing(path, Sizes(found.pictures, sizes), pictures)
 
 
-_ARCHIVES = {
-    b"PK": "a zip",
-    b"\x1f\x8b": "compressed with gzip",
-    b"BZh": "compressed with bzip2",
-    b"\xfd7zXZ": "compressed with xz",
-    b"\x28\xb5\x2f\xfd": "compressed with zstd",
-    b"7z\xbc\xaf": "a 7z archive",
-    b"Rar!": "a rar archive",
-}
-_TABLES = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".parquet", ".xlsx")
+class _Found(NamedTuple):
+    """Names of files, sorted into pictures, other files and run folders."""
 
-
-def _kind_of(path: Path) -> str | None:
-    """What a file is that is not a tar; None if it is none of the usual mistakes."""
-    with path.open("rb") as file:
-        start = file.read(100)
-    if path.suffix.lower() in PICTURE_ENDINGS:
-        return "a single picture"
-    if path.suffix.lower() in _TABLES:
-        return f"a table or text ({path.suffix})"
-    if mistaken := mistaken_for(start):
-        return mistaken.removeprefix("is ").partition(":")[0]
-    return next((kind for magic, kind in _ARCHIVES.items() if start.startswith(magic)), None)
-
-
-def _check_end(path: Path, tar: tarfile.TarFile) -> None:
-    """Raises TarError if the members are not followed by the block of zeros that ends a tar.
-
-    The standard library's reader takes a truncated or damaged header for the end.
-    """
-    with path.open("rb") as file:
-        file.seek(tar.offset)
-        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise tarfile.ReadError(f"no end mark after {len(tar.getmembers())} members")
-
-
-def _content(member: tarfile.TarInfo, there: Mapping[str, tarfile.TarInfo]) -> _Member:
-    """The content of a file, or of a link's target."""
-    for _ in range(_MOST_LINKS):
-        if member.isfile():
-            return _Member(member.size, tuple(_parts(member)))
-        base = posixpath.dirname(member.name) if member.issym() else ""
-        target = there.get(posixpath.normpath(posixpath.join(base, member.linkname)))
-        if target is None:
-            break
-        member = target
-    return _Member(missing=member.linkname)
-
-
-def _parts(member: tarfile.TarInfo) -> Iterator[tuple[int, int, int]]:
-    """The stored parts of a file: all of it, or the parts of a sparse file that are not zero."""
-    sparse: list[tuple[int, int]] = getattr(member, "sparse", None) or [(0, member.size)]
-    offset = member.offset_data
-    for start, size in sparse:
-        if size:
-            yield start, offset, size
-        offset += size
-
-
-class _SortedOut(NamedTuple, Generic[T]):
-    """Files sorted into pictures, other files and run folders."""
-
-    pictures: list[tuple[str, T]]
-    others: tuple[str, ...]
+    pictures: SortedNames
+    others: SortedNames
+    folders: frozenset[str]
     runs: tuple[str, ...]
 
-    def listing(
-        self,
-        where: Path,
-        sizes: Mapping[str, int],
-        open_: Callable[[str], Image.Image],
-        folders: Iterable[str],
-    ) -> Listing:
-        """The listing of these files, among these folders."""
-        shown = [name for name in folders if not _is_hidden(f"{name}/x")]
-        outside = frozenset(
-            name
-            for name in shown
-            if not _lies_in(f"{name}/", self.runs)
-            and not any(_lies_in(r, [name]) for r in self.runs)
-        )
-        parents = (posixpath.dirname(name) for name in (*sizes, *self.others))
-        return Listing(
-            where, sizes, open_, self.others, outside | {*filter(None, parents)}, self.runs
-        )
+    def listing(self, where: Path, sizes: Sizes, open_: Callable[[str], Image.Image]) -> Listing:
+        """The listing of these files."""
+        return Listing(where, sizes, open_, self.others, self.folders, self.runs)
 
 
-def _sorted_out(files: Iterable[tuple[str, T]]) -> _SortedOut[T]:
-    """Sorts files, pictures by name; leaves out hidden files and those in run folders."""
-    shown = [(name, file) for name, file in files if not _is_hidden(name)]
-    names = {name for name, _ in shown}
-    runs = tuple(
+_FOUND: Unchanged[_Found] = Unchanged()
+_SCANNED: Unchanged[tuple[_Found, TarPictures]] = Unchanged()
+
+
+def _sorted_out(names: Iterable[str], folders: list[str]) -> _Found:
+    """Sorts out names that come in ascending order; leaves out hidden files and those of runs.
+
+    Args:
+        folders: all folders; filled while the names are taken.
+    """
+    are_pictures = bytearray()
+
+    def shown() -> Iterator[str]:
+        last, is_hidden = "", False
+        for name in names:
+            folder, _, file = name.rpartition("/")
+            if folder != last:
+                last, is_hidden = folder, any(map(_is_of_a_system, folder.split("/")))
+            if not is_hidden and not file.startswith("."):
+                ending = file.rpartition(".")[2] if "." in file else ""
+                are_pictures.append(f".{ending}".lower() in PICTURE_ENDINGS)
+                yield name
+
+    found = SortedNames.of_sorted(shown())
+    mask = np.asarray(are_pictures).astype(bool)
+    pictures, others = found.chosen(mask), found.chosen(~mask)
+    runs = _run_folders(others)
+    pictures, others = pictures.without(runs), others.without(runs)
+    outside = (
         folder
-        for name in sorted(names)
-        if posixpath.basename(name) == artifacts.RECIPE
-        and posixpath.join(folder := posixpath.dirname(name), artifacts.PREFERRED) in names
-        and folder
+        for folder in folders
+        if not any(map(_is_of_a_system, folder.split("/")))
+        and not _lies_in(f"{folder}/", runs)
+        and not any(_lies_in(run, [folder]) for run in runs)
     )
-    pictures, others = [], []
-    for name, file in shown:
-        if _lies_in(name, runs):
-            continue
-        if posixpath.splitext(name)[1].lower() in PICTURE_ENDINGS:
-            pictures.append((name, file))
-        else:
-            others.append(name)
-    return _SortedOut(sorted(pictures, key=lambda item: item[0]), tuple(sorted(others)), runs)
+    parents = {name.rpartition("/")[0] for part in (pictures, others) for name in part}
+    return _Found(pictures, others, frozenset([*outside, *parents]) - {""}, runs)
+
+
+def _run_folders(others: SortedNames) -> tuple[str, ...]:
+    """The folders that hold the files of a run, except for the outermost one."""
+    recipes = {name.rpartition("/")[0] for name in others if name.endswith(f"/{artifacts.RECIPE}")}
+    preferred = f"/{artifacts.PREFERRED}"
+    there = {name.rpartition("/")[0] for name in others if name.endswith(preferred)}
+    return tuple(sorted(recipes & there))
 
 
 def _lies_in(name: str, folders: Iterable[str]) -> bool:
@@ -436,9 +362,9 @@ def split_folders(listing: Listing) -> dict[str, str]:
 
 def unwrapped(listing: Listing) -> Listing:
     """The listing inside single folders that contain only folders, such as `train/`."""
-    while len(folders := listing.folders) == 1 and all("/" in name for name in listing.sizes):
+    while len(folders := listing.folders) == 1 and not listing.loose:
         inner = listing.below(folders[0])
-        if not all("/" in name for name in inner.sizes):
+        if inner.loose:
             break
         listing = inner
     return listing
@@ -448,10 +374,10 @@ def unwrapped_splits(listing: Listing) -> Listing:
     """The listing inside single folders, down to the folders of splits or classes."""
     while not split_folders(listing):
         folders = listing.folders
-        if len(folders) != 1 or any("/" not in name for name in listing.sizes):
+        if len(folders) != 1 or listing.loose:
             break
         inner = listing.below(folders[0])
-        if any("/" not in name for name in inner.sizes):
+        if inner.loose:
             break
         listing = inner
     return listing
@@ -464,8 +390,7 @@ def class_names(listing: Listing) -> tuple[str, ...]:
         ValueError: a picture is not in a class folder, a class folder has no picture in a supported
             format, or there are fewer than two classes.
     """
-    loose = [name for name in listing.sizes if "/" not in name]
-    if loose:
+    if loose := listing.loose:
         raise ValueError(
             f"{len(loose)} pictures in {listing.where} are not in a class folder, for example "
             f"{loose[0]}: move every picture into a folder named after its class"
@@ -495,7 +420,7 @@ def labelled(listing: Listing, names: tuple[str, ...], split: str) -> PictureSet
             folder.
     """
     unknown = sorted(set(listing.folders) - set(names))
-    loose = [name for name in listing.sizes if "/" not in name]
+    loose = listing.loose
     if unknown or loose:
         what = (
             f"classes that do not occur in the training images: {', '.join(unknown[:10])}"
@@ -508,10 +433,12 @@ def labelled(listing: Listing, names: tuple[str, ...], split: str) -> PictureSet
             "rename or remove them"
         )
     number = {name: index for index, name in enumerate(names)}
-    pictures = tuple(listing.sizes)
+    labels = np.empty(len(listing.sizes), np.int64)
+    for folder, where in listing.sizes.names.folders.items():
+        labels[where.start : where.stop] = number[folder]
     return PictureSet(
-        names=pictures,
-        labels=tuple(number[name.split("/", 1)[0]] for name in pictures),
+        names=listing.sizes.names,
+        labels=Integers.of(labels),
         open=listing.open,
-        versions=tuple(listing.sizes.values()),
+        versions=listing.sizes.measured,
     )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from prenas.data.names import Integers
 from prenas.families.base import Settings
 
 ImageSource = Dataset[Any] | DataLoader[Any]
@@ -123,7 +124,7 @@ def label_counts(source: ImageSource) -> tuple[int, ...] | None:
         labels = getattr(dataset, "labels", getattr(dataset, "targets", None))
     if labels is None:
         return None
-    found = torch.as_tensor(labels)
+    found = torch.as_tensor(np.asarray(labels) if isinstance(labels, Integers) else labels)
     if found.ndim != 1 or len(found) != len(dataset) or found.is_floating_point():
         return None
     return tuple(found.long().bincount().tolist()) if not (found < 0).any() else None

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from prenas.data.names import Integers, Names
 from prenas.data.pictures import ArrayPictures, PictureSet
 from prenas.files import open_file
 
@@ -37,8 +38,8 @@ def _of_arrays(images: np.ndarray[Any, Any], labels: Any) -> PictureSet:
         raise ValueError(
             f"there are {len(images)} pictures but {len(labels)} labels: restore the files"
         )
-    numbers = tuple(map(str, range(len(images))))
-    return PictureSet(numbers, tuple(map(int, labels)), ArrayPictures(images))
+    numbers = Names.of(map(str, range(len(images))))
+    return PictureSet(numbers, Integers.of(np.asarray(labels)), ArrayPictures(images))
 
 
 def _digits(root: str | None) -> NamedSet:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from prenas.data.folders import list_pictures, unwrapped_splits
 from prenas.data.named import NAMED
+from prenas.data.shards import is_pattern, shards_at
 from prenas.data.sources import NO_SPLIT, open_class_names
 from prenas.data.timm_sets import is_timm_name
 from prenas.recipe import Recipe, recipe_from_dict
@@ -19,9 +20,10 @@ from prenas.values import explained
 
 _SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 _SHAPE = (
-    "give a folder, a tar or the name of a data set, with its folder after a colon if needed "
-    "(photos/, photos.tar, cifar10, cifar10:/data, hfds/...), or SPLIT=PATH for train, validation "
-    "or test, e.g. train=a.tar, validation=0.1, test=none"
+    "give a folder, a tar, a pattern of WebDataset's shards or the name of a data set, with its "
+    "folder after a colon if needed (photos/, photos.tar, 'train-{000..099}.tar', cifar10, "
+    "cifar10:/data, hfds/...), or SPLIT=PATH for train, validation or test, e.g. train=a.tar, "
+    "validation=0.1, test=none"
 )
 
 
@@ -100,7 +102,7 @@ def _source(text: str) -> dict[str, str | None]:
     if name in NAMED or is_timm_name(name):
         return {"name": name, "root": str(Path(root).expanduser().resolve()) if root else None}
     path = Path(text).expanduser()
-    if not text.strip() or not path.exists():
+    if not text.strip() or not (path.exists() or is_pattern(str(path))):
         names = [near.name for near in Path().iterdir()] if text.strip() else []
         near = get_close_matches(text.strip("/"), [*names, *NAMED], n=2, cutoff=0.6)
         hint = f" (did you mean {' or '.join(near)}?)" if near else ""
@@ -120,9 +122,13 @@ def _split(text: str, source: Mapping[str, Any]) -> str | float:
     except ValueError:
         pass
     path, name, root = Path(text).expanduser(), source["name"], source["root"]
-    if name in NAMED or is_timm_name(name) or not path.exists():
+    if name in NAMED or is_timm_name(name):
         return text
-    if root and text in unwrapped_splits(list_pictures(Path(root))).folders:
+    if is_pattern(str(path)):
+        return str(path.resolve())
+    if not path.exists():
+        return text
+    if root and not shards_at(root) and text in unwrapped_splits(list_pictures(Path(root))).folders:
         return text
     return str(path.resolve())
 

@@ -8,18 +8,20 @@ channels. Pictures with more than 8 bits per channel are refused, because their 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from prenas.data.augmentation import PictureTransform, StagedTransform, normalized
+from prenas.data.names import Integers, Names
 from prenas.data.opening import warnings_named
 from prenas.recipe.data import Preprocessing
 
@@ -64,26 +66,31 @@ def with_channels(image: Image.Image, in_chans: int) -> Image.Image:
 
 @dataclass(frozen=True)
 class PictureSet:
-    """Labelled pictures of one split, opened on demand."""
+    """Labelled pictures of one split, opened on demand; names and numbers are kept compactly."""
 
-    names: tuple[str, ...]
-    labels: tuple[int, ...]
+    names: Sequence[str]
+    labels: Sequence[int]
     open: Callable[[str], Image.Image]
     """Name -> picture, possibly not decoded yet."""
-    versions: tuple[int, ...] = ()
+    versions: Sequence[int] = ()
     """A number per picture that changes with its content, such as its size in bytes, if known."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", Names.of(self.names))
+        object.__setattr__(self, "labels", Integers.of(self.labels))
+        object.__setattr__(self, "versions", Integers.of(self.versions))
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def subset(self, indices: Iterable[int]) -> PictureSet:
+    def subset(self, indices: Sequence[int] | NDArray[Any]) -> PictureSet:
         """Some of the pictures, in the given order."""
-        chosen = list(indices)
+        chosen = np.asarray(indices, np.int64)
         return replace(
             self,
-            names=tuple(self.names[i] for i in chosen),
-            labels=tuple(self.labels[i] for i in chosen),
-            versions=tuple(self.versions[i] for i in chosen) if self.versions else (),
+            names=Names.of(self.names).take(chosen),
+            labels=Integers.of(self.labels).take(chosen),
+            versions=Integers.of(self.versions).take(chosen) if self.versions else (),
         )
 
 
@@ -158,7 +165,7 @@ def _read_all(pictures: PictureSet, in_chans: int, make: Callable[[Image.Image],
         found = list(pool.map(read, pictures.names))
     good = [(i, result) for i, result in enumerate(found) if not isinstance(result, Problem)]
     return _Read(
-        pictures.subset(i for i, _ in good),
+        pictures.subset([i for i, _ in good]),
         [value for _, (value, _) in good],
         [result for result in found if isinstance(result, Problem)],
         sum(is_animated for _, (_, is_animated) in good),
@@ -217,7 +224,7 @@ class Pixels(Dataset[Any]):
     """Resized pictures in memory, uint8 [N, C, H, W]; yields normalised floats, also in batches."""
 
     def __init__(self, pixels: Tensor, labels: Sequence[int], preprocessing: Preprocessing) -> None:
-        self.pixels, self.labels = pixels, torch.tensor(labels, dtype=torch.int64)
+        self.pixels, self.labels = pixels, torch.tensor(np.asarray(labels), dtype=torch.int64)
         self._preprocessing = preprocessing
 
     def __len__(self) -> int:
@@ -245,7 +252,7 @@ class Pictures(Dataset[Any]):
         self._preprocessing, self._skip = preprocessing, skip
 
     @property
-    def labels(self) -> tuple[int, ...]:
+    def labels(self) -> Sequence[int]:
         """The label of every picture."""
         return self.pictures.labels
 
@@ -348,7 +355,7 @@ def prepare(
         transform = rest
         notes = _handle_problems(decoded, total, skip)
         held = ArrayPictures(decoded.values)
-        numbers = tuple(map(str, range(len(decoded.values))))
+        numbers = Names.of(map(str, range(len(decoded.values))))
         pictures = PictureSet(numbers, decoded.pictures.labels, held)
     elif skip and not may_replace:
         readable = _read_all(pictures, in_chans, lambda _: None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
@@ -45,6 +45,7 @@ from prenas.data.pictures import (
     classes_without_pictures,
     prepare,
 )
+from prenas.data.shards import open_shards, shards_at, shards_of_splits
 from prenas.data.timm_sets import TIMM_PREFIXES, is_timm_name, open_timm
 from prenas.families.base import Settings
 from prenas.randomness import numpy_generator
@@ -55,6 +56,7 @@ _logger = logging.getLogger(__name__)
 NO_SPLIT = "none"
 _SHARE = 0.1
 _MOST_WORKERS = 8
+_AT_ONCE = 100_000  # names or numbers that are made into text together
 _FEW = 2000  # with fewer training images, starting processes every epoch costs more than it saves
 
 
@@ -80,10 +82,24 @@ class Opened(NamedTuple):
 
 
 def _fingerprint(class_names: tuple[str, ...], splits: Mapping[str, PictureSet]) -> str:
+    """The digest of the text of nested tuples, which is never in memory as a whole."""
     digest = hashlib.sha256(repr(class_names).encode())
     for name, split in splits.items():
-        digest.update(repr((name, split.names, split.labels, split.versions)).encode())
+        digest.update(f"({name!r}".encode())
+        for values in (split.names, split.labels, split.versions):
+            digest.update(b", ")
+            for text in _as_tuple(values):
+                digest.update(text.encode())
+        digest.update(b")")
     return digest.hexdigest()
+
+
+def _as_tuple(values: Sequence[str] | Sequence[int]) -> Iterator[str]:
+    """The text of a tuple, in parts."""
+    yield "("
+    for start in range(0, len(values), _AT_ONCE):
+        yield (", " if start else "") + ", ".join(map(repr, values[start : start + _AT_ONCE]))
+    yield ",)" if len(values) == 1 else ")"
 
 
 def load_data(
@@ -236,7 +252,11 @@ def _pools(data_recipe: DataRecipe) -> tuple[tuple[str, ...], dict[str, PictureS
             "prenas.train, prenas.evaluate or prenas.specialize"
         )
     if data_recipe.name == FOLDER:
-        return _open_folder(data_recipe)
+        shards = _shard_splits(data_recipe)
+        if shards is None:
+            return _open_folder(data_recipe)
+        opened_shards = open_shards(shards)
+        return opened_shards.class_names, dict(opened_shards.pools), []
     if data_recipe.name in NAMED:
         names, found = NAMED[data_recipe.name](data_recipe.root)
         chosen = _chosen_names(data_recipe, list(found))
@@ -279,6 +299,32 @@ def _chosen_names(data_recipe: DataRecipe, there: Sequence[str]) -> dict[str, st
             if own_name is not None:
                 chosen[split] = own_name
     return chosen
+
+
+def _shard_splits(data_recipe: DataRecipe) -> dict[str, list[Path]] | None:
+    """The shards of every split that is not a share; None if the training images are no shards."""
+    root, train = data_recipe.root, data_recipe.train
+    has_own_path = train is not None and (root is None or Path(train).is_absolute())
+    main = train if has_own_path else root
+    whole = shards_at(main) if main else None
+    if whole is None:
+        return None
+    found = {"train": whole} if has_own_path else shards_of_splits(whole)
+    for split in ("validation", "test"):
+        wanted = getattr(data_recipe, split)
+        if wanted is None:
+            continue
+        found.pop(split, None)
+        if _is_name(wanted):
+            given = shards_at(wanted)
+            if given is None:
+                raise ValueError(
+                    f"the training images are shards, but data.{split} is {wanted!r}, which is "
+                    "not: give a pattern such as val-{00..09}.tar, a folder of shards, or a share "
+                    "such as 0.1"
+                )
+            found[split] = given
+    return found
 
 
 def _open_folder(
@@ -371,8 +417,8 @@ def _divided(
                 "too few to set a share aside (every class keeps one for training). Name a split "
                 f"or give a larger share for data.{split}"
             )
-        missing = sorted(set(train.labels) - set(found[split].labels))
-        if missing:
+        missing = np.setdiff1d(train.labels, found[split].labels)
+        if len(missing):
             few = ", ".join(names[label] for label in missing[:5])
             more = ", ..." if len(missing) > 5 else ""
             notes.append(f"{split} has no pictures of {len(missing)} classes: {few}{more}")
@@ -392,15 +438,18 @@ def _without_shares(
     At least one picture of a class is taken, but never the last. The first split does not depend on
     the others, so validation stays the same when another test set is given.
     """
-    labels = np.array(pictures.labels)
-    split_of = np.full(len(labels), "", dtype=object)
-    for split, share in shares.items():
+    labels = np.asarray(pictures.labels)
+    by_label = np.argsort(labels, kind="stable")
+    members_of = np.split(by_label, np.flatnonzero(np.diff(labels[by_label])) + 1)
+    rest, split_of = -1, np.full(len(labels), -1, np.int8)
+    for number, split in enumerate(shares):
         generator = numpy_generator(0, f"{split} share")
-        for label in np.unique(labels):
-            members = generator.permutation(np.flatnonzero(labels == label))
-            free = members[split_of[members] == ""]
-            number = min(len(free) - 1, max(1, round(share * len(members))))
-            split_of[free[:number]] = split
-    return pictures.subset(np.flatnonzero(split_of == "")), {
-        split: pictures.subset(np.flatnonzero(split_of == split)) for split in shares
+        for each in members_of if len(labels) else ():
+            members = generator.permutation(each)
+            free = members[split_of[members] == rest]
+            count = min(len(free) - 1, max(1, round(shares[split] * len(members))))
+            split_of[free[:count]] = number
+    return pictures.subset(np.flatnonzero(split_of == rest)), {
+        split: pictures.subset(np.flatnonzero(split_of == number))
+        for number, split in enumerate(shares)
     }

@@ -9,6 +9,7 @@ from PIL.Image import Image
 from torch.utils.data import IterableDataset
 
 from prenas.data.named import NamedSet
+from prenas.data.names import Integers, Names
 from prenas.data.opening import open_picture
 from prenas.data.pictures import ArrayPictures, PictureSet
 
@@ -68,12 +69,12 @@ def _some(names: tuple[str, ...]) -> str:
 
 def _indexed(dataset: Any) -> PictureSet:
     if hasattr(getattr(dataset, "reader", None), "iter_targets"):
-        labels = tuple(map(int, dataset.reader.iter_targets()))
+        labels = Integers.of(map(int, dataset.reader.iter_targets()))
     elif hasattr(dataset, "targets"):
-        labels = tuple(map(int, dataset.targets))
+        labels = Integers.of(map(int, dataset.targets))
     else:
-        labels = tuple(int(dataset[index][1]) for index in range(len(dataset)))
-    numbers = tuple(map(str, range(len(labels))))
+        labels = Integers.of(int(dataset[index][1]) for index in range(len(dataset)))
+    numbers = Names.of(map(str, range(len(labels))))
     return PictureSet(numbers, labels, _ByIndex(dataset))
 
 
@@ -92,6 +93,15 @@ class _ByIndex:
         return picture
 
 
+def _instead(name: str) -> str:
+    """What reads the same pictures from disk."""
+    if name.startswith("wds/"):
+        return "give the shards themselves (--data 'FOLDER/train-{000..099}.tar')"
+    if name.startswith("hfids/"):
+        return "give hfds/ instead of hfids/, which keeps the set on disk"
+    return "unpack the data set into image folders"
+
+
 def _streamed(dataset: Any, name: str, memory_bytes: float) -> PictureSet:
     arrays, labels, total = [], [], 0
     for picture, label in dataset:
@@ -101,13 +111,13 @@ def _streamed(dataset: Any, name: str, memory_bytes: float) -> PictureSet:
         if total > memory_bytes:
             raise ValueError(
                 f"{name} can only be read sequentially and does not fit into data.memory_gib "
-                f"({memory_bytes / 2**30:g}): raise that, unpack the data set into image folders, "
-                "or pass a DataLoader from Python"
+                f"({memory_bytes / 2**30:g}): raise that, {_instead(name)}, or pass a DataLoader "
+                "from Python"
             )
     if len(dataset) not in (0, len(labels)):  # 0: unknown. timm skips what it cannot read
         raise ValueError(
             f"{name} claims {len(dataset)} pictures, but {len(labels)} can be read: repair its "
             "files or the numbers in its description"
         )
-    numbers = tuple(map(str, range(len(labels))))
-    return PictureSet(numbers, tuple(labels), ArrayPictures(arrays))
+    numbers = Names.of(map(str, range(len(labels))))
+    return PictureSet(numbers, labels, ArrayPictures(arrays))

@@ -127,13 +127,14 @@ class DataRecipe(Value):
     """Which images, how they are split, and how they are prepared.
 
     `name` is a built-in data set (`digits`, `cifar10`, `cifar100`, `fashion-mnist`), `folder`
-    (image folders, or tars of them, at `root`), a name for timm's dataset factory (`hfds/...`,
-    `wds/...`, `tfds/...`, `torch/...`), or `own` (passed from Python).
+    (image folders, tars of them, or WebDataset's shards, at `root`), a name for timm's dataset
+    factory (`hfds/...`, `wds/...`, `tfds/...`, `torch/...`), or `own` (passed from Python).
     """
 
     name: str
     root: str | None = None
-    """Where the files are: the image folder or tar, or the download folder of a named data set."""
+    """Where the files are: the image folder, tar or pattern of shards, or the download folder of a
+    named data set."""
     train: str | None = None
     """Name of a split of the data, or path of a separate folder or tar. None: the training split,
     or all images if the data are not split."""
