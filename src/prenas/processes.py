@@ -119,6 +119,11 @@ def local_rank() -> int:
     return _number("LOCAL_RANK", 0)
 
 
+def local_world_size() -> int:
+    """Number of processes of the run on this machine; 1 without a launcher."""
+    return max(1, _number("LOCAL_WORLD_SIZE", 1))
+
+
 def resolve_device(name: str) -> torch.device:
     """A device by name; `auto` takes an accelerator if there is one.
 

@@ -8,6 +8,7 @@ from prenas.data.batches import (
     evaluation_batches,
     labelled_sample,
     training_batches,
+    training_epochs,
 )
 from prenas.data.images import (
     Batch,
@@ -41,6 +42,7 @@ __all__ = [
     "part_slices",
     "readers_watched",
     "training_batches",
+    "training_epochs",
     "undivided",
     "with_data",
 ]

@@ -39,9 +39,8 @@ class ImageData:
     """The training images without augmentation, for a search on data; None: use `train`."""
     augmentation: Augment | None = None
     """(images [B, C, H, W], one generator per sample) -> changed images, possibly in place. Like
-    `mixing`, it runs in the reading processes, which are started again for every epoch. So both
-    must not keep state, must stay on the CPU, and must be picklable where processes are not
-    forked."""
+    `mixing`, it runs in the reading processes, which go on from epoch to epoch. So both must not
+    keep state, must stay on the CPU, and must be picklable where processes are not forked."""
     mixing: Mix | None = None
     """(images, labels [B]) -> mixed images, possibly in place, and shares of the classes
     [B, num_classes]."""

@@ -154,7 +154,8 @@ class DataRecipe(Value):
     memory_gib: float = Field(4.0, ge=0)
     """Splits that fit into this much memory, decoded, are read once and kept there."""
     num_workers: int | None = Field(None, ge=0, le=1_000)
-    """Processes that read images which are not kept in memory; None: one per core, at most 8."""
+    """Processes that read images which are not kept in memory, for each process that trains. None:
+    one per core that this machine grants, shared among the processes of the run; at most 32."""
 
     @model_validator(mode="after")
     def _needs_training_and_validation(self) -> DataRecipe:
