@@ -6,6 +6,7 @@ depend on the number of workers or processes, or on what ran before.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -14,16 +15,30 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
+from prenas.data.ahead import sent, sent_ahead
+from prenas.data.augmentation import BatchAugmentation
 from prenas.data.images import Augment, Batch, ImageData, ImageSource, Mix, as_batch, num_samples
-from prenas.data.reading import Chunk, Reader, Sample, as_loader, isolated, read
+from prenas.data.pictures import Pictures
+from prenas.data.reading import (
+    READ_AHEAD,
+    Chunk,
+    Reader,
+    Sample,
+    as_loader,
+    is_whole,
+    isolated,
+    read,
+)
 from prenas.families.base import Settings
 from prenas.processes import ALONE, Processes
 from prenas.randomness import isolated_global_state, numpy_generator, torch_generator
 
 _Changed = tuple[Tensor, Tensor, list[np.random.Generator]]
 """Images, labels and generators: one process' part of a batch."""
+
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -35,6 +50,8 @@ class _Changes:
     settings: Settings
     seed: int
     rank: int
+    on_bytes: bool
+    """Whether pictures may still be uint8."""
 
     def __call__(self, chunk: Chunk, batch: Any) -> _Changed | ValueError:
         """Checks a batch, then changes it. An unsuitable batch returns its ValueError.
@@ -42,7 +59,8 @@ class _Changes:
         If it were raised in a worker process, its message would arrive after a long traceback.
         """
         try:
-            return self.changed(chunk, *as_batch(batch, self.settings))
+            images, labels = as_batch(batch, self.settings, may_be_bytes=self.on_bytes)
+            return self.changed(chunk, images, labels)
         except ValueError as error:
             return error
 
@@ -101,6 +119,7 @@ def training_epochs(
     start: int = 0,
     most: int | None = None,
     processes: Processes = ALONE,
+    device: torch.device = _CPU,
 ) -> Iterator[Iterator[Batch]]:
     """The batches of `training_batches` for every epoch; use up each before asking for the next.
 
@@ -110,23 +129,79 @@ def training_epochs(
     Args:
         start: number of batches to skip at the beginning of the first epoch.
         most: number of batches of all epochs together, if fewer than all are needed.
+        device: where images and labels are sent; CUDA copies a batch while it works on another.
 
     Raises:
         ValueError: the images or labels of a batch do not suit the network.
     """
     source = as_loader(data.train, batch_size, data.num_workers)
-    changes = _Changes(data.augmentation, data.mixing, settings, seed, processes.rank)
+    on_bytes = _suits_bytes(source, data)
+    changes = _Changes(data.augmentation, data.mixing, settings, seed, processes.rank, on_bytes)
+
+    def send(batch: Batch) -> Batch:
+        images = _arrived(batch.images, source, device)
+        return batch._replace(images=images, labels=sent(batch.labels, device))
+
     if isinstance(source, DataLoader):
         for epoch in epochs:
             skipped = start if epoch == epochs.start else 0
-            yield _batches_of_loader(source, changes, epoch, skipped, processes)
+            batches = _batches_of_loader(source, changes, epoch, skipped, processes)
+            yield sent_ahead(batches, device, send)
         return
     order = _Order(num_samples(source), data.repeats, batch_size, seed, processes)
     places = _places(epochs, order.num_batches, start, most)
     chunks = (chunk for place in places for chunk in order.chunks(*place))
-    read_ahead = read(Reader(source, seed, changes), chunks, data.num_workers, epochs.start)
+    reader = Reader(source, seed, changes, sends_bytes=on_bytes)
+    read_ahead = read(
+        reader,
+        chunks,
+        _num_readers(source, data.num_workers),
+        first_epoch=epochs.start,
+        pins=device.type == "cuda",
+    )
     for _, numbers in _places(epochs, order.num_batches, start, most):
-        yield _batches_of_dataset(read_ahead, order, numbers, settings)
+        yield sent_ahead(_batches_of_dataset(read_ahead, order, numbers, changes), device, send)
+
+
+def _num_readers(source: ImageSource, asked: int) -> int:
+    """Processes for a training set. Tensors of a user may be on a device, where only one can go."""
+    return 0 if isinstance(source, TensorDataset) else asked
+
+
+def _arrived(images: Tensor, source: ImageSource, device: torch.device) -> Tensor:
+    """Images on the device, as normalised floats if they are pictures that travel as bytes."""
+    images = sent(images, device)
+    if images.dtype != torch.uint8:
+        return images
+    assert isinstance(source, Pictures), "only pictures travel as bytes"
+    return source.as_floats(images)
+
+
+def _suits_bytes(source: ImageSource, data: ImageData) -> bool:
+    """Whether nothing happens to training images that needs them normalised.
+
+    Erasing fills with normal numbers, mixing averages, and moved images are interpolated.
+    """
+    changes = data.augmentation
+    only_mirrors = isinstance(changes, BatchAugmentation) and changes.only_mirrors
+    return (
+        isinstance(source, Pictures) and data.mixing is None and (changes is None or only_mirrors)
+    )
+
+
+def bytes_ahead(data: ImageData, settings: Settings, batch_size: int) -> int:
+    """Shared memory for the training batches that the readers of one process prepare ahead.
+
+    Args:
+        batch_size: images of this process in a batch.
+    """
+    source = data.train
+    if isinstance(source, (DataLoader, IterableDataset)):
+        return 0
+    bytes_per_value = 1 if _suits_bytes(source, data) else torch.float32.itemsize
+    image = settings.in_chans * math.prod(settings.image_size) * bytes_per_value
+    num_readers = _num_readers(source, data.num_workers)
+    return num_readers * READ_AHEAD * min(batch_size, num_samples(source)) * image
 
 
 def _places(
@@ -178,9 +253,10 @@ class _Order:
 
 
 def _batches_of_dataset(
-    read_ahead: Iterator[Any], order: _Order, numbers: range, settings: Settings
+    read_ahead: Iterator[Any], order: _Order, numbers: range, changes: _Changes
 ) -> Iterator[Batch]:
     """The next of the batches that are read; without images where this process has none."""
+    settings = changes.settings
     for number in numbers:
         if order.share(number):
             batch = next(read_ahead)
@@ -220,6 +296,7 @@ def evaluation_batches(
     num_workers: int = 0,
     *,
     processes: Processes = ALONE,
+    device: torch.device = _CPU,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches (images, labels) in the order of the source, without augmentation.
 
@@ -227,7 +304,13 @@ def evaluation_batches(
 
     Args:
         processes: each process gets its share of the images; with a loader, of the batches.
+        device: where images and labels are sent, as for a training.
     """
+
+    def send(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        images, labels = pair
+        return _arrived(images, source, device), sent(labels, device)
+
     source = as_loader(source, batch_size, num_workers)
     loader: Iterable[Any]
     if isinstance(source, DataLoader):
@@ -236,9 +319,12 @@ def evaluation_batches(
     else:
         own = processes.share(range(num_samples(source)))
         chunks = _chunks(own, batch_size)
-        loader = read(Reader(source, seed=0), chunks, num_workers, first_epoch=0)
-    for batch in loader:
-        yield as_batch(batch, settings, with_crops=True)
+        reader = Reader(source, seed=0, sends_bytes=True)
+        readers = 0 if is_whole(source) else num_workers
+        loader = read(reader, chunks, readers, pins=device.type == "cuda")
+    are_bytes = isinstance(source, Pictures)
+    pairs = (as_batch(batch, settings, with_crops=True, may_be_bytes=are_bytes) for batch in loader)
+    yield from sent_ahead(pairs, device, send)
 
 
 def _chunks(images: Sequence[int], size: int) -> Iterator[Chunk]:

@@ -32,7 +32,6 @@ from prenas.data.images import ImageSource, num_samples
 from prenas.data.pictures import Pictures, Pixels
 from prenas.randomness import derive_seed, isolated_global_state, reseed_global_state
 
-
 READ_AHEAD = 2
 """Batches that each reader prepares before they are needed."""
 
@@ -69,22 +68,26 @@ class Reader(Dataset[Any]):
         dataset: Dataset[Any],
         seed: int,
         change: Callable[[Chunk, Any], Any] | None = None,
+        *,
+        sends_bytes: bool = False,
     ) -> None:
-        """`change`: (chunk, batch) -> what is returned instead of the batch."""
+        """Reads without changes, or with them.
+
+        Args:
+            change: (chunk, batch) -> what is returned instead of the batch.
+            sends_bytes: a reader process returns pictures as uint8, which are a quarter of the
+                floats, and leaves it to the receiver to normalise them.
+        """
         self.seed = seed
         self._dataset, self._change = dataset, change
+        self._sends_bytes = sends_bytes
 
     def __getitem__(self, chunk: Chunk) -> Any:
         batch = self._read(chunk)
         return batch if self._change is None else self._change(chunk, batch)
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether batches are slices of tensors in memory, which need no worker processes."""
-        return isinstance(self._dataset, (TensorDataset, Pixels))
-
     def _read(self, chunk: Chunk) -> Any:
-        if self.is_whole:
+        if is_whole(self._dataset):
             return self._dataset[[sample.image for sample in chunk.samples]]
         with isolated_global_state(self.seed, "transforms", chunk.epoch):
             if isinstance(self._dataset, Pictures):
@@ -99,10 +102,16 @@ class Reader(Dataset[Any]):
             for sample in copies:
                 pixels.append(self._seeded(chunk, sample).transform(picture))
                 labels.append(label)
-        images = torch.empty(len(pixels), *pixels[0].shape)
-        if get_worker_info() is not None:  # shared before it is filled, which saves a copy
+        is_sent = get_worker_info() is not None
+        dtype = torch.uint8 if is_sent and self._sends_bytes else torch.float32
+        images = torch.empty(len(pixels), *pixels[0].shape, dtype=dtype)
+        if is_sent:  # shared before it is filled, which saves a copy
             images.share_memory_()  # type: ignore[no-untyped-call]
-        return pictures.normalized(pixels, out=images), torch.tensor(labels)
+        if dtype == torch.uint8:
+            torch.stack(pixels, out=images)
+        else:
+            pictures.normalized(pixels, out=images)
+        return images, torch.tensor(labels)
 
     def _seeded(self, chunk: Chunk, sample: Sample) -> Any:
         """The data set, with the global generators seeded for a sample."""
@@ -110,15 +119,26 @@ class Reader(Dataset[Any]):
         return self._dataset
 
 
+def is_whole(dataset: Dataset[Any]) -> bool:
+    """Whether batches are slices of tensors in memory, which need no worker processes."""
+    return isinstance(dataset, (TensorDataset, Pixels))
+
+
 def read(
-    reader: Reader, chunks: Iterable[Chunk], num_workers: int, first_epoch: int
+    reader: Reader,
+    chunks: Iterable[Chunk],
+    num_workers: int,
+    *,
+    first_epoch: int = 0,
+    pins: bool = False,
 ) -> Iterator[Any]:
     """Batches of the given chunks, in their order.
 
     The chunks are asked for a few batches ahead of the reading.
+
+    Args:
+        pins: put the batches into pinned memory, from which an accelerator copies.
     """
-    if reader.is_whole:
-        return map(reader.__getitem__, chunks)
     if num_workers:
         _require_shared_memory(num_workers)
     loader: DataLoader[Any] = DataLoader(
@@ -126,6 +146,7 @@ def read(
         sampler=chunks,
         batch_size=None,
         prefetch_factor=READ_AHEAD if num_workers else None,
+        pin_memory=pins,
         collate_fn=_unchanged,
         num_workers=num_workers,
         multiprocessing_context=_start_method(num_workers),

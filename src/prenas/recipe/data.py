@@ -122,6 +122,12 @@ class Augmentation(Value):
         """Whether single pictures are changed, so that resized copies cannot replace them."""
         return bool(self.crop_scale or self.auto_augment or self.color_jitter)
 
+    @property
+    def only_mirrors(self) -> bool:
+        """Whether nothing but flips may happen to an image after its picture was changed."""
+        moves = self.crop_padding or self.shift_pixels or self.rotation_degrees or self.scale
+        return not (moves or self.erasing or self.mixup or self.cutmix)
+
 
 class DataRecipe(Value):
     """Which images, how they are split, and how they are prepared.

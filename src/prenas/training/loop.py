@@ -264,6 +264,7 @@ class _Training:
             start=self.position.step % self._length.steps_per_epoch,
             most=self._length.num_steps - self.position.step,
             processes=self._processes,
+            device=self._step.device,
         )
         for epoch, batches in zip(epochs, read, strict=True):
             self._clock = _Clock()
