@@ -71,6 +71,13 @@ class Processes(NamedTuple):
         """
         return self.any(self.is_main and flag)
 
+    def gathered(self, number: float) -> list[float]:
+        """The numbers that all processes called this with, by rank, in every process."""
+        numbers = torch.zeros(self.world_size, dtype=torch.float64)
+        numbers[self.rank] = number
+        self.add_up(numbers)
+        return numbers.tolist()
+
     def wait(self) -> None:
         """Returns when every process has called this."""
         self.any(False)

@@ -474,13 +474,11 @@ class _Training:
 
     def _require_same(self, step: int) -> None:
         """Raises ValueError if the processes would continue from different steps."""
-        steps = torch.zeros(self._processes.world_size, dtype=torch.float64)
-        steps[self._processes.rank] = step
-        self._processes.add_up(steps)
-        if steps.min() != steps.max():
+        steps = self._processes.gathered(step)
+        if len({*steps}) > 1:
             raise ValueError(
                 f"the processes of this run see checkpoints of different steps "
-                f"({', '.join(f'{one:.0f}' for one in steps.tolist())}): give all of them the same "
+                f"({', '.join(f'{one:.0f}' for one in steps)}): give all of them the same "
                 "run folder, on a shared disk"
             )
 
