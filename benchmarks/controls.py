@@ -32,10 +32,10 @@ from prenas.families.base import Arch, SearchSpace, envelope
 from prenas.randomness import numpy_generator
 from prenas.recipe import Recipe, with_overrides
 from prenas.recipe.catalogue import get_recipe
-from prenas.rivals.within import Within
 from prenas.selection.placing import placed_budgets
 from prenas.selection.preferred import PreferredSet
 from prenas.selection.search import zero_cost_search
+from prenas.selection.within import Within
 from prenas.supernet import Supernet
 from prenas.training.loop import train_supernet
 

@@ -247,7 +247,7 @@ def _tables(recipe: Recipe, importance: Importance) -> SpaceTables:
 def _tables_at(
     resolutions: Iterable[int | None], space: SearchSpace, importance: Importance
 ) -> dict[int | None, SpaceTables]:
-    gains = isomer_gains("normalised", block_scores(space, importance), 0)
+    gains = isomer_gains("published", block_scores(space, importance), 0)
     scores = stage_scores(space, importance, score=DEFAULT_SCORE)
     return {
         side: space_tables(space, scores, gains, score=DEFAULT_SCORE, resolution=side)

@@ -181,7 +181,7 @@ def golden_block_scores(name: str) -> tuple[BlockScores, ...]:
 
 @functools.cache
 def golden_tables(name: str, score: str) -> SpaceTables:
-    gains = isomer_gains("normalised", [golden_block_scores(name)], seed=0)
+    gains = isomer_gains("published", [golden_block_scores(name)], seed=0)
     scores = stage_scores(golden_space(name), golden_importance(name), score=score)
     return space_tables(golden_space(name), scores, gains, score=score)
 

@@ -380,6 +380,7 @@ def specialize(
     index: int | None = None,
     *,
     limits: Limits | None = None,
+    of_budget: int | None = None,
     to: str | Path | None = None,
     data: ImageData | None = None,
     device: str = "auto",
@@ -394,14 +395,17 @@ def specialize(
     Args:
         index: number of the subnet in the evaluation; or
         limits: take the subnet with the best validation top-1 that costs no more than this, by
-            the names of the costs: "params=100k,macs=2M" or {"params": 100_000}.
+            the names of the costs: "params=100k,macs=2M" or {"params": 100_000}; or
+        of_budget: take the best by validation of the subnets that were chosen for the budget of
+            this number, counted from 0.
 
     Raises:
-        ValueError: the subnet does not exist, none is within the limits, or the logits differ.
+        ValueError: the subnet does not exist, none is within the limits or of the budget, or the
+            logits differ.
     """
     this = Run(out, data=data, device=device)
     to = None if to is None else Path(to)
-    return delivering.specialize(this, index, limits, to=to).folder
+    return delivering.specialize(this, index, limits, of_budget=of_budget, to=to).folder
 
 
 def push(

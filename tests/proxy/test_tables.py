@@ -12,12 +12,18 @@ from hypothesis import strategies as st
 
 from families.drawing import ALL_SPACES, TEST_SPACES, choices, images_for, new_supernet
 from prenas.cost import count
-from prenas.families import build_structure, family_of, get_space
+from prenas.families import build_structure, family_of, get_space, shapes_by_role
 from prenas.families.base import SearchSpace
 from prenas.families.vit.space import VitSpace
 from prenas.proxy.gains import block_scores
 from prenas.proxy.importance import Importance, measure_importance
-from prenas.proxy.scores import DEFAULT_SCORE, WEIGHT_SCORES, check_score_name
+from prenas.proxy.scores import (
+    COUNT_SCORE,
+    DEFAULT_SCORE,
+    WEIGHT_SCORES,
+    Scope,
+    check_score_name,
+)
 from prenas.proxy.tables import SpaceTables, cost_tables, space_tables, stage_scores
 from prenas.selection.isomers import isomer_gains
 from prenas.supernet import Supernet, owned_boxes
@@ -46,7 +52,7 @@ def random_importance(space: SearchSpace) -> Importance:
 @functools.cache
 def tables_of(space: SearchSpace, score: str) -> SpaceTables:
     importance = random_importance(space)
-    gains = isomer_gains("normalised", block_scores(space, importance), 0)
+    gains = isomer_gains("published", block_scores(space, importance), 0)
     scores = stage_scores(space, importance, score=score)
     return space_tables(space, scores, gains, score=score, resolution=space.resolutions[0])
 
@@ -98,6 +104,65 @@ def test_scores_equal_slicing_each_candidate(
 def test_every_score_is_compared() -> None:
     names = {*WEIGHT_SCORES, *family_of(TEST_SPACES["vit"][0]).arch_scores}
     assert set(LITERAL) == names
+
+
+@each_space
+@given(data=st.data())
+@settings(max_examples=8)
+def test_counting_scores_what_the_network_has(space: SearchSpace, data: st.DataObject) -> None:
+    """Parameters of the plain network; without those outside layers if the scope is blocks."""
+    tables, picked = tables_of(space, COUNT_SCORE), data.draw(choices(space))
+    arch = space.compose(picked)
+    assert tables.score(picked) == count(arch, space.settings)["params"]
+    prefixes = family_of(space).layers(arch)
+    named = build_structure(arch, space.settings).named_parameters()
+    inside = sum(p.numel() for name, p in named if name.startswith(tuple(prefixes)))
+    assert tables.score(picked, "blocks") == inside
+
+
+@each_space
+@pytest.mark.parametrize("score", [DEFAULT_SCORE, "sum_abs_weight", COUNT_SCORE])
+@given(data=st.data(), power=st.floats(0.1, 3), scope=st.sampled_from(["all", "blocks"]))
+@settings(max_examples=5)
+def test_a_power_is_taken_layer_by_layer(
+    space: SearchSpace, score: str, data: st.DataObject, power: float, scope: Scope
+) -> None:
+    """The sum over layers of (what the layer's tensors score) ** power, and of what is outside the
+    layers of each stage; from the elements of the network's own tensors."""
+    picked, importance = data.draw(choices(space)), random_importance(space)
+    arch, family = space.compose(picked), family_of(space)
+    boxes = owned_boxes(arch, space.supernet, space.settings)
+    sums: dict[object, float] = {}
+    for role, shapes in shapes_by_role(arch, space.settings).items():
+        for name, shape in shapes.items():
+            if score == COUNT_SCORE:
+                value = float(np.prod(shape))
+            elif family.is_scored(name):
+                elements = WEIGHT_SCORES[score].element(
+                    importance.weights[name], importance.gradients[name].clone()
+                )
+                value = float(elements[boxes[name]].sum())
+            else:
+                continue
+            if scope == "all" or role.layer is not None:
+                sums[role] = sums.get(role, 0.0) + value
+    expected = sum(value**power for value in sums.values())
+    scores = stage_scores(space, importance, score=score, scope=scope, power=power)
+    gains = [table.gains for table in cost_tables(space).stages]
+    tables = space_tables(space, scores, gains, score=score)
+    assert tables.score(picked) == pytest.approx(expected, rel=1e-9)
+
+
+@each_space
+def test_the_first_power_is_the_published_score_to_the_bit(space: SearchSpace) -> None:
+    importance = random_importance(space)
+    found = (
+        stage_scores(space, importance, score=DEFAULT_SCORE, **power)
+        for power in ({}, {"power": 1.0})
+    )
+    for plain, powered in zip(*found, strict=True):
+        assert plain.fixed.tobytes() == powered.fixed.tobytes()
+        assert plain.layers.tobytes() == powered.layers.tobytes()
 
 
 @functools.cache

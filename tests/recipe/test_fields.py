@@ -21,6 +21,7 @@ from prenas.data import ImageData
 from prenas.families import build, get_space
 from prenas.families.base import SearchSpace, Settings
 from prenas.families.vit.space import VitSettings
+from prenas.proxy.scores import UNIT_SCORES
 from prenas.recipe import (
     EvolutionRecipe,
     Recipe,
@@ -105,6 +106,7 @@ def test_every_field_is_read_by_a_run(tmp_path: Path, monkeypatch: pytest.Monkey
     space = MINI.with_settings(head_dim=3, max_distance=1)
     recipe = mini_recipe(
         space=space,
+        search={"strategy": "skeletons"},
         training={"epochs": 1},
         data=_with_everything_on(),
         evolution=EvolutionRecipe(population=3, generations=2, num_parents=2),
@@ -226,6 +228,7 @@ def test_two_given_lengths_are_refused() -> None:
         ("search.k=0", "search.k", "0"),
         ("search.num_images=0", "search.num_images", "0"),
         ("search.isomers=fancy", "search.isomers", "fancy"),
+        ("search.power=0", "search.power", "0"),
         ("search.images=photos", "search.images", "photos"),
         ("search.budgets=params=40k", "search.budgets", "params=40k"),
         ("search.keep_partial=perhaps", "search.keep_partial", "perhaps"),
@@ -248,6 +251,19 @@ def test_a_wrong_value_is_refused_by_name(override: str, field: str, given: str)
     assert given in message
     assert "validation error" not in message
     assert len(message) < 300
+
+
+def test_the_published_rule_is_read_by_its_former_name() -> None:
+    found = with_overrides(get_recipe("digits"), ["search.isomers=normalised"])
+    assert found == get_recipe("digits")
+    assert found.search.isomers == "published"
+
+
+@pytest.mark.parametrize("score", ["entropy", "abs_sum_weight_times_gradient", *UNIT_SCORES])
+def test_powers_are_refused_for_scores_that_are_no_sums_over_layers(score: str) -> None:
+    with pytest.raises(ValueError, match=r"search\.power 0\.5 applies .* set search.power=1"):
+        SearchRecipe(budgets=("params=6M",), score=score, power=0.5)
+    assert SearchRecipe(budgets=("params=6M",), score=score, power=1).power == 1
 
 
 def test_all_wrong_fields_are_named_at_once() -> None:

@@ -28,8 +28,8 @@ from prenas.recipe.catalogue import get_recipe
 from prenas.report.reproduction import command_of
 from prenas.rivals import one_shot
 from prenas.rivals.evolution import Generation, _Breeding, evolve, remembering
-from prenas.rivals.within import Genes, Within
 from prenas.runs.run import Run
+from prenas.selection.within import Genes, Within
 from prenas.steps import choosing, measuring, training
 from training.runs import (
     MINI,

@@ -244,7 +244,7 @@ def random_importance(space: SearchSpace, seed: int = 3) -> Importance:
 def tables_of(space: SearchSpace) -> SpaceTables:
     """Tables from random importances, at the first resolution."""
     importance = random_importance(space)
-    gains = isomer_gains("normalised", block_scores(space, importance), 0)
+    gains = isomer_gains("published", block_scores(space, importance), 0)
     scores = stage_scores(space, importance, score=DEFAULT_SCORE)
     side = space.resolutions[0]
     return space_tables(space, scores, gains, score=DEFAULT_SCORE, resolution=side)

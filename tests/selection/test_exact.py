@@ -66,7 +66,7 @@ def tables_of(space: SearchSpace) -> SpaceTables:
         for _ in range(2)
     )
     importance = Importance(weights, gradients)
-    gains = isomer_gains("normalised", block_scores(space, importance), 0)
+    gains = isomer_gains("published", block_scores(space, importance), 0)
     scores = stage_scores(space, importance, score=DEFAULT_SCORE)
     return space_tables(space, scores, gains, score=DEFAULT_SCORE, resolution=space.resolutions[-1])
 

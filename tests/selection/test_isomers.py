@@ -1,6 +1,7 @@
 """Isomers: the classes, their order, and which member of a class is kept."""
 
 from collections import Counter
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -16,6 +17,7 @@ from prenas.selection import isomers
 from prenas.selection.isomers import (
     Enumeration,
     allocate,
+    allocate_evenly,
     count_vectors,
     isomer_gains,
     num_isomer_classes,
@@ -173,7 +175,7 @@ def block_scores() -> list[tuple[BlockScores, ...]]:
 
 def test_block_score_rules_take_the_block_scores() -> None:
     for stages, field in (
-        (isomer_gains("normalised", block_scores(), 0), 0),
+        (isomer_gains("published", block_scores(), 0), 0),
         (isomer_gains("raw", block_scores(), 0), 1),
     ):
         for found, scores in zip(stages, block_scores(), strict=True):
@@ -190,6 +192,65 @@ def test_front_gives_larger_options_to_the_first_layers() -> None:
     assert nothing == ()
     assert allocate(heads, np.array([[2, 1, 2]])).tolist() == [[2, 2, 1, 0, 0]]
     assert allocate(ratios, np.array([[3, 2]])).tolist() == [[1, 1, 0, 0, 0]]
+
+
+def test_worst_takes_the_layers_of_the_lowest_block_scores() -> None:
+    for stage, scores in zip(isomer_gains("worst", block_scores(), 0), block_scores(), strict=True):
+        for gains, one in zip(stage, scores, strict=True):
+            assert np.array_equal(gains, -one.normalised)
+
+
+def test_even_options_by_hand() -> None:
+    """The middles of equal parts of the layers that are still free."""
+    counts = np.array([[6, 0, 1], [5, 0, 2], [4, 0, 3], [0, 7, 0], [3, 2, 2], [0, 0, 7]])
+    assert allocate_evenly(7, counts).tolist() == [
+        [0, 0, 0, 2, 0, 0, 0],
+        [0, 2, 0, 0, 0, 2, 0],
+        [0, 2, 0, 2, 0, 2, 0],
+        [1, 1, 1, 1, 1, 1, 1],
+        [0, 2, 1, 0, 1, 2, 0],
+        [2, 2, 2, 2, 2, 2, 2],
+    ]
+    assert not isomer_gains("even", block_scores(), 0)[0][0].any()
+
+
+@given(sizes=st.tuples(st.integers(1, 30), st.integers(1, 5)), data=st.data())
+def test_even_options_are_as_far_apart_as_they_can_be(
+    sizes: tuple[int, int], data: st.DataObject
+) -> None:
+    """The counts are kept; any stretch of layers has its share of the largest option, up to one."""
+    num_layers, num_options = sizes
+    cuts = data.draw(
+        st.lists(st.integers(0, num_layers), min_size=num_options - 1, max_size=num_options - 1)
+    )
+    numbers = np.diff([0, *sorted(cuts), num_layers])
+    (found,) = allocate_evenly(num_layers, numbers[None])
+    assert np.bincount(found, minlength=num_options).tolist() == numbers.tolist()
+    largest = np.concatenate([[0], np.cumsum(found == num_options - 1)])
+    for start in range(num_layers):
+        for end in range(start, num_layers + 1):
+            share = (end - start) * numbers[-1] / num_layers
+            assert abs(largest[end] - largest[start] - share) < 1 + 1e-9
+
+
+@given(st.data())
+def test_even_items_need_no_gains(data: st.DataObject) -> None:
+    """Of every class of layers and axis, what `allocate_evenly` says, in the same order."""
+    table = data.draw(stage_tables(1, tied=False))
+    even = replace(table, is_even=True)
+    found = stage_items(even, "all")
+    assert len(found) == len(stage_items(table, "all"))
+    others = replace(even, gains=tuple(-gains for gains in even.gains))
+    assert np.array_equal(found, stage_items(others, "all"))
+    for item in found:
+        depth = int((item >= 0).sum())
+        if depth == 0 or not table.num_options:
+            continue
+        per_axis = np.unravel_index(item[:depth], table.num_options)
+        for layers in ([one for one in some if one < depth] for some in table.classes):
+            for options, size in zip(per_axis, table.num_options, strict=True):
+                numbers = np.bincount(options[layers], minlength=size)[None]
+                assert options[layers].tolist() == allocate_evenly(len(layers), numbers)[0].tolist()
 
 
 def test_random_follows_its_seed_and_its_place() -> None:
@@ -215,9 +276,9 @@ def test_random_gives_every_layer_its_chance() -> None:
 
 
 def test_unknown_rule_lists_the_choices() -> None:
-    with pytest.raises(ValueError, match="did you mean 'normalised'") as caught:
-        isomer_gains("normalized", block_scores(), 0)  # type: ignore[arg-type]
-    for rule in ("front", "random", "raw", "normalised"):
+    with pytest.raises(ValueError, match="did you mean 'published'") as caught:
+        isomer_gains("publisht", block_scores(), 0)  # type: ignore[arg-type]
+    for rule in ("front", "random", "raw", "published", "even", "worst"):
         assert rule in str(caught.value)
 
 
@@ -243,6 +304,16 @@ def test_items_are_therepresentatives_of_a_stage(data: st.DataObject) -> None:
 def test_every_named_space_can_be_listed(enumeration: Enumeration) -> None:
     for space in all_spaces().values():
         require_listable(space, enumeration)
+
+
+def test_scores_that_do_not_add_up_need_all_combinations_listed() -> None:
+    """Five MLP ratios and four numbers of heads in 24 layers: each alone is a short list."""
+    space = VitSpace(
+        name="x", embed_dim=(64,), depth=(24,), num_heads=(1, 2, 3, 4), mlp_ratio=(1, 2, 3, 4, 5)
+    )
+    require_listable(space, "all")
+    with pytest.raises(ValueError, match="59,889,375 isomer classes, too many to list"):
+        require_listable(space, "all", by_axis=False)
 
 
 def test_a_space_with_too_many_classes_is_refused_without_tables(

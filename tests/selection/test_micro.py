@@ -50,7 +50,7 @@ def tables_of(name: str) -> SpaceTables:
             for _ in range(2)
         )
     )
-    gains = isomer_gains("normalised", block_scores(space, importance), 0)
+    gains = isomer_gains("published", block_scores(space, importance), 0)
     scores = stage_scores(space, importance, score=DEFAULT_SCORE)
     return space_tables(space, scores, gains, score=DEFAULT_SCORE)
 

@@ -4,6 +4,7 @@ import json
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from prenas.families import family_of
 from prenas.families.base import Arch, check_contains, envelope
 from prenas.families.vit.space import VitArch
 from prenas.proxy.importance import Importance, measure_importance, noise_images
-from prenas.proxy.scores import WEIGHT_SCORES, Scope
+from prenas.proxy.scores import COUNT_SCORE, WEIGHT_SCORES, Scope
 from prenas.recipe import IsomerRule, Recipe, SearchRecipe, with_overrides
 from prenas.recipe.budgets import parse_budgets
 from prenas.recipe.catalogue import get_recipe
@@ -39,8 +40,8 @@ from training.runs import (
 
 pytest_plugins = "training.runs"
 
-RULES = ("normalised", "raw", "front", "random")
-SCORES = (*WEIGHT_SCORES, "entropy")
+RULES = get_args(IsomerRule)
+SCORES = (*WEIGHT_SCORES, COUNT_SCORE, "entropy")
 
 
 def found(recipe: Recipe, data: ImageData | None = None) -> PreferredSet:
@@ -90,7 +91,7 @@ def test_budgets_that_hold_nothing_are_told_before_the_backward_pass(
         zero_cost_search(mini_recipe(search={"budgets": ("params=1M:2M",)}))
 
 
-@pytest.mark.parametrize("rule", ["normalised", "random"])
+@pytest.mark.parametrize("rule", ["published", "random"])
 def test_further_seeds_only_add_their_agreement(rule: str) -> None:
     plain = found(mini_recipe(search={"isomers": rule})).model_dump()
     more = found(mini_recipe(search={"isomers": rule, "further_seeds": 2})).model_dump()
@@ -286,7 +287,7 @@ def test_the_front_rule_gives_larger_options_to_earlier_layers() -> None:
             assert list(options) == sorted(options, reverse=True)
 
 
-@pytest.mark.parametrize("rule", ["normalised", "raw", "random"])
+@pytest.mark.parametrize("rule", ["published", "raw", "random"])
 def test_options_follow_the_gains_that_are_reported(rule: str) -> None:
     """Two layers, two options: the larger goes to the layer with the larger gain."""
     preferred = found(mini_recipe(search={"isomers": rule, "k": 9}))

@@ -59,6 +59,7 @@ from prenas.cli.parsing import (
 )
 from prenas.cli.status import print_status
 from prenas.cli.tables import (
+    print_contests,
     print_evaluations,
     print_lists,
     print_plan,
@@ -446,6 +447,10 @@ def evaluate_command(
     rows = measuring.evaluate(this, archs)
     what = "the given architectures" if archs else f"{this.subnets.kind} subnets"
     print_evaluations(rows, f"{run}: {what}", this.class_names)
+    if not archs:
+        from prenas.models.choice import contests_of
+
+        print_contests(contests_of(this.subnets, rows))
     if archs or data or crops:
         where = f" on {', '.join(data)}" if data else ""
         each = f" with {crops} {'crop' if crops == 1 else 'crops'} per image" if crops else ""
@@ -540,6 +545,13 @@ def specialize_command(
     limits: Limits = None,
     max_params: MaxParams = None,
     max_macs: MaxMacs = None,
+    of_budget: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="The best by validation of the subnets chosen for budget N, counted from 0.",
+        ),
+    ] = None,
     to: Annotated[
         Path | None,
         typer.Option(
@@ -559,7 +571,8 @@ def specialize_command(
 
     set_threads(threads)
     limited = joined_limits(limits, max_params, max_macs)
-    folder, number, row = delivering.specialize(opened(run, device, data), index, limited, to=to)
+    this = opened(run, device, data)
+    folder, number, row = delivering.specialize(this, index, limited, of_budget=of_budget, to=to)
     costs = [axis.in_words(row.costs[axis.name]) for axis in shown_axes([row.costs])]
     results = "".join(
         f", {split} top-1 {100 * metrics.top1:.2f} %" for split, metrics in row.splits.items()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from prenas.cli.output import console
-from prenas.cli.tables import duration, print_table
+from prenas.cli.tables import duration, print_contests, print_table
 from prenas.cost import size_axis
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def print_status(status: Status) -> None:
         )
     if progress is not None:
         _print_training(progress)
+    print_contests(status.contests)
     for problem in status.problems:
         console.print(f"Problem   {problem}", soft_wrap=True)
     if status.is_busy:

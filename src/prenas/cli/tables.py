@@ -13,6 +13,7 @@ from prenas.cli.frontier import print_frontier
 from prenas.cli.output import IS_QUIET, PlainConsole, console
 from prenas.cost import CostAxis, bounded_axis, count, shown_axes, size_axis
 from prenas.length import length_of
+from prenas.runs.contests import OPTIMISTIC, were_decided
 from prenas.values import few_of, printable
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from prenas.families.base import SearchSpace
     from prenas.pipeline import DryRun
     from prenas.recipe import Recipe
+    from prenas.runs.contests import Contest
     from prenas.runs.run import Run
     from prenas.selection.evolved import Evolved
     from prenas.selection.preferred import PreferredSet
@@ -132,6 +134,7 @@ def _measure(table: Table) -> Measurement:
 def print_preferred(preferred: PreferredSet) -> None:
     """Prints the preferred subnets, budgets without one, and how well other seeds agree."""
     from prenas.report.forms import amount
+    from prenas.report.sections import AGREEMENT
 
     leads = {
         choice.subnet: "-" if choice.margin is None else f"{100 * choice.margin:.2g} %"
@@ -172,6 +175,17 @@ def print_preferred(preferred: PreferredSet) -> None:
             for number, subnet in enumerate(preferred.subnets)
         ],
     )
+    if preferred.recipe.search.strategy == "random" and preferred.origin is None:
+        console.print(
+            "drawn at random: all architectures within a budget are equally likely; scores played "
+            "no part",
+            soft_wrap=True,
+        )
+    if preferred.recipe.search.strategy == "skeletons" and preferred.origin is None:
+        console.print(
+            "skeletons: all subnets of a budget differ in the width or depth of some stage",
+            soft_wrap=True,
+        )
     if any(choice.margin is not None for choice in preferred.choices):
         console.print(
             "lead: how far the score is above that of the best subnet in the budget that was not "
@@ -233,6 +247,8 @@ def print_preferred(preferred: PreferredSet) -> None:
             f"number of layers whose options differ, per budget: {changed}",
             soft_wrap=True,
         )
+    if preferred.agreement:
+        console.print(AGREEMENT, soft_wrap=True)
 
 
 def _print_idle_budgets(recipe: Recipe) -> None:
@@ -338,6 +354,33 @@ def print_evaluations(
         advice = [f"Choose by validation accuracy{also}.", *tied_in_words(rows)]
     console.print(" ".join([f"Accuracies in % on {sizes}.", *advice]), soft_wrap=True)
     _print_classes(rows, class_names)
+
+
+def print_contests(found: Sequence[Contest]) -> None:
+    """Prints the best subnet of every budget by validation, if any budget has several."""
+    if not were_decided(found):
+        return
+    print_table(
+        "The best of each budget by validation",
+        ["#", "budget", "candidates", "best", "val\ntop-1", "spread", "test\ntop-1"],
+        [
+            (
+                one.budget,
+                one.named,
+                " ".join(map(str, one.subnets)),
+                one.winner,
+                f"{100 * one.top1[0]:.2f}",
+                f"{100 * one.spread:.2f}",
+                "-" if one.test_top1 is None else f"{100 * one.test_top1:.2f}",
+            )
+            for one in found
+        ],
+    )
+    console.print(
+        f"Candidates are subnets, the best first. {OPTIMISTIC} `prenas specialize RUN --of-budget "
+        "#` hands over the best of a budget.",
+        soft_wrap=True,
+    )
 
 
 def _print_classes(rows: Sequence[Evaluation], class_names: Sequence[str] | None) -> None:

@@ -10,6 +10,7 @@ from prenas import artifacts
 from prenas.cli.output import console
 from prenas.cli.progress import TrainingProgress, print_generation, training_progress
 from prenas.cli.tables import (
+    print_contests,
     print_data,
     print_evaluations,
     print_evolved,
@@ -127,8 +128,11 @@ class Terminal(AbstractContextManager["Terminal"], Observer):
                 f"{out / artifacts.EVALUATION}"
             )
         elif step == "evaluate":
+            from prenas.models.choice import contests_of
+
             title = f"{run.recipe.name}: {run.subnets.kind} subnets after training"
             print_evaluations(run.evaluations, title, run.class_names)
+            print_contests(contests_of(run.subnets, run.evaluations))
         elif step == "report":
             _print_paths(run)
 

@@ -1,31 +1,54 @@
-"""Choosing a subnet: by its number, or the best one within limits."""
+"""Choosing a subnet: by its number, the best one within limits, or the best one of a budget."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from prenas.cost import bounded_axis, shown_axes
+from prenas.cost import bounded_axis
 from prenas.evaluation.accuracy import Evaluation
 from prenas.recipe.budgets import Limits, parse_limits
+from prenas.runs.contests import Contest, Result, best_first, contests
 from prenas.selection.preferred import PreferredSet
+from prenas.values import few_of
 
 
 def ranked(evaluations: Sequence[Evaluation]) -> list[int]:
-    """Numbers of the subnets, the best first; among equals, the first of them.
+    """Numbers of the subnets, the best first: see `prenas.runs.contests.best_first`."""
+    return best_first(_results(evaluations))
 
-    The best has the highest validation top-1, then the smallest size; the test split is not used.
-    Without an evaluation only the costs are known: the best then has the largest size, then the
-    lowest other costs.
+
+def _results(evaluations: Iterable[Evaluation]) -> list[Result]:
+    return [
+        Result(row.costs, {split: metrics.top1 for split, metrics in row.splits.items()})
+        for row in evaluations
+    ]
+
+
+def contests_of(preferred: PreferredSet, evaluations: Sequence[Evaluation]) -> tuple[Contest, ...]:
+    """The subnets of every budget, compared on validation; none without an evaluation."""
+    choices = ((choice.budget, choice.subnet) for choice in preferred.choices)
+    return contests(preferred.budgets, choices, _results(evaluations))
+
+
+def best_of_budget(preferred: PreferredSet, evaluations: Sequence[Evaluation], budget: int) -> int:
+    """Number of the best subnet that was chosen for a budget: the first of `ranked`.
+
+    Args:
+        budget: its number, from 0.
+
+    Raises:
+        ValueError: there is no such budget, or no subnet fits it.
     """
-    size, *others = (axis.name for axis in shown_axes(row.costs for row in evaluations))
-
-    def merit(number: int) -> tuple[float, ...]:
-        costs, splits = evaluations[number].costs, evaluations[number].splits
-        if "validation" in splits:
-            return splits["validation"].top1, -costs[size]
-        return costs[size], *(-costs[name] for name in others)
-
-    return sorted(range(len(evaluations)), key=merit, reverse=True)  # keeps the order of equals
+    budgets = preferred.budgets
+    if not 0 <= budget < len(budgets):
+        named = few_of([f"{number}: {text}" for number, text in enumerate(budgets)])
+        raise ValueError(f"budget {budget} does not exist: this run has {named}")
+    chosen = {choice.subnet for choice in preferred.choices if choice.budget == budget}
+    if not chosen:
+        raise ValueError(
+            f"no subnet fits budget {budget} ({budgets[budget]}): choose a budget that has one"
+        )
+    return next(number for number in ranked(evaluations) if number in chosen)
 
 
 def pick(evaluations: Sequence[Evaluation], limits: Mapping[str, int]) -> int:

@@ -1,8 +1,8 @@
 """Named scores of a subnet: sums over the weights that it owns (method.md, section 2).
 
-S, the score that PreNAS ranks by, is `sum_abs_weight_times_gradient`. The others are alternatives
-from the original code, named after their formulas. All are additive over weights, so a few table
-look-ups give the score of any subnet (`prenas.proxy.tables`).
+S, the score that PreNAS ranks by, is `sum_abs_weight_times_gradient`. `params` counts weights. The
+others are alternatives from the original code, named after their formulas. All are additive over
+weights, so a few table look-ups give the score of any subnet (`prenas.proxy.tables`).
 """
 
 from __future__ import annotations
@@ -46,15 +46,29 @@ WEIGHT_SCORES: dict[str, WeightScore] = {
     ),
 }
 
+COUNT_SCORE = "params"
+"""Counting alone: what a layer scores are its parameters, whatever its weights are."""
+
 UnitScoreName = Literal["gate", "gate_sum", "weight_times_gradient", "weight", "random"]
 """Scores of single hidden units at trained weights; see `prenas.proxy.unit_scores`."""
 
 UNIT_SCORES: tuple[UnitScoreName, ...] = get_args(UnitScoreName)
 
 
+def is_sum_over_layers(name: str) -> bool:
+    """Whether a score is a sum of one amount per layer that is never negative."""
+    return name == COUNT_SCORE or (name in WEIGHT_SCORES and WEIGHT_SCORES[name].finish is None)
+
+
+def has_scope(name: str) -> bool:
+    """Whether a score can be told apart into layers and the tensors outside them."""
+    return name == COUNT_SCORE or name in WEIGHT_SCORES
+
+
 def check_score_name(name: str, family: str) -> None:
     """Raises ValueError, with the available names, unless the family has a score of this name."""
     chosen = get_family(family)
-    choices = [*WEIGHT_SCORES, *chosen.arch_scores, *(UNIT_SCORES if chosen.unit_groups else ())]
+    units = UNIT_SCORES if chosen.unit_groups else ()
+    choices = [*WEIGHT_SCORES, COUNT_SCORE, *chosen.arch_scores, *units]
     if name not in choices:
         raise unknown_name("score", name, choices)

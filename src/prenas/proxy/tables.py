@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from prenas.cost import bounded_axes
+from prenas.cost import bounded_axes, bounded_names, size_axis
 from prenas.families import family_of
 from prenas.families.base import (
     Arch,
@@ -39,7 +39,7 @@ from prenas.proxy.layout import (
     options_of,
     widths_before,
 )
-from prenas.proxy.scores import WEIGHT_SCORES, Floats, Scope
+from prenas.proxy.scores import COUNT_SCORE, WEIGHT_SCORES, Floats, Scope
 
 
 class StageScores(NamedTuple):
@@ -72,6 +72,8 @@ class StageTable:
     """[width before, width, layers, options]"""
     gains: tuple[Floats, ...] = ()
     """Per axis, gains [layers, options] by which the isomer rule ranks layers."""
+    is_even: bool = False
+    """Whether larger options are spread evenly over interchangeable layers, whatever the gains."""
 
     @property
     def is_whole(self) -> bool:
@@ -155,6 +157,7 @@ def space_tables(
     *,
     score: str,
     resolution: int | None = None,
+    is_even: bool = False,
 ) -> SpaceTables:
     """Tables of a space at one of its resolutions.
 
@@ -162,10 +165,17 @@ def space_tables(
         scores: result of `stage_scores`, the same at every resolution.
         gains: per stage and axis, the gains that rank layers (`prenas.selection.isomers`).
         score: name of the score.
+        is_even: whether larger options are spread evenly instead of by gains.
     """
     tables = cost_tables(space, resolution)
     stages = tuple(
-        replace(table, fixed_scores=found.fixed, scores=found.layers, gains=ranks)
+        replace(
+            table,
+            fixed_scores=found.fixed,
+            scores=found.layers,
+            gains=ranks,
+            is_even=is_even,
+        )
         for table, found, ranks in zip(tables.stages, scores, gains, strict=True)
     )
     entry = WEIGHT_SCORES.get(score)
@@ -173,21 +183,40 @@ def space_tables(
 
 
 def stage_scores(
-    space: SearchSpace, importance: Importance, *, score: str, scope: Scope = "all"
+    space: SearchSpace,
+    importance: Importance,
+    *,
+    score: str,
+    scope: Scope = "all",
+    power: float = 1.0,
 ) -> tuple[StageScores, ...]:
     """The scores of every stage, from importances measured on the space's supernet.
 
     Args:
-        score: a name from `WEIGHT_SCORES` or from the family's `arch_scores`.
+        score: `COUNT_SCORE`, or a name from `WEIGHT_SCORES` or the family's `arch_scores`.
+        power: a subnet scores the sum over its layers of what each scores, to this power. The
+            tensors of a stage outside its layers count as one more layer. Other than 1 only for
+            scores that `is_sum_over_layers` (`prenas.recipe.SearchRecipe` refuses the others).
     """
     function = family_of(space).arch_scores.get(score)
     if function:
         scores = tuple(_arch_scores(space, function))
+    elif score == COUNT_SCORE:
+        scores = tuple(_counts(space))
     else:
         scores = tuple(_weight_scores(space, importance, score))
     if scope == "blocks":
         scores = tuple(found._replace(fixed=np.zeros_like(found.fixed)) for found in scores)
+    if power != 1:
+        scores = tuple(StageScores(found.fixed**power, found.layers**power) for found in scores)
     return scores
+
+
+def _counts(space: SearchSpace) -> Iterator[StageScores]:
+    """The parameters of every layer, and of what lies outside layers."""
+    axis = bounded_names().index(size_axis().name)
+    for costs in costs_of(space, space.scored_resolution):
+        yield StageScores(*(found[..., axis].astype(np.float64) for found in costs))
 
 
 def _empty_scores(num_before: int, stage: Stage) -> StageScores:

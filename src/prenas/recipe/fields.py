@@ -7,7 +7,7 @@ its recipe as `recipe.json` and compares it field by field when it is continued.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import (
     Field,
@@ -19,7 +19,13 @@ from pydantic import (
 
 from prenas.families import get_family, get_space
 from prenas.families.base import SearchSpace
-from prenas.proxy.scores import DEFAULT_SCORE, UNIT_SCORES, Scope, check_score_name
+from prenas.proxy.scores import (
+    DEFAULT_SCORE,
+    UNIT_SCORES,
+    Scope,
+    check_score_name,
+    is_sum_over_layers,
+)
 from prenas.recipe.budgets import check_resolutions, parse_budgets
 from prenas.recipe.data import (
     Augmentation,
@@ -30,9 +36,15 @@ from prenas.values import MOST_AMOUNT, Value
 
 _MOST = 100_000_000  # of images, steps, epochs and the like
 
-IsomerRule = Literal["normalised", "raw", "front", "random"]
-"""How layers are ranked for the larger options: by `normalised` block scores (the method) or `raw`
-ones, `front` (the first layers first), `random` (a control: any claimed gain must exceed it)."""
+IsomerRule = Literal["published", "raw", "even", "front", "random", "worst"]
+"""Which of a stage's interchangeable layers get the larger options: those of the highest block
+scores, as the method is `published`, or of the highest `raw` ones; layers spread `even` over the
+stage; the `front`. Controls: `random` layers, and those of the `worst` block scores."""
+
+Strategy = Literal["best", "skeletons", "random"]
+"""Which subnets of a budget are chosen: the `best` by score; the best of each of k different shapes
+(`skeletons`, a width and a depth per stage); or `random` ones, all equally likely (a control: any
+claimed gain must exceed it)."""
 
 Enumeration = Literal["all", "published"]
 """`all` allocations, or only those that the original code enumerates. It skips allocations that
@@ -44,17 +56,25 @@ class SearchRecipe(Value):
 
     budgets: tuple[str, ...]
     """For example `params=5M:12M:1M`; see `prenas.recipe.budgets.parse_budgets`."""
+    strategy: Strategy = "best"
     k: int = Field(1, ge=1, le=1_000)
     """Subnets kept per budget."""
+    shape_distance: int = Field(1, ge=1, le=1_000)
+    """How far apart the shapes of `skeletons` are at least: the steps between their widths and
+    depths in the lists of options, summed over stages."""
     keep_partial: bool = False
     """Keep a grid's last interval when the step does not divide the range."""
     score: str = DEFAULT_SCORE
+    """`params` only counts parameters."""
+    power: float = Field(1.0, gt=0, le=16, allow_inf_nan=False)
+    """Sum what each layer scores, to this power. Below 1, depth counts for more, above 1 for less;
+    1 is the published score."""
     allocation: Literal["best", "equal"] = "best"
     """How the units of a trained network are shared among its layers: `best` for the sum of their
     scores, or `equal`, the same share of every layer, for comparison."""
     scope: Scope = "all"
     """`blocks`: the score sums only over tensors that belong to a layer, without stem and head."""
-    isomers: IsomerRule = "normalised"
+    isomers: IsomerRule = "published"
     enumeration: Enumeration = "all"
     images: Literal["noise", "data"] = "noise"
     """`noise`: normal random numbers with the data's mean and deviation; `data`: training images
@@ -65,6 +85,50 @@ class SearchRecipe(Value):
     """Number of extra seeds that are scored, only to report how well they agree."""
     exact_optimum: bool = False
     """Also compute the highest score within each budget over the whole space, only to report it."""
+
+    @field_validator("isomers", mode="before")
+    @classmethod
+    def _named_as_now(cls, rule: object) -> object:
+        # Recipes saved before the rule was named after where it comes from.
+        return "published" if rule == "normalised" else rule
+
+    @model_validator(mode="after")
+    def _powers_are_of_layers(self) -> Self:
+        if self.power != 1 and not is_sum_over_layers(self.score):
+            raise ValueError(
+                f"search.power {self.power:g} applies to what each layer scores, but search.score "
+                f"{self.score!r} is no sum over layers that are never negative: set search.power=1,"
+                " or search.score to 'params' or 'sum_abs_weight_times_gradient'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _strategy_suits_the_rest(self) -> Self:
+        if self.shape_distance != 1 and self.strategy != "skeletons":
+            raise ValueError(
+                f"search.shape_distance {self.shape_distance} is how far skeletons are apart, but "
+                f"search.strategy is {self.strategy!r}: set search.strategy=skeletons, or leave "
+                "out shape_distance"
+            )
+        if self.strategy != "best" and self.score in UNIT_SCORES:
+            raise ValueError(
+                f"search.strategy {self.strategy!r} chooses among untrained networks, but "
+                f"search.score {self.score!r} scores the units of a trained one: set "
+                "search.strategy=best (search.score=random is a control for cuts)"
+            )
+        if self.strategy == "random":
+            for name, value in (
+                ("enumeration", self.enumeration != "all"),
+                ("further_seeds", self.further_seeds),
+                ("exact_optimum", self.exact_optimum),
+            ):
+                if value:
+                    raise ValueError(
+                        f"search.{name} {getattr(self, name)} is about what scores choose, but "
+                        "search.strategy=random draws from all architectures without scores: leave "
+                        f"out {name}, or choose another strategy"
+                    )
+        return self
 
     @field_validator("budgets")
     @classmethod
@@ -416,6 +480,15 @@ class Recipe(Value):
                 raise ValueError(
                     f"search.allocation=equal has one subnet per budget, but search.k is "
                     f"{self.search.k}: set it to 1"
+                )
+        if self.search.strategy == "skeletons" and self.search.k > 1:
+            most = sum(len(one.widths) + len(one.depths) - 2 for one in self.space.chain)
+            if self.search.shape_distance > most:
+                raise ValueError(
+                    f"search.strategy=skeletons wants shapes that are {self.search.shape_distance} "
+                    f"steps apart, but the widths and depths of space {self.space.name!r} are at "
+                    f"most {most} steps apart: "
+                    + (f"set search.shape_distance to at most {most}" if most else "set search.k=1")
                 )
         budgets = parse_budgets(self.search.budgets, keep_partial=True)
         check_resolutions(budgets.kept, self.space)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
 from prenas import artifacts
 from prenas.cost import CostAxis, shown_axes
+from prenas.models.choice import contests_of
 from prenas.report.cells import block_score_panels
 from prenas.report.classes import classes
 from prenas.report.forms import NONE, amount, percent, plural, words
 from prenas.report.intervals import tied_in_words
 from prenas.report.markdown import code, escape, folded, link, picture, table
 from prenas.report.reproduction import command_of
+from prenas.runs.contests import OPTIMISTIC, Contest, were_decided
 from prenas.selection.evolved import EvolvedSet
 from prenas.values import few_of, printable
 
@@ -183,6 +185,16 @@ def subnets(run: RunSoFar) -> list[str]:
             "was not chosen. Untrained accuracies are those of the source's weights as they were "
             "cut, with BatchNorm calibrated: what the choice kept before any training."
         )
+    if preferred.recipe.search.strategy == "skeletons":
+        lead += (
+            " All subnets of a budget differ in shape (the widths and depths of their stages), and "
+            "so does the one that the lead is over."
+        )
+    if preferred.recipe.search.strategy == "random":
+        lead = (
+            "The subnets were drawn at random, all architectures within a budget being equally "
+            "likely. Their scores are shown, but played no part."
+        )
     if isinstance(preferred, EvolvedSet):
         lead = (
             "Each subnet is the best of its budget on validation, found by evolution in the "
@@ -246,6 +258,48 @@ def accuracy(run: RunSoFar) -> list[str]:
             if run.comparison is not None and run.comparison.of_kind("stock")
             else ""
         ),
+    ]
+
+
+CONTEST_HEADS = (
+    "number",
+    "budget",
+    "subnets, the best first",
+    "best",
+    "validation top-1, %",
+    "spread, points",
+    "test top-1, %",
+)
+
+
+def contest_rows(found: Iterable[Contest]) -> list[list[str]]:
+    """A row of `CONTEST_HEADS` for every budget."""
+    return [
+        [
+            str(one.budget),
+            one.named,
+            ", ".join(map(str, one.subnets)),
+            str(one.winner),
+            percent(one.top1[0]),
+            percent(one.spread),
+            NONE if one.test_top1 is None else percent(one.test_top1),
+        ]
+        for one in found
+    ]
+
+
+def contests(run: RunSoFar) -> list[str]:
+    """The best subnet of every budget by validation, if any budget has several."""
+    found = contests_of(run.preferred, run.rows)
+    if not were_decided(found):
+        return []
+    rows = [[*map(escape, row)] for row in contest_rows(found)]
+    return [
+        "## The best of each budget",
+        table([*CONTEST_HEADS], rows, left=["budget", "subnets, the best first"]),
+        f"{OPTIMISTIC} The spread is how far the last subnet of a budget is behind the best on "
+        f"validation. `prenas specialize {_word(run.folder)} --of-budget NUMBER` hands the best of "
+        "a budget over.",
     ]
 
 
@@ -346,6 +400,12 @@ def training(run: RunSoFar) -> list[str]:
     return paragraphs
 
 
+AGREEMENT = (
+    "Agreement says that another seed would choose alike, not that the choice is a good one: "
+    "counting parameters agrees with itself perfectly."
+)
+
+
 class Agreement(NamedTuple):
     """What is known about how stable a choice is."""
 
@@ -381,7 +441,7 @@ def agreement_of(preferred: PreferredSet) -> Agreement | None:
         'of all classes of the space; "tau of block scores" compares how layers are ranked. "Same '
         'class" counts the budgets in which the best subnet has the same widths, depths and counts '
         "of options. The last column gives, for each budget, how many layers have a different "
-        f"option; {NONE} if width or depth differ, or if the budget is empty."
+        f"option; {NONE} if width or depth differ, or if the budget is empty. {AGREEMENT}"
     )
     return Agreement([meaning], heads, [_agreement_row(seed, axes) for seed in preferred.agreement])
 
@@ -441,11 +501,17 @@ def block_score_meaning(preferred: PreferredSet) -> str:
             "largest in its axis and stage; the stronger the colour, the more. Units are in the "
             "order of their scores, so the first options keep the most."
         )
+    shown = (
+        "The number by which each larger option in each layer was ranked, in % of the largest in "
+        "its axis and stage; the stronger the colour, the larger. It decided which layers of "
+        "otherwise equal subnets get the larger option. "
+    )
+    if preferred.recipe.search.isomers == "random":
+        return f"{shown}These numbers are random: the rule is a control."
     return (
-        "The block score of each larger option in each layer, in % of the largest in its axis and "
-        "stage; the stronger the colour, the larger. It decides which layers of otherwise equal "
-        "subnets get the larger option. At random initialisation this ranking largely changes with "
-        'the seed: see "Do other seeds agree?" above.'
+        f"{shown}They are block scores at random weights, where layers of equal shape are equals: "
+        "the scores decided between equals, and another seed ranks layers differently (see "
+        '"Do other seeds agree?" above).'
     )
 
 
@@ -454,7 +520,7 @@ def block_scores(run: RunSoFar) -> list[str]:
     preferred = run.preferred
     if not block_score_panels(preferred.block_scores, preferred.recipe.space.chain):
         return []
-    heading, what = "## Block scores", "Block score of every option in every layer"
+    heading, what = "## Block scores", "What ranked every option in every layer"
     if preferred.trained is not None:
         heading = "## What the options keep"
         what = "What every larger option of every layer adds to the score"
@@ -525,6 +591,7 @@ SECTIONS = (
     summary,
     subnets,
     accuracy,
+    contests,
     stock_models,
     classes,
     architectures,

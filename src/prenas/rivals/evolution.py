@@ -17,8 +17,8 @@ from prenas.families.base import Arch, SearchSpace, Stage, StageChoice
 from prenas.randomness import numpy_generator
 from prenas.recipe import EvolutionRecipe
 from prenas.recipe.budgets import Budget
-from prenas.rivals.within import Genes, Within
 from prenas.selection.evolved import Evolved
+from prenas.selection.within import Genes, Within
 
 _ATTEMPTS = 100  # per candidate; random ones make up for those that are still missing
 

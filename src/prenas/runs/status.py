@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from prenas import artifacts
 from prenas.length import length_of
+from prenas.runs.contests import Contest, Result, contests
 from prenas.runs.lock import is_held
 from prenas.runs.log import Position, read_log
 from prenas.values import MOST_AMOUNT, Value
@@ -89,6 +90,8 @@ class Status(Value):
     """Number of subnets handed over inside the folder."""
     rivals: tuple[RivalStatus, ...] = ()
     """The stock models that the run is compared with."""
+    contests: tuple[Contest, ...] = ()
+    """The subnets of each budget on validation; empty before the evaluation."""
     is_busy: bool
     """Whether a process is working on the run now."""
     progress: TrainingStatus | None
@@ -153,6 +156,7 @@ def read_status(out: str | Path) -> Status:
         hand_over=stages[4],
         num_models=num_models,
         rivals=rivals,
+        contests=_contests(out, search, problems),
         is_busy=is_busy,
         progress=progress,
         next_command=following,
@@ -242,6 +246,9 @@ class _Search(NamedTuple):
     """Parameters per subnet."""
     num_evolved: int
     """Number of budgets that evolution searches; 0 without evolution."""
+    budgets: list[str]
+    choices: list[tuple[int, int]]
+    """(number of the budget, number of the subnet)"""
 
 
 def _parse_search(recipe: _Recipe | None, document: dict[str, Any]) -> _Search:
@@ -253,7 +260,27 @@ def _parse_search(recipe: _Recipe | None, document: dict[str, Any]) -> _Search:
         is_imported=document.get("imported") is not None,
         sizes=sizes,
         num_evolved=num_budgets if recipe and recipe.has_evolution else 0,
+        budgets=[str(budget) for budget in document["budgets"]],
+        choices=[(int(one["budget"]), int(one["subnet"])) for one in document["choices"]],
     )
+
+
+def _contests(out: Path, search: _Search | None, problems: list[str]) -> tuple[Contest, ...]:
+    """The contests of a run; none of one-shot NAS, which hands over one subnet per budget."""
+    results = _read(out / artifacts.EVALUATION, _parse_results, problems)
+    if search is None or search.num_evolved or not results or len(results) != len(search.sizes):
+        return ()
+    return contests(search.budgets, search.choices, results)
+
+
+def _parse_results(document: dict[str, Any]) -> list[Result]:
+    return [
+        Result(
+            {name: int(amount) for name, amount in subnet["costs"].items()},
+            {split: float(found["top1"]) for split, found in subnet["splits"].items()},
+        )
+        for subnet in document["subnets"]
+    ]
 
 
 def _parse_num_images(document: dict[str, Any]) -> int:

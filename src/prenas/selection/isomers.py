@@ -2,7 +2,8 @@
 
 With one axis of choices per layer, isomers cost the same. With several axes their costs can differ
 by how the options of a layer combine. One isomer of each class is kept: from the largest option
-down, an option goes to the free layers that gain the most from it (method.md, section 3).
+down, an option goes to the free layers that gain the most from it, or it is spread evenly over the
+free layers (method.md, section 3).
 """
 
 from __future__ import annotations
@@ -31,13 +32,19 @@ def isomer_gains(
 ) -> tuple[tuple[Floats, ...], ...]:
     """Gains [layers, options] by which the rule ranks layers, per stage and axis.
 
+    They are zero for `even`, which ranks nothing.
+
     Raises:
         ValueError: the rule is unknown.
     """
 
     def of(scores: BlockScores, *place: int) -> Floats:
-        if rule == "normalised":
+        if rule == "published":
             return scores.normalised
+        if rule == "worst":
+            return -scores.normalised
+        if rule == "even":
+            return np.zeros_like(scores.raw)
         if rule == "raw":
             return scores.raw
         if rule == "front":
@@ -97,18 +104,23 @@ def _classes(table: StageTable, depth: int) -> list[list[int]]:
     return [layers for layers in classes if layers]
 
 
-def require_listable(space: SearchSpace, enumeration: Enumeration) -> None:
+def require_listable(space: SearchSpace, enumeration: Enumeration, *, by_axis: bool = True) -> None:
     """Raises ValueError for a space in which one axis alone has too many classes to list.
 
-    It needs no tables. It takes all layers of a stage for interchangeable, and all axes for
-    independent of each other, so `stage_items` may still find too many classes.
+    It needs no tables. It takes all layers of a stage for interchangeable, so `stage_items` may
+    still find too many classes.
+
+    Args:
+        by_axis: takes all axes for independent of each other, so that each is listed alone. False:
+            scores do not add up over axes, so all combinations must be listed.
     """
+    joined = sum if by_axis else math.prod
     for stage in space.chain:
         sizes = [len(axis.options) for axis in stage.axes]
         allocations = [
             [_num_allocations(depth, size, enumeration) for size in sizes] for depth in stage.depths
         ]
-        if not stage.tied and not _are_few(sum(map(sum, allocations)), stage.depths[-1]):
+        if not stage.tied and not _are_few(sum(map(joined, allocations)), stage.depths[-1]):
             raise _too_many(sum(map(math.prod, allocations)), stage.depths[-1], sizes)
 
 
@@ -193,9 +205,12 @@ def _allocations(table: StageTable, depth: int, enumeration: Enumeration) -> lis
             counts = count_vectors(len(layers), size, enumeration)
             ways = np.zeros((len(counts), depth), dtype=np.int64)
             # The last axis runs fastest.
-            ways[:, layers] = allocate(table.gains[axis][layers], counts) * math.prod(
-                table.num_options[axis + 1 :]
+            chosen = (
+                allocate_evenly(len(layers), counts)
+                if table.is_even
+                else allocate(table.gains[axis][layers], counts)
             )
+            ways[:, layers] = chosen * math.prod(table.num_options[axis + 1 :])
             found.append(ways)
     return found
 
@@ -254,4 +269,20 @@ def allocate(gains: Floats, counts: Integers) -> Integers:
         taken[:, order] = takes
         choice[taken] = option
         is_free &= ~taken
+    return choice
+
+
+def allocate_evenly(num_layers: int, counts: Integers) -> Integers:
+    """The option of every layer [ways, layers] for counts [ways, options], without gains.
+
+    From the largest option down: of n free layers, the c that take an option are those in the
+    middles of c equal parts, numbers floor((2 i + 1) n / (2 c)) for i = 0 .. c - 1, counted from 0.
+    """
+    choice = np.zeros((len(counts), num_layers), dtype=np.int64)
+    for way, numbers in enumerate(counts.tolist()):
+        free = np.arange(num_layers)
+        for option in range(len(numbers) - 1, 0, -1):
+            taken = (2 * np.arange(numbers[option]) + 1) * len(free) // (2 * numbers[option] or 1)
+            choice[way, free[taken]] = option
+            free = np.delete(free, taken)
     return choice

@@ -35,11 +35,12 @@ class Choice(Value):
 
     budget: Amount
     rank: Amount
-    """0 for the best of the budget."""
+    """0 for the best of the budget, or for the first that was drawn at random."""
     subnet: Amount
     margin: float | None
-    """Relative lead in score over the best subnet of the budget that was not chosen; None if there
-    was no other."""
+    """Relative lead in score over the best subnet of the budget that was not chosen; among
+    skeletons, over the best of the next shape. None if there was no other, or scores did not
+    choose."""
 
 
 class ExactOptimum(Value):

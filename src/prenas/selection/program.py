@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array, csr_array, vstack
 
 from prenas.cost import bounded_names
+from prenas.proxy.layout import Integers
 from prenas.proxy.scores import Floats
 from prenas.recipe.budgets import Budget
 from prenas.selection.graph import Candidate, Graph
@@ -113,21 +115,35 @@ class Program:
 
     def exclude(self, way: list[int]) -> None:
         """Excludes a way, so that the next call of `solve` returns the next best."""
-        row = np.zeros((1, len(self._objective)))
-        row[0, way] = 1
-        self._rows.append(csr_array(row))
-        self._low.append(np.array([-np.inf]))
-        self._high.append(np.array([len(way) - 1]))
+        row = np.zeros(len(self._objective))
+        row[way] = 1
+        self._require(row, -np.inf, len(way) - 1)
+
+    def require(self, amounts: Integers, least: int) -> None:
+        """Excludes all ways whose sum of amounts [edges] is less than `least`."""
+        self._require(amounts.astype(np.float64), least, np.inf)
+
+    def _require(self, row: Floats, low: float, high: float) -> None:
+        self._rows.append(csr_array(row[None]))
+        self._low.append(np.array([low]))
+        self._high.append(np.array([high]))
 
 
-def best_by_program(graph: Graph, budget: Budget, num: int) -> list[Candidate]:
+def best_by_program(
+    graph: Graph, budget: Budget, num: int, required: Sequence[tuple[Integers, int]] = ()
+) -> list[Candidate]:
     """The `num` best ways within a budget, best first; `finish` is applied to their scores.
 
     Among scores that differ by less than 1e-9 the order is arbitrary, but the same in every call.
+
+    Args:
+        required: arguments for `Program.require`.
     """
     found: dict[tuple[int, ...], Candidate] = {}
     for sign in signs(graph):
         program = Program(graph, budget, sign)
+        for amounts, least in required:
+            program.require(amounts, least)
         for _ in range(num):
             solution = program.solve()
             if solution is None:

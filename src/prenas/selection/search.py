@@ -16,7 +16,7 @@ from prenas.data import ImageData, labelled_sample
 from prenas.families.base import Arch, Choices, SearchSpace
 from prenas.proxy.gains import BlockScores, block_scores, check_unit_tensors
 from prenas.proxy.importance import Importance, measure_importance, noise_images
-from prenas.proxy.scores import UNIT_SCORES, WEIGHT_SCORES, Floats
+from prenas.proxy.scores import UNIT_SCORES, Floats, has_scope
 from prenas.proxy.tables import SpaceTables, cost_tables, space_tables, stage_scores
 from prenas.randomness import numpy_generator, torch_generator
 from prenas.recipe import Recipe
@@ -38,7 +38,8 @@ from prenas.selection.preferred import (
     SeedAgreement,
     versions_in_use,
 )
-from prenas.selection.select import Candidates, Pick, nothing_fits, reachable, select
+from prenas.selection.select import Candidates, Pick, nothing_fits, reachable
+from prenas.selection.strategies import picks_of
 from prenas.supernet import Supernet
 
 
@@ -95,7 +96,7 @@ def zero_cost_search(
         )
     require_memory(recipe)
     search = recipe.search
-    require_listable(recipe.space, search.enumeration)
+    require_listable(recipe.space, search.enumeration, by_axis=search.power == 1)
     budgets = placed_budgets(
         recipe.space,
         search.budgets,
@@ -107,7 +108,7 @@ def zero_cost_search(
     check_unit_tensors(recipe.space, supernet.network)
     images, labels = _images(recipe, data)
     scored = _score(recipe, supernet, images, labels, device, recipe.seed, budgets.kept)
-    picks = select(scored.candidates, budgets.kept, search.k)
+    picks = picks_of(recipe, scored.candidates, budgets.kept)
     agreement = []
     for number in range(1, search.further_seeds + 1):
         seed = recipe.seed + number
@@ -184,10 +185,19 @@ def _score(
     )
     blocks = block_scores(space, importance)
     gains = isomer_gains(search.isomers, blocks, seed)
-    scores = stage_scores(space, importance, score=search.score, scope=search.scope)
+    scores = stage_scores(
+        space, importance, score=search.score, scope=search.scope, power=search.power
+    )
     candidates = {}
     for side in dict.fromkeys(budget.resolution for budget in budgets):
-        tables = space_tables(space, scores, gains, score=search.score, resolution=side)
+        tables = space_tables(
+            space,
+            scores,
+            gains,
+            score=search.score,
+            resolution=side,
+            is_even=search.isomers == "even",
+        )
         candidates[side] = Candidates(tables, search.enumeration)
     return Scored(blocks, candidates)
 
@@ -209,7 +219,7 @@ def preferred_set(
     candidates = {_arch(space, pick.candidate): pick.candidate for pick in picks}
     ordered = sorted(candidates.items(), key=lambda item: budgets.kept[0].expense(item[1].cost))
     number_of = {arch: number for number, (arch, _) in enumerate(ordered)}
-    has_blocks = recipe.search.score in WEIGHT_SCORES
+    has_blocks = has_scope(recipe.search.score)
     subnets = tuple(
         PreferredSubnet(
             arch=arch,

@@ -5,6 +5,10 @@ axes that the budget bounds, then on the others, then to the first in enumeratio
 one stage is listed completely, up to 250,000 classes per width. Otherwise, a front of best ways
 answers every budget that bounds one cost, as long as its answers lie above the lower end. Bounds
 answer the others, and an integer program those for which too many ways come near the best one.
+
+The k best of different shapes are chosen greedily: first the best subnet, then the best of those
+whose shapes are far enough from all that are chosen. Each is found in the same way, in a graph
+whose ways keep that distance (`prenas.selection.shapes`).
 """
 
 from __future__ import annotations
@@ -13,14 +17,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from prenas.cost import bounded_axes, bounded_names
+from prenas.proxy.layout import Integers
 from prenas.proxy.scores import Floats
 from prenas.proxy.tables import SpaceTables
 from prenas.recipe import Enumeration
 from prenas.recipe.budgets import Budget
-from prenas.selection.front import Ways, every_way, spread_ways
-from prenas.selection.graph import Candidate, item_graph
+from prenas.selection.front import TooManyWaysError, Ways, every_way, spread_ways
+from prenas.selection.graph import Candidate, Graph, item_graph
 from prenas.selection.program import Program, best_by_program
 from prenas.selection.ranking import Fronts, finished, ranked
+from prenas.selection.shapes import graph_apart, shape_of, steps_from
 from prenas.selection.window import Windows
 from prenas.values import few_of
 
@@ -34,7 +40,8 @@ class Pick:
     rank: int
     """0 for the best of its budget."""
     margin: float | None
-    """Relative lead in score over the best one not chosen; None if there was no other."""
+    """Relative lead in score over the best one not chosen, of those that the next rank could have
+    had; None if there was no other."""
 
 
 class Candidates:
@@ -54,16 +61,39 @@ class Candidates:
 
     def best(self, budgets: Sequence[Budget], num: int) -> list[list[Candidate]]:
         """For each budget, its `num` best candidates, best first."""
-        graph, listed = self._graph, self._listed
-        if listed is not None:
-            return [ranked(graph, [(1, listed)], budget, num) for budget in budgets]
-        fronts, windows, answers = Fronts(graph, budgets, num), Windows(graph, num), []
-        for budget in budgets:
-            found = fronts.best(budget)
-            if found is None:
-                found = windows.best(budget)
-            answers.append(best_by_program(graph, budget, num) if found is None else found)
+        return _best(self._graph, budgets, num, self._listed)
+
+    def apart(self, budgets: Sequence[Budget], num: int, distance: int) -> list[list[Candidate]]:
+        """For each budget, at most `num` candidates, best first.
+
+        The first is the best of the budget. Each further one is the best of those whose shapes are
+        at least `distance` from the shapes of all before it.
+        """
+        answers = self.best(budgets, 1)
+        for budget, found in zip(budgets, answers, strict=True):
+            steps = list[Integers]()
+            while 0 < len(found) < num:
+                shape = shape_of(self.tables, found[-1].choices)
+                steps.append(steps_from(self._graph, shape))
+                further = self._best_apart(budget, steps, distance)
+                if further is None:
+                    break
+                found.append(further)
         return answers
+
+    def _best_apart(
+        self, budget: Budget, steps: Sequence[Integers], distance: int
+    ) -> Candidate | None:
+        """The best candidate of a budget that is at least `distance` steps from some shapes."""
+        try:
+            graph = graph_apart(self._graph, steps, distance)
+        except TooManyWaysError:
+            required = [(one, distance) for one in steps]
+            return next(iter(best_by_program(self._graph, budget, 1, required)), None)
+        if graph is None:
+            return None
+        listed = None if self._listed is None else every_way(graph)
+        return next(iter(_best(graph, [budget], 1, listed)[0]), None)
 
     def holds_any(self, budget: Budget) -> bool:
         """Whether any candidate fits a budget; scores are ignored."""
@@ -95,13 +125,33 @@ class Candidates:
         )
 
 
+def _best(
+    graph: Graph, budgets: Sequence[Budget], num: int, listed: Ways | None
+) -> list[list[Candidate]]:
+    """For each budget, the `num` best ways of a graph; `listed`: all of them, if they are few."""
+    if listed is not None:
+        return [ranked(graph, [(1, listed)], budget, num) for budget in budgets]
+    fronts, windows, answers = Fronts(graph, budgets, num), Windows(graph, num), []
+    for budget in budgets:
+        found = fronts.best(budget)
+        if found is None:
+            found = windows.best(budget)
+        answers.append(best_by_program(graph, budget, num) if found is None else found)
+    return answers
+
+
 def select(
-    candidates: Mapping[int | None, Candidates], budgets: Sequence[Budget], k: int = 1
+    candidates: Mapping[int | None, Candidates],
+    budgets: Sequence[Budget],
+    k: int = 1,
+    distance: int | None = None,
 ) -> list[Pick]:
     """The k best candidates of every budget, in the order of the budgets.
 
     Args:
         candidates: resolution -> candidates, for every resolution of the budgets.
+        distance: None, or the least distance between the shapes of two candidates of a budget: see
+            `Candidates.apart`.
 
     Raises:
         ValueError: no candidate fits any budget; the message gives the range of the space.
@@ -109,7 +159,8 @@ def select(
     found: dict[int, list[Candidate]] = {}
     for resolution in dict.fromkeys(budget.resolution for budget in budgets):
         numbers = [n for n, budget in enumerate(budgets) if budget.resolution == resolution]
-        best = candidates[resolution].best([budgets[number] for number in numbers], k + 1)
+        own, here = [budgets[number] for number in numbers], candidates[resolution]
+        best = here.best(own, k + 1) if distance is None else here.apart(own, k + 1, distance)
         found |= dict(zip(numbers, best, strict=True))
     picks = []
     for number in range(len(budgets)):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from prenas import artifacts
 from prenas.evaluation.accuracy import Evaluation
-from prenas.models.choice import choose
+from prenas.models.choice import best_of_budget, choose
 from prenas.models.comparison import Comparison, compared
 from prenas.models.hand_over import hand_over
 from prenas.processes import join
@@ -35,11 +35,24 @@ def specialize(
     index: int | None = None,
     limits: Limits | None = None,
     *,
+    of_budget: int | None = None,
     to: Path | None = None,
 ) -> HandedOver:
-    """Hands over one subnet, by its number or the best within limits, as a model folder."""
+    """Hands over one subnet as a model folder: by its number, the best within limits, or the best
+    of those that were chosen for a budget.
+
+    Args:
+        of_budget: number of the budget.
+    """
+    if of_budget is not None and (index is not None or limits):
+        raise ValueError(
+            f"budget {of_budget} already says which subnet: leave out its number and the limits"
+        )
     rows = evaluated(run)
-    number = choose(rows, index, limits)
+    if of_budget is None:
+        number = choose(rows, index, limits)
+    else:
+        number = best_of_budget(run.subnets, rows, of_budget)
     return HandedOver(hand_over_subnet(run, number, rows[number], to), number, rows[number])
 
 

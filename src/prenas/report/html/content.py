@@ -14,7 +14,7 @@ from prenas import artifacts
 from prenas.cost import FILE_SIZE, CostAxis, shown_axes
 from prenas.devices.whole import recorded_times
 from prenas.latency import UNITS
-from prenas.models.choice import ranked
+from prenas.models.choice import contests_of, ranked
 from prenas.models.comparison import compared
 from prenas.report.cells import Panel, architecture_panels, block_score_panels
 from prenas.report.classes import class_results, shown_split
@@ -24,12 +24,15 @@ from prenas.report.intervals import wilson_interval
 from prenas.report.page import read_so_far
 from prenas.report.reproduction import command_of
 from prenas.report.sections import (
+    CONTEST_HEADS,
     RunSoFar,
     agreement_of,
     block_score_meaning,
+    contest_rows,
     images_in_words,
     whole_length,
 )
+from prenas.runs.contests import OPTIMISTIC, were_decided
 from prenas.runs.run import Run
 from prenas.values import printable
 
@@ -170,11 +173,20 @@ def _run(run: Run, name: str, axes: dict[str, Axis], *, most_picture_bytes: int)
         "architectures": _panels(architecture_panels(preferred.archs, recipe.space.layer_axes)),
         "importance": _panels(block_score_panels(preferred.block_scores, recipe.space.chain)),
         "importance_text": block_score_meaning(preferred),
+        "contests": _contests(so_far),
         "stability": stability and stability._asdict(),
         "reproduce": command_of(recipe, f"runs/{so_far.folder}"),
         "versions": [*preferred.versions.items(), ("device of the search", preferred.device)],
         "recipe": artifacts.json_text(recipe.model_dump(mode="json")),
     }
+
+
+def _contests(run: RunSoFar) -> dict[str, Any] | None:
+    """The best of each budget by validation; None if no budget has several subnets."""
+    found = contests_of(run.preferred, run.rows)
+    if not were_decided(found):
+        return None
+    return {"heads": CONTEST_HEADS, "rows": contest_rows(found), "text": OPTIMISTIC}
 
 
 # --- networks ------------------------------------------------------------------------------------

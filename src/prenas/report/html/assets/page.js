@@ -360,6 +360,12 @@ function showRun() {
   byId("importance").hidden = run.importance.length === 0;
   byId("importance-text").textContent = run.importance_text;
   fill("importance-panels", ...panelTables(run.importance));
+  byId("contests").hidden = run.contests === null;
+  if (run.contests) {
+    const { heads, rows, text } = run.contests;
+    fill("contest-table", table(heads.map((head, place) => [head, place === 1 || place === 2]), rows));
+    byId("contests-text").textContent = text;
+  }
   byId("stability").hidden = run.stability === null;
   if (run.stability) {
     fill("stability-text", ...run.stability.sentences.map((sentence) => make("p", {}, sentence)));

@@ -36,7 +36,8 @@ _NUM_STEPS = 2**14
 """Number of steps for all budgeted costs together."""
 
 _ATTEMPTS = 100
-"""Draws before an integer program decides whether any architecture is within a budget."""
+"""Draws for each wanted architecture before an integer program decides whether there are so many
+within the budget."""
 
 
 class Genes(NamedTuple):
@@ -46,11 +47,15 @@ class Genes(NamedTuple):
     resolution: int | None = None
 
 
+class NothingWithinError(ValueError):
+    """No architecture is within a budget."""
+
+
 class Within:
     """The architectures of a space within a budget, at the budget's resolution.
 
     Raises:
-        ValueError: there are none; the message names the budget and the range of the space.
+        NothingWithinError: there are none; the message names the budget and the range of the space.
     """
 
     def __init__(self, space: SearchSpace, budget: Budget, weighting: Weighting = "genes") -> None:
@@ -72,7 +77,7 @@ class Within:
                 f"{axis.format(int(self._graph.cheapest(number, most=True)[-1]))}"
                 for number, axis in enumerate(bounded_axes())
             )
-            raise ValueError(
+            raise NothingWithinError(
                 f"no architecture of space {space.name!r} fits the budget {budget}: choose another "
                 f"(--budget); the space ranges over {reachable}"
             )
@@ -84,6 +89,29 @@ class Within:
             if self._fits(path):
                 candidate = self._graph.candidate(path)
                 return Genes(candidate.choices, candidate.resolution)
+
+    def draw_distinct(self, num: int, generator: np.random.Generator) -> list[Genes]:
+        """Draws `num` different ones, or all that there are; with equal weights, every set of
+        `num` is equally likely."""
+        found: dict[Genes, None] = {}
+        for _ in range(_ATTEMPTS * num):
+            found[self.draw(generator)] = None
+            if len(found) == num:
+                return [*found]
+        every = self._listed(num)
+        if len(every) < num:
+            return every
+        while len(found) < num:
+            found[self.draw(generator)] = None
+        return [*found]
+
+    def _listed(self, most: int) -> list[Genes]:
+        """Up to `most` different ones: all, if there are no more."""
+        program, found = Program(self._graph, self._budget), list[Genes]()
+        while len(found) < most and (solution := program.solve()) is not None:
+            found.append(Genes(solution.candidate.choices, solution.candidate.resolution))
+            program.exclude(solution.way)
+        return found
 
     def __contains__(self, genes: Genes) -> bool:
         cost = self._tables.cost(genes.choices)

@@ -16,9 +16,9 @@ from prenas.families import get_space
 from prenas.families.base import SearchSpace
 from prenas.proxy.tables import cost_tables
 from prenas.recipe.budgets import Budget
-from prenas.rivals import within as module
-from prenas.rivals.within import Genes, Weighting, Within
+from prenas.selection import within as module
 from prenas.selection.placing import placed_budgets
+from prenas.selection.within import Genes, Weighting, Within
 from selection.chains import every_choice
 from selection.test_micro import SPACES
 from training.runs import MINI
