@@ -6,6 +6,7 @@
     python -m benchmarks pretrained --help     accuracies of cuts of a trained network
     python -m benchmarks devices --help        exported files: speed, size, accuracy
     python -m benchmarks latency --help        latency tables: how well they predict networks
+    python -m benchmarks choice --help         does the choice before training help?
 
 A section replaces only its own part of results/speed.json.
 """
@@ -45,6 +46,10 @@ def main() -> None:
         from benchmarks.latency import main as on_latency
 
         sys.exit(on_latency(sys.argv[2:]))
+    if sys.argv[1:2] == ["choice"]:
+        from benchmarks.choice.command import main as on_choice
+
+        sys.exit(on_choice(sys.argv[2:]))
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=__doc__,

@@ -275,6 +275,36 @@ MUTATIONS = (
         ("recipe/test_budgets.py",),
     ),
     Mutation(
+        "skeletons-near-all-but-one", "selection/shapes.py",
+        "is_far = (reached == least).all(axis=1)", "is_far = (reached == least).any(axis=1)",
+        ("selection/test_strategies.py",),
+    ),
+    Mutation(
+        "every-edge-of-a-stage-counts-its-shape", "selection/shapes.py",
+        "np.where(np.isin(tail, entries), apart, 0)", "apart",
+        ("selection/test_strategies.py",),
+    ),
+    Mutation(
+        "a-late-draw-is-a-small-budget", "selection/within.py",
+        "        if len(every) < num:\n", "        if len(every) <= num:\n",
+        ("selection/test_strategies.py",),
+    ),
+    Mutation(
+        "power-leaves-out-the-stem", "proxy/tables.py",
+        "StageScores(found.fixed**power, ", "StageScores(found.fixed, ",
+        ("proxy/test_tables.py",),
+    ),
+    Mutation(
+        "even-options-begin-at-the-front", "selection/isomers.py",
+        "taken = (2 * np.arange(numbers[option]) + 1)", "taken = (2 * np.arange(numbers[option]))",
+        ("selection/test_isomers.py",),
+    ),
+    Mutation(
+        "the-largest-of-equals-wins-a-budget", "runs/contests.py",
+        'return top1["validation"], -costs[size]', 'return top1["validation"], costs[size]',
+        ("runs/test_contests.py",),
+    ),
+    Mutation(
         "isomer-rule-reversed", "selection/isomers.py",
         "np.argsort(-gains[:, option]", "np.argsort(gains[:, option]",
         ("selection/test_isomers.py",),

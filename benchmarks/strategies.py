@@ -48,14 +48,23 @@ VARIANTS: dict[str, tuple[tuple[str, ...], int]] = {
 """Name -> (changes of the recipe, divisor of its epochs)."""
 
 
-def recipe_of(data: str, variant: str, epochs: int, seed: int) -> Recipe:
-    """The recipe of one run, without validation during training."""
-    changes, divisor = VARIANTS[variant]
-    common = (f"seed={seed}", f"training.epochs={epochs // divisor}", "training.validate_epochs=0")
+def quiet_recipe(data: str, epochs: int | None, seed: int, changes: Sequence[str]) -> Recipe:
+    """A recipe without validation during training.
+
+    Args:
+        epochs: None keeps the recipe's.
+    """
+    quiet = [f"training.{name}=0" for name in ("validate_epochs", "validate_all_epochs")]
+    length = [] if epochs is None else [f"training.epochs={epochs}"]
     return with_overrides(
-        get_recipe(data),
-        [*common, "training.validate_all_epochs=0", "data.num_workers=0", *changes],
+        get_recipe(data), [f"seed={seed}", *length, *quiet, "data.num_workers=0", *changes]
     )
+
+
+def recipe_of(data: str, variant: str, epochs: int, seed: int) -> Recipe:
+    """The recipe of one run."""
+    changes, divisor = VARIANTS[variant]
+    return quiet_recipe(data, epochs // divisor, seed, changes)
 
 
 def row(data: str, variant: str, recipe: Recipe, rows: Sequence[Evaluation]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The shape of the package: what imports what, and what no module may do."""
 
 import ast
+import gc
 import importlib.util
 import io
 import os
@@ -9,13 +10,16 @@ import subprocess
 import sys
 import tokenize
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import pytest
+import torch
 
 import prenas
-from prenas.imports import import_after
+from prenas import imports
+from prenas.imports import import_after, import_within, late_compiler, without_collection
 
 HOME = Path(prenas.__file__).parent
 MODULES = {
@@ -275,6 +279,9 @@ def test_help_and_import_are_light(code: str) -> None:
 # --- imports of one package after another --------------------------------------------------------
 
 
+LOADED = "heavy_one.part"  # the package imports it
+
+
 @pytest.fixture
 def heavy_and_light(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Two packages that are not loaded; `light_one` notes that `heavy_one` was complete."""
@@ -308,6 +315,47 @@ def test_a_module_follows_a_package_that_is_there() -> None:
     assert sys.modules["light_one"].saw
 
 
+@pytest.mark.usefixtures("heavy_and_light")
+def test_a_package_is_imported_within_contexts() -> None:
+    seen = []
+
+    def noting(name: str) -> Callable[[], AbstractContextManager[None]]:
+        @contextmanager
+        def noted() -> Iterator[None]:
+            seen.append(f"into {name}, loaded: {LOADED in sys.modules}")
+            yield
+            seen.append(f"out of {name}, loaded: {LOADED in sys.modules}")
+
+        return noted
+
+    before = [*sys.meta_path]
+    for name in ("inner", "outer"):
+        import_within("heavy_one", noting(name))
+    exec("import heavy_one.part", {})
+    assert seen == [
+        "into outer, loaded: False",
+        "into inner, loaded: False",
+        "out of inner, loaded: True",
+        "out of outer, loaded: True",
+    ]
+    assert sys.meta_path == before
+    import_within("heavy_one", noting("late"))
+    assert sys.meta_path == before
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_no_garbage_is_looked_for_within(enabled: bool) -> None:
+    was_enabled = gc.isenabled()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        with suppress(ImportError), without_collection():
+            assert not gc.isenabled()
+            raise ImportError
+        assert gc.isenabled() == enabled
+    finally:
+        (gc.enable if was_enabled else gc.disable)()
+
+
 def test_a_package_that_is_missing_stays_missing() -> None:
     before = [*sys.meta_path]
     import_after("no_such_package", "light_one")
@@ -320,6 +368,95 @@ def test_a_package_that_is_missing_stays_missing() -> None:
 
 
 def test_timm_knows_our_networks_when_it_comes_second() -> None:
-    code = "import prenas, timm; print(len(timm.list_models('prenas_*m')))"
+    """And brings no compiler, whose import takes longer than all else that `prenas info` does."""
+    code = (
+        "import sys, prenas, timm; print(len(timm.list_models('prenas_*m')));"
+        "print([name for name in sys.modules if name.startswith('torch._dynamo')]);"
+        "import torch; print(torch._dynamo.__file__)"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.stdout.strip() == "13", result.stderr
+    number, loaded, file = result.stdout.splitlines()
+    assert number == "13", result.stderr
+    assert loaded == "[]"
+    assert Path(file).parts[-3:] == ("torch", "_dynamo", "__init__.py")
+
+
+# --- the compiler, later -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def heavy_compiler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heavy_and_light: None
+) -> Iterator[None]:
+    """`heavy_one` is the compiler."""
+    (tmp_path / "heavy_one" / "utils.py").write_text("is_compile_supported, limit = id, 3\n")
+    monkeypatch.setattr(imports, "_COMPILER", "heavy_one")
+    yield
+    sys.modules.pop("heavy_one.utils", None)
+
+
+@pytest.mark.usefixtures("heavy_compiler")
+def test_what_decorates_does_not_load_the_compiler() -> None:
+    with late_compiler():
+        exec("import heavy_one; heavy_one.disable(len); import inspect; inspect.getmodule(len)", {})
+        exec("from heavy_one.utils import is_compile_supported", {})
+        assert LOADED not in sys.modules
+    assert not {"heavy_one", "heavy_one.utils"} & set(sys.modules)
+    exec("import heavy_one; assert heavy_one.done", {})
+
+
+@pytest.mark.usefixtures("heavy_compiler")
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import heavy_one; assert heavy_one.done",
+        "import heavy_one.part as part; assert part.__file__",
+        "from heavy_one.utils import limit; assert limit == 3",
+    ],
+)
+def test_whatever_else_is_asked_for_loads_the_compiler(statement: str) -> None:
+    with late_compiler():
+        exec(statement, {})
+        assert LOADED in sys.modules
+        assert sys.modules["heavy_one"].__file__
+    assert sys.modules["heavy_one"].done
+
+
+@pytest.mark.usefixtures("heavy_compiler")
+def test_a_compiler_that_is_there_stays() -> None:
+    exec("import heavy_one.utils", {})
+    there = sys.modules["heavy_one"], sys.modules["heavy_one.utils"]
+    with late_compiler():
+        assert (sys.modules["heavy_one"], sys.modules["heavy_one.utils"]) == there
+    assert (sys.modules["heavy_one"], sys.modules["heavy_one.utils"]) == there
+
+
+def test_stand_ins_go_when_an_import_fails(heavy_compiler: None) -> None:
+    def fails() -> None:
+        with late_compiler():
+            raise ImportError
+
+    with pytest.raises(ImportError):
+        fails()
+    assert "heavy_one" not in sys.modules
+
+
+def test_the_decorators_do_what_those_of_the_compiler_do() -> None:
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., object]:
+        graphs.append([node.target for node in graph.graph.nodes])
+        return graph.forward
+
+    @imports._disabled
+    def apart(x: torch.Tensor) -> torch.Tensor:
+        return torch.sin(x)
+
+    x = torch.linspace(0, 1, 3)
+    compiled = torch.compile(lambda x: apart(x + 1) * 2, backend=backend)
+    assert torch.equal(compiled(x), torch.sin(x + 1) * 2)
+    assert graphs
+    assert torch.sin not in [target for graph in graphs for target in graph]
+    for device in ("cpu", "meta"):
+        expected = torch._dynamo.utils.is_compile_supported(device)
+        assert imports._is_compile_supported(device) == expected

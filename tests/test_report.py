@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import string
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
 
 from families.drawing import ALL_SPACES, archs
@@ -659,6 +661,39 @@ def test_any_title_can_be_drawn(title: str, tmp_path: Path) -> None:
     paths = [tmp_path / "plot.png", tmp_path / "plot.svg"]
     render(partial(draw_accuracy, rows=rows, title=title), *paths)
     ElementTree.parse(paths[1])
+
+
+def keeps_its_engine(figure: Figure, layout: str | None = None) -> None:
+    """`Figure.set_layout_engine`, which does not take one away."""
+    if layout is not None:
+        figure._layout_engine = ConstrainedLayoutEngine()
+
+
+def test_a_figure_is_laid_out_once_and_drawn_once_for_each_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A PNG is the one that matplotlib would have made, to the byte."""
+    calls = Counter[str]()
+
+    def counted(kind: type, name: str) -> None:
+        original = getattr(kind, name)
+
+        def call(*given: Any) -> Any:
+            calls[name] += 1
+            return original(*given)
+
+        monkeypatch.setattr(kind, name, call)
+
+    counted(Figure, "draw")
+    counted(ConstrainedLayoutEngine, "execute")
+    draw = partial(draw_accuracy, rows=[row(100, "validation"), row(200, "validation")])
+    paths = [tmp_path / f"plot.{form}" for form in ("png", "svg")]
+    render(draw, *paths)
+    assert calls == {"draw": 2, "execute": 1}
+    monkeypatch.undo()
+    monkeypatch.setattr(Figure, "set_layout_engine", keeps_its_engine)
+    render(draw, tmp_path / "plain.png")
+    assert paths[0].read_bytes() == (tmp_path / "plain.png").read_bytes()
 
 
 # --- ties ----------------------------------------------------------------------------------------

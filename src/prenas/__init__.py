@@ -10,9 +10,10 @@ from importlib import import_module
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
-from prenas.imports import import_after
+from prenas.imports import import_after, import_within, late_compiler, without_collection
 
 if TYPE_CHECKING:
+    from prenas.cli.terminal import Terminal
     from prenas.cost import count
     from prenas.data.images import ImageData
     from prenas.data.naming import with_data
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
 __version__ = _version("prenas")
 
 _HOMES = {
+    "prenas.cli.terminal": ("Terminal",),
     "prenas.cost": ("count",),
     "prenas.data.images": ("ImageData",),
     "prenas.data.naming": ("with_data",),
@@ -141,6 +143,7 @@ __all__ = [
     "StageArch",
     "StageOptions",
     "Supernet",
+    "Terminal",
     "TrainingRecipe",
     "TransferRecipe",
     "VitArch",
@@ -177,6 +180,10 @@ __all__ = [
 
 
 import_after("timm", "prenas.families")  # registers the networks
+import_after("IPython", "prenas.notebook")  # runs show themselves in notebooks
+import_within("timm", late_compiler)
+for _heavy in ("torch", "timm"):
+    import_within(_heavy, without_collection)
 
 
 def __getattr__(name: str) -> Any:

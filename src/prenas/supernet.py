@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from prenas.families import build_shared, build_structure, family_of
+from prenas.families import build_shared, build_structure, family_of, structure_only
 from prenas.families.base import (
     Arch,
     Box,
@@ -107,7 +107,7 @@ def owned_boxes(arch: Arch, largest: Arch, settings: Settings) -> dict[str, Box]
 
 @lru_cache(maxsize=64)
 def _shared_shapes(largest: Arch, settings: Settings) -> dict[str, Shape]:
-    with torch.device("meta"):
+    with structure_only():
         return tensor_shapes(build_shared(largest, settings))
 
 

@@ -121,6 +121,8 @@ def test_the_best_of_a_budget_is_handed_over(run_of_shapes: Path, tmp_path: Path
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
     assert f"Subnet {winner}:" in done.output
+    provenance = read_json(tmp_path / "best" / "arch.json")["provenance"]
+    assert provenance["best_by_validation_of"][0] == run.preferred.budgets[0]
     network = load(tmp_path / "best").network
     size = sum(parameter.numel() for parameter in network.parameters())
     assert size == run.preferred.subnets[winner].costs["params"]

@@ -5,6 +5,8 @@ Heavy imports happen late, so that `prenas --help` stays fast.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import inspect
 import json
 import os
@@ -68,6 +70,7 @@ from prenas.cli.tables import (
     print_space,
     print_table,
 )
+from prenas.imports import frozen, import_within
 
 app = typer.Typer(
     help="PreNAS: choose a few promising subnets without training, train one supernet on them, and "
@@ -1013,6 +1016,8 @@ def main() -> None:
     """Runs the command line; a mistake of the user ends in one readable message and status 2."""
     who = f"process {os.environ['RANK']}: " if "RANK" in os.environ else ""
     set_up_output(who)
+    import_within("timm", frozen)
+    atexit.register(gc.freeze)  # or Python looks through all objects before it lets them go
     try:
         require_no_empty_path(sys.argv[1:])
         app()

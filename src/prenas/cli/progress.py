@@ -1,6 +1,6 @@
 """Shows the progress of a training and of an evolution.
 
-A training has a bar on a terminal, and elsewhere prints a line after every tenth.
+A training has a bar on a terminal and in a notebook, and elsewhere prints a line after every tenth.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from prenas.cost import size_axis
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
+    from prenas.notebook import NotebookBar
     from prenas.rivals.evolution import Generation
     from prenas.training.loop import Progress
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 class TrainingProgress:
     """Shows a training: `watch` takes its steps, `sink` the records of its log."""
 
-    def __init__(self, bar: Bar) -> None:
+    def __init__(self, bar: Bar | NotebookBar) -> None:
         self._bar = bar
         self._task = bar.add_task("", total=None)
         self._mean_loss, self._num_images, self._next_tenth = math.nan, 0, 0
@@ -49,7 +50,7 @@ class TrainingProgress:
             self._task, total=progress.num_steps, completed=progress.step, description=numbers
         )
         tenth = 10 * progress.step // progress.num_steps
-        if not console.is_terminal and tenth > self._next_tenth:
+        if not has_bars() and tenth > self._next_tenth:
             self._next_tenth = tenth
             console.print(f"Training {10 * tenth} %: {numbers}", soft_wrap=True)
 
@@ -89,12 +90,26 @@ def validation_line(records: Sequence[Mapping[str, Any]]) -> str:
     return f"epoch {records[0]['epoch'] + 1}: validation top-1: {'; '.join(texts)}"
 
 
+def has_bars() -> bool:
+    """Whether output can be changed later, on a terminal or in a notebook."""
+    return console.is_terminal or console.is_jupyter
+
+
 @contextmanager
 def training_progress() -> Iterator[TrainingProgress]:
-    """A bar on a terminal; elsewhere, one line for every tenth of the training."""
+    """A bar on a terminal or in a notebook; elsewhere, a line for every tenth of the training."""
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
+    if console.is_jupyter:
+        from prenas.notebook import NotebookBar
+
+        progress = TrainingProgress(NotebookBar())
+        try:
+            yield progress
+        finally:
+            progress.flush()
+        return
     room = console.width - 76  # what the numbers leave
     bar = Bar(
         *([TextColumn("Training")] if room > 20 else []),

@@ -1,4 +1,4 @@
-"""Shows a run on the terminal: what each step does, and its results."""
+"""Shows a run on the terminal, or in a notebook: what each step does, and its results."""
 
 from __future__ import annotations
 
@@ -35,7 +35,14 @@ _WAITING: dict[Step, str] = {
 
 
 class Terminal(AbstractContextManager["Terminal"], Observer):
-    """Prints what a run does. Use it as a context manager, so that bars end when a step fails."""
+    """Prints what a run does, as the command line does.
+
+    Use it as a context manager, so that bars end when a step fails. A notebook needs no such care.
+
+    Example:
+        with prenas.Terminal() as shown:
+            prenas.run(prenas.get_recipe("digits"), "runs/digits", observer=shown)
+    """
 
     def __init__(self, *, shows_tables: bool = True) -> None:
         """`shows_tables`: whether to print every evaluation; else only its best subnet."""
@@ -53,6 +60,8 @@ class Terminal(AbstractContextManager["Terminal"], Observer):
         if step == "train":
             _announce_compilation(run)
             self._training = self._shown.enter_context(training_progress())
+        elif step in _WAITING and console.is_jupyter:  # there, rich's needs an extension
+            _say(_WAITING[step])
         elif step in _WAITING:
             self._status = self._shown.enter_context(console.status(_WAITING[step]))
             self._next_tenth = 0

@@ -13,6 +13,7 @@ from prenas import artifacts
 from prenas.data import evaluation_batches
 from prenas.data.naming import default_class_names
 from prenas.evaluation.accuracy import Evaluation
+from prenas.models.choice import contests_of
 from prenas.models.cut import require_equal_logits, verified_cut
 from prenas.models.export import load, write_model
 from prenas.models.origin import commit
@@ -78,12 +79,15 @@ def _prove_written(folder: Path, network: torch.nn.Module, images: Tensor) -> No
 def _provenance(run: Run, number: int, row: Evaluation) -> dict[str, Any]:
     """Where a handed-over model comes from, its costs and its measured accuracy."""
     source = run.recipe.source
+    decided = contests_of(run.subnets, run.evaluations) if run.is_evaluated else ()
+    won = [one.named for one in decided if one.winner == number and len(one.subnets) > 1]
     return {
         "recipe": run.recipe.name,
         "seed": run.recipe.seed,
         "subnet": number,
         "costs": row.costs,
         "evaluation": {name: split.summary for name, split in row.splits.items()},
+        **({"best_by_validation_of": won} if won else {}),
         "supernet_sha256": run.supernet_sha256,
         **({"source": source.model_dump(exclude={"rivals"})} if source else {}),
         "commit": commit(),

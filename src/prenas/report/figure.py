@@ -31,21 +31,33 @@ _STYLE: dict[str, Any] = {
     "lines.markersize": 5,
     "svg.hashsalt": "prenas",  # equal pictures give equal files
 }
+_DPI = 150
 
 
 def render(draw: Callable[[Figure], None], *paths: Path) -> None:
     """Draws a new figure and writes it to every path, in the format of the suffix."""
+    forms = [path.suffix.removeprefix(".") for path in paths]
+    for path, picture in zip(paths, drawn(draw, *forms), strict=True):
+        artifacts.write_bytes(path, picture)
+
+
+def drawn(draw: Callable[[Figure], None], *forms: str) -> list[bytes]:
+    """Draws a new figure; returns it in every format, such as `png`."""
     from matplotlib import style
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     with style.context(["default", _STYLE]):  # independent of what the caller has set
-        figure = Figure()
+        figure = Figure(dpi=_DPI)
         FigureCanvasAgg(figure)
         draw(figure)
-        for path in paths:
-            form = path.suffix.removeprefix(".")
+        if (layout := figure.get_layout_engine()) is not None:
+            layout.execute(figure)  # once: every file would do it again, and draw twice for it
+            figure.set_layout_engine(None)
+        pictures = []
+        for form in forms:
             buffer = BytesIO()
             metadata = {"Date": None} if form == "svg" else None
-            figure.savefig(buffer, format=form, dpi=150, metadata=metadata)
-            artifacts.write_bytes(path, buffer.getvalue())
+            figure.savefig(buffer, format=form, dpi=_DPI, metadata=metadata)
+            pictures.append(buffer.getvalue())
+    return pictures

@@ -14,7 +14,7 @@ from prenas.models.comparison import compared
 from prenas.report.cells import architecture_panels, block_score_panels, draw_panels
 from prenas.report.classes import draw_confusion, shown_split
 from prenas.report.curves import draw_accuracy, draw_training
-from prenas.report.figure import render
+from prenas.report.figure import drawn, render
 from prenas.report.sections import SECTIONS, RunSoFar
 from prenas.runs.log import LogSoFar, read_log
 
@@ -73,6 +73,14 @@ def write_report(run: Run) -> Path:
     text = "\n\n".join(part for section in SECTIONS for part in section(so_far))
     artifacts.write_bytes(out / artifacts.REPORT, (text + "\n").encode())
     return out / artifacts.REPORT
+
+
+def accuracy_picture(run: RunSoFar) -> bytes:
+    """The accuracy of every subnet over its costs, as a PNG; the run must be evaluated."""
+    draw = _drawings(run)["accuracy"]
+    assert draw is not None, "a run without an evaluation has no accuracies"
+    (picture,) = drawn(draw, "png")
+    return picture
 
 
 def _confusion(run: RunSoFar) -> Callable[[Figure], None] | None:

@@ -60,6 +60,9 @@ class Run:
         self._asked = recipe
         self._require_same_recipe()
 
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r})"
+
     # --- what was decided ------------------------------------------------------------------------
 
     @property

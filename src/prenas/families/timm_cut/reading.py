@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -31,10 +32,11 @@ _LARGEST_DIFFERENCE = 1e-9
 """Of logits with all units in another order, relative to the largest logit, in double precision."""
 
 
+@lru_cache(maxsize=32)
 def read_groups(settings: TimmSettings) -> tuple[BlockGroups, ...]:
     """The blocks of a timm model whose hidden units can be removed, in the order of the network.
 
-    Takes a few seconds.
+    Takes a few seconds, once for equal settings.
 
     Raises:
         ValueError: no unit can be removed; the message says what stands in the way.

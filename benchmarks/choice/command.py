@@ -1,0 +1,117 @@
+"""`python -m benchmarks choice`: the plan, the runs, and what they say."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from benchmarks import choice
+from benchmarks.choice.answers import document, drawing
+from benchmarks.choice.questions import QUESTIONS
+from benchmarks.choice.running import KEY, Row, Task, base_recipe, missing, run, tasks
+from benchmarks.paired import ROOT, Options, environment
+from prenas import pipeline
+from prenas.cli.tables import duration
+from prenas.data.naming import with_data
+from prenas.recipe import Recipe
+from prenas.report import render
+
+
+def main(words: Sequence[str]) -> int:
+    """Returns the exit status."""
+    asked = _parsed(words)
+    torch.set_num_threads(asked.threads)
+    rows: list[Row] = json.loads(asked.out.read_text())["rows"] if asked.out.exists() else []
+    planned: list[Task] = []
+    for data in asked.data:
+        recipes = [_recipe(data, seed, asked) for seed in asked.seeds]
+        planned += tasks(asked.question, data, recipes, _epochs(recipes[0]), asked.only)
+    left = [] if asked.only_tables else missing(planned, rows)
+    if not asked.only_tables:
+        _print_plan(planned, left)
+    if asked.dry_run:
+        return 0
+    for task in left:
+        print(f"{task.data}, seed {task.recipe.seed}: {task.arm.name}", flush=True)
+        found = run(task, asked.home) | _conditions(asked.threads)
+        rows = [one for one in rows if any(one[name] != found[name] for name in KEY)] + [found]
+        _write(asked.out, rows, asked.question)
+    if any(row["question"] == asked.question for row in rows):
+        print(_write(asked.out, rows, asked.question))
+    return 0
+
+
+def _parsed(words: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks choice",
+        description=choice.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--question", choices=[*QUESTIONS], default="choice")
+    parser.add_argument("--data", nargs="+", default=["digits"], help="recipes that train")
+    parser.add_argument("--images", nargs="+", default=[], help="as `prenas run --data`")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--epochs", type=int, help="default: those of the recipe")
+    parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", dest="changes")
+    parser.add_argument("--only", nargs="+", default=[], metavar="ARM", help="names of arms")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--home", type=Path, default=Path("runs/choice"))
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "choice.json")
+    parser.add_argument("--dry-run", action="store_true", help="only the plan")
+    parser.add_argument("--only-tables", action="store_true", help="from the rows that there are")
+    asked = parser.parse_args(words)
+    names = [arm.name for arm in QUESTIONS[asked.question].arms]
+    if unknown := [name for name in asked.only if name not in names]:
+        parser.error(f"unknown arm {unknown[0]!r}: choose from {'; '.join(names)}")
+    if asked.images and len(asked.data) > 1:
+        parser.error("--images are those of one recipe: give one --data")
+    return asked
+
+
+def _recipe(data: str, seed: int, asked: argparse.Namespace) -> Recipe:
+    recipe = base_recipe(data, asked.epochs, seed, asked.changes)
+    if recipe.training is None or recipe.data is None:
+        raise SystemExit(f"recipe {data} only searches: choose one that trains")
+    return with_data(recipe, asked.images) if asked.images else recipe
+
+
+def _epochs(recipe: Recipe) -> int:
+    training = recipe.training
+    assert training is not None, "checked by _recipe"
+    if training.epochs is None:
+        raise SystemExit("arms are compared by epochs: leave out training.steps")
+    return training.epochs
+
+
+def _print_plan(planned: Sequence[Task], left: Sequence[Task]) -> None:
+    """How many runs there are, which are missing, and about how long they take."""
+    print(f"{len(planned)} arms with their seeds, {len(planned) - len(left)} of them done.")
+    seconds = 0.0
+    for data in dict.fromkeys(task.data for task in left):
+        own = [task for task in left if task.data == data]
+        one = pipeline.dry_run(own[0].recipe).estimate.total_seconds
+        number = sum(task.num_trainings for task in own)
+        seconds += one * number
+        print(f"{data}: {number} trainings of about {duration(one)} each")
+        for task in own:
+            print(f"  seed {task.recipe.seed}: {task.arm.name}")
+    print(f"About {duration(seconds)} in all.", flush=True)
+
+
+def _conditions(threads: int) -> Row:
+    found = environment(Options(threads, rounds=1))
+    return {name: found[name] for name in ("commit", "date", "hardware", "versions")}
+
+
+def _write(out: Path, rows: Sequence[Row], question: str) -> str:
+    """Writes the rows, the tables and the picture; returns the tables."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps({"rows": list(rows)}, indent=1) + "\n")
+    text = document(rows, question)
+    out.with_name(f"{out.stem}-{question}.md").write_text(text)
+    render(drawing(rows, question), out.with_name(f"{out.stem}-{question}.png"))
+    return text

@@ -1,0 +1,112 @@
+"""The questions: which arms each compares, and with what."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+Trainings = Literal["together", "shares", "whole"]
+"""The subnets of all budgets in one training; or each budget's alone, for the steps that it got in
+the training together, or for all of its steps."""
+
+Measure = Literal["best", "first"]
+"""What answers a budget: the best of its subnets by validation, or the first that was chosen."""
+
+
+class Arm(NamedTuple):
+    """One way to choose or to train."""
+
+    name: str
+    changes: tuple[str, ...] = ()
+    """Fields of the recipe, as for `prenas run --set`."""
+    trainings: Trainings = "together"
+    only_middle: bool = False
+    """Only the budget in the middle of the recipe's."""
+
+
+class Question(NamedTuple):
+    """Arms, and the pairs (arm, control) that are compared."""
+
+    title: str
+    arms: tuple[Arm, ...]
+    pairs: tuple[tuple[str, str], ...]
+    measure: Measure = "best"
+
+
+_RANDOM = "search.strategy=random"
+_FULLEST = ("search.strategy=skeletons", "search.score=params")
+_COUNTS, _HALF = "search.score=params", "search.power=0.5"
+
+_CHOICE = (
+    Arm("S"),
+    Arm("S, p = 1/2", (_HALF,)),
+    Arm("counts", (_COUNTS,)),
+    Arm("counts, p = 1/2", (_COUNTS, _HALF)),
+    Arm("random", (_RANDOM,)),
+    Arm("skeletons, k = 2", (*_FULLEST, "search.k=2")),
+    Arm("skeletons, k = 3", (*_FULLEST, "search.k=3")),
+    Arm("random, k = 3", (_RANDOM, "search.k=3")),
+    Arm("S, k = 3", ("search.k=3",)),
+)
+
+_RULES = ("published", "even", "front", "random", "worst")
+
+_NUMBERS = tuple(
+    Arm(f"{name}, {what}", (*changes, f"search.k={k}"), only_middle=is_alone)
+    for name, changes in (("S", ()), ("random", (_RANDOM,)))
+    for what, k, is_alone in (
+        ("one subnet", 1, True),
+        ("k = 1", 1, False),
+        ("k = 2", 2, False),
+        ("k = 4", 4, False),
+        ("k = 8", 8, False),
+    )
+)
+
+QUESTIONS: dict[str, Question] = {
+    "choice": Question(
+        "Does the choice help at equal steps?",
+        _CHOICE,
+        (
+            *((name, "random") for name in ("S", "S, p = 1/2", "counts", "counts, p = 1/2")),
+            ("S", "counts"),
+            *((f"{name}, k = 3", "random, k = 3") for name in ("skeletons", "S")),
+            ("skeletons, k = 2", "random, k = 3"),
+            ("skeletons, k = 3", "S"),
+        ),
+    ),
+    "isomers": Question(
+        "Which layers should get the larger options?",
+        tuple(Arm(rule, (f"search.isomers={rule}",)) for rule in _RULES),
+        (
+            *((rule, "random") for rule in ("published", "even", "front", "worst")),
+            ("published", "even"),
+        ),
+    ),
+    "number": Question(
+        "What does it cost to train more subnets together?",
+        _NUMBERS,
+        tuple(
+            (f"{name}, {what}", f"{name}, {control}")
+            for name in ("S", "random")
+            for what, control in (
+                ("k = 1", "one subnet"),
+                ("k = 2", "k = 1"),
+                ("k = 4", "k = 1"),
+                ("k = 8", "k = 1"),
+            )
+        ),
+        measure="first",
+    ),
+    "alone": Question(
+        "Is a family as good as its members alone?",
+        (
+            Arm("together"),
+            Arm("alone, its share of the steps", trainings="shares"),
+            Arm("alone, all steps", trainings="whole"),
+        ),
+        (
+            ("together", "alone, its share of the steps"),
+            ("together", "alone, all steps"),
+        ),
+    ),
+}

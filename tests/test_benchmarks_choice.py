@@ -1,0 +1,181 @@
+"""The experiments about the choice: what they plan, run and conclude; on numbers made by hand."""
+
+from itertools import combinations
+from math import sqrt
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import pytest
+import torch
+from benchmarks.choice import running
+from benchmarks.choice.answers import Difference, cells, document, drawing, overall, verdict
+from benchmarks.choice.command import main
+from benchmarks.choice.questions import QUESTIONS, Arm
+from benchmarks.choice.running import Task, missing, overlap, run, tasks
+from benchmarks.strategies import quiet_recipe
+from scipy.stats import ttest_rel
+
+from prenas.families.base import envelope
+from prenas.recipe import with_overrides
+from prenas.report import render
+from prenas.runs.run import Run
+from prenas.supernet import Supernet
+from training.runs import MINI, mini_recipe
+
+SKELETONS, CONTROL = "skeletons, k = 3", "random, k = 3"
+
+
+def row(arm: str, seed: int, *best: float, data: str = "digits", question: str = "choice") -> Any:
+    """Accuracies of the budgets a, b, ..."""
+    names = [chr(ord("a") + number) for number in range(len(best))]
+    return {
+        "question": question,
+        "data": data,
+        "arm": arm,
+        "seed": seed,
+        "epochs": 5,
+        "num_subnets": len(best),
+        "overlap": 0.5,
+        "cells": {
+            name: {"best": one, "first": one - 1, "mean": one, "spread_on_validation": 0.2}
+            for name, one in zip(names, best, strict=True)
+        },
+    }
+
+
+ROWS = [
+    *(row(SKELETONS, seed, 80 + seed, 70.5 + seed) for seed in range(3)),
+    *(row(CONTROL, seed, 79 + seed, 70.4 + 1.2 * seed) for seed in range(3)),
+    row(CONTROL, 7, 1.0, 1.0),  # without a partner
+]
+
+
+def test_differences_are_paired_by_seed_and_budget() -> None:
+    found = {one.where: one for one in cells(ROWS, "choice", SKELETONS, CONTROL)}
+    assert list(found) == ["digits, 5 epochs, a", "digits, 5 epochs, b"]
+    assert found["digits, 5 epochs, a"].of_seeds == pytest.approx((1, 1, 1))
+    assert found["digits, 5 epochs, b"].of_seeds == pytest.approx((0.1, -0.1, -0.3))
+    (both,) = overall(ROWS, "choice", SKELETONS, CONTROL)
+    assert both.of_seeds == pytest.approx((0.55, 0.45, 0.35))
+
+
+def test_intervals_are_those_of_a_paired_t_test() -> None:
+    ours, theirs = [80.1, 80.9, 79.7, 81.3], [79.8, 80.1, 80.0, 80.2]
+    rows = [row("S", seed, one) for seed, one in enumerate(ours)]
+    rows += [row("random", seed, one) for seed, one in enumerate(theirs)]
+    (found,) = overall(rows, "choice", "S", "random")
+    expected = ttest_rel(ours, theirs).confidence_interval(0.95)
+    assert found.interval == pytest.approx((expected.low, expected.high))
+    differences = [one - other for one, other in zip(ours, theirs, strict=True)]
+    assert found.error == pytest.approx(stdev(differences) / sqrt(4))
+    assert found.mean == pytest.approx(mean(differences))
+
+
+@pytest.mark.parametrize(
+    ("cells_of_seeds", "beats"),
+    [
+        ([(1, 1.1, 0.9), (0, 0.1, -0.1)], True),  # ahead in half of the cells
+        ([(1, 1.1, 0.9), (0, 0.1, -0.1), (0, 0.2, 0)], False),
+        ([(1, 1.1, 0.9), (-0.9, -1, -0.8)], True),  # behind, but not by a point
+        ([(1, 1.1, 0.9), (-1, -1.1, -0.9)], False),
+        ([(1, -1, 3.0)], False),  # ahead, but not by two errors
+        ([(1.0,)], None),
+        ([], None),
+    ],
+)
+def test_the_decision_rule(cells_of_seeds: list[tuple[float, ...]], beats: bool | None) -> None:
+    assert verdict([Difference("x", "y", "z", one) for one in cells_of_seeds]) is beats
+
+
+@pytest.mark.pictures
+def test_the_tables_say_what_the_rows_say(tmp_path: Path) -> None:
+    text = document(ROWS, "choice")
+    assert "+0.45 (+0.20 to +0.70) | 1 of 2 | -0.10 | beats it" in text
+    assert f"| {SKELETONS} | 0, 1, 2 | 2 | 50 | 81.00 | 71.50 |" in text
+    render(drawing(ROWS, "choice"), tmp_path / "x.png")
+    assert (tmp_path / "x.png").stat().st_size > 1000
+
+
+def test_every_pair_is_one_of_arms_and_every_arm_changes_a_recipe() -> None:
+    for question in QUESTIONS.values():
+        names = [arm.name for arm in question.arms]
+        assert len(set(names)) == len(names)
+        assert {name for pair in question.pairs for name in pair} <= set(names)
+        for arm in question.arms:
+            with_overrides(quiet_recipe("digits", 3, 0, ()), arm.changes)
+
+
+def test_shared_weights_are_counted_as_masks_are() -> None:
+    (choice,) = MINI.extreme(-1)
+    archs = [MINI.smallest, MINI.largest, MINI.compose((choice._replace(width=0),))]
+    supernet = Supernet(envelope(archs), MINI.settings)
+    masks = []
+    for arch in archs:
+        parts = {name: torch.zeros(p.shape) for name, p in supernet.network.named_parameters()}
+        for name, box in supernet.owned_boxes(arch).items():
+            if name in parts:  # the others are no weights
+                parts[name][box] = 1
+        masks.append(torch.cat([part.flatten() for part in parts.values()]))
+    shares = [
+        float((one * two).sum() / min(one.sum(), two.sum())) for one, two in combinations(masks, 2)
+    ]
+    assert overlap(archs, MINI.settings) == pytest.approx(mean(shares), abs=1e-4)
+    assert overlap(archs[:1], MINI.settings) is None
+
+
+# --- runs ----------------------------------------------------------------------------------------
+
+
+def test_arms_run_once_and_are_measured_per_budget(tmp_path: Path) -> None:
+    quiet = {"epochs": 1, "validate_epochs": 0, "validate_all_epochs": 0}
+    recipe = mini_recipe(search={"k": 1}, training=quiet)
+    planned = tasks("choice", "mini", [recipe], 1, only=["S", "skeletons, k = 2"])
+    assert [task.arm.name for task in planned] == ["S", "skeletons, k = 2"]
+    found = [run(task, tmp_path) for task in planned]
+    assert [len(one["cells"]) for one in found] == [3, 3]
+    for task, one in zip(planned, found, strict=True):
+        this = Run(task.folder(tmp_path) / "run", device="cpu")
+        assert one["num_subnets"] == len(this.preferred.subnets)
+        for budget, cell in one["cells"].items():
+            number = this.preferred.budgets.index(budget)
+            own = [c.subnet for c in this.preferred.choices if c.budget == number]
+            rows = [this.evaluations[subnet].splits for subnet in own]
+            best = max(rows, key=lambda splits: splits["validation"].top1)
+            assert cell["best_on_validation"] == pytest.approx(
+                100 * best["validation"].top1, abs=1e-3
+            )
+            assert cell["num_subnets"] == len(own)
+            assert cell["mean"] == pytest.approx(
+                100 * mean(one["test"].top1 for one in rows), abs=1e-3
+            )
+    assert found[1]["num_subnets"] > 3
+    assert missing(planned, found) == []
+    assert missing(planned, found[:1]) == planned[1:]
+    _share_of_the_steps(planned[0], tmp_path)
+
+
+def _share_of_the_steps(together: Task, home: Path) -> None:
+    """Alone, the subnets of all budgets have as many steps as all had together."""
+    task = together._replace(arm=Arm("alone", trainings="shares"))
+    lengths = []
+    for name, recipe in running._recipes(task, home):
+        assert name.startswith("budget-")
+        assert recipe.training is not None
+        assert recipe.training.steps is not None
+        assert len(recipe.search.budgets) == 1
+        lengths.append(recipe.training.steps)
+    assert len(lengths) == 3
+    assert sum(lengths) == 9  # one epoch
+    middle = together._replace(arm=Arm("one", only_middle=True))
+    ((_, recipe),) = running._recipes(middle, home)
+    assert recipe.search.budgets == ("params=2600:3300",)
+
+
+def test_the_command_needs_known_arms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = ["--out", str(tmp_path / "choice.json")]
+    with pytest.raises(SystemExit):
+        main(["--only", "T", *out])
+    assert "unknown arm 'T': choose from S; S, p = 1/2" in capsys.readouterr().err
+    assert main(["--only-tables", *out]) == 0
+    assert not (tmp_path / "choice.json").exists()
