@@ -18,7 +18,7 @@ import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prenas import processes
+from prenas import artifacts, processes
 from prenas.processes import ALONE, Processes, join, resolve_device
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -149,11 +149,17 @@ def accuracies(out: Path) -> list[tuple[str, str]]:
         return [(row["params"], row["validation_top1"]) for row in csv.DictReader(file)]
 
 
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[int, str, str]]:
+    """The folder of a run of two processes, and how it ended."""
+    home = tmp_path_factory.mktemp("processes")
+    return home, finished(launched(words_of(home / "two"), launcher=launcher_of_the_tutorial()))
+
+
 @pytest.mark.slow
-def test_a_run_of_two_processes_is_a_run(tmp_path: Path) -> None:
+def test_a_run_of_two_processes_is_a_run(of_two: tuple[Path, tuple[int, str, str]]) -> None:
     """Every line once, every subnet handed over, the accuracies of one process."""
-    words = words_of(tmp_path / "two")
-    code, output, errors = finished(launched(words, launcher=launcher_of_the_tutorial()))
+    tmp_path, (code, output, errors) = of_two
     assert code == 0, errors
     lines = [line for line in output.splitlines() if re.search(r"[A-Za-z]", line)]
     told = [line for line in lines if re.match(r"Images|Search|Training|epoch|Report|Models", line)]
@@ -184,12 +190,17 @@ def test_mistakes_are_said_in_words_before_training(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_machines_train_together(tmp_path: Path) -> None:
-    """Two agents of torchrun, as on two machines that share the run folder."""
+def test_two_machines_train_together(
+    tmp_path: Path, of_two: tuple[Path, tuple[int, str, str]]
+) -> None:
+    """Two agents of torchrun, as on two machines that share the run folder.
+
+    Their weights are those of two processes on one machine, to the bit.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    words = words_of(tmp_path / "run", **{"training.epochs": 1})
+    words = words_of(tmp_path / "run")
     agents = [
         launched(
             words,
@@ -205,6 +216,12 @@ def test_two_machines_train_together(tmp_path: Path) -> None:
     assert "Training done" in output
     assert silence == ""
     assert (tmp_path / "run" / "report.md").exists()
+    weights, on_one = (
+        artifacts.read_tensors(folder / artifacts.SUPERNET)
+        for folder in (tmp_path / "run", of_two[0] / "two")
+    )
+    assert weights.keys() == on_one.keys()
+    assert all(torch.equal(weights[name], on_one[name]) for name in weights)
 
 
 def test_a_process_that_does_not_come_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

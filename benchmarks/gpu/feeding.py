@@ -7,20 +7,27 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import count
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from benchmarks.gpu.clock import Times, Work
 from benchmarks.gpu.findings import Findings
 from benchmarks.gpu.sizes import Sizes, Subject
 from benchmarks.gpu.steps import new_batch, next_step, our_step
 from benchmarks.paired import Section
-from prenas.data import Batch, ImageData, load_data, training_batches
+from prenas.data import (
+    Batch,
+    ImageData,
+    load_data,
+    sent,
+    training_batches,
+    training_epochs,
+)
+from prenas.data.ahead import sent_ahead
 from prenas.data.augmentation import BatchAugmentation
 from prenas.data.pictures import Pixels
 from prenas.recipe.catalogue import get_recipe
@@ -40,7 +47,7 @@ def copies(sizes: Sizes, device: torch.device) -> Section:
             "pageable": partial(_same, here),
         }
         if device.type == "cuda":
-            sources["pinned, ahead"] = _Ahead(here)
+            sources["pinned, ahead"] = partial(next, _ahead(here, device))
         else:
             found.missing(f"pinned, one batch ahead, batch {size}", "needs an accelerator")
         works = {
@@ -71,30 +78,14 @@ def _fed(step: Callable[[Batch], object], source: Callable[[], Batch]) -> Work:
     return lambda: step(source())
 
 
-class _Ahead:
-    """Returns a batch on the device, and starts to copy the next one on a separate stream."""
+def _ahead(batch: Batch, device: torch.device) -> Iterator[Batch]:
+    """The batch again and again, as a training gets it: from pinned memory, one ahead."""
+    pinned = batch._replace(images=batch.images.pin_memory(), labels=batch.labels.pin_memory())
 
-    def __init__(self, batch: Batch) -> None:
-        self._batch = batch
-        self._images, self._labels = batch.images.pin_memory(), batch.labels.pin_memory()
-        self._stream = torch.cuda.Stream()
-        self._next = self._copied()
+    def send(one: Batch) -> Batch:
+        return one._replace(images=sent(one.images, device), labels=sent(one.labels, device))
 
-    def __call__(self) -> Batch:
-        now = torch.cuda.current_stream()
-        now.wait_stream(self._stream)
-        images, labels = self._next
-        for tensor in (images, labels):
-            tensor.record_stream(now)
-        self._next = self._copied()
-        return self._batch._replace(images=images, labels=labels)
-
-    def _copied(self) -> tuple[Tensor, Tensor]:
-        with torch.cuda.stream(self._stream):
-            images, labels = (
-                tensor.to("cuda", non_blocking=True) for tensor in (self._images, self._labels)
-            )
-        return images, labels
+    return sent_ahead(repeat(pinned), device, send)
 
 
 # --- reader processes ----------------------------------------------------------------------------
@@ -192,7 +183,7 @@ def in_memory(sizes: Sizes, device: torch.device) -> Section:
     assert data_recipe is not None
     data = _noise_in_memory(subject, data_recipe, sizes.num_in_memory)
     for size in sizes.batches:
-        batches = _endless(data, subject, size)
+        batches = _endless(data, subject, size, device)
         step = next_step(subject, subject.archs[:1], size, device)
         works: dict[str, Work] = {
             "alone": our_step(subject, subject.archs[:1], new_batch(subject, size, device), device),
@@ -226,9 +217,10 @@ def _noise_in_memory(subject: Subject, data_recipe: DataRecipe, number: int) -> 
     return ImageData(split, split, None, names, augmentation=augmentation)
 
 
-def _endless(data: ImageData, subject: Subject, size: int) -> Iterator[Batch]:
-    """Full batches, epoch after epoch."""
-    for epoch in count():
-        for batch in training_batches(data, subject.settings, size, seed=0, epoch=epoch):
+def _endless(data: ImageData, subject: Subject, size: int, device: torch.device) -> Iterator[Batch]:
+    """Full batches on the device, epoch after epoch, as a training gets them."""
+    epochs = range(1_000_000)
+    for batches in training_epochs(data, subject.settings, size, 0, epochs, device=device):
+        for batch in batches:
             if len(batch.labels) == size:
                 yield batch

@@ -71,6 +71,13 @@ class Processes(NamedTuple):
         """
         return self.any(self.is_main and flag)
 
+    def gathered(self, number: float) -> list[float]:
+        """The numbers that all processes called this with, by rank, in every process."""
+        numbers = torch.zeros(self.world_size, dtype=torch.float64)
+        numbers[self.rank] = number
+        self.add_up(numbers)
+        return numbers.tolist()
+
     def wait(self) -> None:
         """Returns when every process has called this."""
         self.any(False)
@@ -117,6 +124,11 @@ def join() -> Processes:
 def local_rank() -> int:
     """Number of this process on its machine; 0 without a launcher."""
     return _number("LOCAL_RANK", 0)
+
+
+def local_world_size() -> int:
+    """Number of processes of the run on this machine; 1 without a launcher."""
+    return max(1, _number("LOCAL_WORLD_SIZE", 1))
 
 
 def resolve_device(name: str) -> torch.device:

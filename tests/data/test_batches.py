@@ -18,7 +18,10 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
 
 from data.making import GREY_BYTES, SETTINGS, loaded, recipe, write
 from prenas.data import (
+    Batch,
     ImageData,
+    batches,
+    bytes_ahead,
     check_splits,
     evaluation_batches,
     label_counts,
@@ -27,11 +30,13 @@ from prenas.data import (
     num_batches,
     num_samples,
     training_batches,
+    training_epochs,
 )
 from prenas.data.augmentation import BatchAugmentation
 from prenas.data.pictures import Pictures, Pixels
 from prenas.data.reading import _outlive_requests, isolated, readers_watched
 from prenas.families.vit.space import VitSettings
+from prenas.processes import Processes
 from prenas.randomness import isolated_global_state, numpy_generator, torch_generator
 from prenas.recipe.data import Augmentation
 from training.runs import global_state_untouched, own_data, value_error_of
@@ -237,6 +242,137 @@ def test_copies_of_pictures_held_resized_are_augmented_anew(photos: Path) -> Non
     assert isinstance(data.train, Pixels)
     images, _ = epoch_of(data, 9)
     assert len({tuple(image.flatten().tolist()) for image in images}) > 15
+
+
+# --- epoch after epoch --------------------------------------------------------------------------
+
+
+def parts_of(batch: Batch) -> tuple[Any, ...]:
+    """All of a batch, for comparison: its generators by what they give next."""
+    numbers = [generator.random() for generator in batch.generators]
+    return batch.images.tolist(), batch.labels.tolist(), numbers, batch.total
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize(
+    ("start", "most", "processes"),
+    [(0, None, Processes()), (2, 7, Processes()), (3, 6, Processes(2, 3)), (0, 3, Processes(0, 2))],
+)
+def test_epochs_in_a_row_are_the_single_epochs(
+    num_workers: int, start: int, most: int | None, processes: Processes, photos: Path
+) -> None:
+    """Of 18 images in batches of 4, the last has 2: a third process has none of it."""
+    changes = MIXED.model_copy(update={"repeats": 2})
+    data = loaded(photos, augmentation=changes, memory_gib=0.0, num_workers=num_workers)
+    alone = replace(data, num_workers=0)
+    expected = [
+        parts_of(batch)
+        for epoch in (4, 5, 6)
+        for batch in training_batches(
+            alone, SETTINGS, 4, 3, epoch, start=start if epoch == 4 else 0, processes=processes
+        )
+    ][:most]
+    with global_state_untouched():
+        epochs = training_epochs(
+            data, SETTINGS, 4, 3, range(4, 7), start=start, most=most, processes=processes
+        )
+        found = [[parts_of(batch) for batch in epoch] for epoch in epochs]
+    assert [part for epoch in found for part in epoch] == expected
+    assert len(found) == 3
+    assert len(found[0]) == min(5 - start, most or 5)
+
+
+class Signed(Dataset[Any]):
+    """An image says which process has read it."""
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return torch.full((3, 8, 8), float(os.getpid())), 0
+
+
+def test_readers_go_on_from_epoch_to_epoch_and_end_with_the_last() -> None:
+    data = numbered(Signed(), num_workers=2)
+    before = {*multiprocessing.active_children()}
+    by_epoch = [
+        {int(image[0, 0, 0]) for batch in epoch for image in batch.images}
+        for epoch in training_epochs(data, NUMBERED, 3, 0, range(3))
+    ]
+    assert by_epoch[0] == by_epoch[1] == by_epoch[2]
+    assert len(by_epoch[0]) == 2
+    assert os.getpid() not in by_epoch[0]
+    assert {*multiprocessing.active_children()} <= before
+
+
+# --- what is sent and what is listed -------------------------------------------------------------
+
+MIRRORED = Augmentation(crop_scale=(0.3, 1.0), color_jitter=0.2, flip=0.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "are_bytes"),
+    [
+        (MIRRORED, True),
+        (MIRRORED.model_copy(update={"erasing": 0.1}), False),
+        (MIRRORED.model_copy(update={"mixup": 0.1}), False),
+        (MIRRORED.model_copy(update={"crop_padding": 1}), False),
+        (MIRRORED.model_copy(update={"rotation_degrees": 1.0}), False),
+    ],
+)
+def test_pictures_are_sent_as_bytes_if_the_result_is_the_same(
+    changes: Augmentation, are_bytes: bool, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = loaded(photos, augmentation=changes, memory_gib=0.0, num_workers=1)
+    expected = list(training_batches(replace(data, num_workers=0), SETTINGS, 5, 3, 2))
+    received = []
+
+    def noted(tensor: Tensor, device: torch.device) -> Tensor:
+        received.append(tensor.dtype)
+        return tensor.to(device)
+
+    monkeypatch.setattr(batches, "sent", noted)
+    found = list(training_batches(data, SETTINGS, 5, 3, 2))
+    assert received[::2] == [torch.uint8 if are_bytes else torch.float32] * 4  # labels between
+    assert [parts_of(batch) for batch in found] == [parts_of(batch) for batch in expected]
+    bytes_per_image = 3 * 8 * 8 * (1 if are_bytes else 4)
+    assert bytes_ahead(data, SETTINGS, 5) == 2 * 5 * bytes_per_image  # two batches of a reader
+    assert bytes_ahead(data, SETTINGS, 1000) == 2 * 18 * bytes_per_image
+    assert bytes_ahead(replace(data, num_workers=0), SETTINGS, 5) == 0
+
+
+def test_evaluated_crops_are_sent_as_bytes(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = loaded(photos, crops=5, memory_gib=0.0)
+    expected = list(evaluation_batches(data.validation, SETTINGS, 2))
+    monkeypatch.setattr(Pictures, "normalized", lambda *_, out: out.fill_(7.0))  # in this process
+    ((images, labels),) = evaluation_batches(data.validation, SETTINGS, 2, num_workers=1)
+    assert torch.equal(labels, expected[0][1])
+    assert images.shape == expected[0][0].shape
+    assert (images == 7).all()
+
+
+def test_augmented_pixels_in_memory_may_be_prepared_by_readers(photos: Path) -> None:
+    changes = Augmentation(crop_padding=3, flip=0.5, erasing=0.5)
+    alone, read = (loaded(photos, augmentation=changes, num_workers=n) for n in (0, 2))
+    assert isinstance(read.train, Pixels)
+    expected, found = (
+        [parts_of(batch) for batch in training_batches(data, SETTINGS, 5, 3, 2)]
+        for data in (alone, read)
+    )
+    assert found == expected
+    assert bytes_ahead(read, SETTINGS, 5) == 2 * 2 * 5 * 3 * 8 * 8 * 4
+
+
+def test_an_evaluation_of_endless_images_starts_at_once() -> None:
+    """Nothing is listed before it is needed."""
+
+    class Endless(Numbered):
+        def __getitem__(self, index: int) -> tuple[Tensor, int]:
+            return torch.zeros(3, 8, 8), index % 7
+
+    batches = evaluation_batches(Endless(10**15), NUMBERED, 4, processes=Processes(1, 3))
+    found = [next(batches)[1].tolist() for _ in range(2)]
+    assert found == [[1, 4, 0, 3], [6, 2, 5, 1]]
 
 
 # --- evaluation ----------------------------------------------------------------------------------

@@ -369,3 +369,15 @@ def test_a_time_too_short_to_print_is_said(capsys: pytest.CaptureFixture[str]) -
         print_estimate(plan.estimate._replace(loading_seconds=seconds), mini_recipe())
         (line,) = [s for s in capsys.readouterr().out.splitlines() if "reading images" in s]
         assert line.split("reading images")[1].strip() == f"{words} ms per image"
+
+
+def test_what_readers_need_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    plan = pipeline.dry_run(mini_recipe(), device="cpu")
+    assert (plan.estimate.num_readers, plan.estimate.reading_bytes) == (0, 0)
+    for number, words in ((1, "1 process"), (8, "8 processes")):
+        needs = {"num_readers": number, "reading_bytes": 1_230_000_000 * number}
+        read = plan.estimate._replace(loading_seconds=2e-3, **needs)
+        print_estimate(read, mini_recipe())
+        (line,) = [s for s in capsys.readouterr().out.splitlines() if "reading images" in s]
+        said = f"2.00 ms per image, by {words}; shared memory {1.23 * number:.2f} GB"
+        assert line.split("reading images")[1].strip() == said

@@ -278,8 +278,8 @@ def _gaps(gaps: Sequence[tuple[float, float]]) -> str:
     )
 
 
-def _plural(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def _plural(number: int, noun: str, several: str | None = None) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {several or noun + 's'}"
 
 
 def _cost_cells(axes: Sequence[CostAxis], costs: Mapping[str, int]) -> list[str]:
@@ -501,7 +501,7 @@ def print_estimate(estimate: Estimate, recipe: Recipe) -> None:
                 f"{estimate.steps_per_epoch:,} per epoch, "
                 f"{_plural(length_of(training, estimate.steps_per_epoch).num_epochs, 'epoch')}",
             ),
-            ("reading images", _per_image(estimate.loading_seconds)),
+            ("reading images", _reading(estimate)),
             ("training", duration(estimate.training_seconds)),
             ("validation during training", duration(estimate.validation_seconds)),
             *([("calibration of all subnets", calibration)] * (estimate.calibration_seconds > 0)),
@@ -518,6 +518,15 @@ def print_estimate(estimate: Estimate, recipe: Recipe) -> None:
             f"This machine has only {_size(estimate.machine_bytes)}: lower training.batch_size",
             soft_wrap=True,
         )
+
+
+def _reading(estimate: Estimate) -> str:
+    """The time per image, and what its processes need."""
+    time = _per_image(estimate.loading_seconds)
+    if not estimate.reading_bytes:
+        return time
+    readers = _plural(estimate.num_readers, "process", "processes")
+    return f"{time}, by {readers}; shared memory {_size(estimate.reading_bytes)}"
 
 
 def _per_image(seconds: float) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from prenas.data.ahead import sent
 from prenas.data.batches import (
+    bytes_ahead,
     check_splits,
     drawn_subset,
     evaluation_batches,
     labelled_sample,
     training_batches,
+    training_epochs,
 )
 from prenas.data.images import (
     Batch,
@@ -28,6 +31,7 @@ __all__ = [
     "ImageData",
     "ImageSource",
     "as_batch",
+    "bytes_ahead",
     "check_data_name",
     "check_splits",
     "drawn_subset",
@@ -40,7 +44,9 @@ __all__ = [
     "open_data",
     "part_slices",
     "readers_watched",
+    "sent",
     "training_batches",
+    "training_epochs",
     "undivided",
     "with_data",
 ]

@@ -161,7 +161,8 @@ class _SeveralCrops:
 def normalized(pixels: Tensor, preprocessing: Preprocessing, out: Tensor | None = None) -> Tensor:
     """uint8 [..., C, H, W] -> float32, into `out`: scaled to [0, 1], minus mean, over deviation."""
     mean, std = (
-        torch.tensor(numbers).view(-1, 1, 1) for numbers in (preprocessing.mean, preprocessing.std)
+        torch.tensor(numbers, device=pixels.device).view(-1, 1, 1)
+        for numbers in (preprocessing.mean, preprocessing.std)
     )
     result = pixels.float() if out is None else out.copy_(pixels)
     return result.div_(255).sub_(mean).div_(std)
@@ -237,6 +238,8 @@ class BatchAugmentation:
             -mean / std for mean, std in zip(preprocessing.mean, preprocessing.std, strict=True)
         ]
         self._move = BatchAffine(augmentation, black)
+        self.only_mirrors = augmentation.only_mirrors
+        """Whether images may also be changed before they are normalised, with the same result."""
         self._erase = (
             RandomErasing(  # type: ignore[no-untyped-call]
                 augmentation.erasing,

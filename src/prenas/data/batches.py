@@ -6,7 +6,8 @@ depend on the number of workers or processes, or on what ran before.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -14,10 +15,22 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
+from prenas.data.ahead import sent, sent_ahead
+from prenas.data.augmentation import BatchAugmentation
 from prenas.data.images import Augment, Batch, ImageData, ImageSource, Mix, as_batch, num_samples
-from prenas.data.reading import Chunk, Reader, Sample, as_loader, isolated, read
+from prenas.data.pictures import Pictures
+from prenas.data.reading import (
+    READ_AHEAD,
+    Chunk,
+    Reader,
+    Sample,
+    as_loader,
+    is_whole,
+    isolated,
+    read,
+)
 from prenas.families.base import Settings
 from prenas.processes import ALONE, Processes
 from prenas.randomness import isolated_global_state, numpy_generator, torch_generator
@@ -25,17 +38,20 @@ from prenas.randomness import isolated_global_state, numpy_generator, torch_gene
 _Changed = tuple[Tensor, Tensor, list[np.random.Generator]]
 """Images, labels and generators: one process' part of a batch."""
 
+_CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class _Changes:
-    """What is done to the batches of one epoch after reading, in whichever process read them."""
+    """What is done to batches after reading, in whichever process read them."""
 
     augmentation: Augment | None
     mixing: Mix | None
     settings: Settings
     seed: int
-    epoch: int
     rank: int
+    on_bytes: bool
+    """Whether pictures may still be uint8."""
 
     def __call__(self, chunk: Chunk, batch: Any) -> _Changed | ValueError:
         """Checks a batch, then changes it. An unsuitable batch returns its ValueError.
@@ -43,13 +59,14 @@ class _Changes:
         If it were raised in a worker process, its message would arrive after a long traceback.
         """
         try:
-            return self.changed(chunk, *as_batch(batch, self.settings))
+            images, labels = as_batch(batch, self.settings, may_be_bytes=self.on_bytes)
+            return self.changed(chunk, images, labels)
         except ValueError as error:
             return error
 
     def changed(self, chunk: Chunk, images: Tensor, labels: Tensor) -> _Changed:
         """Augments and mixes, possibly in place."""
-        seed, epoch = self.seed, self.epoch
+        seed, epoch = self.seed, chunk.epoch
         generators = [numpy_generator(seed, "sample", epoch, *s.position) for s in chunk.samples]
         if self.augmentation is not None:
             images = self.augmentation(images, generators)
@@ -80,56 +97,190 @@ def training_batches(
     Raises:
         ValueError: the images or labels of a batch do not suit the network.
     """
+    epochs = training_epochs(
+        data,
+        settings,
+        batch_size,
+        seed,
+        range(epoch, epoch + 1),
+        start=start,
+        processes=processes,
+    )
+    yield from next(epochs)
+
+
+def training_epochs(
+    data: ImageData,
+    settings: Settings,
+    batch_size: int,
+    seed: int,
+    epochs: range,
+    *,
+    start: int = 0,
+    most: int | None = None,
+    processes: Processes = ALONE,
+    device: torch.device = _CPU,
+) -> Iterator[Iterator[Batch]]:
+    """The batches of `training_batches` for every epoch; use up each before asking for the next.
+
+    The processes that read a data set go on from epoch to epoch: while the last batches of an epoch
+    are used, and while its subnets are validated, they read the first ones of the next.
+
+    Args:
+        start: number of batches to skip at the beginning of the first epoch.
+        most: number of batches of all epochs together, if fewer than all are needed.
+        device: where images and labels are sent; CUDA copies a batch while it works on another.
+
+    Raises:
+        ValueError: the images or labels of a batch do not suit the network.
+    """
     source = as_loader(data.train, batch_size, data.num_workers)
-    changes = _Changes(data.augmentation, data.mixing, settings, seed, epoch, processes.rank)
+    on_bytes = _suits_bytes(source, data)
+    changes = _Changes(data.augmentation, data.mixing, settings, seed, processes.rank, on_bytes)
+
+    def send(batch: Batch) -> Batch:
+        images = _arrived(batch.images, source, device)
+        return batch._replace(images=images, labels=sent(batch.labels, device))
+
     if isinstance(source, DataLoader):
-        yield from _batches_of_loader(source, changes, start, processes)
-    else:
-        yield from _batches_of_dataset(source, data, changes, batch_size, start, processes)
+        for epoch in epochs:
+            skipped = start if epoch == epochs.start else 0
+            batches = _batches_of_loader(source, changes, epoch, skipped, processes)
+            yield sent_ahead(batches, device, send)
+        return
+    order = _Order(num_samples(source), data.repeats, batch_size, seed, processes)
+    places = _places(epochs, order.num_batches, start, most)
+    chunks = (chunk for place in places for chunk in order.chunks(*place))
+    reader = Reader(source, seed, changes, sends_bytes=on_bytes)
+    read_ahead = read(
+        reader,
+        chunks,
+        _num_readers(source, data.num_workers),
+        first_epoch=epochs.start,
+        pins=device.type == "cuda",
+    )
+    for _, numbers in _places(epochs, order.num_batches, start, most):
+        yield sent_ahead(_batches_of_dataset(read_ahead, order, numbers, changes), device, send)
+
+
+def _num_readers(source: ImageSource, asked: int) -> int:
+    """Processes for a training set. Tensors of a user may be on a device, where only one can go."""
+    return 0 if isinstance(source, TensorDataset) else asked
+
+
+def _arrived(images: Tensor, source: ImageSource, device: torch.device) -> Tensor:
+    """Images on the device, as normalised floats if they are pictures that travel as bytes."""
+    images = sent(images, device)
+    if images.dtype != torch.uint8:
+        return images
+    assert isinstance(source, Pictures), "only pictures travel as bytes"
+    return source.as_floats(images)
+
+
+def _suits_bytes(source: ImageSource, data: ImageData) -> bool:
+    """Whether nothing happens to training images that needs them normalised.
+
+    Erasing fills with normal numbers, mixing averages, and moved images are interpolated.
+    """
+    changes = data.augmentation
+    only_mirrors = isinstance(changes, BatchAugmentation) and changes.only_mirrors
+    return (
+        isinstance(source, Pictures) and data.mixing is None and (changes is None or only_mirrors)
+    )
+
+
+def bytes_ahead(data: ImageData, settings: Settings, batch_size: int) -> int:
+    """Shared memory for the training batches that the readers of one process prepare ahead.
+
+    Args:
+        batch_size: images of this process in a batch.
+    """
+    source = data.train
+    if isinstance(source, (DataLoader, IterableDataset)):
+        return 0
+    bytes_per_value = 1 if _suits_bytes(source, data) else torch.float32.itemsize
+    image = settings.in_chans * math.prod(settings.image_size) * bytes_per_value
+    num_readers = _num_readers(source, data.num_workers)
+    return num_readers * READ_AHEAD * min(batch_size, num_samples(source)) * image
+
+
+def _places(
+    epochs: range, num_batches: int, start: int, most: int | None
+) -> Iterator[tuple[int, range]]:
+    """Each epoch with the numbers of the batches that are needed of it."""
+    left = num_batches * len(epochs) if most is None else most
+    for epoch in epochs:
+        numbers = range(start, num_batches)[:left]
+        yield epoch, numbers
+        start, left = 0, left - len(numbers)
+
+
+@dataclass(frozen=True)
+class _Order:
+    """Which samples the batches hold. Of an epoch, only the order of its images is ever listed."""
+
+    num_images: int
+    repeats: int
+    batch_size: int
+    seed: int
+    processes: Processes
+
+    @property
+    def num_batches(self) -> int:
+        """Of an epoch."""
+        return -(-self.num_images // self.batch_size)
+
+    def total(self, number: int) -> int:
+        """Number of samples of a batch in all processes."""
+        return len(self._places(number))
+
+    def share(self, number: int) -> Sequence[int]:
+        """The places of this process' samples of a batch in the epoch."""
+        return self.processes.share(self._places(number))
+
+    def chunks(self, epoch: int, numbers: range) -> Iterator[Chunk]:
+        """This process' part of these batches; of some it has none, at the end of an epoch."""
+        generator = torch_generator(self.seed, "shuffle", epoch)
+        order = torch.randperm(self.num_images, generator=generator).numpy()
+        for number in numbers:
+            if places := self.share(number):
+                copies = (divmod(place, self.repeats) for place in places)
+                samples = [Sample(int(order[which]), copy) for which, copy in copies]
+                yield Chunk(epoch, number, samples)
+
+    def _places(self, number: int) -> range:
+        return range(self.num_images)[number * self.batch_size :][: self.batch_size]
 
 
 def _batches_of_dataset(
-    source: Dataset[Any],
-    data: ImageData,
-    changes: _Changes,
-    batch_size: int,
-    start: int,
-    processes: Processes,
+    read_ahead: Iterator[Any], order: _Order, numbers: range, changes: _Changes
 ) -> Iterator[Batch]:
-    """Reads only this process' samples."""
-    settings, seed, epoch = changes.settings, changes.seed, changes.epoch
-    generator = torch_generator(seed, "shuffle", epoch)
-    order = torch.randperm(num_samples(source), generator=generator).tolist()
-    repeated = (Sample(index, copy) for index in order for copy in range(data.repeats))
-    samples = [sample for sample, _ in zip(repeated, order, strict=False)]
-    whole = _chunks(samples, batch_size)[start:]
-    own = [chunk._replace(samples=list(processes.share(chunk.samples))) for chunk in whole]
-    reader = Reader(source, seed, epoch, changes)
-    batches = read(reader, [chunk for chunk in own if chunk.samples], data.num_workers)
-    for chunk, part in zip(whole, own, strict=True):
-        if part.samples:
-            batch = next(batches)
+    """The next of the batches that are read; without images where this process has none."""
+    settings = changes.settings
+    for number in numbers:
+        if order.share(number):
+            batch = next(read_ahead)
             if isinstance(batch, ValueError):
                 raise batch
         else:  # fewer images than processes, at the end of the epoch
             images = torch.empty(0, settings.in_chans, *settings.image_size)
             batch = images, torch.empty(0, dtype=torch.long), []
         images, labels, generators = batch
-        yield Batch(images, labels, generators, len(chunk.samples))
+        yield Batch(images, labels, generators, order.total(number))
 
 
 def _batches_of_loader(
-    source: DataLoader[Any], changes: _Changes, start: int, processes: Processes
+    source: DataLoader[Any], changes: _Changes, epoch: int, start: int, processes: Processes
 ) -> Iterator[Batch]:
     """A loader makes its own batches, so every process reads them all and keeps its share."""
     num_seen = 0
-    for number, batch in enumerate(isolated(source, changes.seed, changes.epoch)):
+    for number, batch in enumerate(isolated(source, changes.seed, epoch)):
         images, labels = as_batch(batch, changes.settings)
         samples = [Sample(num_seen + offset) for offset in range(len(labels))]
         num_seen += len(labels)
         if number < start:
             continue
-        part = Chunk(number, list(processes.share(samples)))
+        part = Chunk(epoch, number, list(processes.share(samples)))
         own = slice(processes.rank, None, processes.world_size)
         images, labels = images[own].clone(), labels[own]  # the loader may still use its tensors
         if part.samples:
@@ -145,6 +296,7 @@ def evaluation_batches(
     num_workers: int = 0,
     *,
     processes: Processes = ALONE,
+    device: torch.device = _CPU,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches (images, labels) in the order of the source, without augmentation.
 
@@ -152,24 +304,32 @@ def evaluation_batches(
 
     Args:
         processes: each process gets its share of the images; with a loader, of the batches.
+        device: where images and labels are sent, as for a training.
     """
+
+    def send(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        images, labels = pair
+        return _arrived(images, source, device), sent(labels, device)
+
     source = as_loader(source, batch_size, num_workers)
     loader: Iterable[Any]
     if isinstance(source, DataLoader):
         rank, world_size = processes
         loader = islice(isolated(source, seed=0, epoch=0), rank, None, world_size)
     else:
-        indices = processes.share(range(num_samples(source)))
-        samples = [Sample(index) for index in indices]
-        reader = Reader(source, seed=0, epoch=0)
-        loader = read(reader, _chunks(samples, batch_size), num_workers)
-    for batch in loader:
-        yield as_batch(batch, settings, with_crops=True)
+        own = processes.share(range(num_samples(source)))
+        chunks = _chunks(own, batch_size)
+        reader = Reader(source, seed=0, sends_bytes=True)
+        readers = 0 if is_whole(source) else num_workers
+        loader = read(reader, chunks, readers, pins=device.type == "cuda")
+    are_bytes = isinstance(source, Pictures)
+    pairs = (as_batch(batch, settings, with_crops=True, may_be_bytes=are_bytes) for batch in loader)
+    yield from sent_ahead(pairs, device, send)
 
 
-def _chunks(samples: list[Sample], size: int) -> list[Chunk]:
-    starts = range(0, len(samples), size)
-    return [Chunk(number, samples[i : i + size]) for number, i in enumerate(starts)]
+def _chunks(images: Sequence[int], size: int) -> Iterator[Chunk]:
+    for number, start in enumerate(range(0, len(images), size)):
+        yield Chunk(0, number, [Sample(image) for image in images[start : start + size]])
 
 
 def labelled_sample(

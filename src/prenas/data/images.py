@@ -40,16 +40,16 @@ class ImageData:
     """The training images without augmentation, for a search on data; None: use `train`."""
     augmentation: Augment | None = None
     """(images [B, C, H, W], one generator per sample) -> changed images, possibly in place. Like
-    `mixing`, it runs in the reading processes, which are started again for every epoch. So both
-    must not keep state, must stay on the CPU, and must be picklable where processes are not
-    forked."""
+    `mixing`, it runs in the reading processes, which go on from epoch to epoch. So both must not
+    keep state, must stay on the CPU, and must be picklable where processes are not forked."""
     mixing: Mix | None = None
     """(images, labels [B]) -> mixed images, possibly in place, and shares of the classes
     [B, num_classes]."""
     repeats: int = 1
     """Number of consecutive copies of each image, each augmented differently (data sets only)."""
     num_workers: int = 0
-    """Processes that read data sets which are not tensors in memory."""
+    """Processes that read training images, and evaluated ones which are not in memory. A
+    `TensorDataset` needs none."""
     num_crops: int = 1
     """Crops per evaluated image; above 1, items of evaluated splits are [crops, C, H, W]."""
     notes: tuple[str, ...] = ()
@@ -136,11 +136,14 @@ def num_batches(source: ImageSource, batch_size: int) -> int:
     return len(source) if isinstance(source, DataLoader) else math.ceil(total / batch_size)
 
 
-def as_batch(batch: Any, settings: Settings, *, with_crops: bool = False) -> tuple[Tensor, Tensor]:
+def as_batch(
+    batch: Any, settings: Settings, *, with_crops: bool = False, may_be_bytes: bool = False
+) -> tuple[Tensor, Tensor]:
     """A pair (images, labels) as float32 [B, C, H, W] and int64 [B].
 
     Args:
         with_crops: whether an image may be several crops, [B, crops, C, H, W].
+        may_be_bytes: whether images may be uint8, which stay as they are.
 
     Raises:
         ValueError: it is not such a pair, or does not suit a network with these settings.
@@ -160,7 +163,8 @@ def as_batch(batch: Any, settings: Settings, *, with_crops: bool = False) -> tup
     expected = (settings.in_chans, *settings.image_size)
     has_dimensions = images.ndim == 4 or (with_crops and images.ndim == 5)
     has_shape = has_dimensions and tuple(images.shape[-3:]) == expected
-    if not has_shape or not images.is_floating_point():
+    are_bytes = may_be_bytes and images.dtype == torch.uint8
+    if not has_shape or not (images.is_floating_point() or are_bytes):
         raise ValueError(
             f"the data set yields images of shape {tuple(images.shape)} and type {images.dtype}, "
             f"but the space expects floats of shape (batch, {', '.join(map(str, expected))}): "
@@ -177,4 +181,4 @@ def as_batch(batch: Any, settings: Settings, *, with_crops: bool = False) -> tup
             f"label {bad} is not among the classes 0 to {settings.num_classes - 1} of the "
             "classifier: raise space.settings.num_classes, or fix the labels"
         )
-    return images.float(), labels.long()
+    return images if are_bytes else images.float(), labels.long()

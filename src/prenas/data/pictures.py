@@ -274,6 +274,12 @@ class Pictures(Dataset[Any]):
             normalized(one, self._preprocessing, out=image)
         return out
 
+    def as_floats(self, images: Tensor) -> Tensor:
+        """A batch of transformed pictures, normalised on its device."""
+        if images.device.type == "cpu":
+            return self.normalized([*images], out=torch.empty(images.shape))
+        return normalized(images, self._preprocessing)
+
     def read(self, index: int) -> tuple[Image.Image, int]:
         """The decoded picture and its label.
 

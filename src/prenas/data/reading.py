@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import count, groupby
 from multiprocessing import get_context
@@ -32,6 +32,9 @@ from prenas.data.images import ImageSource, num_samples
 from prenas.data.pictures import Pictures, Pixels
 from prenas.randomness import derive_seed, isolated_global_state, reseed_global_state
 
+READ_AHEAD = 2
+"""Batches that each reader prepares before they are needed."""
+
 
 class Sample(NamedTuple):
     """Which image, and which of its repeated augmentations."""
@@ -46,9 +49,11 @@ class Sample(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """What one process reads at once: the number of a batch, and one or more of its samples."""
+    """What one process reads at once: one or more samples of a batch of an epoch."""
 
+    epoch: int
     number: int
+    """Of the batch in its epoch."""
     samples: list[Sample]
 
 
@@ -62,67 +67,92 @@ class Reader(Dataset[Any]):
         self,
         dataset: Dataset[Any],
         seed: int,
-        epoch: int,
         change: Callable[[Chunk, Any], Any] | None = None,
+        *,
+        sends_bytes: bool = False,
     ) -> None:
-        """`change`: (chunk, batch) -> what is returned instead of the batch."""
-        self.seed, self.epoch = seed, epoch
+        """Reads without changes, or with them.
+
+        Args:
+            change: (chunk, batch) -> what is returned instead of the batch.
+            sends_bytes: a reader process returns pictures as uint8, which are a quarter of the
+                floats, and leaves it to the receiver to normalise them.
+        """
+        self.seed = seed
         self._dataset, self._change = dataset, change
+        self._sends_bytes = sends_bytes
 
     def __getitem__(self, chunk: Chunk) -> Any:
-        batch = self._read(chunk.samples)
+        batch = self._read(chunk)
         return batch if self._change is None else self._change(chunk, batch)
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether batches are slices of tensors in memory, which need no worker processes."""
-        return isinstance(self._dataset, (TensorDataset, Pixels))
-
-    def _read(self, samples: Sequence[Sample]) -> Any:
-        if self.is_whole:
-            return self._dataset[[sample.image for sample in samples]]
-        with isolated_global_state(self.seed, "transforms", self.epoch):
+    def _read(self, chunk: Chunk) -> Any:
+        if is_whole(self._dataset):
+            return self._dataset[[sample.image for sample in chunk.samples]]
+        with isolated_global_state(self.seed, "transforms", chunk.epoch):
             if isinstance(self._dataset, Pictures):
-                return self._read_pictures(self._dataset, samples)
-            return default_collate([self._seeded(s)[s.image] for s in samples])
+                return self._read_pictures(self._dataset, chunk)
+            return default_collate([self._seeded(chunk, s)[s.image] for s in chunk.samples])
 
-    def _read_pictures(
-        self, pictures: Pictures, samples: Sequence[Sample]
-    ) -> tuple[Tensor, Tensor]:
+    def _read_pictures(self, pictures: Pictures, chunk: Chunk) -> tuple[Tensor, Tensor]:
         """Decodes a picture once for all its consecutive copies."""
         pixels, labels = [], []
-        for index, copies in groupby(samples, key=lambda sample: sample.image):
+        for index, copies in groupby(chunk.samples, key=lambda sample: sample.image):
             picture, label = pictures.read(index)
             for sample in copies:
-                pixels.append(self._seeded(sample).transform(picture))
+                pixels.append(self._seeded(chunk, sample).transform(picture))
                 labels.append(label)
-        images = torch.empty(len(pixels), *pixels[0].shape)
-        if get_worker_info() is not None:  # shared before it is filled, which saves a copy
+        is_sent = get_worker_info() is not None
+        dtype = torch.uint8 if is_sent and self._sends_bytes else torch.float32
+        images = torch.empty(len(pixels), *pixels[0].shape, dtype=dtype)
+        if is_sent:  # shared before it is filled, which saves a copy
             images.share_memory_()  # type: ignore[no-untyped-call]
-        return pictures.normalized(pixels, out=images), torch.tensor(labels)
+        if dtype == torch.uint8:
+            torch.stack(pixels, out=images)
+        else:
+            pictures.normalized(pixels, out=images)
+        return images, torch.tensor(labels)
 
-    def _seeded(self, sample: Sample) -> Any:
+    def _seeded(self, chunk: Chunk, sample: Sample) -> Any:
         """The data set, with the global generators seeded for a sample."""
-        reseed_global_state(self.seed, "transforms", self.epoch, *sample.position)
+        reseed_global_state(self.seed, "transforms", chunk.epoch, *sample.position)
         return self._dataset
 
 
-def read(reader: Reader, chunks: Sequence[Chunk], num_workers: int) -> Iterator[Any]:
-    """Batches of the given chunks, in their order."""
-    if reader.is_whole:
-        return map(reader.__getitem__, chunks)
+def is_whole(dataset: Dataset[Any]) -> bool:
+    """Whether batches are slices of tensors in memory, which need no worker processes."""
+    return isinstance(dataset, (TensorDataset, Pixels))
+
+
+def read(
+    reader: Reader,
+    chunks: Iterable[Chunk],
+    num_workers: int,
+    *,
+    first_epoch: int = 0,
+    pins: bool = False,
+) -> Iterator[Any]:
+    """Batches of the given chunks, in their order.
+
+    The chunks are asked for a few batches ahead of the reading.
+
+    Args:
+        pins: put the batches into pinned memory, from which an accelerator copies.
+    """
     if num_workers:
         _require_shared_memory(num_workers)
     loader: DataLoader[Any] = DataLoader(
         reader,
         sampler=chunks,
         batch_size=None,
+        prefetch_factor=READ_AHEAD if num_workers else None,
+        pin_memory=pins,
         collate_fn=_unchanged,
         num_workers=num_workers,
         multiprocessing_context=_start_method(num_workers),
         worker_init_fn=_outlive_requests,
     )
-    return isolated(loader, reader.seed, reader.epoch)
+    return isolated(loader, reader.seed, first_epoch)
 
 
 def _unchanged(batch: Any) -> Any:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
@@ -22,6 +21,7 @@ from prenas.data.augmentation import (
     evaluation_transform,
     training_transform,
 )
+from prenas.data.cores import num_readers
 from prenas.data.folders import (
     SPLIT_NAMES,
     Listing,
@@ -55,9 +55,13 @@ from prenas.values import unknown_name
 _logger = logging.getLogger(__name__)
 NO_SPLIT = "none"
 _SHARE = 0.1
+<<<<<<< HEAD
 _MOST_WORKERS = 8
 _AT_ONCE = 100_000  # names or numbers that are made into text together
 _FEW = 2000  # with fewer training images, starting processes every epoch costs more than it saves
+=======
+_FEW = 2000  # with fewer training images, starting processes costs more than it saves
+>>>>>>> w-feed
 
 
 class Opened(NamedTuple):
@@ -161,7 +165,7 @@ def load_data(
     is_resized = all(isinstance(split, Pixels) for split in splits.values())
     is_held = isinstance(train, Pixels) or (isinstance(train, Pictures) and train.is_held)
     is_small = is_resized or (is_held and num_samples(train) < _FEW)
-    automatic = 0 if is_small else min(os.cpu_count() or 1, _MOST_WORKERS)
+    automatic = 0 if is_small else num_readers()
     return ImageData(
         train=splits["train"],
         unchanged=(

@@ -137,9 +137,10 @@ def evaluate_networks(
     tally = _Tally(len(networks), settings.num_classes)
     surest = None if _is_loaded(source) else _Surest(len(networks), num_samples(source), processes)
     with_top5 = settings.num_classes >= _TOP5_FROM_CLASSES
-    batches = evaluation_batches(source, settings, batch_size, num_workers, processes=processes)
+    batches = evaluation_batches(
+        source, settings, batch_size, num_workers, processes=processes, device=device
+    )
     for images, labels in batches:
-        images, labels = images.to(device), labels.to(device)
         logits = [_logits(network, images) for network in networks]
         totals[:, :3] += torch.stack([_sums(each, labels, with_top5) for each in logits]).cpu()
         totals[:, 3] += len(labels)

@@ -122,6 +122,12 @@ class Augmentation(Value):
         """Whether single pictures are changed, so that resized copies cannot replace them."""
         return bool(self.crop_scale or self.auto_augment or self.color_jitter)
 
+    @property
+    def only_mirrors(self) -> bool:
+        """Whether nothing but flips may happen to an image after its picture was changed."""
+        moves = self.crop_padding or self.shift_pixels or self.rotation_degrees or self.scale
+        return not (moves or self.erasing or self.mixup or self.cutmix)
+
 
 class DataRecipe(Value):
     """Which images, how they are split, and how they are prepared.
@@ -155,7 +161,8 @@ class DataRecipe(Value):
     memory_gib: float = Field(4.0, ge=0)
     """Splits that fit into this much memory, decoded, are read once and kept there."""
     num_workers: int | None = Field(None, ge=0, le=1_000)
-    """Processes that read images which are not kept in memory; None: one per core, at most 8."""
+    """Processes that read images which are not kept in memory, for each process that trains. None:
+    one per core that this machine grants, shared among the processes of the run; at most 32."""
 
     @model_validator(mode="after")
     def _needs_training_and_validation(self) -> DataRecipe:

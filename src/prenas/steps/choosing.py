@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from prenas.evaluation.accuracy import top1_of_archs
 from prenas.evaluation.calibration import calibrate_on, first_new_epoch
 from prenas.families.base import Arch
 from prenas.latency import LATENCY, table_in_use
-from prenas.processes import join
+from prenas.processes import Processes, join
 from prenas.recipe import Recipe
 from prenas.runs.run import Run
 from prenas.selection.preferred import PreferredSet
@@ -26,6 +27,7 @@ from prenas.steps.observer import SILENT, Observer, observed
 from prenas.supernet import Supernet
 
 _log = logging.getLogger(__name__)
+_DELAY_OF_DISKS = 60.0  # seconds until all machines see a new file; NFS keeps what it knew
 
 
 def search(run: Run, observer: Observer = SILENT) -> PreferredSet:
@@ -44,8 +46,33 @@ def search(run: Run, observer: Observer = SILENT) -> PreferredSet:
         with run.locked():
             _search(run, observer)
             _measure(run, observer)
-    processes.wait()
+    return _seen_by_all(run, processes)
+
+
+def _seen_by_all(run: Run, processes: Processes) -> PreferredSet:
+    """The subnets that the first process has recorded, once every process sees them.
+
+    Raises:
+        ValueError: some process does not see them, even after a minute. All processes get it.
+    """
+    recorded = processes.gathered(_state_of(run))[0]
+    deadline = time.monotonic() + _DELAY_OF_DISKS
+    while _state_of(run) != recorded and time.monotonic() < deadline:
+        time.sleep(0.1)
+    seen = processes.gathered(_state_of(run))
+    if blind := [rank for rank, state in enumerate(seen) if state != recorded]:
+        raise ValueError(
+            f"of the processes of this run, {', '.join(map(str, blind))} do not see what process 0 "
+            f"wrote into {run.folder}: put the run folder on a disk that all machines share, and "
+            "give the same path on each"
+        )
     return run.preferred
+
+
+def _state_of(run: Run) -> int:
+    """Changes with the recorded subnets; -1 without any."""
+    digest = run.files.sha256(artifacts.PREFERRED)
+    return -1 if digest is None else int(digest[:12], 16)  # a whole number in float64
 
 
 def _search(run: Run, observer: Observer) -> None:
@@ -185,8 +212,7 @@ def adapt(
     if processes.is_main:
         with observed(observer, "adapt", run):
             _adapt(run, source, images, head)
-    processes.wait()
-    return run.preferred
+    return _seen_by_all(run, processes)
 
 
 def _adapt(run: Run, source: Source, images: ImageData, head: str) -> None:

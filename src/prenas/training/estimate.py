@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from prenas.cost import count
-from prenas.data import Batch, ImageData, num_batches, num_samples, training_batches
+from prenas.data import Batch, ImageData, bytes_ahead, num_batches, num_samples, training_batches
 from prenas.evaluation.calibration import num_calibrated
 from prenas.families.base import Arch, SearchSpace, Settings
 from prenas.length import Length, length_of, proportional_steps
@@ -85,6 +85,10 @@ class Estimate(NamedTuple):
     """Activations in a full step of the most expensive subnet."""
     machine_bytes: int
     """Total memory of the device."""
+    num_readers: int
+    """Processes that read images."""
+    reading_bytes: int
+    """Shared memory for the batches that they prepare ahead."""
     between: _Between
     """What one validation during the training takes."""
 
@@ -180,6 +184,8 @@ def estimate_training(
         activation_bytes=-(-training.batch_size // training.grad_accum_steps)
         * max(cost.activation_bytes for cost in costs),
         machine_bytes=_machine_bytes(next(supernet.parameters()).device),
+        num_readers=workers,
+        reading_bytes=bytes_ahead(data, supernet.settings, training.batch_size),
     )
 
 

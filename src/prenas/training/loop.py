@@ -21,7 +21,7 @@ from prenas.data import (
     num_batches,
     num_samples,
     readers_watched,
-    training_batches,
+    training_epochs,
 )
 from prenas.evaluation.calibration import calibrate_on
 from prenas.families.base import Arch, SearchSpace
@@ -169,8 +169,7 @@ def train_supernet(
     supernet.train()
     request = StopRequest() if stop is None else stop
     with readers_watched():
-        for epoch in loop.epochs_left():
-            batches = loop.batches_left(epoch)
+        for epoch, batches in loop.epochs_left():
             for batch in batches:
                 outcome = step(loop.position.step, batch, stop=bool(request))
                 loop.end_step(outcome, batch, epoch, watch)
@@ -247,25 +246,29 @@ class _Training:
             num_kept = self._training.keep_checkpoints
             tidy(self._folder / artifacts.CHECKPOINTS, step, num_kept=num_kept)
 
-    def epochs_left(self) -> Iterator[int]:
-        """The remaining epochs, after repeating a validation that may have been interrupted."""
+    def epochs_left(self) -> Iterator[tuple[int, Iterator[Batch]]]:
+        """The remaining epochs with their remaining batches.
+
+        A validation that may have been interrupted is repeated before.
+        """
         epochs_done = self._length.epochs_done(self.position.step)
         if epochs_done and self.is_between_epochs:  # killed before, during or after validating
             self.validate(epochs_done)
-        yield from range(epochs_done, self._length.num_epochs)
-
-    def batches_left(self, epoch: int) -> Iterator[Batch]:
-        """The remaining batches of an epoch."""
-        self._clock = _Clock()
-        return training_batches(
+        epochs = range(epochs_done, self._length.num_epochs)
+        read = training_epochs(
             self._data,
             self._step.supernet.settings,
             self._training.batch_size,
             self._seed,
-            epoch,
+            epochs,
             start=self.position.step % self._length.steps_per_epoch,
+            most=self._length.num_steps - self.position.step,
             processes=self._processes,
+            device=self._step.device,
         )
+        for epoch, batches in zip(epochs, read, strict=True):
+            self._clock = _Clock()
+            yield epoch, batches
 
     @property
     def is_between_epochs(self) -> bool:
@@ -471,13 +474,11 @@ class _Training:
 
     def _require_same(self, step: int) -> None:
         """Raises ValueError if the processes would continue from different steps."""
-        steps = torch.zeros(self._processes.world_size, dtype=torch.float64)
-        steps[self._processes.rank] = step
-        self._processes.add_up(steps)
-        if steps.min() != steps.max():
+        steps = self._processes.gathered(step)
+        if len({*steps}) > 1:
             raise ValueError(
                 f"the processes of this run see checkpoints of different steps "
-                f"({', '.join(f'{one:.0f}' for one in steps.tolist())}): give all of them the same "
+                f"({', '.join(f'{one:.0f}' for one in steps)}): give all of them the same "
                 "run folder, on a shared disk"
             )
 

@@ -12,7 +12,7 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor
 
-from prenas.data import Batch
+from prenas.data import Batch, part_slices, sent
 from prenas.families.base import Arch, Box
 from prenas.processes import ALONE, Processes
 from prenas.recipe import TrainingRecipe
@@ -75,19 +75,19 @@ class TrainingStep:
         self.optimizer = make_optimizer(supernet.network, training)
         if isinstance(self.optimizer, MaskedAdamW):
             self.optimizer.most_kept = most_kept
-        self._device = next(supernet.parameters()).device
+        self.device = next(supernet.parameters()).device
         self._sampler, self._training, self._teacher = sampler, training, teacher
         self._processes = processes
-        self._class_weights = None if class_weights is None else class_weights.to(self._device)
+        self._class_weights = None if class_weights is None else class_weights.to(self.device)
         self._schedule = make_schedule(self.optimizer, training, steps_per_epoch)
         self._gradients = GradientBuffer(parameters, num_extras=2)
         share = len(processes.share(range(training.batch_size)))
         part = math.ceil(share / training.grad_accum_steps) if training.compile else None
         self._subnets = BoundSubnets(supernet, compiled_for=part, most_kept=most_kept)
         self._owned = lru_cache(maxsize=most_kept)(partial(_boxes_by_parameter, supernet))
-        self._scaler = torch.amp.GradScaler(self._device.type, enabled=training.precision == "fp16")
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=training.precision == "fp16")
         # The scaler creates its state on first use. Do it here: a share may have no images.
-        self._scaler.scale(torch.zeros((), device=self._device))
+        self._scaler.scale(torch.zeros((), device=self.device))
         self.ema: ModelEmaV3 | None = None
         if training.ema_decay is not None:
             self.ema = ModelEmaV3(supernet.network, decay=training.ema_decay)
@@ -105,9 +105,12 @@ class TrainingStep:
         self._schedule.step_update(step)
         archs = self._sampler(step)
         self._gradients.zero()
-        loss = torch.zeros((), device=self._device)
-        for part in batch.parts(self._training.grad_accum_steps):
-            loss += self._backward(part, archs)
+        loss = torch.zeros((), device=self.device)
+        noise = self._noise(batch.generators, len(archs))
+        num_parts = self._training.grad_accum_steps
+        slices = part_slices(len(batch.labels), num_parts)
+        for where, part in zip(slices, batch.parts(num_parts), strict=True):
+            loss += self._backward(part, archs, noise[:, where])
         self._gradients.extras[0], self._gradients.extras[1] = loss, float(stop)
         self._processes.add_up(self._gradients.message)  # the one reduction of a step
 
@@ -129,18 +132,21 @@ class TrainingStep:
             must_stop=votes > 0,
         )
 
-    def _backward(self, part: Batch, archs: Sequence[Arch]) -> Tensor:
-        """Adds the gradients of a part of the batch; returns its share of the loss."""
-        training, total, largest = self._training, torch.zeros((), device=self._device), None
-        images, labels = part.images.to(self._device), part.labels.to(self._device)
+    def _backward(self, part: Batch, archs: Sequence[Arch], noise: Tensor) -> Tensor:
+        """Adds the gradients of a part of the batch; returns its share of the loss.
+
+        `noise`: [subnets that drop something, B, draws].
+        """
+        training, total, largest = self._training, torch.zeros((), device=self.device), None
+        images, labels = part.images.to(self.device), part.labels.to(self.device)
         told = None if self._teacher is None else self._run(self._teacher, images)
         weight = len(part.labels) / part.total
         if training.sandwich_loss == "mean":
             weight /= len(archs)
         for number, arch in enumerate(archs):  # the largest is the first
-            drops = training.drops_in == "all" or number == 0
-            noise = self._noise(part) if drops else None
-            logits = self._run(self._subnets(arch, drops=drops), images, noise)
+            drops = number < len(noise)
+            own = noise[number] if drops else None
+            logits = self._run(self._subnets(arch, drops=drops), images, own)
             if largest is not None:
                 assert training.inplace_distillation is not None, (
                     "without distillation there is no largest"
@@ -161,15 +167,21 @@ class TrainingStep:
     def _run(self, network: Any, *inputs: Any) -> Tensor:
         """Logits in float32, computed at the precision of the recipe."""
         dtype = _TYPES[self._training.precision]
-        with torch.autocast(self._device.type, dtype, enabled=dtype != torch.float32):
+        with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
             logits: Tensor = network(*inputs)
         return logits.float()
 
-    def _noise(self, part: Batch) -> Tensor:
-        """Noise for stochastic depth and dropout [B, draws]; one generator per image."""
-        num_draws = self.supernet.num_draws
-        draws = np.stack([generator.random(num_draws) for generator in part.generators])
-        return torch.from_numpy(draws).to(self._device, torch.float32)
+    def _noise(self, generators: Sequence[np.random.Generator], num_archs: int) -> Tensor:
+        """Noise for stochastic depth and dropout [subnets that drop something, B, draws].
+
+        One generator per image gives that of all subnets, one after the other. It goes to the
+        device in one copy, for which an accelerator does not wait.
+        """
+        shape = (num_archs if self._training.drops_in == "all" else 1, self.supernet.num_draws)
+        draws = np.empty((shape[0], len(generators), shape[1]), np.float32)
+        for image, generator in enumerate(generators):
+            draws[:, image] = generator.random(shape)
+        return sent(torch.from_numpy(draws), self.device)
 
     def _move(self, archs: Sequence[Arch], norm: Tensor) -> None:
         """Clips the gradient, whose L2 norm is `norm`; updates the weights and their average."""
