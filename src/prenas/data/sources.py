@@ -55,13 +55,8 @@ from prenas.values import unknown_name
 _logger = logging.getLogger(__name__)
 NO_SPLIT = "none"
 _SHARE = 0.1
-<<<<<<< HEAD
-_MOST_WORKERS = 8
 _AT_ONCE = 100_000  # names or numbers that are made into text together
-_FEW = 2000  # with fewer training images, starting processes every epoch costs more than it saves
-=======
 _FEW = 2000  # with fewer training images, starting processes costs more than it saves
->>>>>>> w-feed
 
 
 class Opened(NamedTuple):
