@@ -191,7 +191,7 @@ MUTATIONS = (
     # images
     Mutation(
         "same-order-in-every-epoch", "data/batches.py",
-        'torch_generator(seed, "shuffle", epoch)', 'torch_generator(seed, "shuffle")',
+        'torch_generator(self.seed, "shuffle", epoch)', 'torch_generator(self.seed, "shuffle")',
         ("data/test_batches.py",),
     ),
     Mutation(

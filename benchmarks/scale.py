@@ -200,7 +200,7 @@ def _listed(root: Path) -> str:
 
 def _tables(space: SearchSpace, importance: Importance | None = None) -> SpaceTables:
     importance = importance or _random_importance(space)
-    gains = isomer_gains("normalised", block_scores(space, importance), 0)
+    gains = isomer_gains("published", block_scores(space, importance), 0)
     scores = stage_scores(space, importance, score=DEFAULT_SCORE)
     return space_tables(space, scores, gains, score=DEFAULT_SCORE, resolution=None)
 

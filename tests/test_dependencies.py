@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 PACKAGES = {
+    "IPython": "ipython",
     "PIL": "pillow",
     "markdown_it": "markdown-it-py",
     "ruamel": "ruamel.yaml",

@@ -158,7 +158,7 @@ def test_one_edit_changes_a_document() -> None:
 def test_fifty_cases_have_no_fault(tmp_path: Path) -> None:
     """In a process that has started no threads yet; the limit allows for a busy machine."""
     out = tmp_path / "fuzz.json"
-    words = ["--cases", "50", "--seed", "7", "--seconds", "60", "--out", str(out)]
+    words = ["--cases", "50", "--seed", "11", "--seconds", "60", "--out", str(out)]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.fuzz", *words],
         cwd=ROOT, capture_output=True, text=True, timeout=400,

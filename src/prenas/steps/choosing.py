@@ -55,6 +55,8 @@ def _seen_by_all(run: Run, processes: Processes) -> PreferredSet:
     Raises:
         ValueError: some process does not see them, even after a minute. All processes get it.
     """
+    if processes.world_size == 1:
+        return run.preferred
     recorded = processes.gathered(_state_of(run))[0]
     deadline = time.monotonic() + _DELAY_OF_DISKS
     while _state_of(run) != recorded and time.monotonic() < deadline:
