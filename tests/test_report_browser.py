@@ -67,6 +67,15 @@ const axes = $axes;
   said.followed = document.getElementById("x-axis").value;
   type(axes[0], "rubbish");
   said.refused = document.getElementById(`limit-${axes[0]}-problem`).textContent;
+  said.unread = document.querySelector("#choice .name").textContent;
+  said.isWithoutCommand = document.getElementById("hand-over").hidden;
+  type(axes[0], "");
+  type(axes.at(-1), "1");
+  document.querySelector("[data-pick]").click();
+  said.outside = [document.getElementById("choice").textContent];
+  document.getElementById("unpick").click();
+  said.outside.push(document.querySelector("#choice .name").textContent);
+  type(axes.at(-1), "");
   type(axes[0], "5");
   said.bare = document.getElementById(`limit-${axes[0]}-problem`).textContent;
   for (const axis of axes) type(axis, "");
@@ -209,6 +218,12 @@ def test_a_reader_finds_the_subnet_that_specialize_takes(
     smallest = min(row.costs["params"] for row in finished_rows)
     assert said["slid"] == f"prenas specialize {finished} --max params={smallest}"
     assert said["refused"].startswith("Write an amount such as ")
+    assert said["unread"] == "No subnet is chosen"
+    assert said["isWithoutCommand"], "or it would be one for other limits than are shown"
+    picked, again = said["outside"]
+    assert "picked by hand" in picked
+    assert "It is outside the limits." in picked
+    assert again == "No subnet is within these limits"
     assert said["bare"] == ""
     assert said["followed"] == "macs", "the plot shows the cost that was limited last"
     assert "MACs, M per image" in said["axes"][0]
@@ -236,7 +251,8 @@ def test_a_reader_chooses_by_milliseconds(chromium: str, timed_run: Run) -> None
     assert said["slid"] == f"prenas specialize {timed_run.folder} --max latency={limit}"
     assert said["followed"] == "latency"
     assert "predicted latency, ms (torch, 1 thread" in said["axes"][2]
-    assert said["bare"] == f"Write an amount such as {limit}.", "5 would be nanoseconds"
+    expected = f"Write an amount such as {limit}, with its unit."
+    assert said["bare"] == expected, "5 would be nanoseconds"
     assert said["reasons"][0] == [], "nothing is in the way"
     least = bounded_axis("latency").number(times[0])
     assert f": every subnet takes at least {least}." in said["reasons"][-1][0]

@@ -510,8 +510,7 @@ def block_score_meaning(preferred: PreferredSet) -> str:
         return f"{shown}These numbers are random: the rule is a control."
     return (
         f"{shown}They are block scores at random weights, where layers of equal shape are equals: "
-        "the scores decided between equals, and another seed ranks layers differently (see "
-        '"Do other seeds agree?" above).'
+        "the scores decided between equals, and another seed ranks layers differently."
     )
 
 

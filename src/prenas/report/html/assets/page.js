@@ -4,7 +4,7 @@
 // files are data, and only ever become text.
 
 let content = JSON.parse(document.getElementById("content").textContent);
-const state = { run: 0, limits: {}, picked: null, axis: null, isAxisPicked: false, split: null, part: 0, isLogarithmic: null };
+const state = { run: 0, limits: {}, unread: {}, picked: null, axis: null, isAxisPicked: false, split: null, part: 0, isLogarithmic: null };
 const SECONDS_BETWEEN_LOOKS = 2;
 
 const byId = (id) => document.getElementById(id);
@@ -45,13 +45,18 @@ function terms(id, pairs) {
 
 // --- the choice ----------------------------------------------------------------------------------
 
+// Null if no subnet is within the limits, or if a limit cannot be read.
 function chosenNumber() {
-  return state.picked ?? chooseSubnet(runNow(), state.limits);
+  if (state.picked !== null) return state.picked;
+  return Object.keys(state.unread).length ? null : chooseSubnet(runNow(), state.limits);
 }
 
 function showLimits() {
   const run = runNow();
   fill("limits", ...axesOf(run).map((axis) => limitOf(run, axis)));
+  const labels = axesOf(run).map((axis) => axis.label);
+  const isTwice = ["predicted", "measured"].every((word) => labels.some((label) => label.startsWith(word)));
+  byId("two-times").hidden = !isTwice;
 }
 
 // A slider over the costs of the subnets, and a field for any amount; the last step is no limit.
@@ -80,10 +85,10 @@ function limitOf(run, axis) {
     const text = field.value.trim();
     const amount = text === "" ? null : readAmount(text, axis);
     const isWrong = text !== "" && amount === null;
-    problem.textContent = isWrong ? `Write an amount such as ${steps[0][2]}.` : "";
+    const needsUnit = /[a-z]$/i.test(steps[0][2]) ? ", with its unit" : "";
+    problem.textContent = isWrong ? `Write an amount such as ${steps[0][2]}${needsUnit}.` : "";
     field.setAttribute("aria-invalid", isWrong);
-    if (isWrong) return;
-    setLimit(axis, amount === null ? null : { amount, text: text.replace(/\s+/g, "") });
+    setLimit(axis, amount === null ? null : { amount, text: text.replace(/\s+/g, "") }, isWrong ? text : null);
     show();
   });
   field.value = state.limits[axis.name]?.text ?? "";
@@ -91,9 +96,12 @@ function limitOf(run, axis) {
   return make("fieldset", { className: "limit" }, make("legend", {}, `${axis.label}, at most`), make("div", {}, slider, field), problem);
 }
 
-function setLimit(axis, limit) {
+// `unread`: a text that is no amount. Until it is mended, no subnet is chosen.
+function setLimit(axis, limit, unread = null) {
   delete state.limits[axis.name];
+  delete state.unread[axis.name];
   if (limit) state.limits[axis.name] = limit;
+  if (unread !== null) state.unread[axis.name] = unread;
   if (limit && !state.isAxisPicked) showAxis(axis.name); // so that the plot has the line of the limit
   state.picked = null;
   showChoice();
@@ -118,7 +126,12 @@ function showChoice() {
   byId("waiting").textContent = isReady ? "" : run.waiting;
   const number = isReady ? chosenNumber() : null;
   byId("hand-over").hidden = number === null;
-  if (isReady && number === null) {
+  const unread = Object.entries(state.unread);
+  if (isReady && number === null && unread.length) {
+    fill("choice",
+      make("p", { className: "name" }, "No subnet is chosen"),
+      ...unread.map(([name, text]) => make("p", {}, `“${text}” is no limit on ${content.axes[name].label}: write an amount as the field shows it.`)));
+  } else if (isReady && number === null) {
     const reasons = reasonsAgainst(run, content.axes, state.limits);
     fill("choice",
       make("p", { className: "name" }, "No subnet is within these limits"),
@@ -126,10 +139,18 @@ function showChoice() {
   } else if (number !== null) {
     const subnet = run.subnets[number];
     const costs = axesOf(run).map((axis) => `${axis.label}: ${subnet.cells[axis.name]}`).join("; ");
-    const results = run.splits.map((split) => `${split} top-1 ${inWords(subnet.results[split])}`).join("; ");
+    const isTested = run.splits.includes("test");
+    const results = run.splits.map((split) => {
+      const use = split === "validation" ? ", by which it is chosen" : ", the accuracy to report";
+      return `${split} top-1 ${percent(subnet.results[split].top1)} %, 95 % interval ${percent(subnet.results[split].low)} to ${percent(subnet.results[split].high)}${isTested ? use : ""}`;
+    }).join("; ");
+    const name = `Subnet ${number}${state.picked === null ? "" : ", picked by hand"}`;
+    const isOutside = !withinLimits(subnet, state.limits);
     fill("choice",
-      make("p", { className: "name" }, `Subnet ${number}${state.picked === null ? "" : ", picked by hand"}`),
-      make("p", {}, results), make("p", {}, costs));
+      make("p", { className: "name" }, name), make("p", {}, results), make("p", {}, costs),
+      ...(isOutside ? [make("p", { className: "problem" }, "It is outside the limits.")] : []),
+      ...(state.picked === null ? [] : [make("button", { type: "button", id: "unpick" }, "Take the best within the limits again")]));
+    byId("unpick")?.addEventListener("click", () => pick(null));
     byId("command").textContent = commandFor(run, content.axes, state.limits, number, state.picked !== null);
     byId("copied").textContent = "";
   }
@@ -165,7 +186,7 @@ function hoverOf(run, network) {
   const lines = [content.runs.length > 1 ? `${run.name}, ${network.name}` : network.name];
   for (const axis of axesOf(run)) if (axis.name in network.cells) lines.push(`${axis.label}: ${network.cells[axis.name]}`);
   for (const [split, result] of Object.entries(network.results)) {
-    lines.push(`${split} top-1: ${inWords(result)} %, loss ${result.loss.toFixed(3)}`.replace(") %", ")"));
+    lines.push(`${split} top-1: ${inWords(result)}, loss ${result.loss.toFixed(3)}`);
   }
   if (network.budgets?.length) lines.push(`budget: ${network.budgets.join("; ")}`);
   if (network.summary) lines.push(network.summary);
@@ -398,7 +419,7 @@ function guessScale() {
 }
 
 function chooseRun(place) {
-  Object.assign(state, { run: place, picked: null, part: 0, limits: {} });
+  Object.assign(state, { run: place, picked: null, part: 0, limits: {}, unread: {} });
   showRun();
 }
 
