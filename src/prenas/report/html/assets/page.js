@@ -143,11 +143,11 @@ function showChoice() {
     const results = run.splits.map((split) => {
       const use = split === "validation" ? ", by which it is chosen" : ", the accuracy to report";
       return `${split} top-1 ${percent(subnet.results[split].top1)} %, 95 % interval ${percent(subnet.results[split].low)} to ${percent(subnet.results[split].high)}${isTested ? use : ""}`;
-    }).join("; ");
+    });
     const name = `Subnet ${number}${state.picked === null ? "" : ", picked by hand"}`;
     const isOutside = !withinLimits(subnet, state.limits);
     fill("choice",
-      make("p", { className: "name" }, name), make("p", {}, results), make("p", {}, costs),
+      make("p", { className: "name" }, name), ...[...results, costs].map((line) => make("p", {}, line)),
       ...(isOutside ? [make("p", { className: "problem" }, "It is outside the limits.")] : []),
       ...(state.picked === null ? [] : [make("button", { type: "button", id: "unpick" }, "Take the best within the limits again")]));
     byId("unpick")?.addEventListener("click", () => pick(null));
