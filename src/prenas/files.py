@@ -1,4 +1,4 @@
-"""Reading files that people give: regular files of bounded size, and JSON of bounded depth."""
+"""Reading files: regular ones of bounded size, JSON of bounded depth, and what tells of changes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import stat
 from collections.abc import Callable
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 MOST_JSON_BYTES = 2**26
 """The largest JSON file of a run: that of a search with ten thousand budgets is a tenth of it."""
@@ -23,6 +23,21 @@ _KINDS = {
     stat.S_IFBLK: "a device",
     stat.S_IFSOCK: "a socket",
 }
+
+
+class Stamp(NamedTuple):
+    """What changes when a file's content or a folder's entries do."""
+
+    device: int
+    inode: int
+    num_bytes: int
+    changed_ns: int
+
+
+def stamp_of(path: str | Path) -> Stamp:
+    """The stamp of a file or folder; OSError if there is none."""
+    found = os.stat(path)
+    return Stamp(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 def open_file(path: Path) -> BufferedReader:

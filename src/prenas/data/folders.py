@@ -28,7 +28,8 @@ from prenas.data.names import Integers, Names, Sizes, SortedNames
 from prenas.data.opening import OTHER_PICTURE_ENDINGS, PICTURE_ENDINGS, open_picture, read_file
 from prenas.data.pictures import PictureSet
 from prenas.data.tars import TarFiles, TarPictures
-from prenas.data.unchanged import Stamp, Unchanged, stamp_of
+from prenas.data.unchanged import Unchanged
+from prenas.files import Stamp, stamp_of
 
 SPLIT_NAMES: Mapping[str, tuple[str, ...]] = {
     "train": ("train", "training"),

@@ -33,8 +33,8 @@ from prenas.data.names import Integers, Names, Positions, SortedNames
 from prenas.data.opening import PICTURE_ENDINGS, check_size, open_picture
 from prenas.data.pictures import PictureSet
 from prenas.data.tars import is_plain, members_of
-from prenas.data.unchanged import Stamp, Unchanged, stamp_of
-from prenas.files import load_json, read_bytes
+from prenas.data.unchanged import Unchanged
+from prenas.files import Stamp, load_json, read_bytes, stamp_of
 from prenas.values import few_of
 
 CLASSES = "classes.txt"

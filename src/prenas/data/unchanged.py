@@ -5,31 +5,16 @@ One command needs the names of its pictures several times: to count the classes,
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Hashable, Iterable
-from pathlib import Path
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
+
+from prenas.files import Stamp, stamp_of
 
 T = TypeVar("T")
 
 _MOST = 4  # results: one for each split that is somewhere else, and one more
 _SETTLED_NS = 2 * 10**9  # a change soon after another one may leave the time that a disk notes
-
-
-class Stamp(NamedTuple):
-    """What changes when a file's content or a folder's entries do."""
-
-    device: int
-    inode: int
-    num_bytes: int
-    changed_ns: int
-
-
-def stamp_of(path: str | Path) -> Stamp:
-    """The stamp of a file or folder; OSError if there is none."""
-    found = os.stat(path)
-    return Stamp(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 class Unchanged(Generic[T]):

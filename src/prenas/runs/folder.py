@@ -5,21 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from prenas import artifacts
+from prenas.files import Stamp, stamp_of
 from prenas.processes import join
 from prenas.runs.lock import held
 
 T = TypeVar("T")
-
-
-class _State(NamedTuple):
-    """Distinguishes a file from an earlier one of the same name."""
-
-    inode: int
-    size: int
-    mtime_ns: int
 
 
 class RunFolder:
@@ -27,7 +20,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._kept: dict[tuple[str, str], tuple[_State, Any]] = {}
+        self._kept: dict[tuple[str, str], tuple[Stamp, Any]] = {}
         self._is_locked = False
 
     def has(self, name: str) -> bool:
@@ -40,20 +33,20 @@ class RunFolder:
         Args:
             kind: distinguishes the results of several functions for one file.
         """
-        state = self._state(name)
-        if state is None:
+        stamp = self._stamp(name)
+        if stamp is None:
             return None
         kept, value = self._kept.get((name, kind), (None, None))
-        if kept != state:
+        if kept != stamp:
             value = read(self.path / name)
-            self._kept[name, kind] = state, value
+            self._kept[name, kind] = stamp, value
         return value
 
     def keep(self, name: str, value: object) -> None:
         """Remembers the content of a file that this process has just written."""
-        state = self._state(name)
-        if state is not None:
-            self._kept[name, "content"] = state, value
+        stamp = self._stamp(name)
+        if stamp is not None:
+            self._kept[name, "content"] = stamp, value
 
     def sha256(self, name: str) -> str | None:
         """The digest of a file; None if it is missing."""
@@ -119,9 +112,8 @@ class RunFolder:
                 "new folder"
             )
 
-    def _state(self, name: str) -> _State | None:
+    def _stamp(self, name: str) -> Stamp | None:
         try:
-            found = (self.path / name).stat()
+            return stamp_of(self.path / name)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return _State(found.st_ino, found.st_size, found.st_mtime_ns)
