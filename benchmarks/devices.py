@@ -50,15 +50,16 @@ def main(words: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.WARNING)
     torch.set_num_threads(1)
     document: dict[str, Any] = json.loads(given.out.read_text()) if given.out.exists() else {}
-    document |= {
+    conditions = {
         **environment(Options(threads=1, rounds=given.rounds)),
         "versions": {name: version(name) for name in _PACKAGES},
     }
     if given.model is None:
-        document |= {"vit": vit(given.rounds), "mobilenet": mobilenet(given.rounds)}
+        document |= {**conditions, "vit": vit(given.rounds), "mobilenet": mobilenet(given.rounds)}
     else:
         name = read_description(given.model).arch.summary
-        document.setdefault("int8", {})[name] = int8_forms(given.model)
+        forms = int8_forms(given.model)
+        document.setdefault("int8", {})[name] = {**conditions, "forms": forms}
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(json.dumps(document, indent=1) + "\n")
     print_document(document)
@@ -165,9 +166,9 @@ def print_document(document: dict[str, Any]) -> None:
         for name, ratio in document.get(section, {}).get("ratios", {}).items():
             table.add_row(f"{section}, {name}", f"{ratio:.2f}")
     Console().print(table)
-    for model, forms in document.get("int8", {}).items():
+    for model, found in document.get("int8", {}).items():
         table = Table(model, "size", "latency", "points lost")
-        for form, row in forms.items():
+        for form, row in found["forms"].items():
             if "size" in row:
                 cells = [f"{row[key]:.2f}" for key in ("size", "latency", "points_lost")]
                 table.add_row(form, *cells)

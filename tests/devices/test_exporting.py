@@ -108,6 +108,23 @@ def test_other_formats_compute_the_same(name: str, model: Path) -> None:
         assert float((found - expected).abs().max() / expected.abs().max()) <= 1e-5
 
 
+def test_relative_positions_are_looked_up_as_each_engine_likes(tmp_path: Path) -> None:
+    """OpenVINO has a fast kernel for one operation, and ONNX Runtime for the other."""
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+    openvino = pytest.importorskip("openvino", reason="openvino is not installed")
+    space = TEST_SPACES["vit"][1]
+    model = drawn_model(space, space.smallest, tmp_path / "model")
+    folder, card = export(model, "onnx")
+    kinds = [node.op_type for node in onnx.load(folder / card.file).graph.node]
+    folder, card = export(model, "openvino")
+    graph = openvino.Core().read_model(folder / card.file)
+    kinds_there = [node.get_type_name() for node in graph.get_ordered_ops()]
+    lookups = 2 * space.smallest.depth
+    assert (kinds.count("GatherElements"), kinds_there.count("GatherElements")) == (lookups, 0)
+    assert kinds_there.count("Gather") >= lookups
+    assert card.agreement.difference <= 1e-5
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("space", "batch"),

@@ -26,6 +26,7 @@ from prenas.families.vit import attention_in_parts as parts
 from prenas.families.vit.attention import attention_at_once, grid_index, lay_out, padded_width
 from prenas.families.vit.attention_in_parts import attention_in_parts, suits_parts
 from prenas.families.vit.deployment import deployed
+from prenas.families.vit.published import PUBLISHED
 from prenas.families.vit.network import VisionTransformer
 from prenas.families.vit.space import VitArch, VitSettings
 from reference.vit import LiteralVit, literal_attention, relative_indices
@@ -371,3 +372,12 @@ def test_the_deployed_form_computes_the_same(
         expected = network.forward_features(images)
         found = deployed(network).forward_features(images)
     assert torch.allclose(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+
+
+def test_the_deployed_form_is_hardly_larger() -> None:
+    """The tables are looked up in every call, not stored for every row and column."""
+    space = get_space("tiny")
+    network = deployed(VisionTransformer(PUBLISHED["tiny"][0], space.settings))
+    stored = {id(tensor): tensor.nbytes for tensor in network.buffers()}
+    weights = sum(parameter.nbytes for parameter in network.parameters())
+    assert sum(stored.values()) < 0.03 * weights

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from prenas.devices.formats import Format, Pixels, Plan, Runner, Written, quiet
+from prenas.families.lookup import with_flat_lookups
 
 _LOGGERS = ("torch.utils._pytree",)
 
@@ -32,7 +33,7 @@ def _exported(network: nn.Module, images: Tensor) -> ExportedProgram:
 
     With the layouts that are fast in PyTorch, XNNPACK refuses some of the shapes at run time.
     """
-    program = torch.export.export(network, (images,))
+    program = torch.export.export(with_flat_lookups(network), (images,))
     for node in list(program.graph.nodes):
         if node.target == torch.ops.aten.contiguous.default:
             node.replace_all_uses_with(node.args[0])

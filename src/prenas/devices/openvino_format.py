@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from prenas.devices import onnx_format
 from prenas.devices.formats import INPUT, Format, Pixels, Plan, Runner, Written
+from prenas.families.lookup import with_flat_lookups
 
 
 def write(network: nn.Module, images: Tensor, path: Path, plan: Plan) -> None:
     """Writes a network as OpenVINO's graph and weights, by way of ONNX."""
     openvino = _openvino()
     passing = path.with_name("passing.onnx")
-    onnx_format.write(network, images, passing, plan)
+    onnx_format.write(with_flat_lookups(network), images, passing, plan)
     model = openvino.Core().read_model(passing)
     openvino.save_model(model, path, compress_to_fp16=False)
     passing.unlink()

@@ -1,8 +1,11 @@
 """The form of the Vision Transformer that is exported: for one patch grid, and without gradients.
 
-It computes what `attention.attention_at_once` computes, with matrix products, concatenations and a
-softmax only: engines run no einsum well, and have no windows over a table. The tables are laid out
-for the grid once, and the scale of the logits is part of the weights.
+It computes what `attention.attention_at_once` computes, with matrix products, concatenations,
+lookups and a softmax only: engines run no einsum well, and have no windows over a table. The scale
+of the logits is part of the weights.
+
+Shapes are named as in `attention`; E = 2R + 2C - 2 is the number of distances on a grid, and here
+F = R + 1 + C.
 """
 
 from __future__ import annotations
@@ -11,67 +14,83 @@ from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
-from prenas.families.vit.attention import GridIndex, RelativeAttention, lay_out, windows
+from prenas.families.lookup import Lookup
+from prenas.families.vit.attention import GridIndex, RelativeAttention, lay_out
 from prenas.families.vit.network import VisionTransformer
 
 
 class DeployedAttention(nn.Module):
-    """Relative attention of one layer with its tables laid out for a grid of R x C patches.
+    """Relative attention of one layer with its tables looked up for a grid of R x C patches.
 
-    The attention mass over all key rows is 1. So the value vector that belongs to the class token
-    can be taken out of the vectors of all rows, and be added to every token by the bias of `proj`.
-    Then a class query, all of whose pairs have that vector, needs no relative values at all.
+    The vectors of pairs with the class token are taken out of all pairs. Of the keys' vector, each
+    logit of a query loses the same number, which softmax ignores. Of the values' vector, every
+    token loses the same, because the attention mass over all keys is 1; the bias of `proj` gives it
+    back. Then pairs with the class token have no relative positions, and feature R is always zero.
+
+    A query is multiplied with the vectors of all distances. `windows` gives it the F products that
+    belong to the features of keys: those of its own row and column. `spread` does the reverse for
+    the attention mass.
     """
 
-    by_row: Tensor
-    by_column: Tensor
-    value_by_row: Tensor
-    value_by_column: Tensor
+    key_table: Tensor
+    value_table: Tensor
 
-    def __init__(self, attention: RelativeAttention, grid: GridIndex) -> None:
+    def __init__(
+        self, attention: RelativeAttention, grid: GridIndex, windows: Lookup, spread: Lookup
+    ) -> None:
         super().__init__()
         self.num_heads, self.head_dim = attention.num_heads, attention.head_dim
-        self.rows, self.columns = grid.shape
-        key = lay_out(attention.key_vertical, attention.key_horizontal, grid)
-        value = lay_out(attention.value_vertical, attention.value_horizontal, grid)
-        of_class = value[-1]
-        by_row, by_column = windows(key, self.rows, self.columns)
-        value_by_row, value_by_column = windows(value, self.rows, self.columns)
-        for name, tensor in (
-            ("by_row", by_row),
-            ("by_column", by_column),
-            ("value_by_row", value_by_row.transpose(1, 2) - of_class),
-            ("value_by_column", value_by_column.transpose(1, 2)),
-        ):
-            self.register_buffer(name, tensor.detach().clone())
+        self.windows, self.spread = windows, spread
+        key, _ = _without_class(attention.key_vertical, attention.key_horizontal, grid)
+        value, of_class = _without_class(attention.value_vertical, attention.value_horizontal, grid)
+        self.register_buffer("key_table", torch.cat([key, torch.zeros_like(key[:1])]).T.clone())
+        self.register_buffer("value_table", value)
         self.qkv, self.proj = _by_kind(attention), deepcopy(attention.proj)
         with torch.no_grad():
             self.proj.bias.add_(self.proj.weight @ of_class.repeat(self.num_heads))
 
     def forward(self, tokens: Tensor, grid: GridIndex) -> Tensor:
-        """[B, N, D] -> [B, N, D]; `grid` has the features [N, R + 1 + C] of the keys."""
+        """[B, N, D] -> [B, N, D]; `grid` has the features [N, F] of the keys."""
         batch, num_tokens = tokens.shape[0], tokens.shape[1]
         heads, width = self.num_heads, self.head_dim
         qkv = self.qkv(tokens).reshape(batch, num_tokens, 3 * heads, width).transpose(1, 2)
         q, k, v = torch.split(qkv, heads, dim=1)  # each [B, H, N, d]
-        patches = q[:, :, 1:].reshape(batch, heads, self.rows, self.columns, width)
-        by_row = patches @ self.by_row  # [B, H, R, C, R + 1]
-        by_column = (patches.transpose(2, 3) @ self.by_column).transpose(2, 3)
-        # A class query adds the same number to all its logits, which softmax ignores: zeros do.
-        products = pad(torch.cat([by_row, by_column], dim=4).flatten(2, 3), (0, 0, 1, 0))
+        products = self.windows(q @ self.key_table)  # [B, H, N, F]
         features = grid.features.expand(batch, heads, -1, -1)
         logits = torch.cat([q, products], dim=3) @ torch.cat([k, features], dim=3).transpose(2, 3)
-        out = logits.softmax(dim=3) @ torch.cat([v, features], dim=3)
-        out, mass = torch.split(out, [width, features.shape[3]], dim=3)
-        mass = mass[:, :, 1:].reshape(batch, heads, self.rows, self.columns, -1)
-        rows, columns = torch.split(mass, [self.rows + 1, self.columns], dim=4)
-        relative = rows @ self.value_by_row
-        relative = relative + (columns.transpose(2, 3) @ self.value_by_column).transpose(2, 3)
-        out = out + pad(relative.flatten(2, 3), (0, 0, 1, 0))
+        seen = logits.softmax(dim=3) @ torch.cat([v, features], dim=3)  # [B, H, N, d + F]
+        out = seen[..., :width] + self.spread(seen) @ self.value_table
         projected: Tensor = self.proj(out.transpose(1, 2).flatten(2))
         return projected
+
+
+def _without_class(vertical: Tensor, horizontal: Tensor, grid: GridIndex) -> tuple[Tensor, Tensor]:
+    """The vectors of all distances, less that of the class token: [E, d], and that one [d].
+
+    A pair of patches has a vertical and a horizontal distance, so one of both is reduced.
+    """
+    table = lay_out(vertical.detach(), horizontal.detach(), grid)
+    num_vertical, of_class = len(grid.rows), table[-1]
+    return torch.cat([table[:num_vertical] - of_class, table[num_vertical:-1]]), of_class
+
+
+def _windows(rows: int, columns: int) -> Tensor:
+    """For every token and feature, the place of its product: [N, F]. The last place, E, is zero."""
+    features, zero = rows + 1 + columns, 2 * rows + 2 * columns - 2
+    places = torch.full((rows, columns, features), zero)
+    row, column = torch.arange(rows), torch.arange(columns)
+    places[:, :, :rows] = (row[:, None] + row)[:, None]
+    places[:, :, rows + 1 :] = 2 * rows - 1 + column[:, None] + column
+    return torch.cat([torch.full((1, features), zero), places.flatten(0, 1)])
+
+
+def _spread(windows: Tensor, head_dim: int, rows: int) -> Tensor:
+    """The reverse, in vectors of values and features: [N, E]."""
+    features, num_places = windows.shape[1], int(windows.max()) + 1
+    places = torch.full((len(windows), num_places), head_dim + rows)  # the feature that is zero
+    of_features = torch.arange(head_dim, head_dim + features).expand_as(windows)
+    return places.scatter(1, windows, of_features)[:, :-1].contiguous()
 
 
 def _by_kind(attention: RelativeAttention) -> nn.Linear:
@@ -96,8 +115,13 @@ def deployed(network: nn.Module) -> nn.Module:
     assert isinstance(network, VisionTransformer)
     copy = deepcopy(network)
     grid = GridIndex(copy.row_index, copy.column_index, copy.key_features)
-    for block in copy.blocks:
-        block.attn = DeployedAttention(block.attn, grid)  # type: ignore[arg-type]
     rows, columns = grid.shape
-    copy.key_features = grid.features[:, : rows + 1 + columns].clone()  # without the padding
+    head_dim, features = copy.settings.head_dim, rows + 1 + columns
+    places = _windows(rows, columns)
+    windows = Lookup(places, int(places.max()) + 1)
+    spread = Lookup(_spread(places, head_dim, rows), head_dim + features)
+    for block in copy.blocks:
+        block.attn = DeployedAttention(block.attn, grid, windows, spread)  # type: ignore[arg-type]
+    copy.key_features = grid.features[:, :features].clone()  # without the padding
+    copy.key_features[0] = 0.0
     return copy
