@@ -26,8 +26,8 @@ from prenas.families.vit import attention_in_parts as parts
 from prenas.families.vit.attention import attention_at_once, grid_index, lay_out, padded_width
 from prenas.families.vit.attention_in_parts import attention_in_parts, suits_parts
 from prenas.families.vit.deployment import deployed
-from prenas.families.vit.published import PUBLISHED
 from prenas.families.vit.network import VisionTransformer
+from prenas.families.vit.published import PUBLISHED
 from prenas.families.vit.space import VitArch, VitSettings
 from reference.vit import LiteralVit, literal_attention, relative_indices
 
