@@ -77,7 +77,7 @@ def test_parts_are_asked_to_stop_and_do_not_outlive_the_command(
         assert command.poll() is None, command.communicate()
         time.sleep(0.05)
     command.send_signal(number)
-    output, errors = command.communicate()  # returns when no process holds them any more
+    output, errors = command.communicate(timeout=60)  # no process holds them any more
     assert output == b""
     assert not files[2].exists()
     if number == signal.SIGINT:
