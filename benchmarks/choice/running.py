@@ -51,6 +51,16 @@ class Task(NamedTuple):
         """As how many trainings of the whole length it counts."""
         return len(_budgets(self.recipe)) if self.arm.trainings == "whole" else 1
 
+    @property
+    def named(self) -> str:
+        """For messages."""
+        return f"{self.data}, seed {self.recipe.seed}, {self.arm.name}"
+
+    @property
+    def reads_another(self) -> bool:
+        """Whether it needs the finished run of the question's first arm."""
+        return self.arm.trainings != "together"
+
     def folder(self, home: Path) -> Path:
         """Where its runs are stored."""
         word = "".join(one if one.isalnum() else "-" for one in self.arm.name)
