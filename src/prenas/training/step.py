@@ -14,6 +14,7 @@ from torch import Tensor
 
 from prenas.data import Batch, part_slices, sent
 from prenas.families.base import Arch, Box
+from prenas.precision import autocast, float32_products
 from prenas.processes import ALONE, Processes
 from prenas.recipe import TrainingRecipe
 from prenas.supernet import Supernet
@@ -31,8 +32,6 @@ from prenas.training.optim import (
 from prenas.training.sampler import Sampler
 from prenas.training.subnets import MOST_KEPT, BoundSubnets
 from prenas.training.teacher import Teacher
-
-_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Outcome(NamedTuple):
@@ -149,6 +148,10 @@ class TrainingStep:
         Args:
             late: only if `may_be_late`: nothing waits for the device.
         """
+        with float32_products(self._training.precision, self.device):
+            return self._begun(step, batch, stop=stop, late=late)
+
+    def _begun(self, step: int, batch: Batch, *, stop: bool, late: bool) -> Begun:
         self._schedule.step_update(step)
         archs = self._sampler(step)
         self._gradients.zero()
@@ -211,8 +214,7 @@ class TrainingStep:
 
     def _run(self, network: Any, *inputs: Any) -> Tensor:
         """Logits in float32, computed at the precision of the recipe."""
-        dtype = _TYPES[self._training.precision]
-        with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
+        with autocast(self._training.precision, self.device):
             logits: Tensor = network(*inputs)
         return logits.float()
 
