@@ -42,7 +42,7 @@ from prenas.training.teacher import Teacher
 from prenas.training.validation import subnets_due, validate
 
 _logger = logging.getLogger(__name__)
-_MOST_UNREAD = 10
+MOST_UNREAD = 10
 """Steps whose results may wait on an accelerator: so late are a request to stop of several
 processes, the watcher, and the end after too many skipped steps."""
 _MOST_CHECKPOINTS = 100  # between epochs, if steps decide the length: epochs may be a single step
@@ -320,7 +320,7 @@ class _Training:
         step, training = self.position.step, self._training
         return (
             self.is_between_epochs
-            or len(self._unread) == _MOST_UNREAD
+            or len(self._unread) == MOST_UNREAD
             or _is_due(step, training.log_steps)
             or _is_due(step, training.checkpoint_steps)
             or (stop and self._processes.world_size == 1)
