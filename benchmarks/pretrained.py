@@ -76,6 +76,7 @@ CHOICES = {
     for score, name in {
         "gate": "gate",
         "gate_sum": "gate_sum",
+        "Fisher": "fisher",
         "|w*g|": "weight_times_gradient",
         "L1": "weight",
         "random": "random",

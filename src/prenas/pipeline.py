@@ -41,6 +41,7 @@ from prenas.steps.observer import SILENT, Observer, observed
 from prenas.steps.publishing import Pushed
 from prenas.supernet import Statistics, Supernet
 from prenas.training.estimate import Estimate, Measured, estimate_training, within_time
+from prenas.training.teacher import answering
 from prenas.training.tracking import check_trackers
 
 __all__ = [
@@ -619,11 +620,14 @@ def dry_run_cuts(plan: CutPlan, *, device: str = "auto", seconds: float | None =
 def _measured_cuts(plan: CutPlan, images: ImageData, where: torch.device) -> DryRun:
     recipe = plan.recipe
     source = adapt_source(plan.source, plan.adaptation, images.class_names).supernet
-    teacher = deepcopy(source.network).to(where).eval().requires_grad_(False)
+    asked = training.training_of(recipe)
+    teacher = None
+    if asked.teacher is not None:
+        network = deepcopy(source.network).to(where).eval().requires_grad_(False)
+        teacher = torch.no_grad()(answering(network, asked.teacher))
     found = search_trained(
         recipe, source, images, where, source=plan.source.name, sha256=plan.source.sha256
     )
-    asked = training.training_of(recipe)
     estimate = estimate_training(
         found.supernet.trimmed(
             found.preferred.envelope, drop_path=asked.drop_path, dropout=asked.dropout
@@ -632,7 +636,7 @@ def _measured_cuts(plan: CutPlan, images: ImageData, where: torch.device) -> Dry
         images,
         asked,
         seed=recipe.seed,
-        teacher=torch.no_grad()(teacher),
+        teacher=teacher,
         calibration=recipe.calibration,
     )
     return DryRun(recipe, found.preferred, estimate, images)

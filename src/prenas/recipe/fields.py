@@ -163,6 +163,9 @@ class TeacherRecipe(Value):
     """The teacher's share of the loss; the rest is the labels'."""
     temperature: float = Field(3.0, gt=0)
     """Temperature of the softmax for the `soft` loss."""
+    feature_weight: float = Field(0.0, ge=0, le=100)
+    """Weight of the distance between the features of student and teacher, which is added to the
+    loss. Features are what the classifier gets; both must have equally many."""
 
 
 class TrainingRecipe(Value):
@@ -309,6 +312,12 @@ class TrainingRecipe(Value):
             raise ValueError(
                 "layer_decay has no effect on layers that freeze='backbone' does not train: set "
                 "only one of them"
+            )
+        if self.freeze == "backbone" and self.teacher and self.teacher.feature_weight:
+            raise ValueError(
+                f"training.teacher.feature_weight is {self.teacher.feature_weight:g}, but "
+                "freeze='backbone' trains the classifier alone, which changes no features: set one "
+                "of them to 0 or 'none'"
             )
         return self
 
