@@ -69,9 +69,10 @@ class SearchRecipe(Value):
     power: float = Field(1.0, gt=0, le=16, allow_inf_nan=False)
     """Sum what each layer scores, to this power. Below 1, depth counts for more, above 1 for less;
     1 is the published score."""
-    allocation: Literal["best", "equal"] = "best"
+    allocation: Literal["best", "equal", "uniform"] = "best"
     """How the units of a trained network are shared among its layers: `best` for the sum of their
-    scores, or `equal`, the same share of every layer, for comparison."""
+    scores; `uniform`, the best of those with equally many in every layer, which timm builds by
+    arguments if it is a plain ViT; or `equal`, the same share of every layer, for comparison."""
     scope: Scope = "all"
     """`blocks`: the score sums only over tensors that belong to a layer, without stem and head."""
     isomers: IsomerRule = "published"
@@ -479,17 +480,19 @@ class Recipe(Value):
     @model_validator(mode="after")
     def _parts_agree(self) -> Recipe:
         check_score_name(self.search.score, self.space.family)
-        if self.search.allocation == "equal":
+        if (allocation := self.search.allocation) != "best":
             if self.search.score not in UNIT_SCORES:
                 raise ValueError(
-                    "search.allocation=equal shares the units of a trained network, but "
+                    f"search.allocation={allocation} shares the units of a trained network, but "
                     f"search.score is {self.search.score!r}: choose one of {', '.join(UNIT_SCORES)}"
                 )
             if self.search.k > 1:
                 raise ValueError(
-                    f"search.allocation=equal has one subnet per budget, but search.k is "
+                    f"search.allocation={allocation} has one subnet per budget, but search.k is "
                     f"{self.search.k}: set it to 1"
                 )
+            if allocation == "uniform":
+                _ = self.space.uniform_options  # raises if layers differ
         if self.search.strategy == "skeletons" and self.search.k > 1:
             most = sum(len(one.widths) + len(one.depths) - 2 for one in self.space.chain)
             if self.search.shape_distance > most:
