@@ -33,7 +33,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from functools import partial
+from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean, stdev
@@ -49,6 +49,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import prenas
+from benchmarks.fanning import Failure, fan_out
 from benchmarks.paired import ROOT, Options, environment
 from benchmarks.small_data import only
 from prenas import artifacts, pipeline
@@ -132,8 +133,8 @@ class Setting(NamedTuple):
         return self.plan._replace(recipe=recipe.model_copy(update={"search": search}))
 
 
-def main(words: Sequence[str] | None = None) -> None:
-    """Measures all arms for every seed, and prints a table of means."""
+def main(words: Sequence[str] | None = None) -> int:
+    """Measures all arms for every seed, and prints a table of means; 1 if an arm failed."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks pretrained",
         description=__doc__,
@@ -147,7 +148,8 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--arms", nargs="+", default=[*CHOICES, *PRUNERS, *TRAINED])
     parser.add_argument("--joint", nargs="+", default=[DEFAULT, "gate, best", "L1, equal"])
     parser.add_argument("--set", action="append", default=[], dest="overrides")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="of each arm")
+    parser.add_argument("--workers", type=int, default=1, help="arms at a time, in processes")
     parser.add_argument("--home", type=Path, default=ROOT / "runs" / "pretrained")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "pretrained.json")
     given = parser.parse_args(words)
@@ -169,21 +171,55 @@ def main(words: Sequence[str] | None = None) -> None:
         "changes": given.overrides,
     }
     key = (*common, "seed", "arm", "training", "shares")
-    for seed in given.seeds:
-        setting = adapted(given, seed)
-        for arm in _arms(given):
-            wanted = {**common, "seed": seed, **arm, "shares": given.shares}
-            if any(all(row.get(name) == wanted[name] for name in key) for row in rows):
+    wanted = [
+        {**common, "seed": seed, **arm, "shares": given.shares}
+        for seed in given.seeds
+        for arm in _arms(given)
+    ]
+    left = [
+        one for one in wanted if not any(all(row.get(n) == one[n] for n in key) for row in rows)
+    ]
+    work, failed = partial(_measured, given=given), False
+    for phase in _phases(left, given.workers):
+        for one, found in fan_out(work, phase, given.workers):
+            if isinstance(found, Failure):
+                failed = True
+                logging.error("%s failed: %s\n%s", one, found.reason, found.trace)
                 continue
-            started = time.perf_counter()
-            found = measure(setting, **arm)
             measured = environment(Options(given.threads, rounds=1))
-            stamp = {name: measured[name] for name in ("commit", "date")}
-            seconds = round(time.perf_counter() - started)
-            rows.append({**wanted, **found, "seconds": seconds, **stamp})
+            rows.append({**one, **found, **{name: measured[name] for name in ("commit", "date")}})
             logging.info("%s", rows[-1])
             given.out.write_text(json.dumps({**measured, "rows": rows}, indent=1) + "\n")
     print_table([row for row in rows if all(row.get(name) == common[name] for name in common)])
+    return 1 if failed else 0
+
+
+def _phases(left: Sequence[dict[str, Any]], workers: int) -> list[list[dict[str, Any]]]:
+    """What may be measured at the same time, in order: the sources, their cuts and the joint
+    trainings, and what reads the choices of those."""
+    if workers == 1:
+        return [[*left]]  # seed by seed, so that each source is read once
+
+    def phase(one: dict[str, Any]) -> int:
+        return 0 if one["arm"] == "source" else 1 if one["training"] in ("none", "joint") else 2
+
+    return [[one for one in left if phase(one) == number] for number in range(3)]
+
+
+def _measured(one: dict[str, Any], given: argparse.Namespace) -> dict[str, Any]:
+    torch.set_num_threads(given.threads)  # in a new process, too
+    setting = adapted(
+        one["seed"],
+        given.data,
+        given.source,
+        given.image_size,
+        tuple(given.shares),
+        tuple(given.overrides),
+        given.home,
+    )
+    started = time.perf_counter()
+    found = measure(setting, one["arm"], one["training"])
+    return {**found, "seconds": round(time.perf_counter() - started)}
 
 
 def _arms(given: argparse.Namespace) -> Iterator[dict[str, str]]:
@@ -198,23 +234,32 @@ def _arms(given: argparse.Namespace) -> Iterator[dict[str, str]]:
                 yield {"arm": arm, "training": training}
 
 
-def adapted(given: argparse.Namespace, seed: int) -> Setting:
+@lru_cache(maxsize=1)
+def adapted(
+    seed: int,
+    data: str,
+    source: str,
+    image_size: int | None,
+    shares: tuple[float, ...],
+    overrides: tuple[str, ...],
+    home: Path,
+) -> Setting:
     """The source, adapted to the images with this seed."""
-    size = f"-{given.image_size}" if given.image_size else ""
-    name = given.source.partition("=")[0].replace("/", "-")
-    home = given.home / f"{Path(given.data).stem}-{name}{size}-{seed}"
-    home.mkdir(parents=True, exist_ok=True)
+    size = f"-{image_size}" if image_size else ""
+    name = source.partition("=")[0].replace("/", "-")
+    own = home / f"{Path(data).stem}-{name}{size}-{seed}"
+    own.mkdir(parents=True, exist_ok=True)
     plan = cut_plan(
-        read_source(stored(given.source, given.home)),
-        [given.data],
-        [f"macs={share:g}%" for share in given.shares],
-        image_size=given.image_size,
-        overrides=[f"seed={seed}", "data.num_workers=0", *given.overrides],
+        read_source(stored(source, home)),
+        [data],
+        [f"macs={share:g}%" for share in shares],
+        image_size=image_size,
+        overrides=[f"seed={seed}", "data.num_workers=0", *overrides],
     )
-    pipeline.run(plan.adaptation, home / artifacts.SOURCE, source=plan.source, device="cpu")
+    if not (own / artifacts.ADAPTED / artifacts.MODEL_ARCH).exists():  # else several may read it
+        pipeline.run(plan.adaptation, own / artifacts.SOURCE, source=plan.source, device="cpu")
     assert plan.recipe.data is not None, "a plan has data"
-    data = load_data(plan.recipe.data, plan.recipe.space.settings)
-    return Setting(plan, home, tuple(given.shares), data)
+    return Setting(plan, own, shares, load_data(plan.recipe.data, plan.recipe.space.settings))
 
 
 def stored(source: str, home: Path) -> str:

@@ -1,5 +1,7 @@
 """The experiments about the choice: what they plan, run and conclude; on numbers made by hand."""
 
+import json
+from functools import partial
 from itertools import combinations
 from math import sqrt
 from pathlib import Path
@@ -8,11 +10,20 @@ from typing import Any
 
 import pytest
 import torch
-from benchmarks.choice import running
-from benchmarks.choice.answers import Difference, cells, document, drawing, overall, verdict
+from benchmarks.choice import command, running
+from benchmarks.choice.answers import (
+    Difference,
+    cells,
+    document,
+    drawing,
+    fronts,
+    overall,
+    verdict,
+)
 from benchmarks.choice.command import main
 from benchmarks.choice.questions import QUESTIONS, Arm
 from benchmarks.choice.running import Task, missing, overlap, run, tasks
+from benchmarks.fanning import fan_out
 from benchmarks.strategies import quiet_recipe
 from scipy.stats import ttest_rel
 
@@ -152,6 +163,9 @@ def test_arms_run_once_and_are_measured_per_budget(tmp_path: Path) -> None:
     assert found[1]["num_subnets"] > 3
     assert missing(planned, found) == []
     assert missing(planned, found[:1]) == planned[1:]
+    apart = dict(fan_out(partial(run, home=tmp_path / "apart"), planned[:1], workers=2))
+    clock = dict.fromkeys(("seconds", "seconds_to_choose"), 0)
+    assert apart[planned[0]] | clock == found[0] | clock
     _share_of_the_steps(planned[0], tmp_path)
 
 
@@ -172,10 +186,71 @@ def _share_of_the_steps(together: Task, home: Path) -> None:
     assert recipe.search.budgets == ("params=2600:3300",)
 
 
+def test_rivals_train_as_many_images_and_are_compared_by_whole_fronts(tmp_path: Path) -> None:
+    quiet = {"epochs": 3, "validate_epochs": 0, "validate_all_epochs": 0}
+    recipe = mini_recipe(search={"k": 1}, training=quiet)
+    small = ["evolution.population=4", "evolution.generations=2", "evolution.num_parents=2"]
+    small += ["evolution.num_mutations=2", "evolution.num_crossovers=2"]
+    planned = tasks(
+        "rivals", "mini", [recipe], 3, ["preferred", "whole space, sandwich, evolution"]
+    )
+    planned[1] = planned[1]._replace(
+        arm=planned[1].arm._replace(changes=(*planned[1].arm.changes, *small))
+    )
+    found = [run(task, tmp_path) for task in planned]
+    ours, theirs = (Run(task.folder(tmp_path) / "run", device="cpu") for task in planned)
+    training = theirs.preferred.recipe.training
+    assert training is not None
+    assert training.epochs == 1  # a sandwich of three
+    assert training.sandwich == 1
+    assert found[0]["cells"].keys() == found[1]["cells"].keys()
+    evolved = {one.arch for one in theirs.results.evolved}
+    assert evolved == set(theirs.subnets.archs)
+    for this, one in zip((ours, theirs), found, strict=True):
+        points = [(row.costs["params"], 100 * row.splits["test"].top1) for row in this.evaluations]
+        most = 10_999  # the most that the last budget allows, though nothing fits it
+        literal = mean(  # of one rectangle for every parameter
+            max([top for cost, top in points if cost <= params], default=0)
+            for params in range(most)
+        )
+        assert one["hypervolume"] == pytest.approx(literal, abs=1e-3)
+    (difference,) = fronts(found, "rivals", "preferred", "whole space, sandwich, evolution")
+    assert difference.of_seeds == (found[0]["hypervolume"] - found[1]["hypervolume"],)
+    assert "choosing, s" in document(found, "rivals")
+
+
+def test_arms_that_fail_are_named_and_the_others_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    order = []
+
+    def some_fail(task: Task, home: Path) -> Any:
+        order.append(task.arm.name)
+        if task.arm.name == "together":
+            raise ValueError("no memory")
+        return row(task.arm.name, task.recipe.seed, 80, data=task.data, question=task.question)
+
+    monkeypatch.setattr(command, "run", some_fail)
+    monkeypatch.setattr(command, "_print_plan", lambda *_: None)
+    arms = [arm.name for arm in QUESTIONS["alone"].arms]
+    out = tmp_path / "choice.json"
+    words = ["--question", "alone", "--seeds", "3", "--epochs", "5", "--out", str(out)]
+    assert main(words) == 1
+    assert order == arms  # the run that the others read is the first
+    errors = capsys.readouterr().err
+    assert "digits, seed 3, together failed: ValueError: no memory" in errors
+    assert [one["arm"] for one in json.loads(out.read_text())["rows"]] == arms[1:]
+    assert main(words) == 1
+    assert order[3:] == arms[:1]  # nothing else is missing
+
+
 def test_the_command_needs_known_arms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = ["--out", str(tmp_path / "choice.json")]
     with pytest.raises(SystemExit):
         main(["--only", "T", *out])
     assert "unknown arm 'T': choose from S; S, p = 1/2" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["--workers", "0", *out])
+    assert "--workers 0: give at least 1" in capsys.readouterr().err
     assert main(["--only-tables", *out]) == 0
     assert not (tmp_path / "choice.json").exists()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,9 +15,11 @@ from benchmarks import choice
 from benchmarks.choice.answers import document, drawing
 from benchmarks.choice.questions import QUESTIONS
 from benchmarks.choice.running import KEY, Row, Task, base_recipe, missing, run, tasks
+from benchmarks.fanning import Failure, fan_out
 from benchmarks.paired import ROOT, Options, environment
 from prenas import pipeline
 from prenas.cli.tables import duration
+from prenas.data.cores import usable_cores
 from prenas.data.naming import with_data
 from prenas.recipe import Recipe
 from prenas.report import render
@@ -32,17 +36,36 @@ def main(words: Sequence[str]) -> int:
         planned += tasks(asked.question, data, recipes, _epochs(recipes[0]), asked.only)
     left = [] if asked.only_tables else missing(planned, rows)
     if not asked.only_tables:
-        _print_plan(planned, left)
+        _print_plan(planned, left, asked.workers)
     if asked.dry_run:
         return 0
-    for task in left:
-        print(f"{task.data}, seed {task.recipe.seed}: {task.arm.name}", flush=True)
-        found = run(task, asked.home) | _conditions(asked.threads)
-        rows = [one for one in rows if any(one[name] != found[name] for name in KEY)] + [found]
+    failed = []
+    for task, found in _found(left, asked):
+        print(f"{task.named}: {found.reason if isinstance(found, Failure) else 'done'}", flush=True)
+        if isinstance(found, Failure):
+            failed.append((task, found))
+            continue
+        row = found | _conditions(asked.threads)
+        rows = [one for one in rows if any(one[name] != row[name] for name in KEY)] + [row]
         _write(asked.out, rows, asked.question)
     if any(row["question"] == asked.question for row in rows):
         print(_write(asked.out, rows, asked.question))
-    return 0
+    for task, failure in failed:
+        print(f"{task.named} failed: {failure.reason}\n{failure.trace}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _found(left: Sequence[Task], asked: argparse.Namespace) -> Iterator[tuple[Task, Row | Failure]]:
+    """The rows of the tasks as they end; those that read another's run come after all others."""
+    work = partial(_run, home=asked.home, threads=asked.threads)
+    for is_second in (False, True):
+        own = [task for task in left if task.reads_another == is_second]
+        yield from fan_out(work, own, asked.workers)
+
+
+def _run(task: Task, home: Path, threads: int) -> Row:
+    torch.set_num_threads(threads)  # in a new process, too
+    return run(task, home)
 
 
 def _parsed(words: Sequence[str]) -> argparse.Namespace:
@@ -58,12 +81,16 @@ def _parsed(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, help="default: those of the recipe")
     parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", dest="changes")
     parser.add_argument("--only", nargs="+", default=[], metavar="ARM", help="names of arms")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="of each arm")
+    parser.add_argument("--workers", type=int, default=1, help="arms at a time, in processes")
     parser.add_argument("--home", type=Path, default=Path("runs/choice"))
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "choice.json")
     parser.add_argument("--dry-run", action="store_true", help="only the plan")
     parser.add_argument("--only-tables", action="store_true", help="from the rows that there are")
     asked = parser.parse_args(words)
+    for name in ("threads", "workers"):
+        if (given := getattr(asked, name)) < 1:
+            parser.error(f"--{name} {given}: give at least 1")
     names = [arm.name for arm in QUESTIONS[asked.question].arms]
     if unknown := [name for name in asked.only if name not in names]:
         parser.error(f"unknown arm {unknown[0]!r}: choose from {'; '.join(names)}")
@@ -87,8 +114,12 @@ def _epochs(recipe: Recipe) -> int:
     return training.epochs
 
 
-def _print_plan(planned: Sequence[Task], left: Sequence[Task]) -> None:
-    """How many runs there are, which are missing, and about how long they take."""
+def _print_plan(planned: Sequence[Task], left: Sequence[Task], workers: int) -> None:
+    """How many runs there are, which are missing, and about how long they take.
+
+    Args:
+        workers: arms at a time; the estimate is for enough cores for all of them.
+    """
     print(f"{len(planned)} arms with their seeds, {len(planned) - len(left)} of them done.")
     seconds = 0.0
     for data in dict.fromkeys(task.data for task in left):
@@ -99,7 +130,9 @@ def _print_plan(planned: Sequence[Task], left: Sequence[Task]) -> None:
         print(f"{data}: {number} trainings of about {duration(one)} each")
         for task in own:
             print(f"  seed {task.recipe.seed}: {task.arm.name}")
-    print(f"About {duration(seconds)} in all.", flush=True)
+    at_once = min(workers, len(left)) or 1
+    beside = f", {at_once} at a time on {usable_cores()} cores" if at_once > 1 else ""
+    print(f"About {duration(seconds / at_once)} in all{beside}.", flush=True)
 
 
 def _conditions(threads: int) -> Row:

@@ -21,8 +21,8 @@ from prenas.recipe.budgets import parse_budgets
 from prenas.recipe.catalogue import get_recipe
 from prenas.recipe.data import DataRecipe
 from prenas.selection import trained
-from prenas.selection.allocation import equal_shares, uniform_numbers
 from prenas.selection.preferred import HalvesAgreement, PreferredSet
+from prenas.selection.rules import equal_shares, uniform_numbers
 from prenas.selection.select import Candidates
 from prenas.selection.trained import (
     Judge,

@@ -24,8 +24,8 @@ from prenas.proxy.tables import SpaceTables, cost_tables
 from prenas.proxy.unit_scores import unit_scores
 from prenas.recipe import Recipe
 from prenas.recipe.budgets import Budget, Budgets, check_counted, check_resolutions, parse_budgets
-from prenas.selection.allocation import RULES
 from prenas.selection.preferred import HalvesAgreement, Trained, TriedResolution
+from prenas.selection.rules import RULES
 from prenas.selection.search import Scored, Search, check_any_fits, preferred_set
 from prenas.selection.select import Candidates, Pick, select
 from prenas.supernet import Supernet
