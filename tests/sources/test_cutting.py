@@ -324,6 +324,7 @@ def test_a_dry_run_measures_both_trainings_and_writes_nothing(
     result = CliRunner().invoke(app, [*words, "--set", "training.teacher.feature_weight=0.5"])
     assert result.exit_code == 0, result.output
     assert result.output.count("Estimate for the whole training") == 2
+    assert re.search(r"Scoring and choosing, .* take about \d+ s more", result.output)
     assert "Budgets" in result.output
     assert not (tmp_path / "x").exists()
 

@@ -120,6 +120,13 @@ def search_trained(
     return Search(found_set, supernet.cpu())
 
 
+def num_judged(recipe: Recipe) -> int:
+    """How many subnets are judged before they are trained, at most: at every resolution that may
+    be chosen for a budget."""
+    asked = parse_budgets(recipe.search.budgets, keep_partial=recipe.search.keep_partial)
+    return recipe.search.k * len(_Places(recipe.space, asked.kept).budgets)
+
+
 def _arch(space: SearchSpace, pick: Pick) -> Arch:
     return space.compose(pick.candidate.choices, pick.candidate.resolution)
 
