@@ -89,8 +89,8 @@ def _too_small_pictures(recipe: Recipe) -> str | None:
 
 def _size_of_a_picture(data: DataRecipe) -> tuple[int, int] | None:
     """Width and height of the first training picture; None if it cannot be opened."""
-    pictures = open_data(data).train
     try:
+        pictures = open_data(data).train
         return pictures.open(pictures.names[0]).size
     except Exception:  # decoders fail in many ways; reading the images names it
         return None
