@@ -383,6 +383,17 @@ def test_a_latency_is_read_and_written_in_milliseconds(in_use: LatencyTable) -> 
     assert AXES["latency"].in_words(1_234_567) == "1.235 ms latency"
 
 
+@pytest.mark.parametrize("amount", ["5", "1ms:5", "5:6ms", "1ms:9ms:5", "5e6"])
+def test_nobody_means_nanoseconds(in_use: LatencyTable, amount: str) -> None:
+    """A plain 5 is refused; an integer from Python is counted as the costs of evaluations are."""
+    with pytest.raises(ValueError, match=r"has no unit: latency needs .*, such as 5ms"):
+        parse_budgets([f"latency={amount}"])
+    with pytest.raises(ValueError, match=r"'5' has no unit: latency needs .*, such as 5ms"):
+        parse_limits("params=6M,latency=5")
+    assert parse_limits({"latency": 5_000_000}) == parse_limits("latency=5ms")
+    assert str(parse_budgets(["latency=0:5ms"]).kept[0]) == "latency <= 4999999ns"
+
+
 def test_a_limit_is_milliseconds_that_the_amount_keeps(in_use: LatencyTable) -> None:
     """Rounded up, by less than a microsecond."""
     axis = AXES["latency"]
