@@ -449,6 +449,17 @@ def test_a_search_keeps_latencies_and_measures_what_it_chose(
         assert time.error == pytest.approx(0.0, abs=1e-3)
 
 
+@pytest.mark.parametrize("nanoseconds", [0, -1, 10**30, "x", None, True])
+def test_a_time_that_nothing_takes_is_named(run: Run, nanoseconds: object) -> None:
+    """Of zero, the error of the prediction was a division by zero."""
+    path = run.folder / artifacts.MEASURED
+    document = json.loads(path.read_text())
+    document["times"][0]["subnets"][0]["nanoseconds"] = nanoseconds
+    path.write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=r"measured\.json is damaged .*nanoseconds: "):
+        recorded_times(Run(run.folder))
+
+
 def test_a_run_keeps_its_table(run: Run, in_use: LatencyTable) -> None:
     """Later commands count as the search did, without the file that it was given."""
     use_table(None)

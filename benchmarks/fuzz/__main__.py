@@ -49,6 +49,9 @@ KINDS: dict[Callable[[random.Random, Stage], Case], int] = {
     commands.budget: 3,
     given.space: 3,
     given.accuracies: 2,
+    given.latency: 2,
+    given.shards: 2,
+    given.exported: 2,
     files.document: 5,
     files.weights: 3,
     files.checkpoint: 3,
@@ -213,7 +216,11 @@ def main() -> None:
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         home = Path(folder).resolve()
-        os.environ |= {"MPLCONFIGDIR": f"{home}/matplotlib", "HF_HUB_OFFLINE": "1"}
+        os.environ |= {
+            "MPLCONFIGDIR": f"{home}/matplotlib",
+            "HF_HUB_OFFLINE": "1",
+            "PRENAS_DATA": f"{home}/case/cache",  # of every case, for the indices of shards
+        }
         prepare(home)
         lines = []
         for line in lines_of(numbers, options, home):

@@ -23,6 +23,7 @@ import torch
 
 from benchmarks.fuzz import guard
 from prenas import artifacts, cli
+from prenas.latency import use_table
 
 Files = Mapping[str, str]
 """Path inside a folder -> what is there: a digest, or the target of a link, or the kind."""
@@ -76,6 +77,8 @@ class Case(NamedTuple):
     """Files that are not compared, because they were changed on purpose."""
     check: Check | None = None
     """A further look at a finished command."""
+    written: tuple[str, ...] = ()
+    """Files of the user that the command is to write, unless it refuses."""
 
 
 class Done(NamedTuple):
@@ -167,6 +170,7 @@ def _as_it_was(folder: Path) -> Iterator[None]:
         os.environ.update(environment)
         sys.argv = words
         torch.set_num_threads(1)
+        use_table(None)
 
 
 @contextmanager
@@ -216,9 +220,10 @@ def judge(case: Case, done: Done, *, seconds: float) -> Verdict:
         return Verdict(Outcome.TRACEBACK, _last_lines(done.trace or done.err, 12))
     if done.seconds > seconds:
         return Verdict(Outcome.SLOW, f"{done.seconds:.0f} s")
-    if done.events:
-        return Verdict(Outcome.OUTSIDE, "; ".join(done.events[:5]))
-    if lost := _lost(done, is_refused=done.status == 2):
+    if events := [one for one in done.events if not _is_asked_for(one, case, done.home)]:
+        return Verdict(Outcome.OUTSIDE, "; ".join(events[:5]))
+    is_refused = done.status == 2
+    if lost := _lost(done, () if is_refused else case.written, is_refused=is_refused):
         return Verdict(Outcome.CHANGED, ", ".join(lost[:8]))
     if done.status == 2:
         unclear = _unclear(case, done)
@@ -226,6 +231,13 @@ def judge(case: Case, done: Done, *, seconds: float) -> Verdict:
     if done.status not in (0, 1):
         return Verdict(Outcome.UNCLEAR, f"exit status {done.status}: {_last_lines(done.err, 4)}")
     return _judge_success(case, done)
+
+
+def _is_asked_for(event: str, case: Case, home: Path) -> bool:
+    """Whether a change outside the folder is where the command line says, or on the way there."""
+    changed = event.rpartition(" ")[2]
+    asked = (os.path.abspath(home / "work" / word) for word in case.words if ".." in word)
+    return any(changed.startswith(one) or one.startswith(changed) for one in asked)
 
 
 def _judge_success(case: Case, done: Done) -> Verdict:
@@ -301,7 +313,7 @@ def _says(name: str, case: Case, done: Done) -> bool:
     return name in done.err or (name in done.out and name not in case.expected.out)
 
 
-def _lost(done: Done, *, is_refused: bool) -> list[str]:
+def _lost(done: Done, written: tuple[str, ...], *, is_refused: bool) -> list[str]:
     """Files that a refused command changed, and those of the user that any command did."""
 
     def is_kept(name: str) -> bool:
@@ -311,7 +323,7 @@ def _lost(done: Done, *, is_refused: bool) -> list[str]:
     lost = [
         name
         for name, content in done.before.items()
-        if is_kept(name) and done.after.get(name) != content
+        if is_kept(name) and name not in written and done.after.get(name) != content
     ]
     leftovers = [name for name in done.after.keys() - done.before.keys() if name.endswith(".tmp")]
     return sorted(lost) + [f"left {name}" for name in leftovers]

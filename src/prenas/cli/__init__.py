@@ -860,13 +860,19 @@ def predict_command(
 
     The exit status is 1 if a picture could not be read.
     """
-    from prenas.cli.predicting import chosen_format, print_predictions, write_predictions
+    from prenas.cli.predicting import (
+        chosen_format,
+        print_predictions,
+        require_free,
+        write_predictions,
+    )
     from prenas.devices.prediction import classify, find_pictures, open_classifier
 
     set_threads(threads)
     chosen = chosen_format(form, as_json, out)
     classifier = open_classifier(model, image_size=image_size, device=device, threads=threads or 1)
     paths = find_pictures(images)
+    require_free(out, model, paths)
     found = classify(classifier, paths, top=top, batch_size=batch_size)
     if chosen == "table":
         num_failed = print_predictions(str(model), found, len(paths))

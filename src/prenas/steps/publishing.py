@@ -6,7 +6,6 @@ import re
 import shutil
 import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,12 +82,10 @@ def push(
         artifacts.read_json(model / artifacts.MODEL_ARCH).get("provenance") or {},
         _of_run(model),
     )
-    with ExitStack() as stack:
-        if to is not None:
-            artifacts.require_writable(to.parent)
-        parent = None if to is None else to.parent
-        made = stack.enter_context(tempfile.TemporaryDirectory(prefix=".prenas-push-", dir=parent))
-        folder = Path(made) / "model"
+    parent = Path(tempfile.gettempdir()) if to is None else to.parent
+    artifacts.require_writable(parent)
+    with artifacts.temporary_folder(parent, "push") as made:
+        folder = made / "model"
         _write(folder, model, described, published)
         place = _send(folder, repo, private) if to is None else str(_placed(folder, to))
     return Pushed(model, place, missing_facts(published))
