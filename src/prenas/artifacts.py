@@ -409,9 +409,13 @@ def stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         return shapes
 
 
-def other_weights(path: Path, problems: Sequence[str]) -> ValueError:
+class OtherWeightsError(ValueError):
+    """A weight file belongs to another network."""
+
+
+def other_weights(path: Path, problems: Sequence[str]) -> OtherWeightsError:
     """The error for a weight file that belongs to another network."""
-    return ValueError(
+    return OtherWeightsError(
         f"{path} does not contain the weights of this architecture: {few_of(problems)}"
     )
 

@@ -12,6 +12,7 @@ from prenas import artifacts
 from prenas.data import ImageData
 from prenas.evaluation.accuracy import Evaluation
 from prenas.families import build_structure, require_stored
+from prenas.families.base import Arch
 from prenas.latency import LATENCY, table_in_use, use_table_of, write_table
 from prenas.processes import resolve_device
 from prenas.recipe import Recipe, deciding_differences, recipe_from_dict
@@ -152,7 +153,7 @@ class Run:
         preferred, space = self.preferred, self.recipe.space
         arch = space.supernet if preferred.adapted is None else preferred.envelope
         path = self.folder / artifacts.INITIAL
-        require_stored(path, arch, space.settings, shared=True)
+        self._require_stored(path, arch)
         initial = Supernet(arch, space.settings)
         artifacts.load_weights(initial.network, path)
         return initial.trimmed(preferred.envelope, drop_path=drop_path, dropout=dropout)
@@ -263,10 +264,20 @@ class Run:
 
     def _load_supernet(self, preferred: PreferredSet, path: Path) -> Supernet:
         arch, settings = preferred.envelope, preferred.recipe.space.settings
-        require_stored(path, arch, settings, shared=True)
+        self._require_stored(path, arch)
         supernet = Supernet(arch, settings)
         artifacts.load_weights(supernet.network, path)
         return supernet.to(self.device).eval()
+
+    def _require_stored(self, path: Path, arch: Arch) -> None:
+        """Raises ValueError if a file of the run has other weights than those of its supernet."""
+        try:
+            require_stored(path, arch, self.recipe.space.settings, shared=True)
+        except artifacts.OtherWeightsError as error:
+            raise ValueError(
+                f"{error}. The architecture follows from {self.folder / artifacts.RECIPE} and "
+                f"{artifacts.PREFERRED}: restore the file that was changed from a copy"
+            ) from None
 
 
 def _parse_recipe(document: dict[str, Any]) -> Recipe:
