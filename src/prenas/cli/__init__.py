@@ -434,12 +434,13 @@ def evaluate_command(
 
     set_threads(threads)
     if is_model(run):
+        from prenas.models.export import read_description
         from prenas.models.measurement import measure
 
         if arch:
             raise ValueError(f"{run} is one model: --arch needs the run that it was cut from")
         found = measure(run, data or (), crops=crops, image_size=image_size, device=device)
-        print_evaluations([found], str(run))
+        print_evaluations([found], str(run), read_description(run).class_names)
         return
     if image_size is not None:
         raise ValueError(

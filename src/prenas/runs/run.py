@@ -16,6 +16,7 @@ from prenas.families.base import Arch
 from prenas.latency import LATENCY, table_in_use, use_table_of, write_table
 from prenas.processes import resolve_device
 from prenas.recipe import Recipe, deciding_differences, recipe_from_dict
+from prenas.recipe.data import FOLDER
 from prenas.runs.folder import RunFolder
 from prenas.runs.images import HeldImages, RunImages
 from prenas.runs.results import RunResults
@@ -41,8 +42,8 @@ class Run:
         device: where networks are put.
 
     Raises:
-        ValueError: the folder belongs to another recipe, the device is unknown, or the run counts
-            latencies with another table than this process.
+        ValueError: the folder belongs to another recipe, or would be new among the images, the
+            device is unknown, or the run counts latencies with another table than this process.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Run:
         self._held = HeldImages(data)
         self._asked = recipe
         self._require_same_recipe()
+        self._require_outside_images()
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"
@@ -255,6 +257,20 @@ class Run:
                 + "\n  ".join(changed)
                 + "\nChoose another --out folder, or use its recipe. Nothing was changed"
             )
+
+    def _require_outside_images(self) -> None:
+        """Raises ValueError for a new run among its images, where it would be taken for a class."""
+        data = None if self._asked is None else self._asked.data
+        if data is None or data.name != FOLDER or self.files.has(artifacts.RECIPE):
+            return
+        folder = self.folder.resolve()
+        places = (data.root, data.train, data.validation, data.test)
+        for place in {Path(one) for one in places if isinstance(one, str)}:
+            if place.is_absolute() and folder.is_relative_to(place):
+                raise ValueError(
+                    f"{self.folder} lies among the images in {place}, where its pictures would be "
+                    "taken for a class: choose a folder outside"
+                )
 
     def _not_searched(self, missing: str) -> ValueError:
         return ValueError(
