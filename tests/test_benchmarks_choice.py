@@ -11,7 +11,15 @@ from typing import Any
 import pytest
 import torch
 from benchmarks.choice import command, running
-from benchmarks.choice.answers import Difference, cells, document, drawing, overall, verdict
+from benchmarks.choice.answers import (
+    Difference,
+    cells,
+    document,
+    drawing,
+    fronts,
+    overall,
+    verdict,
+)
 from benchmarks.choice.command import main
 from benchmarks.choice.questions import QUESTIONS, Arm
 from benchmarks.choice.running import Task, missing, overlap, run, tasks
@@ -156,7 +164,8 @@ def test_arms_run_once_and_are_measured_per_budget(tmp_path: Path) -> None:
     assert missing(planned, found) == []
     assert missing(planned, found[:1]) == planned[1:]
     apart = dict(fan_out(partial(run, home=tmp_path / "apart"), planned[:1], workers=2))
-    assert {**apart[planned[0]], "seconds": 0} == {**found[0], "seconds": 0}
+    clock = dict.fromkeys(("seconds", "seconds_to_choose"), 0)
+    assert apart[planned[0]] | clock == found[0] | clock
     _share_of_the_steps(planned[0], tmp_path)
 
 
@@ -175,6 +184,39 @@ def _share_of_the_steps(together: Task, home: Path) -> None:
     middle = together._replace(arm=Arm("one", only_middle=True))
     ((_, recipe),) = running._recipes(middle, home)
     assert recipe.search.budgets == ("params=2600:3300",)
+
+
+def test_rivals_train_as_many_images_and_are_compared_by_whole_fronts(tmp_path: Path) -> None:
+    quiet = {"epochs": 3, "validate_epochs": 0, "validate_all_epochs": 0}
+    recipe = mini_recipe(search={"k": 1}, training=quiet)
+    small = ["evolution.population=4", "evolution.generations=2", "evolution.num_parents=2"]
+    small += ["evolution.num_mutations=2", "evolution.num_crossovers=2"]
+    planned = tasks(
+        "rivals", "mini", [recipe], 3, ["preferred", "whole space, sandwich, evolution"]
+    )
+    planned[1] = planned[1]._replace(
+        arm=planned[1].arm._replace(changes=(*planned[1].arm.changes, *small))
+    )
+    found = [run(task, tmp_path) for task in planned]
+    ours, theirs = (Run(task.folder(tmp_path) / "run", device="cpu") for task in planned)
+    training = theirs.preferred.recipe.training
+    assert training is not None
+    assert training.epochs == 1  # a sandwich of three
+    assert training.sandwich == 1
+    assert found[0]["cells"].keys() == found[1]["cells"].keys()
+    evolved = {one.arch for one in theirs.results.evolved}
+    assert evolved == set(theirs.subnets.archs)
+    for this, one in zip((ours, theirs), found, strict=True):
+        points = [(row.costs["params"], 100 * row.splits["test"].top1) for row in this.evaluations]
+        most = 10_999  # the most that the last budget allows, though nothing fits it
+        literal = mean(  # of one rectangle for every parameter
+            max([top for cost, top in points if cost <= params], default=0)
+            for params in range(most)
+        )
+        assert one["hypervolume"] == pytest.approx(literal, abs=1e-3)
+    (difference,) = fronts(found, "rivals", "preferred", "whole space, sandwich, evolution")
+    assert difference.of_seeds == (found[0]["hypervolume"] - found[1]["hypervolume"],)
+    assert "choosing, s" in document(found, "rivals")
 
 
 def test_arms_that_fail_are_named_and_the_others_are_kept(

@@ -3,10 +3,10 @@
     python -m benchmarks choice --question choice --data digits --seeds 0 1 2 --dry-run
     python -m benchmarks choice --question choice --data digits fashion-mnist --seeds 0 1 2
 
-Questions are `choice`, `isomers`, `number` and `alone` (`benchmarks.choice.questions`). Every arm
-of a question is a run in a folder of its own. All arms of a seed have the same steps, and their
-weights come from the same initialisation. A budget is answered by the best of its subnets on
-validation, and compared by that subnet's accuracy on test.
+Questions are `choice`, `isomers`, `number`, `alone` and `rivals` (`benchmarks.choice.questions`).
+Every arm of a question is a run in a folder of its own. All arms of a seed send the same number of
+images through subnets, and their weights come from the same initialisation. A budget is answered by
+the best of its subnets on validation, and compared by that subnet's accuracy on test.
 
 Before anything starts, the plan says which runs are missing and how long they take. A command that
 was stopped continues. Rows are merged into the results after every run; tables and the picture

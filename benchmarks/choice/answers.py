@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 NONE = "-"
+_FRONT = {"hypervolume": "hypervolume, %", "seconds_to_choose": "choosing, s"}
 
 
 class Difference(NamedTuple):
@@ -91,6 +92,14 @@ def overall(rows: Sequence[Row], question: str, arm: str, control: str) -> list[
     return [Difference(arm, control, where, tuple(values)) for where, values in found.items()]
 
 
+def fronts(rows: Sequence[Row], question: str, arm: str, control: str) -> list[Difference]:
+    """The difference in hypervolume, in every data set and length; in percentage points."""
+    found: dict[str, list[float]] = {}
+    for row, other in _pairs(rows, question, arm, control):
+        found.setdefault(_where(row), []).append(row["hypervolume"] - other["hypervolume"])
+    return [Difference(arm, control, where, tuple(values)) for where, values in found.items()]
+
+
 def verdict(differences: Sequence[Difference]) -> bool | None:
     """Whether an arm beats its control over all cells; None if nothing can be said yet.
 
@@ -112,6 +121,8 @@ def document(rows: Sequence[Row], question: str) -> str:
         here = [row for row in own if _where(row) == where]
         parts += [f"## {where}", _accuracies(here, question)]
     parts += ["## Differences", _differences(rows, question)]
+    if asked.has_fronts:
+        parts += ["## Differences in hypervolume", _differences_of_fronts(rows, question)]
     measured = {
         "best": "the best of its subnets by validation",
         "first": "the first of its subnets that was chosen",
@@ -122,12 +133,18 @@ def document(rows: Sequence[Row], question: str) -> str:
         "mean over the budgets that both arms have. Cells are single budgets: ahead means by more "
         "than two standard errors."
     )
+    if asked.has_fronts:
+        parts.append(
+            "Hypervolume: the share of the rectangle between no cost and the largest that the "
+            "budgets allow, and between 0 and 100 % of test accuracy, that the subnets dominate."
+        )
     return "\n\n".join(parts) + "\n"
 
 
 def _accuracies(rows: Sequence[Row], question: str) -> str:
     budgets = list(dict.fromkeys(budget for row in rows for budget in row["cells"]))
-    measure, lines = QUESTIONS[question].measure, []
+    asked, lines = QUESTIONS[question], []
+    measure, front = asked.measure, _FRONT if asked.has_fronts else {}
     for arm in (one.name for one in QUESTIONS[question].arms):
         own = [row for row in rows if row["arm"] == arm]
         if not own:
@@ -146,9 +163,11 @@ def _accuracies(rows: Sequence[Row], question: str) -> str:
                 *(f"{fmean(found):.2f}" if found else NONE for found in values),
                 f"{fmean(fmean(_all(row, 'mean')) for row in own):.2f}",
                 f"{fmean(fmean(_all(row, 'spread_on_validation')) for row in own):.2f}",
+                *(f"{fmean(row[name] for row in own):.2f}" for name in front),
             ]
         )
     heads = ["arm", "seeds", "subnets", "shared, %", *budgets, "mean of all", "spread"]
+    heads += front.values()
     return table(heads, lines, left=["arm", "seeds"])
 
 
@@ -176,6 +195,16 @@ def _differences(rows: Sequence[Row], question: str) -> str:
             )
     heads = ["arm", "control", "where", "difference", "cells ahead", "worst cell", "verdict"]
     return table(heads, lines, left=["arm", "control", "where", "verdict"])
+
+
+def _differences_of_fronts(rows: Sequence[Row], question: str) -> str:
+    lines = [
+        [one.arm, one.control, one.where, one.in_words]
+        for pair in QUESTIONS[question].pairs
+        for one in fronts(rows, question, *pair)
+    ]
+    heads = ["arm", "control", "where", "difference"]
+    return table(heads, lines, left=["arm", "control", "where"])
 
 
 def draw(figure: Figure, rows: Sequence[Row], question: str) -> None:

@@ -21,6 +21,8 @@ class Arm(NamedTuple):
     trainings: Trainings = "together"
     only_middle: bool = False
     """Only the budget in the middle of the recipe's."""
+    passes: int = 1
+    """How many subnets every image of a step goes through: the epochs are divided by it."""
 
 
 class Question(NamedTuple):
@@ -30,6 +32,8 @@ class Question(NamedTuple):
     arms: tuple[Arm, ...]
     pairs: tuple[tuple[str, str], ...]
     measure: Measure = "best"
+    has_fronts: bool = False
+    """Whether whole fronts are compared too, and what choosing took."""
 
 
 _RANDOM = "search.strategy=random"
@@ -49,6 +53,16 @@ _CHOICE = (
 )
 
 _RULES = ("published", "even", "front", "random", "worst")
+
+_SANDWICH = ("training.sandwich=1", "training.inplace_distillation=true")
+_EVOLUTION = "evolution={}"
+
+_RIVALS = (
+    Arm("preferred"),
+    Arm("preferred, sandwich", _SANDWICH, passes=3),
+    Arm("whole space, evolution", (_EVOLUTION,)),
+    Arm("whole space, sandwich, evolution", (*_SANDWICH, _EVOLUTION), passes=3),
+)
 
 _NUMBERS = tuple(
     Arm(f"{name}, {what}", (*changes, f"search.k={k}"), only_middle=is_alone)
@@ -108,5 +122,11 @@ QUESTIONS: dict[str, Question] = {
             ("together", "alone, its share of the steps"),
             ("together", "alone, all steps"),
         ),
+    ),
+    "rivals": Question(
+        "Is preferred training ahead of training the whole space?",
+        _RIVALS,
+        tuple((_RIVALS[0].name, arm.name) for arm in _RIVALS[1:]),
+        has_fronts=True,
     ),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations
+from itertools import accumulate, combinations
 from math import prod
 from pathlib import Path
 from statistics import fmean
@@ -99,24 +99,30 @@ def run(task: Task, home: Path) -> Row:
     start, folder = time.perf_counter(), task.folder(home)
     sizes: list[float] = []
     cells: dict[str, dict[str, float]] = {}
+    to_choose, everything = 0.0, list[Evaluation]()
     for name, recipe in _recipes(task, home):
-        preferred, rows = _trained(recipe, folder / name)
-        cells |= _cells(preferred, rows)
+        subnets, rows, seconds = _trained(recipe, folder / name)
+        to_choose += seconds
+        everything += rows
+        cells |= _cells(subnets, rows)
         sizes.append(len(rows))
     return {
         **dict(zip(KEY, task.key, strict=True)),
         "recipe": task.recipe.name,
         "changes": list(task.arm.changes),
         "num_subnets": int(sum(sizes)),
-        "overlap": overlap(preferred.archs, preferred.recipe.space.settings),
+        "overlap": overlap(subnets.archs, subnets.recipe.space.settings),
         "cells": cells,
+        "hypervolume": round(front_of(everything, _budgets(task.recipe)), 4),
+        "seconds_to_choose": round(to_choose, 1),
         "seconds": round(time.perf_counter() - start, 1),
     }
 
 
 def _recipes(task: Task, home: Path) -> Iterator[tuple[str, Recipe]]:
     """(folder, recipe) of every run of an arm."""
-    recipe = with_overrides(task.recipe, task.arm.changes)
+    epochs = f"training.epochs={task.epochs // task.arm.passes}"
+    recipe = with_overrides(task.recipe, [epochs, *task.arm.changes])
     budgets = _budgets(recipe)
     if task.arm.only_middle:
         yield "run", _of_budget(recipe, budgets[len(budgets) // 2])
@@ -162,17 +168,40 @@ def _steps_of_subnets(together: Run) -> dict[int, int]:
     }
 
 
-def _trained(recipe: Recipe, out: Path) -> tuple[PreferredSet, list[Evaluation]]:
-    preferred = pipeline.search(recipe, out)
+def _trained(recipe: Recipe, out: Path) -> tuple[PreferredSet, list[Evaluation], float]:
+    """The subnets of a run, their accuracies, and the seconds that choosing them took."""
+    start = time.perf_counter()
+    pipeline.search(recipe, out)
+    seconds = time.perf_counter() - start
     pipeline.train(out)
-    return preferred, pipeline.evaluate(out)
+    if recipe.evolution is not None:
+        start = time.perf_counter()
+        pipeline.evolve(out)
+        seconds += time.perf_counter() - start
+    rows = pipeline.evaluate(out)
+    return Run(out, device="cpu").subnets, rows, seconds
 
 
-def _cells(preferred: PreferredSet, rows: Sequence[Evaluation]) -> dict[str, dict[str, float]]:
+def front_of(rows: Sequence[Evaluation], budgets: Sequence[Budget]) -> float:
+    """Hypervolume of accuracy on test over the first cost that the budgets limit, in %.
+
+    The share of the rectangle between no cost and the largest that the budgets allow, and between
+    an accuracy of 0 and 100 %, that lies above the cost and below the accuracy of some subnet.
+    """
+    axis = next(iter(budgets[0].intervals))
+    most = max(budget.intervals[axis][1] - 1 for budget in budgets)
+    points = sorted((row.costs[axis], 100 * row.splits["test"].top1) for row in rows)
+    ends = [cost for cost, _ in points[1:]] + [most]
+    tops = accumulate((top1 for _, top1 in points), max)
+    areas = (top * (end - cost) for (cost, _), end, top in zip(points, ends, tops, strict=True))
+    return sum(areas) / most
+
+
+def _cells(subnets: PreferredSet, rows: Sequence[Evaluation]) -> dict[str, dict[str, float]]:
     """Budget -> what is known of its subnets; accuracies are in %."""
-    first = {one.budget: one.subnet for one in preferred.choices if one.rank == 0}
+    first = {one.budget: one.subnet for one in subnets.choices if one.rank == 0}
     cells = {}
-    for contest in contests_of(preferred, rows):
+    for contest in contests_of(subnets, rows):
         test = {number: 100 * rows[number].splits["test"].top1 for number in contest.subnets}
         cells[contest.named] = {
             "best": round(test[contest.winner], 4),

@@ -6,6 +6,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 from benchmarks.gpu.clock import Work
 from benchmarks.gpu.findings import Findings
@@ -13,7 +14,9 @@ from benchmarks.gpu.sizes import Sizes
 from benchmarks.gpu.steps import captured
 from benchmarks.networks import some_images
 from benchmarks.paired import Section
+from prenas.evaluation.accuracy import evaluate_networks
 from prenas.families import build, family_of
+from prenas.precision import Precision
 from prenas.randomness import torch_generator
 
 
@@ -47,6 +50,32 @@ def measure(sizes: Sizes, device: torch.device) -> Section:
                 )
         for name in networks:
             found.kernels(f"{what}, {name}", works[name])
+    return found.section()
+
+
+def evaluation(sizes: Sizes, device: torch.device) -> Section:
+    """Validation of cut networks on images in memory, at the precisions of a training."""
+    found = Findings("Validation during a training", device, sizes)
+    subject, size = sizes.vit, sizes.inference_batches[-1]
+    images = TensorDataset(*some_images(2 * size, subject.settings))
+    network = build(subject.archs[0], subject.settings).to(device).eval()
+    family_of(subject.archs[0]).initialize(network, torch_generator(0, "weights"))
+    names: tuple[Precision, ...] = ("fp32", "tf32", "bf16")
+    works: dict[str, Work] = {
+        name: partial(
+            evaluate_networks,
+            [network],
+            images,
+            subject.settings,
+            batch_size=size,
+            precision=name,
+        )
+        for name in names
+    }
+    what = f"validation in batches of {size}"
+    times = found.times(what, works, sizes.plan.fewer(4))
+    for name in names[1:]:
+        found.compare(f"{what}: {name} / fp32", times[name], times["fp32"])
     return found.section()
 
 

@@ -18,9 +18,10 @@ from prenas.randomness import numpy_generator, torch_generator
 from prenas.recipe import TrainingRecipe
 from prenas.supernet import Supernet
 from prenas.training.gradients import GradientBuffer
+from prenas.training.loop import MOST_UNREAD
 from prenas.training.objective import label_loss
 from prenas.training.optim import make_optimizer, trained_parameters
-from prenas.training.step import TrainingStep
+from prenas.training.step import Begun, TrainingStep, read
 from prenas.training.subnets import BoundSubnets
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -48,14 +49,22 @@ def our_step(
     *,
     compiled: bool = False,
     together: bool = False,
+    late: bool = False,
 ) -> Work:
     """The complete training step of prenas; the subnets take turns, or all are trained in one step.
 
     Args:
         together: train all subnets in every step.
+        late: read the results of ten steps at once.
     """
     step = next_step(
-        subject, archs, len(batch.labels), device, compiled=compiled, together=together
+        subject,
+        archs,
+        len(batch.labels),
+        device,
+        compiled=compiled,
+        together=together,
+        late=late,
     )
     return lambda: step(batch)
 
@@ -68,12 +77,13 @@ def next_step(
     *,
     compiled: bool = False,
     together: bool = False,
+    late: bool = False,
 ) -> Callable[[Batch], object]:
     """The same for batches that the caller passes to every step."""
     training = subject.training.model_copy(
         update={"batch_size": size, "compile": compiled, "sandwich": 2 if together else None}
     )
-    number = 0
+    number, unread = 0, list[Begun]()
 
     def drawn(step: int) -> tuple[Arch, ...]:
         return tuple(archs) if together else (archs[number % len(archs)],)
@@ -82,7 +92,14 @@ def next_step(
 
     def take(batch: Batch) -> None:
         nonlocal number
-        step(0, batch)  # the low learning rate of the first step, so that the weights hardly change
+        # The low learning rate of step 0, so that the weights hardly change.
+        if late:
+            unread.append(step.begin(0, batch, stop=False, late=True))
+            if len(unread) == MOST_UNREAD:
+                read(unread)
+                unread.clear()
+        else:
+            step(0, batch)
         number += 1
 
     return take

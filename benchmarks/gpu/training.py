@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from unittest.mock import patch
 
@@ -27,6 +28,7 @@ from prenas.data import Batch
 from prenas.families.base import Arch
 from prenas.families.vit import attention
 from prenas.families.vit.space import VitArch, VitSettings
+from prenas.precision import Precision
 
 
 def _ours(sizes: Sizes, batch: Batch, device: torch.device, *, compiled: bool = False) -> Work:
@@ -129,6 +131,40 @@ def as_graph(sizes: Sizes, device: torch.device) -> Section:
         found.kernels(f"{what}, graph, whole tables", steps["graph, whole tables"])
     if "timm, graph" in times and "graph" in times:
         found.compare(f"{what}: graph, ours / timm", times["graph"], times["timm, graph"])
+    return found.section()
+
+
+def reading(sizes: Sizes, device: torch.device) -> Section:
+    """Results of short steps read one at a time, and up to ten at once, as trainings read them."""
+    found = Findings("Results of steps read later", device, sizes)
+    subject = sizes.small_set
+    batch = new_batch(subject, sizes.batches[0], device)
+    steps: dict[str, Work] = {
+        "each": our_step(subject, subject.archs[:1], batch, device),
+        "ten at once": our_step(subject, subject.archs[:1], batch, device, late=True),
+    }
+    what = f"small images, batch {sizes.batches[0]}, results read"
+    times = found.times(what, steps, sizes.plan.fewer(2))
+    found.compare(f"{what}: ten at once / each", times["ten at once"], times["each"])
+    return found.section()
+
+
+def precisions(sizes: Sizes, device: torch.device) -> Section:
+    """Training steps in whole float32, with rounded products, and in bfloat16."""
+    found = Findings("Precision of a training step", device, sizes)
+    names: tuple[Precision, ...] = ("fp32", "tf32", "bf16")
+    for subject_name, subject in (("ViT", sizes.vit), ("convolutional", sizes.mobilenet)):
+        batch = new_batch(subject, sizes.batches[0], device)
+        steps: dict[str, Work] = {}
+        for name in names:
+            own = subject.training.model_copy(update={"precision": name})
+            steps[name] = our_step(replace(subject, training=own), subject.archs[:1], batch, device)
+        what = f"{subject_name}, batch {sizes.batches[0]}"
+        times = found.times(f"precision, {what}", steps, sizes.plan.fewer(4))
+        for name in names[1:]:
+            found.compare(f"{what}: {name} / fp32", times[name], times["fp32"])
+        del steps
+        clean_up()
     return found.section()
 
 

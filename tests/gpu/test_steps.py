@@ -1,7 +1,8 @@
 """Training steps on an accelerator: in half precision, compiled, and as a CUDA graph."""
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -10,15 +11,17 @@ from benchmarks.gpu.steps import BareStep, new_batch
 from torch import Tensor
 
 from families.drawing import TEST_SPACES, images_for, new_supernet, noise_for
-from prenas.data import load_data, training_batches
+from prenas.data import Batch, load_data, training_batches
 from prenas.families import get_space
 from prenas.families.base import SearchSpace
+from prenas.precision import Precision, float32_products
+from prenas.randomness import numpy_generator
 from prenas.recipe import TrainingRecipe
 from prenas.recipe.catalogue import get_recipe
 from prenas.supernet import Supernet
 from prenas.training.gradients import GradientBuffer
 from prenas.training.sampler import make_sampler
-from prenas.training.step import TrainingStep
+from prenas.training.step import TrainingStep, read
 from prenas.training.subnets import BoundSubnets
 
 pytestmark = pytest.mark.gpu
@@ -58,6 +61,50 @@ def test_a_training_of_four_subnets_a_step_learns(device: torch.device) -> None:
     found = losses_on_digits(get_space("digits"), device, precision="bf16", **fields)
     assert all(map(math.isfinite, found))
     assert sum(found[-8:]) < 0.995 * sum(found[:8])
+
+
+@on_cuda
+@pytest.mark.usefixtures("deterministic")
+def test_results_that_are_read_later_change_nothing(device: torch.device) -> None:
+    """A step that is not finite is left out by the device itself."""
+    space, recipe = TEST_SPACES["vit"][0], TrainingRecipe(epochs=1, lr_per_512_images=1e-2)
+    images = images_for(space, batch=8).to(device)
+    found = []
+    for late in (False, True):
+        supernet = new_supernet(space, 0.0).to(device).train()
+        step = TrainingStep(supernet, lambda _: (space.smallest,), recipe, 6)
+        assert step.may_be_late
+        begun = []
+        for number in range(6):
+            generators = [numpy_generator(0, "x", number, one) for one in range(8)]
+            spoilt = images * math.nan if number in (0, 3) else images
+            labels = torch.arange(8, device=device) % space.settings.num_classes
+            batch = Batch(spoilt, labels, generators, 8)
+            begun.append(step.begin(number, batch, stop=False, late=late))
+        outcomes = read(begun)
+        assert [one.is_skipped for one in outcomes] == [n in (0, 3) for n in range(6)]
+        found.append((repr(outcomes), [one.clone() for one in supernet.parameters()]))
+    assert found[0][0] == found[1][0]
+    assert all(map(torch.equal, found[0][1], found[1][1]))
+
+
+@on_cuda
+def test_products_are_whole_unless_they_are_to_be_rounded(device: torch.device) -> None:
+    """Matrix products and convolutions, against double precision."""
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randn(2, 64, 16, 16, generator=generator).to(device)
+    weight = torch.randn(64, 64, 3, 3, generator=generator).to(device)
+    works: list[Callable[[Tensor, Tensor], Tensor]] = [
+        lambda a, b: a.flatten(1) @ a.flatten(1).T,
+        lambda a, b: torch.nn.functional.conv2d(a, b, padding=1),
+    ]
+    for work in works:
+        exact, errors = work(maps.double(), weight.double()), {}
+        for precision in get_args(Precision)[:2]:
+            with float32_products(precision, device):
+                errors[precision] = float((work(maps, weight) - exact).norm() / exact.norm())
+        assert errors["fp32"] < 1e-5
+        assert errors["tf32"] < 1e-2
 
 
 def logits_and_gradient(

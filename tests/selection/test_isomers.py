@@ -6,19 +6,22 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prenas.families import all_spaces, get_space
 from prenas.families.vit.space import VitSpace
 from prenas.proxy.gains import BlockScores
-from prenas.proxy.tables import layer_options
+from prenas.proxy.tables import StageTable, layer_options
+from prenas.recipe import Enumeration
 from prenas.selection import isomers
-from prenas.selection.isomers import (
-    Enumeration,
+from prenas.selection.allocations import (
     allocate,
     allocate_evenly,
     count_vectors,
+)
+from prenas.selection.isomers import (
+    axis_items,
     isomer_gains,
     num_isomer_classes,
     require_listable,
@@ -119,6 +122,42 @@ def test_all_count_vectors_once_each(num_layers: int, num_options: int) -> None:
     published = [tuple(row) for row in count_vectors(num_layers, num_options, "published").tolist()]
     # Strictly rising cut points: every middle option has a layer.
     assert published == [row for row in found if all(row[1:-1])]
+
+
+@settings(max_examples=60)
+@given(
+    deepest=st.integers(0, 8),
+    sizes=st.lists(st.integers(1, 4), min_size=1, max_size=2),
+    mode=st.sampled_from(MODES),
+    is_even=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_sums_of_allocations_are_those_of_their_layers(
+    deepest: int, sizes: list[int], mode: Enumeration, is_even: bool, seed: int
+) -> None:
+    """The same as adding up, layer by layer, what each layer gets more than with option 0."""
+    generator = np.random.default_rng(seed)
+    number = int(np.prod(sizes))
+    every = generator.permutation(deepest).tolist()
+    table = StageTable(
+        depths=(deepest,),
+        num_options=tuple(sizes),
+        tied=False,
+        classes=tuple(tuple(sorted(part)) for part in (every[1:], every[:1]) if part),
+        fixed_costs=np.zeros((1, 1, 2), dtype=np.int64),
+        costs=np.zeros((1, 1, deepest, number, 2), dtype=np.int64),
+        fixed_scores=np.zeros((1, 1)),
+        scores=np.zeros((1, 1, deepest, number)),
+        gains=tuple(generator.integers(0, 4, (deepest, size)).astype(float) for size in sizes),
+        is_even=is_even,
+    )
+    entries = generator.integers(-9, 9, (deepest, number, 3)) / 4.0
+    for found in axis_items(table, deepest, mode):
+        numbers, own = found.numbers(), entries[list(found.layers)]
+        layers = np.arange(len(found.layers))
+        expected = (own[layers, numbers] - own[:, 0]).sum(axis=1)
+        assert found.sums(entries).tolist() == expected.tolist()
+        assert found.numbers(np.arange(len(found))[::2]).tolist() == numbers[::2].tolist()
 
 
 def test_order_begins_at_the_smallest() -> None:

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from prenas.cost import BYTES_PER_PARAMETER, Costs, count, size_axis
 from prenas.data import ImageSource, evaluation_batches, num_samples, readers_watched
 from prenas.families.base import Arch, Settings, check_contains
+from prenas.precision import Precision, computing
 from prenas.processes import ALONE, Processes
 from prenas.supernet import Statistics, Supernet
 from prenas.values import Amount, Value
@@ -122,6 +123,7 @@ def evaluate_networks(
     batch_size: int = 256,
     num_workers: int = 0,
     processes: Processes = ALONE,
+    precision: Precision = "fp32",
 ) -> list[Metrics]:
     """Measures accuracy and loss of networks in evaluation mode on a split, which is read once.
 
@@ -141,7 +143,8 @@ def evaluate_networks(
         source, settings, batch_size, num_workers, processes=processes, device=device
     )
     for images, labels in batches:
-        logits = [_logits(network, images) for network in networks]
+        with computing(precision, device):
+            logits = [_logits(network, images) for network in networks]
         totals[:, :3] += torch.stack([_sums(each, labels, with_top5) for each in logits]).cpu()
         totals[:, 3] += len(labels)
         tally.add(labels.cpu(), torch.stack([each.topk(1, dim=1).indices for each in logits]).cpu())
@@ -322,6 +325,7 @@ def evaluate_archs(
     num_workers: int = 0,
     num_crops: int = 1,
     processes: Processes = ALONE,
+    precision: Precision = "fp32",
 ) -> list[Evaluation]:
     """Evaluates architectures that fit into the supernet, each on every split.
 
@@ -332,6 +336,7 @@ def evaluate_archs(
         statistics: the results of `prenas.evaluation.calibration.calibrate`, in the order of
             the architectures; required if the supernet `has_statistics`.
         batch_size: number of crops to evaluate at once; every image has `num_crops`.
+        precision: of the networks; their logits are float32.
 
     Raises:
         ValueError: an architecture does not fit, statistics are missing, or the data do not fit.
@@ -355,6 +360,7 @@ def evaluate_archs(
                 batch_size=max(1, batch_size // num_crops),
                 num_workers=num_workers,
                 processes=processes,
+                precision=precision,
             )
         del networks  # before the next ones are cut
     return [

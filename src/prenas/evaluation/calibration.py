@@ -25,6 +25,7 @@ from prenas.data import (
 )
 from prenas.families.base import Arch, Settings
 from prenas.length import length_of
+from prenas.precision import Precision, computing
 from prenas.processes import ALONE, Processes
 from prenas.recipe import CalibrationRecipe, TrainingRecipe
 from prenas.supernet import Statistics, Supernet
@@ -36,6 +37,7 @@ def calibrate(
     batches: Iterable[Tensor],
     *,
     processes: Processes = ALONE,
+    precision: Precision = "fp32",
     watch: Callable[[int], None] | None = None,
 ) -> list[Statistics]:
     """Measures the statistics of every subnet on batches of images [B, C, H, W].
@@ -46,6 +48,7 @@ def calibrate(
     Args:
         processes: each calibrates some of the subnets; every process gets the statistics of all
             subnets, bit for bit as a single process would compute them.
+        precision: of the networks; the statistics are float32.
         watch: called after every batch, with its number of images.
     """
     found = [supernet.fresh_statistics(arch) for arch in archs]
@@ -54,8 +57,9 @@ def calibrate(
     device = next(supernet.parameters()).device
     own = list(processes.share(range(len(archs))))
     for images in batches:
-        for number in own:
-            supernet.observe(images.to(device), archs[number], found[number])
+        with computing(precision, device):
+            for number in own:
+                supernet.observe(images.to(device), archs[number], found[number])
         if watch is not None:
             watch(len(images))
     for number, statistics in enumerate(found):
@@ -138,6 +142,7 @@ def calibrate_on(
     seed: int,
     first_epoch: int,
     processes: Processes = ALONE,
+    precision: Precision = "fp32",
     watch: Callable[[int], None] | None = None,
 ) -> list[Statistics]:
     """Calibrates subnets on training images.
@@ -161,7 +166,9 @@ def calibrate_on(
             seed=seed,
             first_epoch=first_epoch,
         )
-    found = calibrate(supernet, archs, batches, processes=processes, watch=watch)
+    found = calibrate(
+        supernet, archs, batches, processes=processes, precision=precision, watch=watch
+    )
     for arch, statistics in zip(archs, found, strict=True):
         if not all(torch.isfinite(tensor).all() for tensor in statistics.values()):
             raise ValueError(

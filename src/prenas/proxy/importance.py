@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from prenas.families.base import Arch
+from prenas.precision import float32_products
 from prenas.randomness import torch_generator
 from prenas.supernet import Supernet
 
@@ -75,20 +76,23 @@ def measure_importance(
     prepared.drop_path_rates, prepared.dropout = dict.fromkeys(prepared.drop_path_rates, 0.0), 0.0
     parameters = dict(network.named_parameters())
     total: list[Tensor] | None = None
-    for batch in _batches(len(images), batch_size, supernet.has_statistics):
-        logits = prepared(images[batch], largest)
-        scalar = (
-            logits.sum()
-            if labels is None
-            else cross_entropy(logits, labels[batch], reduction="sum") / len(images)
-        )
-        gradients = torch.autograd.grad(scalar, list(parameters.values()), materialize_grads=True)
-        if total is None:  # copies, because autograd may return gradients that share memory
-            total = [gradient.clone() for gradient in gradients]
-        else:
-            for sum_so_far, gradient in zip(total, gradients, strict=True):
-                sum_so_far += gradient
-        del logits, scalar, gradients  # frees their memory before the next batch
+    with float32_products("fp32", images.device):
+        for batch in _batches(len(images), batch_size, supernet.has_statistics):
+            logits = prepared(images[batch], largest)
+            scalar = (
+                logits.sum()
+                if labels is None
+                else cross_entropy(logits, labels[batch], reduction="sum") / len(images)
+            )
+            gradients = torch.autograd.grad(
+                scalar, list(parameters.values()), materialize_grads=True
+            )
+            if total is None:  # copies, because autograd may return gradients that share memory
+                total = [gradient.clone() for gradient in gradients]
+            else:
+                for sum_so_far, gradient in zip(total, gradients, strict=True):
+                    sum_so_far += gradient
+            del logits, scalar, gradients  # frees their memory before the next batch
     if total is None:
         raise ValueError("no images given: computing importance needs at least one")
     importance = Importance(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from prenas.families.units import UnitGroup, num_kept
+from prenas.precision import float32_products
 from prenas.proxy.scores import UnitScoreName
 from prenas.randomness import torch_generator
 
@@ -57,7 +58,7 @@ def unit_scores(
     Raises:
         ValueError: there are no images, or a score is not finite.
     """
-    network = network.eval()
+    network, device = network.eval(), next(network.parameters()).device
     if score == "random":
         generator = torch_generator(seed, "unit scores")
         drawn = [
@@ -68,12 +69,14 @@ def unit_scores(
     if score == "weight":
         found = UnitScores(_per_unit(network, groups, None), None)
     elif score == "weight_times_gradient":
-        first, second = _gradients(network, batches)
+        with float32_products("fp32", device):
+            first, second = _gradients(network, batches)
         total = {name: first[name] + second[name] for name in first}
         halves = _per_unit(network, groups, first), _per_unit(network, groups, second)
         found = UnitScores(_per_unit(network, groups, total), halves)
     else:
-        found = _gates(network, groups, batches, per_image=score == "gate")
+        with float32_products("fp32", device):
+            found = _gates(network, groups, batches, per_image=score == "gate")
     for group, scores in zip(groups, found.scores, strict=True):
         if not torch.isfinite(scores).all():
             raise ValueError(

@@ -19,6 +19,7 @@ from pydantic import (
 
 from prenas.families import get_family, get_space
 from prenas.families.base import SearchSpace
+from prenas.precision import Precision
 from prenas.proxy.scores import (
     DEFAULT_SCORE,
     UNIT_SCORES,
@@ -178,9 +179,10 @@ class TrainingRecipe(Value):
     """Images per step, over all processes together."""
     grad_accum_steps: int = Field(1, ge=1, le=_MOST)
     """Number of parts into which a process splits its share of a batch, to save memory."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Precision = "fp32"
     """Precision of forward and backward passes; weights, gradients and moments are always
-    float32."""
+    float32. `tf32` rounds the factors of products to 10 bits on NVIDIA GPUs, and is `fp32`
+    elsewhere."""
     compile: bool = False
     """Compile every subnet with torch.compile: takes minutes at the start, then small networks run
     faster."""

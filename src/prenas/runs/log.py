@@ -5,7 +5,8 @@ Every record has its `event`, its `epoch` (from 0) and its `step` (number of fin
 - `step`: loss and grad_norm, the means over the steps since the previous record without skipped
   ones; lr of the last step; images_per_second since the start of the epoch, or of this call;
 - `epoch`: loss, lr and images_per_second of a finished epoch; skipped, its number of skipped steps;
-- `validation`: subnet, costs, weights ("trained" or "ema"), top1, top5, loss, num_images;
+- `validation`: subnet, costs, weights ("trained" or "ema"), top1, top5, loss, num_images; precision
+  of the networks unless it is fp32;
 - `skipped`: loss, reason and archs (ids) of a skipped step.
 
 Lines without `event` are epochs in an older format, which did not count steps. Validations in it

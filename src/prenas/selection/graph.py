@@ -21,6 +21,7 @@ from prenas.proxy.layout import Integers
 from prenas.proxy.scores import Floats
 from prenas.proxy.tables import SpaceTables, StageTable
 from prenas.recipe import Enumeration
+from prenas.selection.allocations import Allocations
 from prenas.selection.isomers import axis_items, num_items, stage_items
 
 MOST_ITEMS = 250_000
@@ -36,6 +37,49 @@ class Candidate:
     resolution: int | None
     cost: dict[str, int]
     score: float
+
+
+@dataclass(frozen=True)
+class Items:
+    """Parts of a stage that each hold all that is known of some layers."""
+
+    options: Integers
+    """[parts, layers] numbers of the layers' options, -1 for no layer."""
+
+    def of(self, part: int) -> Integers:
+        """[layers] the options of a part."""
+        row: Integers = self.options[part]
+        return row
+
+    @property
+    def depths(self) -> Integers:
+        """[parts] number of layers."""
+        found: Integers = np.count_nonzero(self.options >= 0, axis=1)
+        return found
+
+
+@dataclass(frozen=True)
+class Additions:
+    """Parts of a stage that each say what one axis of one class of layers adds to the numbers of
+    the options of all layers. The layers are told apart only when a part is asked for."""
+
+    blocks: tuple[tuple[int, Allocations], ...]
+    """Depth of the stage, and the ways to add something to it; parts are numbered through all."""
+
+    def of(self, part: int) -> Integers:
+        """[layers] what a part adds."""
+        sizes = np.cumsum([len(found) for _, found in self.blocks])
+        block = int(np.searchsorted(sizes, part, side="right"))
+        depth, found = self.blocks[block]
+        added = np.zeros(depth, dtype=np.int64)
+        way = part - int(sizes[block]) + len(found)
+        added[list(found.layers)] = found.numbers(np.array([way]))
+        return added
+
+    @property
+    def depths(self) -> Integers:
+        """[parts] number of layers."""
+        return np.repeat(*np.array([(depth, len(found)) for depth, found in self.blocks]).T)
 
 
 class _Edges(NamedTuple):
@@ -56,16 +100,18 @@ class Graph:
     """The subnets of a space at one resolution; nodes are numbers from 0 to `end`."""
 
     tables: SpaceTables
-    parts: tuple[Integers, ...]
-    """Per stage [parts, layers]: options of the layers that a part adds, -1 for no layer."""
-    by_axis: tuple[bool, ...]
-    """Per stage, whether every part says something about all layers, so that the numbers of their
-    options add up, instead of all about some layers."""
+    parts: tuple[Items | Additions, ...]
+    """Per stage, what its edges say about layers."""
     edges: _Edges
     starts: tuple[int, ...]
     """Number of the first edge of each stage, followed by the number of edges."""
     end: int
     """The last node, at which every way ends."""
+
+    @property
+    def by_axis(self) -> tuple[bool, ...]:
+        """Per stage, whether the edges of a way each say something about all layers."""
+        return tuple(isinstance(parts, Additions) for parts in self.parts)
 
     def stage_of(self, edge: int) -> int:
         """The stage that an edge belongs to."""
@@ -78,7 +124,7 @@ class Graph:
         cost, score = np.zeros(len(bounded_axes()), dtype=np.int64), 0.0
         for edge in way:
             stage = self.stage_of(edge)
-            found[stage].append(self.parts[stage][self.edges.part[edge]])
+            found[stage].append(self.parts[stage].of(int(self.edges.part[edge])))
             widths[stage] = int(self.edges.width[edge])
             cost = cost + self.edges.cost[edge]
             score += float(self.edges.score[edge])
@@ -191,8 +237,7 @@ class _Drawing:
 
     def __init__(self, tables: SpaceTables) -> None:
         self._tables = tables
-        self._parts: list[Integers] = []
-        self._by_axis: list[bool] = []
+        self._parts: list[Items | Additions] = []
         self._edges: list[_Edges] = []
         self._starts = [0]
         self._last_node = 0
@@ -213,7 +258,7 @@ class _Drawing:
             tail, head = self._before[before], heads[width]
             parts = np.arange(len(items))
             self._add(tail, head, costs[before, width], scores[before, width], width, parts)
-        self._close(items, heads)
+        self._close(Items(items), heads)
 
     def add_axes(self, table: StageTable, enumeration: Enumeration) -> None:
         """Adds a stage with an edge for each class of layers and axis, one after another.
@@ -226,36 +271,34 @@ class _Drawing:
         levels = [(depth, found) for depth, found in levels if all(map(len, found))]
         ends = list(np.ndindex(num_before, num_widths))
         tails = [self._before[before] for before, _ in ends for _ in levels]
-        parts, num_parts = list[Integers](), 0
+        added, num_added = list[tuple[int, Allocations]](), 0
         heads: list[int] = []
+        entries = np.concatenate([table.costs, table.scores[..., None]], axis=-1)
         for level in range(len(levels[0][1])):
             if level + 1 < len(levels[0][1]):
                 inner = self._nodes(len(tails))
             else:
                 heads = self._heads(table)
                 inner = [heads[width] for _, width in ends for _ in levels]
+            own = [found[level] for _, found in levels]
+            sums = [one.sums(np.moveaxis(entries, (2, 3), (0, 1))) for one in own]
+            places = num_added + np.cumsum([0, *map(len, own)])
             nodes = iter(zip(tails, inner, strict=True))
-            first_part = num_parts
             for before, width in ends:
-                num_parts = first_part
-                for depth, found in levels:
-                    numbers = found[level]
-                    costs = _added(table.costs[before, width, :depth], numbers)
-                    scores = _added(table.scores[before, width, :depth], numbers)
+                for (depth, _), found, first in zip(levels, sums, places, strict=False):
+                    costs = np.rint(found[:, before, width, :-1]).astype(np.int64)
+                    scores = found[:, before, width, -1]
                     if level == 0:
                         costs = costs + table.fixed_costs[before, width]
                         costs = costs + table.costs[before, width, :depth, 0].sum(axis=0)
                         scores = scores + table.fixed_scores[before, width]
                         scores = scores + table.scores[before, width, :depth, 0].sum()
-                    places = np.arange(num_parts, num_parts + len(numbers))
-                    self._add(*next(nodes), costs, scores, width, places)
-                    num_parts += len(numbers)
-            parts += [
-                np.pad(found[level], [(0, 0), (0, table.depths[-1] - depth)], constant_values=-1)
-                for depth, found in levels
-            ]
+                    parts = first + np.arange(len(found))
+                    self._add(*next(nodes), costs, scores, width, parts)
+            added += [(depth, one) for (depth, _), one in zip(levels, own, strict=True)]
+            num_added = int(places[-1])
             tails = inner
-        self._close(np.concatenate(parts), heads, by_axis=True)
+        self._close(Additions(tuple(added)), heads)
 
     def add_layers(self, table: StageTable) -> None:
         """Adds a stage whose edges each contain one layer, or end the stage."""
@@ -283,7 +326,7 @@ class _Drawing:
                 tail = node
                 if layer + 1 in table.depths:
                     self._add(tail, heads[width], *nothing, width, ends)
-        self._close(np.array([*range(number), -1])[:, None], heads)
+        self._close(Items(np.array([*range(number), -1])[:, None]), heads)
 
     def finished(self) -> Graph:
         """The complete graph."""
@@ -291,7 +334,6 @@ class _Drawing:
         return Graph(
             self._tables,
             tuple(self._parts),
-            tuple(self._by_axis),
             edges,
             tuple(self._starts),
             self._last_node,
@@ -315,17 +357,7 @@ class _Drawing:
         tails, heads, widths = (np.full(len(parts), one) for one in (tail, head, width))
         self._edges.append(_Edges(tails, heads, widths, costs, scores, parts))
 
-    def _close(self, parts: Integers, heads: list[int], *, by_axis: bool = False) -> None:
+    def _close(self, parts: Items | Additions, heads: list[int]) -> None:
         self._parts.append(parts)
-        self._by_axis.append(by_axis)
         self._starts.append(sum(len(edges.part) for edges in self._edges))
         self._before = heads
-
-
-def _added(entries: npt.NDArray[Any], numbers: Integers) -> npt.NDArray[Any]:
-    """What the options [parts, layers] add to a stage's entries [layers, options, ...], each in
-    comparison with option 0."""
-    total = np.zeros((len(numbers), *entries.shape[2:]), dtype=entries.dtype)
-    for layer, options in enumerate(numbers.T):
-        total += entries[layer, options] - entries[layer, 0]
-    return total

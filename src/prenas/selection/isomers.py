@@ -9,8 +9,7 @@ free layers (method.md, section 3).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from itertools import combinations
+from collections.abc import Iterator, Sequence
 from typing import get_args
 
 import numpy as np
@@ -22,6 +21,7 @@ from prenas.proxy.scores import Floats
 from prenas.proxy.tables import SpaceTables, StageTable, cost_tables
 from prenas.randomness import numpy_generator
 from prenas.recipe import Enumeration, IsomerRule
+from prenas.selection.allocations import Allocations, count_vectors
 from prenas.values import unknown_name
 
 _MOST_LISTED = 50_000_000  # options of layers; as many numbers take 400 MB
@@ -176,13 +176,15 @@ def _tied(table: StageTable, depth: int) -> Integers:
 def _representatives(table: StageTable, depth: int, enumeration: Enumeration) -> Integers:
     """[classes, depth] representatives of layers that choose freely: the product over all axes."""
     numbers = np.zeros((1, depth), dtype=np.int64)
-    for ways in _allocations(table, depth, enumeration):
+    for found in _allocations(table, depth, enumeration):
+        ways = np.zeros((len(found), depth), dtype=np.int64)
+        ways[:, found.layers] = found.numbers()
         numbers = (numbers[:, None] + ways).reshape(-1, depth)
     return numbers
 
 
-def axis_items(table: StageTable, depth: int, enumeration: Enumeration) -> list[Integers]:
-    """What every class of layers and axis adds to the numbers of the options: [ways, depth] each.
+def axis_items(table: StageTable, depth: int, enumeration: Enumeration) -> list[Allocations]:
+    """What every class of layers and axis adds to the numbers of the options.
 
     One way of each, added up, is a variant of the stage with this depth. The list has the same
     length for every depth; its last entry adds nothing.
@@ -193,26 +195,17 @@ def axis_items(table: StageTable, depth: int, enumeration: Enumeration) -> list[
     for size in table.num_options:
         if not _are_few(number := _num_allocations(depth, size, enumeration), depth):
             raise _too_many(number, depth, [size])
-    found = _allocations(table, depth, enumeration)
+    found = [*_allocations(table, depth, enumeration)]
+    nothing = Allocations(table, (), 0, np.zeros((1, table.num_options[0]), dtype=np.int64))
     longest = len(table.classes) * len(table.num_options) + 1
-    return found + [np.zeros((1, depth), dtype=np.int64)] * (longest - len(found))
+    return found + [nothing] * (longest - len(found))
 
 
-def _allocations(table: StageTable, depth: int, enumeration: Enumeration) -> list[Integers]:
-    found = []
+def _allocations(table: StageTable, depth: int, enumeration: Enumeration) -> Iterator[Allocations]:
     for layers in _classes(table, depth):
         for axis, size in enumerate(table.num_options):
             counts = count_vectors(len(layers), size, enumeration)
-            ways = np.zeros((len(counts), depth), dtype=np.int64)
-            # The last axis runs fastest.
-            chosen = (
-                allocate_evenly(len(layers), counts)
-                if table.is_even
-                else allocate(table.gains[axis][layers], counts)
-            )
-            ways[:, layers] = chosen * math.prod(table.num_options[axis + 1 :])
-            found.append(ways)
-    return found
+            yield Allocations(table, layers, axis, counts)
 
 
 def class_of(tables: SpaceTables, choices: Choices) -> tuple[object, ...]:
@@ -231,58 +224,3 @@ def class_of(tables: SpaceTables, choices: Choices) -> tuple[object, ...]:
         )
         for table, choice in zip(tables.stages, choices, strict=True)
     )
-
-
-def count_vectors(num_layers: int, num_options: int, enumeration: Enumeration) -> Integers:
-    """All numbers of layers per option, as counts [ways, options] that sum to num_layers.
-
-    They are ordered by the cut points `0 <= c1 <= c2 ... <= num_layers`: c1 layers get the largest
-    option, c2 - c1 the next smaller one, and so on.
-    """
-    cuts: Iterable[tuple[int, ...]]
-    if enumeration == "published":
-        cuts = combinations(range(num_layers + 1), num_options - 1)
-    else:  # combinations with repetition, in the same order
-        cuts = (
-            tuple(cut - i for i, cut in enumerate(strict))
-            for strict in combinations(range(num_layers + num_options - 1), num_options - 1)
-        )
-    edges = np.array([(0, *cut, num_layers) for cut in cuts], dtype=np.int64)
-    return np.diff(edges.reshape(-1, num_options + 1), axis=1)[:, ::-1]
-
-
-def allocate(gains: Floats, counts: Integers) -> Integers:
-    """The option of every layer [ways, layers] for counts [ways, options].
-
-    From the largest option down, an option goes to the free layers with the highest gain; ties
-    go to the earlier layer. `gains` has the shape [layers, options].
-    """
-    num_ways, num_options = counts.shape
-    num_layers = len(gains)
-    choice = np.zeros((num_ways, num_layers), dtype=np.int64)
-    is_free = np.ones((num_ways, num_layers), dtype=bool)
-    for option in range(num_options - 1, 0, -1):
-        order = np.argsort(-gains[:, option], kind="stable")
-        free_in_order = is_free[:, order]
-        takes = free_in_order & (np.cumsum(free_in_order, axis=1) <= counts[:, [option]])
-        taken = np.zeros_like(is_free)
-        taken[:, order] = takes
-        choice[taken] = option
-        is_free &= ~taken
-    return choice
-
-
-def allocate_evenly(num_layers: int, counts: Integers) -> Integers:
-    """The option of every layer [ways, layers] for counts [ways, options], without gains.
-
-    From the largest option down: of n free layers, the c that take an option are those in the
-    middles of c equal parts, numbers floor((2 i + 1) n / (2 c)) for i = 0 .. c - 1, counted from 0.
-    """
-    choice = np.zeros((len(counts), num_layers), dtype=np.int64)
-    for way, numbers in enumerate(counts.tolist()):
-        free = np.arange(num_layers)
-        for option in range(len(numbers) - 1, 0, -1):
-            taken = (2 * np.arange(numbers[option]) + 1) * len(free) // (2 * numbers[option] or 1)
-            choice[way, free[taken]] = option
-            free = np.delete(free, taken)
-    return choice

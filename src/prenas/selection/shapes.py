@@ -41,7 +41,7 @@ def steps_from(graph: Graph, shape: SubnetShape) -> Integers:
     for number, (table, parts) in enumerate(zip(graph.tables.stages, graph.parts, strict=True)):
         own = slice(graph.starts[number], graph.starts[number + 1])
         tail, head = edges.tail[own], edges.head[own]
-        depths = np.count_nonzero(parts >= 0, axis=1)[edges.part[own]]
+        depths = parts.depths[edges.part[own]]
         width, depth = shape[number]
         apart = np.abs(edges.width[own] - width)
         apart += np.abs(np.searchsorted(table.depths, depths) - depth)

@@ -13,7 +13,6 @@ import math
 from typing import Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from prenas.cost import bounded_axes, bounded_names
 from prenas.families.base import Choices, SearchSpace
@@ -226,8 +225,7 @@ def _chances(graph: Graph) -> Floats:
     chances = np.ones(len(graph.edges.part))
     for number, (table, parts) in enumerate(zip(graph.tables.stages, graph.parts, strict=True)):
         edges = slice(graph.starts[number], graph.starts[number + 1])
-        adds_layers: npt.NDArray[np.bool_] = np.any(parts >= 0, axis=1)
-        has_layers = adds_layers[graph.edges.part[edges]]
+        has_layers = parts.depths[graph.edges.part[edges]] > 0
         of_options = np.where(has_layers, 1 / math.prod(table.num_options), 1.0)
         of_stage = 1 / (table.fixed_scores.shape[1] * len(table.depths))
         ends_stage = ~has_layers | table.is_whole

@@ -26,6 +26,7 @@ from prenas.data import (
 from prenas.evaluation.calibration import calibrate_on
 from prenas.families.base import Arch, SearchSpace
 from prenas.length import Length, length_of
+from prenas.precision import Precision
 from prenas.processes import ALONE, Processes
 from prenas.recipe import CalibrationRecipe, TrainingRecipe
 from prenas.runs.log import MetricsLog, Sink
@@ -34,13 +35,16 @@ from prenas.training.checkpoint import checkpoints, load_checkpoint, save_checkp
 from prenas.training.objective import balanced_weights
 from prenas.training.sampler import make_sampler
 from prenas.training.single_images import require_normalisable
-from prenas.training.step import Outcome, TrainingStep
+from prenas.training.step import Begun, Outcome, TrainingStep, read
 from prenas.training.stopping import Stopped, StopRequest
 from prenas.training.subnets import num_kept
 from prenas.training.teacher import Teacher
 from prenas.training.validation import subnets_due, validate
 
 _logger = logging.getLogger(__name__)
+MOST_UNREAD = 10
+"""Steps whose results may wait on an accelerator: so late are a request to stop of several
+processes, the watcher, and the end after too many skipped steps."""
 _MOST_CHECKPOINTS = 100  # between epochs, if steps decide the length: epochs may be a single step
 
 
@@ -92,6 +96,15 @@ class _Position:
     skipped_in_a_row: int = 0
     best_top1: float = -1.0
     """Mean validation top-1 over all subnets of the weights in `best.safetensors`."""
+
+
+class _Unread(NamedTuple):
+    """A step of the current epoch whose results were not read yet."""
+
+    begun: Begun
+    step: int
+    """Number of steps when it is finished."""
+    num_images: int
 
 
 def train_supernet(
@@ -171,18 +184,17 @@ def train_supernet(
     with readers_watched():
         for epoch, batches in loop.epochs_left():
             for batch in batches:
-                outcome = step(loop.position.step, batch, stop=bool(request))
-                loop.end_step(outcome, batch, epoch, watch)
+                must_stop = loop.take(batch, epoch, watch, stop=bool(request))
                 if loop.is_between_epochs:
                     break
-                if outcome.must_stop or _is_due(loop.position.step, training.checkpoint_steps):
+                if must_stop or _is_due(loop.position.step, training.checkpoint_steps):
                     loop.save()
-                if outcome.must_stop:
+                if must_stop:
                     loop.stop(request)
             else:
                 raise loop.ended_early(epoch)
-            loop.end_epoch(outcome, epoch)
-            if outcome.must_stop:
+            loop.end_epoch(epoch, must_stop=must_stop)
+            if must_stop:
                 loop.stop(request)
             loop.validate(epoch + 1)
     loop.take_final_weights()
@@ -224,6 +236,9 @@ class _Training:
         self._length, self._processes = length, processes
         self._folder = folder
         self.position = _Position()
+        self._unread: list[_Unread] = []
+        self._lr = 0.0
+        """Of the last step."""
         self._networks = {artifacts.SUPERNET: step.supernet.network}
         if step.ema is not None:
             self._networks[artifacts.EMA] = step.ema.module
@@ -275,14 +290,51 @@ class _Training:
         """Whether the last step was the last one of its epoch, or of the training."""
         return self._length.ends_epoch(self.position.step)
 
-    def end_step(self, outcome: Outcome, batch: Batch, epoch: int, watch: Watcher | None) -> None:
-        """Counts a step, logs it, and reports it to the watcher."""
-        self.position.step += 1
+    def take(self, batch: Batch, epoch: int, watch: Watcher | None, *, stop: bool) -> bool:
+        """Does a step, logs it, and reports it to the watcher; whether to stop after it.
+
+        On an accelerator, results are read several at once, because each time the device has to
+        finish all its work: by `log_steps`, and whenever what follows needs them.
+        """
+        position, is_late = self.position, self._step.may_be_late
+        if is_late:
+            begun = self._step.begin(position.step, batch, stop=stop, late=True)
+        else:
+            outcome = self._step(position.step, batch, stop=stop)
+        position.step += 1
         self._clock.count(batch.total)
-        self._note(outcome, epoch)
+        if not is_late:
+            self._end_step(outcome, position.step, epoch, batch.total, watch)
+            return outcome.must_stop
+        self._unread.append(_Unread(begun, position.step, batch.total))
+        if not self._must_read(stop=stop):
+            return False
+        taken, self._unread = self._unread, []
+        outcomes = read([one.begun for one in taken])
+        for one, outcome in zip(taken, outcomes, strict=True):
+            self._end_step(outcome, one.step, epoch, one.num_images, watch)
+        return any(outcome.must_stop for outcome in outcomes)
+
+    def _must_read(self, *, stop: bool) -> bool:
+        """Whether to read the results now; the same in every process."""
+        step, training = self.position.step, self._training
+        return (
+            self.is_between_epochs
+            or len(self._unread) == MOST_UNREAD
+            or _is_due(step, training.log_steps)
+            or _is_due(step, training.checkpoint_steps)
+            or (stop and self._processes.world_size == 1)
+        )
+
+    def _end_step(
+        self, outcome: Outcome, step: int, epoch: int, num_images: int, watch: Watcher | None
+    ) -> None:
+        """Logs a finished step, and reports it to the watcher."""
+        self._lr = outcome.lr
+        self._note(outcome, step, epoch)
         if watch is not None:
-            step, loss, lr = self.position.step, outcome.loss, outcome.lr
-            watch(Progress(step, self._length.num_steps, epoch, loss, lr, batch.total))
+            num_steps = self._length.num_steps
+            watch(Progress(step, num_steps, epoch, outcome.loss, outcome.lr, num_images))
 
     def ended_early(self, epoch: int) -> ValueError:
         """The error for a loader that yields fewer batches than its length."""
@@ -292,7 +344,7 @@ class _Training:
             f"epoch {epoch}, but its length is {steps_per_epoch}: fix the length of the loader"
         )
 
-    def end_epoch(self, outcome: Outcome, epoch: int) -> None:
+    def end_epoch(self, epoch: int, *, must_stop: bool) -> None:
         """Logs an epoch, and saves a checkpoint if one is due."""
         position = self.position
         self._log.append(
@@ -300,14 +352,14 @@ class _Training:
             epoch=epoch,
             step=position.step,
             loss=position.epoch_loss.taken(),
-            lr=outcome.lr,
+            lr=self._lr,
             skipped=position.skipped,
             images_per_second=self._clock.images_per_second(),
         )
         position.skipped = 0
         due = self._length.epochs_between(1, _MOST_CHECKPOINTS)
         is_last = epoch + 1 == self._length.num_epochs
-        if (epoch + 1) % due == 0 or is_last or outcome.must_stop or self._subnets_due(epoch + 1):
+        if (epoch + 1) % due == 0 or is_last or must_stop or self._subnets_due(epoch + 1):
             self.save()
 
     def _subnets_due(self, epochs_done: int) -> list[int]:
@@ -324,7 +376,7 @@ class _Training:
             best = self._folder / artifacts.CHECKPOINTS / artifacts.BEST
             artifacts.load_weights(network, best)
 
-    def _note(self, outcome: Outcome, epoch: int) -> None:
+    def _note(self, outcome: Outcome, step: int, epoch: int) -> None:
         """Records the numbers of a step; raises after too many skipped steps in a row."""
         position = self.position
         reason = "loss" if not math.isfinite(outcome.loss) else "gradient"
@@ -334,7 +386,7 @@ class _Training:
             self._log.append(
                 "skipped",
                 epoch=epoch,
-                step=position.step,
+                step=step,
                 loss=outcome.loss,
                 reason=f"the {reason} is not finite",
                 archs=[arch.id for arch in outcome.archs],
@@ -345,25 +397,25 @@ class _Training:
             position.window_loss.add(outcome.loss)
             position.window_norm.add(outcome.grad_norm)
         if position.skipped_in_a_row >= self._training.skipped_steps_limit:
-            raise ValueError(self._too_many_skipped(outcome, reason))
-        if _is_due(position.step, self._training.log_steps):
+            raise ValueError(self._too_many_skipped(outcome, step, reason))
+        if _is_due(step, self._training.log_steps):
             self._log.append(
                 "step",
                 epoch=epoch,
-                step=position.step,
+                step=step,
                 loss=position.window_loss.taken(),
                 grad_norm=position.window_norm.taken(),
                 lr=outcome.lr,
                 images_per_second=self._clock.images_per_second(),
             )
 
-    def _too_many_skipped(self, outcome: Outcome, reason: str) -> str:
+    def _too_many_skipped(self, outcome: Outcome, step: int, reason: str) -> str:
         found = checkpoints(self._folder / artifacts.CHECKPOINTS) if self._folder else []
         subnets = "; ".join(f"{arch.id}: {arch}" for arch in outcome.archs)
         kept = f"{found[0].folder} is the last checkpoint" if found else "no checkpoint was written"
         return (
             f"the {reason} was not finite in {self.position.skipped_in_a_row} steps in a row, the "
-            f"last of them step {self.position.step} (subnet {subnets}). None of these steps "
+            f"last of them step {step} (subnet {subnets}). None of these steps "
             f"changed the weights; {kept}. Start a run in a new folder with a lower "
             "training.lr_per_512_images, with training.clip_grad_norm, or with "
             "training.precision=fp32, and look for images or labels that are not finite"
@@ -384,7 +436,15 @@ class _Training:
             supernets["ema"] = supernet.with_network(ema.module)
         for weights, each in supernets.items():
             statistics = self._calibrated(each, [self._archs[number] for number in numbers])
-            rows = validate(each, self._archs, numbers, self._data, statistics, self._processes)
+            rows = validate(
+                each,
+                self._archs,
+                numbers,
+                self._data,
+                statistics,
+                self._processes,
+                self._precision,
+            )
             for row in rows:
                 self._log.append(
                     "validation",
@@ -400,6 +460,14 @@ class _Training:
                 path = self._folder / artifacts.CHECKPOINTS / artifacts.BEST
                 artifacts.write_tensors(path, each.network.state_dict())
 
+    @property
+    def _precision(self) -> Precision:
+        """Of validations: the training's on an accelerator, which is several times faster there.
+
+        On a processor they are exact; there the time is in the training.
+        """
+        return "fp32" if self._step.device.type == "cpu" else self._training.precision
+
     def _calibrated(self, supernet: Supernet, archs: Sequence[Arch]) -> list[Statistics]:
         return calibrate_on(
             supernet,
@@ -410,6 +478,7 @@ class _Training:
             seed=self._seed,
             first_epoch=self._length.num_epochs,
             processes=self._processes,
+            precision=self._precision,
         )
 
     def save(self) -> None:

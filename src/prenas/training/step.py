@@ -14,6 +14,7 @@ from torch import Tensor
 
 from prenas.data import Batch, part_slices, sent
 from prenas.families.base import Arch, Box
+from prenas.precision import autocast, float32_products
 from prenas.processes import ALONE, Processes
 from prenas.recipe import TrainingRecipe
 from prenas.supernet import Supernet
@@ -31,8 +32,6 @@ from prenas.training.optim import (
 from prenas.training.sampler import Sampler
 from prenas.training.subnets import MOST_KEPT, BoundSubnets
 from prenas.training.teacher import Teacher
-
-_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Outcome(NamedTuple):
@@ -52,6 +51,36 @@ class Outcome(NamedTuple):
     """Whether the loss or the gradient was not finite, so that the weights did not change."""
     must_stop: bool
     """Whether any process asked to stop after this step."""
+
+
+class Begun(NamedTuple):
+    """A step whose numbers may still be on their way."""
+
+    archs: tuple[Arch, ...]
+    lr: float
+    numbers: Tensor
+    """[3] loss, votes to stop, L2 norm of the gradient."""
+
+
+def read(steps: Sequence[Begun]) -> list[Outcome]:
+    """The results of steps, read from the device at once."""
+    rows = torch.stack([step.numbers for step in steps]).tolist() if steps else []
+    return [
+        Outcome(
+            archs=step.archs,
+            loss=row[0],
+            grad_norm=row[2],
+            lr=step.lr,
+            is_skipped=not _is_finite(row),
+            must_stop=row[1] > 0,
+        )
+        for step, row in zip(steps, rows, strict=True)
+    ]
+
+
+def _is_finite(numbers: Sequence[float]) -> bool:
+    loss, _, norm = numbers
+    return math.isfinite(loss) and math.isfinite(norm)
 
 
 class TrainingStep:
@@ -92,6 +121,14 @@ class TrainingStep:
         if training.ema_decay is not None:
             self.ema = ModelEmaV3(supernet.network, decay=training.ema_decay)
 
+    @property
+    def may_be_late(self) -> bool:
+        """Whether steps are worth reading later, on a device that works on while nobody waits for
+        it, and can be: the optimiser must leave the weights alone where the device finds that the
+        gradient is not finite."""
+        can_be_left_out = isinstance(self.optimizer, torch.optim.AdamW) and self.ema is None
+        return self.device.type == "cuda" and can_be_left_out and not self._scaler.is_enabled()
+
     def __call__(self, step: int, batch: Batch, *, stop: bool = False) -> Outcome:
         """Trains the subnets of a step on this process's share of a batch.
 
@@ -102,6 +139,19 @@ class TrainingStep:
             step: index of the step, from 0.
             stop: ask all processes to stop after this step.
         """
+        (outcome,) = read([self.begin(step, batch, stop=stop, late=False)])
+        return outcome
+
+    def begin(self, step: int, batch: Batch, *, stop: bool, late: bool) -> Begun:
+        """As a call, for `read` to look at.
+
+        Args:
+            late: only if `may_be_late`: nothing waits for the device.
+        """
+        with float32_products(self._training.precision, self.device):
+            return self._begun(step, batch, stop=stop, late=late)
+
+    def _begun(self, step: int, batch: Batch, *, stop: bool, late: bool) -> Begun:
         self._schedule.step_update(step)
         archs = self._sampler(step)
         self._gradients.zero()
@@ -118,19 +168,17 @@ class TrainingStep:
             self._scaler.unscale_(self.optimizer)
         norm = self._gradients.norm()
         # One read for all: on an accelerator, each read waits for all queued work.
-        total, votes, grad_norm = torch.stack([*self._gradients.extras, norm]).tolist()
-        is_finite = math.isfinite(total + grad_norm)
-        if is_finite:
+        numbers = torch.stack([*self._gradients.extras, norm])
+        if late:
+            is_finite = numbers[[0, 2]].isfinite().all()
+            self.optimizer.found_inf = (~is_finite).float()  # type: ignore[attr-defined]
             self._move(archs, norm)
+        else:
+            numbers = numbers.cpu()
+            if _is_finite(numbers.tolist()):
+                self._move(archs, norm)
         self._scaler.update()
-        return Outcome(
-            archs=archs,
-            loss=total,
-            grad_norm=grad_norm,
-            lr=learning_rate(self.optimizer),
-            is_skipped=not is_finite,
-            must_stop=votes > 0,
-        )
+        return Begun(archs, learning_rate(self.optimizer), numbers)
 
     def _backward(self, part: Batch, archs: Sequence[Arch], noise: Tensor) -> Tensor:
         """Adds the gradients of a part of the batch; returns its share of the loss.
@@ -166,8 +214,7 @@ class TrainingStep:
 
     def _run(self, network: Any, *inputs: Any) -> Tensor:
         """Logits in float32, computed at the precision of the recipe."""
-        dtype = _TYPES[self._training.precision]
-        with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
+        with autocast(self._training.precision, self.device):
             logits: Tensor = network(*inputs)
         return logits.float()
 

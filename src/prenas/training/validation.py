@@ -9,6 +9,7 @@ from prenas.data import ImageData
 from prenas.evaluation.accuracy import evaluate_archs
 from prenas.families.base import Arch
 from prenas.length import Length
+from prenas.precision import Precision
 from prenas.processes import Processes
 from prenas.recipe import TrainingRecipe
 from prenas.supernet import Statistics, Supernet
@@ -70,12 +71,14 @@ def validate(
     data: ImageData,
     statistics: Sequence[Statistics],
     processes: Processes,
+    precision: Precision,
 ) -> list[dict[str, Any]]:
     """Evaluates some of the subnets on the validation split; returns one record for each.
 
     Args:
         numbers: positions of these subnets in `archs`.
         statistics: those of these subnets.
+        precision: recorded unless it is fp32.
     """
     rows = evaluate_archs(
         supernet,
@@ -85,8 +88,10 @@ def validate(
         num_workers=data.num_workers,
         num_crops=data.num_crops,
         processes=processes,
+        precision=precision,
     )
+    stated = {} if precision == "fp32" else {"precision": precision}
     return [
-        {"subnet": number, "costs": row.costs, **row.splits["validation"].summary}
+        {"subnet": number, "costs": row.costs, **row.splits["validation"].summary, **stated}
         for number, row in zip(numbers, rows, strict=True)
     ]
