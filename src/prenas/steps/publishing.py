@@ -95,6 +95,11 @@ def _require_free(to: Path, replace: bool) -> None:
     """Raises ValueError for a folder in which something would be overwritten."""
     if to.is_symlink() or (to.exists() and not to.is_dir()):
         raise ValueError(f"{to} is not a folder: choose another --to. Nothing was written")
+    if (to / artifacts.RECIPE).exists() or run_folder_of(to) is not None:
+        raise ValueError(
+            f"{to} is a run, or a model in one, which the files would replace: choose another "
+            "--to. Nothing was written"
+        )
     if to.exists() and any(to.iterdir()) and not replace:
         raise ValueError(
             f"{to} is not empty: choose another --to, or give --replace to replace "
