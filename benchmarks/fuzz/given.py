@@ -103,7 +103,8 @@ def latency(dice: Dice, stage: Stage) -> Case:
     line = (
         "search", "photos", "--space", f"given/{family}.yaml", "--data", "given/photos", "--out",
         "new", *settings_words(), "--latency", f"given/{path.name}", "--latency-elsewhere",
-        "--budget", f"latency={dice.choice(('1ms', '50us', '9ns:1s', '20us:80us:20us', '40'))}", *ONE,
+        "--budget", f"latency={dice.choice(('1ms', '50us', '9ns:1s', '20us:80us:20us', '40'))}",
+        *ONE,
     )  # fmt: skip
     # A table of another machine, or of other layers, is refused for what it says.
     return Case("latency", f"{line[0]} {family}: {how}", line, (path.name, "latency"))
