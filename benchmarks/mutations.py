@@ -87,11 +87,6 @@ MUTATIONS = (
         ("data/test_shards.py",),
     ),
     Mutation(
-        "a-pipe-is-a-shard", "data/shards.py",
-        "    for path in found:\n        require_regular(path)\n", "",
-        ("data/test_shards.py",),
-    ),
-    Mutation(
         "an-export-empties-its-folder", "devices/exporting.py",
         "for name in earlier - {*card.files_sha256}:\n        (folder / name)",
         "for name in {one.name for one in folder.iterdir()} - {*card.files_sha256}:\n"
