@@ -166,7 +166,7 @@ class Integers(Sequence[int]):
             return values
         if isinstance(values, np.ndarray):
             found = array("q")
-            found.frombytes(memoryview(np.ascontiguousarray(values, np.int64)).cast("B"))
+            found.frombytes(np.ascontiguousarray(values, np.int64).view(np.uint8).data)
         else:
             found = values if isinstance(values, array) else array("q", values)
         return Integers(len(found), lambda: found)
