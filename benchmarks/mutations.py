@@ -75,6 +75,34 @@ MUTATIONS = (
         "cells = labels * counts.shape[1] + columns", "cells = columns * counts.shape[1] + labels",
         ("evaluation/test_accuracy.py",),
     ),
+    # odd files
+    Mutation(
+        "moments-share-memory", "training/optim.py",
+        "{name: moment.clone() for name, moment in moments.items()}", "moments",
+        ("training/test_optim.py",),
+    ),
+    Mutation(
+        "a-blank-header-ends-a-tar", "data/tars.py",
+        'if len(rest) > _MOST_PADDING or rest.strip(b"\\0"):', "if False:",
+        ("data/test_shards.py",),
+    ),
+    Mutation(
+        "a-pipe-is-a-shard", "data/shards.py",
+        "    for path in found:\n        require_regular(path)\n", "",
+        ("data/test_shards.py",),
+    ),
+    Mutation(
+        "an-export-empties-its-folder", "devices/exporting.py",
+        "for name in earlier - {*card.files_sha256}:\n        (folder / name)",
+        "for name in {one.name for one in folder.iterdir()} - {*card.files_sha256}:\n"
+        "        (folder / name)",
+        ("devices/test_exporting.py",),
+    ),
+    Mutation(
+        "5-is-nanoseconds", "cost.py",
+        "if self.needs_unit and not match[2]:", "if False:",
+        ("test_cost.py", "recipe/test_budgets.py"),
+    ),
     # the step
     Mutation(
         "clip-norm-never", "training/step.py",

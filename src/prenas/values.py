@@ -24,6 +24,9 @@ from pydantic import (
 MOST_AMOUNT = 10**18
 """The largest cost or number of anything; tables add a few of them in 64 bits."""
 
+LONGEST_NAME = 500
+"""Characters in the name of a recipe or a space: pictures and tables show it."""
+
 Amount = Annotated[int, Field(ge=0, le=MOST_AMOUNT)]
 
 

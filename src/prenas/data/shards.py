@@ -34,7 +34,7 @@ from prenas.data.opening import PICTURE_ENDINGS, check_size, open_picture
 from prenas.data.pictures import PictureSet
 from prenas.data.tars import is_plain, members_of
 from prenas.data.unchanged import Unchanged
-from prenas.files import Stamp, load_json, read_bytes, stamp_of
+from prenas.files import Stamp, load_json, read_bytes, require_regular, stamp_of
 from prenas.values import few_of
 
 CLASSES = "classes.txt"
@@ -44,11 +44,13 @@ _logger = logging.getLogger(__name__)
 _FORMAT = 1  # of the files that hold an index
 _LABELS = ("cls", "json")
 _MOST_LABEL_BYTES = 2**20
+_LONGEST_LABEL = 1000  # characters
 _MOST_CLASSES_BYTES = 2**24
 _MOST_SHARDS = 1_000_000
 _NUM_TRIED = 16  # members of a tar from which it can be told what it is
 _MANY = 50  # shards whose headers take so long to read that it is said
-_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
+_LONGEST_PATTERN = 4096  # characters
 _NUMBER = re.compile(r"[+-]?\d{1,18}")
 
 
@@ -57,7 +59,7 @@ _NUMBER = re.compile(r"[+-]?\d{1,18}")
 
 def is_pattern(text: str) -> bool:
     """Whether a text stands for several shards: `train-{000..099}.tar`, `train-*.tar`."""
-    return text.endswith(".tar") and any(c in text for c in "{*?") and not Path(text).exists()
+    return text.endswith(".tar") and any(c in text for c in "{*?") and not os.path.exists(text)
 
 
 def shards_at(text: str) -> list[Path] | None:
@@ -77,30 +79,40 @@ def shards_at(text: str) -> list[Path] | None:
 
 
 def _matching(pattern: str) -> list[Path]:
-    if any(int(last) - int(first) >= _MOST_SHARDS for first, last in _RANGE.findall(pattern)):
-        raise ValueError(f"{pattern} stands for more than {_MOST_SHARDS:,} files: give fewer")
+    too_many = ValueError(f"{pattern} stands for more than {_MOST_SHARDS:,} files: give fewer")
+    if len(pattern) > _LONGEST_PATTERN:
+        raise ValueError(
+            f"the pattern {pattern[:60]}... has {len(pattern):,} characters: give at most "
+            f"{_LONGEST_PATTERN:,}"
+        )
+    if any(abs(int(last) - int(first)) >= _MOST_SHARDS for first, last in _RANGE.findall(pattern)):
+        raise too_many
     try:
-        texts = braceexpand(pattern)
-    except ValueError:
+        texts = [*islice(braceexpand(pattern), _MOST_SHARDS + 1)]
+    except (ValueError, RecursionError):
         raise ValueError(
             f"{pattern}: a brace is not closed; write train-{{000..099}}.tar"
         ) from None
+    if len(texts) > _MOST_SHARDS:
+        raise too_many
     found: set[Path] = set()
-    for text in islice(texts, _MOST_SHARDS):
+    for text in texts:
         path = Path(text)
         if any(c in path.name for c in "*?"):
-            there = {each for each in path.parent.glob(path.name) if each.is_file()}
+            there = {each for each in path.parent.glob(path.name) if not each.is_dir()}
             if not there:
                 raise ValueError(f"no file is called {text}: check the pattern of the shards")
             found |= there
         else:
             found.add(path)
-    missing = sorted(str(path) for path in found if not path.is_file())
+    missing = sorted(str(path) for path in found if not os.path.lexists(path))
     if missing:
         raise ValueError(
             f"{len(missing)} of the {len(found)} shards of {pattern} do not exist: "
             f"{few_of(missing, 3)}. Restore them, or give a pattern without them"
         )
+    for path in found:
+        require_regular(path)
     return _in_order(found)
 
 
@@ -168,6 +180,7 @@ class Index(NamedTuple):
 
 def _index_of(path: Path) -> Index:
     """The index of a shard: from the user's cache if the shard was not changed since, else new."""
+    require_regular(path)
     kept, stamp = index_file(path), stamp_of(path)
     index = _read_index(kept, stamp)
     if index is None:
@@ -366,6 +379,10 @@ def _label_in(path: Path, key: str, content: bytes, is_json: bool) -> int | str:
         raise ValueError(
             f"{where} is {label!r}: it must be a number from 0, or the name of a class"
             + (', under "label" or "cls"' if is_json else "")
+        )
+    if isinstance(label, str) and len(label) > _LONGEST_LABEL:
+        raise ValueError(
+            f"{where} has {len(label):,} characters: at most {_LONGEST_LABEL} are allowed"
         )
     if isinstance(label, int) and label < 0:
         raise ValueError(f"{where} is {label}: labels count from 0; leave out what has no class")

@@ -7,7 +7,7 @@ from math import prod
 from typing import Any, Generic, NamedTuple, Self
 
 import numpy as np
-from pydantic import AfterValidator, BeforeValidator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from typing_extensions import TypeVar
 
 from prenas.families.arch import Arch, Design, Link, Settings
@@ -19,7 +19,7 @@ from prenas.families.limits import (
     MOST_UNITS,
 )
 from prenas.files import MOST_DIGITS
-from prenas.values import Value
+from prenas.values import LONGEST_NAME, Value
 
 
 def _listed(value: object) -> object:
@@ -135,7 +135,7 @@ class SearchSpace(Value, Generic[A_co, S_co]):
     """
 
     family: str
-    name: str
+    name: str = Field(max_length=LONGEST_NAME)
     settings: Settings
 
     @model_validator(mode="after")

@@ -33,7 +33,7 @@ from prenas.recipe.data import (
     DataRecipe,
     Preprocessing,
 )
-from prenas.values import MOST_AMOUNT, Value
+from prenas.values import LONGEST_NAME, MOST_AMOUNT, Value
 
 _MOST = 100_000_000  # of images, steps, epochs and the like
 
@@ -443,7 +443,7 @@ class CutRecipe(Value):
 class Recipe(Value):
     """One run: its search space, budgets and data, and how the supernet is trained."""
 
-    name: str
+    name: str = Field(max_length=LONGEST_NAME)
     seed: int = Field(0, ge=0, le=MOST_AMOUNT)
     space: SerializeAsAny[SearchSpace]
     search: SearchRecipe
