@@ -87,11 +87,6 @@ MUTATIONS = (
         ("data/test_shards.py",),
     ),
     Mutation(
-        "a-pipe-is-a-shard", "data/shards.py",
-        "    for path in found:\n        require_regular(path)\n", "",
-        ("data/test_shards.py",),
-    ),
-    Mutation(
         "an-export-empties-its-folder", "devices/exporting.py",
         "for name in earlier - {*card.files_sha256}:\n        (folder / name)",
         "for name in {one.name for one in folder.iterdir()} - {*card.files_sha256}:\n"
@@ -137,7 +132,7 @@ MUTATIONS = (
     ),
     Mutation(
         "non-finite-steps-move-weights", "training/step.py",
-        "is_finite = math.isfinite(total + grad_norm)", "is_finite = True",
+        "return math.isfinite(loss) and math.isfinite(norm)", "return True",
         ("training/test_step.py",),
     ),
     Mutation(
@@ -353,8 +348,8 @@ MUTATIONS = (
         ("proxy/test_tables.py",),
     ),
     Mutation(
-        "even-options-begin-at-the-front", "selection/isomers.py",
-        "taken = (2 * np.arange(numbers[option]) + 1)", "taken = (2 * np.arange(numbers[option]))",
+        "even-options-begin-at-the-front", "selection/allocations.py",
+        "(2 * np.arange(number) + 1) * num_free", "(2 * np.arange(number)) * num_free",
         ("selection/test_isomers.py",),
     ),
     Mutation(
@@ -363,8 +358,8 @@ MUTATIONS = (
         ("runs/test_contests.py",),
     ),
     Mutation(
-        "isomer-rule-reversed", "selection/isomers.py",
-        "np.argsort(-gains[:, option]", "np.argsort(gains[:, option]",
+        "isomer-rule-reversed", "selection/allocations.py",
+        "np.argsort(-gains, axis=0", "np.argsort(gains, axis=0",
         ("selection/test_isomers.py",),
     ),
     # networks
