@@ -479,12 +479,14 @@ def _joined(paths: Sequence[Path], indices: Iterable[Index]) -> _Split:
         np.array([number[word] for word in index.words])[index.labels] if words else index.labels
         for index in found
     ]
-    starts = np.concatenate([each.starts for each in found])
-    sizes = np.concatenate([each.sizes for each in found])
-    checks = np.concatenate([each.checks for each in found])
     bounds = np.concatenate([[0], np.cumsum([len(each.starts) for each in found])])
-    pictures = ShardPictures(paths, bounds, names, (starts, sizes, checks))
-    return _Split(names, Integers.of(sizes), pictures, np.concatenate(labels), tuple(words))
+    parts = [[each.starts for each in found], [each.sizes for each in found]]
+    parts.append([each.checks for each in found])
+    found.clear()  # only the column that is joined is in memory twice
+    starts, sizes, checks = (np.concatenate(parts.pop(0)) for _ in range(3))
+    bytes_each = Integers.of(sizes)
+    pictures = ShardPictures(paths, bounds, names, (starts, np.asarray(bytes_each), checks))
+    return _Split(names, bytes_each, pictures, np.concatenate(labels), tuple(words))
 
 
 def open_shards(splits: Mapping[str, Sequence[Path]]) -> NamedSet:
