@@ -491,6 +491,27 @@ MUTATIONS = (
         "if isinstance(images, Proxy):", "if False:",
         ("families/test_timm_models.py",),
     ),
+    # cuts of pretrained models
+    Mutation(
+        "fisher-sums-before-squaring", "proxy/unit_scores.py",
+        '"fisher": (torch.square, torch.clone)', '"fisher": (torch.clone, torch.square)',
+        ("proxy/test_unit_scores.py",),
+    ),
+    Mutation(
+        "features-without-their-weight", "training/step.py",
+        "loss + teacher.feature_weight * feature_loss(", "loss + feature_loss(",
+        ("training/test_features.py",),
+    ),
+    Mutation(
+        "features-of-any-width", "training/teacher.py",
+        "    if teacher.feature_weight:\n        _require", "    if False:\n        _require",
+        ("training/test_features.py",),
+    ),
+    Mutation(
+        "a-pooling-with-heads-is-described", "families/timm_cut/arguments.py",
+        "if whole.attn_pool is not None:", "if False:",
+        ("families/test_timm_cut.py",),
+    ),
 )  # fmt: skip
 
 
