@@ -262,6 +262,24 @@ def test_incomplete_samples_are_refused(
         assert word in message
 
 
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [("n" * 5000 + ".png", png(1))],
+        [("n" * 5000 + ".cls", b"1")],
+        [("n." + "m" * 5000, b"1"), ("n.cls", b"1")],
+        [("n" * 5000 + ".png", png(1)), ("n" * 5000 + ".cls", b"")],
+        2 * [("n" * 5000 + ".png", png(1)), *sample(30), ("n" * 5000 + ".cls", b"1")],
+    ],
+)
+def test_long_names_of_samples_make_no_long_messages(parts: list[Part], tmp_path: Path) -> None:
+    shard = write_shard(tmp_path / "0.tar", [*GOOD, *parts])
+    message = value_error_of(lambda: opened(shard.parent / "*.tar"))
+    assert message is not None
+    assert "the sample n" in message
+    assert len(message) < 500 + len(str(tmp_path))
+
+
 def test_a_label_beyond_the_classes_is_refused(tmp_path: Path) -> None:
     where = shards(tmp_path / "set")
     val = write_shard(tmp_path / "val/0.tar", sample(40, "3"))

@@ -35,7 +35,7 @@ from prenas.data.pictures import PictureSet
 from prenas.data.tars import is_plain, members_of
 from prenas.data.unchanged import Unchanged
 from prenas.files import Stamp, load_json, read_bytes, require_regular, stamp_of
-from prenas.values import few_of
+from prenas.values import few_of, shortened
 
 CLASSES = "classes.txt"
 """The file beside shards that names their classes, one a line."""
@@ -274,8 +274,8 @@ def _made_index(path: Path) -> Index:
                 continue
             if key in keys:
                 raise ValueError(
-                    f"the sample {key} occurs twice in {path}: the members of a sample must follow "
-                    "each other, and every sample needs a name of its own"
+                    f"the sample {shortened(key)} occurs twice in {path}: the members of a sample must "
+                    "follow each other, and every sample needs a name of its own"
                 )
             keys.add(key)
             file.seek(label.where.offset_data)
@@ -328,41 +328,42 @@ def _sample(
     """The picture and the label of a sample; no picture if it has no label either."""
     pictures = [member for field, member in parts if f".{field}" in PICTURE_ENDINGS]
     labels = {field: member for field, member in parts if field in _LABELS}
-    where = f"the sample {key} in {path}"
+    shown = shortened(key)
+    where = f"the sample {shown} in {path}"
     if not pictures and not labels:
         return None, _Label(tarfile.TarInfo(), False)
     if not pictures:
-        there = ", ".join(field or "no ending" for field, _ in parts)
+        there = shortened(", ".join(field or "no ending" for field, _ in parts))
         raise ValueError(
-            f"{where} has no picture (it has: {there}): it needs {key}.jpg or the like, without "
+            f"{where} has no picture (it has: {there}): it needs {shown}.jpg or the like, without "
             "another dot in the name"
         )
     if len(pictures) > 1:
-        names = ", ".join(member.name for member in pictures)
+        names = shortened(", ".join(member.name for member in pictures))
         raise ValueError(f"{where} has {len(pictures)} pictures ({names}): keep one")
     if not labels:
         raise ValueError(
-            f"{where} has no label: it needs {key}.cls with a number or the name of its class, or "
-            f'{key}.json with {{"label": ...}}'
+            f"{where} has no label: it needs {shown}.cls with a number or the name of its class, "
+            f'or {shown}.json with {{"label": ...}}'
         )
     field = next(field for field in _LABELS if field in labels)
     for member in (pictures[0], labels[field]):
         if not is_plain(member):
             raise ValueError(
-                f"{member.name} in {path} is a link or a sparse file: write the shard with "
-                "ordinary files (tar --dereference, without -S)"
+                f"{shortened(member.name)} in {path} is a link or a sparse file: write the shard "
+                "with ordinary files (tar --dereference, without -S)"
             )
     if labels[field].size > _MOST_LABEL_BYTES:
         raise ValueError(
-            f"the label {labels[field].name} in {path} has {labels[field].size:,} bytes: at most "
-            f"{_MOST_LABEL_BYTES:,} are read"
+            f"the label {shortened(labels[field].name)} in {path} has {labels[field].size:,} bytes: "
+            f"at most {_MOST_LABEL_BYTES:,} are read"
         )
     return pictures[0], _Label(labels[field], field == "json")
 
 
 def _label_in(path: Path, key: str, content: bytes, is_json: bool) -> int | str:
     """A label: a number from 0, or the name of a class."""
-    where = f"the label of the sample {key} in {path}"
+    where = f"the label of the sample {shortened(key)} in {path}"
     try:
         label: Any = content.decode("utf-8").strip()
         if is_json:

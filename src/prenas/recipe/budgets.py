@@ -20,6 +20,7 @@ from prenas.cost import (
 )
 from prenas.families.base import SearchSpace
 from prenas.proxy.layout import Integers
+from prenas.values import shortened
 
 _NO_LIMIT = 2**62
 _MOST_BUDGETS = 10_000
@@ -216,13 +217,9 @@ def _intervals(text: str, axis: CostAxis, amounts: str) -> list[tuple[tuple[int,
 
 def _too_many(text: str, number: int) -> ValueError:
     return ValueError(
-        f"the budget {_shortened(text)!r} makes {number:,} budgets: at most {_MOST_BUDGETS:,} are "
+        f"the budget {shortened(text)!r} makes {number:,} budgets: at most {_MOST_BUDGETS:,} are "
         "allowed, so use a larger step"
     )
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def check_resolutions(budgets: Iterable[Budget], space: SearchSpace) -> None:
