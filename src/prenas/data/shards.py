@@ -274,8 +274,8 @@ def _made_index(path: Path) -> Index:
                 continue
             if key in keys:
                 raise ValueError(
-                    f"the sample {shortened(key)} occurs twice in {path}: the members of a sample must "
-                    "follow each other, and every sample needs a name of its own"
+                    f"the sample {shortened(key)} occurs twice in {path}: the members of a "
+                    "sample must follow each other, and every sample needs a name of its own"
                 )
             keys.add(key)
             file.seek(label.where.offset_data)
@@ -355,8 +355,8 @@ def _sample(
             )
     if labels[field].size > _MOST_LABEL_BYTES:
         raise ValueError(
-            f"the label {shortened(labels[field].name)} in {path} has {labels[field].size:,} bytes: "
-            f"at most {_MOST_LABEL_BYTES:,} are read"
+            f"the label {shortened(labels[field].name)} in {path} has {labels[field].size:,} "
+            f"bytes: at most {_MOST_LABEL_BYTES:,} are read"
         )
     return pictures[0], _Label(labels[field], field == "json")
 
