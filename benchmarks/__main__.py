@@ -4,6 +4,7 @@
     python -m benchmarks attention search      some sections
     python -m benchmarks gpu --help            benchmarks for an accelerator
     python -m benchmarks pretrained --help     accuracies of cuts of a trained network
+    python -m benchmarks cuts --help           cuts against timm's networks; time to choose
     python -m benchmarks devices --help        exported files: speed, size, accuracy
     python -m benchmarks latency --help        latency tables: how well they predict networks
     python -m benchmarks scale --help          how seconds and memory grow with sizes
@@ -39,6 +40,10 @@ def main() -> None:
         from benchmarks.pretrained import main as on_pretrained
 
         sys.exit(on_pretrained(sys.argv[2:]))
+    if sys.argv[1:2] == ["cuts"]:
+        from benchmarks.cuts import main as on_cuts
+
+        sys.exit(on_cuts(sys.argv[2:]))
     if sys.argv[1:2] == ["devices"]:
         from benchmarks.devices import main as on_devices
 

@@ -75,6 +75,29 @@ MUTATIONS = (
         "cells = labels * counts.shape[1] + columns", "cells = columns * counts.shape[1] + labels",
         ("evaluation/test_accuracy.py",),
     ),
+    # odd files
+    Mutation(
+        "moments-share-memory", "training/optim.py",
+        "{name: moment.clone() for name, moment in moments.items()}", "moments",
+        ("training/test_optim.py",),
+    ),
+    Mutation(
+        "a-blank-header-ends-a-tar", "data/tars.py",
+        'if len(rest) > _MOST_PADDING or rest.strip(b"\\0"):', "if False:",
+        ("data/test_shards.py",),
+    ),
+    Mutation(
+        "an-export-empties-its-folder", "devices/exporting.py",
+        "for name in earlier - {*card.files_sha256}:\n        (folder / name)",
+        "for name in {one.name for one in folder.iterdir()} - {*card.files_sha256}:\n"
+        "        (folder / name)",
+        ("devices/test_exporting.py",),
+    ),
+    Mutation(
+        "5-is-nanoseconds", "cost.py",
+        "if self.needs_unit and not match[2]:", "if False:",
+        ("test_cost.py", "recipe/test_budgets.py"),
+    ),
     # the step
     Mutation(
         "clip-norm-never", "training/step.py",
@@ -109,7 +132,7 @@ MUTATIONS = (
     ),
     Mutation(
         "non-finite-steps-move-weights", "training/step.py",
-        "is_finite = math.isfinite(total + grad_norm)", "is_finite = True",
+        "return math.isfinite(loss) and math.isfinite(norm)", "return True",
         ("training/test_step.py",),
     ),
     Mutation(
@@ -325,8 +348,8 @@ MUTATIONS = (
         ("proxy/test_tables.py",),
     ),
     Mutation(
-        "even-options-begin-at-the-front", "selection/isomers.py",
-        "taken = (2 * np.arange(numbers[option]) + 1)", "taken = (2 * np.arange(numbers[option]))",
+        "even-options-begin-at-the-front", "selection/allocations.py",
+        "(2 * np.arange(number) + 1) * num_free", "(2 * np.arange(number)) * num_free",
         ("selection/test_isomers.py",),
     ),
     Mutation(
@@ -335,8 +358,8 @@ MUTATIONS = (
         ("runs/test_contests.py",),
     ),
     Mutation(
-        "isomer-rule-reversed", "selection/isomers.py",
-        "np.argsort(-gains[:, option]", "np.argsort(gains[:, option]",
+        "isomer-rule-reversed", "selection/allocations.py",
+        "np.argsort(-gains, axis=0", "np.argsort(gains, axis=0",
         ("selection/test_isomers.py",),
     ),
     # networks
@@ -467,6 +490,27 @@ MUTATIONS = (
         "a-trace-checks-shapes", "families/base.py",
         "if isinstance(images, Proxy):", "if False:",
         ("families/test_timm_models.py",),
+    ),
+    # cuts of pretrained models
+    Mutation(
+        "fisher-sums-before-squaring", "proxy/unit_scores.py",
+        '"fisher": (torch.square, torch.clone)', '"fisher": (torch.clone, torch.square)',
+        ("proxy/test_unit_scores.py",),
+    ),
+    Mutation(
+        "features-without-their-weight", "training/step.py",
+        "loss + teacher.feature_weight * feature_loss(", "loss + feature_loss(",
+        ("training/test_features.py",),
+    ),
+    Mutation(
+        "features-of-any-width", "training/teacher.py",
+        "    if teacher.feature_weight:\n        _require", "    if False:\n        _require",
+        ("training/test_features.py",),
+    ),
+    Mutation(
+        "a-pooling-with-heads-is-described", "families/timm_cut/arguments.py",
+        "if whole.attn_pool is not None:", "if False:",
+        ("families/test_timm_cut.py",),
     ),
 )  # fmt: skip
 

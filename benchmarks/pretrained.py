@@ -77,6 +77,7 @@ CHOICES = {
     for score, name in {
         "gate": "gate",
         "gate_sum": "gate_sum",
+        "Fisher": "fisher",
         "|w*g|": "weight_times_gradient",
         "L1": "weight",
         "random": "random",
@@ -85,10 +86,13 @@ CHOICES = {
 }
 """Name of a choice -> changes of the recipe. All keep the image size of the source, ..."""
 
-DEFAULT = "gate, best, smaller images"
-"""... but the default of `prenas run --from`, which may also choose smaller images."""
+SMALLER = "smaller images"
+"""... but those with this in their names, which may also choose smaller images."""
 
-CHOICES[DEFAULT] = CHOICES["gate, best"]
+CHOICES |= {f"{name}, {SMALLER}": CHOICES[name] for name in ("gate, best", "Fisher, best")}
+
+DEFAULT = f"gate, best, {SMALLER}"
+"""What `prenas run --from` does."""
 
 ABSENT = "absent branches"
 """What the names of choices end with that may also leave out whole residual branches."""
@@ -118,7 +122,7 @@ class Setting(NamedTuple):
     ) -> CutPlan:
         """The plan of a choice, with these changes of its recipe, for some of the budgets."""
         texts, space = self.plan.recipe.search.budgets, self.plan.recipe.space
-        is_fixed = not choice.startswith(DEFAULT) and len(space.resolutions) > 1
+        is_fixed = SMALLER not in choice and len(space.resolutions) > 1
         kept = [
             text + f",resolution={space.settings.image_size[0]}" * is_fixed
             for text, share in zip(texts, self.shares, strict=True)
@@ -246,7 +250,7 @@ def adapted(
     own = home / f"{Path(data).stem}-{name}{size}-{seed}"
     own.mkdir(parents=True, exist_ok=True)
     plan = cut_plan(
-        read_source(_stored(source, home)),
+        read_source(stored(source, home)),
         [data],
         [f"macs={share:g}%" for share in shares],
         image_size=image_size,
@@ -258,7 +262,7 @@ def adapted(
     return Setting(plan, own, shares, load_data(plan.recipe.data, plan.recipe.space.settings))
 
 
-def _stored(source: str, home: Path) -> str:
+def stored(source: str, home: Path) -> str:
     """A source with its weights; those of a package are written in timm's names."""
     if source not in ("lite0", "lite2"):
         return source
@@ -335,7 +339,7 @@ def untrained(setting: Setting, arm: str) -> dict[str, Any]:
             setting.data,
             source=source.name,
             sha256=source.sha256,
-            judge=partial(judged, setting.data, recipe) if arm.startswith(DEFAULT) else None,
+            judge=partial(judged, setting.data, recipe) if SMALLER in arm else None,
         )
         searched = time.perf_counter() - started
     archs = [subnet.arch for subnet in _by_budget(found.preferred)]

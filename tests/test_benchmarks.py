@@ -16,9 +16,12 @@ from benchmarks.gpu.attending import in_one_part, with_whole_tables
 from benchmarks.gpu.command import SECTIONS as GPU_SECTIONS
 from benchmarks.gpu.command import main as on_gpu
 from benchmarks.gpu.command import short_name
+from benchmarks.gpu.sizes import full
 from benchmarks.paired import ROOT, Options, Section, peak_bytes, ratio, take_turns
 from torch import Tensor
 
+from prenas.cost import count
+from prenas.families.base import check_contains
 from prenas.families.vit.attention import attention_at_once, grid_index
 
 
@@ -92,6 +95,19 @@ def test_all_sections_for_an_accelerator_run_on_a_processor(
     assert capsys.readouterr().out.count("already measured") == 2
     assert on_gpu([*words, "--sections", "memory", "--again"]) == 0
     assert "memory: already measured" not in capsys.readouterr().out
+
+
+def test_the_sizes_for_an_accelerator_are_those_of_the_tables() -> None:
+    """They are only run there, but everything that they name must exist here."""
+    sizes = full()
+    macs = count(sizes.mobilenet.archs[0], sizes.mobilenet.settings)["macs"]
+    assert macs == pytest.approx(400e6, rel=0.01)
+    assert count(sizes.vit.archs[0], sizes.vit.settings)["params"] == pytest.approx(6e6, rel=0.02)
+    for subject in (sizes.vit, sizes.mobilenet, sizes.small_set):
+        for arch in subject.archs:
+            check_contains(subject.supernet, arch)
+    with torch.device("meta"):
+        assert sizes.rival(0.1).get_classifier() is not None  # type: ignore[operator]
 
 
 def test_results_of_accelerators_state_what_they_were_measured_on() -> None:

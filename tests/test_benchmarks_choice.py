@@ -254,3 +254,34 @@ def test_the_command_needs_known_arms(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "--workers 0: give at least 1" in capsys.readouterr().err
     assert main(["--only-tables", *out]) == 0
     assert not (tmp_path / "choice.json").exists()
+
+
+# --- what is recorded ----------------------------------------------------------------------------
+
+
+def test_two_cells_of_the_recorded_tables_follow_from_the_rows() -> None:
+    """Computed anew from the rows, by other code than that which wrote the tables."""
+    folder = Path(__file__).parent.parent / "results"
+    rows = json.loads((folder / "choice.json").read_text())["rows"]
+    lines = (folder / "choice-choice.md").read_text().splitlines()
+    here = lines.index("## mobilenet-micro, 2 epochs")
+    where = {"question": "choice", "data": "mobilenet-micro", "epochs": 2}
+
+    def of(arm: str) -> list[dict[str, float]]:
+        """Budget -> accuracy, by seed."""
+        own = [one for one in rows if one.items() >= (where | {"arm": arm}).items()]
+        assert [one["seed"] for one in own] == [0, 1, 2]
+        return [{name: cell["best"] for name, cell in one["cells"].items()} for one in own]
+
+    heads, _, *body = (
+        [cell.strip() for cell in line.strip("|").split("|")] for line in lines[here + 2 : here + 5]
+    )
+    budget = "macs in [1M, 1.25M)"
+    assert body[0][0] == "S"
+    assert body[0][heads.index(budget)] == f"{mean(one[budget] for one in of('S')):.2f}"
+
+    ours, theirs = ([mean(one.values()) for one in of(arm)] for arm in ("S", "random"))
+    interval = ttest_rel(ours, theirs).confidence_interval(0.95)
+    (line,) = [one for one in lines if one.startswith("| S | random | mobilenet-micro, 2 epochs")]
+    in_words = f"{mean(ours) - mean(theirs):+.2f} ({interval.low:+.2f} to {interval.high:+.2f})"
+    assert line.strip("|").split("|")[3].strip() == in_words

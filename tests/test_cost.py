@@ -360,6 +360,22 @@ def test_an_axis_has_units_of_its_own() -> None:
         axis.parse("6M")
 
 
+@pytest.mark.parametrize("text", ["5", "2500", ".5", "1e3", " 7 "])
+def test_an_axis_may_need_a_unit(text: str) -> None:
+    axis = time_axis(needs_unit=True)
+    words = f"the amount {text!r} has no unit: latency needs one of us, ms or s, such as 5ms"
+    with pytest.raises(ValueError, match=re.escape(words)):
+        axis.parse(text)
+    assert axis.parse(f"{text.strip()}s") == round(float(text) * 10**6)
+
+
+@given(st.integers(1, 10**13))
+def test_written_amounts_have_the_unit_that_an_axis_needs(amount: int) -> None:
+    axis = time_axis(needs_unit=True)
+    assert axis.parse(axis.format(amount)) == amount
+    assert axis.parse(f"{amount}{axis.base_unit}") == amount
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -383,6 +383,17 @@ def test_a_latency_is_read_and_written_in_milliseconds(in_use: LatencyTable) -> 
     assert AXES["latency"].in_words(1_234_567) == "1.235 ms latency"
 
 
+@pytest.mark.parametrize("amount", ["5", "1ms:5", "5:6ms", "1ms:9ms:5", "5e6"])
+def test_nobody_means_nanoseconds(in_use: LatencyTable, amount: str) -> None:
+    """A plain 5 is refused; an integer from Python is counted as the costs of evaluations are."""
+    with pytest.raises(ValueError, match=r"has no unit: latency needs .*, such as 5ms"):
+        parse_budgets([f"latency={amount}"])
+    with pytest.raises(ValueError, match=r"'5' has no unit: latency needs .*, such as 5ms"):
+        parse_limits("params=6M,latency=5")
+    assert parse_limits({"latency": 5_000_000}) == parse_limits("latency=5ms")
+    assert str(parse_budgets(["latency=0:5ms"]).kept[0]) == "latency <= 4999999ns"
+
+
 def test_a_limit_is_milliseconds_that_the_amount_keeps(in_use: LatencyTable) -> None:
     """Rounded up, by less than a microsecond."""
     axis = AXES["latency"]
@@ -436,6 +447,17 @@ def test_a_search_keeps_latencies_and_measures_what_it_chose(
         assert time.predicted == subnet.costs["latency"]
         assert time.nanoseconds == pytest.approx(true_nanoseconds(subnet.arch, MINI), abs=1)
         assert time.error == pytest.approx(0.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("nanoseconds", [0, -1, 10**30, "x", None, True])
+def test_a_time_that_nothing_takes_is_named(run: Run, nanoseconds: object) -> None:
+    """Of zero, the error of the prediction was a division by zero."""
+    path = run.folder / artifacts.MEASURED
+    document = json.loads(path.read_text())
+    document["times"][0]["subnets"][0]["nanoseconds"] = nanoseconds
+    path.write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=r"measured\.json is damaged .*nanoseconds: "):
+        recorded_times(Run(run.folder))
 
 
 def test_a_run_keeps_its_table(run: Run, in_use: LatencyTable) -> None:

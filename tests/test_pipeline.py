@@ -620,6 +620,24 @@ def test_missing_or_foreign_weights_are_refused_by_name(searched: Path, finished
         pipeline.read_supernet(finished)
 
 
+@pytest.mark.parametrize(
+    ("part", "change", "words"),
+    [
+        ("data", {"name": "folder", "root": "/nowhere"}, r"/nowhere .* named in \S+recipe\.json"),
+        ("space", {"mlp_ratio": [1.0, 3.0]}, r"initial\.safetensors does .* from \S+recipe\.json"),
+    ],
+)
+def test_a_recipe_that_was_edited_is_named(
+    part: str, change: dict[str, Any], words: str, searched: Path
+) -> None:
+    path = searched / "recipe.json"
+    document = json.loads(path.read_text())
+    document["recipe"][part] |= change
+    path.write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=words):
+        pipeline.train(searched)
+
+
 # --- devices -------------------------------------------------------------------------------------
 
 

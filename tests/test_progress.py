@@ -9,7 +9,10 @@ import pytest
 from rich.console import Console
 
 from prenas.cli import progress as module
+from prenas.cli import terminal
 from prenas.cli.progress import training_progress, validation_line
+from prenas.recipe.catalogue import get_recipe
+from prenas.selection.search import zero_cost_search
 from prenas.training.loop import Progress
 
 
@@ -136,3 +139,40 @@ def test_validations_that_follow_each_other_are_two_lines(
         "epoch 1: validation top-1: subnet 0 50.0",
         "epoch 2: validation top-1: subnet 0 75.0",
     ]
+
+
+# --- choosing ------------------------------------------------------------------------------------
+
+
+def test_choosing_is_shown_only_if_it_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line for every tenth that ends later than two seconds after the first budget."""
+    written, now = io.StringIO(), 0.0
+    monkeypatch.setattr(terminal, "console", Console(file=written, width=200))
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now)
+    shown = terminal.Terminal()
+    for number in range(1, 1001):
+        now = 0.001 * number
+        shown.chose_for_budgets(number, 1000)
+    assert written.getvalue() == ""
+    for number in range(1, 1001):
+        now = 50 + 0.004 * number
+        shown.chose_for_budgets(number, 1000)
+    lines = written.getvalue().splitlines()
+    assert lines[0] == "Choosing 50 %: 502 of 1,000 budgets"
+    assert lines[-1] == "Choosing 100 %: 1,000 of 1,000 budgets"
+    assert len(lines) == 6
+
+
+@pytest.mark.parametrize("strategy", ["best", "skeletons", "random"])
+def test_a_search_tells_of_every_budget(strategy: str) -> None:
+    """Where subnets are not listed; the choice is the same."""
+    recipe = get_recipe("mobilenet-micro")
+    fields = {"strategy": strategy, "k": 1 + (strategy != "best")}
+    search = recipe.search.model_copy(update=fields)
+    recipe = recipe.model_copy(update={"search": search})
+    told = list[tuple[int, int]]()
+    watched = zero_cost_search(recipe, watch=lambda *numbers: told.append(numbers))
+    budgets = len(watched.preferred.budgets)
+    assert budgets > 1
+    assert told == [(number, budgets) for number in range(1, budgets + 1)]
+    assert watched.preferred.choices == zero_cost_search(recipe).preferred.choices

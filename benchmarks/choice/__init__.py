@@ -17,7 +17,9 @@ budget of a data set and a length of training; its difference is the mean over t
 
 - An arm beats its control if it is ahead by more than two standard errors in at least half of the
   cells, and behind by one point or more in none.
-- `skeletons, k = 3` becomes the default if it beats `random, k = 3`.
+- `skeletons, k = 3` becomes the default if it beats `random, k = 3`, and if its mean over a data
+  set and length is never below that of `S`. (The second half was added on 2026-11-28, after the
+  first runs had shown it behind `S` with one subnet.)
 - `counts` becomes the default score if `S` does not beat it, and `random` the default strategy if
   neither beats `random`: the simplest rule that nothing beats.
 - `even` becomes the default isomer rule if `published` does not beat it.

@@ -99,15 +99,18 @@ QUESTIONS: dict[str, Question] = {
     "number": Question(
         "What does it cost to train more subnets together?",
         _NUMBERS,
-        tuple(
-            (f"{name}, {what}", f"{name}, {control}")
-            for name in ("S", "random")
-            for what, control in (
-                ("k = 1", "one subnet"),
-                ("k = 2", "k = 1"),
-                ("k = 4", "k = 1"),
-                ("k = 8", "k = 1"),
-            )
+        (
+            ("S, one subnet", "random, one subnet"),
+            *(
+                (f"{name}, {what}", f"{name}, {control}")
+                for name in ("S", "random")
+                for what, control in (
+                    ("k = 1", "one subnet"),
+                    ("k = 2", "k = 1"),
+                    ("k = 4", "k = 1"),
+                    ("k = 8", "k = 1"),
+                )
+            ),
         ),
         measure="first",
     ),

@@ -6,9 +6,9 @@
 Every case follows from the seed and its number. It runs through the same entry point as the command
 line, in this process's child, with a limit of time and of memory, in a folder of its own. Its
 outcome is either right, or a refusal in words (status 2, naming the value or the file), or a fault:
-a traceback, more than 20 seconds, a result that differs silently from that of the undamaged files,
-changed or lost files, a file or program outside the folder. The exit status is 1 if there was any
-fault.
+a traceback, more than 20 seconds of the processor (or 80 of waiting), a result that differs
+silently from that of the undamaged files, changed or lost files, a file or program outside the
+folder. The exit status is 1 if there was any fault.
 """
 
 from __future__ import annotations
@@ -49,6 +49,9 @@ KINDS: dict[Callable[[random.Random, Stage], Case], int] = {
     commands.budget: 3,
     given.space: 3,
     given.accuracies: 2,
+    given.latency: 2,
+    given.shards: 2,
+    given.exported: 2,
     files.document: 5,
     files.weights: 3,
     files.checkpoint: 3,
@@ -61,7 +64,6 @@ KINDS: dict[Callable[[random.Random, Stage], Case], int] = {
 _ROUND = [make for make, number in KINDS.items() for _ in range(number)]
 _GIB = 6  # of address space, in addition to what the imports take
 _OWN_FAULT = 99  # exit status of a child
-_PATIENCE = 3  # times the limit after which a case that no alarm reaches is killed
 
 
 class Line(NamedTuple):
@@ -144,7 +146,7 @@ def lines_of(numbers: Sequence[int], options: argparse.Namespace, home: Path) ->
         os.close(writing)
         current: int | None = left[0]
         started = time.monotonic()
-        for answer in _answers(reading, child, 60 + _PATIENCE * options.seconds):
+        for answer in _answers(reading, child, 60 + (1 + judging.PATIENCE) * options.seconds):
             if "outcome" in answer:
                 answer["outcome"] = Outcome(answer["outcome"])
                 left.remove(answer["number"])
@@ -213,7 +215,11 @@ def main() -> None:
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         home = Path(folder).resolve()
-        os.environ |= {"MPLCONFIGDIR": f"{home}/matplotlib", "HF_HUB_OFFLINE": "1"}
+        os.environ |= {
+            "MPLCONFIGDIR": f"{home}/matplotlib",
+            "HF_HUB_OFFLINE": "1",
+            "PRENAS_DATA": f"{home}/case/cache",  # of every case, for the indices of shards
+        }
         prepare(home)
         lines = []
         for line in lines_of(numbers, options, home):

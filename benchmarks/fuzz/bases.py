@@ -1,10 +1,11 @@
-"""What is damaged: two small runs in three states, pictures, tars, spaces and a checkpoint."""
+"""What is damaged: two small runs in four states, and what a user may give with them."""
 
 from __future__ import annotations
 
+import io
 import shutil
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,23 @@ from torch import Tensor
 
 from benchmarks.fuzz import judging
 from prenas import artifacts
+from prenas.cost import Part, parts_of
+from prenas.devices.exporting import export
+from prenas.devices.whole import RunTimes, SubnetTime
+from prenas.families import shapes_by_role
+from prenas.families.base import SearchSpace
+from prenas.latency import (
+    Conditions,
+    Entry,
+    Fit,
+    LatencyTable,
+    Machine,
+    signature,
+    use_table,
+    write_table,
+)
 from prenas.recipe.space_file import read_space
+from prenas.runs.run import Run
 
 CLASSES = ("ant", "bee", "cat")
 PICTURES = ("p.png", "p.jpg", "p.gif", "p.bmp", "p.tif", "p.webp", "p.ppm")
@@ -51,7 +68,13 @@ head_expand: 2
 }
 TABLE = "accuracies.json"
 """Made-up accuracies of networks of the space `vit`, for `prenas bench`."""
+SCORES = "scores.json"
+"""What `prenas bench` found for it."""
 BENCH_OPTIONS = ("--space", "given/vit.yaml", "--scores", "params,entropy", "--batch-size", "4")
+SHARDS = "shards"
+"""A folder of three of WebDataset's shards."""
+EXPORTED = "exported"
+"""A folder with an exported file."""
 BUDGETS = {"vit": "params=1k:4k:1k", "conv": "macs=50k:200k"}
 _SETTINGS = (
     "training.epochs=2",
@@ -84,7 +107,8 @@ class Bases(NamedTuple):
 
     @property
     def given(self) -> Path:
-        """Pictures, tars, spaces and a released checkpoint, as a user might have them."""
+        """Pictures, tars, shards, spaces, tables, an exported file and a released checkpoint, as a
+        user might have them."""
         return self.home / "given"
 
 
@@ -113,10 +137,77 @@ def make(home: Path) -> Bases:
         done = judging.run(run_words(family), work.parent, seconds=300)
         if done.status != 0:
             raise RuntimeError(f"cannot make the {family} run:\n{done.err}{done.trace}")
+        _add_times(work / "run", read_space(bases.given / f"{family}.yaml"))
         for state in STATES:
             shutil.copytree(work / "run", bases.run(family, state))
             _take_back(bases.run(family, state), state)
+    model = bases.run("vit", "finished") / artifacts.SUBNETS / "00"
+    export(model, out=bases.given / EXPORTED, data=[str(bases.given / "photos")])
+    _make_scores(bases.given)
     return bases
+
+
+def _add_times(folder: Path, space: SearchSpace) -> None:
+    """Adds made-up times to a run, as `prenas measure` writes them."""
+    table = latency_table(space)
+    write_table(folder / artifacts.LATENCY, table)
+    times = RunTimes(
+        conditions=table.conditions,
+        subnets=tuple(
+            SubnetTime(arch=arch.id, predicted=1000, nanoseconds=900 + n, spread=0.01)
+            for n, arch in enumerate(Run(folder, device="cpu").subnets.archs)
+        ),
+    )
+    document = {"times": [times.model_dump(mode="json")]}
+    artifacts.write_json(folder / artifacts.MEASURED, document)
+    use_table(None)
+
+
+def latency_table(space: SearchSpace) -> LatencyTable:
+    """A table of another machine, on which every network takes a nanosecond per operation.
+
+    Subnets that are chosen by it are not timed here, which would take longer on a busy machine.
+    """
+    generator = np.random.default_rng(0)
+    archs = [space.smallest, space.largest, *(space.sample(generator) for _ in range(200))]
+
+    def parts() -> Iterator[Part]:
+        for arch in dict.fromkeys(archs):
+            yield from parts_of(arch, space.settings, shapes_by_role(arch, space.settings))
+
+    return LatencyTable(
+        conditions=Conditions(
+            engine="torch",
+            threads=1,
+            batch=1,
+            versions={"torch": "0"},
+            machine=Machine(processor="made up", num_cores=1, system="none"),
+        ),
+        space=space.name,
+        fit=Fit(
+            num_networks=3,
+            median_error=0.01,
+            worst_error=0.02,
+            rank_correlation=1.0,
+            noise_floor=0.01,
+        ),
+        seconds=1.0,
+        entries={
+            signature(part): Entry(nanoseconds=part.work.macs, macs=part.work.macs, measured=True)
+            for part in parts()
+        },
+    )
+
+
+def _make_scores(given: Path) -> None:
+    work = given.parent / "case" / "work"
+    shutil.rmtree(work)
+    shutil.copytree(given, work / "given")
+    words = ("bench", "proxies", f"given/{TABLE}", *BENCH_OPTIONS, "--out", SCORES, *CPU)
+    done = judging.run(words, work.parent, seconds=300)
+    if done.status != 0:
+        raise RuntimeError(f"cannot make the scores:\n{done.err}{done.trace}")
+    shutil.copy(work / SCORES, given / SCORES)
 
 
 def _take_back(run: Path, state: str) -> None:
@@ -150,8 +241,12 @@ def _make_given(given: Path) -> None:
     for name in PICTURES:
         picture(1000, colour=1).save(given / name)
     tar_of(given / "photos", given / "photos.tar")
+    write_shards(given / "photos", given / SHARDS)
     for family, text in SPACES.items():
         (given / f"{family}.yaml").write_text(text)
+        write_table(
+            given / latency_file(family), latency_table(read_space(given / f"{family}.yaml"))
+        )
     artifacts.write_plain_json(given / TABLE, accuracies(given / "vit.yaml"))
     torch.save({"model": released()}, given / "released.pth")
 
@@ -181,6 +276,27 @@ def tar_of(folder: Path, path: Path) -> Path:
         for file in sorted(folder.rglob("*.png")):
             tar.add(file, arcname=file.relative_to(folder).as_posix())
     return path
+
+
+def latency_file(family: str) -> str:
+    """The name of the latency table of a space."""
+    return f"{family}-latency.json"
+
+
+def write_shards(photos: Path, folder: Path) -> None:
+    """Three shards, each with pictures of all classes and their names as labels."""
+    folder.mkdir()
+    for shard in range(3):
+        with tarfile.open(folder / f"photos-{shard}.tar", "w") as tar:
+            for file in sorted(photos.rglob(f"[{3 * shard}-{3 * shard + 2}].png")):
+                key = f"{file.parent.name}-{file.stem}"
+                for name, content in (
+                    (f"{key}.png", file.read_bytes()),
+                    (f"{key}.cls", file.parent.name.encode()),
+                ):
+                    member = tarfile.TarInfo(name)
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
 
 
 def released(width: int = 12, hidden: int = 24, classes: int = 5) -> Mapping[str, Tensor]:

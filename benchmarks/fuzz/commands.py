@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +47,15 @@ _RIGHT: dict[str, tuple[str, tuple[Part, ...]]] = {
         ("run",), _PHOTOS, ("--crops", "5"),
         ("--arch", '{"embed_dim": 8, "num_heads": [1], "mlp_ratio": [1.0]}'),
     )),
-    "report": ("finished", (("run",), ("--html",), ("--to", "page.html"), ("--no-pictures",))),
+    "report": ("finished", (
+        ("run",), ("other",), ("--html",), ("--to", "page.html"), ("--no-pictures",),
+    )),
     "status": ("stopped", (("run",), ("--json",))),
     "specialize": ("finished", (("run",), ("--index", "0"), ("--to", "model"))),
     "import": ("searched", (("given/released.pth",), ("--out", "new"), ("--space", "tiny"))),
     "predict": ("finished", (
         ("run/subnets/00",), ("given/p.png",), ("given/p.jpg",), ("--top", "2"), ("--json",),
-        ("--batch-size", "2"),
+        ("--batch-size", "2"), ("--out", "classes.json"),
     )),
     "export": ("finished", (
         ("run/subnets/00",), ("--format", "torch"), ("--to", "model"), ("--batch", "2"),
@@ -78,6 +82,8 @@ def command_line(dice: Dice, stage: Stage) -> Case:
     state, right = _RIGHT[name]
     family = dice.choice(tuple(SPACES))
     stage.set_up(family, state)
+    if name == "report":  # a page of several runs
+        shutil.copytree(stage.work / "run", stage.work / "other")
     parts = [*right]
     for _ in range(dice.choice((1, 1, 2, 3))):
         how = dice.choice(("odd", "odd", "odd", "new", "new", "leave out", "twice", "order"))
@@ -94,7 +100,9 @@ def command_line(dice: Dice, stage: Stage) -> Case:
             dice.shuffle(parts)
     last = ("--dry-run",) if name in _DRY else ()
     words = (name, *(word for part in parts for word in part), *last)
-    return Case("command line", " ".join(words)[:300], words, ("Usage:", "--", *_PATHS, *words))
+    real = [os.path.realpath(word) for word in words if word.startswith("/")]  # of /proc/self
+    names = ("Usage:", "--", *_PATHS, *words, *real)
+    return Case("command line", " ".join(words)[:300], words, names)
 
 
 def _odd_option(name: str, dice: Dice) -> Part:
@@ -214,12 +222,13 @@ _AMOUNTS = (
     "1:2:3:4", "5M:1M", "k", "M", "1kk", "0.1", "1e999", "9" * 5_000, "nan", "1 000", "1_000",
     "\uff11\uff12", "1k:4k:1k", "1:2", "0:5M", "1k:4k:0", "1k:4k:-1", "", ":", "::", "1k:",
     ":4k", "1/2",
-    "100%", "0x10", "1e3:1e4:1e3", "1T", "1m", "1K", "1.5.5k", "inf", "50k:200k", "1e-5", "+5k",
+    "100%", "0x10", "5ms", "50us", "40ns", "5MB", "20kB", "1e3:1e4:1e3", "1T", "1m", "1K",
+    "1.5.5k", "inf", "50k:200k", "1e-5", "+5k",
     "0:100000:1", "1.2345k", "8/12", "9" * 300 + "/8", "1k:4k:1e-3", "\x1b[0m", "2**10", "5k ",
 )  # fmt: skip
 _AXES = (
     "params", "params", "params", "macs", "macs", "resolution", "Params", "param", "latency", "",
-    "params ", "p\u0430rams", "time", "params=params",
+    "params ", "p\u0430rams", "time", "params=params", "size", "latency",
 )  # fmt: skip
 
 

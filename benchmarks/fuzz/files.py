@@ -15,6 +15,8 @@ from prenas import artifacts
 _STATUS = ("status", "run", "--json")
 _INFO = ("info", "run")
 _REPORT = ("report", "run")
+_PAGE = ("report", "run", "--html", "--to", "page.html")
+_PUSH = ("push", "run/subnets/00", "--repo", "me/photos", "--to", "pushed", "--threads", "1")
 _TRAIN = ("train", "run", *ONE)
 _EVALUATE = ("evaluate", "run", *ONE)
 _CALIBRATE = ("calibrate", "run", *ONE)
@@ -38,15 +40,20 @@ DOCUMENTS: dict[str, Readers] = {
     artifacts.PREFERRED: _ALL,
     artifacts.DATA: (("trained", _EVALUATE), ("stopped", _TRAIN), ("finished", _AGAIN)),
     artifacts.EVALUATION: tuple(
-        ("finished", one) for one in (_STATUS, _EVALUATE, _REPORT, _SPECIALIZE, _AGAIN)
+        ("finished", one)
+        for one in (_STATUS, _EVALUATE, _REPORT, _PAGE, _SPECIALIZE, _PUSH, _AGAIN)
     ),
+    artifacts.LATENCY: (
+        ("finished", _STATUS), ("finished", _SPECIALIZE), ("finished", _PAGE), ("stopped", _TRAIN),
+    ),
+    artifacts.MEASURED: (("finished", _STATUS), ("finished", _REPORT), ("finished", _PAGE)),
     artifacts.CALIBRATION: tuple(
         ("finished", one) for one in (_STATUS, _CALIBRATE, _EVALUATE, _SPECIALIZE)
     ),
     artifacts.METRICS: (("stopped", _STATUS), ("stopped", _TRAIN), ("finished", _REPORT)),
     f"{artifacts.SUBNETS}/00/{artifacts.MODEL_ARCH}": (
         ("finished", _PREDICT), ("finished", _PREDICT), ("finished", _TUNE), ("finished", _AGAIN),
-        ("finished", _STATUS),
+        ("finished", _STATUS), ("finished", _PUSH),
     ),
 }  # fmt: skip
 WEIGHTS: dict[str, Readers] = {
@@ -56,7 +63,9 @@ WEIGHTS: dict[str, Readers] = {
     ),
     artifacts.INITIAL: (("searched", _TRAIN),),
     artifacts.STATISTICS: (("finished", _SPECIALIZE), ("finished", _AGAIN)),
-    f"{artifacts.SUBNETS}/00/{artifacts.MODEL}": (("finished", _PREDICT), ("finished", _TUNE)),
+    f"{artifacts.SUBNETS}/00/{artifacts.MODEL}": (
+        ("finished", _PREDICT), ("finished", _TUNE), ("finished", _PUSH),
+    ),
     f"{artifacts.CHECKPOINTS}/NEWEST/{artifacts.SUPERNET}": (("stopped", _TRAIN),),
     f"{artifacts.CHECKPOINTS}/{artifacts.BEST}": (("stopped", _TRAIN),),
 }  # fmt: skip

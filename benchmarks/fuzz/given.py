@@ -1,4 +1,4 @@
-"""Cases of what a user gives: space files, tars, and pictures."""
+"""Cases of what a user gives: spaces, tables, exported files, tars, shards and pictures."""
 
 from __future__ import annotations
 
@@ -14,10 +14,22 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from benchmarks.fuzz import containers, judging, odd
-from benchmarks.fuzz.bases import BENCH_OPTIONS, BUDGETS, PICTURES, SPACES, TABLE, settings_words
+from benchmarks.fuzz.bases import (
+    BENCH_OPTIONS,
+    BUDGETS,
+    EXPORTED,
+    PICTURES,
+    SCORES,
+    SHARDS,
+    SPACES,
+    TABLE,
+    latency_file,
+    settings_words,
+)
 from benchmarks.fuzz.judging import Case, Check, Done
 from benchmarks.fuzz.odd import Dice
 from benchmarks.fuzz.stage import ONE, Stage
+from prenas import artifacts
 
 # --- spaces --------------------------------------------------------------------------------------
 
@@ -67,13 +79,61 @@ def _spoil(path: Path, text: str, document: Any, dice: Dice, stage: Stage) -> st
 
 
 def accuracies(dice: Dice, stage: Stage) -> Case:
-    """A table of known accuracies with odd values, damaged text, or nothing like a table."""
+    """A table of known accuracies, or what was found for it, with odd values, damaged text, or
+    nothing like it."""
     stage.set_up("vit", "searched")
-    path = stage.work / "given" / TABLE
+    path = stage.work / "given" / dice.choice((TABLE, TABLE, SCORES))
     text = path.read_text()
     how = _spoil(path, text, json.loads(text), dice, stage)
-    line = ("bench", "proxies", f"given/{TABLE}", *BENCH_OPTIONS, *ONE)
-    return Case("accuracies", f"bench: {how}", line, (path.name,))
+    line = (
+        "bench", "proxies", f"given/{TABLE}", *BENCH_OPTIONS, "--out", f"given/{SCORES}", *ONE,
+    )  # fmt: skip
+    # Another architecture makes other conditions than those of the scores.
+    return Case("accuracies", f"bench {path.name}: {how}", line, (path.name, SCORES),
+                written=(f"work/given/{SCORES}",))  # fmt: skip
+
+
+def latency(dice: Dice, stage: Stage) -> Case:
+    """A latency table with odd values, damaged text, or nothing like a table."""
+    family = dice.choice(tuple(SPACES))
+    stage.set_up(family, "searched")
+    path = stage.work / "given" / latency_file(family)
+    text = path.read_text()
+    how = _spoil(path, text, json.loads(text), dice, stage)
+    line = (
+        "search", "photos", "--space", f"given/{family}.yaml", "--data", "given/photos", "--out",
+        "new", *settings_words(), "--latency", f"given/{path.name}", "--latency-elsewhere",
+        "--budget", f"latency={dice.choice(('1ms', '50us', '9ns:1s', '20us:80us:20us', '40'))}",
+        *ONE,
+    )  # fmt: skip
+    # A table of another machine, or of other layers, is refused for what it says.
+    return Case("latency", f"{line[0]} {family}: {how}", line, (path.name, "latency"))
+
+
+# --- exported files ------------------------------------------------------------------------------
+
+
+def exported(dice: Dice, stage: Stage) -> Case:
+    """An exported file or its card: damaged bytes, another value, or something else."""
+    words = ("predict", f"given/{EXPORTED}", "given/p.png", "--json", *ONE)
+    expected = stage.expected("vit", "searched", words)
+    name = dice.choice((artifacts.EXPORT, artifacts.EXPORT, "model.onnx"))
+    path = stage.work / "given" / EXPORTED / name
+    content, may_differ = path.read_bytes(), False
+    how = dice.choice(("edit", "edit", "bytes", "wrong", "kind"))
+    if how == "edit" and name == artifacts.EXPORT:
+        document, how = odd.edited(json.loads(content), dice)
+        path.write_text(json.dumps(document))
+        may_differ = True
+    elif how == "kind":
+        how = odd.replace(path, stage.outside, dice)
+    else:
+        damage = dice.choice(odd.WRONG if how == "wrong" else odd.BYTES)
+        path.write_bytes(damage(content, dice))
+        how, may_differ = damage.__name__, name == artifacts.EXPORT and damage in odd.BYTES
+    # Without its card, a folder is taken for one of a model.
+    return Case("exported", f"predict {name}: {how}", words, (name, EXPORTED),
+                None if may_differ else expected, (f"work/given/{EXPORTED}/{name}",))  # fmt: skip
 
 
 # --- tars ----------------------------------------------------------------------------------------
@@ -153,6 +213,37 @@ def tar(dice: Dice, stage: Stage) -> Case:
         "tar", f"{words[0]}: {how}", words, names, None if may_differ else expected,
         (f"work/{TAR}",), check,
     )  # fmt: skip
+
+
+# --- shards --------------------------------------------------------------------------------------
+
+
+def shards(dice: Dice, stage: Stage) -> Case:
+    """One of three shards: damaged, with an odd member, or no tar at all; or an odd pattern."""
+    pattern = dice.choice((f"given/{SHARDS}", f"given/{SHARDS}/photos-{{0..2}}.tar"))
+    words = (
+        "search", "photos", "--space", "given/vit.yaml", "--data", pattern, "--out", "new",
+        *settings_words(), "--set", "search.images=data", "--budget", BUDGETS["vit"], *ONE,
+    )  # fmt: skip
+    expected = stage.expected("vit", "searched", words)
+    path = stage.work / "given" / SHARDS / f"photos-{dice.randrange(3)}.tar"
+    how, may_differ = dice.choice(("bytes", "bytes", "wrong", "member", "header", "kind")), False
+    if how in ("bytes", "wrong"):
+        damage = dice.choice(odd.BYTES if how == "bytes" else odd.WRONG)
+        path.write_bytes(damage(path.read_bytes(), dice))
+        # A label has no checksum: a flipped bit in it is another class.
+        how, may_differ = damage.__name__, damage in (odd.flip_bits, odd.blot)
+    elif how == "member":
+        how, may_differ = containers.add_odd_member(path, dice), True
+    elif how == "header":
+        how, may_differ = containers.other_member(path, dice), True
+    else:
+        how = odd.replace(path, stage.outside, dice)
+        if how in ("missing", "a folder", "a folder with a file"):  # a folder of fewer shards
+            may_differ = pattern == f"given/{SHARDS}"
+    names, damaged = (path.name, SHARDS, "/dev/zero", "case/outside"), f"work/given/{SHARDS}"
+    return Case("shards", f"search {path.name}: {how}", words, names,
+                None if may_differ else expected, (f"{damaged}/{path.name}",))  # fmt: skip
 
 
 # --- pictures ------------------------------------------------------------------------------------

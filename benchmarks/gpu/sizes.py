@@ -12,7 +12,7 @@ from torch import nn
 from benchmarks.gpu.clock import Plan
 from prenas.cost import count
 from prenas.families import get_family, get_space
-from prenas.families.base import Arch, SearchSpace, Settings
+from prenas.families.base import Arch, SearchSpace, Settings, envelope
 from prenas.families.vit.space import VitArch
 from prenas.randomness import numpy_generator
 from prenas.recipe import TrainingRecipe
@@ -62,13 +62,14 @@ class Sizes:
 def full() -> Sizes:
     """The sizes of the tables: 224 pixels and 100 timed calls."""
     vit, recipe = get_family("vit"), get_recipe("imagenet-tiny")
-    published = vit.published["tiny"]
+    assert vit.released is not None, "the authors released Vision Transformers"
+    published = vit.released.published["tiny"]
     training = _one_by_one(recipe.training)
     convolutional = get_recipe("imagenet-mobilenet")
     space, cifar = convolutional.space, get_recipe("cifar10")
     return Sizes(
         plan=Plan(warm_ups=30, turns=20, calls=5),
-        vit=Subject(vit.envelope(published), published, recipe.space.settings, training),
+        vit=Subject(envelope(published), published, recipe.space.settings, training),
         mobilenet=Subject(
             space.largest,
             (_drawn(space, 400_000_000),),

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -139,8 +140,27 @@ _OLDER_LEFTOVER = re.compile(  # as prenas 0.1.0 named them, for the files that 
 )
 
 
+@contextmanager
+def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
+    """A new folder in `parent`, which is removed at the end, or by the next call after a kill.
+
+    Args:
+        name: of what is made in it.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    remove_leftovers(parent, keeps_running=True)
+    made = parent / _temporary_name(name)
+    made.mkdir()
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
 def remove_leftovers(folder: Path, *, keeps_running: bool = False) -> None:
-    """Removes temporary files that a process was writing in a folder when it was killed.
+    """Removes what a process was writing in a folder when it was killed.
 
     Only names that this package gives are removed: other hidden files are the user's.
 
@@ -149,8 +169,12 @@ def remove_leftovers(folder: Path, *, keeps_running: bool = False) -> None:
     """
     for path in folder.glob(".*.tmp"):
         named = _LEFTOVER.fullmatch(path.name) or _OLDER_LEFTOVER.fullmatch(path.name)
-        if named and not (keeps_running and _is_running(int(named[1]))) and not path.is_dir():
+        if not named or (keeps_running and _is_running(int(named[1]))):
+            continue
+        if path.is_symlink() or not path.is_dir():
             path.unlink(missing_ok=True)
+        elif _LEFTOVER.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _is_running(process: int) -> bool:
@@ -385,9 +409,13 @@ def stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         return shapes
 
 
-def other_weights(path: Path, problems: Sequence[str]) -> ValueError:
+class OtherWeightsError(ValueError):
+    """A weight file belongs to another network."""
+
+
+def other_weights(path: Path, problems: Sequence[str]) -> OtherWeightsError:
     """The error for a weight file that belongs to another network."""
-    return ValueError(
+    return OtherWeightsError(
         f"{path} does not contain the weights of this architecture: {few_of(problems)}"
     )
 

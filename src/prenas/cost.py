@@ -75,6 +75,8 @@ class CostAxis:
     """The unit of amounts in tables; one of `units`."""
     units: Mapping[str, int] = field(default_factory=lambda: _COUNT_UNITS)
     """Unit -> its size in base units. If several units have the same size, the first is written."""
+    needs_unit: bool = False
+    """Whether amounts without a unit are refused, because nobody means the unit of size 1."""
     is_bounded: bool = True
     """Whether budgets and limits may bound it, and tables show it."""
     knows: Callable[[Part], bool] = lambda part: True
@@ -148,7 +150,8 @@ class CostAxis:
         """Reads an amount from text such as 6M, 1.4G, 250k, 6000000 or 6e6.
 
         Raises:
-            ValueError: the text is not a positive amount in the units of this axis, or too large.
+            ValueError: the text is not a positive amount in the units of this axis, or too large,
+                or lacks the unit that this axis needs.
         """
         if len(text) > _LONGEST_AMOUNT:
             raise ValueError(
@@ -165,6 +168,12 @@ class CostAxis:
                 + (f" with {units}" if units else "")
                 + f", such as {' or '.join(examples)}"
             )
+        if self.needs_unit and not match[2]:
+            *others, last = self._written_units.values()
+            raise ValueError(
+                f"the amount {text!r} has no unit: {self.name} needs one of {', '.join(others)} "
+                f"or {last}, such as 5{self.table_unit}"
+            )
         value = Decimal(match[1]) * scale
         if value != int(value) or value <= 0:
             raise ValueError(f"the amount {text!r} is not a positive integer")
@@ -173,6 +182,11 @@ class CostAxis:
                 f"the amount {text!r} is too large: at most {self.format(MOST_AMOUNT)} is allowed"
             )
         return int(value)
+
+    @property
+    def base_unit(self) -> str:
+        """The unit of size 1, in which amounts are counted; "" if that is a plain number."""
+        return self._written_units[1]
 
     @property
     def _written_units(self) -> dict[int, str]:
@@ -239,6 +253,7 @@ FILE_SIZE = CostAxis(
     noun="bytes",
     table_unit="MB",
     units={"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9},
+    needs_unit=True,
 )
 """The weights of a file in float32. Budgets and limits may name it, but it is no axis of its own:
 they are read as budgets and limits of parameters."""

@@ -41,22 +41,30 @@ def stamp_of(path: str | Path) -> Stamp:
 
 
 def open_file(path: Path) -> BufferedReader:
-    """Opens a regular file to read its bytes.
+    """Opens a regular file to read its bytes; raises as `require_regular`, or if it is secret."""
+    require_regular(path)
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise OSError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def require_regular(path: Path) -> None:
+    """Refuses what is no regular file, without opening it.
 
     Raises:
         FileNotFoundError: the file is missing.
-        OSError: it cannot be opened; the message names it.
+        OSError: it cannot be looked at; the message names it.
         ValueError: it is a folder, a pipe or a device, which may never end.
     """
     try:
         kind = stat.S_IFMT(os.stat(path).st_mode)
-        if kind == stat.S_IFREG:
-            return path.open("rb")
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist") from None
     except OSError as error:
         raise OSError(f"{path} cannot be read: {error.strerror or error}") from None
-    raise ValueError(f"{path} is {_KINDS.get(kind, 'a special file')}, not a regular file")
+    if kind != stat.S_IFREG:
+        raise ValueError(f"{path} is {_KINDS.get(kind, 'a special file')}, not a regular file")
 
 
 def read_bytes(path: Path, most_bytes: int) -> bytes:

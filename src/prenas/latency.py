@@ -196,6 +196,7 @@ def use_table(table: LatencyTable | None) -> None:
         per="per call",
         table_unit="ms",
         units=UNITS,
+        needs_unit=True,
         table=table,
     )
     register(axis)

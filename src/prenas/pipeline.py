@@ -10,6 +10,7 @@ another recipe is refused.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -31,7 +32,7 @@ from prenas.runs.run import Run, read_preferred, read_supernet
 from prenas.selection.evolved import Evolved
 from prenas.selection.preferred import PreferredSet
 from prenas.selection.search import require_memory, zero_cost_search
-from prenas.selection.trained import scores_units, search_trained
+from prenas.selection.trained import num_judged, scores_units, search_trained
 from prenas.sources.cutting import CutPlan, with_recorded_rivals
 from prenas.sources.released import imported_set, read_released
 from prenas.sources.rivals import read_rival, rival_recipe
@@ -41,6 +42,7 @@ from prenas.steps.observer import SILENT, Observer, observed
 from prenas.steps.publishing import Pushed
 from prenas.supernet import Statistics, Supernet
 from prenas.training.estimate import Estimate, Measured, estimate_training, within_time
+from prenas.training.teacher import answering
 from prenas.training.tracking import check_trackers
 
 __all__ = [
@@ -587,6 +589,9 @@ class CutDryRun(NamedTuple):
     """For the chosen subnets; without the adaptation, other subnets may be chosen."""
     rivals: tuple[DryRun, ...]
     """For each stock model that they are compared with."""
+    choice_seconds: float
+    """Scoring the units, choosing, and judging the subnets of all budgets and image sizes before
+    they are trained."""
 
 
 def dry_run_cuts(plan: CutPlan, *, device: str = "auto", seconds: float | None = None) -> CutDryRun:
@@ -602,7 +607,7 @@ def dry_run_cuts(plan: CutPlan, *, device: str = "auto", seconds: float | None =
     """
     _require_one_clock(seconds)
     first = _measured(plan.adaptation, plan.source, None, device, "auto")
-    second = _measured_cuts(plan, first.images, resolve_device(device))
+    second, choice_seconds = _measured_cuts(plan, first.images, resolve_device(device))
     if seconds is not None:
         first, second = _within(seconds, first, second)
     plan = plan._replace(adaptation=first.recipe, recipe=second.recipe)
@@ -613,17 +618,23 @@ def dry_run_cuts(plan: CutPlan, *, device: str = "auto", seconds: float | None =
     )
     for one in (first, second, *rivals):
         training.warn_of_doubts(one.recipe, one.images, is_pretrained=True)
-    return CutDryRun(first, second, rivals)
+    return CutDryRun(first, second, rivals, choice_seconds)
 
 
-def _measured_cuts(plan: CutPlan, images: ImageData, where: torch.device) -> DryRun:
+def _measured_cuts(plan: CutPlan, images: ImageData, where: torch.device) -> tuple[DryRun, float]:
+    """The training of the cuts, and the seconds in which they are chosen."""
     recipe = plan.recipe
     source = adapt_source(plan.source, plan.adaptation, images.class_names).supernet
-    teacher = deepcopy(source.network).to(where).eval().requires_grad_(False)
+    asked = training.training_of(recipe)
+    teacher = None
+    if asked.teacher is not None:
+        network = deepcopy(source.network).to(where).eval().requires_grad_(False)
+        teacher = torch.no_grad()(answering(network, asked.teacher))
+    started = time.perf_counter()
     found = search_trained(
         recipe, source, images, where, source=plan.source.name, sha256=plan.source.sha256
     )
-    asked = training.training_of(recipe)
+    seconds = time.perf_counter() - started
     estimate = estimate_training(
         found.supernet.trimmed(
             found.preferred.envelope, drop_path=asked.drop_path, dropout=asked.dropout
@@ -632,7 +643,8 @@ def _measured_cuts(plan: CutPlan, images: ImageData, where: torch.device) -> Dry
         images,
         asked,
         seed=recipe.seed,
-        teacher=torch.no_grad()(teacher),
+        teacher=teacher,
         calibration=recipe.calibration,
     )
-    return DryRun(recipe, found.preferred, estimate, images)
+    judging = estimate.between.of(num_judged(recipe))
+    return DryRun(recipe, found.preferred, estimate, images), seconds + judging

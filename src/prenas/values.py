@@ -24,6 +24,9 @@ from pydantic import (
 MOST_AMOUNT = 10**18
 """The largest cost or number of anything; tables add a few of them in 64 bits."""
 
+LONGEST_NAME = 500
+"""Characters in the name of a recipe or a space: pictures and tables show it."""
+
 Amount = Annotated[int, Field(ge=0, le=MOST_AMOUNT)]
 
 
@@ -88,9 +91,13 @@ _NEEDED = {
 _MOST_PROBLEMS = 10
 
 
-def _shortened(given: object) -> str:
-    text = repr(list(given) if isinstance(given, tuple) else given)
+def shortened(text: str) -> str:
+    """A text of at most 80 characters: of a longer one, its beginning."""
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _given(value: object) -> str:
+    return shortened(repr(list(value) if isinstance(value, tuple) else value))
 
 
 def explain(error: ValidationError) -> str:
@@ -107,7 +114,7 @@ def explain(error: ValidationError) -> str:
             message += f", such as {json.dumps([given])}"
         plain = isinstance(given, (str, int, float, bool, list, tuple)) or given is None
         shows_given = (plain and kind != "value_error") or kind in _NEEDED
-        suffix = f" (got {_shortened(given)})" if shows_given else ""
+        suffix = f" (got {_given(given)})" if shows_given else ""
         lines.append(f"{where}: {message}{suffix}" if where else f"{message}{suffix}")
     if (more := len(lines) - _MOST_PROBLEMS) > 0:
         lines[_MOST_PROBLEMS:] = [f"and {more:,} more problem{'s' if more > 1 else ''}"]

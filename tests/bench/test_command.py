@@ -115,7 +115,9 @@ def test_other_conditions_and_other_files_are_not_overwritten(file: Path, tmp_pa
     assert "batch_size 4, now 6): choose another --out, or replace it with --again" in refused(
         *other, "--out", out
     )
-    assert "it has no schema_version" in refused("proxies", file, *QUICK, "--out", file)
+    for more in ((), ("--again",)):
+        said = refused("proxies", file, *QUICK, "--out", file, *more)
+        assert "it has no schema_version" in said
     assert out.read_bytes() == before
     shown(*other[1:], "--out", out, "--again")
     assert set(read_record(out).values) == {"params"}
@@ -161,6 +163,8 @@ def test_a_block_that_is_off_is_warned_of(tmp_path: Path) -> None:
         (("proxies", "FILE", "--space", "digit"), "unknown space 'digit': did you mean 'digits'"),
         (("proxies", "FILE", "--accuracy", "third"), "unknown column of accuracies 'third'"),
         (("proxies", "FILE", "--device", "abacus"), "abacus"),
+        (("proxies", "FILE", "--seeds", 10**12), "use 1 to 1,000 seeds"),
+        (("proxies", "FILE", "--batch-size", 10**12), "2 to 4,096 images"),
     ],
 )
 def test_mistakes_are_refused_before_anything_is_written(

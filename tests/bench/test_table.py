@@ -200,6 +200,7 @@ def test_a_table_that_cannot_be_used_is_refused(tmp_path: Path, change: Any, mes
         ("table.csv", "", "no column of accuracies among none"),
         ("table.csv", "a,b\n1,2\n", "no column of accuracies among a, b: name it `accuracy`"),
         ("table.csv", "a,accuracy\n1\n", "row 1 does not have the 2 cells of the header"),
+        ("table.csv", f"a,accuracy\n{'1' * 200_000},2\n", r"table\.csv: field larger than"),
     ],
 )
 def test_a_file_that_is_no_table_is_refused(

@@ -249,6 +249,7 @@ GOOD = [part for number in range(8, 12) for part in sample(number)]
         ([*GOOD, ("x.png", png(1)), ("x.json", b"[1]")], ["is None", "must be a number"]),
         ([("1.txt", b"a")], ["contains no samples", "1.jpg and 1.cls"]),
         (sample(3) + sample(4), ["only one class"]),
+        ([*GOOD, *sample(20, "9" * 2000)], ["sample 0020", "has 2,000 characters: at most 1000"]),
     ],
 )
 def test_incomplete_samples_are_refused(
@@ -259,6 +260,24 @@ def test_incomplete_samples_are_refused(
     assert message is not None
     for word in [*words, str(tmp_path)]:
         assert word in message
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [("n" * 5000 + ".png", png(1))],
+        [("n" * 5000 + ".cls", b"1")],
+        [("n." + "m" * 5000, b"1"), ("n.cls", b"1")],
+        [("n" * 5000 + ".png", png(1)), ("n" * 5000 + ".cls", b"")],
+        2 * [("n" * 5000 + ".png", png(1)), *sample(30), ("n" * 5000 + ".cls", b"1")],
+    ],
+)
+def test_long_names_of_samples_make_no_long_messages(parts: list[Part], tmp_path: Path) -> None:
+    shard = write_shard(tmp_path / "0.tar", [*GOOD, *parts])
+    message = value_error_of(lambda: opened(shard.parent / "*.tar"))
+    assert message is not None
+    assert "the sample n" in message
+    assert len(message) < 500 + len(str(tmp_path))
 
 
 def test_a_label_beyond_the_classes_is_refused(tmp_path: Path) -> None:
@@ -282,6 +301,19 @@ def test_a_shard_that_is_cut_off_anywhere_is_refused(tmp_path: Path) -> None:
         assert message is not None, length
         assert str(shard) in message
         assert "truncated" in message
+
+
+@pytest.mark.parametrize("place", [0, 2, 5])
+def test_a_blank_header_does_not_end_a_shard(place: int, tmp_path: Path) -> None:
+    """As a bad sector leaves one: the samples after it were left out without a word."""
+    shard = write_shard(tmp_path / "0.tar", GOOD)
+    with tarfile.open(shard) as tar:
+        start = tar.getmembers()[place].offset
+    content = bytearray(shard.read_bytes())
+    content[start : start + 512] = bytes(512)
+    shard.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"more follows after the end mark behind {place} memb"):
+        opened(shard.parent / "*.tar")
 
 
 def test_what_is_no_picture_is_named_before_training(tmp_path: Path) -> None:
@@ -311,12 +343,24 @@ def test_a_link_is_refused(tmp_path: Path) -> None:
         ("tarin-*.tar", "no file is called .*tarin-"),
         ("train-{000..004.tar", "a brace is not closed"),
         ("train-{0..9999999999}.tar", "stands for more than 1,000,000 files"),
+        ("train-{9..-9999999999}.tar", "stands for more than 1,000,000 files"),
+        (f"train-{'{' * 300}0..1{'}' * 300}.tar", "not closed|do not exist"),
+        (f"train-{{{',' * 5000}}}.tar", r"has 5,\d\d\d characters: give at most 4,096"),
     ],
 )
 def test_patterns_that_match_nothing_are_refused(name: str, words: str, tmp_path: Path) -> None:
     shards(tmp_path / "set")
     with pytest.raises(ValueError, match=words):
         opened(tmp_path / "set" / name)
+
+
+@pytest.mark.parametrize("pattern", ["", "train-*.tar", "train-{000..005}.tar", "train-005.tar"])
+def test_a_pipe_among_shards_is_named(pattern: str, tmp_path: Path) -> None:
+    """It was waited for without end, or left out without a word."""
+    shards(tmp_path / "set")
+    os.mkfifo(tmp_path / "set/train-005.tar")
+    with pytest.raises(ValueError, match=r"train-005\.tar.* regular file"):
+        opened(tmp_path / "set" / pattern)
 
 
 def test_training_shards_are_not_evaluated_on(tmp_path: Path) -> None:

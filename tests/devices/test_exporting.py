@@ -1,6 +1,7 @@
 """Exported files: they compute what their models do, elsewhere too, or they are not kept."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 import prenas
 from families.drawing import TEST_SPACES, images_for, some_branches_left_out, timm_space
 from models.handed_over import drawn_model
+from prenas import artifacts
 from prenas.cli import app
 from prenas.data import num_samples
 from prenas.devices import formats
@@ -253,6 +255,38 @@ def test_a_damaged_export_is_refused(model: Path) -> None:
         read_card(folder)
 
 
+def test_a_card_describes_one_file_and_its_digest(model: Path, tmp_path: Path) -> None:
+    """A file without a digest could be any; one of another format ended in a traceback."""
+    folder, card = export(model, "torch", out=tmp_path / "made")
+    (tmp_path / "other.pt2").write_bytes((folder / card.file).read_bytes())
+    document = json.loads((folder / "export.json").read_text())
+    digest = document["files_sha256"][card.file]
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"files_sha256": {}}, "files_sha256 lacks the digest of model.pt2"),
+        ({"file": "notes.txt"}, "files_sha256 lacks the digest of notes.txt"),
+        ({"file": "../other.pt2", "files_sha256": {"../other.pt2": digest}}, "must be the name of"),
+        ({"files_sha256": {"/etc/hostname": digest, card.file: digest}}, "must be the name of"),
+        ({"batch": 10**9}, "batch: .*less than or equal to 4096"),
+        ({"threads": -1}, "threads: .*greater than or equal to 1"),
+        (
+            {"input_shape": [None, 3, 4, 4]},
+            r"input_shape is \[None, 3, 4, 4\], but the model takes",
+        ),
+        ({"model": {}}, "the field 'family' is missing"),
+        ({"format": "onnx"}, r"the file model\.pt2, but the format onnx has model\.onnx"),
+        ({"format": "pt"}, "unknown format 'pt'"),
+    ]
+    for changes, message in wrong:
+        (folder / "export.json").write_text(json.dumps({**document, **changes}))
+        with pytest.raises(ValueError, match=message):
+            list(predict(folder, []))
+    (folder / card.file).write_bytes(b"nothing that PyTorch wrote")
+    changed = {card.file: artifacts.sha256(folder / card.file)}
+    (folder / "export.json").write_text(json.dumps({**document, "files_sha256": changed}))
+    with pytest.raises(ValueError, match=r"torch cannot open .*model\.pt2 .*: export the model ag"):
+        list(predict(folder, []))
+
+
 def exported_apart(model: Path, name: str, to: Path, *words: str) -> Card:
     """The card of an export by a process of its own.
 
@@ -401,9 +435,27 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it(
         export(model, "openvino")
 
 
+def test_what_a_killed_export_left_is_removed(model: Path, tmp_path: Path) -> None:
+    """By the next one; folders of processes that run, and other hidden ones, stay."""
+    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"],
+                           capture_output=True, text=True, check=True).stdout.strip()  # fmt: skip
+    left = tmp_path / f".prenas-out.{ended}.tmp"
+    running = tmp_path / f".prenas-out.{os.getppid()}.tmp"
+    others = tmp_path / ".out-abc.tmp"
+    for one in (left, running, others):
+        (one / "kept").mkdir(parents=True)
+    export(model, "torch", out=tmp_path / "out")
+    assert [one.exists() for one in (left, running, others)] == [False, True, True]
+    assert not (tmp_path / f".prenas-out.{os.getpid()}.tmp").exists()
+
+
 def test_only_an_earlier_export_is_replaced(model: Path, tmp_path: Path) -> None:
     first = export(model, "torch", out=tmp_path / "out").folder
     assert export(model, "torch", batch=2, out=first).card.batch == 2
+    (first / "notes.txt").write_text("mine")
+    assert export(model, "onnx", out=first).card.file == "model.onnx"
+    assert {one.name for one in first.iterdir()} == {"export.json", "model.onnx", "notes.txt"}
+    assert read_card(first).format == "onnx"
     (tmp_path / "other").mkdir()
     (tmp_path / "other/notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="no earlier export"):
@@ -463,6 +515,11 @@ def test_a_file_may_take_another_image_size(
     ("words", "message"),
     [
         (["--batch", "some"], "--batch is 'some': write dynamic, or a number"),
+        (
+            ["--batch", "\N{SUPERSCRIPT TWO}"],
+            "--batch is '²': write dynamic, or a number from 1 to",
+        ),
+        (["--batch", "9" * 5000], "write dynamic, or a number from 1 to 4096"),
         (["--to", "x"], "x is one folder, but 2 files would be written"),
         (["--format", "onnx", "--format", "tflite"], "unknown format 'tflite'"),
     ],

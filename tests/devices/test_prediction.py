@@ -386,6 +386,16 @@ def test_a_file_is_written_whole_or_not_at_all(
     assert [path.name for path in tmp_path.glob(".*")] == []
 
 
+def test_what_is_read_is_not_replaced(model: Path, pictures: list[Path], tmp_path: Path) -> None:
+    """Neither a picture nor a file of the model, also by another name."""
+    (tmp_path / "link.csv").hardlink_to(pictures[0])
+    for out in (pictures[-1], tmp_path / "link.csv", model / "arch.json"):
+        before = out.read_bytes()
+        said = str(run(model, *pictures, "--format", "csv", "--out", out).exception)
+        assert f"--out {out} is what is read: name another file" in said
+        assert out.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -2,7 +2,10 @@
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import settings as settings_
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from timm.models import Eva
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -30,12 +34,15 @@ from families.drawing import (
 from prenas.cost import count
 from prenas.families import build
 from prenas.families.timm_cut import reading
-from prenas.families.timm_cut.arch import TimmArch, TimmSettings, whole
+from prenas.families.timm_cut.arch import CutBlock, TimmArch, TimmSettings, whole
+from prenas.families.timm_cut.arguments import built_by_arguments, describe_arguments
 from prenas.families.timm_cut.reading import read_groups
 from prenas.families.timm_cut.resolutions import resolutions
 from prenas.families.timm_cut.space import TimmSpace, cuts
 from prenas.families.timm_cut.stock import describe_stock, from_timm, stock, to_timm
 from prenas.families.units import UnitGroup, reorder
+from prenas.models.export import load_timm, write_model
+from prenas.recipe.data import Preprocessing
 
 NAMES = {
     "tf_efficientnet_lite0": {"channels": 15},
@@ -488,6 +495,112 @@ def test_what_timm_cannot_build_is_not_called_stock(name: str, end: str, reason:
     for make in (stock, describe_stock):
         with pytest.raises(ValueError, match=reason):
             make(getattr(space, end), space.settings)
+
+
+def uniform(space: TimmSpace, **places: int) -> TimmArch:
+    """The cut in which every block takes the option at the same place of each kind."""
+    blocks = [
+        CutBlock(
+            name=block.name,
+            groups=block.groups,
+            units=tuple(
+                options[places.get(group.axis, -1)]
+                for group, options in zip(block.groups, block.options, strict=True)
+            ),
+        )
+        for block in space.blocks
+    ]
+    return TimmArch(blocks=tuple(blocks))
+
+
+ALONE = """
+import json, sys
+import safetensors.torch, timm, torch
+
+class Prenas:
+    def find_spec(self, name, path=None, target=None):
+        assert not name.startswith("prenas"), name
+sys.meta_path.insert(0, Prenas())
+
+described = json.load(open(sys.argv[1] + "/arch.json"))["timm"]
+{lines}
+images = safetensors.torch.load_file(sys.argv[1] + "/images")["images"]
+with torch.no_grad():
+    logits = model.eval()(images)
+safetensors.torch.save_file({{"logits": logits}}, sys.argv[1] + "/logits")
+"""
+
+
+def lines_of_the_guide() -> str:
+    """How the guide loads a uniform cut of a Transformer by timm alone."""
+    guide = (Path(__file__).parents[2] / "docs/guide/pretrained.md").read_text()
+    code = next(part for part in guide.split("```")[1::2] if "attn_head_dim" in part)
+    return code.replace(
+        'open("runs/vit/subnets/00/arch.json")', 'open(sys.argv[1] + "/arch.json")'
+    ).replace('"runs/vit/subnets/00/model.safetensors"', 'sys.argv[1] + "/model.safetensors"')
+
+
+@pytest.mark.parametrize(
+    ("model", "places"),
+    [
+        ("test_vit", {"heads": 0, "units": 1}),
+        ("test_vit", {"units": 0}),
+        ("test_vit", {}),
+        ("test_vit2", {"heads": 0, "units": 2}),
+        ("test_vit4", {"heads": 1}),
+    ],
+)
+def test_timm_alone_builds_a_uniform_transformer(model: str, places: dict[str, int]) -> None:
+    space = timm_space(model, 64)
+    arch = uniform(space, **places)
+    ours = fill_as_trained(build(arch, space.settings))
+    theirs = built_by_arguments(arch, space.settings).eval()
+    theirs.load_state_dict(to_timm(ours.state_dict(), space.settings))
+    assert not any(
+        type(one).__module__.startswith("prenas.families.timm_cut.network")
+        for one in theirs.modules()
+    )
+    images = torch.randn(2, 3, *space.settings.image_size)
+    with torch.no_grad():
+        assert_equal(theirs(images), ours(images), 1e-5)
+    described = describe_arguments(arch, space.settings)
+    assert ("head_dim" in described) == ("heads" in places)
+
+
+def test_a_uniform_transformer_is_handed_over_for_timm_alone(tmp_path: Path) -> None:
+    """The guide's own lines, in a process that cannot import this package."""
+    space = SPACES["test_vit"]
+    arch = uniform(space, heads=0, units=1)
+    ours = fill_as_trained(build(arch, space.settings))
+    write_model(
+        tmp_path, ours, arch, space.settings, family="timm", class_names=tuple("abcde"),
+        preprocessing=Preprocessing(), provenance={},
+    )  # fmt: skip
+    images = torch.randn(2, 3, *space.settings.image_size)
+    save_file({"images": images}, tmp_path / "images")
+    code = ALONE.format(lines=lines_of_the_guide())
+    subprocess.run([sys.executable, "-I", "-c", code, str(tmp_path)], check=True)
+    loaded = load_timm(tmp_path).network
+    assert type(loaded) is timm.models.VisionTransformer
+    with torch.no_grad():
+        expected = ours(images)
+        assert_equal(load_file(tmp_path / "logits")["logits"], expected, 1e-5)
+        assert_equal(loaded(images), expected, 1e-5)
+
+
+def test_a_transformer_that_is_not_uniform_is_not_described() -> None:
+    space = SPACES["test_vit"]
+    first, *others = space.largest.blocks
+    fewer = first.model_copy(update={"units": (first.units[0], first.units[1] - 8)})
+    arch = TimmArch(blocks=(fewer, *others))
+    with pytest.raises(ValueError, match="its units differ from block to block"):
+        describe_arguments(arch, space.settings)
+    pooling = timm_space("test_vit3", 64)
+    with pytest.raises(ValueError, match="pooling has heads and units of its own"):
+        describe_arguments(uniform(pooling, heads=1), pooling.settings)
+    eva = SPACES["small_eva_dinov3"]
+    with pytest.raises(ValueError, match="small_eva_dinov3 is no plain Vision Transformer"):
+        describe_arguments(eva.largest, eva.settings)
 
 
 @pytest.mark.parametrize("name", ["test_vit", "small_eva_dinov3", "small_eva_packed"])

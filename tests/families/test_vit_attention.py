@@ -101,6 +101,33 @@ def output_and_gradients(out: Tensor, inputs: list[Tensor]) -> list[Tensor]:
     return [out, *torch.autograd.grad(out, inputs, cotangent.to(out.dtype))]
 
 
+@settings(max_examples=20)
+@given(case=cases, kinds=st.lists(st.sampled_from(["train", "no grad", "inference"]), max_size=6))
+def test_kept_buffers_remember_nothing(case: Case, kinds: list[str]) -> None:
+    """What came before, in whichever mode and with whichever features, changes no bit."""
+
+    def found(kind: str, seed: int) -> list[Tensor]:
+        inputs = draw_inputs(case, seed, torch.float32)
+        if kind == "train":
+            out = fast(attention_in_parts, inputs, case, 0.3)
+            return output_and_gradients(out, inputs)
+        with torch.inference_mode(kind == "inference"), torch.no_grad():
+            q, k, v, *tables = inputs
+            grid = grid_index(case.rows, case.columns, case.head_dim, case.max_distance)
+            laid = lay_out(tables[0], tables[1], grid), lay_out(tables[2], tables[3], grid)
+            qkv = torch.stack([q, k, v]).permute(1, 3, 2, 0, 4)
+            features = grid.features * (seed + 1)
+            return [attention_in_parts(qkv, *laid, features, grid.shape, 0.3)]
+
+    expected = []
+    for seed, kind in enumerate(kinds):
+        parts._kept.cache_clear()
+        expected.append([one.clone() for one in found(kind, seed)])
+    actual = [found(kind, seed) for seed, kind in enumerate(kinds)]
+    for ours, theirs in zip(actual, expected, strict=True):
+        assert all(map(torch.equal, ours, theirs))
+
+
 @both_forms
 @settings(max_examples=80)
 @given(case=cases, scale=st.sampled_from([None, 0.2, 1.0]), num_images=st.integers(1, 4))

@@ -1,12 +1,15 @@
 """A handed-over model is measured on other images, as its run would measure it."""
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from data.making import write
 from models.handed_over import model_of
+from prenas.cli import app
 from prenas.cost import count
 from prenas.devices.prediction import predict
 from prenas.models.export import load, load_described
@@ -38,6 +41,12 @@ def test_all_images_of_a_folder_are_measured(model: Path, tmp_path: Path) -> Non
     description = load_described(model).description
     assert found.arch == description.arch
     assert found.costs == count(description.arch, description.settings)
+
+
+def test_classes_are_shown_by_their_names(model: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["evaluate", str(model), "--data", str(pictures(tmp_path))])
+    assert result.exit_code == 0, result.output
+    assert re.search(rf"weakest: ({'|'.join(NAMES)}) \d+\.\d of 5, ", result.output)
 
 
 def test_splits_are_measured_by_their_names(model: Path, tmp_path: Path) -> None:

@@ -87,6 +87,25 @@ def test_the_sum_of_gates_and_batches_of_another_size() -> None:
         assert (left > 0).any()
 
 
+@pytest.mark.parametrize("model", ["test_resnet", "test_vit"])
+def test_fisher_sums_squares_over_images_and_is_additive(model: str) -> None:
+    """Image by image and unit by unit: (sum over positions and channels of a * dL/da) squared."""
+    case = Case(model)
+    found = unit_scores(case.network, case.groups, case.batches(3), score="fisher").scores
+    for group, scores in zip(case.groups, found, strict=True):
+        consumer, got = case.network.get_submodule(group.consumer), []
+        hook = consumer.register_forward_pre_hook(lambda _, inputs, got=got: got.append(inputs[0]))
+        totals = [0.0] * group.num_units
+        for image in range(len(case.labels)):
+            loss = case.loss(image)
+            product = got[-1].detach() * torch.autograd.grad(loss, got[-1])[0]
+            of_slice = product.movedim(1 if isinstance(consumer, nn.Conv2d) else -1, 0)
+            for unit, slices in enumerate(of_slice.chunk(group.num_units)):
+                totals[unit] += float(slices.sum()) ** 2
+        hook.remove()
+        assert scores.tolist() == pytest.approx(totals, rel=1e-9, abs=1e-20)
+
+
 def test_weights_times_gradients_are_summed_over_the_units_tensors() -> None:
     case = Case("test_resnet")
     loss = sum(case.loss(image) for image in range(4))
@@ -150,7 +169,7 @@ def test_no_images_and_values_that_are_not_finite_are_refused() -> None:
         unit_scores(case.network, case.groups, bad, score="gate")
 
 
-@pytest.mark.parametrize("score", ["gate", "gate_sum", "weight_times_gradient"])
+@pytest.mark.parametrize("score", ["gate", "gate_sum", "fisher", "weight_times_gradient"])
 @pytest.mark.parametrize("size", [1, 3, 4])
 def test_halves_are_the_scores_of_every_second_image(score: UnitScoreName, size: int) -> None:
     case = Case("test_resnet")

@@ -138,6 +138,24 @@ def test_the_recipe_is_looked_at_again_under_the_lock(tmp_path: Path) -> None:
         pass
 
 
+def test_a_new_run_among_its_images_is_refused_before_it_leaves_anything(tmp_path: Path) -> None:
+    """Its folder, with a lock in it, was refused as a class without pictures, ever after."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for field in ("root", "train"):
+        recipe = with_overrides(mini_recipe(), ["data.name=folder", f"data.{field}={photos}"])
+        for out in (photos, photos / "run", photos / "cat" / ".." / "run"):
+            with pytest.raises(
+                ValueError, match=rf"{out} lies among the images in {photos}, where"
+            ):
+                Run(out, recipe)
+        Run(tmp_path / "photos-run", recipe)
+    assert contents(photos) == {}
+    (photos / "run").mkdir()
+    artifacts.write_json(photos / "run/recipe.json", {"recipe": recipe.model_dump(mode="json")})
+    assert Run(photos / "run", recipe).recipe == recipe  # one that is there goes on
+
+
 def test_the_lock_may_be_taken_again_inside(searched: Path) -> None:
     run = Run(searched)
     ask = (

@@ -22,10 +22,10 @@ from prenas.recipe.catalogue import get_recipe
 from prenas.recipe.data import DataRecipe
 from prenas.selection import trained
 from prenas.selection.preferred import HalvesAgreement, PreferredSet
+from prenas.selection.rules import equal_shares, uniform_numbers
 from prenas.selection.select import Candidates
 from prenas.selection.trained import (
     Judge,
-    equal_shares,
     scored_batches,
     scores_units,
     search_trained,
@@ -288,6 +288,47 @@ def test_an_equal_share_of_every_layer_is_chosen_on_request() -> None:
             source="x",
             sha256="",
         )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_uniform_numbers_are_the_best_of_all_cuts_that_are_uniform(seed: int) -> None:
+    """Every pair of a number of heads and of units is tried as an architecture of its own."""
+    space = timm_space("test_vit", 64, absent_branches=True)
+    generator = torch.Generator().manual_seed(seed)
+    layers = [
+        [torch.rand(group.num_units, generator=generator).double() for group in block.groups]
+        for block in space.blocks
+    ]
+    tables = unit_tables(space, layers)
+    every: list[tuple[float, int, TimmArch]] = []
+    for numbers in product(*(axis.options[1:] for axis in space.chain[0].axes)):
+        blocks = [block.model_copy(update={"units": numbers}) for block in space.largest.blocks]
+        arch = space.largest.model_copy(update={"blocks": tuple(blocks)})
+        score = sum(
+            float(scores[:number].sum())
+            for layer in layers
+            for number, scores in zip(numbers, layer, strict=True)
+        )
+        every.append((score, count(arch, space)["macs"], arch))
+    least, most = (end(macs for _, macs, _ in every) for end in (min, max))
+    for share in (0.0, 0.3, 0.7, 1.0):
+        limit = int(least + share * (most - least))
+        found = uniform_numbers(space, tables, parse_budgets([f"macs={limit}"]).kept[0])
+        assert found is not None
+        best = max((one for one in every if one[1] <= limit), key=lambda one: one[0])
+        assert space.compose(found.choices) == best[2]
+        assert found.score == pytest.approx(best[0])
+        assert found.cost["macs"] == best[1]
+    too_small = parse_budgets([f"macs={least - 1}"]).kept[0]
+    assert uniform_numbers(space, tables, too_small) is None
+
+
+def test_uniform_cuts_need_layers_of_one_size() -> None:
+    recipe = recipe_for(small_space(), "macs=1G")
+    with pytest.raises(ValueError, match="channels at most, so they cannot all keep equally many"):
+        with_overrides(recipe, ["search.allocation=uniform"])
+    vit = recipe_for(timm_space("test_vit", 64), "macs=1G")
+    assert with_overrides(vit, ["search.allocation=uniform"]).search.allocation == "uniform"
 
 
 def test_an_allocation_is_only_for_scores_of_units() -> None:

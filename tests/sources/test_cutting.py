@@ -98,10 +98,13 @@ def test_a_run_may_choose_smaller_images(
     words = command(cut_weights, cut_pictures, out)
     words[words.index("macs=90%")] = "macs=30%"
     words[words.index("macs=75%")] = "macs=75%,resolution=40"
-    words += ["--set", "space.resolution=[24,40]"]
+    words += ["--set", "space.resolution=[24,40]", "--set", "training.teacher.feature_weight=0.5"]
     result = CliRunner().invoke(app, words, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     run = prenas.Run(out)
+    assert run.recipe.training is not None
+    assert run.recipe.training.teacher is not None
+    assert run.recipe.training.teacher.feature_weight == 0.5
     assert [row.arch.resized_to for row in run.evaluations] == [24, 40]
     assert "(30 %), resolution 24: chosen among 24: " in " ".join(result.output.split())
     trained = run.preferred.trained
@@ -318,9 +321,10 @@ def test_a_dry_run_measures_both_trainings_and_writes_nothing(
     cut_weights: Path, cut_pictures: Path, tmp_path: Path
 ) -> None:
     words = [*command(cut_weights, cut_pictures, tmp_path / "x"), "--dry-run"]
-    result = CliRunner().invoke(app, words)
+    result = CliRunner().invoke(app, [*words, "--set", "training.teacher.feature_weight=0.5"])
     assert result.exit_code == 0, result.output
     assert result.output.count("Estimate for the whole training") == 2
+    assert re.search(r"Scoring and choosing, .* take about \d+ s more", result.output)
     assert "Budgets" in result.output
     assert not (tmp_path / "x").exists()
 

@@ -156,12 +156,16 @@ def test_nothing_is_replaced_without_a_word(tmp_path: Path) -> None:
         ("nothing", {}, "arch.json does not exist: give a model folder"),
         ("model", {"to": "model/arch.json"}, "arch.json is not a folder: choose another --to"),
         ("model", {"to": "model/arch.json/hub"}, "cannot write to .*arch.json"),
+        ("model", {"to": "run", "replace": True}, "run is a run, or a model in one, which the"),
+        ("model", {"to": "run/subnets/00", "replace": True}, "00 is a run, or a model in one"),
     ],
 )
 def test_a_wrong_request_writes_nothing(
     target: str, options: dict[str, Any], words: str, tmp_path: Path
 ) -> None:
     model_of(tmp_path / "model")
+    model_of(tmp_path / "run/subnets/00")
+    (tmp_path / "run/recipe.json").write_text("{}")
     before = contents(tmp_path)
     given = {"repo": "me/animals", "to": "hub", **options}
     given["to"] = tmp_path / given["to"]

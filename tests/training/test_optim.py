@@ -116,22 +116,38 @@ def test_sgd_is_nesterovs_with_decay_in_the_gradient() -> None:
         torch.testing.assert_close(parameter.detach(), expected[name], rtol=1e-5, atol=1e-6)
 
 
+def stepped(arch: VitArch, optimizer: str) -> TrainingStep:
+    """A training after its first step."""
+    network = Supernet(arch, MINI.settings).initialize(torch.Generator().manual_seed(0))
+    step = TrainingStep(network.train(), lambda _: (arch,), training(optimizer=optimizer), 5)
+    step(0, next(iter(training_batches(own_data(), MINI.settings, 8, 0, 0))))
+    return step
+
+
 @pytest.mark.parametrize("name", ["sgd", "adamw", "masked_adamw"])
 def test_the_state_of_another_optimiser_or_network_is_refused(name: str) -> None:
-    def step_of(arch: VitArch, optimizer: str) -> TrainingStep:
-        network = Supernet(arch, MINI.settings).initialize(torch.Generator().manual_seed(0))
-        step = TrainingStep(network.train(), lambda _: (arch,), training(optimizer=optimizer), 5)
-        step(0, next(iter(training_batches(own_data(), MINI.settings, 8, 0, 0))))
-        return step
-
-    state, other = step_of(WHOLE, name).state_dict(), "sgd" if name == "adamw" else "adamw"
-    step_of(WHOLE, name).load_state_dict(state)
+    state, other = stepped(WHOLE, name).state_dict(), "sgd" if name == "adamw" else "adamw"
+    stepped(WHOLE, name).load_state_dict(state)
     narrow = VitArch(embed_dim=8, num_heads=(2, 2), mlp_ratio=(2.0, 2.0))  # as many tensors
     with pytest.raises(ValueError, match="another network"):
-        step_of(narrow, name).load_state_dict(state)
+        stepped(narrow, name).load_state_dict(state)
     if other == "sgd" or name == "sgd":
         with pytest.raises(ValueError, match="another optimiser"):
-            step_of(WHOLE, other).load_state_dict(state)
+            stepped(WHOLE, other).load_state_dict(state)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "masked_adamw"])
+def test_moments_that_share_memory_in_a_file_are_taken_apart(name: str) -> None:
+    """A step writes to every element: with one number of memory for all, it wrote beyond it."""
+    step = stepped(WHOLE, name)
+    state, shared = step.state_dict(), torch.full((1,), 0.25)
+    for moments in state["optimizer"]["state"].values():
+        moments |= {key: shared.expand(one.shape) for key, one in moments.items() if one.ndim}
+    step.load_state_dict(state)
+    found = [one for moments in step.optimizer.state.values() for one in moments.values()]
+    assert all(one.untyped_storage().nbytes() >= one.nbytes for one in found)
+    assert len({one.untyped_storage().data_ptr() for one in found}) == len(found)
+    assert all((one == 0.25).all() for one in found if one.ndim)
 
 
 def test_the_watched_rate_is_the_heads() -> None:

@@ -190,6 +190,21 @@ def test_a_set_as_files_and_chosen_preprocessing_are_not_doubted(tmp_path: Path)
     assert len(on_pictures("mobilenet-small", photos, "space.settings.image_size=32")) == 1
 
 
+@pytest.mark.parametrize(("side", "is_doubted"), [(21, True), (20, False), (10, False)])
+def test_pictures_that_trained_weights_get_much_enlarged(
+    side: int, is_doubted: bool, tmp_path: Path
+) -> None:
+    """Pictures of 12 x 10 pixels: up to twice their shorter side is no doubt."""
+    photos = write(tmp_path / "photos", [f"{kind}/{n}.png" for kind in "abc" for n in range(20)])
+    size = f"space.settings.image_size={side}"
+    recipe = with_overrides(with_data(get_recipe("photos-mobilenet"), str(photos)), [size])
+    texts = found(recipe, images_of(*ENOUGH), is_pretrained=True)
+    small = [text for text in texts if "the first has 12 x 10 pixels" in text]
+    assert len(small) == is_doubted
+    assert all(f"gets {side} x {side}" in text and "--image-size" in text for text in small)
+    assert not [text for text in found(recipe, images_of(*ENOUGH)) if "are small" in text]
+
+
 def test_every_family_has_a_recipe_for_own_pictures() -> None:
     assert recipe_for_pictures("vit") == "photos"
     assert recipe_for_pictures("mobilenet") == "photos-mobilenet"

@@ -91,7 +91,7 @@ def test_a_transformer_is_made_for_the_images(tmp_path: Path) -> None:
     save_file(network.state_dict(), tmp_path / "vit.safetensors")
     recipe = TeacherRecipe(name="test_vit", weights=str(tmp_path / "vit.safetensors"))
     images, ours = torch.randn(2, 3, 32, 32), Preprocessing()
-    teach = load_teacher(recipe, settings, ours, CPU)
+    teach: Any = load_teacher(recipe, settings, ours, CPU)
     mean, std = (torch.tensor(numbers)[:, None, None] for numbers in (ours.mean, ours.std))
     with torch.no_grad():
         expected = network((images * std + mean - 0.5) / 0.5)  # timm's for this network
@@ -103,7 +103,7 @@ def test_a_handed_over_model_teaches(finished: Path) -> None:
     folder = pipeline.specialize(finished, 0)
     ours = mini_recipe().preprocessing
     recipe = TeacherRecipe(name=str(folder))
-    teach = load_teacher(recipe, MINI.settings, ours, CPU)
+    teach: Any = load_teacher(recipe, MINI.settings, ours, CPU)
     with torch.no_grad():
         expected = prenas.load(folder).network(IMAGES)
     assert torch.equal(teach(IMAGES), expected)

@@ -27,6 +27,7 @@ Values = dict[str, list[list[float | None]]]
 """Score -> for each seed, the value of every row of the table; None where it is not computed yet.
 A score that does not depend on weights has a single seed."""
 
+_MOST_SEEDS, _MOST_IMAGES = 1000, 4096
 _NUM_BATCHES = max(score.num_batches for score in NETWORK_SCORES.values())
 
 
@@ -80,10 +81,10 @@ class Scoring:
         for score in scores:
             if score not in names:
                 raise unknown_name("score", score, names)
-        if num_seeds < 1 or batch_size < 2:
+        if not (1 <= num_seeds <= _MOST_SEEDS and 2 <= batch_size <= _MOST_IMAGES):
             raise ValueError(
-                f"{num_seeds} seeds and batches of {batch_size} images are too few: use at least "
-                "one seed and two images"
+                f"{num_seeds} seeds and batches of {batch_size} images are given: use 1 to "
+                f"{_MOST_SEEDS:,} seeds and 2 to {_MOST_IMAGES:,} images"
             )
         self.table, self.scores, self.device = table, list(dict.fromkeys(scores)), device
         settings = table.space.settings

@@ -89,7 +89,7 @@ def read_accuracies(
     try:
         document = _of_csv(content) if path.suffix.lower() == ".csv" else _of_json(content)
         return _table(document, space, columns)
-    except ValueError as error:  # also those of decoding
+    except (ValueError, csv.Error) as error:  # also those of decoding
         raise ValueError(f"{path}: {error}") from None
 
 

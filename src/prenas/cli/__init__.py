@@ -434,12 +434,13 @@ def evaluate_command(
 
     set_threads(threads)
     if is_model(run):
+        from prenas.models.export import read_description
         from prenas.models.measurement import measure
 
         if arch:
             raise ValueError(f"{run} is one model: --arch needs the run that it was cut from")
         found = measure(run, data or (), crops=crops, image_size=image_size, device=device)
-        print_evaluations([found], str(run))
+        print_evaluations([found], str(run), read_description(run).class_names)
         return
     if image_size is not None:
         raise ValueError(
@@ -860,13 +861,19 @@ def predict_command(
 
     The exit status is 1 if a picture could not be read.
     """
-    from prenas.cli.predicting import chosen_format, print_predictions, write_predictions
+    from prenas.cli.predicting import (
+        chosen_format,
+        print_predictions,
+        require_free,
+        write_predictions,
+    )
     from prenas.devices.prediction import classify, find_pictures, open_classifier
 
     set_threads(threads)
     chosen = chosen_format(form, as_json, out)
     classifier = open_classifier(model, image_size=image_size, device=device, threads=threads or 1)
     paths = find_pictures(images)
+    require_free(out, model, paths)
     found = classify(classifier, paths, top=top, batch_size=batch_size)
     if chosen == "table":
         num_failed = print_predictions(str(model), found, len(paths))

@@ -69,7 +69,7 @@ def bench_proxies(
     scoring = Scoring(
         table, names, num_seeds=seeds, image_size=image_size, batch_size=batch_size, device=where
     )
-    kept = None if again else _kept(out, scoring)
+    kept = _kept(out, scoring, again=again)
     if kept is not None:
         scoring.reuse(kept.values)
     if out is not None and not dry_run:
@@ -97,8 +97,8 @@ def bench_proxies(
         console.print(f"Written   {out}", soft_wrap=True)
 
 
-def _kept(out: Path | None, scoring: Scoring) -> Record | None:
-    """The record that is continued; None if there is none yet.
+def _kept(out: Path | None, scoring: Scoring, *, again: bool) -> Record | None:
+    """The record that is continued; None if there is none yet, or it is replaced.
 
     Raises:
         ValueError: the file holds something else.
@@ -108,6 +108,8 @@ def _kept(out: Path | None, scoring: Scoring) -> Record | None:
     if out is None or not out.exists():
         return None
     record = read_record(out)
+    if again:
+        return None
     if record.conditions == scoring.conditions:
         return record
     theirs, ours = record.conditions, scoring.conditions

@@ -62,7 +62,7 @@ def run_from(
             measured = pipeline.dry_run_cuts(plan, device=device, seconds=seconds)
         named = {"whole network": measured.adaptation, "cuts": measured.cuts}
         named |= {one.name: run for one, run in zip(plan.rivals, measured.rivals, strict=True)}
-        print_plans(named)
+        print_plans(named, measured.choice_seconds)
         return
     if seconds is not None:
         plan = _within_time(plan, seconds, time, out, device)

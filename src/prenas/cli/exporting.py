@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,8 +83,10 @@ def _models(target: Path) -> list[Path]:
 def _batch(text: str) -> int | None:
     if text == _ANY:
         return None
-    if not text.isdigit() or not 1 <= int(text) <= 4096:
-        raise ValueError(f"--batch is {text!r}: write dynamic, or a number from 1 to 4096")
+    from prenas.devices.card import MOST_IMAGES
+
+    if not re.fullmatch("[0-9]{1,9}", text) or not 1 <= int(text) <= MOST_IMAGES:
+        raise ValueError(f"--batch is {text!r}: write dynamic, or a number from 1 to {MOST_IMAGES}")
     return int(text)
 
 

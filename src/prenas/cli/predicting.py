@@ -43,6 +43,15 @@ def chosen_format(form: str | None, as_json: bool, out: Path | None) -> str:
     return chosen
 
 
+def require_free(out: Path | None, model: Path, pictures: Iterable[Path]) -> None:
+    """Raises ValueError if `--out` would replace a picture or a file of the model."""
+    if out is None or not out.exists():
+        return
+    inputs = (*pictures, *(path for path in model.rglob("*") if path.is_file()))
+    if any(path.samefile(out) for path in inputs if path.exists()):
+        raise ValueError(f"--out {out} is what is read: name another file. Nothing was written")
+
+
 def print_predictions(title: str, predictions: Iterable[Prediction], total: int) -> int:
     """Prints a table, then the unreadable pictures, of which it returns the number."""
     rows, problems = [], []

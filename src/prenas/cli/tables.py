@@ -435,8 +435,12 @@ def print_plan(plan: DryRun) -> None:
     console.print("Dry run: nothing was written.", soft_wrap=True)
 
 
-def print_plans(plans: Mapping[str, DryRun]) -> None:
-    """Prints the dry runs of trainings, by name, that follow each other, and their whole time."""
+def print_plans(plans: Mapping[str, DryRun], choice_seconds: float) -> None:
+    """Prints the dry runs of trainings, by name, that follow each other, and their whole time.
+
+    Args:
+        choice_seconds: what the choice of subnets takes, which comes after the first training.
+    """
     for plan in plans.values():
         _print_measured(plan)
     seconds = {name: plan.estimate.total_seconds for name, plan in plans.items()}
@@ -450,6 +454,11 @@ def print_plans(plans: Mapping[str, DryRun]) -> None:
             ),
             ("all", "", duration(sum(seconds.values()))),
         ],
+    )
+    console.print(
+        f"Scoring and choosing, after the first training, take about {duration(choice_seconds)} "
+        "more.",
+        soft_wrap=True,
     )
     console.print("Dry run: nothing was written.", soft_wrap=True)
 

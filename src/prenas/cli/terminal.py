@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from prenas.runs.run import Run
     from prenas.training.loop import Progress
 
+_SHORT = 2.0  # seconds of choosing that show no progress
 _WAITING: dict[Step, str] = {
     "read images": "Reading images ...",
     "search": "Scoring subnets at initialisation ...",
@@ -50,13 +52,14 @@ class Terminal(AbstractContextManager["Terminal"], Observer):
         self._shown = ExitStack()
         self._training: TrainingProgress | None = None
         self._status: Status | None = None
-        self._next_tenth = 0
+        self._next_tenth, self._chosen_since = 0, 0.0
 
     def __exit__(self, *error: object) -> None:
         self._shown.close()
 
     def began(self, step: Step, run: Run) -> None:
         """Shows which step is running."""
+        self._next_tenth = 0
         if step == "train":
             _announce_compilation(run)
             self._training = self._shown.enter_context(training_progress())
@@ -64,7 +67,6 @@ class Terminal(AbstractContextManager["Terminal"], Observer):
             _say(_WAITING[step])
         elif step in _WAITING:
             self._status = self._shown.enter_context(console.status(_WAITING[step]))
-            self._next_tenth = 0
 
     def finished(self, step: Step, run: Run, seconds: float) -> None:
         """Prints the result of a step, and how long it took."""
@@ -90,13 +92,23 @@ class Terminal(AbstractContextManager["Terminal"], Observer):
         if self._training is not None:
             self._training.sink(record)
 
+    def chose_for_budgets(self, number: int, of: int) -> None:
+        """Shows how far choosing is, as for a calibration, if it takes longer than two seconds."""
+        now = time.monotonic()
+        self._chosen_since = now if number == 1 else self._chosen_since
+        if now - self._chosen_since > _SHORT:
+            self._show_tenth("Choosing", number, of, "budgets")
+
     def calibrated_images(self, num_images: int, of: int) -> None:
         """Shows how far the calibration is; elsewhere than on a terminal, prints every tenth."""
-        tenth = 10 * num_images // of
+        self._show_tenth("Calibration", num_images, of, "images")
+
+    def _show_tenth(self, what: str, number: int, of: int, units: str) -> None:
+        tenth = 10 * number // of
         if tenth <= self._next_tenth:
             return
         self._next_tenth = tenth
-        text = f"Calibration {10 * tenth} %: {num_images:,} of {of:,} images"
+        text = f"{what} {10 * tenth} %: {number:,} of {of:,} {units}"
         if console.is_terminal and self._status is not None:
             self._status.update(text)
         else:

@@ -165,7 +165,8 @@ class Integers(Sequence[int]):
         if isinstance(values, Integers):
             return values
         if isinstance(values, np.ndarray):
-            found = array("q", np.ascontiguousarray(values, np.int64).tobytes())
+            found = array("q")
+            found.frombytes(np.ascontiguousarray(values, np.int64).view(np.uint8).data)
         else:
             found = values if isinstance(values, array) else array("q", values)
         return Integers(len(found), lambda: found)

@@ -34,8 +34,8 @@ from prenas.data.opening import PICTURE_ENDINGS, check_size, open_picture
 from prenas.data.pictures import PictureSet
 from prenas.data.tars import is_plain, members_of
 from prenas.data.unchanged import Unchanged
-from prenas.files import Stamp, load_json, read_bytes, stamp_of
-from prenas.values import few_of
+from prenas.files import Stamp, load_json, read_bytes, require_regular, stamp_of
+from prenas.values import few_of, shortened
 
 CLASSES = "classes.txt"
 """The file beside shards that names their classes, one a line."""
@@ -44,11 +44,13 @@ _logger = logging.getLogger(__name__)
 _FORMAT = 1  # of the files that hold an index
 _LABELS = ("cls", "json")
 _MOST_LABEL_BYTES = 2**20
+_LONGEST_LABEL = 1000  # characters
 _MOST_CLASSES_BYTES = 2**24
 _MOST_SHARDS = 1_000_000
 _NUM_TRIED = 16  # members of a tar from which it can be told what it is
 _MANY = 50  # shards whose headers take so long to read that it is said
-_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
+_LONGEST_PATTERN = 4096  # characters
 _NUMBER = re.compile(r"[+-]?\d{1,18}")
 
 
@@ -57,7 +59,7 @@ _NUMBER = re.compile(r"[+-]?\d{1,18}")
 
 def is_pattern(text: str) -> bool:
     """Whether a text stands for several shards: `train-{000..099}.tar`, `train-*.tar`."""
-    return text.endswith(".tar") and any(c in text for c in "{*?") and not Path(text).exists()
+    return text.endswith(".tar") and any(c in text for c in "{*?") and not os.path.exists(text)
 
 
 def shards_at(text: str) -> list[Path] | None:
@@ -77,25 +79,33 @@ def shards_at(text: str) -> list[Path] | None:
 
 
 def _matching(pattern: str) -> list[Path]:
-    if any(int(last) - int(first) >= _MOST_SHARDS for first, last in _RANGE.findall(pattern)):
-        raise ValueError(f"{pattern} stands for more than {_MOST_SHARDS:,} files: give fewer")
+    too_many = ValueError(f"{pattern} stands for more than {_MOST_SHARDS:,} files: give fewer")
+    if len(pattern) > _LONGEST_PATTERN:
+        raise ValueError(
+            f"the pattern {pattern[:60]}... has {len(pattern):,} characters: give at most "
+            f"{_LONGEST_PATTERN:,}"
+        )
+    if any(abs(int(last) - int(first)) >= _MOST_SHARDS for first, last in _RANGE.findall(pattern)):
+        raise too_many
     try:
-        texts = braceexpand(pattern)
-    except ValueError:
+        texts = [*islice(braceexpand(pattern), _MOST_SHARDS + 1)]
+    except (ValueError, RecursionError):
         raise ValueError(
             f"{pattern}: a brace is not closed; write train-{{000..099}}.tar"
         ) from None
+    if len(texts) > _MOST_SHARDS:
+        raise too_many
     found: set[Path] = set()
-    for text in islice(texts, _MOST_SHARDS):
+    for text in texts:
         path = Path(text)
         if any(c in path.name for c in "*?"):
-            there = {each for each in path.parent.glob(path.name) if each.is_file()}
+            there = {each for each in path.parent.glob(path.name) if not each.is_dir()}
             if not there:
                 raise ValueError(f"no file is called {text}: check the pattern of the shards")
             found |= there
         else:
             found.add(path)
-    missing = sorted(str(path) for path in found if not path.is_file())
+    missing = sorted(str(path) for path in found if not os.path.lexists(path))
     if missing:
         raise ValueError(
             f"{len(missing)} of the {len(found)} shards of {pattern} do not exist: "
@@ -168,6 +178,7 @@ class Index(NamedTuple):
 
 def _index_of(path: Path) -> Index:
     """The index of a shard: from the user's cache if the shard was not changed since, else new."""
+    require_regular(path)
     kept, stamp = index_file(path), stamp_of(path)
     index = _read_index(kept, stamp)
     if index is None:
@@ -263,8 +274,8 @@ def _made_index(path: Path) -> Index:
                 continue
             if key in keys:
                 raise ValueError(
-                    f"the sample {key} occurs twice in {path}: the members of a sample must follow "
-                    "each other, and every sample needs a name of its own"
+                    f"the sample {shortened(key)} occurs twice in {path}: the members of a "
+                    "sample must follow each other, and every sample needs a name of its own"
                 )
             keys.add(key)
             file.seek(label.where.offset_data)
@@ -317,41 +328,42 @@ def _sample(
     """The picture and the label of a sample; no picture if it has no label either."""
     pictures = [member for field, member in parts if f".{field}" in PICTURE_ENDINGS]
     labels = {field: member for field, member in parts if field in _LABELS}
-    where = f"the sample {key} in {path}"
+    shown = shortened(key)
+    where = f"the sample {shown} in {path}"
     if not pictures and not labels:
         return None, _Label(tarfile.TarInfo(), False)
     if not pictures:
-        there = ", ".join(field or "no ending" for field, _ in parts)
+        there = shortened(", ".join(field or "no ending" for field, _ in parts))
         raise ValueError(
-            f"{where} has no picture (it has: {there}): it needs {key}.jpg or the like, without "
+            f"{where} has no picture (it has: {there}): it needs {shown}.jpg or the like, without "
             "another dot in the name"
         )
     if len(pictures) > 1:
-        names = ", ".join(member.name for member in pictures)
+        names = shortened(", ".join(member.name for member in pictures))
         raise ValueError(f"{where} has {len(pictures)} pictures ({names}): keep one")
     if not labels:
         raise ValueError(
-            f"{where} has no label: it needs {key}.cls with a number or the name of its class, or "
-            f'{key}.json with {{"label": ...}}'
+            f"{where} has no label: it needs {shown}.cls with a number or the name of its class, "
+            f'or {shown}.json with {{"label": ...}}'
         )
     field = next(field for field in _LABELS if field in labels)
     for member in (pictures[0], labels[field]):
         if not is_plain(member):
             raise ValueError(
-                f"{member.name} in {path} is a link or a sparse file: write the shard with "
-                "ordinary files (tar --dereference, without -S)"
+                f"{shortened(member.name)} in {path} is a link or a sparse file: write the shard "
+                "with ordinary files (tar --dereference, without -S)"
             )
     if labels[field].size > _MOST_LABEL_BYTES:
         raise ValueError(
-            f"the label {labels[field].name} in {path} has {labels[field].size:,} bytes: at most "
-            f"{_MOST_LABEL_BYTES:,} are read"
+            f"the label {shortened(labels[field].name)} in {path} has {labels[field].size:,} "
+            f"bytes: at most {_MOST_LABEL_BYTES:,} are read"
         )
     return pictures[0], _Label(labels[field], field == "json")
 
 
 def _label_in(path: Path, key: str, content: bytes, is_json: bool) -> int | str:
     """A label: a number from 0, or the name of a class."""
-    where = f"the label of the sample {key} in {path}"
+    where = f"the label of the sample {shortened(key)} in {path}"
     try:
         label: Any = content.decode("utf-8").strip()
         if is_json:
@@ -366,6 +378,10 @@ def _label_in(path: Path, key: str, content: bytes, is_json: bool) -> int | str:
         raise ValueError(
             f"{where} is {label!r}: it must be a number from 0, or the name of a class"
             + (', under "label" or "cls"' if is_json else "")
+        )
+    if isinstance(label, str) and len(label) > _LONGEST_LABEL:
+        raise ValueError(
+            f"{where} has {len(label):,} characters: at most {_LONGEST_LABEL} are allowed"
         )
     if isinstance(label, int) and label < 0:
         raise ValueError(f"{where} is {label}: labels count from 0; leave out what has no class")
@@ -464,12 +480,14 @@ def _joined(paths: Sequence[Path], indices: Iterable[Index]) -> _Split:
         np.array([number[word] for word in index.words])[index.labels] if words else index.labels
         for index in found
     ]
-    starts = np.concatenate([each.starts for each in found])
-    sizes = np.concatenate([each.sizes for each in found])
-    checks = np.concatenate([each.checks for each in found])
     bounds = np.concatenate([[0], np.cumsum([len(each.starts) for each in found])])
-    pictures = ShardPictures(paths, bounds, names, (starts, sizes, checks))
-    return _Split(names, Integers.of(sizes), pictures, np.concatenate(labels), tuple(words))
+    parts = [[each.starts for each in found], [each.sizes for each in found]]
+    parts.append([each.checks for each in found])
+    found.clear()  # only the column that is joined is in memory twice
+    starts, sizes, checks = (np.concatenate(parts.pop(0)) for _ in range(3))
+    bytes_each = Integers.of(sizes)
+    pictures = ShardPictures(paths, bounds, names, (starts, np.asarray(bytes_each), checks))
+    return _Split(names, bytes_each, pictures, np.concatenate(labels), tuple(words))
 
 
 def open_shards(splits: Mapping[str, Sequence[Path]]) -> NamedSet:

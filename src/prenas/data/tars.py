@@ -13,9 +13,10 @@ from PIL import Image
 
 from prenas.data.names import SortedNames
 from prenas.data.opening import PICTURE_ENDINGS, check_size, open_picture
-from prenas.files import mistaken_for
+from prenas.files import mistaken_for, require_regular
 
 _MOST_LINKS = 8  # in a row
+_MOST_PADDING = 2**24  # bytes; tar fills its last record, of 10 KiB, with zeros
 _MOST_SIZE = 2**63 - 1  # a sparse file may claim more
 _ARCHIVES = {
     b"PK": "a zip",
@@ -36,8 +37,10 @@ def members_of(path: Path) -> Iterator[tarfile.TarInfo]:
     that extends the next one.
 
     Raises:
+        FileNotFoundError: there is no such file.
         ValueError: it is not an uncompressed tar, it is truncated, or it cannot be read.
     """
+    require_regular(path)
     num_members = 0
     try:
         with tarfile.open(path, mode="r:") as tar:
@@ -78,14 +81,21 @@ def _kind_of(path: Path) -> str | None:
 
 
 def _check_end(path: Path, offset: int, num_members: int) -> None:
-    """Raises TarError if the members are not followed by the block of zeros that ends a tar.
+    """Raises TarError if anything but the zeros that end a tar follows the members.
 
-    The standard library's reader takes a truncated or damaged header for the end.
+    The standard library's reader takes a truncated or damaged header for the end, and one block of
+    zeros among the members, such as a bad sector, as well.
     """
     with path.open("rb") as file:
         file.seek(offset)
-        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise tarfile.ReadError(f"no end mark after {num_members} members")
+        rest = file.read(_MOST_PADDING + 1)
+    if rest[: tarfile.BLOCKSIZE] != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError(f"no end mark after {num_members} members")
+    if len(rest) > _MOST_PADDING or rest.strip(b"\0"):
+        raise tarfile.ReadError(
+            f"more follows after the end mark behind {num_members} members: it is damaged, or "
+            "several tars were joined other than by tar -A"
+        )
 
 
 def is_plain(member: tarfile.TarInfo) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +14,7 @@ from torch import Tensor, nn
 
 from prenas import artifacts
 from prenas.data import ImageData, drawn_subset, evaluation_batches, num_samples
-from prenas.devices.card import Card, is_export
+from prenas.devices.card import Card, files_of_export, is_export
 from prenas.devices.formats import INPUT, OUTPUT, Format, Pixels, Plan, Written, get_format
 from prenas.devices.timing import MOST_SPREAD, Latency, latencies
 from prenas.devices.verification import Agreement, Labelled, agreement
@@ -102,14 +100,25 @@ def export(
             "some: give them with --data PATH"
         )
     artifacts.require_writable(folder.parent)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as made:
-        work = _Export(Path(model), described, images, found, plan, int8, Path(made), threads)
+    with artifacts.temporary_folder(folder.parent, folder.name) as made:
+        work = _Export(Path(model), described, images, found, plan, int8, made, threads)
         card = work.card(most_drop)
         artifacts.write_json(work.kept / artifacts.EXPORT, card.model_dump(mode="json"))
-        if folder.exists():
-            shutil.rmtree(folder)
-        work.kept.rename(folder)
+        _put(work.kept, card, folder)
     return Exported(folder, card)
+
+
+def _put(kept: Path, card: Card, folder: Path) -> None:
+    """Moves an export to its folder, in place of the files of an earlier one; others stay."""
+    if not folder.exists():
+        kept.rename(folder)
+        return
+    earlier = files_of_export(folder)
+    for name in (*card.files_sha256, artifacts.EXPORT):  # the card last: until then it is refused
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (kept / name).replace(folder / name)
+    for name in earlier - {*card.files_sha256}:
+        (folder / name).unlink(missing_ok=True)
 
 
 def _name(format: str, int8: str | None, image_size: ImageSize | None) -> str:

@@ -14,6 +14,7 @@ from prenas.devices.formats import INPUT, OUTPUT, Format, Pixels, Plan, Runner, 
 OPSETS = range(18, 24)
 """Versions of the operators that PyTorch's exporter writes and ONNX Runtime runs."""
 _LOGGERS = ("torch.onnx", "onnxscript", "onnx_ir")
+_ROOT = "root"  # the logger that ONNX Runtime's quantisation uses
 
 
 def write(network: nn.Module, images: Tensor, path: Path, plan: Plan) -> None:
@@ -76,7 +77,7 @@ def _quantize_dynamic(source: Written, to: Path, batches: Callable[[], Iterable[
     """Weights of matrix products as int8; activations are quantised as they come."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    with quiet(*_LOGGERS):
+    with quiet(*_LOGGERS, _ROOT):
         quantize_dynamic(
             source.path,
             to,
@@ -100,7 +101,7 @@ def _quantize_static(source: Written, to: Path, batches: Callable[[], Iterable[P
             return None if images is None else {INPUT: images}
 
     prepared = to.with_name("prepared.onnx")
-    with quiet(*_LOGGERS):
+    with quiet(*_LOGGERS, _ROOT):
         quant_pre_process(source.path, prepared, skip_symbolic_shape=True)
         quantize_static(
             prepared,

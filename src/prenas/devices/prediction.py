@@ -10,13 +10,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from prenas import artifacts
 from prenas.data.folders import list_pictures
 from prenas.data.opening import open_picture, read_file, warnings_named
 from prenas.data.pictures import reason_of
-from prenas.devices.card import is_export, read_card
-from prenas.devices.formats import get_format, logits_of
+from prenas.devices.card import Card, is_export, read_card
+from prenas.devices.formats import Runner, get_format, logits_of
 from prenas.models.export import Transform, load_described, make_transform
 from prenas.processes import resolve_device
+from prenas.values import error_in_words
 
 
 class Prediction(NamedTuple):
@@ -108,7 +110,7 @@ def open_classifier(
             "leave out image_size, or give the model that it was exported from"
         )
     description = card.description
-    run = get_format(card.format).open(model / card.file, threads)
+    run = _opened(model, card, threads)
     return Classifier(
         model,
         lambda images: logits_of(run, images, card.batch),
@@ -116,6 +118,23 @@ def open_classifier(
         description.class_names,
         card.batch,
     )
+
+
+def _opened(model: Path, card: Card, threads: int) -> Runner:
+    """The file of an export in its engine; errors as in `predict`."""
+    found = get_format(card.format)
+    if card.file != found.file:
+        raise ValueError(
+            f"{model / artifacts.EXPORT} names the file {card.file}, but the format {found.name} "
+            f"has {found.file}: export the model again"
+        )
+    try:
+        return found.open(model / card.file, threads)
+    except Exception as error:  # every engine has errors of its own
+        raise ValueError(
+            f"{found.engine} cannot open {model / card.file} ({error_in_words(error)}): export the "
+            "model again"
+        ) from None
 
 
 def find_pictures(pictures: Sequence[str | Path]) -> list[Path]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Annotated
+
+from pydantic import Field
 
 from prenas import artifacts
 from prenas.devices.measuring import Engine, Progress, time_networks
 from prenas.latency import Conditions, table_in_use
 from prenas.runs.run import Run
-from prenas.values import Amount, Value
+from prenas.values import MOST_AMOUNT, Amount, Value
 
 
 class SubnetTime(Value):
@@ -18,7 +21,7 @@ class SubnetTime(Value):
     """Its id."""
     predicted: Amount | None
     """Nanoseconds by the table; None without one for these conditions."""
-    nanoseconds: Amount
+    nanoseconds: Annotated[int, Field(ge=1, le=MOST_AMOUNT)]
     """As measured."""
     spread: float
 

@@ -57,6 +57,7 @@ __all__ = [
     "Links",
     "Pretrained",
     "PretrainedNetwork",
+    "Rebuilding",
     "Released",
     "ReleasedNetwork",
     "Resizing",
@@ -168,6 +169,21 @@ class Pretrained:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rebuilding(Generic[A, S]):
+    """timm's own network of an architecture, where its tensors have another order than ours."""
+
+    describe: Callable[[A, S], Mapping[str, object]]
+    """Gives what timm needs to build it without this package: (arch, settings) -> JSON fields.
+
+    Raises ValueError, which says what differs, if timm has no such network.
+    """
+    build: Callable[[A, S], nn.Module]
+    """Builds it: (arch, settings) -> network. Raises ValueError as `describe` does."""
+    tensors: Callable[[Mapping[str, Tensor], S], dict[str, Tensor]]
+    """Gives its state dict: (state dict of the plain network, settings) -> tensors."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Resizing(Generic[S]):
     """How weights change with the image size, for a family whose tensors depend on it."""
 
@@ -268,6 +284,8 @@ class Family(Generic[A, S]):
     describe_stock: Callable[[A, S], Mapping[str, object]] | None = None
     """Gives what timm needs to build `stock` without this package: (arch, settings) -> JSON fields.
     Raises ValueError as `stock` does."""
+    rebuilding: Rebuilding[A, S] | None = None
+    """Makes timm's own network where `stock` cannot, because tensors have another order."""
     deployed: Callable[[nn.Module], nn.Module] = lambda network: network
     """Gives a network, in evaluation mode, in the operations that engines run best: (network) -> a
     module that computes the same."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from typing import Any, Generic, NamedTuple, Self
 
 import numpy as np
-from pydantic import AfterValidator, BeforeValidator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from typing_extensions import TypeVar
 
 from prenas.families.arch import Arch, Design, Link, Settings
@@ -19,7 +19,7 @@ from prenas.families.limits import (
     MOST_UNITS,
 )
 from prenas.files import MOST_DIGITS
-from prenas.values import Value
+from prenas.values import LONGEST_NAME, Value
 
 
 def _listed(value: object) -> object:
@@ -135,7 +135,7 @@ class SearchSpace(Value, Generic[A_co, S_co]):
     """
 
     family: str
-    name: str
+    name: str = Field(max_length=LONGEST_NAME)
     settings: Settings
 
     @model_validator(mode="after")
@@ -293,6 +293,28 @@ class SearchSpace(Value, Generic[A_co, S_co]):
             for axis in stage.axes:
                 options.setdefault(axis.name, set()).update(axis.options)
         return tuple(LayerAxis(name, tuple(sorted(found))) for name, found in options.items())
+
+    @property
+    def uniform_options(self) -> Mapping[str, tuple[float, ...]]:
+        """Per-layer axis -> the options, from 1 on, that all layers with this axis have.
+
+        Raises:
+            ValueError: the largest options of an axis differ, or nothing is left of them.
+        """
+        found: dict[str, tuple[float, ...]] = {}
+        for stage in self.chain:
+            for axis in stage.axes:
+                options = tuple(one for one in axis.options if one >= 1)
+                before = found.get(axis.name, options)
+                if not options or before[-1] != options[-1]:
+                    most = " and ".join(f"{one[-1]:g}" for one in (before, axis.options) if one)
+                    raise ValueError(
+                        f"the layers of space {self.name!r} have {most} {axis.name} at most, so "
+                        "they cannot all keep equally many: choose search.allocation=best, or a "
+                        "plain Vision Transformer"
+                    )
+                found[axis.name] = tuple(one for one in before if one in options)
+        return found
 
     @property
     def smallest(self) -> A_co:

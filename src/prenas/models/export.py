@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from prenas import artifacts
 from prenas.data.augmentation import evaluation_transform, normalized
 from prenas.data.pictures import with_channels
 from prenas.families import build, family_of, get_family, require_stored
-from prenas.families.base import Arch, Settings
+from prenas.families.base import Arch, Family, Settings
 from prenas.models.image_size import at_image_size
 from prenas.models.timm_config import describe_to_timm, timm_config
 from prenas.recipe.data import Preprocessing
@@ -45,10 +45,7 @@ def write_model(
     """Writes `model.safetensors`, `config.json` for timm, then `arch.json`, which marks the folder
     as complete."""
     artifacts.require_writable(folder)
-    describe, stock = get_family(family).describe_stock, None
-    if describe is not None:
-        with suppress(ValueError):  # timm has no such network
-            stock = describe(arch, settings)
+    stock = _described_for_timm(get_family(family), arch, settings)
     digest = artifacts.write_tensors(folder / artifacts.MODEL, network.state_dict())
     licence = _licence_in(provenance)
     description = Description(arch, settings, preprocessing, class_names, digest, licence)
@@ -66,6 +63,18 @@ def write_model(
             **({"timm": stock} if stock else {}),
         },
     )
+
+
+def _described_for_timm(
+    family: Family[Arch, Settings], arch: Arch, settings: Settings
+) -> Mapping[str, object] | None:
+    """What timm needs to build the network without this package; None if it has no such network."""
+    other = None if family.rebuilding is None else family.rebuilding.describe
+    for describe in (family.describe_stock, other):
+        if describe is not None:
+            with suppress(ValueError):
+                return describe(arch, settings)
+    return None
 
 
 def write_timm_config(folder: Path, network: nn.Module, description: Description) -> None:
@@ -114,17 +123,26 @@ def load_timm(folder: str | Path, *, image_size: ImageSize | None = None) -> Mod
         ValueError: as `load`, or timm has no such network.
     """
     description = read_description(folder, image_size=image_size)
-    stock = family_of(description.arch).stock
-    if stock is None:
+    arch, settings = description.arch, description.settings
+    family = family_of(arch)
+    if family.stock is None:
         raise ValueError(
-            f"{folder} contains a network of the family {family_of(description.arch).name}, which "
-            "timm does not have: load it with prenas.load"
+            f"{folder} contains a network of the family {family.name}, which timm does not have: "
+            "load it with prenas.load"
         )
     path = Path(folder) / artifacts.MODEL
-    require_stored(path, description.arch, description.settings, shared=False)
-    network = stock(description.arch, description.settings)
-    _load_weights(network, path, description)
-    return Model(network.eval(), make_transform(description.settings, description.preprocessing))
+    require_stored(path, arch, settings, shared=False)
+    network = None
+    if family.rebuilding is not None:
+        with suppress(ValueError):  # then `stock` can build it, or says why not
+            network = family.rebuilding.build(arch, settings)
+    if network is not None and family.rebuilding is not None:
+        tensors = load_network(folder, description).state_dict()
+        network.load_state_dict(family.rebuilding.tensors(tensors, settings))
+    else:
+        network = family.stock(arch, settings)
+        _load_weights(network, path, description)
+    return Model(network.eval(), make_transform(settings, description.preprocessing))
 
 
 class Described(NamedTuple):

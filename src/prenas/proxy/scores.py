@@ -49,7 +49,7 @@ WEIGHT_SCORES: dict[str, WeightScore] = {
 COUNT_SCORE = "params"
 """Counting alone: what a layer scores are its parameters, whatever its weights are."""
 
-UnitScoreName = Literal["gate", "gate_sum", "weight_times_gradient", "weight", "random"]
+UnitScoreName = Literal["gate", "gate_sum", "fisher", "weight_times_gradient", "weight", "random"]
 """Scores of single hidden units at trained weights; see `prenas.proxy.unit_scores`."""
 
 UNIT_SCORES: tuple[UnitScoreName, ...] = get_args(UnitScoreName)

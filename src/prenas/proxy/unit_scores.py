@@ -46,6 +46,10 @@ def unit_scores(
       the layer after the unit receives from it and L the image's cross-entropy. This is the
       first-order estimate of what removing the unit does to the loss of each image (Molchanov et
       al., CVPR 2019, without the mean over a batch).
+    - `fisher`: the square of `gate`. Half of it is the second-order estimate of how much the loss
+      rises, with the Fisher information in place of the Hessian (Theis et al., arXiv 1801.05787;
+      for groups of layers Liu et al., ICML 2021, arXiv 2108.00708). The units of a layer get the
+      order that `gate` gives them; layers get other shares.
     - `gate_sum`: the absolute value of the same terms, summed over images before.
     - `weight_times_gradient`: sum of |w * g| over the unit's weights, the gradient summed over
       images: PreNAS' score S, per unit.
@@ -76,7 +80,7 @@ def unit_scores(
         found = UnitScores(_per_unit(network, groups, total), halves)
     else:
         with float32_products("fp32", device):
-            found = _gates(network, groups, batches, per_image=score == "gate")
+            found = _gates(network, groups, batches, *_FORMS[score])
     for group, scores in zip(groups, found.scores, strict=True):
         if not torch.isfinite(scores).all():
             raise ValueError(
@@ -101,12 +105,20 @@ def _by_half(
         raise ValueError("no images given: scoring units needs at least one")
 
 
+_FORMS: Mapping[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "gate": (torch.square, torch.sqrt),
+    "gate_sum": (torch.clone, torch.abs),
+    "fisher": (torch.square, torch.clone),
+}
+"""Score -> what is done with the terms of each image, and with their sum over images."""
+
+
 def _gates(
     network: nn.Module,
     groups: Sequence[UnitGroup],
     batches: Iterable[tuple[Tensor, Tensor]],
-    *,
-    per_image: bool,
+    of_image: Callable[[Tensor], Tensor],
+    finish: Callable[[Tensor], Tensor],
 ) -> UnitScores:
     numbers = [num_kept(network, group) for group in groups]
     totals = [[torch.zeros(number, dtype=torch.float64) for number in numbers] for _ in range(2)]
@@ -132,12 +144,11 @@ def _gates(
                 slices = effect.movedim(1 if is_map else -1, 0)  # [slices, images, ...]
                 units = slices.reshape(len(total), -1, *slices.shape[1:])
                 each = units.movedim(2, 1).flatten(2).sum(-1)  # [units, images]
-                total += each.square().sum(1) if per_image else each.sum(1)
+                total += of_image(each).sum(1)
             inputs.clear()
     finally:
         for hook in hooks:
             hook.remove()
-    finish = torch.sqrt if per_image else torch.abs
     first, second = totals
     both = [finish(one + other) for one, other in zip(first, second, strict=True)]
     return UnitScores(both, ([*map(finish, first)], [*map(finish, second)]))

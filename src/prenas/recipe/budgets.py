@@ -20,6 +20,7 @@ from prenas.cost import (
 )
 from prenas.families.base import SearchSpace
 from prenas.proxy.layout import Integers
+from prenas.values import shortened
 
 _NO_LIMIT = 2**62
 _MOST_BUDGETS = 10_000
@@ -132,9 +133,9 @@ def parse_budgets(texts: Iterable[str], *, keep_partial: bool = False) -> Budget
                     )
                 resolutions = [*map(_parse_resolution, amounts.split("/"))]
                 continue
-            given, (axis, amounts) = axis, _counted(axis, amounts)
-            if axis not in bounded_names():
+            if axis not in (*bounded_names(), FILE_SIZE.name):
                 raise unknown_axis("budget axis", axis, (*bounded_names(), "resolution"))
+            given, (axis, amounts) = axis, _counted(axis, amounts)
             if axis in boxes[0][0]:
                 words = "" if given == axis else f", as {given} stands for {axis}"
                 raise ValueError(
@@ -165,10 +166,17 @@ def parse_budgets(texts: Iterable[str], *, keep_partial: bool = False) -> Budget
 
 def _counted(axis: str, amounts: str) -> tuple[str, str]:
     """An axis and its amounts; sizes of files as the parameters that fit into them."""
-    if axis != FILE_SIZE.name or axis in bounded_names():  # somebody may have an axis of this name
+    if _axis_named(axis) is not FILE_SIZE:
         return axis, amounts
     sizes = [0 if text.strip() == "0" else FILE_SIZE.parse(text) for text in amounts.split(":")]
     return "params", ":".join(str(size // BYTES_PER_PARAMETER) for size in sizes)
+
+
+def _axis_named(name: str) -> CostAxis:
+    """The axis of amounts in a budget or limit: a bounded one, or the size of files."""
+    if name == FILE_SIZE.name and name not in bounded_names():  # somebody may have such an axis
+        return FILE_SIZE
+    return bounded_axis(name)
 
 
 def _parse_resolution(text: str) -> int:
@@ -209,13 +217,9 @@ def _intervals(text: str, axis: CostAxis, amounts: str) -> list[tuple[tuple[int,
 
 def _too_many(text: str, number: int) -> ValueError:
     return ValueError(
-        f"the budget {_shortened(text)!r} makes {number:,} budgets: at most {_MOST_BUDGETS:,} are "
+        f"the budget {shortened(text)!r} makes {number:,} budgets: at most {_MOST_BUDGETS:,} are "
         "allowed, so use a larger step"
     )
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def check_resolutions(budgets: Iterable[Budget], space: SearchSpace) -> None:
@@ -244,7 +248,10 @@ def check_counted(budgets: Iterable[Budget], space: SearchSpace) -> None:
 
 
 Limits = str | Mapping[str, int | str]
-"""The most that a subnet may cost: "params=6M,macs=1.4G" or {"params": "6M", "macs": 1_400_000}."""
+"""The most that a subnet may cost: "params=6M,macs=1.4G" or {"params": "6M", "macs": 1_400_000}.
+
+An integer counts what `count` and the costs of evaluations do: bytes, or nanoseconds for latencies.
+"""
 
 
 def parse_limits(limits: Limits | None) -> dict[str, int]:
@@ -255,8 +262,9 @@ def parse_limits(limits: Limits | None) -> dict[str, int]:
     """
     pairs = (limits or {}).items() if not isinstance(limits, str) else _limit_pairs(limits)
     found: dict[str, int] = {}
-    for given, text in pairs:
-        name, amount = _counted(given, str(text))
+    for given, most in pairs:
+        text = most if isinstance(most, str) else f"{most}{_axis_named(given).base_unit}"
+        name, amount = _counted(given, text)
         axis = bounded_axis(name)
         if name in found:
             raise ValueError(f"{name} is limited twice: give one limit for each cost")

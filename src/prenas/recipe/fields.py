@@ -33,7 +33,7 @@ from prenas.recipe.data import (
     DataRecipe,
     Preprocessing,
 )
-from prenas.values import MOST_AMOUNT, Value
+from prenas.values import LONGEST_NAME, MOST_AMOUNT, Value
 
 _MOST = 100_000_000  # of images, steps, epochs and the like
 
@@ -70,9 +70,10 @@ class SearchRecipe(Value):
     power: float = Field(1.0, gt=0, le=16, allow_inf_nan=False)
     """Sum what each layer scores, to this power. Below 1, depth counts for more, above 1 for less;
     1 is the published score."""
-    allocation: Literal["best", "equal"] = "best"
+    allocation: Literal["best", "equal", "uniform"] = "best"
     """How the units of a trained network are shared among its layers: `best` for the sum of their
-    scores, or `equal`, the same share of every layer, for comparison."""
+    scores; `uniform`, the best of those with equally many in every layer, which timm builds by
+    arguments if it is a plain ViT; or `equal`, the same share of every layer, for comparison."""
     scope: Scope = "all"
     """`blocks`: the score sums only over tensors that belong to a layer, without stem and head."""
     isomers: IsomerRule = "published"
@@ -164,6 +165,9 @@ class TeacherRecipe(Value):
     """The teacher's share of the loss; the rest is the labels'."""
     temperature: float = Field(3.0, gt=0)
     """Temperature of the softmax for the `soft` loss."""
+    feature_weight: float = Field(0.0, ge=0, le=100)
+    """Weight of the distance between the features of student and teacher, which is added to the
+    loss. Features are what the classifier gets; both must have equally many."""
 
 
 class TrainingRecipe(Value):
@@ -312,6 +316,12 @@ class TrainingRecipe(Value):
                 "layer_decay has no effect on layers that freeze='backbone' does not train: set "
                 "only one of them"
             )
+        if self.freeze == "backbone" and self.teacher and self.teacher.feature_weight:
+            raise ValueError(
+                f"training.teacher.feature_weight is {self.teacher.feature_weight:g}, but "
+                "freeze='backbone' trains the classifier alone, which changes no features: set one "
+                "of them to 0 or 'none'"
+            )
         return self
 
     @property
@@ -443,7 +453,7 @@ class CutRecipe(Value):
 class Recipe(Value):
     """One run: its search space, budgets and data, and how the supernet is trained."""
 
-    name: str
+    name: str = Field(max_length=LONGEST_NAME)
     seed: int = Field(0, ge=0, le=MOST_AMOUNT)
     space: SerializeAsAny[SearchSpace]
     search: SearchRecipe
@@ -472,17 +482,19 @@ class Recipe(Value):
     @model_validator(mode="after")
     def _parts_agree(self) -> Recipe:
         check_score_name(self.search.score, self.space.family)
-        if self.search.allocation == "equal":
+        if (allocation := self.search.allocation) != "best":
             if self.search.score not in UNIT_SCORES:
                 raise ValueError(
-                    "search.allocation=equal shares the units of a trained network, but "
+                    f"search.allocation={allocation} shares the units of a trained network, but "
                     f"search.score is {self.search.score!r}: choose one of {', '.join(UNIT_SCORES)}"
                 )
             if self.search.k > 1:
                 raise ValueError(
-                    f"search.allocation=equal has one subnet per budget, but search.k is "
+                    f"search.allocation={allocation} has one subnet per budget, but search.k is "
                     f"{self.search.k}: set it to 1"
                 )
+            if allocation == "uniform":
+                _ = self.space.uniform_options  # raises if layers differ
         if self.search.strategy == "skeletons" and self.search.k > 1:
             most = sum(len(one.widths) + len(one.depths) - 2 for one in self.space.chain)
             if self.search.shape_distance > most:

@@ -60,7 +60,7 @@ class RunImages:
         """
         held = self._held
         if held.found is None or not held.splits.issuperset(hold):
-            held.found = suited(self._run.recipe, held.given, hold=hold)
+            held.found = self._suited(self._run.recipe, held.given, hold=hold)
             held.splits = frozenset(SPLITS if held.given else hold)
         self.require_classes(held.found)
         return held.found
@@ -83,7 +83,7 @@ class RunImages:
         if self._held.found or self._held.given or recipe.data is None:
             return self.read()
         lazily = recipe.data.model_copy(update={"memory_gib": 0.0, "crops": 1})
-        found = suited(recipe.model_copy(update={"data": lazily}), None)
+        found = self._suited(recipe.model_copy(update={"data": lazily}), None)
         self.require_classes(found)
         return found
 
@@ -180,6 +180,18 @@ class RunImages:
                 f"{num_outputs} outputs: give images of the classes that the released weights were "
                 "trained on"
             )
+
+    def _suited(
+        self, recipe: Recipe, given: ImageData | None, *, hold: Sequence[str] = SPLITS
+    ) -> ImageData:
+        """As the function; of a run that is searched, an error says where its images are named."""
+        try:
+            return suited(recipe, given, hold=hold)
+        except ValueError as error:
+            if given is not None or not self._run.is_searched:
+                raise
+            named = self._run.folder / artifacts.RECIPE
+            raise ValueError(f"{error}. The images of this run are named in {named}") from None
 
     def _may_be_moved(self, data: DataRecipe) -> bool:
         """Whether these may be the run's own images in another folder, split in the same way."""

@@ -12,9 +12,11 @@ from prenas import artifacts
 from prenas.data import ImageData
 from prenas.evaluation.accuracy import Evaluation
 from prenas.families import build_structure, require_stored
+from prenas.families.base import Arch
 from prenas.latency import LATENCY, table_in_use, use_table_of, write_table
 from prenas.processes import resolve_device
 from prenas.recipe import Recipe, deciding_differences, recipe_from_dict
+from prenas.recipe.data import FOLDER
 from prenas.runs.folder import RunFolder
 from prenas.runs.images import HeldImages, RunImages
 from prenas.runs.results import RunResults
@@ -40,8 +42,8 @@ class Run:
         device: where networks are put.
 
     Raises:
-        ValueError: the folder belongs to another recipe, the device is unknown, or the run counts
-            latencies with another table than this process.
+        ValueError: the folder belongs to another recipe, or would be new among the images, the
+            device is unknown, or the run counts latencies with another table than this process.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Run:
         self._held = HeldImages(data)
         self._asked = recipe
         self._require_same_recipe()
+        self._require_outside_images()
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"
@@ -152,7 +155,7 @@ class Run:
         preferred, space = self.preferred, self.recipe.space
         arch = space.supernet if preferred.adapted is None else preferred.envelope
         path = self.folder / artifacts.INITIAL
-        require_stored(path, arch, space.settings, shared=True)
+        self._require_stored(path, arch)
         initial = Supernet(arch, space.settings)
         artifacts.load_weights(initial.network, path)
         return initial.trimmed(preferred.envelope, drop_path=drop_path, dropout=dropout)
@@ -255,6 +258,20 @@ class Run:
                 + "\nChoose another --out folder, or use its recipe. Nothing was changed"
             )
 
+    def _require_outside_images(self) -> None:
+        """Raises ValueError for a new run among its images, where it would be taken for a class."""
+        data = None if self._asked is None else self._asked.data
+        if data is None or data.name != FOLDER or self.files.has(artifacts.RECIPE):
+            return
+        folder = self.folder.resolve()
+        places = (data.root, data.train, data.validation, data.test)
+        for place in {Path(one) for one in places if isinstance(one, str)}:
+            if place.is_absolute() and folder.is_relative_to(place):
+                raise ValueError(
+                    f"{self.folder} lies among the images in {place}, where its pictures would be "
+                    "taken for a class: choose a folder outside"
+                )
+
     def _not_searched(self, missing: str) -> ValueError:
         return ValueError(
             f"{self.folder} has no finished search ({missing} is missing): "
@@ -263,10 +280,20 @@ class Run:
 
     def _load_supernet(self, preferred: PreferredSet, path: Path) -> Supernet:
         arch, settings = preferred.envelope, preferred.recipe.space.settings
-        require_stored(path, arch, settings, shared=True)
+        self._require_stored(path, arch)
         supernet = Supernet(arch, settings)
         artifacts.load_weights(supernet.network, path)
         return supernet.to(self.device).eval()
+
+    def _require_stored(self, path: Path, arch: Arch) -> None:
+        """Raises ValueError if a file of the run has other weights than those of its supernet."""
+        try:
+            require_stored(path, arch, self.recipe.space.settings, shared=True)
+        except artifacts.OtherWeightsError as error:
+            raise ValueError(
+                f"{error}. The architecture follows from {self.folder / artifacts.RECIPE} and "
+                f"{artifacts.PREFERRED}: restore the file that was changed from a copy"
+            ) from None
 
 
 def _parse_recipe(document: dict[str, Any]) -> Recipe:

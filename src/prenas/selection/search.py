@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import count as count_up
 from typing import NamedTuple
 
 import numpy as np
@@ -73,7 +74,11 @@ def new_supernet(recipe: Recipe, seed: int) -> Supernet:
 
 
 def zero_cost_search(
-    recipe: Recipe, data: ImageData | None = None, device: torch.device | str = "cpu"
+    recipe: Recipe,
+    data: ImageData | None = None,
+    device: torch.device | str = "cpu",
+    *,
+    watch: Callable[[int, int], None] | None = None,
 ) -> Search:
     """Scores all subnets of the recipe's space at initialisation and picks the best per budget.
 
@@ -82,6 +87,8 @@ def zero_cost_search(
 
     Args:
         data: needed if `search.images` is `data`; the images come from the training split.
+        watch: called with how many budgets were chosen for so far, of how many; not where all
+            subnets are listed, which takes no time.
 
     Raises:
         ValueError: no subnet fits any budget, the data do not suit the network, its weights and
@@ -108,7 +115,13 @@ def zero_cost_search(
     check_unit_tensors(recipe.space, supernet.network)
     images, labels = _images(recipe, data)
     scored = _score(recipe, supernet, images, labels, device, recipe.seed, budgets.kept)
-    picks = picks_of(recipe, scored.candidates, budgets.kept)
+    numbers = count_up(1)
+
+    def chosen() -> None:
+        if watch is not None:
+            watch(next(numbers), len(budgets.kept))
+
+    picks = picks_of(recipe, scored.candidates, budgets.kept, chosen)
     agreement = []
     for number in range(1, search.further_seeds + 1):
         seed = recipe.seed + number

@@ -13,7 +13,7 @@ whose ways keep that distance (`prenas.selection.shapes`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from prenas.cost import bounded_axes, bounded_names
@@ -29,6 +29,12 @@ from prenas.selection.ranking import Fronts, finished, ranked
 from prenas.selection.shapes import graph_apart, shape_of, steps_from
 from prenas.selection.window import Windows
 from prenas.values import few_of
+
+Watch = Callable[[], None]
+
+
+def unwatched() -> None:
+    """Nobody is told."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +65,15 @@ class Candidates:
         """[classes] in enumeration order; None if there are too many to list."""
         return None if self._listed is None else finished(self._graph, self._listed.scores)
 
-    def best(self, budgets: Sequence[Budget], num: int) -> list[list[Candidate]]:
+    def best(
+        self, budgets: Sequence[Budget], num: int, watch: Watch = unwatched
+    ) -> list[list[Candidate]]:
         """For each budget, its `num` best candidates, best first."""
-        return _best(self._graph, budgets, num, self._listed)
+        return _best(self._graph, budgets, num, self._listed, watch)
 
-    def apart(self, budgets: Sequence[Budget], num: int, distance: int) -> list[list[Candidate]]:
+    def apart(
+        self, budgets: Sequence[Budget], num: int, distance: int, watch: Watch = unwatched
+    ) -> list[list[Candidate]]:
         """For each budget, at most `num` candidates, best first.
 
         The first is the best of the budget. Each further one is the best of those whose shapes are
@@ -79,6 +89,7 @@ class Candidates:
                 if further is None:
                     break
                 found.append(further)
+            watch()
         return answers
 
     def _best_apart(
@@ -126,7 +137,11 @@ class Candidates:
 
 
 def _best(
-    graph: Graph, budgets: Sequence[Budget], num: int, listed: Ways | None
+    graph: Graph,
+    budgets: Sequence[Budget],
+    num: int,
+    listed: Ways | None,
+    watch: Watch = unwatched,
 ) -> list[list[Candidate]]:
     """For each budget, the `num` best ways of a graph; `listed`: all of them, if they are few."""
     if listed is not None:
@@ -137,6 +152,7 @@ def _best(
         if found is None:
             found = windows.best(budget)
         answers.append(best_by_program(graph, budget, num) if found is None else found)
+        watch()
     return answers
 
 
@@ -145,6 +161,7 @@ def select(
     budgets: Sequence[Budget],
     k: int = 1,
     distance: int | None = None,
+    watch: Watch = unwatched,
 ) -> list[Pick]:
     """The k best candidates of every budget, in the order of the budgets.
 
@@ -152,6 +169,7 @@ def select(
         candidates: resolution -> candidates, for every resolution of the budgets.
         distance: None, or the least distance between the shapes of two candidates of a budget: see
             `Candidates.apart`.
+        watch: called after every budget that took more than a look into a list.
 
     Raises:
         ValueError: no candidate fits any budget; the message gives the range of the space.
@@ -160,7 +178,10 @@ def select(
     for resolution in dict.fromkeys(budget.resolution for budget in budgets):
         numbers = [n for n, budget in enumerate(budgets) if budget.resolution == resolution]
         own, here = [budgets[number] for number in numbers], candidates[resolution]
-        best = here.best(own, k + 1) if distance is None else here.apart(own, k + 1, distance)
+        if distance is None:
+            best = here.best(own, k + 1, watch)
+        else:
+            best = here.apart(own, k + 1, distance, watch)
         found |= dict(zip(numbers, best, strict=True))
     picks = []
     for number in range(len(budgets)):

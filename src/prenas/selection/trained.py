@@ -13,10 +13,10 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from prenas.cost import bounded_names, count
+from prenas.cost import count
 from prenas.data import ImageData, ImageSource, drawn_subset, evaluation_batches, num_samples
 from prenas.families import family_of
-from prenas.families.base import Arch, SearchSpace, Stage, StageChoice
+from prenas.families.base import Arch, SearchSpace, Stage
 from prenas.families.units import UnitGroup, reorder
 from prenas.proxy.layout import num_options, options_of
 from prenas.proxy.scores import UNIT_SCORES, Floats
@@ -24,8 +24,8 @@ from prenas.proxy.tables import SpaceTables, cost_tables
 from prenas.proxy.unit_scores import unit_scores
 from prenas.recipe import Recipe
 from prenas.recipe.budgets import Budget, Budgets, check_counted, check_resolutions, parse_budgets
-from prenas.selection.graph import Candidate
 from prenas.selection.preferred import HalvesAgreement, Trained, TriedResolution
+from prenas.selection.rules import RULES
 from prenas.selection.search import Scored, Search, check_any_fits, preferred_set
 from prenas.selection.select import Candidates, Pick, select
 from prenas.supernet import Supernet
@@ -118,6 +118,13 @@ def search_trained(
     named = tuple(budget.beside(whole) for budget in budgets.kept)
     found_set = preferred.model_copy(update={"trained": trained, "budgets": named})
     return Search(found_set, supernet.cpu())
+
+
+def num_judged(recipe: Recipe) -> int:
+    """How many subnets are judged before they are trained, at most: at every resolution that may
+    be chosen for a budget."""
+    asked = parse_budgets(recipe.search.budgets, keep_partial=recipe.search.keep_partial)
+    return recipe.search.k * len(_Places(recipe.space, asked.kept).budgets)
 
 
 def _arch(space: SearchSpace, pick: Pick) -> Arch:
@@ -242,50 +249,18 @@ def _choose(
     scored = Scored((), candidates)
     if search.allocation == "best":
         return _Choice(orders, scored, select(candidates, budgets, search.k))
+    rule = RULES[search.allocation]
     picks = []
     for number, budget in enumerate(budgets):
-        equal = equal_shares(space, scored.tables(budget.resolution), budget)
-        if equal is not None:
-            picks.append(Pick(equal, number, rank=0, margin=None))
+        found = rule.find(space, scored.tables(budget.resolution), budget)
+        if found is not None:
+            picks.append(Pick(found, number, rank=0, margin=None))
     if not picks:
         raise ValueError(
-            "no subnet that keeps the same share of every layer fits any of the budgets "
+            f"no subnet that keeps {rule.kept} fits any of the budgets "
             f"{few_of([*map(str, budgets)])}: choose search.allocation=best, or other budgets"
         )
     return _Choice(orders, scored, picks)
-
-
-_NUM_SHARES = 1000
-"""In how many steps the share of every layer is lowered."""
-
-
-def equal_shares(space: SearchSpace, tables: SpaceTables, budget: Budget) -> Candidate | None:
-    """The largest subnet in a budget that keeps the same share of the units of every layer.
-
-    Every layer takes the option that is nearest to the share. None if no share fits the budget.
-    """
-    tried = None
-    for step in range(_NUM_SHARES, -1, -1):
-        choices = tuple(_nearest(stage, step / _NUM_SHARES) for stage in space.chain)
-        if choices == tried:
-            continue
-        tried, cost = choices, tables.cost(choices)
-        if budget.contains(cost):
-            costs = dict(zip(bounded_names(), map(int, cost), strict=True))
-            return Candidate(choices, budget.resolution, costs, tables.score(choices))
-    return None
-
-
-def _nearest(stage: Stage, share: float) -> StageChoice:
-    if not stage.axes:
-        return StageChoice(0, 0)
-    depth = stage.depths[-1]
-    places = [
-        min(range(len(axis.options)), key=lambda i: abs(axis.options[i] - wanted))
-        for axis in stage.axes
-        for wanted in [share * axis.options[-1]]
-    ]
-    return StageChoice(0, depth, tuple((place,) * depth for place in places))
 
 
 def _agreement(

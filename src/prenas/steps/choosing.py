@@ -93,7 +93,7 @@ def _search(run: Run, observer: Observer) -> None:
         if scores_units(recipe):
             found = _searched_in_source(run, images)
         else:
-            found = zero_cost_search(recipe, images, run.device)
+            found = zero_cost_search(recipe, images, run.device, watch=observer.chose_for_budgets)
         preferred = found.preferred
         run.record_recipe(recipe)
         if before is None:

@@ -43,6 +43,9 @@ class Observer:
     def was_complete(self, step: Step, run: Run) -> None:
         """A step has nothing to do, because its result already exists."""
 
+    def chose_for_budgets(self, number: int, of: int) -> None:
+        """The search has chosen for this many budgets; not told where it takes no time."""
+
     def resumed_training(self, step: int, num_steps: int) -> None:
         """The training continues after `step` finished steps; told before the first new one.
 

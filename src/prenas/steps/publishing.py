@@ -6,7 +6,6 @@ import re
 import shutil
 import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,12 +82,10 @@ def push(
         artifacts.read_json(model / artifacts.MODEL_ARCH).get("provenance") or {},
         _of_run(model),
     )
-    with ExitStack() as stack:
-        if to is not None:
-            artifacts.require_writable(to.parent)
-        parent = None if to is None else to.parent
-        made = stack.enter_context(tempfile.TemporaryDirectory(prefix=".prenas-push-", dir=parent))
-        folder = Path(made) / "model"
+    parent = Path(tempfile.gettempdir()) if to is None else to.parent
+    artifacts.require_writable(parent)
+    with artifacts.temporary_folder(parent, "push") as made:
+        folder = made / "model"
         _write(folder, model, described, published)
         place = _send(folder, repo, private) if to is None else str(_placed(folder, to))
     return Pushed(model, place, missing_facts(published))
@@ -98,6 +95,11 @@ def _require_free(to: Path, replace: bool) -> None:
     """Raises ValueError for a folder in which something would be overwritten."""
     if to.is_symlink() or (to.exists() and not to.is_dir()):
         raise ValueError(f"{to} is not a folder: choose another --to. Nothing was written")
+    if (to / artifacts.RECIPE).exists() or run_folder_of(to) is not None:
+        raise ValueError(
+            f"{to} is a run, or a model in one, which the files would replace: choose another "
+            "--to. Nothing was written"
+        )
     if to.exists() and any(to.iterdir()) and not replace:
         raise ValueError(
             f"{to} is not empty: choose another --to, or give --replace to replace "

@@ -19,6 +19,7 @@ from prenas.runs.log import Sink
 from prenas.runs.run import Run
 from prenas.steps.observer import SILENT, Observer, observed
 from prenas.supernet import Supernet
+from prenas.training.features import feature_widths
 from prenas.training.loop import train_supernet
 from prenas.training.outlook import doubts
 from prenas.training.stopping import Stopped, stop_requests
@@ -68,7 +69,8 @@ def prepared(
             taught = training.teacher
             if (folder / taught.name).is_dir():
                 taught = taught.model_copy(update={"name": str(folder / taught.name)})
-            teacher = load_teacher(taught, settings, ours, device)
+            widths = feature_widths(recipe.space) if taught.feature_weight else ()
+            teacher = load_teacher(taught, settings, ours, device, feature_widths=widths)
     return Prepared(training, images, teacher)
 
 

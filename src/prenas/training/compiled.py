@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prenas.training.features import Answer
+
 _MOST_GRAPHS = 256  # PyTorch compiles one function at most 8 times; all subnets share it
 
 _logger = logging.getLogger(__name__)
@@ -31,8 +33,8 @@ class Compiled:
         self._compiled: Any = torch.compile(network, dynamic=False)
         self._works = True
 
-    def __call__(self, images: Tensor, noise: Tensor | None) -> Tensor:
-        """Logits [B, num_classes]; see the network's own call."""
+    def __call__(self, images: Tensor, noise: Tensor | None) -> Tensor | Answer:
+        """What the network itself returns."""
         if self._works and len(images) == self._num_images:
             try:
                 return self._compiled(images, noise)  # type: ignore[no-any-return]

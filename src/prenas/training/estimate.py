@@ -53,11 +53,15 @@ class _Between(NamedTuple):
     """For the images of its calibration."""
     seconds_per_subnet: float
 
+    def of(self, num_subnets: int) -> float:
+        """The time of one validation of so many subnets."""
+        return self.seconds + num_subnets * self.seconds_per_subnet
+
     def total(self, archs: Sequence[Arch], training: TrainingRecipe, length: Length) -> float:
         """The time of all validations of a training."""
-        numbers = [len(due) for due in validations_due(archs, training, length)]
         weights = 1 if training.ema_decay is None else 2
-        return weights * (len(numbers) * self.seconds + sum(numbers) * self.seconds_per_subnet)
+        due = validations_due(archs, training, length)
+        return weights * sum(self.of(len(archs)) for archs in due)
 
 
 class Estimate(NamedTuple):

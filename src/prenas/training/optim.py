@@ -71,6 +71,8 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -
         raise ValueError("the state of the optimiser belongs to another network")
     for number, moments in state["state"].items():
         _check_moments(optimizer, parameters[number], moments)
+        # Of its own memory: in a file, elements may share theirs, and a step writes to each.
+        state["state"][number] = {name: moment.clone() for name, moment in moments.items()}
     optimizer.load_state_dict({"state": state["state"], "param_groups": own})
 
 

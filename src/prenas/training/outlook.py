@@ -18,6 +18,8 @@ from prenas.recipe.data import FOLDER, DataRecipe
 _STEPS_PER_SUBNET = 100
 _IMAGES_PER_CLASS = 50
 _LARGEST_RATIO = 5
+_MOST_ENLARGED = 2
+"""Pictures that are enlarged by more than this are small for a network."""
 _OF_PRETRAINED = 0.2
 """The share of both that trained weights need."""
 
@@ -36,6 +38,7 @@ def doubts(
     classes = tuple((name, number) for name, number in pairs if number)
     found = (
         _made_for_another_set(recipe),
+        _too_small_pictures(recipe) if is_pretrained else None,
         _too_few_steps(recipe, training, images, share),
         _too_few_images(images, len(classes), share, is_pretrained),
         _too_uneven(training, classes),
@@ -70,10 +73,24 @@ def _made_for_another_set(recipe: Recipe) -> str | None:
     )
 
 
+def _too_small_pictures(recipe: Recipe) -> str | None:
+    """Own pictures that a network, whose image size comes from its source, gets much enlarged."""
+    if recipe.data is None or recipe.data.name != FOLDER:
+        return None
+    (height, width), size = recipe.space.settings.image_size, _size_of_a_picture(recipe.data)
+    if size is None or min(height, width) <= _MOST_ENLARGED * min(size):
+        return None
+    return (
+        f"these pictures are small: the first has {size[0]} x {size[1]} pixels, and the network "
+        f"gets {width} x {height}. Enlarged pictures take time and show no more: give --image-size "
+        "with about their own size, if the network takes it, or larger pictures"
+    )
+
+
 def _size_of_a_picture(data: DataRecipe) -> tuple[int, int] | None:
     """Width and height of the first training picture; None if it cannot be opened."""
-    pictures = open_data(data).train
     try:
+        pictures = open_data(data).train
         return pictures.open(pictures.names[0]).size
     except Exception:  # decoders fail in many ways; reading the images names it
         return None

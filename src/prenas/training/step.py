@@ -19,6 +19,7 @@ from prenas.processes import ALONE, Processes
 from prenas.recipe import TrainingRecipe
 from prenas.supernet import Supernet
 from prenas.training.distillation import inplace_distillation_loss
+from prenas.training.features import Answer, answer_of, feature_loss
 from prenas.training.gradients import GradientBuffer
 from prenas.training.masked_adamw import MaskedAdamW
 from prenas.training.objective import label_loss, taught_loss
@@ -112,7 +113,12 @@ class TrainingStep:
         self._gradients = GradientBuffer(parameters, num_extras=2)
         share = len(processes.share(range(training.batch_size)))
         part = math.ceil(share / training.grad_accum_steps) if training.compile else None
-        self._subnets = BoundSubnets(supernet, compiled_for=part, most_kept=most_kept)
+        self._subnets = BoundSubnets(
+            supernet,
+            compiled_for=part,
+            most_kept=most_kept,
+            features=training.teacher is not None and training.teacher.feature_weight > 0,
+        )
         self._owned = lru_cache(maxsize=most_kept)(partial(_boxes_by_parameter, supernet))
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=training.precision == "fp16")
         # The scaler creates its state on first use. Do it here: a share may have no images.
@@ -194,29 +200,40 @@ class TrainingStep:
         for number, arch in enumerate(archs):  # the largest is the first
             drops = number < len(noise)
             own = noise[number] if drops else None
-            logits = self._run(self._subnets(arch, drops=drops), images, own)
+            answer = self._run(self._subnets(arch, drops=drops), images, own)
             if largest is not None:
                 assert training.inplace_distillation is not None, (
                     "without distillation there is no largest"
                 )
-                loss = inplace_distillation_loss(logits, largest, training.inplace_distillation)
+                loss = inplace_distillation_loss(
+                    answer.logits, largest, training.inplace_distillation
+                )
             else:
-                loss = label_loss(logits, labels, training, self._class_weights)
-                if told is not None:
-                    assert training.teacher is not None, "a teacher comes from the recipe"
-                    loss = taught_loss(loss, logits, told, training.teacher)
+                loss = self._loss(answer, labels, told)
             if training.inplace_distillation and largest is None:
-                largest = logits.detach()
+                largest = answer.logits.detach()
             loss = loss * weight
             self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         return total
 
-    def _run(self, network: Any, *inputs: Any) -> Tensor:
-        """Logits in float32, computed at the precision of the recipe."""
+    def _loss(self, ours: Answer, labels: Tensor, theirs: Answer | None) -> Tensor:
+        """The loss against the labels, and against the teacher if there is one."""
+        loss = label_loss(ours.logits, labels, self._training, self._class_weights)
+        if theirs is None:
+            return loss
+        teacher = self._training.teacher
+        assert teacher is not None, "a teacher comes from the recipe"
+        loss = taught_loss(loss, ours.logits, theirs.logits, teacher)
+        if ours.features is not None and theirs.features is not None:
+            loss = loss + teacher.feature_weight * feature_loss(ours.features, theirs.features)
+        return loss
+
+    def _run(self, network: Any, *inputs: Any) -> Answer:
+        """The answer in float32, computed at the precision of the recipe."""
         with autocast(self._training.precision, self.device):
-            logits: Tensor = network(*inputs)
-        return logits.float()
+            logits, features = answer_of(network(*inputs))
+        return Answer(logits.float(), None if features is None else features.float())
 
     def _noise(self, generators: Sequence[np.random.Generator], num_archs: int) -> Tensor:
         """Noise for stochastic depth and dropout [subnets that drop something, B, draws].

@@ -17,12 +17,17 @@ from torch import Tensor, nn
 from prenas.families.base import Arch
 from prenas.supernet import Supernet
 from prenas.training.compiled import Compiled
+from prenas.training.features import Answer, WithFeatures
 
 MOST_KEPT = 64
 """Subnets of a whole space that are kept: the same one is rarely drawn twice."""
 _MOST_PREFERRED = 1024
 """Preferred subnets that are kept. They share the weights; the modules and views of one take 1 to
 4 MB, and making them takes as long as a small step."""
+
+
+_Subnet = Callable[[Tensor, Tensor | None], Tensor | Answer]
+"""(images, noise) -> logits, with the features if they were asked for."""
 
 
 def num_kept(num_preferred: int | None) -> int:
@@ -45,18 +50,23 @@ class BoundSubnets:
     Args:
         compiled_for: compile the subnets for batches of this many images; None: do not compile.
         most_kept: number of subnets to keep, those used last.
+        features: return features too, as `WithFeatures` does.
     """
 
     def __init__(
-        self, supernet: Supernet, *, compiled_for: int | None = None, most_kept: int = MOST_KEPT
+        self,
+        supernet: Supernet,
+        *,
+        compiled_for: int | None = None,
+        most_kept: int = MOST_KEPT,
+        features: bool = False,
     ) -> None:
         self._supernet, self._compiled_for = supernet, compiled_for
+        self._features = features
         self._kept = lru_cache(maxsize=most_kept)(self._make)
         self._addresses: list[tuple[int, int, bool]] = []
 
-    def __call__(
-        self, arch: Arch, *, drops: bool = True
-    ) -> Callable[[Tensor, Tensor | None], Tensor]:
+    def __call__(self, arch: Arch, *, drops: bool = True) -> _Subnet:
         """The network of a subnet, in the mode of the supernet: (images, noise) -> logits.
 
         Args:
@@ -74,10 +84,10 @@ class BoundSubnets:
             network.train(self._supernet.training)
         return run
 
-    def _make(
-        self, arch: Arch, drops: bool
-    ) -> tuple[nn.Module, Callable[[Tensor, Tensor | None], Tensor]]:
+    def _make(self, arch: Arch, drops: bool) -> tuple[nn.Module, _Subnet]:
         network = self._supernet.bound(arch, drops=drops)
+        if self._features:
+            network = WithFeatures(network).train(network.training)
         if self._compiled_for is None:
             return network, network
         return network, Compiled(network, self._compiled_for)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,25 @@ from prenas.families.timm_weights import trained_model
 from prenas.models.export import load_described
 from prenas.recipe import TeacherRecipe
 from prenas.recipe.data import Preprocessing
+from prenas.training.features import Answer, WithFeatures, answer_of, classifier_of
 
 _UNREADABLE = (
     RuntimeError, OSError, ValueError, TypeError, KeyError, AttributeError, EOFError,
     pickle.UnpicklingError, SafetensorError,
 )  # fmt: skip
 
-Teacher = Callable[[Tensor], Tensor]
-"""Images [B, C, H, W], normalised like the training data -> logits [B, num_classes]."""
+Teacher = Callable[[Tensor], Tensor | Answer]
+"""Images [B, C, H, W], normalised like the training data -> logits [B, num_classes], with the
+features if the students learn them."""
 
 
 def load_teacher(
-    teacher: TeacherRecipe, settings: Settings, ours: Preprocessing, device: torch.device
+    teacher: TeacherRecipe,
+    settings: Settings,
+    ours: Preprocessing,
+    device: torch.device,
+    *,
+    feature_widths: Sequence[int] = (),
 ) -> Teacher:
     """Loads the teacher and tries it on one image.
 
@@ -39,13 +46,17 @@ def load_teacher(
     Args:
         settings: image size and classes of the students.
         ours: mean and deviation of the images that the teacher will receive.
+        feature_widths: how many features the students have, if they learn those of the teacher.
 
     Raises:
         ValueError: the model does not exist, its weights do not fit, or it has other classes,
-            channels or another image size.
+            channels, features or another image size.
     """
     network, mean, std = _network(teacher, settings)
     network = network.to(device).eval().requires_grad_(False)
+    if teacher.feature_weight:
+        _require_as_many_features(network, feature_widths)
+    network = answering(network, teacher)
     mean, std = teacher.mean or mean, teacher.std or std
     if not len(mean) == len(std) == settings.in_chans:
         raise ValueError(
@@ -61,12 +72,12 @@ def load_teacher(
     shift = ((own[0] - theirs[0]) / theirs[1])[:, None, None].to(device)
 
     @torch.no_grad()
-    def teach(images: Tensor) -> Tensor:
+    def teach(images: Tensor) -> Tensor | Answer:
         return network(images * scale + shift)  # type: ignore[no-any-return]
 
     blank = torch.zeros(1, settings.in_chans, *settings.image_size, device=device)
     try:
-        logits = teach(blank)
+        logits = answer_of(teach(blank)).logits
     except (RuntimeError, ValueError, AssertionError) as error:
         raise ValueError(
             f"the teacher {teacher.name!r} does not accept images of shape "
@@ -78,6 +89,22 @@ def load_teacher(
             f"{settings.num_classes} classes are trained: choose a teacher with the same classes"
         )
     return teach
+
+
+def answering(network: nn.Module, teacher: TeacherRecipe) -> nn.Module:
+    """The network as a teacher runs it: with its features if they are to be learnt."""
+    return WithFeatures(network) if teacher.feature_weight else network
+
+
+def _require_as_many_features(network: nn.Module, of_students: Sequence[int]) -> None:
+    """Raises ValueError unless the students have as many features as the teacher."""
+    number = classifier_of(network).in_features
+    if differing := sorted({*of_students} - {number}):
+        raise ValueError(
+            f"the teacher has {number} features, but networks that learn from it have "
+            f"{' to '.join(map(str, differing))}, and training.teacher.feature_weight compares "
+            "them one by one: set it to 0, or choose another teacher"
+        )
 
 
 def _network(

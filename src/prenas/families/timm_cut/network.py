@@ -226,11 +226,16 @@ class _EvaAttention(EvaAttention):
 
 def timm_model(settings: TimmSettings) -> nn.Module:
     """timm's model with these settings, with random weights, on the default device."""
+    return timm.create_model(settings.model, pretrained=False, **model_fields(settings))
+
+
+def model_fields(settings: TimmSettings) -> dict[str, Any]:
+    """The arguments with which timm makes the model."""
     known: Any = timm.get_pretrained_cfg(settings.model)
     fields: dict[str, Any] = {"num_classes": settings.num_classes, "in_chans": settings.in_chans}
     if known is not None and known.fixed_input_size:
         fields["img_size"] = settings.image_size
-    return timm.create_model(settings.model, pretrained=False, **fields)
+    return fields
 
 
 @lru_cache(maxsize=8)

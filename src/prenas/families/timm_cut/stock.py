@@ -44,7 +44,7 @@ def _with_rows(
     change: Callable[[Tensor, int, int], Tensor],
 ) -> dict[str, Tensor]:
     changed = dict(tensors)
-    for name, projection in _reordered(settings).items():
+    for name, projection in reordered(settings).items():
         for tensor in (f"{name}.weight", f"{name}.bias"):
             if tensor in changed:
                 rows = change(changed[tensor], projection.kinds, projection.per_unit)
@@ -52,7 +52,7 @@ def _with_rows(
     return changed
 
 
-def _reordered(settings: TimmSettings) -> dict[str, UnitMajorLinear]:
+def reordered(settings: TimmSettings) -> dict[str, UnitMajorLinear]:
     """The layers whose rows are in another order than timm's, by name."""
     with torch.device("meta"):
         modules = build_whole(settings).named_modules()
@@ -70,7 +70,7 @@ def shapes_text(arch: TimmArch, settings: TimmSettings) -> str:
             f"this subnet is not a stock model of timm: it leaves out {num_absent} of its residual "
             "branches. Load it with prenas.load instead"
         )
-    if joint := _reordered(settings):
+    if joint := reordered(settings):
         has_heads = any(layer.kinds == 3 for layer in joint.values())
         what = "queries, keys and values" if has_heads else "gates and values"
         raise ValueError(

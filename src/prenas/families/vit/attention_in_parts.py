@@ -12,6 +12,8 @@ Shapes are named as in `attention`; n is the number of images in a part, W = d +
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -20,6 +22,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import scaled_dot_product_attention
 
 _CACHE_BYTES = 5 * 2**18  # logits of a part, per thread: fastest on cores with 2 MiB of cache
+_MOST_KEPT_BYTES = 2**20  # logits of a part whose buffers are kept: 16 of them take some 50 MB
 _MOST_BYTES = 2**26  # logits of one image; beyond this, the fused kernel saves memory
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
@@ -110,17 +113,24 @@ class _Products:
 
 
 class _Part:
-    """Buffers for n images, allocated once for all parts of that size."""
+    """Buffers for n images, allocated once for all parts of that size.
+
+    What a computation leaves in them is overwritten by the next, or is the same in all.
+    """
 
     def __init__(
-        self, like: Tensor, num_images: int, features: Tensor, grid: tuple[int, int]
+        self, like: Tensor, num_images: int, num_features: int, grid: tuple[int, int]
     ) -> None:
-        tokens, width = len(features), like.shape[-1] + features.shape[1]
+        tokens, width = like.shape[1], like.shape[-1] + num_features
         self.q, self.k, self.v, self.out = (_Wide(like, num_images, grid, width) for _ in range(4))
-        for laid in (self.k, self.v):
-            laid.wide[..., like.shape[-1] :] = features
         self.products, self.seen = _Products(self.q, grid), _Products(self.q, grid)
         self.logits = like.new_empty(len(self.q.matrices), tokens, tokens)
+
+    def describe(self, features: Tensor) -> _Part:
+        """Writes the features of the keys [N, F]; returns self."""
+        for laid in (self.k, self.v):
+            laid.wide[..., -features.shape[1] :] = features
+        return self
 
     def lay(self, qkv: Tensor, key_table: Tensor, value_table: Tensor, scale: float) -> None:
         """Fills in the scaled queries with their products, and the keys and values."""
@@ -154,6 +164,33 @@ class _Part:
             torch.bmm(self.attention(), self.v.matrices, out=self.out.matrices)
 
 
+def _part(qkv: Tensor, num_images: int, features: Tensor, grid: tuple[int, int]) -> _Part:
+    """Buffers for images of this kind: small ones are kept, because making them takes longer than
+    computing with them."""
+    _, tokens, heads, _, head_dim = qkv.shape
+    num_features = features.shape[1]
+    is_large = num_images * heads * tokens**2 * qkv.element_size() > _MOST_KEPT_BYTES
+    if is_large or type(qkv) is not Tensor:  # such as one without memory
+        return _Part(qkv, num_images, num_features, grid).describe(features)
+    shape = num_images, tokens, heads, head_dim
+    of_mode = torch.is_inference_mode_enabled()  # outside of it, its tensors cannot be written
+    return _kept(shape, qkv.dtype, num_features, grid, of_mode, get_ident()).describe(features)
+
+
+@lru_cache(maxsize=16)
+def _kept(
+    shape: tuple[int, int, int, int],
+    dtype: torch.dtype,
+    num_features: int,
+    grid: tuple[int, int],
+    _is_inference: bool,
+    _thread: int,
+) -> _Part:
+    num_images, tokens, heads, head_dim = shape
+    like = torch.empty(0, tokens, heads, 3, head_dim, dtype=dtype, device="cpu")
+    return _Part(like, num_images, num_features, grid)
+
+
 def _parts(qkv: Tensor, features: Tensor, grid: tuple[int, int]) -> Iterator[tuple[slice, _Part]]:
     """The images of each part, with buffers of that size."""
     batch, tokens, heads = qkv.shape[:3]
@@ -162,7 +199,7 @@ def _parts(qkv: Tensor, features: Tensor, grid: tuple[int, int]) -> Iterator[tup
     part = None
     for start in range(0, batch, size):
         if part is None or start + size > batch:
-            part = _Part(qkv, min(size, batch - start), features, grid)
+            part = _part(qkv, min(size, batch - start), features, grid)
         yield slice(start, start + size), part
 
 

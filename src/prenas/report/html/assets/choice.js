@@ -14,8 +14,8 @@ function withinLimits(network, limits) {
 }
 
 // Reads an amount such as 6M, 1.4G or 250k in the units of an axis; null if it is none. As in
-// prenas, the case of a unit does not matter if that is unambiguous. Unlike there, times and file
-// sizes need a unit: who writes 5 means milliseconds, and not nanoseconds.
+// prenas, the case of a unit does not matter if that is unambiguous, and times and file sizes need
+// a unit: who writes 5 means milliseconds, and not nanoseconds.
 function readAmount(text, axis) {
   const match = /^\s*(\d+(?:\.\d+)?|\.\d+)(?:e([+-]?\d{1,2}))?\s*(\S*)\s*$/i.exec(text);
   if (!match) return null;
