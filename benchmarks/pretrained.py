@@ -187,7 +187,8 @@ def main(words: Sequence[str] | None = None) -> int:
                 logging.error("%s failed: %s\n%s", one, found.reason, found.trace)
                 continue
             measured = environment(Options(given.threads, rounds=1))
-            rows.append({**one, **found, **{name: measured[name] for name in ("commit", "date")}})
+            conditions = {name: measured[name] for name in ("commit", "date", "hardware")}
+            rows.append({**one, **found, **conditions})
             logging.info("%s", rows[-1])
             given.out.write_text(json.dumps({**measured, "rows": rows}, indent=1) + "\n")
     print_table([row for row in rows if all(row.get(name) == common[name] for name in common)])
