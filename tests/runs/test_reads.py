@@ -37,9 +37,9 @@ class Reads:
             patch.setattr(artifacts, name, self._counted(getattr(artifacts, name), counter))
         load = training.load_teacher
 
-        def load_teacher(*args: Any) -> Any:
+        def load_teacher(*args: Any, **options: Any) -> Any:
             self.num_teachers += 1
-            return load(*args)
+            return load(*args, **options)
 
         patch.setattr(training, "load_teacher", load_teacher)
 

@@ -184,7 +184,12 @@ def train_supernet(
     with readers_watched():
         for epoch, batches in loop.epochs_left():
             for batch in batches:
-                must_stop = loop.take(batch, epoch, watch, stop=bool(request))
+                is_asked = bool(request)
+                if step.may_be_late:
+                    must_stop = loop.take_late(batch, epoch, watch, stop=is_asked)
+                else:
+                    outcome = step(loop.position.step, batch, stop=is_asked)
+                    must_stop = loop.take(outcome, batch, epoch, watch)
                 if loop.is_between_epochs:
                     break
                 if must_stop or _is_due(loop.position.step, training.checkpoint_steps):
@@ -290,23 +295,21 @@ class _Training:
         """Whether the last step was the last one of its epoch, or of the training."""
         return self._length.ends_epoch(self.position.step)
 
-    def take(self, batch: Batch, epoch: int, watch: Watcher | None, *, stop: bool) -> bool:
-        """Does a step, logs it, and reports it to the watcher; whether to stop after it.
+    def take(self, outcome: Outcome, batch: Batch, epoch: int, watch: Watcher | None) -> bool:
+        """Logs the step that was done, and reports it to the watcher; whether to stop after it."""
+        self._pass(batch)
+        self._end_step(outcome, self.position.step, epoch, batch.total, watch)
+        return outcome.must_stop
+
+    def take_late(self, batch: Batch, epoch: int, watch: Watcher | None, *, stop: bool) -> bool:
+        """Begins a step, and perhaps logs and reports what was begun; whether to stop after it.
 
         On an accelerator, results are read several at once, because each time the device has to
         finish all its work: by `log_steps`, and whenever what follows needs them.
         """
-        position, is_late = self.position, self._step.may_be_late
-        if is_late:
-            begun = self._step.begin(position.step, batch, stop=stop, late=True)
-        else:
-            outcome = self._step(position.step, batch, stop=stop)
-        position.step += 1
-        self._clock.count(batch.total)
-        if not is_late:
-            self._end_step(outcome, position.step, epoch, batch.total, watch)
-            return outcome.must_stop
-        self._unread.append(_Unread(begun, position.step, batch.total))
+        begun = self._step.begin(self.position.step, batch, stop=stop, late=True)
+        self._pass(batch)
+        self._unread.append(_Unread(begun, self.position.step, batch.total))
         if not self._must_read(stop=stop):
             return False
         taken, self._unread = self._unread, []
@@ -314,6 +317,10 @@ class _Training:
         for one, outcome in zip(taken, outcomes, strict=True):
             self._end_step(outcome, one.step, epoch, one.num_images, watch)
         return any(outcome.must_stop for outcome in outcomes)
+
+    def _pass(self, batch: Batch) -> None:
+        self.position.step += 1
+        self._clock.count(batch.total)
 
     def _must_read(self, *, stop: bool) -> bool:
         """Whether to read the results now; the same in every process."""
