@@ -11,6 +11,7 @@ import math
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -322,6 +323,15 @@ def test_times_that_spread_are_measured_again_and_then_refused(
         plan.measure()
 
 
+def test_calls_that_a_coarse_clock_does_not_see_are_timed_by_the_wall(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The time of the process moves in ticks of four milliseconds while a profiler's timer runs."""
+    monkeypatch.setattr(time, "process_time", lambda: time.perf_counter() // 0.004 * 0.004)
+    found = latencies({"short": lambda: sum(range(100))}, rounds=5)["short"]
+    assert 0 < found.median < 0.004
+
+
 def test_one_thread_is_timed_by_what_the_processor_does() -> None:
     """A pause, such as another program's turn, does not count."""
     from time import sleep
@@ -443,10 +453,10 @@ def test_a_search_keeps_latencies_and_measures_what_it_chose(
     assert run.preferred.empty_budgets == (3,)
     (times,) = recorded_times(run)
     assert times.conditions == in_use.conditions
-    for subnet, time in zip(run.preferred.subnets, times.subnets, strict=True):
-        assert time.predicted == subnet.costs["latency"]
-        assert time.nanoseconds == pytest.approx(true_nanoseconds(subnet.arch, MINI), abs=1)
-        assert time.error == pytest.approx(0.0, abs=1e-3)
+    for subnet, timed in zip(run.preferred.subnets, times.subnets, strict=True):
+        assert timed.predicted == subnet.costs["latency"]
+        assert timed.nanoseconds == pytest.approx(true_nanoseconds(subnet.arch, MINI), abs=1)
+        assert timed.error == pytest.approx(0.0, abs=1e-3)
 
 
 @pytest.mark.parametrize("nanoseconds", [0, -1, 10**30, "x", None, True])

@@ -12,7 +12,7 @@ ROUNDS = 30
 MOST_SPREAD = 0.1
 """Beyond this spread, times are called unsteady: the machine did something else as well."""
 
-
+_FINE = 1e-3  # seconds
 _LARGE_BLOCK = 31 * 2**20  # bytes: just below the largest that glibc keeps for the next request
 
 
@@ -39,7 +39,8 @@ def latencies(
     of the processor, and those in which engines keep prepared operations.
 
     With one thread, the time is what the processor spends on the process, which does not grow when
-    another program has its turn; with more, it is what a clock on the wall shows.
+    another program has its turn; with more, it is what a clock on the wall shows. So it is if the
+    processor's time moves in ticks only, as it does under some profilers.
 
     Memory is as in a process that has been running for a while: what a call frees is kept for the
     next one. Otherwise PyTorch's times would depend on what the process did before, by up to 15 %.
@@ -48,7 +49,7 @@ def latencies(
         threads: that the calls use.
         least_seconds: a call that takes less is repeated within each round.
     """
-    clock = time.process_time if threads == 1 else time.perf_counter
+    clock = time.process_time if threads == 1 and _is_fine() else time.perf_counter
     _keep_freed_memory()
     repeats = {}
     for name, call in calls.items():
@@ -66,6 +67,19 @@ def latencies(
                 call()
             seconds[name].append((clock() - started) / repeats[name])
     return {name: _latency(found) for name, found in seconds.items()}
+
+
+def _is_fine() -> bool:
+    """Whether the time of the process is seen to move within a millisecond; it is tried 20 times,
+    as another program may have its turn."""
+
+    def passed() -> float:
+        started, begun = time.process_time(), time.perf_counter()
+        while time.perf_counter() - begun < _FINE / 2:
+            pass
+        return time.process_time() - started
+
+    return any(0 < passed() < _FINE for _ in range(20))
 
 
 def _keep_freed_memory() -> None:
