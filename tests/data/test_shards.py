@@ -262,6 +262,15 @@ def test_incomplete_samples_are_refused(
         assert word in message
 
 
+def test_a_link_to_itself_among_shards_is_refused(tmp_path: Path) -> None:
+    """Python's own resolving of it ends in a RuntimeError."""
+    write_shard(tmp_path / "0.tar", GOOD)
+    (tmp_path / "1.tar").symlink_to("1.tar")
+    message = value_error_of(lambda: opened(tmp_path / "*.tar"))
+    assert message is not None
+    assert str(tmp_path / "1.tar") in message
+
+
 @pytest.mark.parametrize(
     "parts",
     [

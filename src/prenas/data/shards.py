@@ -500,12 +500,13 @@ def open_shards(splits: Mapping[str, Sequence[Path]]) -> NamedSet:
         ValueError: a shard is no tar or truncated, a sample is incomplete or occurs twice, a label
             is out of range, or a shard belongs to two splits.
     """
-    owner: dict[Path, str] = {}
+    owner: dict[str, str] = {}
     for split, paths in splits.items():
         for path in paths:
-            if owner.setdefault(path.resolve(), split) != split:
+            real = os.path.realpath(path)  # unlike Path.resolve, it takes a link to itself as it is
+            if owner.setdefault(real, split) != split:
                 raise ValueError(
-                    f"{path} is a shard of {owner[path.resolve()]} and of {split}, so accuracy "
+                    f"{path} is a shard of {owner[real]} and of {split}, so accuracy "
                     "there would mean nothing: give other shards, or a share such as 0.1"
                 )
     found = {split: _split(paths) for split, paths in splits.items()}
