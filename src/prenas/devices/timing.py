@@ -12,7 +12,7 @@ ROUNDS = 30
 MOST_SPREAD = 0.1
 """Beyond this spread, times are called unsteady: the machine did something else as well."""
 
-_FINE = 1e-3  # seconds
+_SHORT = 5e-4  # seconds
 _LARGE_BLOCK = 31 * 2**20  # bytes: just below the largest that glibc keeps for the next request
 
 
@@ -70,16 +70,15 @@ def latencies(
 
 
 def _is_fine() -> bool:
-    """Whether the time of the process is seen to move within a millisecond; it is tried 20 times,
-    as another program may have its turn."""
+    """Whether the time of the process moves in each of twenty half milliseconds of work."""
 
     def passed() -> float:
         started, begun = time.process_time(), time.perf_counter()
-        while time.perf_counter() - begun < _FINE / 2:
+        while time.perf_counter() - begun < _SHORT:
             pass
         return time.process_time() - started
 
-    return any(0 < passed() < _FINE for _ in range(20))
+    return all(passed() > 0 for _ in range(20))
 
 
 def _keep_freed_memory() -> None:
