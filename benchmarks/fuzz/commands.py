@@ -101,7 +101,8 @@ def command_line(dice: Dice, stage: Stage) -> Case:
     last = ("--dry-run",) if name in _DRY else ()
     words = (name, *(word for part in parts for word in part), *last)
     real = [os.path.realpath(word) for word in words if word.startswith("/")]  # of /proc/self
-    names = ("Usage:", "--", *_PATHS, *words, *real)
+    fields = [repr(word.partition("=")[0]) for word in words if "=" in word]  # of --set
+    names = ("Usage:", "--", *_PATHS, *words, *real, *fields)
     return Case("command line", " ".join(words)[:300], words, names)
 
 
