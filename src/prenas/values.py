@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from functools import cache
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -100,14 +100,18 @@ def _given(value: object) -> str:
     return shortened(repr(list(value) if isinstance(value, tuple) else value))
 
 
-def explain(error: ValidationError) -> str:
+def explain(error: ValidationError, *, within: str | None = None) -> str:
     """A pydantic error, one line per field: its name, what is wrong, and the value.
 
     Of very many problems, it names the first.
+
+    Args:
+        within: the field that holds the value, if it is part of a larger document.
     """
     lines = []
+    outer = () if within is None else (within,)
     for problem in error.errors():
-        where = ".".join(map(str, problem["loc"]))
+        where = ".".join(map(str, (*outer, *problem["loc"])))
         kind, given = problem["type"], problem["input"]
         message = _NEEDED.get(kind, problem["msg"].removeprefix("Value error, "))
         if kind == "tuple_type" and isinstance(given, (str, int, float)):
@@ -121,11 +125,26 @@ def explain(error: ValidationError) -> str:
     return "\n".join(lines)
 
 
-def explained(error: ValidationError) -> ValueError:
+def explained(error: ValidationError, *, within: str | None = None) -> ValueError:
     """A pydantic error as an error with readable text, of the kind that a validator raised."""
     causes = [details.get("ctx", {}).get("error") for details in error.errors()]
     is_unknown = any(isinstance(cause, UnknownNameError) for cause in causes)
-    return (UnknownNameError if is_unknown else ValueError)(explain(error))
+    return (UnknownNameError if is_unknown else ValueError)(explain(error, within=within))
+
+
+V = TypeVar("V", bound=Value)
+
+
+def parse_within(kind: type[V], fields: Any, where: str) -> V:
+    """A value that is part of a larger document; the error names the part, `where`.
+
+    Raises:
+        ValueError: a field is wrong.
+    """
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        raise explained(error, within=where) from None
 
 
 _UNPRINTABLE = re.compile(

@@ -460,6 +460,16 @@ def test_damaged_and_foreign_models_are_refused_by_file(
     assert str(model / file) in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["arch", "settings", "preprocessing"])
+def test_the_part_of_the_description_that_is_wrong_is_named(name: str, model: Path) -> None:
+    edit(lambda document: document.update({name: 0}))(model)
+    with pytest.raises(ValueError, match=rf"prenas: {name}: must be a group of fields \(got 0\)"):
+        load(model)
+    edit(lambda document: document.update({name: {"wings": 2}}))(model)
+    with pytest.raises(ValueError, match=rf"prenas: {name}\.\w+: "):
+        load(model)
+
+
 def test_the_weights_of_another_subnet_are_refused(model: Path, finished_run: Path) -> None:
     shutil.copy(finished_run / "subnets" / "02" / WEIGHTS, model / WEIGHTS)
     with pytest.raises(

@@ -393,6 +393,22 @@ def test_damaged_files_are_named(name: str, content: bytes, finished: Path) -> N
     assert contents(finished) == before
 
 
+@pytest.mark.parametrize(
+    ("name", "entries"), [("preferred.json", "subnets"), ("evaluation.json", "subnets")]
+)
+@pytest.mark.parametrize(
+    ("arch", "problem"), [({"wings": 2}, r"\.\w+: "), (0, r": must be a group of fields \(got 0\)")]
+)
+def test_the_part_of_a_file_that_is_wrong_is_named(
+    name: str, entries: str, arch: object, problem: str, finished: Path
+) -> None:
+    document = json.loads((finished / name).read_text())
+    document[entries][1]["arch"] = arch
+    (finished / name).write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=rf"{name} is damaged .*: {entries}\.1\.arch{problem}"):
+        pipeline.specialize(finished, 0)
+
+
 def test_a_foreign_batch_size(searched: Path) -> None:
     path = searched / "recipe.json"
     document = json.loads(path.read_text())

@@ -18,6 +18,7 @@ from prenas.families.base import Arch, Family, Settings
 from prenas.models.image_size import at_image_size
 from prenas.models.timm_config import describe_to_timm, timm_config
 from prenas.recipe.data import Preprocessing
+from prenas.values import parse_within
 
 Transform = Callable[[Image], Tensor]
 
@@ -218,11 +219,11 @@ def _load_weights(network: nn.Module, path: Path, description: Description) -> N
 def parse_description(document: dict[str, Any]) -> Description:
     """The content of an `arch.json`; raises as a wrong value does."""
     family = get_family(document["family"])
-    settings = family.settings_type.model_validate(document["settings"])
-    preprocessing = Preprocessing.model_validate(document["preprocessing"])
+    settings = parse_within(family.settings_type, document["settings"], "settings")
+    preprocessing = parse_within(Preprocessing, document["preprocessing"], "preprocessing")
     preprocessing.check_channels(settings.in_chans)
     return Description(
-        arch=family.arch_type.model_validate(document["arch"]),
+        arch=parse_within(family.arch_type, document["arch"], "arch"),
         settings=settings,
         preprocessing=preprocessing,
         class_names=_parse_names(document["class_names"], settings.num_classes),

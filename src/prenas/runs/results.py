@@ -15,7 +15,7 @@ from prenas.families import get_family
 from prenas.families.base import Arch
 from prenas.selection.evolved import Evolved, EvolvedSet, evolved_set
 from prenas.supernet import Statistics
-from prenas.values import Amount, Value
+from prenas.values import Amount, V, Value, parse_within
 
 if TYPE_CHECKING:
     from prenas.runs.run import Run
@@ -215,7 +215,7 @@ class RunResults:
 
 
 def _parse_evolution(document: dict[str, Any]) -> _Stored[tuple[Evolved, ...]]:
-    found = [Evolved.model_validate(fields) for fields in _with_archs(document, "budgets")]
+    found = _parse_entries(document, "budgets", Evolved)
     for one in found:
         if not 0 <= one.accuracy <= 1:
             raise ValueError(f"accuracy is {one.accuracy}, which is not between 0 and 1")
@@ -223,7 +223,7 @@ def _parse_evolution(document: dict[str, Any]) -> _Stored[tuple[Evolved, ...]]:
 
 
 def _parse_evaluations(document: dict[str, Any]) -> _Stored[tuple[Evaluation, ...]]:
-    rows = [Evaluation.model_validate(fields) for fields in _with_archs(document, "subnets")]
+    rows = _parse_entries(document, "subnets", Evaluation)
     if (
         not rows
         or not rows[0].splits
@@ -233,17 +233,19 @@ def _parse_evaluations(document: dict[str, Any]) -> _Stored[tuple[Evaluation, ..
     return _Stored(tuple(rows), document["supernet_sha256"])
 
 
-def _with_archs(document: dict[str, Any], entries: str) -> list[dict[str, Any]]:
+def _parse_entries(document: dict[str, Any], entries: str, kind: type[V]) -> list[V]:
     """The entries of a document, with their architectures as values of its family."""
     arch_type = get_family(document["family"]).arch_type
     if not isinstance(document[entries], list):
         raise ValueError(f"{entries}: must be a list")
+    rows = []
     for number, fields in enumerate(document[entries]):
+        where = f"{entries}.{number}"
         if not isinstance(fields, dict):
-            raise ValueError(f"{entries}.{number}: must be an object, not {fields!r:.40}")
-    return [
-        {**fields, "arch": arch_type.model_validate(fields["arch"])} for fields in document[entries]
-    ]
+            raise ValueError(f"{where}: must be an object, not {fields!r:.40}")
+        arch = parse_within(arch_type, fields["arch"], f"{where}.arch")
+        rows.append(parse_within(kind, {**fields, "arch": arch}, where))
+    return rows
 
 
 def _parse_calibration(document: dict[str, Any]) -> _Stored[Calibration]:

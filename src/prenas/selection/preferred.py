@@ -15,7 +15,7 @@ from prenas.families import get_family
 from prenas.families.base import Arch, Settings, envelope
 from prenas.recipe import Recipe, recipe_from_dict
 from prenas.recipe.budgets import parse_budgets
-from prenas.values import Amount, Value
+from prenas.values import Amount, Value, parse_within
 
 
 class PreferredSubnet(Value):
@@ -252,12 +252,13 @@ class PreferredSet(Value):
             return fields
         arch_type = get_family(recipe.space.family).arch_type
 
-        def parsed(entry: Any) -> Any:
-            is_plain = isinstance(entry, dict) and isinstance(entry["arch"], dict)
-            return {**entry, "arch": arch_type.model_validate(entry["arch"])} if is_plain else entry
+        def parsed(entry: Any, where: str) -> Any:
+            if not (isinstance(entry, dict) and isinstance(entry["arch"], dict)):
+                return entry
+            return {**entry, "arch": parse_within(arch_type, entry["arch"], f"{where}.arch")}
 
         return {**fields, "recipe": recipe} | {
-            name: [parsed(entry) for entry in fields[name]]
+            name: [parsed(entry, f"{name}.{number}") for number, entry in enumerate(fields[name])]
             for name in ("subnets", "optima")
             if name in fields
         }
