@@ -6,6 +6,7 @@
     python -m benchmarks.chaos --kills 100 --processes 2           # under torchrun
     python -m benchmarks.chaos --kills 100 --warm --recipe mobilenet-micro --step all
     python -m benchmarks.chaos --kills 20 --warm --shards          # pictures read from shards
+    python -m benchmarks.chaos --kills 100 --warm --cut            # prenas run --from, all of it
 
 A command of a short run on the digits, which has a checkpoint every three steps and a log record of
 every step, is killed at a random moment (SIGKILL to all its processes, as in a power failure), and
@@ -46,6 +47,7 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"  # more threads would only make the processes wait
 
 import sklearn.datasets
+import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -84,6 +86,19 @@ FROM_SHARDS = (
 )
 """Changes in addition, for digits that are read from shards while they are trained on."""
 _PER_SHARD, _NUM_SHARDS = 60, 6
+SOURCE = "test_efficientnet"
+"""The network of timm that `--cut` fine-tunes, scores and cuts."""
+CUTS = (
+    "adaptation.steps=24",
+    "adaptation.checkpoint_steps=3",
+    "adaptation.log_steps=1",
+    "training.epochs=6",
+    "training.checkpoint_steps=3",
+    "training.log_steps=1",
+    "data.num_workers=0",
+)
+"""Changes for such a run, which has two trainings in two folders."""
+_NUM_PICTURES, _PICTURE_SIZE = 240, 32
 STATE, STATE_DIGEST = "state.pt", "state.sha256"
 STEPS: dict[str, tuple[str, ...]] = {
     "run": (),
@@ -118,13 +133,33 @@ def command(step: str, options: argparse.Namespace, out: Path) -> list[str]:
     if step not in ("run", "search"):
         return [step, str(out), *computing]
     changes = [word for change in changes_of(options) for word in ("--set", change)]
-    return [step, options.recipe, "--data", options.data, "--out", str(out), *changes, *computing]
+    subject = [options.recipe]
+    if options.cut:
+        subject = ["--from", f"timm/{SOURCE}={options.weights}", "--image-size", str(_PICTURE_SIZE)]
+        subject += ["--budget", "macs=90%", "--budget", "macs=60%"]
+    return [step, *subject, "--data", options.data, "--out", str(out), *changes, *computing]
 
 
 def changes_of(options: argparse.Namespace) -> tuple[str, ...]:
     """What is changed in the recipe."""
+    if options.cut:
+        return CUTS
     changes = (*CHANGES, *EVOLUTION) if options.step == "evolve" else CHANGES
     return (*changes, *FROM_SHARDS) if options.shards else changes
+
+
+def write_source(home: Path) -> tuple[Path, Path]:
+    """Weights of a small network of timm, and a folder with some of the digits as pictures."""
+    torch.manual_seed(0)
+    weights, pictures = home / "source.safetensors", home / "pictures"
+    save_file(timm.create_model(SOURCE).state_dict(), weights)
+    digits = sklearn.datasets.load_digits()
+    for number in range(_NUM_PICTURES):
+        folder = pictures / str(digits.target[number])
+        folder.mkdir(parents=True, exist_ok=True)
+        picture = Image.fromarray((digits.images[number] * 15.9).astype("uint8"))
+        picture.resize((_PICTURE_SIZE, _PICTURE_SIZE)).save(folder / f"{number:04d}.png")
+    return weights, pictures
 
 
 def write_shards(folder: Path) -> str:
@@ -236,6 +271,7 @@ def one_life(
     started = changed = time.monotonic()
     num_awaited = dice.randint(1, options.records)
     is_training = options.step in ("run", "train") and not (out / artifacts.SUPERNET).exists()
+    is_training &= not options.cut  # it trains twice, and scores and chooses between
     end = started + dice.uniform(0, rhythm.start) if dice.random() < 0.2 else None
     if not is_training:
         end = started + dice.uniform(0, 1.2 * rhythm.whole)
@@ -293,10 +329,9 @@ def activity_of(out: Path, is_training: bool) -> str:
 # --- comparing -----------------------------------------------------------------------------------
 
 
-def log_of(run: Path) -> list[dict[str, Any]]:
-    if not (run / artifacts.METRICS).exists():
-        return []
-    lines = [json.loads(line) for line in (run / artifacts.METRICS).read_text().splitlines()]
+def log_of(path: Path) -> list[dict[str, Any]]:
+    """The records of a log, without speeds."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
     return [{k: v for k, v in one.items() if k != "images_per_second"} for one in lines]
 
 
@@ -323,13 +358,10 @@ def without_speeds(report: Path) -> str:
 def differences(left: Path, right: Path) -> list[str]:
     """Names of the files that differ between two finished folders, except for speeds."""
     names = [
-        {str(path.relative_to(run)) for path in run.rglob("*")}  # folders too
-        - {artifacts.METRICS, artifacts.LOCK}
-        for run in (left, right)
+        {str(path.relative_to(run)) for path in run.rglob("*") if path.name != artifacts.LOCK}
+        for run in (left, right)  # with their folders
     ]
     found = sorted(names[0] ^ names[1])
-    if log_of(left) != log_of(right):
-        found.append(artifacts.METRICS)
     for name in sorted(names[0] & names[1]):
         paths = left / name, right / name
         if paths[0].is_dir() and paths[1].is_dir():
@@ -338,7 +370,9 @@ def differences(left: Path, right: Path) -> list[str]:
             same = is_equal(*(torch.load(path, weights_only=True) for path in paths))
         elif name.endswith(STATE_DIGEST):  # of equal values that were pickled in other bytes
             same = all(digest_fits(path) for path in paths)
-        elif name == artifacts.REPORT:
+        elif Path(name).name == artifacts.METRICS:
+            same = log_of(paths[0]) == log_of(paths[1])
+        elif Path(name).name == artifacts.REPORT:
             same = len({without_speeds(path) for path in paths}) == 1
         else:
             same = paths[0].read_bytes() == paths[1].read_bytes()
@@ -359,15 +393,16 @@ def prove_that_differences_are_found(whole: Path, home: Path) -> None:
     moments = state["optimizer"]["state"][0].values()
     next(one for one in moments if one.ndim).flatten()[0] += 1e-3
     torch.save(state, path)
-    log = changed / artifacts.METRICS
-    log.write_text(log.read_text().replace('"step": 7,', '"step": 8,', 1))
+    logs = sorted(changed.rglob(artifacts.METRICS))
+    for log in logs:
+        log.write_text(log.read_text().replace('"step": 7,', '"step": 8,', 1))
     (changed / artifacts.CHECKPOINTS / ".leftover.tmp").touch()
     (changed / artifacts.CHECKPOINTS / ".empty.tmp").mkdir()
     expected = {
         artifacts.SUPERNET,
         str(path.relative_to(changed)),
         str(path.with_name(STATE_DIGEST).relative_to(changed)),
-        artifacts.METRICS,
+        *(str(log.relative_to(changed)) for log in logs),
         f"{artifacts.CHECKPOINTS}/.leftover.tmp",
         f"{artifacts.CHECKPOINTS}/.empty.tmp",
     }
@@ -402,6 +437,7 @@ def measure(options: argparse.Namespace, home: Path) -> Iterator[dict[str, Any]]
     out.rename(whole)
     if options.step in ("run", "train"):
         prove_that_differences_are_found(whole, home)
+    if options.step in ("run", "train") and not options.cut:
         trained = (whole / artifacts.SUPERNET).stat().st_mtime
         last = max(path.stat().st_mtime for path in whole.rglob("*"))
         rhythm.whole = max(0.1, last - trained)
@@ -420,6 +456,7 @@ def measure(options: argparse.Namespace, home: Path) -> Iterator[dict[str, Any]]
             "command": "python -m benchmarks.chaos " + " ".join(sys.argv[1:]),
             "step": options.step,
             "shards": options.shards,
+            "cut": options.cut,
             "processes": options.processes,
             "warm": options.warm,
             "kills": sum(hits.values()),
@@ -427,7 +464,7 @@ def measure(options: argparse.Namespace, home: Path) -> Iterator[dict[str, Any]]
             "runs_compared": num_finished,
             "is_equal": not found,
             "differences": dict(found),
-            "recipe": [options.recipe, *changes_of(options)],
+            "recipe": [SOURCE if options.cut else options.recipe, *changes_of(options)],
             "commit": commit,
             "hardware": f"{platform.machine()}, 1 thread per process",
             "torch": torch.__version__,
@@ -437,7 +474,7 @@ def measure(options: argparse.Namespace, home: Path) -> Iterator[dict[str, Any]]
 
 def _kind(row: dict[str, Any]) -> tuple[Any, ...]:
     kind = row.get("step", "train"), row["processes"], row["warm"], row["recipe"][0]
-    return (*kind, row.get("shards", False))
+    return (*kind, row.get("shards", False), row.get("cut", False))
 
 
 def keep(row: dict[str, Any]) -> None:
@@ -466,8 +503,19 @@ def main() -> None:
         action="store_true",
         help="read the digits from shards, augmented, with a reader",
     )
+    parser.add_argument(
+        "--cut",
+        action="store_true",
+        help=f"kill `prenas run --from timm/{SOURCE}` on some of the digits as pictures",
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    if options.cut and (
+        options.shards or options.processes > 1 or options.step not in ("train", "run")
+    ):
+        parser.error("--cut kills `prenas run --from`, in one process and without shards")
+    if options.cut:
+        options.step = "run"
     sklearn.datasets.load_digits()  # so that forked processes need not load them
     is_calibrated = "mobilenet" in options.recipe
     steps = [step for step in STEPS if options.step in ("all", step)]
@@ -477,6 +525,8 @@ def main() -> None:
     for options.step in steps:
         with tempfile.TemporaryDirectory() as home:
             options.data = "digits"
+            if options.cut:
+                options.weights, options.data = map(str, write_source(Path(home)))
             if options.shards:
                 os.environ["PRENAS_DATA"] = f"{home}/cache"
                 options.data = write_shards(Path(home) / "shards")
