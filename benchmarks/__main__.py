@@ -9,6 +9,7 @@
     python -m benchmarks latency --help        latency tables: how well they predict networks
     python -m benchmarks scale --help          how seconds and memory grow with sizes
     python -m benchmarks choice --help         does the choice before training help?
+    python -m benchmarks environments --help   models and files where this package is not installed
 
 A section replaces only its own part of results/speed.json.
 """
@@ -29,37 +30,22 @@ from rich.table import Table
 from benchmarks.paired import ROOT, Options, Section, environment
 
 SECTIONS = ("attention", "supernet", "search", "loader", "compiled")
+COMMANDS = {
+    "gpu": "benchmarks.gpu.command",
+    "pretrained": "benchmarks.pretrained",
+    "cuts": "benchmarks.cuts",
+    "devices": "benchmarks.devices",
+    "latency": "benchmarks.latency",
+    "scale": "benchmarks.scale",
+    "choice": "benchmarks.choice.command",
+    "environments": "benchmarks.environments",
+}
+"""First word -> the module whose `main` takes the others."""
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["gpu"]:
-        from benchmarks.gpu.command import main as on_gpu
-
-        sys.exit(on_gpu(sys.argv[2:]))
-    if sys.argv[1:2] == ["pretrained"]:
-        from benchmarks.pretrained import main as on_pretrained
-
-        sys.exit(on_pretrained(sys.argv[2:]))
-    if sys.argv[1:2] == ["cuts"]:
-        from benchmarks.cuts import main as on_cuts
-
-        sys.exit(on_cuts(sys.argv[2:]))
-    if sys.argv[1:2] == ["devices"]:
-        from benchmarks.devices import main as on_devices
-
-        sys.exit(on_devices(sys.argv[2:]))
-    if sys.argv[1:2] == ["latency"]:
-        from benchmarks.latency import main as on_latency
-
-        sys.exit(on_latency(sys.argv[2:]))
-    if sys.argv[1:2] == ["scale"]:
-        from benchmarks.scale import main as on_scale
-
-        sys.exit(on_scale(sys.argv[2:]))
-    if sys.argv[1:2] == ["choice"]:
-        from benchmarks.choice.command import main as on_choice
-
-        sys.exit(on_choice(sys.argv[2:]))
+    if (module := COMMANDS.get(next(iter(sys.argv[1:]), ""))) is not None:
+        sys.exit(import_module(module).main(sys.argv[2:]))
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=__doc__,

@@ -351,12 +351,19 @@ def digest_fits(path: Path) -> bool:
     return path.read_text().strip() == artifacts.sha256(path.with_name(STATE))
 
 
+def description_of(path: Path) -> dict[str, Any]:
+    """An `arch.json` without the commit, which is changed ("dirty") once the results are."""
+    described = artifacts.read_json(path)
+    described["provenance"].pop("commit")
+    return described
+
+
 def without_speeds(report: Path) -> str:
     return re.sub(r"[\d,]+ images/s", "", report.read_text())
 
 
 def differences(left: Path, right: Path) -> list[str]:
-    """Names of the files that differ between two finished folders, except for speeds."""
+    """Names of the files that differ between two finished folders; speeds and commits may."""
     names = [
         {str(path.relative_to(run)) for path in run.rglob("*") if path.name != artifacts.LOCK}
         for run in (left, right)  # with their folders
@@ -372,6 +379,8 @@ def differences(left: Path, right: Path) -> list[str]:
             same = all(digest_fits(path) for path in paths)
         elif Path(name).name == artifacts.METRICS:
             same = log_of(paths[0]) == log_of(paths[1])
+        elif Path(name).name == artifacts.MODEL_ARCH:
+            same = is_equal(*map(description_of, paths))
         elif Path(name).name == artifacts.REPORT:
             same = len({without_speeds(path) for path in paths}) == 1
         else:

@@ -77,6 +77,7 @@ PLANTED: dict[str, tuple[Command, Outcome]] = {
     "a hidden bug": (lambda: refuse("Traceback (most recent call last):"), Outcome.TRACEBACK),
     "waiting": (lambda: time.sleep(30), Outcome.SLOW),
     "not a number": (lambda: say('{"probability": NaN}'), Outcome.SILENT),
+    "a text about such a number": (lambda: say('{"problem": "lr is NaN"}'), Outcome.RIGHT),
     "a bare refusal": (lambda: refuse("error: something is damaged"), Outcome.UNCLEAR),
     "silence": (lambda: sys.exit(2), Outcome.UNCLEAR),
     "an errno": (lambda: refuse("error: [Errno 21] Is a directory: run/x.json"), Outcome.UNCLEAR),
@@ -115,6 +116,17 @@ def test_a_difference_is_silent_unless_the_file_is_named(
             sys.stderr.write(err)
 
         assert ended(command, home, monkeypatch, case).outcome == outcome
+
+
+def test_only_what_was_finished_before_a_refusal_may_be_kept(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = "work/run/recipe.json"
+    case = Case("test", "planted", (), ("x.json",), written=(file,))
+    assert ended(change_and_refuse, home, monkeypatch, case).outcome == Outcome.CHANGED
+    (home / file).write_text("{}")
+    case = case._replace(written=(), kept=(file,))
+    assert ended(change_and_refuse, home, monkeypatch, case).outcome == Outcome.REFUSED
 
 
 def test_results_of_other_bytes_are_a_difference(

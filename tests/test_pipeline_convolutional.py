@@ -8,6 +8,7 @@ import csv
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +220,20 @@ def test_calibration_is_made_where_it_is_missing(finished: Path) -> None:
     assert (finished / "calibration.safetensors").read_bytes() == expected
     stored = pipeline.calibrate(finished)
     assert len(stored) == len(rows)
+
+
+@pytest.mark.parametrize("leave", [lambda path: None, lambda path: path.symlink_to("nowhere")])
+def test_models_of_a_calibration_that_is_missing_are_not_handed_over(
+    leave: Callable[[Path], None], finished: Path, tmp_path: Path
+) -> None:
+    path = finished / "calibration.json"
+    path.unlink()
+    leave(path)
+    with pytest.raises(
+        ValueError, match=r"calibration\.json is missing, .*: remove"
+    ):
+        pipeline.specialize(finished, 0, to=tmp_path / "model")
+    assert not (tmp_path / "model").exists()
 
 
 def test_calibration_of_other_weights_is_refused(finished: Path) -> None:

@@ -31,11 +31,16 @@ SCRIPT = Path(__file__).resolve().parents[1] / "examples" / "serving" / "classif
 MODES = ("RGB", "L", "1", "LA", "P", "RGBA", "CMYK")
 
 
-@pytest.fixture(scope="module", params=[None, 2], ids=["any number", "two per call"])
+@pytest.fixture(
+    scope="module",
+    params=[("onnx", None), ("onnx", 2), ("openvino", None)],
+    ids=["any number", "two per call", "openvino"],
+)
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file whose network has more outputs than classes."""
+    name, batch = request.param
     model = model_of(tmp_path_factory.mktemp("serving") / "00", num_classes=6)
-    return export(model, "onnx", batch=request.param).folder
+    return export(model, name, batch=batch).folder
 
 
 def picture_of(mode: str, seed: int = 0) -> Image.Image:
@@ -125,8 +130,8 @@ def test_the_script_knows_the_formats_of_the_package() -> None:
 
 
 def test_a_file_of_another_format_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "export.json").write_text(json.dumps({"format": "openvino"}))
-    with pytest.raises(ValueError, match="a file of the format openvino, not onnx"):
+    (tmp_path / "export.json").write_text(json.dumps({"format": "executorch"}))
+    with pytest.raises(ValueError, match="a file of the format executorch, not onnx or openvino"):
         Classifier(tmp_path)
 
 

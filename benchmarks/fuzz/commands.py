@@ -103,7 +103,8 @@ def command_line(dice: Dice, stage: Stage) -> Case:
     real = [os.path.realpath(word) for word in words if word.startswith("/")]  # of /proc/self
     fields = [repr(word.partition("=")[0]) for word in words if "=" in word]  # of --set
     names = ("Usage:", "--", *_PATHS, *words, *real, *fields)
-    return Case("command line", " ".join(words)[:300], words, names)
+    kept = (f"work/run/{artifacts.MEASURED}",) if name == "measure" else ()  # of earlier engines
+    return Case("command line", " ".join(words)[:300], words, names, kept=kept)
 
 
 def _odd_option(name: str, dice: Dice) -> Part:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import re
@@ -80,6 +81,8 @@ class Case(NamedTuple):
     """A further look at a finished command."""
     written: tuple[str, ...] = ()
     """Files of the user that the command is to write, unless it refuses."""
+    kept: tuple[str, ...] = ()
+    """Files in which also a refused command keeps what it finished before."""
 
 
 class Done(NamedTuple):
@@ -237,7 +240,8 @@ def judge(case: Case, done: Done, *, seconds: float) -> Verdict:
     if events := [one for one in done.events if not _is_asked_for(one, case, done.home)]:
         return Verdict(Outcome.OUTSIDE, "; ".join(events[:5]))
     is_refused = done.status == 2
-    if lost := _lost(done, () if is_refused else case.written, is_refused=is_refused):
+    written = case.kept if is_refused else (*case.written, *case.kept)
+    if lost := _lost(done, written, is_refused=is_refused):
         return Verdict(Outcome.CHANGED, ", ".join(lost[:8]))
     if done.status == 2:
         unclear = _unclear(case, done)
@@ -255,7 +259,9 @@ def _is_asked_for(event: str, case: Case, home: Path) -> bool:
 
 
 def _judge_success(case: Case, done: Done) -> Verdict:
-    if _NOT_FINITE.search(done.out) and not _NOT_FINITE.search(" ".join(case.words)):
+    if _NOT_FINITE.search(_without_documents(done.out)) and not _NOT_FINITE.search(
+        " ".join(case.words)
+    ):
         return Verdict(Outcome.SILENT, f"not finite: {_last_lines(done.out, 6)}")
     problem = case.check(done) if case.check else None
     if problem:
@@ -267,6 +273,23 @@ def _judge_success(case: Case, done: Done) -> Verdict:
     if different := differences(case, done):
         return Verdict(Outcome.SILENT, ", ".join(different[:6]))
     return Verdict(Outcome.RIGHT)
+
+
+def _without_documents(out: str) -> str:
+    """The lines that are not valid JSON. In those that are, all numbers are finite, and a text may
+    say which number of a file is not."""
+    return "\n".join(line for line in out.splitlines() if not _is_json(line))
+
+
+def _is_json(line: str) -> bool:
+    def refuse(name: str) -> None:
+        raise ValueError(f"{name} is no JSON")
+
+    try:
+        json.loads(line, parse_constant=refuse)
+    except ValueError:
+        return False
+    return True
 
 
 def differences(case: Case, done: Done) -> list[str]:

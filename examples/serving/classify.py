@@ -1,9 +1,12 @@
-"""Classifies pictures with an exported ONNX file, without PyTorch and without prenas.
+"""Classifies pictures with an exported file, without PyTorch and without prenas.
 
-Needs Python, a folder that `prenas export --format onnx` wrote, and three packages:
+Needs Python, a folder that `prenas export --format onnx` (or `openvino`) wrote, and three packages:
 
     pip install onnxruntime numpy pillow
     python classify.py runs/photos/subnets/00/onnx a.jpg b.png
+
+    pip install openvino numpy pillow
+    python classify.py runs/photos/subnets/00/openvino a.jpg b.png
 
 Prints one JSON object per picture, as `prenas predict --json` does. The exit status is 1 if a
 picture could not be read.
@@ -13,11 +16,11 @@ import io
 import json
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from PIL import Image, UnidentifiedImageError, features
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
@@ -25,6 +28,10 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
 MOST_PIXELS = 80_000_000
 MOST_RATIO = 100
 """Of the longer to the shorter side."""
+
+
+Run = Callable[[np.ndarray], np.ndarray]
+"""Float32 images [batch, channels, height, width] -> logits [batch, classes]."""
 
 
 class PictureError(ValueError):
@@ -36,19 +43,15 @@ class Classifier:
 
     def __init__(self, folder: Path, threads: int = 1) -> None:
         card = json.loads((folder / "export.json").read_text(encoding="utf-8"))
-        if card["format"] != "onnx":
-            raise ValueError(f"{folder} holds a file of the format {card['format']}, not onnx")
+        if card["format"] not in ENGINES:
+            allowed = " or ".join(ENGINES)
+            raise ValueError(f"{folder} holds a file of the format {card['format']}, not {allowed}")
         self.class_names: list[str] = card["model"]["class_names"]
         self.preprocessing: dict[str, Any] = card["model"]["preprocessing"]
         batch, self.channels, *size = card["input_shape"]
         self.image_size: tuple[int, int] = (size[0], size[1])
         self.batch: int = batch or 1  # a file for a fixed number of pictures takes no other
-        self.input: str = card["input"]
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        self.session = onnxruntime.InferenceSession(
-            folder / card["file"], options, providers=["CPUExecutionProvider"]
-        )
+        self.run = ENGINES[card["format"]](folder / card["file"], threads)
 
     def classify(self, content: bytes, top: int = 3) -> list[dict[str, Any]]:
         """The likeliest classes of a picture, given as the content of its file.
@@ -64,12 +67,36 @@ class Classifier:
             raise PictureError(str(error) or type(error).__name__) from error
         pixels = prepared(picture, self.image_size, self.preprocessing)
         images = np.repeat(pixels[None], self.batch, axis=0)
-        logits = self.session.run(None, {self.input: images})[0][0]
+        logits = self.run(images)[0]
         shares = np.exp(logits - logits.max())
         shares /= shares.sum()
         named = shares[: len(self.class_names)]  # there may be spare outputs
         best = np.argsort(-named, kind="stable")[:top]
         return [{"name": self.class_names[i], "probability": float(named[i])} for i in best]
+
+
+def in_onnxruntime(path: Path, threads: int) -> Run:
+    """A file of the format onnx."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    (name,) = (one.name for one in session.get_inputs())
+    return lambda images: session.run(None, {name: images})[0]
+
+
+def in_openvino(path: Path, threads: int) -> Run:
+    """A file of the format openvino, computed in float32 as it was compared."""
+    import openvino
+
+    settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+    model = openvino.Core().compile_model(path, "CPU", settings)
+    return lambda images: model.create_infer_request().infer([images])[0]  # one per thread
+
+
+ENGINES = {"onnx": in_onnxruntime, "openvino": in_openvino}
+"""Format of a file -> what runs it."""
 
 
 def opened(content: bytes) -> Image.Image:

@@ -409,6 +409,14 @@ def test_the_part_of_a_file_that_is_wrong_is_named(
         pipeline.specialize(finished, 0)
 
 
+@pytest.mark.parametrize("value", [2**63, "many", None, {"0": {}}])
+def test_subnets_that_are_no_list_are_named(value: object, searched: Path) -> None:
+    path = searched / "preferred.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "subnets": value}))
+    with pytest.raises(ValueError, match=r"preferred\.json is damaged .*: subnets: must be a list"):
+        pipeline.train(searched)
+
+
 def test_a_foreign_batch_size(searched: Path) -> None:
     path = searched / "recipe.json"
     document = json.loads(path.read_text())

@@ -27,12 +27,19 @@ def hand_over(run: Run, number: int, row: Evaluation, folder: Path) -> None:
     """Writes subnet `number` of a run as a model folder.
 
     Raises:
-        ValueError: its logits differ from the supernet's, before or after writing.
+        ValueError: the run's calibration is missing; or the logits of the model differ from the
+            supernet's, before or after writing.
     """
     supernet, recipe = run.supernet, run.preferred.recipe
     images, names = _proof_images_and_class_names(run)
     images = images.to(run.device)
     stored = run.results.statistics([row.arch])
+    if stored is None and supernet.has_statistics:
+        raise ValueError(
+            f"{run.folder / artifacts.CALIBRATION} is missing, and the results were made "
+            f"with it: remove {artifacts.EVALUATION} and {artifacts.SUBNETS}/ there, then "
+            f"calibrate, evaluate and hand over again (`prenas run --out {run.folder}`)"
+        )
     network = verified_cut(supernet, row.arch, images, stored[0] if stored else None)
     with run.locked():
         write_model(

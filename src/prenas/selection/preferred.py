@@ -260,7 +260,7 @@ class PreferredSet(Value):
         return {**fields, "recipe": recipe} | {
             name: [parsed(entry, f"{name}.{number}") for number, entry in enumerate(fields[name])]
             for name in ("subnets", "optima")
-            if name in fields
+            if isinstance(fields.get(name), (list, tuple))
         }
 
     @model_validator(mode="after")
