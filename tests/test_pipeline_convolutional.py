@@ -229,9 +229,7 @@ def test_models_of_a_calibration_that_is_missing_are_not_handed_over(
     path = finished / "calibration.json"
     path.unlink()
     leave(path)
-    with pytest.raises(
-        ValueError, match=r"calibration\.json is missing, .*: remove"
-    ):
+    with pytest.raises(ValueError, match=r"calibration\.json is missing, .*: remove"):
         pipeline.specialize(finished, 0, to=tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
