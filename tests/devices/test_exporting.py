@@ -12,12 +12,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from typer.testing import CliRunner
 
 import prenas
-from families.drawing import TEST_SPACES, images_for, some_branches_left_out, timm_space
-from models.handed_over import drawn_model
+from families.drawing import (
+    TEST_SPACES,
+    fill_as_trained,
+    images_for,
+    some_branches_left_out,
+    timm_space,
+)
+from models.handed_over import drawn_model, written_model
 from prenas import artifacts
 from prenas.cli import app
 from prenas.data import num_samples
@@ -26,9 +33,12 @@ from prenas.devices.card import Card, read_card
 from prenas.devices.exporting import export
 from prenas.devices.formats import Format, Pixels, Written, get_format
 from prenas.devices.prediction import predict
+from prenas.evaluation.calibration import calibrate
 from prenas.families.base import SearchSpace
+from prenas.models.cut import verified_cut
 from prenas.models.export import load
 from prenas.runs.run import Run
+from prenas.supernet import Supernet
 from training.runs import contents
 
 pytest_plugins = "sources.cut_runs"
@@ -55,25 +65,33 @@ AWKWARD = [
 
 
 @pytest.mark.parametrize("space", AWKWARD)
-def test_networks_of_every_family_compute_the_same_in_onnx(
+def test_a_subnet_is_the_same_network_all_the_way_to_the_engine(
     space: SearchSpace, tmp_path: Path
 ) -> None:
-    """For any number of images, by an engine that is opened here and not by the export."""
+    """Supernet, plain network, safetensors, this package, timm, ONNX, and ONNX Runtime, which is
+    opened here and not by the export; for any number of images."""
     import onnxruntime
 
-    model = drawn_model(space, space.largest, tmp_path / "model")
+    supernet = Supernet(space.largest, space.settings)
+    fill_as_trained(supernet.network)
+    arch = space.sample(np.random.default_rng(3))
+    statistics = calibrate(supernet, [arch], [images_for(space, 8, seed=n) for n in range(2)])[0]
+    network = verified_cut(supernet, arch, images_for(space, 4), statistics)
+    model = written_model(space, arch, network, tmp_path / "model")
     folder, card = export(model, "onnx")
     assert card.agreement.difference <= 1e-5
     assert card.agreement.same_class == 1
     session = onnxruntime.InferenceSession(folder / card.file, providers=["CPUExecutionProvider"])
-    network = load(model).network
+    loaded = timm.create_model(f"local-dir:{model}", pretrained=True).eval()
     for size in (1, 2, 7):
         images = images_for(space, size, seed=size)
-        (found,) = session.run(None, {card.input: images.numpy()})
+        (in_the_engine,) = session.run(None, {card.input: images.numpy()})
         with torch.inference_mode():
-            expected = network(images).numpy()
-        assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
-    assert np.abs(expected).max() > 0
+            expected = supernet.eval()(images, arch, statistics=statistics)
+            found = [network(images), load(model).network(images), loaded(images)]
+        assert float(expected.abs().max()) > 0
+        for logits in (*found, torch.from_numpy(in_the_engine)):
+            assert float((logits - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
 
 
 @pytest.mark.parametrize("name", ["onnx", "torch", "openvino"])

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from families.drawing import fill_as_trained
 from prenas.families import build
@@ -39,10 +40,15 @@ def model_of(folder: Path, num_classes: int = 4, names: tuple[str, ...] = NAMES)
 
 def drawn_model(space: SearchSpace, arch: Arch, folder: Path, seed: int = 0) -> Path:
     """A model of any space, with weights that make all parts matter."""
+    return written_model(space, arch, fill_as_trained(build(arch, space.settings), seed), folder)
+
+
+def written_model(space: SearchSpace, arch: Arch, network: nn.Module, folder: Path) -> Path:
+    """A model of any space, with the weights of a network."""
     in_chans = space.settings.in_chans
     write_model(
         folder,
-        fill_as_trained(build(arch, space.settings), seed),
+        network,
         arch,
         space.settings,
         family=space.family,
