@@ -316,7 +316,7 @@ def test_a_run_whose_source_is_not_adapted_says_how_to_continue(
     with pytest.raises(ValueError, match="not adapted yet"):
         prenas.search(plan.recipe, tmp_path / "run")
     with pytest.raises(ValueError, match=r"no finished search .*with \(prenas run --from SOURCE"):
-        prenas.report(tmp_path / "run")
+        pipeline.report(tmp_path / "run")
     with pytest.raises(ValueError, match="'gate' scores the units of a trained network"):
         dry_run(plan.recipe.model_copy(update={"training": plan.adaptation.training}))
     assert [path.name for path in (tmp_path / "run").iterdir() if path.name[0] != "."] == [
