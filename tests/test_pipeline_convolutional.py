@@ -29,6 +29,7 @@ from prenas.families.mobilenet.arch import MobileNetSettings
 from prenas.families.mobilenet.space import MobileNetSpace, StageOptions
 from prenas.models.export import load
 from prenas.recipe import EvolutionRecipe, Recipe, SearchRecipe
+from prenas.runs.lock import held
 from prenas.runs.run import Run
 from prenas.runs.status import read_status
 from prenas.sources.transfer import finetuning_recipe, read_source
@@ -232,6 +233,17 @@ def test_models_of_a_calibration_that_is_missing_are_not_handed_over(
     with pytest.raises(ValueError, match=r"calibration\.json is missing, .*: remove"):
         pipeline.specialize(finished, 0, to=tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+def test_a_calibration_beside_another_process_is_refused_before_it_begins(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (artifacts.CALIBRATION, artifacts.EVALUATION):
+        (finished / name).unlink()
+    shutil.rmtree(finished / artifacts.SUBNETS)
+    monkeypatch.setattr(measuring, "calibrate_on", never)
+    with held(finished), pytest.raises(ValueError, match="another process is working on"):
+        pipeline.calibrate(finished)
 
 
 def test_calibration_of_other_weights_is_refused(finished: Path) -> None:

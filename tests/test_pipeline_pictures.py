@@ -197,6 +197,9 @@ def test_moved_images_are_said_where_they_are(photos: Path, tmp_path: Path) -> N
     assert message is not None
     assert f"{root} does not exist" in message
     elsewhere = str(tmp_path / "moved photos")
+    message = value_error_of(lambda: pipeline.run(recipe_on(Path(elsewhere)), outs[1]))
+    assert message is not None
+    assert f"only moved are named to each step: prenas train {outs[1]} --data PATH" in message
     result = CliRunner().invoke(app, ["train", str(outs[1]), "--data", elsewhere])
     assert result.exit_code == 0, result.output
     pipeline.train(outs[2], data=other_data(outs[2], [str(tmp_path / "photos.tar")]))
@@ -225,6 +228,18 @@ def test_another_test_set_is_only_reported(finished: Path, tmp_path: Path) -> No
     assert "test 20 images" in result.output
     assert contents(finished) == before
     assert pipeline.evaluate(finished) == own
+
+
+def test_first_results_on_the_runs_own_images_are_told_to_be_saved(
+    finished: Path, photos: Path
+) -> None:
+    words = ["evaluate", str(finished), "--data", str(photos)]
+    assert "results in the run folder are unchanged" in CliRunner().invoke(app, words).output
+    (finished / "evaluation.json").unlink()
+    output = CliRunner().invoke(app, words).output
+    assert (finished / "evaluation.json").exists()
+    assert "are saved, as the run's first" in output
+    assert "unchanged" not in output
 
 
 def test_the_same_images_are_not_evaluated_again(finished: Path, photos: Path) -> None:

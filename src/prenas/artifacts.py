@@ -85,6 +85,15 @@ SCHEMA_VERSIONS = {
 }
 
 
+_JSON_AND_TABLES = {*SCHEMA_VERSIONS, MODEL_CONFIG, METRICS, EVALUATION_CSV}
+
+
+def is_of_run_or_model(path: Path) -> bool:
+    """Whether a JSON file or table is one that a run, or a handed-over model, consists of."""
+    beside = (path.with_name(name) for name in (RECIPE, MODEL_ARCH))
+    return path.name in _JSON_AND_TABLES and any(one.exists() for one in beside)
+
+
 def rival_folder(name: str) -> str:
     """The folder of a stock model inside a run: `rivals/NAME` for `timm/NAME=FILE`."""
     return f"{RIVALS}/{name.partition('=')[0].rpartition('/')[2]}"
@@ -188,11 +197,18 @@ def _is_running(process: int) -> bool:
 
 
 def require_own_folder(folder: Path) -> None:
-    """Raises ValueError for a folder of a run that is a link: what it leads to is not the run's."""
+    """Raises ValueError if something else than a folder has the name of a folder of a run.
+
+    What a link leads to is not the run's. A file would be noticed only when the folder is needed.
+    """
     if folder.is_symlink():  # also one that leads nowhere, or to a device
         raise ValueError(
             f"{folder} is a symbolic link: prenas writes and deletes files in this folder, so it "
             "must be part of the run. Replace the link with the folder itself"
+        )
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(
+            f"{folder} is a file, where prenas keeps a folder of the run: move it elsewhere"
         )
 
 

@@ -153,6 +153,10 @@ def run_cuts(
     check_trackers(track)
     recipe = with_recorded_rivals(plan.recipe, Run(out, plan.recipe))
     this = Run(out, recipe, device=device)
+    assert recipe.source is not None, "a plan has a source"
+    inside = [artifacts.rival_folder(one.name) for one in recipe.source.rivals]
+    for name in (artifacts.SOURCE, artifacts.RIVALS, *inside):
+        artifacts.require_own_folder(this.folder / name)
     if join().is_main and not this.files.has(artifacts.RECIPE):
         this.record_recipe(recipe)
     join().wait()
@@ -189,8 +193,11 @@ def compare(
     whole, origin = Run(this.folder / artifacts.SOURCE, device=device), this.recipe.source
     rivals = origin.rivals if origin is not None else ()
     common: dict[str, Any] = {"device": device, "observer": observer, "track": track}
+    folders = {rival.name: this.folder / artifacts.rival_folder(rival.name) for rival in rivals}
+    for folder in (this.folder / artifacts.RIVALS, *folders.values()):
+        artifacts.require_own_folder(folder)
     for rival in rivals:
-        theirs = Run(this.folder / artifacts.rival_folder(rival.name), device=device)
+        theirs = Run(folders[rival.name], device=device)
         if join().main_says(theirs.is_searched):
             run(theirs.recipe, theirs.folder, **common)
             continue

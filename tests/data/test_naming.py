@@ -31,6 +31,30 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
+def test_a_name_that_is_a_folder_of_pictures_too_is_refused(photos: Path) -> None:
+    """The data set would be trained on although the folder was meant."""
+    write(Path("digits"), [f"{kind}/{number}.png" for kind in KINDS for number in range(9)])
+    recipe = get_recipe("photos")
+    message = value_error_of(lambda: with_data(recipe, ["digits"]))
+    assert message is not None
+    assert "'digits' is the name of a data set and of a folder with pictures" in message
+    assert "./digits for the folder, or digits: for the data set" in message
+    for text, name, classes in (("./digits", "folder", 3), ("digits:", "digits", 10)):
+        given = with_data(recipe, [text])
+        assert (given.data and given.data.name, given.space.settings.num_classes) == (name, classes)
+
+
+@pytest.mark.parametrize("file", ["notes.txt", "recipe.json"])
+def test_a_folder_without_pictures_or_a_run_may_have_the_name_of_a_data_set(
+    file: str, photos: Path
+) -> None:
+    Path("digits/report").mkdir(parents=True)
+    if file == "recipe.json":
+        Path("digits/report/accuracy.png").touch()
+    Path("digits", file).touch()
+    assert changed("digits").name == "digits"
+
+
 def changed(*texts: str, recipe: Recipe | None = None) -> DataRecipe:
     found = with_data(recipe or get_recipe("photos"), texts).data
     assert found is not None

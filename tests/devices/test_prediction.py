@@ -396,6 +396,20 @@ def test_what_is_read_is_not_replaced(model: Path, pictures: list[Path], tmp_pat
         assert out.read_bytes() == before
 
 
+def test_files_of_a_run_are_not_replaced(model: Path, pictures: list[Path], tmp_path: Path) -> None:
+    """Its own earlier predictions are, as everywhere."""
+    for name in ("recipe.json", "preferred.json", "evaluation.csv", "mine.csv"):
+        (tmp_path / name).write_text("earlier")
+    for name in ("recipe.json", "preferred.json", "evaluation.csv"):
+        out = tmp_path / name
+        said = str(run(model, *pictures, "--format", "json", "--out", out).exception)
+        assert f"--out {out} is a file of a run or model: name another file" in said
+        assert out.read_text() == "earlier"
+    out = tmp_path / "mine.csv"
+    assert run(model, *pictures, "--format", "csv", "--out", out).exit_code == 0
+    assert out.read_text() != "earlier"
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

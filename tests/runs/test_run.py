@@ -16,11 +16,20 @@ import prenas
 from prenas import artifacts, pipeline
 from prenas.evaluation.accuracy import Evaluation
 from prenas.recipe import Recipe, with_overrides
+from prenas.runs.lock import held
 from prenas.runs.run import Run
 from prenas.runs.status import read_status
-from prenas.steps import training
+from prenas.steps import measuring, training
 from test_pipeline_convolutional import recipe_of as conv_recipe
-from training.runs import assert_same_tensors, contents, hearing, mini_recipe, own_data, own_recipe
+from training.runs import (
+    assert_same_tensors,
+    contents,
+    hearing,
+    mini_recipe,
+    never,
+    own_data,
+    own_recipe,
+)
 
 pytest_plugins = "training.runs"
 
@@ -287,6 +296,45 @@ def test_a_run_of_0_1_0_repeats_its_recipe_and_may_not_contradict_it(tmp_path: P
         _ = Run(out).preferred
 
 
+@pytest.mark.parametrize(
+    ("name", "before", "after", "words"),
+    [
+        (
+            "recipe.json",
+            '"budgets": [',
+            '"budgets": ["params=900", ',
+            "subnet 0 was chosen for params .* budget 0, params <= 900",
+        ),
+        (
+            "preferred.json",
+            '"macs": ',
+            '"macs": 1',
+            r"subnets\.0\.costs\.macs is 1\d+, but its arch",
+        ),
+    ],
+)
+def test_a_search_and_its_recipe_contradict_each_other_if_one_was_edited(
+    name: str, before: str, after: str, words: str, finished: Path
+) -> None:
+    """A table would otherwise show other budgets or costs than the subnets have."""
+    path = finished / name
+    text = path.read_text()
+    assert before in text
+    path.write_text(text.replace(before, after, 1))
+    for read in (lambda: Run(finished).preferred, lambda: pipeline.report(finished)):
+        with pytest.raises(ValueError, match=rf"preferred\.json .*{words}.*from a copy"):
+            read()
+
+
+def test_what_another_process_works_on_is_refused_before_time_is_spent(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measuring, "evaluate_archs", never)
+    (finished / "evaluation.json").unlink()
+    with held(finished), pytest.raises(ValueError, match="another process is working on"):
+        pipeline.evaluate(finished)
+
+
 # --- nothing outside the folder ------------------------------------------------------------------
 
 
@@ -312,7 +360,7 @@ def test_a_lock_that_is_a_pipe_is_refused_and_does_not_stop_the_status(finished:
     assert not read_status(finished).is_busy
 
 
-@pytest.mark.parametrize("name", ["checkpoints", "subnets", "report"])
+@pytest.mark.parametrize("name", ["checkpoints", "subnets", "report", "tensorboard"])
 def test_folders_of_a_run_that_are_links_are_refused(
     name: str, finished: Path, tmp_path: Path
 ) -> None:
@@ -325,6 +373,34 @@ def test_folders_of_a_run_that_are_links_are_refused(
     with pytest.raises(ValueError, match=rf"{name} is a symbolic link.*Replace the link"):
         pipeline.evaluate(finished)
     assert (elsewhere / ".step-00000009.tmp").exists()
+
+
+def test_a_file_in_the_place_of_a_folder_is_noticed_before_anything_is_trained(
+    finished: Path,
+) -> None:
+    for name in ("checkpoints", "supernet.safetensors", "evaluation.json"):
+        shutil.rmtree(finished / name) if (finished / name).is_dir() else (finished / name).unlink()
+    (finished / "checkpoints").write_text("mine")
+    log = (finished / "metrics.jsonl").read_bytes()
+    with pytest.raises(ValueError, match=r"checkpoints is a file, where prenas keeps a folder"):
+        pipeline.train(finished)
+    assert (finished / "checkpoints").read_text() == "mine"
+    assert (finished / "metrics.jsonl").read_bytes() == log
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "arch.json"])
+def test_a_damaged_model_is_not_handed_over_again(name: str, finished: Path) -> None:
+    """A model that lies in the run already is looked at, not only named."""
+    path = finished / "subnets" / "00" / name
+    content = bytearray(path.read_bytes())
+    where = -5 if name == "model.safetensors" else content.index(b'"weights_sha256": "') + 25
+    content[where] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r"subnets/00/model\.safetensors (is damaged|does not con)"
+    ):
+        pipeline.specialize(finished, 0)
+    assert path.read_bytes() == content
 
 
 def test_only_temporary_files_of_this_package_are_removed(finished: Path) -> None:

@@ -172,6 +172,26 @@ def test_the_same_command_again_changes_nothing(
     assert set(after) == set(before)
 
 
+@pytest.mark.parametrize("name", ["source", "rivals", "rivals/test_resnet"])
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_nothing_is_written_where_a_folder_of_the_run_leads(
+    name: str, kind: str, cut_source: Source, cut_pictures: Path, tmp_path: Path
+) -> None:
+    """The network that is cut, and every stock model, has a run of its own inside the run."""
+    budgets, stock = ["macs=90%"], [cut_source.name]
+    plan = cut_plan(cut_source, str(cut_pictures), budgets, image_size=40, compare=stock)
+    elsewhere, place = tmp_path / "elsewhere", tmp_path / "run" / name
+    elsewhere.mkdir()
+    (elsewhere / ".prenas-letter.1.tmp").write_text("mine")
+    place.parent.mkdir(parents=True)
+    place.symlink_to(elsewhere) if kind == "link" else place.write_text("mine")
+    words = "is a symbolic link.*Replace" if kind == "link" else "is a file.*move it elsewhere"
+    with pytest.raises(ValueError, match=f"{name} {words}"):
+        pipeline.run_cuts(plan, tmp_path / "run")
+    assert [path.name for path in elsewhere.iterdir()] == [".prenas-letter.1.tmp"]
+    assert [*(tmp_path / "run").iterdir()] == [tmp_path / "run" / name.partition("/")[0]]
+
+
 def test_status_and_report_of_a_cut_run(cut_run: Path) -> None:
     assert read_status(cut_run).next_command is None
     page = (cut_run / "report.md").read_text()
@@ -295,6 +315,8 @@ def test_a_run_whose_source_is_not_adapted_says_how_to_continue(
         CliRunner().invoke(app, words, catch_exceptions=False)
     with pytest.raises(ValueError, match="not adapted yet"):
         prenas.search(plan.recipe, tmp_path / "run")
+    with pytest.raises(ValueError, match=r"no finished search .*with \(prenas run --from SOURCE"):
+        pipeline.report(tmp_path / "run")
     with pytest.raises(ValueError, match="'gate' scores the units of a trained network"):
         dry_run(plan.recipe.model_copy(update={"training": plan.adaptation.training}))
     assert [path.name for path in (tmp_path / "run").iterdir() if path.name[0] != "."] == [

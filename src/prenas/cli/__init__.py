@@ -448,6 +448,7 @@ def evaluate_command(
         )
     this = opened(run, device, data, crops)
     archs = [read_arch(text, this.preferred.recipe.space.family) for text in arch] if arch else None
+    had_results = this.is_evaluated
     rows = measuring.evaluate(this, archs)
     what = "the given architectures" if archs else f"{this.subnets.kind} subnets"
     print_evaluations(rows, f"{run}: {what}", this.class_names)
@@ -459,7 +460,9 @@ def evaluate_command(
         where = f" on {', '.join(data)}" if data else ""
         each = f" with {crops} {'crop' if crops == 1 else 'crops'} per image" if crops else ""
         measured = f"Measured{where}{each}. " if where or each else ""
-        console.print(f"{measured}The results in the run folder are unchanged.", soft_wrap=True)
+        are_new = this.is_evaluated and not had_results
+        told = "are saved, as the run's first" if are_new else "in the run folder are unchanged"
+        console.print(f"{measured}The results {told}.", soft_wrap=True)
 
 
 @app.command("report")

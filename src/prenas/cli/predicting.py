@@ -44,12 +44,16 @@ def chosen_format(form: str | None, as_json: bool, out: Path | None) -> str:
 
 
 def require_free(out: Path | None, model: Path, pictures: Iterable[Path]) -> None:
-    """Raises ValueError if `--out` would replace a picture or a file of the model."""
+    """Raises ValueError if `--out` would replace a picture, or a file of the model or of a run."""
     if out is None or not out.exists():
         return
     inputs = (*pictures, *(path for path in model.rglob("*") if path.is_file()))
     if any(path.samefile(out) for path in inputs if path.exists()):
         raise ValueError(f"--out {out} is what is read: name another file. Nothing was written")
+    if artifacts.is_of_run_or_model(out):
+        raise ValueError(
+            f"--out {out} is a file of a run or model: name another file. Nothing was written"
+        )
 
 
 def print_predictions(title: str, predictions: Iterable[Prediction], total: int) -> int:

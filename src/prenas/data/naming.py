@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from prenas import artifacts
 from prenas.data.folders import list_pictures, unwrapped_splits
 from prenas.data.named import NAMED
+from prenas.data.opening import PICTURE_ENDINGS
 from prenas.data.shards import is_pattern, shards_at
 from prenas.data.sources import NO_SPLIT, open_class_names
 from prenas.data.timm_sets import is_timm_name
@@ -19,6 +22,7 @@ from prenas.recipe.data import FOLDER, OWN_DATA, DataRecipe
 from prenas.values import explained
 
 _SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
+_MOST_LOOKED_AT = 1_000  # entries of a folder that has the name of a data set
 _SHAPE = (
     "give a folder, a tar, a pattern of WebDataset's shards or the name of a data set, with its "
     "folder after a colon if needed (photos/, photos.tar, 'train-{000..099}.tar', cifar10, "
@@ -98,8 +102,10 @@ def _fields(data: DataRecipe, texts: Sequence[str]) -> dict[str, str | float | N
 
 
 def _source(text: str) -> dict[str, str | None]:
-    name, _, root = text.partition(":")
+    name, colon, root = text.partition(":")
     if name in NAMED or is_timm_name(name):
+        if not colon:
+            _require_one_meaning(name)
         return {"name": name, "root": str(Path(root).expanduser().resolve()) if root else None}
     path = Path(text).expanduser()
     if not text.strip() or not (path.exists() or is_pattern(str(path))):
@@ -111,6 +117,19 @@ def _source(text: str) -> dict[str, str | None]:
             f"({', '.join(NAMED)}){hint}: {_SHAPE}"
         )
     return {"name": FOLDER, "root": str(path.resolve())}
+
+
+def _require_one_meaning(name: str) -> None:
+    """Raises ValueError if the name of a data set is also that of a folder with pictures."""
+    folder = Path(name)
+    if (folder / artifacts.RECIPE).exists():  # a run has pictures of its own
+        return
+    entries = islice(folder.glob("**/*"), _MOST_LOOKED_AT)
+    if any(entry.suffix.lower() in PICTURE_ENDINGS for entry in entries):
+        raise ValueError(
+            f"--data {name!r} is the name of a data set and of a folder with pictures: write "
+            f"./{name} for the folder, or {name}: for the data set"
+        )
 
 
 def _split(text: str, source: Mapping[str, Any]) -> str | float:

@@ -52,6 +52,7 @@ def measure_run(
     Raises:
         ValueError: the search is not finished, or the machine is too busy.
     """
+    recorded_times(run)  # a damaged file is refused before anything is timed
     archs, space, table = run.subnets.archs, run.recipe.space, table_in_use()
     is_of_table = table is not None and table.conditions == engine.conditions
     found = RunTimes(

@@ -14,6 +14,11 @@ from prenas.runs.lock import held
 
 T = TypeVar("T")
 
+_FOLDERS = (
+    artifacts.CHECKPOINTS, artifacts.SUBNETS, artifacts.REPORT_PICTURES, artifacts.TENSORBOARD,
+)  # fmt: skip
+"""The folders inside a run that every run may have."""
+
 
 class RunFolder:
     """The files of a run: each is read once, and again only after it has changed."""
@@ -74,7 +79,7 @@ class RunFolder:
             yield
             return
         self._require_run_folder()
-        for name in (artifacts.CHECKPOINTS, artifacts.SUBNETS, artifacts.REPORT_PICTURES):
+        for name in _FOLDERS:
             artifacts.require_own_folder(self.path / name)
         artifacts.require_writable(self.path)
         with held(self.path):

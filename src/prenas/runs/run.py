@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prenas import artifacts
+from prenas.cost import count
 from prenas.data import ImageData
 from prenas.evaluation.accuracy import Evaluation
 from prenas.families import build_structure, require_stored
@@ -16,12 +17,16 @@ from prenas.families.base import Arch
 from prenas.latency import LATENCY, table_in_use, use_table_of, write_table
 from prenas.processes import resolve_device
 from prenas.recipe import Recipe, deciding_differences, recipe_from_dict
+from prenas.recipe.budgets import parse_budgets
 from prenas.recipe.data import FOLDER
 from prenas.runs.folder import RunFolder
 from prenas.runs.images import HeldImages, RunImages
 from prenas.runs.results import RunResults
 from prenas.selection.preferred import PreferredSet
 from prenas.supernet import Supernet, statistic_names
+
+_PLACES = ("data.root:", "data.train:", "data.validation:", "data.test:")
+"""Fields of a recipe that say where images are."""
 
 
 class Run:
@@ -155,6 +160,12 @@ class Run:
         preferred, space = self.preferred, self.recipe.space
         arch = space.supernet if preferred.adapted is None else preferred.envelope
         path = self.folder / artifacts.INITIAL
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{path} does not exist, but the training starts from it: restore it from a copy, "
+                f"or remove {artifacts.PREFERRED} and give the command again that the run was "
+                "started with"
+            )
         self._require_stored(path, arch)
         initial = Supernet(arch, space.settings)
         artifacts.load_weights(initial.network, path)
@@ -252,10 +263,16 @@ class Run:
         if self._asked is None or (theirs := self._recorded_recipe) is None:
             return
         if changed := deciding_differences(theirs, self._asked):
+            moved = (
+                f". Images that only moved are named to each step: prenas train {self.folder} "
+                "--data PATH, then calibrate, evaluate and specialize"
+                if all(line.startswith(_PLACES) for line in changed)
+                else ""
+            )
             raise ValueError(
                 f"{self.folder} was made with another recipe (in the folder -> requested):\n  "
                 + "\n  ".join(changed)
-                + "\nChoose another --out folder, or use its recipe. Nothing was changed"
+                + f"\nChoose another --out folder, or use its recipe{moved}. Nothing was changed"
             )
 
     def _require_outside_images(self) -> None:
@@ -273,10 +290,11 @@ class Run:
                 )
 
     def _not_searched(self, missing: str) -> ValueError:
-        return ValueError(
-            f"{self.folder} has no finished search ({missing} is missing): "
-            f"run `prenas search RECIPE --out {self.folder}` first"
-        )
+        started = None if missing == artifacts.RECIPE else self._recorded_recipe
+        first = f"run `prenas search RECIPE --out {self.folder}` first"
+        if started is not None and started.source is not None:
+            first = "give the command again that it was started with (prenas run --from SOURCE ...)"
+        return ValueError(f"{self.folder} has no finished search ({missing} is missing): {first}")
 
     def _load_supernet(self, preferred: PreferredSet, path: Path) -> Supernet:
         arch, settings = preferred.envelope, preferred.recipe.space.settings
@@ -314,7 +332,36 @@ def _parse_preferred(recipe: Recipe, document: dict[str, Any]) -> PreferredSet:
             f"its recipe differs from that in {artifacts.RECIPE} ({'; '.join(changed)}): restore "
             "both files from a copy"
         )
-    return PreferredSet.model_validate({**document, "recipe": recipe})
+    found = PreferredSet.model_validate({**document, "recipe": recipe})
+    _require_its_own(recipe, found)
+    return found
+
+
+def _require_its_own(recipe: Recipe, preferred: PreferredSet) -> None:
+    """Raises ValueError if a preferred set was not chosen for this recipe, or states other costs
+    than its architectures have: one of the two files was changed afterwards."""
+    kept = parse_budgets(recipe.search.budgets, keep_partial=recipe.search.keep_partial).kept
+    for choice in preferred.choices:
+        costs = preferred.subnets[choice.subnet].costs
+        budget = kept[choice.budget] if choice.budget < len(kept) else None
+        intervals = {} if budget is None else budget.intervals
+        is_within = all(
+            low <= costs[name] < high for name, (low, high) in intervals.items() if name in costs
+        )
+        if budget is None or not is_within:
+            asked = f"budget {choice.budget}, {budget}" if budget else f"{len(kept)} budgets"
+            raise ValueError(
+                f"subnet {choice.subnet} was chosen for {preferred.budgets[choice.budget]}, but "
+                f"{artifacts.RECIPE} has {asked}: restore the file that was changed from a copy"
+            )
+    for number, subnet in enumerate(preferred.subnets):
+        counted = count(subnet.arch, recipe.space.settings)
+        for name in counted.keys() & subnet.costs.keys() - {LATENCY}:  # depends on a table
+            if counted[name] != subnet.costs[name]:
+                raise ValueError(
+                    f"subnets.{number}.costs.{name} is {subnet.costs[name]}, but its architecture "
+                    f"has {counted[name]}: restore the file from a copy"
+                )
 
 
 def read_preferred(out: str | Path) -> PreferredSet:

@@ -11,6 +11,7 @@ from prenas import artifacts
 from prenas.evaluation.accuracy import Evaluation
 from prenas.models.choice import best_of_budget, choose
 from prenas.models.comparison import Comparison, compared
+from prenas.models.export import load_network, read_description
 from prenas.models.hand_over import hand_over
 from prenas.processes import join
 from prenas.recipe.budgets import Limits
@@ -64,7 +65,7 @@ def hand_over_subnet(run: Run, number: int, row: Evaluation, to: Path | None = N
         to: an empty folder; by default one inside the run.
 
     Raises:
-        ValueError: `to` is not empty, or the folder has a model of other weights.
+        ValueError: `to` is not empty, or the folder has a model of other weights, or a damaged one.
     """
     processes = join()
     folder = to or run.folder / artifacts.SUBNETS / f"{number:02d}"
@@ -74,6 +75,7 @@ def hand_over_subnet(run: Run, number: int, row: Evaluation, to: Path | None = N
         artifacts.require_own_folder(folder)
     elif to is None and (folder / artifacts.MODEL_ARCH).exists():
         run.results.require_current_model(folder)
+        load_network(folder, read_description(folder))  # it may have been damaged since
     elif to is not None and folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty: choose another folder. Nothing was written")
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 
 from prenas import artifacts
@@ -68,7 +69,7 @@ def calibrate(run: Run, observer: Observer = SILENT) -> list[Statistics]:
             f"{run.folder} has {' and '.join(made)}, which were made with a calibration that is "
             "now missing: remove them to calibrate again"
         )
-    with observed(observer, "calibrate", run):
+    with observed(observer, "calibrate", run), run.locked():
         found = _calibrated(run, archs, observer)
         if processes.is_main:
             images = run.images.read_own(hold=())
@@ -126,15 +127,17 @@ def _evaluate(run: Run, archs: Sequence[Arch] | None) -> list[Evaluation]:
         images = run.images.read(hold=("validation", "test"))
     # Statistics always come from the run's own images, also in an evaluation on others.
     own = run if run.images.may_be_own(images) else run.on(None)
-    rows = evaluate_archs(
-        supernet,
-        archs or subnets.archs,
-        images.splits,
-        _calibrated(own, archs) if archs else calibrate(own),
-        num_workers=images.num_workers,
-        num_crops=images.num_crops,
-        processes=processes,
-    )
+    is_recorded = not archs and not run.is_evaluated and run.images.may_be_own(images)
+    with run.locked() if is_recorded else nullcontext():  # before time is spent on results
+        rows = evaluate_archs(
+            supernet,
+            archs or subnets.archs,
+            images.splits,
+            _calibrated(own, archs) if archs else calibrate(own),
+            num_workers=images.num_workers,
+            num_crops=images.num_crops,
+            processes=processes,
+        )
     if processes.is_main and not archs and not run.is_evaluated:
         if run.images.may_be_own(images):
             _record(run, rows)
