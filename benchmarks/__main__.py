@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -45,7 +46,11 @@ COMMANDS = {
 
 def main() -> None:
     if (module := COMMANDS.get(next(iter(sys.argv[1:]), ""))) is not None:
-        sys.exit(import_module(module).main(sys.argv[2:]))
+        try:
+            sys.exit(import_module(module).main(sys.argv[2:]))
+        except KeyboardInterrupt as stop:  # also a training that was asked to stop, and is saved
+            print(str(stop) or "stopped", file=sys.stderr)
+            sys.exit(128 + signal.SIGINT)
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=__doc__,

@@ -149,6 +149,7 @@ def alone(source: Source, number: int) -> dict[str, float]:
     space = cuts(arch, settings, "cuts").model_copy(update={"resolution": ()})
     draws, differences = np.random.default_rng(0), []
     images = torch.randn(4, 3, _SIDE, _SIDE, generator=torch.Generator().manual_seed(0))
+    images = images.to(memory_format=torch.channels_last)
     tensors = whole.state_dict()
     for _ in range(number):
         cut = space.sample(draws)
@@ -164,6 +165,9 @@ def alone(source: Source, number: int) -> dict[str, float]:
             described["shapes"],
         ).eval()
         theirs.load_state_dict(own)
+        theirs.to(
+            memory_format=torch.channels_last
+        )  # as ours compute: other layouts round otherwise
         differences.append(relative(theirs(images), ours(images)))
     return {"cuts": number, "largest_difference": max(differences)}
 

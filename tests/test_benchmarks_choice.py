@@ -22,7 +22,7 @@ from benchmarks.choice.answers import (
 )
 from benchmarks.choice.command import main
 from benchmarks.choice.questions import QUESTIONS, Arm
-from benchmarks.choice.running import Task, missing, overlap, run, tasks
+from benchmarks.choice.running import Row, Task, missing, overlap, run, tasks
 from benchmarks.fanning import fan_out
 from benchmarks.strategies import quiet_recipe
 from scipy.stats import ttest_rel
@@ -167,6 +167,17 @@ def test_arms_run_once_and_are_measured_per_budget(tmp_path: Path) -> None:
     clock = dict.fromkeys(("seconds", "seconds_to_choose"), 0)
     assert apart[planned[0]] | clock == found[0] | clock
     _share_of_the_steps(planned[0], tmp_path)
+    _equal_choices_are_trained_once(planned[0], found[0], tmp_path)
+
+
+def _equal_choices_are_trained_once(task: Task, found: Row, home: Path) -> None:
+    clock = dict.fromkeys(("seconds", "seconds_to_choose"), 0)
+    again = task._replace(arm=Arm("again", ("search.exact_optimum=true",)))
+    names = {"arm": "again", "changes": [*again.arm.changes], "trained_as": ["S-1-0"]}
+    assert run(again, home) | clock == {**found, **clock, **names}
+    assert not Run(again.folder(home) / "run", device="cpu").is_trained
+    longer = task._replace(arm=Arm("longer", ("training.min_lr=0.1",)))
+    assert "trained_as" not in run(longer, home)
 
 
 def _share_of_the_steps(together: Task, home: Path) -> None:

@@ -3,7 +3,9 @@
 import json
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -32,6 +34,25 @@ def test_a_link_to_an_endless_device_is_refused(tmp_path: Path) -> None:
     (tmp_path / "endless.json").symlink_to("/dev/zero")
     with pytest.raises(ValueError, match=r"endless\.json is a device, not a regular file"):
         read_bytes(tmp_path / "endless.json", 10)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda file: file.read(),
+        lambda file: file.read(10),
+        lambda file: file.readline(),
+        lambda file: file.readinto(bytearray(10)),
+        lambda file: file.readinto(bytearray(10**6)),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(read: Callable[[Any], object]) -> None:
+    """The memory of this process has no first byte: a regular file with an error of the device."""
+    with (
+        open_file(Path("/proc/self/mem")) as file,
+        pytest.raises(OSError, match="/proc/self/mem cannot be read: Input/output error"),
+    ):
+        read(file)
 
 
 def test_a_link_to_a_regular_file_is_followed(tmp_path: Path) -> None:

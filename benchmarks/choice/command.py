@@ -41,7 +41,7 @@ def main(words: Sequence[str]) -> int:
         return 0
     failed = []
     for task, found in _found(left, asked):
-        print(f"{task.named}: {found.reason if isinstance(found, Failure) else 'done'}", flush=True)
+        print(f"{task.named}: {_in_words(found)}", flush=True)
         if isinstance(found, Failure):
             failed.append((task, found))
             continue
@@ -53,6 +53,13 @@ def main(words: Sequence[str]) -> int:
     for task, failure in failed:
         print(f"{task.named} failed: {failure.reason}\n{failure.trace}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _in_words(found: Row | Failure) -> str:
+    if isinstance(found, Failure):
+        return found.reason
+    twins = found.get("trained_as", ())
+    return "done" + (f", with the same subnets as {' and '.join(twins)}" if twins else "")
 
 
 def _found(left: Sequence[Task], asked: argparse.Namespace) -> Iterator[tuple[Task, Row | Failure]]:

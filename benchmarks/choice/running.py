@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.choice.questions import QUESTIONS, Arm
 from benchmarks.strategies import quiet_recipe
-from prenas import pipeline
+from prenas import artifacts, pipeline
 from prenas.evaluation.accuracy import Evaluation
 from prenas.families.base import Arch, Settings, envelope
 from prenas.length import length_of
@@ -66,6 +66,12 @@ class Task(NamedTuple):
         word = "".join(one if one.isalnum() else "-" for one in self.arm.name)
         return home / self.question / self.data / f"{word}-{self.epochs}-{self.recipe.seed}"
 
+    def siblings(self, home: Path) -> list[Path]:
+        """Folders of the other arms of the question, with the same length and seed."""
+        own = self.folder(home)
+        alike = own.parent.glob(f"*-{self.epochs}-{self.recipe.seed}")
+        return [folder for folder in sorted(alike) if folder != own]
+
 
 def tasks(
     question: str, data: str, recipes: Sequence[Recipe], epochs: int, only: Sequence[str] = ()
@@ -97,12 +103,13 @@ def missing(planned: Sequence[Task], rows: Sequence[Row]) -> list[Task]:
 def run(task: Task, home: Path) -> Row:
     """Runs an arm, or continues it, and measures every budget."""
     start, folder = time.perf_counter(), task.folder(home)
-    sizes: list[float] = []
+    sizes, twins = list[float](), list[str]()
     cells: dict[str, dict[str, float]] = {}
     to_choose, everything = 0.0, list[Evaluation]()
     for name, recipe in _recipes(task, home):
-        subnets, rows, seconds = _trained(recipe, folder / name)
+        subnets, rows, seconds, twin = _trained(recipe, folder / name, task.siblings(home))
         to_choose += seconds
+        twins += [] if twin is None else [twin]
         everything += rows
         cells |= _cells(subnets, rows)
         sizes.append(len(rows))
@@ -111,6 +118,7 @@ def run(task: Task, home: Path) -> Row:
         "recipe": task.recipe.name,
         "changes": list(task.arm.changes),
         "num_subnets": int(sum(sizes)),
+        **({"trained_as": twins} if twins else {}),
         "overlap": overlap(subnets.archs, subnets.recipe.space.settings),
         "cells": cells,
         "hypervolume": round(front_of(everything, _budgets(task.recipe)), 4),
@@ -168,18 +176,46 @@ def _steps_of_subnets(together: Run) -> dict[int, int]:
     }
 
 
-def _trained(recipe: Recipe, out: Path) -> tuple[PreferredSet, list[Evaluation], float]:
-    """The subnets of a run, their accuracies, and the seconds that choosing them took."""
+class _Trained(NamedTuple):
+    """A run with trained subnets."""
+
+    subnets: PreferredSet
+    rows: Sequence[Evaluation]
+    seconds: float
+    """How long choosing them took."""
+    twin: str | None = None
+    """Name of the folder of another arm whose training was this one's."""
+
+
+def _trained(recipe: Recipe, out: Path, siblings: Sequence[Path]) -> _Trained:
+    """Chooses and trains. Where another arm has chosen the same subnets, its training is taken: it
+    would be the same to the bit."""
     start = time.perf_counter()
     pipeline.search(recipe, out)
     seconds = time.perf_counter() - start
+    if recipe.evolution is None:
+        chosen = Run(out, device="cpu").preferred
+        for folder in siblings:
+            twin = Run(folder / out.name, device="cpu")
+            if _is_finished(twin) and _trains_alike(twin.preferred, chosen):
+                return _Trained(chosen, twin.evaluations, seconds, folder.name)
     pipeline.train(out)
     if recipe.evolution is not None:
         start = time.perf_counter()
         pipeline.evolve(out)
         seconds += time.perf_counter() - start
     rows = pipeline.evaluate(out)
-    return Run(out, device="cpu").subnets, rows, seconds
+    return _Trained(Run(out, device="cpu").subnets, rows, seconds)
+
+
+def _is_finished(run: Run) -> bool:
+    return run.files.has(artifacts.EVALUATION) and run.is_evaluated
+
+
+def _trains_alike(one: PreferredSet, other: PreferredSet) -> bool:
+    """Whether two runs differ in how they chose the same subnets, and in nothing else."""
+    without = {"search": other.recipe.search}
+    return one.archs == other.archs and one.recipe.model_copy(update=without) == other.recipe
 
 
 def front_of(rows: Sequence[Evaluation], budgets: Sequence[Budget]) -> float:

@@ -254,8 +254,11 @@ def judge(case: Case, done: Done, *, seconds: float) -> Verdict:
 def _is_asked_for(event: str, case: Case, home: Path) -> bool:
     """Whether a change outside the folder is where the command line says, or on the way there."""
     changed = event.rpartition(" ")[2]
-    asked = (os.path.abspath(home / "work" / word) for word in case.words if ".." in word)
-    return any(changed.startswith(one) or one.startswith(changed) for one in asked)
+    asked = [os.path.abspath(home / "work" / word) for word in case.words if ".." in word]
+    beside = [os.path.join(os.path.dirname(one), ".prenas-") for one in asked]  # before a rename
+    return any(changed.startswith(one) for one in (*asked, *beside)) or any(
+        one.startswith(changed) for one in asked
+    )
 
 
 def _judge_success(case: Case, done: Done) -> Verdict:

@@ -6,7 +6,7 @@ import json
 import os
 import stat
 from collections.abc import Callable
-from io import BufferedReader
+from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,13 +40,36 @@ def stamp_of(path: str | Path) -> Stamp:
     return Stamp(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
 
+class _NamedFile(FileIO):
+    """Names itself when it cannot be read; a bad sector or a lost network disk shows only then."""
+
+    def readinto(self, buffer: Any) -> int | None:
+        try:
+            return super().readinto(buffer)
+        except OSError as error:
+            raise _unreadable(self.name, error) from None
+
+    def readall(self) -> bytes | None:  # type: ignore[override]
+        try:
+            return super().readall()
+        except OSError as error:
+            raise _unreadable(self.name, error) from None
+
+
+def _unreadable(path: object, error: OSError) -> OSError:
+    return OSError(f"{path} cannot be read: {error.strerror or error}")
+
+
 def open_file(path: Path) -> BufferedReader:
-    """Opens a regular file to read its bytes; raises as `require_regular`, or if it is secret."""
+    """Opens a regular file to read its bytes; raises as `require_regular`, or if it is secret.
+
+    What cannot be read later raises OSError, too, which names the file.
+    """
     require_regular(path)
     try:
-        return path.open("rb")
+        return BufferedReader(_NamedFile(path))
     except OSError as error:
-        raise OSError(f"{path} cannot be read: {error.strerror or error}") from None
+        raise _unreadable(path, error) from None
 
 
 def require_regular(path: Path) -> None:
@@ -62,7 +85,7 @@ def require_regular(path: Path) -> None:
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist") from None
     except OSError as error:
-        raise OSError(f"{path} cannot be read: {error.strerror or error}") from None
+        raise _unreadable(path, error) from None
     if kind != stat.S_IFREG:
         raise ValueError(f"{path} is {_KINDS.get(kind, 'a special file')}, not a regular file")
 
@@ -76,10 +99,7 @@ def read_bytes(path: Path, most_bytes: int) -> bytes:
         ValueError: it is not a regular file, or longer than `most_bytes`.
     """
     with open_file(path) as file:
-        try:
-            content = file.read(most_bytes + 1)
-        except OSError as error:
-            raise OSError(f"{path} cannot be read: {error.strerror or error}") from None
+        content = file.read(most_bytes + 1)
     if len(content) > most_bytes:
         raise ValueError(
             f"{path} is longer than {most_bytes:,} bytes, the most that prenas reads of such a "

@@ -183,6 +183,27 @@ def test_damaged_weights_are_not_published(tmp_path: Path) -> None:
     assert names_in(tmp_path) == {"model"}
 
 
+@pytest.mark.parametrize(
+    ("provenance", "where"),
+    [
+        ({"versions": "0.1.0"}, "versions"),
+        ({"commit": {"prenas": "0.1.0"}}, "commit"),
+        ({"costs": {"params": -1}}, r"costs\.params"),
+        ({"evaluation": {"test": {"top1": "many"}}}, r"evaluation\.test\.top1"),
+        ({"source": "timm"}, "source"),
+        ([1], ""),
+    ],
+)
+def test_an_odd_provenance_is_named(provenance: object, where: str, tmp_path: Path) -> None:
+    model = model_of(tmp_path / "model")
+    path = model / "arch.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "provenance": provenance}))
+    place = rf"provenance\.{where}" if where else "provenance"
+    with pytest.raises(ValueError, match=rf"arch\.json is damaged .*: {place}: "):
+        prenas.push(model, "me/animals", to=tmp_path / "hub")
+    assert names_in(tmp_path) == {"model"}
+
+
 # --- the Hub -------------------------------------------------------------------------------------
 
 

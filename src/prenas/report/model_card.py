@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pydantic import ConfigDict, Field
+
 from prenas import artifacts
 from prenas.cost import AXES, shown_axes
 from prenas.recipe.data import FOLDER, OWN_DATA
@@ -12,6 +14,7 @@ from prenas.report.classes import MOST_ROWS, ClassResult, class_results
 from prenas.report.forms import NONE, percent, plural
 from prenas.report.markdown import code, escape, table
 from prenas.report.sections import folded_recipe, how_it_was_made, images_in_words
+from prenas.values import Amount, Value
 
 if TYPE_CHECKING:
     from prenas.evaluation.accuracy import Metrics
@@ -51,13 +54,43 @@ class OfRun(NamedTuple):
     images: RecordedImages | None
 
 
+class _Recorded(Value):
+    """What a model's folder says about it, as far as the card needs it."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class _Accuracy(_Recorded):
+    top1: float
+    top5: float | None = None
+    loss: float
+    num_images: Amount
+
+
+class _Source(_Recorded):
+    name: str | None = None
+    origin: str | None = None
+
+
+class Provenance(_Recorded):
+    """Where a model comes from, as `arch.json` has it."""
+
+    recipe: str | None = None
+    seed: int | None = None
+    costs: dict[str, Amount] = Field(default_factory=dict)
+    evaluation: dict[str, _Accuracy] = Field(default_factory=dict)
+    """By split, when it was handed over."""
+    source: _Source | None = None
+    commit: str | None = None
+    versions: dict[str, str] = Field(default_factory=dict)
+
+
 class Published(NamedTuple):
     """A model, and where it will be found."""
 
     repo: str
     description: Description
-    provenance: Mapping[str, Any]
-    """As `arch.json` has it."""
+    provenance: Provenance
     run: OfRun | None
     """None if the model lies in no run."""
 
@@ -86,7 +119,7 @@ def _splits(model: Published) -> dict[str, Mapping[str, Any]]:
     """Split -> top-1, loss and so on: of the run, or as they were when it was handed over."""
     if model.run is not None and model.run.splits:
         return {name: metrics.summary for name, metrics in model.run.splits.items()}
-    return dict(model.provenance.get("evaluation") or {})
+    return {name: found.model_dump() for name, found in model.provenance.evaluation.items()}
 
 
 def _results_for_hub(model: Published) -> list[Any]:
@@ -115,7 +148,7 @@ def _name_of_data(recipe: Recipe) -> str:
 
 def _summary(model: Published) -> list[str]:
     arch, settings = model.description.arch, model.description.settings
-    costs = model.provenance.get("costs") or {}
+    costs = model.provenance.costs
     known = {name: costs[name] for name in AXES if name in costs}
     height, width = settings.image_size
     rows = [["architecture", escape(arch.summary)]]
@@ -237,12 +270,12 @@ def _data(model: Published) -> list[str]:
 
 
 def _making(model: Published) -> list[str]:
-    versions = model.provenance.get("versions") or {}
+    made = model.provenance
     rows = [
-        ["recipe", escape(str(model.provenance.get("recipe") or "not recorded"))],
-        ["seed", escape(str(model.provenance.get("seed", "not recorded")))],
-        ["commit of prenas", escape(str(model.provenance.get("commit") or "not recorded"))],
-        *([escape(name), escape(str(number))] for name, number in versions.items()),
+        ["recipe", escape(made.recipe or "not recorded")],
+        ["seed", "not recorded" if made.seed is None else str(made.seed)],
+        ["commit of prenas", escape(made.commit or "not recorded")],
+        *([escape(name), escape(number)] for name, number in made.versions.items()),
     ]
     parts = ["## How it was made", table(["item", "value"], rows, left=["item", "value"])]
     if model.run is not None:
@@ -252,14 +285,14 @@ def _making(model: Published) -> list[str]:
 
 
 def _licence(model: Published) -> list[str]:
-    source = model.provenance.get("source") or {}
+    source = model.provenance.source
     imported = model.run.preferred.origin if model.run is not None else None
-    if source:
+    if source is not None:
         licence = escape(model.description.licence or "not stated by their source")
-        origin = f", from {escape(str(source['origin']))}" if source.get("origin") else ""
+        origin = f", from {escape(source.origin)}" if source.origin else ""
         text = (
-            f"Made from the weights of {escape(str(source.get('name')))}{origin}. Licence of these "
-            f"source weights: {licence}."
+            f"Made from the weights of {escape(source.name or 'a source')}{origin}. "
+            f"Licence of these source weights: {licence}."
         )
     elif imported is not None:
         text = f"{escape(imported.summary)}. The licence of these source weights is not recorded."
@@ -272,14 +305,14 @@ def _licence(model: Published) -> list[str]:
 
 def missing_facts(model: Published) -> Sequence[str]:
     """What a reader would expect on the page and nobody recorded, in words."""
-    commit = model.provenance.get("commit")
+    commit = model.provenance.commit
     found = []
     if model.run is None:
         found.append("the model lies in no run, so budget, data and classes are not on its card")
     if commit is None:
         found.append("the commit of prenas is not known")
-    elif str(commit).endswith("-dirty"):
+    elif commit.endswith("-dirty"):
         found.append("prenas had changes that were not committed when the model was handed over")
-    if model.description.licence is None and model.provenance.get("source"):
+    if model.description.licence is None and model.provenance.source is not None:
         found.append("the source of the weights states no licence")
     return found

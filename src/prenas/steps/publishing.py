@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import timm
 import torch
@@ -17,11 +17,11 @@ from prenas.evaluation.accuracy import Evaluation
 from prenas.models.choice import choose, pick
 from prenas.models.export import Described, load_described, run_folder_of, write_timm_config
 from prenas.recipe.budgets import Limits
-from prenas.report.model_card import OfRun, Published, missing_facts, model_card
+from prenas.report.model_card import OfRun, Provenance, Published, missing_facts, model_card
 from prenas.runs.run import Run
 from prenas.steps.delivering import hand_over_subnet
 from prenas.steps.measuring import evaluated
-from prenas.values import error_in_words
+from prenas.values import error_in_words, parse_within
 
 CARD = "README.md"
 _FOLDERS = re.compile(r"(?<![\w/:.])/(?:[^\s\"'`|/]+/)+")
@@ -79,7 +79,7 @@ def push(
     published = Published(
         repo,
         described.description,
-        artifacts.read_json(model / artifacts.MODEL_ARCH).get("provenance") or {},
+        artifacts.parse_json(model / artifacts.MODEL_ARCH, _provenance_in),
         _of_run(model),
     )
     parent = Path(tempfile.gettempdir()) if to is None else to.parent
@@ -89,6 +89,10 @@ def push(
         _write(folder, model, described, published)
         place = _send(folder, repo, private) if to is None else str(_placed(folder, to))
     return Pushed(model, place, missing_facts(published))
+
+
+def _provenance_in(document: dict[str, Any]) -> Provenance:
+    return parse_within(Provenance, document.get("provenance") or {}, "provenance")
 
 
 def _require_free(to: Path, replace: bool) -> None:
