@@ -470,6 +470,13 @@ def test_the_part_of_the_description_that_is_wrong_is_named(name: str, model: Pa
         load(model)
 
 
+@pytest.mark.parametrize("value", [0, None, ["vit"], {"vit": 1}])
+def test_a_family_that_is_no_name_is_refused_in_words(value: object, model: Path) -> None:
+    edit(lambda document: document.update(family=value))(model)
+    with pytest.raises(ValueError, match=r"prenas: family is .*, which is no name: choose .*\bvit"):
+        load(model)
+
+
 def test_the_weights_of_another_subnet_are_refused(model: Path, finished_run: Path) -> None:
     shutil.copy(finished_run / "subnets" / "02" / WEIGHTS, model / WEIGHTS)
     with pytest.raises(

@@ -13,7 +13,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from prenas.families.base import Arch, Family, SearchSpace
-from prenas.values import unknown_name
+from prenas.values import few_of, unknown_name
 
 _log = logging.getLogger(__name__)
 
@@ -65,6 +65,10 @@ def get_family(name: str) -> Family[Any, Any]:
     Raises:
         ValueError: nobody has it, with the choices; or the package that does cannot be loaded.
     """
+    if not isinstance(name, str):  # from a document
+        raise ValueError(
+            f"family is {name!r:.80}, which is no name: choose {few_of(family_names())}"
+        )
     if name not in FAMILIES:
         found = [entry for entry in _declared() if entry.name == name]
         if not found:

@@ -173,6 +173,8 @@ class Description(NamedTuple):
     """Digest of the weights, as stored in their file; None in models written by 0.1.0."""
     licence: str | None
     """The licence of the trained weights that the model was made from, if there were any."""
+    supernet_sha256: str | None = None
+    """Digest of the supernet that it was cut from; None if it was not handed over by a run."""
 
 
 def read_description(folder: str | Path, *, image_size: ImageSize | None = None) -> Description:
@@ -229,7 +231,13 @@ def parse_description(document: dict[str, Any]) -> Description:
         class_names=_parse_names(document["class_names"], settings.num_classes),
         weights_sha256=document.get("weights_sha256"),
         licence=_licence_in(document.get("provenance")),
+        supernet_sha256=_supernet_in(document.get("provenance")),
     )
+
+
+def _supernet_in(provenance: object) -> str | None:
+    digest = provenance.get("supernet_sha256") if isinstance(provenance, dict) else None
+    return digest if isinstance(digest, str) else None
 
 
 def _licence_in(provenance: object) -> str | None:

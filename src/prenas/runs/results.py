@@ -176,11 +176,14 @@ class RunResults:
         }
         self._record(artifacts.EVALUATION, document, tuple(rows))
 
-    def require_current_model(self, folder: Path) -> None:
-        """Raises ValueError unless a handed-over model is complete and has the trained weights."""
-        path = folder / artifacts.MODEL_ARCH
-        digest = artifacts.parse_json(path, lambda found: found["provenance"]["supernet_sha256"])
-        if not self._is_current(digest) or not (folder / artifacts.MODEL).exists():
+    def require_current_model(self, folder: Path, supernet_sha256: str | None) -> None:
+        """Raises ValueError unless a handed-over model is complete and has the trained weights.
+
+        Args:
+            supernet_sha256: the digest of the supernet, as the model's description has it.
+        """
+        is_current = supernet_sha256 is not None and self._is_current(supernet_sha256)
+        if not is_current or not (folder / artifacts.MODEL).exists():
             raise ValueError(
                 f"{folder} is not complete, or was handed over from other weights than "
                 f"{self._run.folder / artifacts.SUPERNET}: remove it to hand over again"

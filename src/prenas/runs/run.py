@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from prenas import artifacts
-from prenas.cost import count
 from prenas.data import ImageData
 from prenas.evaluation.accuracy import Evaluation
 from prenas.families import build_structure, require_stored
@@ -338,8 +337,8 @@ def _parse_preferred(recipe: Recipe, document: dict[str, Any]) -> PreferredSet:
 
 
 def _require_its_own(recipe: Recipe, preferred: PreferredSet) -> None:
-    """Raises ValueError if a preferred set was not chosen for this recipe, or states other costs
-    than its architectures have: one of the two files was changed afterwards."""
+    """Raises ValueError if a preferred set was not chosen for this recipe: one of the two files was
+    changed afterwards."""
     kept = parse_budgets(recipe.search.budgets, keep_partial=recipe.search.keep_partial).kept
     for choice in preferred.choices:
         costs = preferred.subnets[choice.subnet].costs
@@ -354,14 +353,6 @@ def _require_its_own(recipe: Recipe, preferred: PreferredSet) -> None:
                 f"subnet {choice.subnet} was chosen for {preferred.budgets[choice.budget]}, but "
                 f"{artifacts.RECIPE} has {asked}: restore the file that was changed from a copy"
             )
-    for number, subnet in enumerate(preferred.subnets):
-        counted = count(subnet.arch, recipe.space.settings)
-        for name in counted.keys() & subnet.costs.keys() - {LATENCY}:  # depends on a table
-            if counted[name] != subnet.costs[name]:
-                raise ValueError(
-                    f"subnets.{number}.costs.{name} is {subnet.costs[name]}, but its architecture "
-                    f"has {counted[name]}: restore the file from a copy"
-                )
 
 
 def read_preferred(out: str | Path) -> PreferredSet:

@@ -74,8 +74,9 @@ def hand_over_subnet(run: Run, number: int, row: Evaluation, to: Path | None = N
     elif to is None and folder.is_symlink():
         artifacts.require_own_folder(folder)
     elif to is None and (folder / artifacts.MODEL_ARCH).exists():
-        run.results.require_current_model(folder)
-        load_network(folder, read_description(folder))  # it may have been damaged since
+        description = read_description(folder)
+        run.results.require_current_model(folder, description.supernet_sha256)
+        load_network(folder, description)  # it may have been damaged since
     elif to is not None and folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty: choose another folder. Nothing was written")
     else:

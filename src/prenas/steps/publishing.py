@@ -15,7 +15,13 @@ import torch
 from prenas import artifacts
 from prenas.evaluation.accuracy import Evaluation
 from prenas.models.choice import choose, pick
-from prenas.models.export import Described, load_described, run_folder_of, write_timm_config
+from prenas.models.export import (
+    Described,
+    Description,
+    load_described,
+    run_folder_of,
+    write_timm_config,
+)
 from prenas.recipe.budgets import Limits
 from prenas.report.model_card import OfRun, Provenance, Published, missing_facts, model_card
 from prenas.runs.run import Run
@@ -80,7 +86,7 @@ def push(
         repo,
         described.description,
         artifacts.parse_json(model / artifacts.MODEL_ARCH, _provenance_in),
-        _of_run(model),
+        _of_run(model, described.description),
     )
     parent = Path(tempfile.gettempdir()) if to is None else to.parent
     artifacts.require_writable(parent)
@@ -150,13 +156,13 @@ def _model(target: Path, index: int | None, limits: Limits | None) -> Path:
     return hand_over_subnet(run, chosen, rows[chosen])
 
 
-def _of_run(model: Path) -> OfRun | None:
+def _of_run(model: Path, description: Description) -> OfRun | None:
     """What the run of a model knows about it."""
     folder = run_folder_of(model)
     if folder is None:
         return None
     run = Run(folder, device="cpu")
-    run.results.require_current_model(model)
+    run.results.require_current_model(model, description.supernet_sha256)
     number = int(model.resolve().name)
     rows: Sequence[Evaluation] = run.evaluations if run.is_evaluated else ()
     splits = rows[number].splits if rows else {}
