@@ -61,7 +61,7 @@ from prenas.selection.search import zero_cost_search
 from sources.cut_runs import MODEL, SHORT
 from test_cli import Command
 from test_cli import prenas as prenas_command
-from training.runs import MINI, mini_recipe
+from training.runs import MINI, mini_recipe, never
 
 __all__ = ["prenas_command"]  # a fixture of another file
 
@@ -468,6 +468,15 @@ def test_a_time_that_nothing_takes_is_named(run: Run, nanoseconds: object) -> No
     path.write_text(json.dumps(document))
     with pytest.raises(ValueError, match=r"measured\.json is damaged .*nanoseconds: "):
         recorded_times(Run(run.folder))
+
+
+def test_damaged_times_are_refused_before_anything_is_timed(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(import_module("prenas.devices.whole"), "time_networks", never)
+    (run.folder / artifacts.MEASURED).write_text("{}")
+    with pytest.raises(ValueError, match=r"measured\.json"):
+        measure_run(Run(run.folder), get_engine("torch", batch=1))
 
 
 def test_a_run_keeps_its_table(run: Run, in_use: LatencyTable) -> None:

@@ -21,7 +21,7 @@ from prenas.data.folders import list_pictures
 from prenas.devices import prediction as module
 from prenas.devices.exporting import export
 from prenas.devices.prediction import Prediction, predict
-from prenas.models.export import load, load_described
+from prenas.models.export import load, load_described, write_model
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +45,30 @@ def run(*arguments: Any) -> Result:
 
 
 # --- from Python ---------------------------------------------------------------------------------
+
+
+def test_an_output_that_is_not_finite_is_refused(tmp_path: Path, pictures: list[Path]) -> None:
+    """Weights may be finite, and what they compute not."""
+    described = load_described(model_of(tmp_path / "sound"))
+    network, description = described.model.network, described.description
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.fill_(3e38)
+    folder = tmp_path / "damaged"
+    write_model(
+        folder,
+        network,
+        description.arch,
+        description.settings,
+        family="vit",
+        class_names=description.class_names,
+        preprocessing=description.preprocessing,
+        provenance={},
+    )
+    with pytest.raises(ValueError, match=r"damaged for .*0\.png is not finite: its weights"):
+        next(predict(folder, pictures))
+    result = run(folder, pictures[0], "--json")
+    assert (result.exit_code != 0, "NaN" in result.output) == (True, False)
 
 
 def test_probabilities_are_the_softmax_of_the_models_logits(
