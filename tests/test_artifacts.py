@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,6 +14,27 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from prenas import artifacts
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc, as Linux has it")
+def test_what_a_killed_process_was_writing_is_removed_before_its_parent_has_noticed(
+    tmp_path: Path,
+) -> None:
+    child = os.fork()
+    if not child:
+        signal.pause()
+        os._exit(1)
+    name = tmp_path / f".prenas-accuracy.png.{child}.tmp"
+    try:
+        name.touch()
+        artifacts.remove_leftovers(tmp_path, keeps_running=True)
+        assert name.exists()
+    finally:
+        os.kill(child, signal.SIGKILL)
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)  # it has ended, and is still there
+    artifacts.remove_leftovers(tmp_path, keeps_running=True)
+    assert not name.exists()
+    os.waitpid(child, 0)
 
 
 def test_a_file_is_written_whole_or_not_at_all(

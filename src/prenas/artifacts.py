@@ -193,7 +193,16 @@ def _is_running(process: int) -> bool:
         return False
     except PermissionError:
         pass
-    return True
+    return not _has_ended(process)
+
+
+def _has_ended(process: int) -> bool:
+    """Whether a process was killed and its parent has not asked for its end yet (Linux)."""
+    try:
+        state = Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return False
+    return state[:1] == [b"Z"]
 
 
 def require_own_folder(folder: Path) -> None:
