@@ -22,7 +22,7 @@ def test_other_environments_classify_the_same(
     num_pictures = len([path for path in cut_pictures.rglob("*") if path.is_file()])
     for row in rows:
         assert row["same_class"] == row["pictures"] == num_pictures
-        assert 0 < row["largest_difference"] < 1e-5
+        assert row["largest_difference"] < 1e-5  # none at all, where both lay memory out alike
         assert row["has_prenas"]  # it would say so
 
 

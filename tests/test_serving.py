@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,16 @@ def test_a_file_of_another_format_is_refused(tmp_path: Path) -> None:
     (tmp_path / "export.json").write_text(json.dumps({"format": "executorch"}))
     with pytest.raises(ValueError, match="a file of the format executorch, not onnx or openvino"):
         Classifier(tmp_path)
+
+
+def test_pictures_may_be_classified_at_the_same_time(exported: Path) -> None:
+    """As the service does, whose requests run in threads of one process."""
+    classifier = Classifier(exported)
+    contents = [bytes_of(picture_of("RGB", number)) for number in range(16)]
+    one_by_one = [classifier.classify(content) for content in contents]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(10):
+            assert list(pool.map(classifier.classify, contents)) == one_by_one
 
 
 # --- the service ---------------------------------------------------------------------------------
