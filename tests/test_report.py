@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
 
+from edits import write_edited
 from families.drawing import ALL_SPACES, archs
 from prenas import pipeline
 from prenas.evaluation.accuracy import Evaluation, Metrics
@@ -322,7 +323,7 @@ def test_the_images_are_named(finished: Path) -> None:
     document = json.loads(path.read_text())
     text = pipeline.report(finished).read_text()
     assert "data digits: train 1,077, validation 360, test 360 images in 10 classes" in text
-    path.write_text(json.dumps({**document, "notes": ["train: 2 of 9 | cannot be read"]}))
+    write_edited(path, {**document, "notes": ["train: 2 of 9 | cannot be read"]})
     assert (
         r"- **Images:** train: 2 of 9 \| cannot be read." in pipeline.report(finished).read_text()
     )
@@ -462,7 +463,7 @@ def test_results_of_others_are_refused(finished: Path) -> None:
     path = finished / "evaluation.json"
     document = json.loads(path.read_text())
     document["subnets"].reverse()
-    path.write_text(json.dumps(document))
+    write_edited(path, document)
     with pytest.raises(ValueError, match="belongs to other subnets than preferred"):
         pipeline.report(finished)
 
