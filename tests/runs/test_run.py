@@ -380,17 +380,38 @@ def test_a_file_in_the_place_of_a_folder_is_noticed_before_anything_is_trained(
     assert (finished / "metrics.jsonl").read_bytes() == log
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "arch.json"])
-def test_a_damaged_model_is_not_handed_over_again(name: str, finished: Path) -> None:
+def flip_last_weight(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+
+
+def flip_digest(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[content.index(b'"weights_sha256": "') + 25] ^= 1
+    path.write_bytes(content)
+
+
+def name_other_weights(path: Path) -> None:
+    write_edited(path, {**json.loads(path.read_text()), "weights_sha256": "0" * 64})
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "words"),
+    [
+        ("model.safetensors", flip_last_weight, r"model\.safetensors is damaged"),
+        ("arch.json", flip_digest, r"arch\.json is damaged or was edited"),
+        ("arch.json", name_other_weights, r"model\.safetensors does not contain"),
+    ],
+)
+def test_a_damaged_model_is_not_handed_over_again(
+    name: str, damage: Callable[[Path], None], words: str, finished: Path
+) -> None:
     """A model that lies in the run already is looked at, not only named."""
     path = finished / "subnets" / "00" / name
-    content = bytearray(path.read_bytes())
-    where = -5 if name == "model.safetensors" else content.index(b'"weights_sha256": "') + 25
-    content[where] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(
-        ValueError, match=r"subnets/00/model\.safetensors (is damaged|does not con)"
-    ):
+    damage(path)
+    content = path.read_bytes()
+    with pytest.raises(ValueError, match=rf"subnets/00/{words}"):
         pipeline.specialize(finished, 0)
     assert path.read_bytes() == content
 
