@@ -86,6 +86,7 @@ QUESTIONS: dict[str, Question] = {
         (
             *((name, "random") for name in ("S", "S, p = 1/2", "counts", "counts, p = 1/2")),
             ("S", "counts"),
+            ("counts", "S"),
             *((f"{name}, k = 3", "random, k = 3") for name in ("skeletons", "S")),
             ("skeletons, k = 2", "random, k = 3"),
             ("skeletons, k = 3", "S"),
