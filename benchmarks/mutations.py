@@ -313,8 +313,8 @@ MUTATIONS = (
     ),
     Mutation(
         "score-without-absolute-value", "proxy/scores.py",
-        "DEFAULT_SCORE: WeightScore(lambda w, g: (w * g).abs_()),",
-        "DEFAULT_SCORE: WeightScore(lambda w, g: w * g),",
+        "PUBLISHED_SCORE: WeightScore(lambda w, g: (w * g).abs_()),",
+        "PUBLISHED_SCORE: WeightScore(lambda w, g: w * g),",
         ("proxy/test_tables.py",),
     ),
     Mutation(

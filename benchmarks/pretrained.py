@@ -62,7 +62,7 @@ from prenas.evaluation.accuracy import (
 )
 from prenas.evaluation.calibration import calibrate_on, calibration_batches, first_new_epoch
 from prenas.families.base import Arch
-from prenas.proxy.scores import DEFAULT_SCORE
+from prenas.proxy.scores import PUBLISHED_SCORE
 from prenas.proxy.unit_scores import unit_scores
 from prenas.recipe import Recipe, with_overrides
 from prenas.runs.run import Run
@@ -463,7 +463,7 @@ def scratch(setting: Setting, epochs: int) -> dict[str, Any]:
     macs, top1 = [], []
     for arch, share in zip(archs, setting.shares, strict=True):
         recipe = only(setting.plan.recipe, arch)
-        noise = {"score": DEFAULT_SCORE, "images": "noise", "num_images": 4, "batch_size": 4}
+        noise = {"score": PUBLISHED_SCORE, "images": "noise", "num_images": 4, "batch_size": 4}
         search = recipe.search.model_copy(update=noise)  # there is nothing to choose
         training = recipe.training
         assert training is not None

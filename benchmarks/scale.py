@@ -42,7 +42,7 @@ from prenas.families.base import SearchSpace
 from prenas.families.vit.space import VitSpace
 from prenas.proxy.gains import block_scores
 from prenas.proxy.importance import Importance
-from prenas.proxy.scores import DEFAULT_SCORE
+from prenas.proxy.scores import PUBLISHED_SCORE
 from prenas.proxy.tables import SpaceTables, space_tables, stage_scores
 from prenas.randomness import torch_generator
 from prenas.recipe.budgets import parse_budgets
@@ -201,8 +201,8 @@ def _listed(root: Path) -> str:
 def _tables(space: SearchSpace, importance: Importance | None = None) -> SpaceTables:
     importance = importance or _random_importance(space)
     gains = isomer_gains("published", block_scores(space, importance), 0)
-    scores = stage_scores(space, importance, score=DEFAULT_SCORE)
-    return space_tables(space, scores, gains, score=DEFAULT_SCORE, resolution=None)
+    scores = stage_scores(space, importance, score=PUBLISHED_SCORE)
+    return space_tables(space, scores, gains, score=PUBLISHED_SCORE, resolution=None)
 
 
 def _random_importance(space: SearchSpace) -> Importance:

@@ -24,7 +24,7 @@ from prenas.families import build_shared, get_space
 from prenas.families.base import SearchSpace
 from prenas.proxy.gains import block_scores
 from prenas.proxy.importance import Importance, measure_importance, noise_images
-from prenas.proxy.scores import DEFAULT_SCORE
+from prenas.proxy.scores import PUBLISHED_SCORE
 from prenas.proxy.tables import SpaceTables, cost_tables, space_tables, stage_scores
 from prenas.randomness import torch_generator
 from prenas.recipe import Recipe
@@ -248,9 +248,9 @@ def _tables_at(
     resolutions: Iterable[int | None], space: SearchSpace, importance: Importance
 ) -> dict[int | None, SpaceTables]:
     gains = isomer_gains("published", block_scores(space, importance), 0)
-    scores = stage_scores(space, importance, score=DEFAULT_SCORE)
+    scores = stage_scores(space, importance, score=PUBLISHED_SCORE)
     return {
-        side: space_tables(space, scores, gains, score=DEFAULT_SCORE, resolution=side)
+        side: space_tables(space, scores, gains, score=PUBLISHED_SCORE, resolution=side)
         for side in resolutions
     }
 

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from edits import write_edited
 from prenas import artifacts
 
 
@@ -95,11 +96,13 @@ def test_content_is_on_the_disk_before_the_name_is(
 def test_json_is_written_with_its_version_and_read_without(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     artifacts.write_json(path, {"b": [1, 2.5, None], "a": "ü"})
-    assert list(json.loads(path.read_text(encoding="utf-8"))) == ["schema_version", "b", "a"]
+    written = list(json.loads(path.read_text(encoding="utf-8")))
+    assert written == ["schema_version", "b", "a", "content_sha256"]
     assert path.read_text().endswith("}\n")
     assert artifacts.read_json(path) == {"b": [1, 2.5, None], "a": "ü"}
 
 
+_OWN_FIELDS = {"schema_version", artifacts.CONTENT_DIGEST}
 _VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
     | st.text() | st.text(alphabet='[]{}", \n\\'),
@@ -108,13 +111,56 @@ _VALUES = st.recursive(
 )  # fmt: skip
 
 
-@given(st.dictionaries(st.text().filter(lambda key: key != "schema_version"), _VALUES))
+@given(st.dictionaries(st.text().filter(lambda key: key not in _OWN_FIELDS), _VALUES))
 def test_any_json_comes_back_as_it_was(content: dict[str, Any]) -> None:
-    """However it is laid out for readers."""
+    """However it is laid out, by us or by an editor that sorts and indents."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "preferred.json"
         artifacts.write_json(path, content)
         assert artifacts.read_json(path) == content
+        path.write_text(json.dumps(json.loads(path.read_text()), indent=7, sort_keys=True))
+        assert artifacts.read_json(path) == content
+
+
+def test_every_flipped_bit_of_a_json_file_is_noticed(tmp_path: Path) -> None:
+    """Or it changes no value: it hides the digest under another name."""
+    path = tmp_path / "preferred.json"
+    content = {
+        "arch": {"depth": [3, 4]},
+        "params": 1_024,
+        "score": 0.5,
+        "name": "small",
+        "no": None,
+    }
+    artifacts.write_json(path, content)
+    whole, hidden = path.read_bytes(), 0
+    for place in range(8 * len(whole)):
+        flipped = bytearray(whole)
+        flipped[place // 8] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        try:
+            found = artifacts.read_json(path)
+        except ValueError:
+            continue
+        hidden += found != content
+        assert {name: found[name] for name in content} == content
+        assert len(found) <= len(content) + 1
+    assert 0 < hidden < 8 * len(artifacts.CONTENT_DIGEST)
+
+
+@pytest.mark.parametrize("edit", [("0.5", "0.6"), ("small", "large"), ("[3, 4]", "[3, 4, 4]")])
+def test_an_edited_json_file_is_refused_unless_its_editor_meant_it(
+    edit: tuple[str, str], tmp_path: Path
+) -> None:
+    path = tmp_path / "preferred.json"
+    artifacts.write_json(path, {"depth": [3, 4], "score": 0.5, "name": "small"})
+    path.write_text(path.read_text().replace(*edit))
+    with pytest.raises(ValueError, match=r"preferred\.json is damaged or was edited.*on purpose"):
+        artifacts.read_json(path)
+    write_edited(path, json.loads(path.read_text()))
+    assert json.loads(edit[1] if edit[1][0] in "[0" else f'"{edit[1]}"') in (
+        artifacts.read_json(path).values()
+    )
 
 
 def test_lists_of_numbers_stand_on_one_line(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from edits import write_edited
 from families.drawing import ALL_SPACES, choices, timm_space
 from prenas import artifacts, pipeline
 from prenas.cost import AXES, count, parts_of
@@ -375,7 +376,7 @@ def test_a_table_is_read_as_it_was_written(monkeypatch: pytest.MonkeyPatch, tmp_
     assert found.digest == table.digest
     document = json.loads((tmp_path / "phone.json").read_text())
     document["entries"][next(iter(document["entries"]))]["nanoseconds"] = -1
-    (tmp_path / "phone.json").write_text(json.dumps(document))
+    write_edited(tmp_path / "phone.json", document)
     with pytest.raises(ValueError, match=r"phone\.json is damaged .*nanoseconds"):
         read_table(tmp_path / "phone.json")
 
@@ -465,7 +466,7 @@ def test_a_time_that_nothing_takes_is_named(run: Run, nanoseconds: object) -> No
     path = run.folder / artifacts.MEASURED
     document = json.loads(path.read_text())
     document["times"][0]["subnets"][0]["nanoseconds"] = nanoseconds
-    path.write_text(json.dumps(document))
+    write_edited(path, document)
     with pytest.raises(ValueError, match=r"measured\.json is damaged .*nanoseconds: "):
         recorded_times(Run(run.folder))
 
@@ -637,7 +638,7 @@ def test_a_table_of_another_machine_is_taken_only_on_request(
     prenas_command("measure", "small.yaml", "--out", "phone.json")
     document = json.loads((at_home / "phone.json").read_text())
     document["conditions"]["machine"]["processor"] = "Phone"
-    (at_home / "phone.json").write_text(json.dumps(document))
+    write_edited(at_home / "phone.json", document)
     searching = (
         "search", "--space", "small.yaml", "--out", "run", "--latency", "phone.json",
         "--budget", "latency=1.04ms",

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
+from edits import write_edited
 from prenas import pipeline
 from prenas.artifacts import read_tensors, write_tensors
 from prenas.cost import count
@@ -95,6 +96,14 @@ def test_a_finished_run_holds_what_it_promises(finished_run: Path) -> None:
     versions = {"recipe.json": 1, "preferred.json": 2, "data.json": 1, "evaluation.json": 2}
     for name, version in versions.items():
         assert json.loads((finished_run / name).read_text())["schema_version"] == version
+    documents = {
+        path
+        for path in finished_run.rglob("*.json")
+        if path.name != "config.json"  # in timm's form
+    }
+    assert len(documents) == 7
+    for path in documents:
+        assert len(json.loads(path.read_text())["content_sha256"]) == 64, path
 
 
 def test_a_finished_run_is_not_redone(
@@ -450,7 +459,7 @@ def drop(field: str) -> Callable[[Path], object]:
     def apply(path: Path) -> None:
         document = json.loads(path.read_text())
         del document[field]
-        path.write_text(json.dumps(document))
+        write_edited(path, document)
 
     return apply
 
@@ -465,7 +474,7 @@ def replace(text: bytes) -> Callable[[Path], object]:
 
 def newer(path: Path) -> None:
     document = json.loads(path.read_text())
-    path.write_text(json.dumps({**document, "schema_version": document["schema_version"] + 1}))
+    write_edited(path, {**document, "schema_version": document["schema_version"] + 1})
 
 
 def read_run(run: Path) -> None:
@@ -583,7 +592,7 @@ def test_a_wrong_field_is_refused_by_file_name(
     path = finished / name
     document = json.loads(path.read_text())
     change(document)
-    path.write_text(json.dumps(document))
+    write_edited(path, document)
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         read_run(finished)
     assert str(path) in str(caught.value)
@@ -633,7 +642,7 @@ def test_a_recipe_that_was_edited_is_named(
     path = searched / "recipe.json"
     document = json.loads(path.read_text())
     document["recipe"][part] |= change
-    path.write_text(json.dumps(document))
+    write_edited(path, document)
     with pytest.raises(ValueError, match=words):
         pipeline.train(searched)
 

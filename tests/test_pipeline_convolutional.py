@@ -18,6 +18,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import prenas
+from edits import write_edited
 from prenas import artifacts, pipeline
 from prenas.artifacts import read_tensors
 from prenas.cli import app
@@ -356,6 +357,6 @@ def test_a_network_that_timm_does_not_have_is_told(finished_conv: Path, finished
 def test_odd_values_of_a_calibration_are_named(field: str, value: object, finished: Path) -> None:
     path = finished / "calibration.json"
     document = json.loads(path.read_text())
-    path.write_text(json.dumps({**document, field: value}))
+    write_edited(path, {**document, field: value})
     with pytest.raises(ValueError, match=rf"calibration\.json is damaged.*{field}"):
         _ = Run(finished).results.calibration

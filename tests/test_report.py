@@ -24,8 +24,10 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
 
+from edits import write_edited
 from families.drawing import ALL_SPACES, archs
 from prenas import pipeline
+from prenas.cli.tables import print_preferred
 from prenas.evaluation.accuracy import Evaluation, Metrics
 from prenas.families import get_space
 from prenas.families.base import SearchSpace
@@ -322,7 +324,7 @@ def test_the_images_are_named(finished: Path) -> None:
     document = json.loads(path.read_text())
     text = pipeline.report(finished).read_text()
     assert "data digits: train 1,077, validation 360, test 360 images in 10 classes" in text
-    path.write_text(json.dumps({**document, "notes": ["train: 2 of 9 | cannot be read"]}))
+    write_edited(path, {**document, "notes": ["train: 2 of 9 | cannot be read"]})
     assert (
         r"- **Images:** train: 2 of 9 \| cannot be read." in pipeline.report(finished).read_text()
     )
@@ -378,6 +380,37 @@ def test_other_searches(search: dict[str, Any], tmp_path: Path) -> None:
         assert line["same class"] == f"{sum(same)} of {len(same)}"
         options = line["options changed, per budget"].split(", ")
         assert [None if o == "-" else int(o) for o in options] == list(seed.changed_options)
+
+
+@pytest.mark.usefixtures("without_pictures")
+@pytest.mark.parametrize(
+    ("search", "is_counted"),
+    [
+        ({"score": "params"}, True),
+        ({"score": "params", "power": 0.5}, False),
+        ({"score": "params", "scope": "blocks"}, False),
+        ({}, False),
+    ],
+)
+def test_scores_are_left_out_where_they_would_repeat_the_size(
+    search: dict[str, Any], is_counted: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    preferred = pipeline.search(mini_recipe(search=search), tmp_path / "run")
+    assert preferred.counts_parameters is is_counted
+    if is_counted:
+        assert [subnet.score for subnet in preferred.subnets] == [
+            subnet.costs["params"] for subnet in preferred.subnets
+        ]
+    page = pipeline.report(tmp_path / "run")
+    heads = set(read_page(page).tables[SUBNETS][0])
+    print_preferred(preferred)
+    said = capsys.readouterr().out
+    header = next(line for line in said.splitlines() if "architecture " in line)
+    for name in ("score", "lead"):
+        assert any(name in head for head in heads) is not is_counted
+        assert (name in header.split()) is not is_counted
+    assert ("The subnets with the most parameters were chosen" in page.read_text()) is is_counted
+    assert ("chosen by counting parameters (search.score=params)" in said) is is_counted
 
 
 def test_a_space_without_choices_in_layers(tmp_path: Path) -> None:
@@ -462,7 +495,7 @@ def test_results_of_others_are_refused(finished: Path) -> None:
     path = finished / "evaluation.json"
     document = json.loads(path.read_text())
     document["subnets"].reverse()
-    path.write_text(json.dumps(document))
+    write_edited(path, document)
     with pytest.raises(ValueError, match="belongs to other subnets than preferred"):
         pipeline.report(finished)
 

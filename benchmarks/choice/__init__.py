@@ -20,7 +20,10 @@ budget of a data set and a length of training; its difference is the mean over t
 - `skeletons, k = 3` becomes the default if it beats `random, k = 3`, and if its mean over a data
   set and length is never below that of `S`. (The second half was added on 2026-11-28, after the
   first runs had shown it behind `S` with one subnet.)
-- `counts` becomes the default score if `S` does not beat it, and `random` the default strategy if
-  neither beats `random`: the simplest rule that nothing beats.
+- `counts` becomes the default score if `S` does not beat it, and if it is not behind `S` by one
+  point or more in any cell. (The second half was added on 2026-11-28, when the first Transformers
+  had shown counting up to 2.4 points behind: a default must not lose what the one before it had.)
+- `random` becomes the default strategy if neither `S` nor `counts` beats it: the simplest rule that
+  nothing beats.
 - `even` becomes the default isomer rule if `published` does not beat it.
 """

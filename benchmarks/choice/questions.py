@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+from prenas.proxy.scores import COUNT_SCORE, PUBLISHED_SCORE
+
 Trainings = Literal["together", "shares", "whole"]
 """The subnets of all budgets in one training; or each budget's alone, for the steps that it got in
 the training together, or for all of its steps."""
@@ -37,19 +39,20 @@ class Question(NamedTuple):
 
 
 _RANDOM = "search.strategy=random"
-_FULLEST = ("search.strategy=skeletons", "search.score=params")
-_COUNTS, _HALF = "search.score=params", "search.power=0.5"
+_FULLEST = ("search.strategy=skeletons", f"search.score={COUNT_SCORE}")
+_S = f"search.score={PUBLISHED_SCORE}"
+_COUNTS, _HALF = f"search.score={COUNT_SCORE}", "search.power=0.5"
 
 _CHOICE = (
-    Arm("S"),
-    Arm("S, p = 1/2", (_HALF,)),
+    Arm("S", (_S,)),
+    Arm("S, p = 1/2", (_S, _HALF)),
     Arm("counts", (_COUNTS,)),
     Arm("counts, p = 1/2", (_COUNTS, _HALF)),
     Arm("random", (_RANDOM,)),
     Arm("skeletons, k = 2", (*_FULLEST, "search.k=2")),
     Arm("skeletons, k = 3", (*_FULLEST, "search.k=3")),
     Arm("random, k = 3", (_RANDOM, "search.k=3")),
-    Arm("S, k = 3", ("search.k=3",)),
+    Arm("S, k = 3", (_S, "search.k=3")),
 )
 
 _RULES = ("published", "even", "front", "random", "worst")
@@ -66,7 +69,7 @@ _RIVALS = (
 
 _NUMBERS = tuple(
     Arm(f"{name}, {what}", (*changes, f"search.k={k}"), only_middle=is_alone)
-    for name, changes in (("S", ()), ("random", (_RANDOM,)))
+    for name, changes in (("S", (_S,)), ("random", (_RANDOM,)))
     for what, k, is_alone in (
         ("one subnet", 1, True),
         ("k = 1", 1, False),
@@ -83,6 +86,7 @@ QUESTIONS: dict[str, Question] = {
         (
             *((name, "random") for name in ("S", "S, p = 1/2", "counts", "counts, p = 1/2")),
             ("S", "counts"),
+            ("counts", "S"),
             *((f"{name}, k = 3", "random, k = 3") for name in ("skeletons", "S")),
             ("skeletons, k = 2", "random, k = 3"),
             ("skeletons, k = 3", "S"),

@@ -327,7 +327,7 @@ def _results_in(home: Path, files: Files) -> Files:
             path = home / name
             is_text = name.endswith(".json") and path.is_file() and not path.is_symlink()
             text = path.read_bytes() if is_text else content.encode()
-            found[name] = re.sub(rb'"sha256": "[0-9a-f]{64}"', b"", text).hex()
+            found[name] = re.sub(rb'"(?:content_)?sha256": "[0-9a-f]{64}"', b"", text).hex()
     return found
 
 

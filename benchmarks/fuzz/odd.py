@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from prenas import artifacts
+
 Dice = random.Random
 
 TEXTS = (
@@ -152,6 +154,13 @@ WRONG: tuple[Callable[[bytes, Dice], bytes], ...] = (grow, foreign)
 
 
 # --- documents -----------------------------------------------------------------------------------
+
+
+def without_digest(content: bytes) -> bytes:
+    """A JSON file of ours as somebody leaves it who edits it on purpose."""
+    document = json.loads(content)
+    document.pop(artifacts.CONTENT_DIGEST, None)
+    return f"{json.dumps(document, indent=1)}\n".encode()
 
 
 def edited(document: Any, dice: Dice) -> tuple[Any, str]:

@@ -67,6 +67,8 @@ PROXIES = "proxies.json"
 LOCK = ".lock"
 
 _DIGEST = "sha256"  # its name in the metadata of a safetensors file
+CONTENT_DIGEST = "content_sha256"
+"""The last field of a JSON file of ours: the digest of all others."""
 _LONGEST_HEADER = 100_000_000  # bytes, the limit of safetensors itself
 
 SCHEMA_VERSIONS = {
@@ -222,12 +224,21 @@ def require_own_folder(folder: Path) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, Any], *, kind: str | None = None) -> None:
-    """Writes a JSON file with its schema version first.
+    """Writes a JSON file with its schema version first and its digest last.
+
+    The digest covers all values, so `read_json` notices a damaged one and an edited one.
 
     Args:
         kind: the usual name of such a file, if this one has a name of the user's.
     """
-    write_plain_json(path, {"schema_version": SCHEMA_VERSIONS[kind or path.name], **content})
+    document = {"schema_version": SCHEMA_VERSIONS[kind or path.name], **content}
+    write_plain_json(path, {**document, CONTENT_DIGEST: _digest_of_values(document)})
+
+
+def _digest_of_values(document: Mapping[str, Any]) -> str:
+    """The digest of a JSON document, however it is laid out."""
+    as_read = json.loads(json.dumps(document))  # keys are text, tuples are lists
+    return hashlib.sha256(json.dumps(as_read, sort_keys=True).encode()).hexdigest()
 
 
 def write_plain_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -250,7 +261,8 @@ def read_json(path: Path, *, kind: str | None = None) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: the file is missing.
-        ValueError: it is truncated, was not written by prenas, or has a newer version.
+        ValueError: it is damaged or was edited, was not written by prenas, or has a newer
+            version.
     """
     text = read_bytes(path, MOST_JSON_BYTES)
     try:
@@ -264,6 +276,13 @@ def read_json(path: Path, *, kind: str | None = None) -> dict[str, Any]:
     if not isinstance(document, dict) or "schema_version" not in document:
         raise ValueError(f"{path} was not written by prenas: it has no schema_version")
     content: dict[str, Any] = document
+    digest = content.pop(CONTENT_DIGEST, None)
+    # Files of earlier versions have none, and somebody who edits a file may remove it.
+    if digest is not None and digest != _digest_of_values(content):
+        raise ValueError(
+            f"{path} is damaged or was edited: its content does not match its {CONTENT_DIGEST}. "
+            f"Restore it from a copy; if you changed it on purpose, remove its {CONTENT_DIGEST}"
+        )
     version = content.pop("schema_version")
     while isinstance(version, int) and (upgrade := _UPGRADES.get((kind, version))):
         content, version = upgrade(content), version + 1

@@ -15,7 +15,7 @@ from prenas.cost import count
 from prenas.families import all_spaces, build, family_of
 from prenas.proxy.importance import measure_importance, noise_images
 from prenas.proxy.network_scores import NETWORK_SCORES, NetworkScore
-from prenas.proxy.scores import DEFAULT_SCORE, WEIGHT_SCORES
+from prenas.proxy.scores import PUBLISHED_SCORE, WEIGHT_SCORES
 from prenas.randomness import torch_generator
 from prenas.supernet import Supernet
 
@@ -53,12 +53,12 @@ def test_counts_and_scores_of_architectures(table: AccuracyTable) -> None:
 
 
 def test_scores_of_a_search_are_sums_over_what_a_subnet_owns(table: AccuracyTable) -> None:
-    values = measured(Scoring(table, [DEFAULT_SCORE], num_seeds=2, batch_size=4))
+    values = measured(Scoring(table, [PUBLISHED_SCORE], num_seeds=2, batch_size=4))
     supernet = Supernet(SPACE.supernet, SPACE.settings)
     supernet.initialize(torch_generator(1, "weights"))
     images = noise_images(4, 1, (8, 8), [0.0], [1.0], 1)
     importance = measure_importance(supernet, SPACE.scored, images)
-    for arch, value in zip(table.archs, values[DEFAULT_SCORE][1], strict=True):
+    for arch, value in zip(table.archs, values[PUBLISHED_SCORE][1], strict=True):
         expected = sum(
             float((importance.weights[n] * importance.gradients[n])[box].abs().double().sum())
             for n, box in supernet.owned_boxes(arch).items()
@@ -103,7 +103,7 @@ def test_convolutional_networks_have_all_scores_too(tmp_path: Path) -> None:
 def test_known_values_are_not_computed_again(
     table: AccuracyTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = ["params", DEFAULT_SCORE, "grad_norm", "synflow"]
+    names = ["params", PUBLISHED_SCORE, "grad_norm", "synflow"]
     whole = Scoring(table, names, num_seeds=2, batch_size=4)
     values = measured(whole)
     calls = []

@@ -17,6 +17,7 @@ import torch
 from typer.testing import CliRunner
 
 import prenas
+from edits import write_edited
 from families.drawing import (
     TEST_SPACES,
     fill_as_trained,
@@ -307,12 +308,12 @@ def test_a_card_describes_one_file_and_its_digest(model: Path, tmp_path: Path) -
         ({"format": "pt"}, "unknown format 'pt'"),
     ]
     for changes, message in wrong:
-        (folder / "export.json").write_text(json.dumps({**document, **changes}))
+        write_edited(folder / "export.json", {**document, **changes})
         with pytest.raises(ValueError, match=message):
             list(predict(folder, []))
     (folder / card.file).write_bytes(b"nothing that PyTorch wrote")
     changed = {card.file: artifacts.sha256(folder / card.file)}
-    (folder / "export.json").write_text(json.dumps({**document, "files_sha256": changed}))
+    write_edited(folder / "export.json", {**document, "files_sha256": changed})
     with pytest.raises(ValueError, match=r"torch cannot open .*model\.pt2 .*: export the model ag"):
         list(predict(folder, []))
 

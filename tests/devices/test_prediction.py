@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from edits import write_edited
 from models.handed_over import NAMES, model_of
 from prenas.cli import app, main, predicting
 from prenas.cli.output import PlainConsole
@@ -198,7 +199,7 @@ def test_a_missing_or_damaged_model_is_said(
         next(predict(damaged, pictures))
     described = json.loads((model / "arch.json").read_text())
     del described["class_names"]
-    (damaged / "arch.json").write_text(json.dumps(described))
+    write_edited(damaged / "arch.json", described)
     with pytest.raises(ValueError, match="'class_names' is missing"):
         next(predict(damaged, pictures))
 

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import prenas
+from edits import write_edited
 from prenas import artifacts, pipeline
 from prenas.data import load_data
 from prenas.evaluation.accuracy import Evaluation
@@ -114,7 +115,7 @@ def test_the_transform_crops_as_the_recipe_says(finished_run: Path, tmp_path: Pa
     description = json.loads((finished_run / "subnets" / "00" / "arch.json").read_text())
     description["preprocessing"] |= {"crop_pct": 0.5, "mean": [0.0], "std": [1.0]}
     folder = shutil.copytree(finished_run / "subnets" / "00", tmp_path / "model")
-    (folder / "arch.json").write_text(json.dumps(description))
+    write_edited(folder / "arch.json", description)
     pixels = np.zeros((16, 16), dtype=np.uint8)
     pixels[4:12, 4:12] = np.arange(64).reshape(8, 8)
     found = load(folder).transform(Image.fromarray(pixels))
@@ -340,7 +341,7 @@ def edit(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]
         path = folder / "arch.json"
         document = json.loads(path.read_text())
         change(document)
-        path.write_text(json.dumps(document))
+        write_edited(path, document)
 
     return apply
 

@@ -19,7 +19,7 @@ from prenas.proxy.gains import block_scores
 from prenas.proxy.importance import Importance, measure_importance
 from prenas.proxy.scores import (
     COUNT_SCORE,
-    DEFAULT_SCORE,
+    PUBLISHED_SCORE,
     WEIGHT_SCORES,
     Scope,
     check_score_name,
@@ -121,7 +121,7 @@ def test_counting_scores_what_the_network_has(space: SearchSpace, data: st.DataO
 
 
 @each_space
-@pytest.mark.parametrize("score", [DEFAULT_SCORE, "sum_abs_weight", COUNT_SCORE])
+@pytest.mark.parametrize("score", [PUBLISHED_SCORE, "sum_abs_weight", COUNT_SCORE])
 @given(data=st.data(), power=st.floats(0.1, 3), scope=st.sampled_from(["all", "blocks"]))
 @settings(max_examples=5)
 def test_a_power_is_taken_layer_by_layer(
@@ -157,7 +157,7 @@ def test_a_power_is_taken_layer_by_layer(
 def test_the_first_power_is_the_published_score_to_the_bit(space: SearchSpace) -> None:
     importance = random_importance(space)
     found = (
-        stage_scores(space, importance, score=DEFAULT_SCORE, **power)
+        stage_scores(space, importance, score=PUBLISHED_SCORE, **power)
         for power in ({}, {"power": 1.0})
     )
     for plain, powered in zip(*found, strict=True):
@@ -225,13 +225,13 @@ def test_costs_are_those_of_the_arch(space: SearchSpace, data: st.DataObject) ->
 @given(data=st.data())
 def test_scores_in_parts(space: SearchSpace, data: st.DataObject) -> None:
     """The parts inside and outside layers add up to the same numbers as entry by entry."""
-    tables, picked = tables_of(space, DEFAULT_SCORE), data.draw(choices(space))
+    tables, picked = tables_of(space, PUBLISHED_SCORE), data.draw(choices(space))
     total = sum_from_tables(tables, picked)
     assert tables.score(picked) == pytest.approx(total, rel=1e-12)
-    blocks = stage_scores(space, random_importance(space), score=DEFAULT_SCORE, scope="blocks")
+    blocks = stage_scores(space, random_importance(space), score=PUBLISHED_SCORE, scope="blocks")
     assert not any(scores.fixed.any() for scores in blocks)
     gains = [table.gains for table in tables.stages]
-    of_blocks = space_tables(space, blocks, gains, score=DEFAULT_SCORE)
+    of_blocks = space_tables(space, blocks, gains, score=PUBLISHED_SCORE)
     assert tables.score(picked, "blocks") == pytest.approx(of_blocks.score(picked), rel=1e-12)
     assert 0 <= tables.score(picked, "blocks") < total
     assert tables.score(space.extreme(-1), "blocks") > 0
@@ -239,12 +239,14 @@ def test_scores_in_parts(space: SearchSpace, data: st.DataObject) -> None:
 
 @each_space
 def test_scores_do_not_depend_on_the_resolution(space: SearchSpace) -> None:
-    scores = stage_scores(space, random_importance(space), score=DEFAULT_SCORE)
-    gains = [table.gains for table in tables_of(space, DEFAULT_SCORE).stages]
+    scores = stage_scores(space, random_importance(space), score=PUBLISHED_SCORE)
+    gains = [table.gains for table in tables_of(space, PUBLISHED_SCORE).stages]
     for resolution in space.resolutions:
-        tables = space_tables(space, scores, gains, score=DEFAULT_SCORE, resolution=resolution)
+        tables = space_tables(space, scores, gains, score=PUBLISHED_SCORE, resolution=resolution)
         assert tables.resolution == resolution
-        for table, known in zip(tables.stages, tables_of(space, DEFAULT_SCORE).stages, strict=True):
+        for table, known in zip(
+            tables.stages, tables_of(space, PUBLISHED_SCORE).stages, strict=True
+        ):
             assert np.array_equal(table.scores, known.scores)
             assert np.array_equal(table.fixed_scores, known.fixed_scores)
             assert np.array_equal(table.costs[..., 0], known.costs[..., 0])
@@ -396,14 +398,14 @@ def test_importance_is_left_alone() -> None:
 
 def test_unknown_score_lists_the_choices() -> None:
     check_score_name("entropy", "vit")
-    check_score_name(DEFAULT_SCORE, "vit")
+    check_score_name(PUBLISHED_SCORE, "vit")
     with pytest.raises(ValueError, match="did you mean 'entropy'") as caught:
         check_score_name("entropie", "vit")
     assert all(name in str(caught.value) for name in LITERAL)
 
 
 def test_default_score_is_the_papers() -> None:
-    found: Any = WEIGHT_SCORES[DEFAULT_SCORE]
+    found: Any = WEIGHT_SCORES[PUBLISHED_SCORE]
     w, g = torch.tensor([1.0, -2.0]), torch.tensor([3.0, 4.0])
     assert found.element(w, g).tolist() == [3.0, 8.0]
     assert found.finish is None

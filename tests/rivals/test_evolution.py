@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
+from edits import write_edited
 from families.drawing import ALL_SPACES, choices
 from prenas import pipeline
 from prenas.cost import count
@@ -534,7 +535,7 @@ def test_every_candidate_is_compared_on_the_same_drawn_validation_images(
     few = with_overrides(RECIPE, ["evolution.num_images=50"])
     document = json.loads((trained / "recipe.json").read_text())
     document["recipe"]["evolution"]["num_images"] = 50
-    (trained / "recipe.json").write_text(json.dumps(document))
+    write_edited(trained / "recipe.json", document)
     sources = []
     original = one_shot.top1_of_archs
 
@@ -590,7 +591,7 @@ def test_steps_out_of_order_name_the_command(tmp_path: Path, finished_run: Path)
 def test_evolution_of_other_weights_is_refused(evolved: Path) -> None:
     path = evolved / "evolution.json"
     document = json.loads(path.read_text())
-    path.write_text(json.dumps({**document, "supernet_sha256": "0" * 64}))
+    write_edited(path, {**document, "supernet_sha256": "0" * 64})
     (evolved / "evaluation.json").unlink()
     steps = (pipeline.evolve, pipeline.evaluate, lambda out: Run(out).subnets, pipeline.report)
     for step in steps:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from edits import write_edited
 from prenas import pipeline
 from prenas.artifacts import read_json, write_json
 from prenas.cli import app
@@ -162,7 +163,7 @@ def test_a_run_of_one_subnet_per_budget_says_nothing_of_it(finished_run: Path) -
 def test_a_damaged_evaluation_is_a_problem_of_the_status(finished: Path) -> None:
     document = json.loads((finished / "evaluation.json").read_text())
     del document["subnets"][0]["splits"]["validation"]["top1"]
-    (finished / "evaluation.json").write_text(json.dumps(document))
+    write_edited(finished / "evaluation.json", document)
     status = read_status(finished)
     assert status.contests == ()
     assert any("evaluation.json" in problem for problem in status.problems)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from edits import write_edited
 from prenas import artifacts, load, pipeline
 from prenas.evaluation.accuracy import Evaluation
 from prenas.rivals.evolution import Evolved
@@ -77,7 +78,7 @@ def test_an_evolution_goes_on_in_the_present_form(evolved_run: Path) -> None:
     """With the budget where it was cut off; what was found before stays as it is."""
     path = evolved_run / "evolution.json"
     whole = stored(evolved_run, path.name)
-    path.write_text(json.dumps({**whole, "budgets": whole["budgets"][:1]}))
+    write_edited(path, {**whole, "budgets": whole["budgets"][:1]})
     found = pipeline.evolve(evolved_run)
     document = stored(evolved_run, path.name)
     assert document["schema_version"] == 2
@@ -171,7 +172,7 @@ def test_a_damaged_file_of_then_is_named(preferred_run: Path) -> None:
     without_params = [{k: v for k, v in one.items() if k != "params"} for one in subnets]
     for damaged in (without_params, 3, [3], []):
         content = {**document, "subnets": damaged}
-        path.write_text(json.dumps(content))
+        write_edited(path, content)
         with pytest.raises(
             ValueError, match=r"preferred\.json is damaged or was not written by prenas"
         ):

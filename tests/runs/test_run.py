@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import prenas
+from edits import replace_text, write_edited
 from prenas import artifacts, pipeline
 from prenas.evaluation.accuracy import Evaluation
 from prenas.recipe import Recipe, with_overrides
@@ -97,7 +98,7 @@ def test_a_file_is_read_again_only_after_it_has_changed(
     path = finished / "evaluation.json"
     document = json.loads(path.read_text())
     document["subnets"][0]["splits"]["test"]["top1"] = 0.25
-    path.write_text(json.dumps(document))
+    write_edited(path, document)
     assert run.evaluations[0].splits["test"].top1 == 0.25
     assert reads.count("evaluation.json") == 2
     path.unlink()
@@ -270,7 +271,7 @@ def test_the_recipe_stands_in_one_file(searched: Path) -> None:
     assert run.preferred.recipe == mini_recipe()
     document = json.loads((searched / "recipe.json").read_text())
     document["recipe"]["training"]["keep_checkpoints"] = 7
-    (searched / "recipe.json").write_text(json.dumps(document))
+    write_edited(searched / "recipe.json", document)
     assert run.preferred.recipe.training == mini_recipe(training={"keep_checkpoints": 7}).training
     (searched / "recipe.json").unlink()
     with pytest.raises(ValueError, match=r"recipe\.json is missing: restore it"):
@@ -286,10 +287,10 @@ def test_a_run_of_0_1_0_repeats_its_recipe_and_may_not_contradict_it(tmp_path: P
         mode="json"
     )
     document["recipe"]["training"]["keep_checkpoints"] = 9  # decides nothing
-    path.write_text(json.dumps(document))
+    write_edited(path, document)
     assert Run(out).preferred.recipe == Run(out).recipe
     document["recipe"]["seed"] = 77
-    path.write_text(json.dumps(document))
+    write_edited(path, document)
     with pytest.raises(
         ValueError, match=r"preferred\.json .*differs from that in recipe\.json \(seed: 0"
     ):
@@ -311,10 +312,7 @@ def test_a_search_and_its_recipe_contradict_each_other_if_one_was_edited(
     name: str, before: str, after: str, words: str, finished: Path
 ) -> None:
     """A table would otherwise show other budgets or costs than the subnets have."""
-    path = finished / name
-    text = path.read_text()
-    assert before in text
-    path.write_text(text.replace(before, after, 1))
+    replace_text(finished / name, before, after)
     for read in (lambda: Run(finished).preferred, lambda: pipeline.report(finished)):
         with pytest.raises(ValueError, match=rf"preferred\.json .*{words}.*from a copy"):
             read()
@@ -382,17 +380,38 @@ def test_a_file_in_the_place_of_a_folder_is_noticed_before_anything_is_trained(
     assert (finished / "metrics.jsonl").read_bytes() == log
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "arch.json"])
-def test_a_damaged_model_is_not_handed_over_again(name: str, finished: Path) -> None:
+def flip_last_weight(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+
+
+def flip_digest(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[content.index(b'"weights_sha256": "') + 25] ^= 1
+    path.write_bytes(content)
+
+
+def name_other_weights(path: Path) -> None:
+    write_edited(path, {**json.loads(path.read_text()), "weights_sha256": "0" * 64})
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "words"),
+    [
+        ("model.safetensors", flip_last_weight, r"model\.safetensors is damaged"),
+        ("arch.json", flip_digest, r"arch\.json is damaged or was edited"),
+        ("arch.json", name_other_weights, r"model\.safetensors does not contain"),
+    ],
+)
+def test_a_damaged_model_is_not_handed_over_again(
+    name: str, damage: Callable[[Path], None], words: str, finished: Path
+) -> None:
     """A model that lies in the run already is looked at, not only named."""
     path = finished / "subnets" / "00" / name
-    content = bytearray(path.read_bytes())
-    where = -5 if name == "model.safetensors" else content.index(b'"weights_sha256": "') + 25
-    content[where] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(
-        ValueError, match=r"subnets/00/model\.safetensors (is damaged|does not con)"
-    ):
+    damage(path)
+    content = path.read_bytes()
+    with pytest.raises(ValueError, match=rf"subnets/00/{words}"):
         pipeline.specialize(finished, 0)
     assert path.read_bytes() == content
 

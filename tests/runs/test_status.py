@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from edits import write_edited
 from families.test_vit_released import mini
 from prenas import pipeline
 from prenas.artifacts import write_json
@@ -404,7 +405,7 @@ def test_the_part_of_a_file_that_is_wrong_is_named(
 ) -> None:
     document = json.loads((finished / name).read_text())
     document[entries][1]["arch"] = arch
-    (finished / name).write_text(json.dumps(document))
+    write_edited(finished / name, document)
     with pytest.raises(ValueError, match=rf"{name} is damaged .*: {entries}\.1\.arch{problem}"):
         pipeline.specialize(finished, 0)
 
@@ -412,7 +413,7 @@ def test_the_part_of_a_file_that_is_wrong_is_named(
 @pytest.mark.parametrize("value", [2**63, "many", None, {"0": {}}])
 def test_subnets_that_are_no_list_are_named(value: object, searched: Path) -> None:
     path = searched / "preferred.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "subnets": value}))
+    write_edited(path, {**json.loads(path.read_text()), "subnets": value})
     with pytest.raises(ValueError, match=r"preferred\.json is damaged .*: subnets: must be a list"):
         pipeline.train(searched)
 
@@ -421,7 +422,7 @@ def test_a_foreign_batch_size(searched: Path) -> None:
     path = searched / "recipe.json"
     document = json.loads(path.read_text())
     document["recipe"]["training"]["batch_size"] = 0
-    path.write_text(json.dumps(document))
+    write_edited(path, document)
     (problem,) = read_status(searched).problems
     assert (
         f"{path} is damaged or was not written by prenas: epochs, steps and batch_size must "

@@ -16,7 +16,7 @@ from prenas.families.base import Choices, SearchSpace, StageChoice
 from prenas.families.mobilenet.space import MobileNetSpace
 from prenas.proxy.gains import block_scores
 from prenas.proxy.importance import Importance
-from prenas.proxy.scores import DEFAULT_SCORE
+from prenas.proxy.scores import PUBLISHED_SCORE
 from prenas.proxy.tables import SpaceTables, StageTable, cost_tables, space_tables, stage_scores
 from prenas.recipe import Enumeration
 from prenas.recipe.budgets import Budget
@@ -245,9 +245,9 @@ def tables_of(space: SearchSpace) -> SpaceTables:
     """Tables from random importances, at the first resolution."""
     importance = random_importance(space)
     gains = isomer_gains("published", block_scores(space, importance), 0)
-    scores = stage_scores(space, importance, score=DEFAULT_SCORE)
+    scores = stage_scores(space, importance, score=PUBLISHED_SCORE)
     side = space.resolutions[0]
-    return space_tables(space, scores, gains, score=DEFAULT_SCORE, resolution=side)
+    return space_tables(space, scores, gains, score=PUBLISHED_SCORE, resolution=side)
 
 
 @functools.cache

@@ -13,7 +13,7 @@ from prenas.cost import bounded_names
 from prenas.families.base import SearchSpace, check_contains
 from prenas.proxy.gains import block_scores
 from prenas.proxy.importance import Importance
-from prenas.proxy.scores import DEFAULT_SCORE
+from prenas.proxy.scores import PUBLISHED_SCORE
 from prenas.proxy.tables import SpaceTables, StageTable, space_tables, stage_scores
 from prenas.recipe.budgets import Budget
 from prenas.selection.exact import optimum
@@ -67,8 +67,10 @@ def tables_of(space: SearchSpace) -> SpaceTables:
     )
     importance = Importance(weights, gradients)
     gains = isomer_gains("published", block_scores(space, importance), 0)
-    scores = stage_scores(space, importance, score=DEFAULT_SCORE)
-    return space_tables(space, scores, gains, score=DEFAULT_SCORE, resolution=space.resolutions[-1])
+    scores = stage_scores(space, importance, score=PUBLISHED_SCORE)
+    return space_tables(
+        space, scores, gains, score=PUBLISHED_SCORE, resolution=space.resolutions[-1]
+    )
 
 
 @pytest.mark.parametrize("space", ALL_SPACES)

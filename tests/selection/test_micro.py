@@ -11,7 +11,7 @@ from prenas.cost import count
 from prenas.families.base import SearchSpace
 from prenas.proxy.gains import block_scores
 from prenas.proxy.importance import Importance
-from prenas.proxy.scores import DEFAULT_SCORE
+from prenas.proxy.scores import PUBLISHED_SCORE
 from prenas.proxy.tables import SpaceTables, space_tables, stage_scores
 from prenas.recipe.budgets import Budget
 from prenas.selection.exact import optimum
@@ -51,8 +51,8 @@ def tables_of(name: str) -> SpaceTables:
         )
     )
     gains = isomer_gains("published", block_scores(space, importance), 0)
-    scores = stage_scores(space, importance, score=DEFAULT_SCORE)
-    return space_tables(space, scores, gains, score=DEFAULT_SCORE)
+    scores = stage_scores(space, importance, score=PUBLISHED_SCORE)
+    return space_tables(space, scores, gains, score=PUBLISHED_SCORE)
 
 
 @functools.cache

@@ -20,6 +20,7 @@ from torch.utils.data import TensorDataset
 
 import prenas
 from data.making import write
+from edits import write_edited
 from families.test_vit_released import ARCH, SETTINGS, mini, random_native, to_original
 from prenas import pipeline
 from prenas.cost import count
@@ -421,7 +422,7 @@ def test_files_from_before_imports_are_read(searched: Path) -> None:
     path = searched / "preferred.json"
     preferred, document = pipeline.read_preferred(searched), json.loads(path.read_text())
     del document["imported"]
-    path.write_text(json.dumps(document))
+    write_edited(path, document)
     assert pipeline.read_preferred(searched) == preferred
     assert preferred.imported is None
 

@@ -14,6 +14,7 @@ from huggingface_hub import ModelCard, ModelInfo
 from huggingface_hub.errors import RepositoryNotFoundError
 
 import prenas
+from edits import write_edited
 from models.handed_over import model_of
 from prenas.evaluation.accuracy import Evaluation
 from prenas.models import origin
@@ -85,7 +86,7 @@ def test_folders_of_this_machine_are_not_published(tmp_path: Path) -> None:
     model = model_of(tmp_path / "model")
     path = model / "arch.json"
     source = {"name": "timm/resnet18=/home/me/secret/r18.pth", "origin": "https://a.org/b/c"}
-    path.write_text(json.dumps({**json.loads(path.read_text()), "provenance": {"source": source}}))
+    write_edited(path, {**json.loads(path.read_text()), "provenance": {"source": source}})
     prenas.push(model, "me/animals", to=tmp_path / "hub")
     for name in ("README.md", "arch.json"):
         text = (tmp_path / "hub" / name).read_text()
@@ -108,7 +109,7 @@ def test_the_licence_of_the_source_is_stated(
     model = model_of(tmp_path / "model")
     path = model / "arch.json"
     source = {"name": "timm/resnet18", "licence": licence, "origin": "https://example.org/r18"}
-    path.write_text(json.dumps({**json.loads(path.read_text()), "provenance": {"source": source}}))
+    write_edited(path, {**json.loads(path.read_text()), "provenance": {"source": source}})
     done = prenas.push(model, "me/animals", to=tmp_path / "hub")
     card = ModelCard.load(tmp_path / "hub" / "README.md")
     assert (card.data.license, card.data.to_dict().get("license_name")) == (of_hub, name)
@@ -197,7 +198,7 @@ def test_damaged_weights_are_not_published(tmp_path: Path) -> None:
 def test_an_odd_provenance_is_named(provenance: object, where: str, tmp_path: Path) -> None:
     model = model_of(tmp_path / "model")
     path = model / "arch.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "provenance": provenance}))
+    write_edited(path, {**json.loads(path.read_text()), "provenance": provenance})
     place = rf"provenance\.{where}" if where else "provenance"
     with pytest.raises(ValueError, match=rf"arch\.json is damaged .*: {place}: "):
         prenas.push(model, "me/animals", to=tmp_path / "hub")

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
+from edits import write_edited
 from prenas import artifacts, pipeline
 from prenas.data import ImageData
 from prenas.recipe.catalogue import get_recipe
@@ -533,6 +534,6 @@ def test_epochs_that_are_enough_steps_stay_as_they_are(searched: Path, finished_
     path = searched / "recipe.json"
     document = json.loads(path.read_text())
     document["recipe"]["training"]["min_steps"] = 3 * STEPS
-    path.write_text(json.dumps(document))
+    write_edited(path, document)
     pipeline.train(searched)
     assert_same_training(searched, finished_run)

@@ -126,6 +126,10 @@ def _table(
     return table
 
 
+def _score(score: float | None) -> str:
+    return "-" if score is None else f"{score:,.1f}"
+
+
 def _measure(table: Table) -> Measurement:
     """The widths between which a table can be printed."""
     return Console(width=10_000).measure(table)
@@ -156,7 +160,8 @@ def print_preferred(preferred: PreferredSet) -> None:
         [
             "#",
             *(axis.header for axis in axes),
-            *("architecture", "score", "lead"),
+            "architecture",
+            *([] if preferred.counts_parameters else ["score", "lead"]),
             *(["gap"] if preferred.optima else []),
             *(["untrained\nval top-1"] if untrained is not None else []),
             "budget",
@@ -166,8 +171,7 @@ def print_preferred(preferred: PreferredSet) -> None:
                 number,
                 *_cost_cells(axes, subnet.costs),
                 subnet.arch.summary,
-                "-" if subnet.score is None else f"{subnet.score:,.1f}",
-                leads[number],
+                *([] if preferred.counts_parameters else [_score(subnet.score), leads[number]]),
                 *([_gaps(preferred.gaps_of(number))] if preferred.optima else []),
                 *([f"{100 * untrained[number]:.2f}"] if untrained is not None else []),
                 "; ".join(preferred.budgets_of(number)),
@@ -186,7 +190,10 @@ def print_preferred(preferred: PreferredSet) -> None:
             "skeletons: all subnets of a budget differ in the width or depth of some stage",
             soft_wrap=True,
         )
-    if any(choice.margin is not None for choice in preferred.choices):
+    has_leads = any(choice.margin is not None for choice in preferred.choices)
+    if has_leads and preferred.counts_parameters:
+        console.print("chosen by counting parameters (search.score=params)", soft_wrap=True)
+    elif has_leads:
         console.print(
             "lead: how far the score is above that of the best subnet in the budget that was not "
             "chosen",

@@ -35,10 +35,11 @@ class WeightScore:
     """A convex function of the sum, so its maximum lies at the largest or the smallest sum."""
 
 
-DEFAULT_SCORE = "sum_abs_weight_times_gradient"
+PUBLISHED_SCORE = "sum_abs_weight_times_gradient"
+"""S of the paper."""
 
 WEIGHT_SCORES: dict[str, WeightScore] = {
-    DEFAULT_SCORE: WeightScore(lambda w, g: (w * g).abs_()),
+    PUBLISHED_SCORE: WeightScore(lambda w, g: (w * g).abs_()),
     "abs_sum_weight_times_gradient": WeightScore(lambda w, g: w * g, finish=np.abs),
     "sum_abs_weight": WeightScore(lambda w, g: w.abs()),
     "sum_abs_weight_times_gradient_of_layer_choices": WeightScore(

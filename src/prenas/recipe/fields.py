@@ -21,7 +21,8 @@ from prenas.families import get_family, get_space
 from prenas.families.base import SearchSpace
 from prenas.precision import Precision
 from prenas.proxy.scores import (
-    DEFAULT_SCORE,
+    COUNT_SCORE,
+    PUBLISHED_SCORE,
     UNIT_SCORES,
     Scope,
     check_score_name,
@@ -65,7 +66,7 @@ class SearchRecipe(Value):
     depths in the lists of options, summed over stages."""
     keep_partial: bool = False
     """Keep a grid's last interval when the step does not divide the range."""
-    score: str = DEFAULT_SCORE
+    score: str = PUBLISHED_SCORE
     """`params` only counts parameters."""
     power: float = Field(1.0, gt=0, le=16, allow_inf_nan=False)
     """Sum what each layer scores, to this power. Below 1, depth counts for more, above 1 for less;
@@ -100,7 +101,7 @@ class SearchRecipe(Value):
             raise ValueError(
                 f"search.power {self.power:g} applies to what each layer scores, but search.score "
                 f"{self.score!r} is no sum over layers that are never negative: set search.power=1,"
-                " or search.score to 'params' or 'sum_abs_weight_times_gradient'"
+                f" or search.score to {COUNT_SCORE!r} or {PUBLISHED_SCORE!r}"
             )
         return self
 

@@ -134,11 +134,14 @@ def subnets(run: RunSoFar) -> list[str]:
     names = ["top-1, %", *(["top-5, %"] if with_top5 else []), "loss"]
     axes = shown_axes(subnet.costs for subnet in preferred.subnets)
     heads = ["subnet", *(axis.header for axis in axes)]
-    heads += ["architecture", "score", "lead, %", "budget"]
+    has_score = not preferred.counts_parameters
+    heads += ["architecture", *(["score", "lead, %"] if has_score else []), "budget"]
     untrained = preferred.trained.top1_untrained if preferred.trained is not None else None
     if untrained is not None:
         heads.insert(heads.index("budget"), "untrained validation top-1, %")
-    has_blocks = any(subnet.score_of_blocks is not None for subnet in preferred.subnets)
+    has_blocks = has_score and any(
+        subnet.score_of_blocks is not None for subnet in preferred.subnets
+    )
     if has_blocks:
         heads.insert(heads.index("score") + 1, "score of layers")
     heads += [f"{escape(split)} {name}" for split in splits for name in names]
@@ -147,16 +150,16 @@ def subnets(run: RunSoFar) -> list[str]:
     rows = []
     for number, subnet in enumerate(preferred.subnets):
         choices = [choice for choice in preferred.choices if choice.subnet == number]
+        leads = "; ".join(
+            NONE if choice.margin is None else f"{100 * choice.margin:.2g}" for choice in choices
+        )
         cells = [
             str(number),
             *_cost_cells(axes, subnet.costs),
             escape(subnet.arch.summary),
-            _score(subnet.score),
+            *([_score(subnet.score)] if has_score else []),
             *([_score(subnet.score_of_blocks)] if has_blocks else []),
-            "; ".join(
-                NONE if choice.margin is None else f"{100 * choice.margin:.2g}"
-                for choice in choices
-            ),
+            *([leads] if has_score else []),
             *([percent(untrained[number])] if untrained is not None else []),
             "; ".join(
                 escape(preferred.budgets[choice.budget])
@@ -178,6 +181,11 @@ def subnets(run: RunSoFar) -> list[str]:
         "much, in % of the score, a subnet beats the best one of its budget that was not chosen. "
         "If it is tiny, another seed may choose differently."
     )
+    if preferred.counts_parameters:
+        lead = (
+            "The subnets with the most parameters were chosen (`search.score=params`). Subnets of "
+            "equal size are equals: which of them is taken says nothing about their quality."
+        )
     if preferred.trained is not None:
         lead = (
             "The score is the importance that a subnet keeps, in % of the whole network's. The "
@@ -193,7 +201,7 @@ def subnets(run: RunSoFar) -> list[str]:
     if preferred.recipe.search.strategy == "random":
         lead = (
             "The subnets were drawn at random, all architectures within a budget being equally "
-            "likely. Their scores are shown, but played no part."
+            "likely. Scores played no part."
         )
     if isinstance(preferred, EvolvedSet):
         lead = (

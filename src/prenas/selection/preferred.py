@@ -13,6 +13,7 @@ from pydantic import Field, SerializeAsAny, field_validator, model_validator
 from prenas.cost import Costs, count, size_axis
 from prenas.families import get_family
 from prenas.families.base import Arch, Settings, envelope
+from prenas.proxy.scores import COUNT_SCORE
 from prenas.recipe import Recipe, recipe_from_dict
 from prenas.recipe.budgets import parse_budgets
 from prenas.values import Amount, Value, parse_within
@@ -278,6 +279,13 @@ class PreferredSet(Value):
     def origin(self) -> Imported | Adapted | None:
         """Where the weights and the subnets came from; None for the result of a search."""
         return self.imported or self.adapted
+
+    @property
+    def counts_parameters(self) -> bool:
+        """Whether the scores that chose are numbers of parameters."""
+        search = self.recipe.search
+        is_count = (search.score, search.power, search.scope) == (COUNT_SCORE, 1, "all")
+        return is_count and self.origin is None and self.trained is None
 
     @property
     def archs(self) -> tuple[Arch, ...]:

@@ -7,6 +7,7 @@ subnets for them. Applying the method to this family is our generalisation (docs
 from __future__ import annotations
 
 from prenas.families import get_space
+from prenas.proxy.scores import PUBLISHED_SCORE
 from prenas.recipe import CalibrationRecipe, Recipe, SearchRecipe, TrainingRecipe
 from prenas.recipe.data import FOLDER, Augmentation, DataRecipe, Preprocessing
 
@@ -25,7 +26,7 @@ def mobilenet() -> Recipe:
         name="mobilenet",
         space=get_space("mobilenet"),
         # Batch statistics need eight images or more; a larger batch would only take memory.
-        search=SearchRecipe(budgets=_PUBLISHED_BUDGETS, batch_size=8),
+        search=SearchRecipe(budgets=_PUBLISHED_BUDGETS, score=PUBLISHED_SCORE, batch_size=8),
     )
 
 

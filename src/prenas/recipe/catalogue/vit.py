@@ -11,6 +11,7 @@ rounding.
 from __future__ import annotations
 
 from prenas.families import get_space
+from prenas.proxy.scores import PUBLISHED_SCORE
 from prenas.recipe import Recipe, SearchRecipe, TrainingRecipe
 from prenas.recipe.data import FOLDER, Augmentation, DataRecipe, Preprocessing
 
@@ -79,9 +80,11 @@ def imagenet_base() -> Recipe:
 
 
 def _search_only(space: str) -> Recipe:
-    return Recipe(
-        name=space, space=get_space(space), search=SearchRecipe(budgets=(_BUDGETS[space],))
-    )
+    return Recipe(name=space, space=get_space(space), search=_published_search(space))
+
+
+def _published_search(space: str) -> SearchRecipe:
+    return SearchRecipe(budgets=(_BUDGETS[space],), score=PUBLISHED_SCORE)
 
 
 def _imagenet(space: str, *, auto_augment: str, erasing_count: int, min_lr: float) -> Recipe:
@@ -93,7 +96,7 @@ def _imagenet(space: str, *, auto_augment: str, erasing_count: int, min_lr: floa
     return Recipe(
         name=f"imagenet-{space}",
         space=get_space(space),
-        search=SearchRecipe(budgets=(_BUDGETS[space],)),
+        search=_published_search(space),
         data=DataRecipe(
             name=FOLDER,
             root="imagenet",

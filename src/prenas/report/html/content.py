@@ -198,7 +198,11 @@ def _subnet(
     preferred, row = run.preferred, run.rows[number] if run.rows else None
     subnet = preferred.subnets[number]
     choices = [choice for choice in preferred.choices if choice.subnet == number]
-    leads = [choice.margin for choice in choices if choice.margin is not None]
+    score, lead = None, ""
+    if not preferred.counts_parameters:
+        leads = [choice.margin for choice in choices if choice.margin is not None]
+        score = None if subnet.score is None else f"{subnet.score:,.1f}"
+        lead = "; ".join(f"{100 * one:.2g}" for one in leads)
     return {
         "number": number,
         "summary": subnet.arch.summary,
@@ -207,8 +211,8 @@ def _subnet(
         "limits": {name: one.limit for name, one in costs.items()},
         "results": _results(row),
         "budgets": [preferred.budgets[choice.budget] for choice in choices],
-        "score": None if subnet.score is None else f"{subnet.score:,.1f}",
-        "lead": "; ".join(f"{100 * lead:.2g}" for lead in leads),
+        "score": score,
+        "lead": lead,
         "classes": None if row is None else _classes(row, names),
         "mistakes": [] if row is None else _mistakes(row.splits[shown_split(row)]),
     }
