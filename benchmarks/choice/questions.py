@@ -78,6 +78,7 @@ _NUMBERS = tuple(
         ("k = 8", 8, False),
     )
 )
+_FULLEST_ALONE = Arm("counts, one subnet", (_COUNTS,), only_middle=True)
 
 QUESTIONS: dict[str, Question] = {
     "choice": Question(
@@ -102,9 +103,10 @@ QUESTIONS: dict[str, Question] = {
     ),
     "number": Question(
         "What does it cost to train more subnets together?",
-        _NUMBERS,
+        (*_NUMBERS, _FULLEST_ALONE),
         (
             ("S, one subnet", "random, one subnet"),
+            ("S, one subnet", "counts, one subnet"),
             *(
                 (f"{name}, {what}", f"{name}, {control}")
                 for name in ("S", "random")
