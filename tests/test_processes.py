@@ -184,7 +184,8 @@ def test_mistakes_are_said_in_words_before_training(tmp_path: Path) -> None:
     words = words_of(tmp_path / "bad", **{"training.epochz": 3})
     code, _, errors = finished(launched(words, launcher=["--standalone", "--nproc_per_node=2"]))
     assert code != 0
-    assert "process 0: error: unknown recipe field 'training.epochz'" in errors
+    # torchrun stops the other process as soon as one has ended, perhaps before it said the same.
+    assert re.search(r"process [01]: error: unknown recipe field 'training\.epochz'", errors)
     assert "did you mean 'training.epochs'" in errors
     assert not (tmp_path / "bad").exists()
 
