@@ -235,7 +235,7 @@ def _draw_numbers(axes: Any, rows: Sequence[Row]) -> None:
     """Accuracy of the budget that all arms have, against the number of subnets."""
     own = [row for row in rows if row["question"] == "number"]
     for where, (name, style) in product(
-        dict.fromkeys(map(_where, own)), (("S", "o-"), ("random", "s--"))
+        dict.fromkeys(map(_where, own)), (("S", "o-"), ("random", "s--"), ("counts", "^:"))
     ):
         here = [row for row in own if _where(row) == where and row["arm"].startswith(f"{name}, ")]
         if not here:
