@@ -191,6 +191,26 @@ def test_mistakes_are_said_in_words_before_training(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_every_process_says_a_mistake_with_its_number(tmp_path: Path) -> None:
+    """Started one by one, as a cluster does, so that none is stopped when another one ends."""
+    words = words_of(tmp_path / "bad", **{"training.epochz": 3})
+    for rank in ("0", "1"):
+        done = subprocess.run(
+            [sys.executable, "-m", "prenas", *words],
+            env={**os.environ, "COLUMNS": "200", "WORLD_SIZE": "2", "RANK": rank}
+            | {"LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"},
+            capture_output=True,
+            text=True,
+            timeout=280,
+        )
+        assert done.returncode != 0
+        assert f"process {rank}: error: unknown recipe field 'training.epochz'" in done.stderr
+        assert "did you mean 'training.epochs'" in done.stderr
+        assert "Traceback" not in done.stderr
+    assert not (tmp_path / "bad").exists()
+
+
+@pytest.mark.slow
 def test_two_machines_train_together(
     tmp_path: Path, of_two: tuple[Path, tuple[int, str, str]]
 ) -> None:

@@ -387,6 +387,8 @@ def test_other_searches(search: dict[str, Any], tmp_path: Path) -> None:
     ("search", "is_counted"),
     [
         ({"score": "params"}, True),
+        ({"score": "params", "strategy": "skeletons", "k": 2}, True),
+        ({"score": "params", "strategy": "random"}, True),
         ({"score": "params", "power": 0.5}, False),
         ({"score": "params", "scope": "blocks"}, False),
         ({}, False),
@@ -409,8 +411,12 @@ def test_scores_are_left_out_where_they_would_repeat_the_size(
     for name in ("score", "lead"):
         assert any(name in head for head in heads) is not is_counted
         assert (name in header.split()) is not is_counted
-    assert ("The subnets with the most parameters were chosen" in page.read_text()) is is_counted
-    assert ("chosen by counting parameters (search.score=params)" in said) is is_counted
+    # What a random search drew was not chosen by size.
+    is_chosen = is_counted and search.get("strategy") != "random"
+    text = page.read_text()
+    assert ("The subnets with the most parameters were chosen" in text) is is_chosen
+    assert ("chosen by counting parameters (search.score=params)" in said) is is_chosen
+    assert "that the lead is over" not in text
 
 
 def test_a_space_without_choices_in_layers(tmp_path: Path) -> None:

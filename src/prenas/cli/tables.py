@@ -126,10 +126,6 @@ def _table(
     return table
 
 
-def _score(score: float | None) -> str:
-    return "-" if score is None else f"{score:,.1f}"
-
-
 def _measure(table: Table) -> Measurement:
     """The widths between which a table can be printed."""
     return Console(width=10_000).measure(table)
@@ -137,7 +133,7 @@ def _measure(table: Table) -> Measurement:
 
 def print_preferred(preferred: PreferredSet) -> None:
     """Prints the preferred subnets, budgets without one, and how well other seeds agree."""
-    from prenas.report.forms import amount
+    from prenas.report.forms import amount, score_text
     from prenas.report.sections import AGREEMENT
 
     leads = {
@@ -171,7 +167,7 @@ def print_preferred(preferred: PreferredSet) -> None:
                 number,
                 *_cost_cells(axes, subnet.costs),
                 subnet.arch.summary,
-                *([] if preferred.counts_parameters else [_score(subnet.score), leads[number]]),
+                *([] if preferred.counts_parameters else [score_text(subnet.score), leads[number]]),
                 *([_gaps(preferred.gaps_of(number))] if preferred.optima else []),
                 *([f"{100 * untrained[number]:.2f}"] if untrained is not None else []),
                 "; ".join(preferred.budgets_of(number)),
@@ -190,10 +186,10 @@ def print_preferred(preferred: PreferredSet) -> None:
             "skeletons: all subnets of a budget differ in the width or depth of some stage",
             soft_wrap=True,
         )
-    has_leads = any(choice.margin is not None for choice in preferred.choices)
-    if has_leads and preferred.counts_parameters:
-        console.print("chosen by counting parameters (search.score=params)", soft_wrap=True)
-    elif has_leads:
+    if preferred.counts_parameters:
+        if preferred.recipe.search.strategy != "random" and preferred.recipe.evolution is None:
+            console.print("chosen by counting parameters (search.score=params)", soft_wrap=True)
+    elif any(choice.margin is not None for choice in preferred.choices):
         console.print(
             "lead: how far the score is above that of the best subnet in the budget that was not "
             "chosen",

@@ -19,6 +19,11 @@ def amount(number: int) -> str:
     return f"{digits} x 10{str(exponent).translate(_SUPERSCRIPTS)}"
 
 
+def score_text(score: float | None) -> str:
+    """Formats the score of a subnet."""
+    return NONE if score is None else f"{score:,.1f}"
+
+
 def percent(share: float) -> str:
     """Formats a share, 0 to 1, in % with two decimals and without the % sign."""
     return f"{100 * share:.2f}"

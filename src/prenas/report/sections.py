@@ -13,7 +13,7 @@ from prenas.cost import CostAxis, shown_axes
 from prenas.models.choice import contests_of
 from prenas.report.cells import block_score_panels
 from prenas.report.classes import classes
-from prenas.report.forms import NONE, amount, percent, plural, words
+from prenas.report.forms import NONE, amount, percent, plural, score_text, words
 from prenas.report.intervals import tied_in_words
 from prenas.report.markdown import code, escape, folded, link, picture, table
 from prenas.report.reproduction import command_of
@@ -157,8 +157,8 @@ def subnets(run: RunSoFar) -> list[str]:
             str(number),
             *_cost_cells(axes, subnet.costs),
             escape(subnet.arch.summary),
-            *([_score(subnet.score)] if has_score else []),
-            *([_score(subnet.score_of_blocks)] if has_blocks else []),
+            *([score_text(subnet.score)] if has_score else []),
+            *([score_text(subnet.score_of_blocks)] if has_blocks else []),
             *([leads] if has_score else []),
             *([percent(untrained[number])] if untrained is not None else []),
             "; ".join(
@@ -195,8 +195,8 @@ def subnets(run: RunSoFar) -> list[str]:
         )
     if preferred.recipe.search.strategy == "skeletons":
         lead += (
-            " All subnets of a budget differ in shape (the widths and depths of their stages), and "
-            "so does the one that the lead is over."
+            " All subnets of a budget differ in shape (the widths and depths of their stages)"
+            + (", and so does the one that the lead is over." if has_score else ".")
         )
     if preferred.recipe.search.strategy == "random":
         lead = (
@@ -618,10 +618,6 @@ def _is_to_evolve(run: RunSoFar) -> bool:
 
 def _cost_cells(axes: Sequence[CostAxis], costs: Mapping[str, int]) -> list[str]:
     return [axis.cell(costs[axis.name], pads=True) for axis in axes]
-
-
-def _score(score: float | None) -> str:
-    return NONE if score is None else f"{score:,.1f}"
 
 
 def _word(folder: str) -> str:

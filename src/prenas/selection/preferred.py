@@ -282,7 +282,7 @@ class PreferredSet(Value):
 
     @property
     def counts_parameters(self) -> bool:
-        """Whether the scores that chose are numbers of parameters."""
+        """Whether scores are nothing but numbers of parameters."""
         search = self.recipe.search
         is_count = (search.score, search.power, search.scope) == (COUNT_SCORE, 1, "all")
         return is_count and self.origin is None and self.trained is None

@@ -18,7 +18,7 @@ from prenas.models.choice import contests_of, ranked
 from prenas.models.comparison import compared
 from prenas.report.cells import Panel, architecture_panels, block_score_panels
 from prenas.report.classes import class_results, shown_split
-from prenas.report.forms import amount, plural
+from prenas.report.forms import amount, plural, score_text
 from prenas.report.html.pictures import MOST_BYTES, thumbnails
 from prenas.report.intervals import wilson_interval
 from prenas.report.page import read_so_far
@@ -201,7 +201,7 @@ def _subnet(
     score, lead = None, ""
     if not preferred.counts_parameters:
         leads = [choice.margin for choice in choices if choice.margin is not None]
-        score = None if subnet.score is None else f"{subnet.score:,.1f}"
+        score = None if subnet.score is None else score_text(subnet.score)
         lead = "; ".join(f"{100 * one:.2g}" for one in leads)
     return {
         "number": number,
