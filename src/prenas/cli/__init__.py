@@ -71,6 +71,7 @@ from prenas.cli.tables import (
     print_table,
 )
 from prenas.imports import frozen, import_within
+from prenas.memory import keep_freed_memory
 
 app = typer.Typer(
     help="PreNAS: choose a few promising subnets without training, train one supernet on them, and "
@@ -1026,6 +1027,7 @@ def main() -> None:
     """Runs the command line; a mistake of the user ends in one readable message and status 2."""
     who = f"process {os.environ['RANK']}: " if "RANK" in os.environ else ""
     set_up_output(who)
+    keep_freed_memory()
     import_within("timm", frozen)
     atexit.register(gc.freeze)  # or Python looks through all objects before it lets them go
     try:

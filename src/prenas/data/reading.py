@@ -30,6 +30,7 @@ from torch.utils.data import (
 
 from prenas.data.images import ImageSource, num_samples
 from prenas.data.pictures import Pictures, Pixels
+from prenas.memory import give_back_freed_memory
 from prenas.randomness import derive_seed, isolated_global_state, reseed_global_state
 
 READ_AHEAD = 2
@@ -186,6 +187,8 @@ def isolated(loader: DataLoader[Any], seed: int, epoch: int) -> Iterator[Any]:
     for own in (loader, loader.sampler):  # else a continued run would repeat the first order
         if isinstance(generator := getattr(own, "generator", None), torch.Generator):
             generator.manual_seed(derive_seed(seed, "loader's own", epoch))
+    if loader.num_workers:
+        give_back_freed_memory()
     with isolated_global_state(seed, "loader", epoch), _requests_held(loader):
         iterator = iter(loader)
     for number in count():
