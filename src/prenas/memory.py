@@ -11,8 +11,13 @@ import ctypes
 import os
 import sys
 
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # names of options, from <malloc.h>
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # names of options, from <malloc.h>
 _NEVER = 2**31 - 1
+_LARGEST = (64 * 2**20, 32 * 2**20)
+"""Larger blocks go back at once: among kept ones they would leave holes, and triple the process.
+
+glibc takes the first number, or, in older versions, no more than the second.
+"""
 
 _SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_")
 """Variables of the environment by which a user decides this; see mallopt(3)."""
@@ -27,7 +32,7 @@ def keep_freed_memory() -> None:
     libc = _glibc()
     is_set = any(name in os.environ for name in _SETTINGS)
     if libc is not None and not is_set and "glibc.malloc" not in os.environ.get(_TUNABLES, ""):
-        libc.mallopt(_MMAP_MAX, 0)
+        any(libc.mallopt(_MMAP_THRESHOLD, largest) for largest in _LARGEST)
         libc.mallopt(_TRIM_THRESHOLD, _NEVER)
 
 
