@@ -473,6 +473,7 @@ class _Broken:
     """A loader whose next batch lies in the memory of a process that may have died."""
 
     dataset = sampler = None
+    num_workers = 0
 
     def __init__(self, *readers: multiprocessing.Process) -> None:
         self._workers = readers
