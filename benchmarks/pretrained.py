@@ -553,8 +553,10 @@ def _repaired_top1(network: nn.Module, recipe: Recipe, data: ImageData) -> float
 def print_table(rows: Sequence[dict[str, Any]]) -> None:
     """Prints means over seeds, with their standard deviation."""
     table = Table("choice", "training", "seeds", "share of MACs, %", "held-out top-1, %")
-    for arm, training in dict.fromkeys((row["arm"], row["training"]) for row in rows):
-        own = [row for row in rows if (row["arm"], row["training"]) == (arm, training)]
+    alike: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        alike.setdefault((row["arm"], row["training"], *row["shares"]), []).append(row)
+    for (arm, training, *_), own in alike.items():
         columns = list(zip(*(row["top1"] for row in own), strict=True))
         cells = [
             f"{fmean(one):.1f}" + (f" ({stdev(one):.1f})" if len(one) > 1 else "")

@@ -18,6 +18,7 @@ from benchmarks.gpu.command import main as on_gpu
 from benchmarks.gpu.command import short_name
 from benchmarks.gpu.sizes import full
 from benchmarks.paired import ROOT, Options, Section, peak_bytes, ratio, take_turns
+from benchmarks.pretrained import print_table
 from torch import Tensor
 
 from prenas.cost import count
@@ -55,6 +56,28 @@ def test_peak_memory_counts_what_is_held_at_once() -> None:
 def test_every_section_can_be_asked(name: str) -> None:
     measure = import_module(f"benchmarks.{name}").measure
     assert measure.__annotations__ == {"options": Options.__name__, "return": Section.__name__}
+
+
+def test_cuts_of_different_shares_have_lines_of_their_own(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Those of the same shares are averaged over seeds."""
+    measured = [([50, 25], [90.0, 80.0]), ([50, 25], [92.0, 84.0]), ([75], [95.0])]
+    print_table(
+        [
+            {
+                "arm": "gate",
+                "training": "none",
+                "shares": shares,
+                "macs_share": shares,
+                "top1": top1,
+            }
+            for shares, top1 in measured
+        ]
+    )
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if "gate" in line]
+    assert [line[5] for line in lines] == ["2", "1"]  # seeds
+    assert [line[-2] for line in lines] == ["(2.8)", "95.0"]
 
 
 def test_results_state_what_they_were_measured_on() -> None:
