@@ -87,7 +87,7 @@ def test_what_a_user_has_set_is_left_alone(setting: dict[str, str]) -> None:
 def test_every_command_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     monkeypatch.setattr(cli, "keep_freed_memory", lambda: calls.append("kept"))
-    monkeypatch.setattr(sys, "argv", ["prenas", "--version"])
+    monkeypatch.setattr(sys, "argv", ["prenas", "info", "--help"])
     with pytest.raises(SystemExit):
         cli.main()
     assert calls == ["kept"]
