@@ -17,7 +17,7 @@ TOTAL = 6 * BLOCK  # more than what any glibc keeps on its own
 PAGES = TOTAL // 4096
 
 PROGRAM = f"""
-import os, resource, sys
+import ctypes, os, resource, sys
 from prenas.memory import give_back_freed_memory, keep_freed_memory
 
 def faults():
@@ -26,10 +26,13 @@ def faults():
 def held():
     return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGESIZE")
 
+PR_SET_THP_DISABLE = 41  # with huge pages, faults would be fewer
+ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)
 if sys.argv[1] == "keep":
     keep_freed_memory()
+
 def step():
-    [bytearray({BLOCK}) for _ in range(6)]
+    [bytearray(int(sys.argv[2])) for _ in range({TOTAL} // int(sys.argv[2]))]
 
 step()
 step()
@@ -43,11 +46,15 @@ print(again, kept - held())
 glibc = pytest.mark.skipif(memory._glibc() is None, reason="what is freed is a matter of glibc")
 
 
-def again_and_given_back(word: str, **environment: str) -> tuple[int, int]:
+def again_and_given_back(word: str, block: int = BLOCK, **environment: str) -> tuple[int, int]:
     """Page faults of a step like those before, and bytes that were given back after it."""
-    unset = {name: value for name, value in os.environ.items() if "MALLOC" not in name.upper()}
+    unset = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("MALLOC_", "GLIBC_TUNABLES"))
+    }
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, word],
+        [sys.executable, "-c", PROGRAM, word, str(block)],
         env=unset | environment,
         capture_output=True,
         text=True,
@@ -62,6 +69,13 @@ def test_freed_memory_is_used_again_until_it_is_given_back() -> None:
     again, given_back = again_and_given_back("keep")
     assert again < PAGES / 10
     assert given_back > TOTAL / 2
+
+
+@glibc
+def test_blocks_that_would_leave_large_holes_go_back_at_once() -> None:
+    again, given_back = again_and_given_back("keep", block=5 * BLOCK)
+    assert again > 5 * BLOCK / 4096 / 2
+    assert given_back < TOTAL / 2
 
 
 @glibc

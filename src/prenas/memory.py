@@ -16,7 +16,7 @@ _NEVER = 2**31 - 1
 _LARGEST = (64 * 2**20, 32 * 2**20)
 """Larger blocks go back at once: among kept ones they would leave holes, and triple the process.
 
-glibc takes the first number, or, in older versions, no more than the second.
+glibc 2.36 takes the first number. The limit that mallopt(3) states is the second.
 """
 
 _SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_")

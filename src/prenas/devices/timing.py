@@ -50,7 +50,7 @@ def latencies(
         least_seconds: a call that takes less is repeated within each round.
     """
     clock = time.process_time if threads == 1 and _is_fine() else time.perf_counter
-    _keep_freed_memory()
+    _free_a_large_block()
     repeats = {}
     for name, call in calls.items():
         for _ in range(WARM_UPS):
@@ -81,11 +81,12 @@ def _is_fine() -> bool:
     return all(passed() > 0 for _ in range(20))
 
 
-def _keep_freed_memory() -> None:
-    """Frees a large block, after which glibc keeps freed blocks of up to this size.
+def _free_a_large_block() -> None:
+    """Makes glibc keep freed blocks of up to this size, as each process does sooner or later.
 
-    Until then every call gets its activations anew from the system, filled with zeros. Each process
-    frees such a block sooner or later; then its calls are suddenly faster.
+    Until then every call gets its activations anew from the system, filled with zeros; then calls
+    are suddenly faster. This only brings that moment forward: `prenas.memory`, with which the
+    commands keep more, is for programs to call, and the timing may run in a user's own.
     """
     bytearray(_LARGE_BLOCK)
 
