@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -705,10 +706,15 @@ def _command(name: str):
 def test_help_lists_the_commands(prenas: Command) -> None:
     result = prenas("--help")
     assert result.status == 0
-    for command in COMMANDS:
-        assert re.search(rf"^\s+{command}\s+\w", result.out, re.MULTILINE)
+    for command in COMMANDS:  # none is cut short
+        assert re.search(rf"^\s+{command}\s+\w.*[^.]\.$", result.out, re.MULTILINE), command
     bare = prenas()
     assert re.search(r"^Usage: .*prenas \[OPTIONS\] COMMAND", bare.out + bare.err, re.MULTILINE)
+
+
+def test_the_version_is_that_of_the_package(prenas: Command) -> None:
+    result = prenas("--version")
+    assert (result.status, result.out) == (0, f"prenas {version('prenas')}\n")
 
 
 # --- mistakes ------------------------------------------------------------------------------------

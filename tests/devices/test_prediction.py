@@ -288,6 +288,7 @@ def test_the_table_shows_every_picture(model: Path, pictures: list[Path], tmp_pa
     assert result.output.count("%") == 2 * len(pictures)
     (line,) = [line for line in result.output.splitlines() if "cannot be read" in line]
     assert line == f"{broken} cannot be read: not a supported picture format"  # not in the table
+    assert result.output.splitlines()[-1].startswith("Formats that can be read: JPEG, PNG, ")
     best = next(predict(model, pictures[:1])).classes[0]
     assert f"{100 * best[1]:.2f} %" in result.output
 

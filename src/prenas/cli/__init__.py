@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 import typer
 
-from prenas import artifacts
+from prenas import __version__, artifacts
 from prenas.cli.options import (
     ArchTexts,
     BudgetTexts,
@@ -83,6 +83,12 @@ app = typer.Typer(
 )
 
 
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        console.print(f"prenas {__version__}", highlight=False)
+        raise typer.Exit
+
+
 @app.callback()
 def load_extensions(
     files: Annotated[
@@ -94,6 +100,10 @@ def load_extensions(
             "be given several times.",
         ),
     ] = None,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print it and end."),
+    ] = False,
 ) -> None:
     """PreNAS: one trained network for each size that you need, from a single training."""
     if files:
@@ -426,7 +436,7 @@ def evaluate_command(
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
-    """Measure the accuracy of the subnets of a trained run, or of a handed-over model.
+    """Measure the accuracy of the subnets of a run, or of a model.
 
     With --arch, measure other architectures in its supernet. With --arch, --data or --crops,
     results are printed but not saved. A model needs --data.
@@ -516,9 +526,10 @@ def watch_command(
         int, typer.Option(min=0, max=65535, help="Port on this machine; 0: any free one.")
     ] = 0,
 ) -> None:
-    """Show the HTML page of a run while it trains, in a browser on this machine.
+    """Show a run in a browser while it trains.
 
-    The page follows the training. Nothing is written; Ctrl-C ends it.
+    It serves the HTML page of the run on this machine, and the page follows the training. Nothing
+    is written; Ctrl-C ends it.
     """
     from prenas.cli.watching import watch
 
@@ -700,7 +711,7 @@ def export_command(
     ] = 1.0,
     threads: Threads = 1,
 ) -> None:
-    """Write handed-over models as files that run elsewhere, such as ONNX.
+    """Write models as files for ONNX Runtime, OpenVINO and others.
 
     Every file is run and compared with its model before it is kept. Of a run, all handed-over
     subnets are exported.
@@ -750,9 +761,9 @@ def push_command(
     ] = False,
     threads: Threads = None,
 ) -> None:
-    """Publish a model with its card on the Hugging Face Hub, where timm finds it.
+    """Publish a model with its card on the Hugging Face Hub.
 
-    Of a run, the best subnet by validation is taken, unless another is chosen.
+    timm finds it there. Of a run, the best subnet by validation is taken, unless another is chosen.
     """
     from huggingface_hub.utils import logging as hub_log
 
@@ -861,7 +872,7 @@ def predict_command(
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
-    """Classify pictures with a handed-over model, or with a file that `export` wrote.
+    """Classify pictures with a model or an exported file.
 
     The exit status is 1 if a picture could not be read.
     """

@@ -58,6 +58,8 @@ def require_free(out: Path | None, model: Path, pictures: Iterable[Path]) -> Non
 
 def print_predictions(title: str, predictions: Iterable[Prediction], total: int) -> int:
     """Prints a table, then the unreadable pictures, of which it returns the number."""
+    from prenas.data.opening import FORMATS
+
     rows, problems = [], []
     for prediction in _watched(predictions, total, shown=True):
         if prediction.error:
@@ -70,6 +72,8 @@ def print_predictions(title: str, predictions: Iterable[Prediction], total: int)
         print_table(title, ["picture", "class", "probability"], rows)
     for problem in problems:
         console.print(problem, soft_wrap=True)
+    if problems:
+        console.print(f"Formats that can be read: {', '.join(FORMATS)}", soft_wrap=True)
     return len(problems)
 
 
