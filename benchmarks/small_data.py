@@ -55,8 +55,8 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        unpack(given.train, home / "train", given.pictures)
-        unpack(given.test, home / "test", given.test_pictures)
+        unpack(given.train, home / "train", given.pictures, _CLASSES)
+        unpack(given.test, home / "test", given.test_pictures, _CLASSES)
         pairs = []
         for seed in given.seeds:
             overrides = [*given.overrides, f"seed={seed}"]
@@ -79,13 +79,14 @@ def main() -> None:
     given.out.write_text(json.dumps(document, indent=1) + "\n")
 
 
-def unpack(tar: Path, folder: Path, number: int) -> None:
-    """Writes the first pictures of each class, in the order of the tar."""
+def unpack(tar: Path, folder: Path, number: int, classes: Sequence[str] = ()) -> None:
+    """Writes the first pictures of each class, or of these classes, in the order of the tar."""
     written: Counter[str] = Counter()
     with tarfile.open(tar) as archive:
         for member in archive:
             name = Path(member.name).parent.name
-            if member.isfile() and name in _CLASSES and written[name] < number:
+            is_wanted = not classes or name in classes
+            if member.isfile() and is_wanted and written[name] < number:
                 content = archive.extractfile(member)
                 assert content is not None, "a regular file"
                 target = folder / name / Path(member.name).name
