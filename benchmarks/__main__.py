@@ -30,7 +30,7 @@ from rich.table import Table
 
 from benchmarks.paired import ROOT, Options, Section, environment
 
-SECTIONS = ("attention", "supernet", "search", "loader", "compiled")
+SECTIONS = ("attention", "supernet", "search", "loader", "compiled", "evaluation")
 COMMANDS = {
     "gpu": "benchmarks.gpu.command",
     "pretrained": "benchmarks.pretrained",

@@ -7,6 +7,7 @@ import shlex
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -110,9 +111,11 @@ def test_more_processes_than_accelerators_are_refused(monkeypatch: pytest.Monkey
 # --- whole runs ----------------------------------------------------------------------------------
 
 
-def launched(words: list[str], *, launcher: list[str]) -> subprocess.Popen[str]:
+def launched(
+    words: list[str], *, launcher: list[str], program: Sequence[str] = ("-m", "prenas")
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", *launcher, "-m", "prenas", *words],
+        [sys.executable, "-m", "torch.distributed.run", *launcher, *program, *words],
         env={**os.environ, "COLUMNS": "200"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -141,6 +144,13 @@ def launcher_of_the_tutorial() -> list[str]:
     """How docs/tutorials/several-processes.md starts two processes."""
     page = (ROOT / "docs/tutorials/several-processes.md").read_text(encoding="utf-8")
     (options,) = re.findall(r"^torchrun (.+) -m prenas run ", page, flags=re.MULTILINE)
+    return shlex.split(options)
+
+
+def launcher_of_the_guide() -> list[str]:
+    """How docs/guide/training.md starts processes on two machines."""
+    page = (ROOT / "docs/guide/training.md").read_text(encoding="utf-8")
+    (options,) = re.findall(r"^torchrun (--nnodes=2 .+) -m prenas ", page, flags=re.MULTILINE)
     return shlex.split(options)
 
 
@@ -210,32 +220,53 @@ def test_every_process_says_a_mistake_with_its_number(tmp_path: Path) -> None:
     assert not (tmp_path / "bad").exists()
 
 
+DYING = """
+import os, signal, sys
+from pathlib import Path
+from prenas import cli
+from prenas.training.step import TrainingStep
+
+call, mark = TrainingStep.__call__, Path(sys.argv.pop(1))
+
+def dying(self, step, batch, **options):
+    if (step, os.environ["RANK"]) == (15, "1") and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return call(self, step, batch, **options)
+
+TrainingStep.__call__ = dying
+cli.main()
+"""
+"""`prenas`, but one of two processes is killed in the second epoch, in its first life."""
+
+
 @pytest.mark.slow
-def test_two_machines_train_together(
+def test_two_machines_train_together_and_restart_when_one_fails(
     tmp_path: Path, of_two: tuple[Path, tuple[int, str, str]]
 ) -> None:
     """Two agents of torchrun, as on two machines that share the run folder.
 
-    Their weights are those of two processes on one machine, to the bit.
+    Both start their processes again when one of them is killed. The weights are those of two
+    processes on one machine, to the bit.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    words = words_of(tmp_path / "run")
+    script, mark = tmp_path / "dying.py", tmp_path / "killed"
+    script.write_text(DYING)
+    words, options = words_of(tmp_path / "run"), launcher_of_the_guide()
+    options = [option.replace("HOST:29500", f"127.0.0.1:{port}") for option in options]
     agents = [
-        launched(
-            words,
-            launcher=[
-                *("--nnodes=2", f"--node_rank={rank}", "--nproc_per_node=1"),
-                *("--master_addr=127.0.0.1", f"--master_port={port}"),
-            ],
-        )
-        for rank in (0, 1)
+        launched(words, launcher=[*options, "--nproc_per_node=1"], program=(str(script), str(mark)))
+        for _ in range(2)
     ]
-    (code, output, errors), (other_code, silence, _) = [finished(agent) for agent in agents]
-    assert (code, other_code) == (0, 0), errors
-    assert "Training done" in output
-    assert silence == ""
+    ends = [finished(agent) for agent in agents]
+    assert [code for code, _, _ in ends] == [0, 0], ends
+    assert mark.exists()
+    errors = "".join(errors for _, _, errors in ends)
+    assert "another process of this run has ended" in errors
+    # Which agent hosts the first process may change with a restart.
+    assert sum("Training done" in output for _, output, _ in ends) == 1
     assert (tmp_path / "run" / "report.md").exists()
     weights, on_one = (
         artifacts.read_tensors(folder / artifacts.SUPERNET)

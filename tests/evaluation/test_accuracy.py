@@ -16,7 +16,13 @@ from prenas.cost import count
 from prenas.data import load_data
 from prenas.data.pictures import Pixels
 from prenas.evaluation import accuracy
-from prenas.evaluation.accuracy import Evaluation, Metrics, evaluate_archs, evaluate_networks
+from prenas.evaluation.accuracy import (
+    Evaluation,
+    Metrics,
+    evaluate_archs,
+    evaluate_networks,
+    images_at_once,
+)
 from prenas.families.vit.space import VitArch, VitSettings
 from prenas.models.export import load
 from prenas.processes import Processes
@@ -288,6 +294,35 @@ def test_the_balanced_accuracy_is_not_that_of_the_largest_class() -> None:
     assert found.top1 == pytest.approx(480 / 508)
     assert found.balanced_accuracy == pytest.approx(1 / 3)
     assert found.confusion == ((480, 0, 0), (24, 0, 0), (4, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("side", "device", "num_crops", "expected"),
+    [
+        *[(28, "cpu", 1, 256), (32, "cpu", 10, 25), (96, "cpu", 1, 56), (224, "cpu", 1, 10)],
+        *[(224, "cpu", 5, 2), (1024, "cpu", 1, 1), (224, "cuda", 1, 256), (224, "cuda", 5, 51)],
+    ],
+)
+def test_a_processor_gets_fewer_large_images_at_once(
+    side: int, device: str, num_crops: int, expected: int
+) -> None:
+    size = VitSettings(image_size=(side, side), patch_size=4)
+    assert images_at_once(size, torch.device(device), num_crops) == expected
+
+
+def test_images_are_evaluated_as_many_at_once_as_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accuracy, "_MOST_PIXELS", 7 * 16)
+    sizes: list[int] = []
+
+    class Counting(Table):
+        def forward(self, images: Tensor) -> Tensor:
+            sizes.append(len(images))
+            return super().forward(images)
+
+    labels = [0] * 17
+    found = evaluate_network(Counting(torch.eye(17)[:, :2]), source(labels), settings(2))
+    assert sizes == [7, 7, 3]
+    assert found.num_images == 17
 
 
 def test_ties_are_counted_as_top_1_counts_them() -> None:

@@ -30,6 +30,8 @@ _IN_DETAIL = ("confusion", "class_hits", "mistakes")
 _MATRIX_UP_TO_CLASSES = 100
 _NUM_MISTAKES = 12
 _TOP5_FROM_CLASSES = 20  # with fewer classes, top-5 says little
+_MOST_CROPS = 256  # at once
+_MOST_PIXELS = 2**19  # of all crops at once on a processor: see `images_at_once`
 _MOST_HELD = 2 * 2**30  # bytes of weights: enough to make reading the images again cheap
 
 
@@ -120,8 +122,9 @@ def evaluate_networks(
     source: ImageSource,
     settings: Settings,
     *,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     num_workers: int = 0,
+    num_crops: int = 1,
     processes: Processes = ALONE,
     precision: Precision = "fp32",
 ) -> list[Metrics]:
@@ -130,11 +133,17 @@ def evaluate_networks(
     Logits are averaged over the crops of an image. With several processes, each evaluates a share
     of the images, and all of them get the results.
 
+    Args:
+        batch_size: images at once; None: `images_at_once`.
+        num_crops: of every image in the split.
+
     Raises:
         ValueError: the split is empty, or the data do not fit the networks.
         ChildProcessError: a process that reads images has died.
     """
     device = next(networks[0].parameters()).device
+    if batch_size is None:
+        batch_size = images_at_once(settings, device, num_crops)
     totals = torch.zeros(len(networks), 4, dtype=torch.float64)
     tally = _Tally(len(networks), settings.num_classes)
     surest = None if _is_loaded(source) else _Surest(len(networks), num_samples(source), processes)
@@ -172,6 +181,19 @@ def evaluate_networks(
         )
         for number, (top1, top5, loss) in enumerate((totals[:, :3] / num_images).tolist())
     ]
+
+
+def images_at_once(settings: Settings, device: torch.device, num_crops: int = 1) -> int:
+    """How many images are evaluated at once: 256 crops, but fewer large ones on a processor.
+
+    There, what the layers compute should stay in its caches: EfficientNet-Lite0 takes 2.6 times as
+    long for 256 images of 224 pixels at once as for 10 at a time, and gigabytes.
+    """
+    height, width = settings.image_size
+    most = _MOST_CROPS
+    if device.type == "cpu":
+        most = min(most, _MOST_PIXELS // (height * width))
+    return max(1, most // num_crops)
 
 
 class _Tally:
@@ -296,7 +318,7 @@ def top1_of_archs(
     source: ImageSource,
     statistics: Sequence[Statistics],
     *,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     num_workers: int = 0,
     num_crops: int = 1,
 ) -> list[float]:
@@ -309,8 +331,9 @@ def top1_of_archs(
         [_Shared(supernet, *pair) for pair in zip(archs, statistics, strict=True)],
         source,
         supernet.settings,
-        batch_size=max(1, batch_size // num_crops),
+        batch_size=batch_size,
         num_workers=num_workers,
+        num_crops=num_crops,
     )
     return [each.top1 for each in metrics]
 
@@ -321,7 +344,7 @@ def evaluate_archs(
     splits: Mapping[str, ImageSource],
     statistics: Sequence[Statistics] | None = None,
     *,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     num_workers: int = 0,
     num_crops: int = 1,
     processes: Processes = ALONE,
@@ -335,7 +358,8 @@ def evaluate_archs(
     Args:
         statistics: the results of `prenas.evaluation.calibration.calibrate`, in the order of
             the architectures; required if the supernet `has_statistics`.
-        batch_size: number of crops to evaluate at once; every image has `num_crops`.
+        batch_size: images at once; None: `images_at_once`.
+        num_crops: of every image in the splits.
         precision: of the networks; their logits are float32.
 
     Raises:
@@ -357,8 +381,9 @@ def evaluate_archs(
                 networks,
                 source,
                 supernet.settings,
-                batch_size=max(1, batch_size // num_crops),
+                batch_size=batch_size,
                 num_workers=num_workers,
+                num_crops=num_crops,
                 processes=processes,
                 precision=precision,
             )

@@ -45,8 +45,8 @@ def measure(
             [network],
             split,
             description.settings,
-            batch_size=max(1, 256 // images.num_crops),
             num_workers=images.num_workers,
+            num_crops=images.num_crops,
         )[0]
         for name, split in images.splits.items()
     }
