@@ -277,6 +277,7 @@ def test_budgets_that_no_cut_meets_are_refused_with_both_ends(
         ("timm/test_resnett", r"timm has no model 'test_resnett': did you mean .*test_resnet"),
         ("timm/test_vit=WEIGHTS", r"not those of timm's test_vit \(\d+ differences: "),
         ("timm/test_resnet=missing.pth", r"missing.pth does not exist"),
+        ("timm/test_resnet=", r"'timm/test_resnet=' names no file: give one after the '='"),
         ("timm/resnext50_32x4d=WEIGHTS", r"not those of timm's resnext50_32x4d"),
     ],
 )

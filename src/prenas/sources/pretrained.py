@@ -30,10 +30,15 @@ def read_pretrained(text: str) -> tuple[PretrainedNetwork, nn.Module]:
     Raises:
         FileNotFoundError: the file does not exist.
         ValueError: there is no such network, the weights belong to another one or cannot be
-            downloaded, or none of its units can be removed.
+            downloaded, none of its units can be removed, or nothing follows the `=`.
     """
     prefix, read = next((p, r) for p, r in _prefixes().items() if text.startswith(p))
-    name, _, file = text.removeprefix(prefix).partition("=")
+    name, separator, file = text.removeprefix(prefix).partition("=")
+    if separator and not file:  # such as a variable of the shell that is not set
+        raise ValueError(
+            f"{text!r} names no file: give one after the '=', or leave the '=' out for the weights "
+            "that are published"
+        )
     tensors = read_checkpoint(Path(file).expanduser()).tensors if file else None
     try:
         found: PretrainedNetwork = read(name, tensors)
