@@ -4,8 +4,10 @@ import json
 import math
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable
 from importlib import import_module
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from benchmarks.gpu.command import short_name
 from benchmarks.gpu.sizes import full
 from benchmarks.paired import ROOT, Options, Section, peak_bytes, ratio, take_turns
 from benchmarks.pretrained import print_table
+from benchmarks.small_data import unpack
 from torch import Tensor
 
 from prenas.cost import count
@@ -78,6 +81,20 @@ def test_cuts_of_different_shares_have_lines_of_their_own(
     lines = [line.split() for line in capsys.readouterr().out.splitlines() if "gate" in line]
     assert [line[5] for line in lines] == ["2", "1"]  # seeds
     assert [line[-2] for line in lines] == ["(2.8)", "95.0"]
+
+
+@pytest.mark.parametrize("classes", [(), ("b",)])
+def test_the_first_pictures_of_each_class_are_unpacked(
+    classes: tuple[str, ...], tmp_path: Path
+) -> None:
+    tar = tmp_path / "set.tar"
+    with tarfile.open(tar, "w") as archive:
+        for name in ("a/1.png", "b/1.png", "a/2.png", "a/0.png", "b/2.png"):
+            archive.addfile(tarfile.TarInfo(f"train/{name}"), BytesIO())
+    unpack(tar, tmp_path / "set", 2, classes)
+    found = {str(path.relative_to(tmp_path / "set")) for path in tmp_path.rglob("*.png")}
+    first = {"a/1.png", "a/2.png", "b/1.png", "b/2.png"}
+    assert found == {name for name in first if not classes or name[0] in classes}
 
 
 def test_results_state_what_they_were_measured_on() -> None:
