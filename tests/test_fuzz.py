@@ -21,9 +21,10 @@ from prenas import cli
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     """A folder as cases have it."""
-    (tmp_path / "case/work/run").mkdir(parents=True)
-    (tmp_path / "case/work/run/notes.txt").write_text("the user's own")
-    (tmp_path / "case/work/run/recipe.json").write_text("{}")
+    run = tmp_path / "case" / "work" / "run"
+    run.mkdir(parents=True)
+    (run / "notes.txt").write_text("the user's own")
+    (run / "recipe.json").write_text("{}")
     (tmp_path / "case/outside").mkdir()
     (tmp_path / "case/outside/precious.txt").write_text("somebody else's")
     (tmp_path / "elsewhere").mkdir()

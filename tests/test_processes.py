@@ -265,8 +265,9 @@ def test_two_machines_train_together_and_restart_when_one_fails(
     assert mark.exists()
     errors = "".join(errors for _, _, errors in ends)
     assert "another process of this run has ended" in errors
-    # Which agent hosts the first process may change with a restart.
-    assert sum("Training done" in output for _, output, _ in ends) == 1
+    silence, told = sorted((output for _, output, _ in ends), key=len)
+    assert "Training done" in told  # of either agent: which one has the first process is chance
+    assert silence == ""
     assert (tmp_path / "run" / "report.md").exists()
     weights, on_one = (
         artifacts.read_tensors(folder / artifacts.SUPERNET)

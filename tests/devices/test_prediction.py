@@ -289,6 +289,12 @@ def test_the_table_shows_every_picture(model: Path, pictures: list[Path], tmp_pa
     (line,) = [line for line in result.output.splitlines() if "cannot be read" in line]
     assert line == f"{broken} cannot be read: not a supported picture format"  # not in the table
     assert result.output.splitlines()[-1].startswith("Formats that can be read: JPEG, PNG, ")
+    cut_short = tmp_path / "short.png"
+    content = pictures[0].read_bytes()
+    cut_short.write_bytes(content[: len(content) // 2])
+    output = run(model, cut_short).output
+    assert "cannot be read" in output
+    assert "Formats that can be read" not in output  # its format is none of the others
     best = next(predict(model, pictures[:1])).classes[0]
     assert f"{100 * best[1]:.2f} %" in result.output
 

@@ -22,6 +22,7 @@ from prenas.evaluation.accuracy import (
     evaluate_archs,
     evaluate_networks,
     images_at_once,
+    top1_of_archs,
 )
 from prenas.families.vit.space import VitArch, VitSettings
 from prenas.models.export import load
@@ -323,6 +324,24 @@ def test_images_are_evaluated_as_many_at_once_as_is_said(monkeypatch: pytest.Mon
     found = evaluate_network(Counting(torch.eye(17)[:, :2]), source(labels), settings(2))
     assert sizes == [7, 7, 3]
     assert found.num_images == 17
+
+
+def test_crops_count_among_those_evaluated_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By every function that is told how many crops an image has."""
+    told: list[int] = []
+    original = images_at_once
+
+    def spy(settings: Any, device: torch.device, num_crops: int = 1) -> int:
+        told.append(num_crops)
+        return original(settings, device, num_crops)
+
+    monkeypatch.setattr(accuracy, "images_at_once", spy)
+    images, labels = torch.randn(3, 5, 1, 8, 8), torch.tensor([0, 1, 2])
+    split = TensorDataset(images, labels)
+    supernet = Supernet(WHOLE, MINI.settings).initialize(torch.Generator().manual_seed(0)).eval()
+    evaluate_archs(supernet, [WHOLE], {"validation": split}, num_crops=5)
+    top1_of_archs(supernet, [WHOLE], split, [{}], num_crops=5)
+    assert told == [5, 5]
 
 
 def test_ties_are_counted_as_top_1_counts_them() -> None:

@@ -58,7 +58,7 @@ def require_free(out: Path | None, model: Path, pictures: Iterable[Path]) -> Non
 
 def print_predictions(title: str, predictions: Iterable[Prediction], total: int) -> int:
     """Prints a table, then the unreadable pictures, of which it returns the number."""
-    from prenas.data.opening import FORMATS
+    from prenas.data.opening import FORMATS, UNSUPPORTED
 
     rows, problems = [], []
     for prediction in _watched(predictions, total, shown=True):
@@ -72,7 +72,7 @@ def print_predictions(title: str, predictions: Iterable[Prediction], total: int)
         print_table(title, ["picture", "class", "probability"], rows)
     for problem in problems:
         console.print(problem, soft_wrap=True)
-    if problems:
+    if any(problem.endswith(UNSUPPORTED) for problem in problems):
         console.print(f"Formats that can be read: {', '.join(FORMATS)}", soft_wrap=True)
     return len(problems)
 

@@ -22,6 +22,9 @@ FORMATS = (*_FORMATS, "AVIF") if features.check("avif") else _FORMATS
 """Pillow's names of the supported formats. Other formats are refused whatever the file is called:
 Pillow would start Ghostscript for a PostScript file named `cat.jpg`."""
 
+UNSUPPORTED = "not a supported picture format"
+"""Why a picture of another format cannot be read."""
+
 _ENDINGS = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff",
     ".ppm", ".pgm", ".pbm",

@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 
 from prenas.data.augmentation import PictureTransform, StagedTransform, normalized
 from prenas.data.names import Integers, Names
-from prenas.data.opening import warnings_named
+from prenas.data.opening import UNSUPPORTED, warnings_named
 from prenas.recipe.data import Preprocessing
 
 T = TypeVar("T")
@@ -127,7 +127,7 @@ class UnreadableError(ValueError):
 def reason_of(error: Exception) -> str:
     """Why a picture cannot be read; the same text each time (Pillow's contains an address)."""
     if isinstance(error, UnidentifiedImageError):
-        return "not a supported picture format"
+        return UNSUPPORTED
     return str(error) or type(error).__name__
 
 

@@ -35,6 +35,7 @@ from prenas.data.folders import (
 )
 from prenas.data.images import ImageData, num_samples
 from prenas.data.named import NAMED
+from prenas.data.opening import UNSUPPORTED
 from prenas.data.pictures import (
     Pictures,
     PictureSet,
@@ -353,7 +354,7 @@ def _open_folder(
     }
     train = listings["train"]
     there = counted(train.endings, 5)
-    notes = [f"skipped {there} files (not a supported picture format)"] if there else []
+    notes = [f"skipped {there} files ({UNSUPPORTED})"] if there else []
     if skipped := [*train.without_pictures]:
         notes.append(f"skipped folders without pictures: {', '.join(skipped[:5])}")
     if train.runs:

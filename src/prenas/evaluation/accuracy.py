@@ -186,8 +186,8 @@ def evaluate_networks(
 def images_at_once(settings: Settings, device: torch.device, num_crops: int = 1) -> int:
     """How many images are evaluated at once: 256 crops, but fewer large ones on a processor.
 
-    There, what the layers compute should stay in its caches: EfficientNet-Lite0 takes 2.6 times as
-    long for 256 images of 224 pixels at once as for 10 at a time, and gigabytes.
+    There, what the layers compute should stay in its caches: EfficientNet-Lite0 takes about
+    three times as long for 256 images of 224 pixels at once as for 10 at a time, and gigabytes.
     """
     height, width = settings.image_size
     most = _MOST_CROPS
