@@ -163,9 +163,17 @@ def test_an_empty_training_split_is_refused() -> None:
         estimate_training(Supernet(WHOLE, MINI.settings), archs(1), data, recipe.training)
 
 
-@pytest.mark.parametrize("workers", [0, 4])
-def test_reading_is_added_or_shared(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without workers, reading and computing alternate; workers read in parallel with computing."""
+@pytest.mark.parametrize(
+    ("workers", "cores", "seconds"),
+    [(0, 8, 1 + 2), (4, 8, 1), (1, 8, 2), (4, 3, (2 * 1 + 2) / 3), (2, 2, (2 * 1 + 2) / 2)],
+)
+def test_reading_is_added_or_shared(
+    workers: int, cores: int, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without workers, reading and computing alternate. Workers read in parallel with computing,
+    and where there are too few cores for both, they share those."""
+    monkeypatch.setattr(estimate, "usable_cores", lambda: cores)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     recipe, data = mini_recipe(), replace(own_data(num_images=40), num_workers=workers)
     assert recipe.training is not None
     training = recipe.training.model_copy(update={"batch_size": 8, "epochs": 1})
@@ -175,7 +183,7 @@ def test_reading_is_added_or_shared(workers: int, monkeypatch: pytest.MonkeyPatc
     found = estimate_training(supernet, archs(1), data, training)
     assert found.loading_seconds == 32 / 16  # two batches of 8
     assert found.costs[0].seconds == 1.0
-    assert found.training_seconds == 40 * (3.0 if workers == 0 else 1.0)
+    assert found.training_seconds == pytest.approx(40 * seconds)
 
 
 def test_calibration_is_counted_where_there_is_any(monkeypatch: pytest.MonkeyPatch) -> None:

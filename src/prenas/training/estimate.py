@@ -18,9 +18,11 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from prenas.cost import count
 from prenas.data import Batch, ImageData, bytes_ahead, num_batches, num_samples, training_batches
+from prenas.data.cores import usable_cores
 from prenas.evaluation.calibration import num_calibrated
 from prenas.families.base import Arch, SearchSpace, Settings
 from prenas.length import Length, length_of, proportional_steps
+from prenas.processes import local_world_size
 from prenas.recipe import CalibrationRecipe, TrainingRecipe
 from prenas.supernet import Supernet
 from prenas.training.sampler import Sampler, make_sampler
@@ -159,7 +161,8 @@ def estimate_training(
     # The last step of an epoch may have fewer images than the others.
     num_trained = length.num_steps * num_samples(data.train) / steps_per_epoch
     workers = data.num_workers
-    per_image_loaded = max(per_image, loading / workers) if workers else per_image + loading
+    device = next(supernet.parameters()).device
+    per_image_loaded = _with_reading(per_image, loading, workers, device)
     num_evaluated = sum(num_samples(split) for split in data.splits.values())
     mean_forward = sum(cost.seconds for cost in costs) / len(costs) * _FORWARD_SHARE
     calibrates = calibration or CalibrationRecipe()
@@ -187,7 +190,7 @@ def estimate_training(
         state_bytes=_num_copies(training) * _BYTES * num_params,
         activation_bytes=-(-training.batch_size // training.grad_accum_steps)
         * max(cost.activation_bytes for cost in costs),
-        machine_bytes=_machine_bytes(next(supernet.parameters()).device),
+        machine_bytes=_machine_bytes(device),
         num_readers=workers,
         reading_bytes=bytes_ahead(data, supernet.settings, training.batch_size),
     )
@@ -237,6 +240,18 @@ def within_time(seconds: float, *parts: Measured) -> tuple[Estimate, ...]:
             "Give more time, fewer budgets or a smaller data.test"
         )
     return found
+
+
+def _with_reading(training: float, reading: float, workers: int, device: torch.device) -> float:
+    """Seconds per image, of which the training alone takes some, and one process for reading."""
+    if not workers:
+        return training + reading
+    slower = max(training, reading / workers)
+    if device.type != "cpu":
+        return slower
+    cores = max(1, usable_cores() // local_world_size())
+    computing = min(torch.get_num_threads(), cores)
+    return max(slower, (computing * training + reading) / cores)  # readers take cores from it
 
 
 def _num_copies(training: TrainingRecipe) -> int:
