@@ -276,6 +276,18 @@ def test_help_and_import_are_light(code: str) -> None:
     assert sorted(loaded & set(HEAVY)) == []
 
 
+def test_a_command_does_not_load_what_only_some_need() -> None:
+    """Optimisers, statistics and the compiler take as long as all else that a command imports."""
+    script = (
+        "import sys, prenas.pipeline\n"
+        "print(*{'scipy.optimize', 'scipy.stats', 'timm.optim', 'torch._dynamo'} & {*sys.modules})"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert result.stdout.strip() == ""
+
+
 # --- imports of one package after another --------------------------------------------------------
 
 

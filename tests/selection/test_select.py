@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import scipy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,7 +14,6 @@ from prenas.families import get_space
 from prenas.proxy.tables import SpaceTables, StageTable, cost_tables
 from prenas.recipe import Enumeration
 from prenas.recipe.budgets import Budget, parse_budgets
-from prenas.selection import program
 from prenas.selection.graph import item_graph
 from prenas.selection.program import best_by_program
 from prenas.selection.ranking import Fronts
@@ -246,7 +246,7 @@ def test_a_solver_that_ran_out_of_time_is_not_believed_silently(
 ) -> None:
     """It must not claim that nothing exists, nor that its answer is the best."""
     stopped = SimpleNamespace(status=1, x=None)
-    monkeypatch.setattr(program, "milp", lambda *args, **options: stopped)
+    monkeypatch.setattr(scipy.optimize, "milp", lambda *args, **options: stopped)
     (budget,) = parse_budgets(["params=5:10"]).kept
     assert best_by_program(item_graph(line((5, 9, 1.0))), budget, 1) == []
     assert "stopped after 60 s" in caplog.text

@@ -21,9 +21,8 @@ from statistics import median
 from typing import NamedTuple, get_args
 
 import numpy as np
+import scipy
 import torch
-from scipy.optimize import nnls
-from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from prenas.cost import Part, parts_of
@@ -368,7 +367,7 @@ def _near(space: SearchSpace, level: float, draws: np.random.Generator) -> tuple
 def _factors(features: Floats, seconds: Floats) -> Floats:
     """What each feature is worth, at least 0, by the smallest squares of relative errors."""
     scale = np.where(features.any(axis=0), np.abs(features).max(axis=0), 1.0)
-    found, _ = nnls(features / scale / seconds[:, None], np.ones(len(seconds)))
+    found, _ = scipy.optimize.nnls(features / scale / seconds[:, None], np.ones(len(seconds)))
     return np.asarray(found / scale)
 
 
@@ -381,12 +380,14 @@ def _fit(features: Floats, seconds: Floats, times: Sequence[Latency]) -> Fit:
         ]
     )
     errors = np.abs(predicted / seconds - 1)
-    varies = len(seconds) > 2 and np.ptp(seconds) > 0 and np.ptp(predicted) > 0
+    correlation = None
+    if len(seconds) > 2 and np.ptp(seconds) > 0 and np.ptp(predicted) > 0:
+        correlation = float(scipy.stats.spearmanr(predicted, seconds).statistic)
     return Fit(
         num_networks=len(seconds),
         median_error=float(np.median(errors)),
         worst_error=float(errors.max()),
-        rank_correlation=float(spearmanr(predicted, seconds).statistic) if varies else None,
+        rank_correlation=correlation,
         noise_floor=median(abs(a - b) / one.median for one in times for a, b in [one.halves]),
     )
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import scipy
+
 from prenas.models.choice import pick
 
 if TYPE_CHECKING:
@@ -13,10 +15,8 @@ if TYPE_CHECKING:
 
 def wilson_interval(metrics: Metrics) -> tuple[float, float]:
     """95 % Wilson score interval of top-1 (two shares): its uncertainty on a split of this size."""
-    from scipy.stats import binomtest
-
     hits = round(metrics.top1 * metrics.num_images)
-    interval = binomtest(hits, metrics.num_images).proportion_ci(0.95, method="wilson")
+    interval = scipy.stats.binomtest(hits, metrics.num_images).proportion_ci(0.95, method="wilson")
     return float(interval.low), float(interval.high)
 
 

@@ -14,8 +14,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import coo_array, csr_array, vstack
+import scipy
 
 from prenas.cost import bounded_names
 from prenas.proxy.layout import Integers
@@ -60,7 +59,7 @@ class Program:
         self._objective: Floats = -sign * edges.score * self._scale
         self._sign = sign
         columns = np.arange(len(edges.part))
-        flow = coo_array(
+        flow = scipy.sparse.coo_array(
             (
                 np.repeat([1.0, -1.0], len(columns)),
                 (np.concatenate([edges.tail, edges.head]), np.tile(columns, 2)),
@@ -76,7 +75,7 @@ class Program:
                 # Divided by the common divisor of all edges: small integers, ends rounded inwards.
                 unit = math.gcd(*costs.tolist()) or 1
                 lo, hi = budget.intervals[name]
-                rows.append(csr_array((costs // unit)[None].astype(np.float64)))
+                rows.append(scipy.sparse.csr_array((costs // unit)[None].astype(np.float64)))
                 low.append(np.array([-(-lo // unit)]))
                 high.append(np.array([(hi - 1) // unit]))
         self._rows, self._low, self._high = rows, low, high
@@ -84,12 +83,12 @@ class Program:
     def solve(self) -> Solution | None:
         """The best way that is not excluded; None if there is none or none was found in time."""
         while True:
-            found = milp(
+            found = scipy.optimize.milp(
                 self._objective,
                 integrality=np.ones(len(self._objective), dtype=np.int64),
-                bounds=Bounds(0, 1),
-                constraints=LinearConstraint(
-                    vstack(self._rows, format="csr"),
+                bounds=scipy.optimize.Bounds(0, 1),
+                constraints=scipy.optimize.LinearConstraint(
+                    scipy.sparse.vstack(self._rows, format="csr"),
                     np.concatenate(self._low),
                     np.concatenate(self._high),
                 ),
@@ -124,7 +123,7 @@ class Program:
         self._require(amounts.astype(np.float64), least, np.inf)
 
     def _require(self, row: Floats, low: float, high: float) -> None:
-        self._rows.append(csr_array(row[None]))
+        self._rows.append(scipy.sparse.csr_array(row[None]))
         self._low.append(np.array([low]))
         self._high.append(np.array([high]))
 

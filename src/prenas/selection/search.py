@@ -8,8 +8,8 @@ from itertools import count as count_up
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 import torch
-from scipy.stats import kendalltau
 from torch import Tensor
 
 from prenas.cost import count, size_axis
@@ -380,5 +380,5 @@ def _block_score_taus(space: SearchSpace, ours: Scored, theirs: Scored) -> dict[
 
 def _tau(left: Floats, right: Floats) -> float:
     """Kendall's tau; 0 if one side is constant."""
-    tau = float(kendalltau(left.ravel(), right.ravel()).statistic)
+    tau = float(scipy.stats.kendalltau(left.ravel(), right.ravel()).statistic)
     return 0.0 if np.isnan(tau) else tau

@@ -9,8 +9,8 @@ from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 import torch
-from scipy.stats import spearmanr
 from torch import Tensor
 
 from prenas.cost import count
@@ -271,7 +271,7 @@ def _agreement(
 ) -> HalvesAgreement:
     """How much the choice depends on which images were scored."""
     ranks = [
-        float(spearmanr(one, other).statistic)
+        float(scipy.stats.spearmanr(one, other).statistic)
         for one, other in zip(*halves, strict=True)
         if len(one) and min(np.ptp(one.numpy()), np.ptp(other.numpy())) > 0
     ]

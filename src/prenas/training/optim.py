@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Final
 
 import torch
-from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from torch import nn
 
@@ -39,6 +38,8 @@ def make_optimizer(network: nn.Module, training: TrainingRecipe) -> torch.optim.
     rate of the layer `n` steps below the classifier is multiplied by `layer_decay ** n` at every
     step (timm's layers: stem, blocks, head).
     """
+    from timm.optim import create_optimizer_v2
+
     optimizer: torch.optim.Optimizer = create_optimizer_v2(
         network,
         opt=_TIMM_NAMES[training.optimizer],
