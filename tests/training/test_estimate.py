@@ -186,6 +186,19 @@ def test_reading_is_added_or_shared(
     assert found.training_seconds == pytest.approx(40 * seconds)
 
 
+@pytest.mark.parametrize(
+    ("device", "processes", "seconds"), [("cpu", 1, 1), ("cpu", 2, 1.5), ("cuda", 2, 1)]
+)
+def test_readers_take_cores_of_their_own_process_from_a_processor(
+    device: str, processes: int, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Processes of a run share the cores of a machine; an accelerator computes without them."""
+    monkeypatch.setattr(estimate, "usable_cores", lambda: 4)
+    monkeypatch.setattr(estimate, "local_world_size", lambda: processes)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert estimate._with_reading(1.0, 1.0, 2, torch.device(device)) == seconds
+
+
 def test_calibration_is_counted_where_there_is_any(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its images are read once, and go forward through every subnet."""
     recipe, data = mini_recipe(), own_data(num_images=40)
