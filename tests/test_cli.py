@@ -26,7 +26,7 @@ from prenas.families.vit.space import VitArch
 from prenas.models.choice import pick
 from prenas.models.export import load
 from prenas.recipe.budgets import parse_budgets
-from prenas.recipe.catalogue import RECIPES, TRANSFER_RECIPES, get_recipe
+from prenas.recipe.catalogue import CUT_RECIPES, RECIPES, TRANSFER_RECIPES, get_recipe
 from prenas.runs.run import read_preferred
 from prenas.steps import measuring, training
 from training.runs import (
@@ -641,7 +641,7 @@ def test_a_full_folder_is_refused(prenas: Command, finished: Path, tmp_path: Pat
 def test_info_lists_everything(prenas: Command) -> None:
     result = prenas("info")
     assert (result.status, result.err) == (0, "")
-    for name in (*RECIPES, *TRANSFER_RECIPES, *all_spaces()):
+    for name in (*RECIPES, *TRANSFER_RECIPES, *CUT_RECIPES, *all_spaces()):
         assert re.search(rf"^\s*{name}\b", result.out, re.MULTILINE)
 
 

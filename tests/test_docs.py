@@ -24,7 +24,13 @@ from prenas.families.timm_cut import pretrained
 from prenas.latency import Fit, LatencyTable, use_table
 from prenas.recipe import TrainingRecipe, flat_fields, with_overrides
 from prenas.recipe.budgets import parse_budgets
-from prenas.recipe.catalogue import RECIPES, TRANSFER_RECIPES, get_recipe, get_transfer_recipe
+from prenas.recipe.catalogue import (
+    CUT_RECIPES,
+    RECIPES,
+    TRANSFER_RECIPES,
+    get_recipe,
+    get_transfer_recipe,
+)
 from prenas.recipe.data import Augmentation
 from prenas.recipe.space_file import read_space
 
@@ -177,7 +183,7 @@ def test_what_a_command_names_exists(
         with_overrides(get_recipe("digits"), options["overrides"] or ())  # type: ignore[arg-type]
     if name == "info":
         what = options["name"]
-        known = {None, "my_space.yaml", *RECIPES, *TRANSFER_RECIPES, *all_spaces()}
+        known = {None, "my_space.yaml", *RECIPES, *TRANSFER_RECIPES, *CUT_RECIPES, *all_spaces()}
         assert what in known
 
 
@@ -209,7 +215,8 @@ OF_OTHERS = {
 
 def without_shares(budgets: Iterable[str]) -> list[str]:
     """Budgets in which shares of a source, such as macs=50%, are amounts."""
-    return [re.sub(r"=[0-9.]+%", "=1M", budget) for budget in budgets]
+    in_amounts = [re.sub(r"latency=[0-9.]+%", "latency=1ms", budget) for budget in budgets]
+    return [re.sub(r"=[0-9.]+%", "=1M", budget) for budget in in_amounts]
 
 
 @pytest.mark.parametrize("document", [*FOR_USERS, "docs/method.md"])

@@ -21,6 +21,8 @@ from prenas.cost import count
 from prenas.evaluation.accuracy import evaluate_networks
 from prenas.evaluation.calibration import calibration_batches
 from prenas.pipeline import dry_run
+from prenas.recipe import cut_fields
+from prenas.recipe.catalogue import get_cut_recipe
 from prenas.runs.status import read_status
 from prenas.sources.cutting import CutPlan, absolute_budgets, cut_plan
 from prenas.sources.transfer import Source, read_source
@@ -243,6 +245,24 @@ def test_a_plan_for_other_classes_gets_a_fresh_head(cut_source: Source, cut_pict
     assert plan.adaptation.space.num_archs == 1
 
 
+def test_settings_of_the_images_hold_for_every_training(
+    cut_source: Source, cut_pictures: Path, tmp_path: Path
+) -> None:
+    """Of the whole network, the cuts and the stock models."""
+    photos = shutil.copytree(cut_pictures, tmp_path / "photos")
+    (photos / "ant" / "broken.png").write_bytes(b"no picture")
+    changes = ("data.unreadable=skip", "data.augmentation.flip=0", *SHORT)
+    stock = [cut_source.name]
+    plan = cut_plan(
+        cut_source, str(photos), ["macs=90%"], image_size=40, overrides=changes, compare=stock
+    )
+    for recipe in (plan.recipe, plan.adaptation, *plan.rival_recipes()):
+        assert recipe.data is not None
+        assert (recipe.data.unreadable, recipe.data.augmentation.flip) == ("skip", 0)
+    pipeline.run_cuts(plan._replace(rivals=()), tmp_path / "run")
+    assert read_status(tmp_path / "run").next_command is None
+
+
 def test_shares_become_amounts(cut_source: Source) -> None:
     arch, settings = cut_source.supernet.arch, cut_source.supernet.settings
     costs = count(arch, settings)
@@ -426,6 +446,21 @@ def test_options_that_do_not_go_together(
             catch_exceptions=False,
         )
     assert not (tmp_path / "x").exists()
+
+
+def test_every_field_of_the_recipe_that_info_prints_may_be_set(
+    cut_source: Source, cut_pictures: Path
+) -> None:
+    """With the value that it has, it changes nothing."""
+    fields = {name: json.dumps(value) for name, value in cut_fields(get_cut_recipe("pretrained"))}
+    printed = CliRunner().invoke(app, ["info", "pretrained"]).output
+    for name, value in fields.items():
+        assert re.search(rf"^ *{re.escape(name)} +{re.escape(value)} *$", printed, re.MULTILINE)
+    changes = [f"{name}={value}" for name, value in fields.items()]
+    images, budgets = str(cut_pictures), ["macs=90%"]
+    plan = cut_plan(cut_source, images, budgets, image_size=40, overrides=changes)
+    assert plan == cut_plan(cut_source, images, budgets, image_size=40)
+    assert "Budgets: macs=75%, macs=50%, macs=35%, macs=25%" in printed
 
 
 def test_image_size_needs_a_source(tmp_path: Path) -> None:

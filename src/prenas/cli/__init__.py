@@ -993,8 +993,15 @@ def info_command(
     Also describes a space file or a run folder.
     """
     from prenas.families import all_spaces
-    from prenas.recipe import flat_fields
-    from prenas.recipe.catalogue import RECIPES, TRANSFER_RECIPES, get_recipe, get_transfer_recipe
+    from prenas.recipe import cut_fields, flat_fields
+    from prenas.recipe.catalogue import (
+        CUT_RECIPES,
+        RECIPES,
+        TRANSFER_RECIPES,
+        get_cut_recipe,
+        get_recipe,
+        get_transfer_recipe,
+    )
     from prenas.recipe.space_file import find_space, names_a_space_file
     from prenas.values import unknown_name
 
@@ -1021,6 +1028,15 @@ def info_command(
             ["field", "value"],
             [(f, json.dumps(value)) for f, value in flat_fields(get_transfer_recipe(name))],
         )
+    elif name in CUT_RECIPES:
+        plan = get_cut_recipe(name)
+        console.print(f"{inspect.getdoc(CUT_RECIPES[name])}\n", soft_wrap=True)
+        console.print(f"Budgets: {', '.join(plan.budgets)}; others with --budget\n", soft_wrap=True)
+        print_table(
+            f"Recipe {name} for prenas run --from: fields, to be changed with --set FIELD=VALUE",
+            ["field", "value"],
+            [(field, json.dumps(value)) for field, value in cut_fields(plan)],
+        )
     elif name in spaces or names_a_space_file(name):
         print_space(find_space(name))
     elif Path(name).is_dir():
@@ -1030,7 +1046,7 @@ def info_command(
         print_space(preferred.recipe.space)
         print_preferred(preferred)
     else:
-        choices = {*RECIPES, *TRANSFER_RECIPES, *spaces}
+        choices = {*RECIPES, *TRANSFER_RECIPES, *CUT_RECIPES, *spaces}
         raise unknown_name("recipe, search space, space file or run folder", name, choices)
 
 

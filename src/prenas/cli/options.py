@@ -156,8 +156,8 @@ Time = Annotated[
     str | None,
     typer.Option(
         metavar="TIME",
-        help="Choose the length of the training so that everything is done in this time: 90s, 20m, "
-        "1.5h. Measures a few steps first.",
+        help="Choose the length of the training so that training, calibration and evaluation take "
+        "this time: 90s, 20m, 1.5h. Measures a few steps first; the search comes on top.",
     ),
 ]
 Trackers = Annotated[

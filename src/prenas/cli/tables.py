@@ -634,9 +634,16 @@ def _rounded(axis: CostAxis, costs: Mapping[str, int]) -> str:
 
 
 def print_lists() -> None:
-    """Prints all recipes, all fine-tuning recipes and all search spaces."""
+    """Prints all recipes, of every kind, and all search spaces."""
     from prenas.families import all_spaces
-    from prenas.recipe.catalogue import RECIPES, TRANSFER_RECIPES, get_recipe, get_transfer_recipe
+    from prenas.recipe.catalogue import (
+        CUT_RECIPES,
+        RECIPES,
+        TRANSFER_RECIPES,
+        get_cut_recipe,
+        get_recipe,
+        get_transfer_recipe,
+    )
     from prenas.report.forms import amount
 
     recipes = [(name, get_recipe(name)) for name in RECIPES]
@@ -672,6 +679,19 @@ def print_lists() -> None:
                 + (" or, without it, the source's" if transfer.images is None else ""),
             )
             for name, transfer in ((name, get_transfer_recipe(name)) for name in TRANSFER_RECIPES)
+        ],
+    )
+    print_table(
+        "Recipes for a pretrained network, for prenas run --from",
+        ["name", "description"],
+        [
+            (
+                name,
+                f"{', '.join(cut.budgets)} of the network; trains it on the images given with "
+                f"--data ({cut.adaptation.length_in_words}), then its parts together "
+                f"({cut.training.length_in_words})",
+            )
+            for name, cut in ((name, get_cut_recipe(name)) for name in CUT_RECIPES)
         ],
     )
     print_table(

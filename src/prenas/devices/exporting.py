@@ -131,10 +131,10 @@ def _name(format: str, int8: str | None, image_size: ImageSize | None) -> str:
 def _require_free(folder: Path) -> None:
     """Raises ValueError for a folder with something else than an earlier export."""
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise ValueError(f"{folder} is not a folder: choose another --out. Nothing was written")
+        raise ValueError(f"{folder} is not a folder: choose another --to. Nothing was written")
     if folder.exists() and any(folder.iterdir()) and not is_export(folder):
         raise ValueError(
-            f"{folder} is not empty and is no earlier export: choose another --out. Nothing was "
+            f"{folder} is not empty and is no earlier export: choose another --to. Nothing was "
             "written"
         )
 

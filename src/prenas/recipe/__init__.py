@@ -1,6 +1,7 @@
 """Recipes: everything that determines a run, as one frozen and validated value."""
 
 from prenas.recipe.changes import (
+    cut_fields,
     deciding_differences,
     differences,
     flat_fields,
@@ -41,6 +42,7 @@ __all__ = [
     "TeacherRecipe",
     "TrainingRecipe",
     "TransferRecipe",
+    "cut_fields",
     "deciding_differences",
     "differences",
     "flat_fields",

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from prenas.families.base import SearchSpace
 from prenas.files import load_json
 from prenas.recipe.data import IMAGENET_MEAN, IMAGENET_STD
-from prenas.recipe.fields import EvolutionRecipe, Recipe, TeacherRecipe
+from prenas.recipe.fields import CutRecipe, EvolutionRecipe, Recipe, TeacherRecipe
 from prenas.values import Value, explained, unknown_name
 
 _DECIDE_NOTHING = (
@@ -169,6 +169,19 @@ def flat_fields(value: Value | Mapping[str, Any], prefix: str = "") -> Iterator[
             yield from flat_fields(field, f"{name}.")
         else:
             yield name, field
+
+
+def cut_fields(recipe: CutRecipe) -> Iterator[tuple[str, Any]]:
+    """The `flat_fields` that `prenas run --from` takes with `--set`, by their names there.
+
+    Budgets are given with `--budget`, and the teacher is always the whole network.
+    """
+    places = {"augmentation": "data.augmentation", "teacher": "training.teacher"}
+    left_out = ("budgets", "search.budgets", "training.teacher", "teacher.name")
+    for name, value in flat_fields(recipe):
+        first, dot, rest = name.partition(".")
+        if dot and name not in left_out:
+            yield f"{places.get(first, first)}.{rest}", value
 
 
 def differences(ours: Recipe, theirs: Recipe) -> list[str]:

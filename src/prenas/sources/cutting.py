@@ -34,6 +34,9 @@ from prenas.sources.transfer import Source, finetuning_recipe
 _ADAPTATION = "adaptation."
 """What overrides of the adaptation begin with."""
 
+_DATA = "data."
+"""What overrides begin with that hold for the images of all trainings."""
+
 
 class CutPlan(NamedTuple):
     """How a family of models is cut out of a source."""
@@ -106,7 +109,8 @@ def cut_plan(
             the recipe.
         image_size: in pixels, one number or (height, width); None keeps the source's.
         overrides: `field=value` texts, as for `prenas.with_overrides`; `adaptation.epochs=5`
-            changes the training of the whole network.
+            changes the training of the whole network, and `data.unreadable=skip` the images of all
+            trainings.
         compare: names of stock models, such as `timm/resnet18`, or `timm/resnet18=FILE` for
             weights of your own.
 
@@ -136,7 +140,10 @@ def cut_plan(
         ),
         data,
         image_size=image_size,
-        overrides=[f"training.{text.removeprefix(_ADAPTATION)}" for text in first],
+        overrides=[
+            *(f"training.{text.removeprefix(_ADAPTATION)}" for text in first),
+            *(text for text in overrides if text.startswith(_DATA)),
+        ],
     )
     settings = adaptation.space.settings
     started_from = SourceRecipe(**dict(source.origin_recipe))
