@@ -42,6 +42,7 @@ from prenas.steps.observer import SILENT, Observer, observed
 from prenas.steps.publishing import Pushed
 from prenas.supernet import Statistics, Supernet
 from prenas.training.estimate import Estimate, Measured, estimate_training, within_time
+from prenas.training.single_images import has_single_images, require_normalisable
 from prenas.training.teacher import answering
 from prenas.training.tracking import check_trackers
 
@@ -151,6 +152,7 @@ def run_cuts(
         ValueError: as each of the steps raises it.
     """
     check_trackers(track)
+    _require_normalisable(plan)
     recipe = with_recorded_rivals(plan.recipe, Run(out, plan.recipe))
     this = Run(out, recipe, device=device)
     assert recipe.source is not None, "a plan has a source"
@@ -165,6 +167,22 @@ def run_cuts(
     rows = run(recipe, this.folder, **common)
     compare(this.folder, sources={one.name: one for one in plan.rivals}, **common)
     return rows
+
+
+def _require_normalisable(plan: CutPlan) -> None:
+    """Raises ValueError if a step of either training has a single image that BatchNorm refuses.
+
+    Otherwise the first training could be spent before the second one fails.
+    """
+    for recipe in (plan.adaptation, plan.recipe):
+        asked, space = training.training_of(recipe), recipe.space
+        if not has_single_images(plan.num_listed, asked, join()):
+            continue
+        for side in space.resolutions:
+            arch = space.compose(space.extreme(-1), side)
+            supernet = Supernet(arch, space.settings)
+            field = recipe.training_field
+            require_normalisable(supernet, [arch], plan.num_listed, asked, join(), field=field)
 
 
 def compare(
@@ -613,6 +631,7 @@ def dry_run_cuts(plan: CutPlan, *, device: str = "auto", seconds: float | None =
         ValueError: as `run_cuts` raises it before it trains; or as `dry_run`, about the time.
     """
     _require_one_clock(seconds)
+    _require_normalisable(plan)
     first = _measured(plan.adaptation, plan.source, None, device, "auto")
     second, choice_seconds = _measured_cuts(plan, first.images, resolve_device(device))
     if seconds is not None:

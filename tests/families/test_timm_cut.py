@@ -33,9 +33,12 @@ from families.drawing import (
 )
 from prenas.cost import count
 from prenas.families import build
+from prenas.families.base import PretrainedNetwork
 from prenas.families.timm_cut import reading
 from prenas.families.timm_cut.arch import CutBlock, TimmArch, TimmSettings, whole
 from prenas.families.timm_cut.arguments import built_by_arguments, describe_arguments
+from prenas.families.timm_cut.parts import classifier
+from prenas.families.timm_cut.pretrained import read_pretrained
 from prenas.families.timm_cut.reading import read_groups
 from prenas.families.timm_cut.resolutions import resolutions
 from prenas.families.timm_cut.space import TimmSpace, cuts
@@ -69,7 +72,6 @@ NAMES = {
     "vit_pe_core_tiny_patch16_384": {"heads": 12, "units": 12},
     "swin_tiny_patch4_window7_224": {"units": 12},
     "mixer_s32_224": {"units": 16},
-    "repvit_m0_9": {"channels": 26},
 }
 """timm's name -> how many groups of units can be cut."""
 
@@ -167,6 +169,7 @@ def test_a_model_is_read_and_its_full_size_is_timms(name: str) -> None:
     assert found == NAMES[name]
 
     theirs = fill_as_trained(timms_own(settings))
+    assert isinstance(theirs.get_submodule(classifier(settings)), nn.Linear)
     ours = build(arch, settings).eval()
     ours.load_state_dict(from_timm(theirs.state_dict(), settings))
     # In double precision, because random weights of a deep network amplify rounding.
@@ -664,3 +667,25 @@ def test_unknown_models_and_impossible_cuts_are_refused() -> None:
         TimmArch.model_validate({"blocks": [{**block, "units": [9999]}]})
     with pytest.raises(ValueError, match="give one number per group"):
         TimmArch.model_validate({"blocks": [{**block, "units": [1, 1, 1]}]})
+
+
+def assert_same_weights(found: PretrainedNetwork, expected: PretrainedNetwork) -> None:
+    assert found.settings == expected.settings
+    assert found.tensors.keys() == expected.tensors.keys()
+    assert all(torch.equal(found.tensors[name], expected.tensors[name]) for name in found.tensors)
+
+
+def test_weights_under_the_names_of_their_authors_are_read() -> None:
+    """The file of DINOv2's authors has a token for masked patches, which timm leaves out."""
+    tensors = timm.create_model("test_vit").state_dict()
+    given = {**tensors, "mask_token": torch.zeros(1, 64)}
+    assert_same_weights(read_pretrained("test_vit", given), read_pretrained("test_vit", tensors))
+
+
+def test_counters_of_batches_may_be_missing() -> None:
+    """PyTorch loads such a state dict, too."""
+    tensors = timm.create_model("test_resnet", num_classes=3).state_dict()
+    given = {name: one for name, one in tensors.items() if "num_batches_tracked" not in name}
+    assert len(given) < len(tensors)
+    expected = read_pretrained("test_resnet", tensors)
+    assert_same_weights(read_pretrained("test_resnet", given), expected)

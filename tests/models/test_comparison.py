@@ -62,11 +62,17 @@ def test_level_means_at_most_a_standard_error_of_the_difference(
     found = comparison(
         network("cut", 0, 1, ours, number), network("stock", 1, 1, theirs, number)
     ).verdicts[0]
-    error = math.sqrt((ours * (1 - ours) + theirs * (1 - theirs)) / number)
+    shares = [(share * number + 2) / (number + 4) for share in (ours, theirs)]
+    error = math.sqrt(sum(share * (1 - share) for share in shares) / (number + 4))
     gap = theirs - ours
     expected = "stock" if gap > error else "cut" if -gap > error else "neither"
     if not math.isclose(abs(gap), error, rel_tol=1e-9):
         assert found.better == expected
+
+
+def test_all_of_a_few_pictures_are_no_proof() -> None:
+    found = comparison(network("cut", 0, 1, 1.0, 10), network("stock", 1, 1, 0.9, 10))
+    assert found.verdicts[0].better == "neither"
 
 
 def test_only_what_a_budget_allows_is_compared() -> None:

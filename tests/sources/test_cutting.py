@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,15 +18,17 @@ import prenas
 from families.drawing import assert_equal
 from prenas import pipeline
 from prenas.cli import app
-from prenas.cost import count
+from prenas.cost import bounded_axis, count
+from prenas.data import load_data
 from prenas.evaluation.accuracy import evaluate_networks
 from prenas.evaluation.calibration import calibration_batches
 from prenas.pipeline import dry_run
-from prenas.recipe import cut_fields
-from prenas.recipe.catalogue import get_cut_recipe
+from prenas.recipe import cut_fields, with_overrides
+from prenas.recipe.catalogue import get_cut_recipe, get_recipe
 from prenas.runs.status import read_status
 from prenas.sources.cutting import CutPlan, absolute_budgets, cut_plan
 from prenas.sources.transfer import Source, read_source
+from prenas.training.outlook import doubts
 from sources.cut_runs import MODEL, SHORT, command
 
 pytest_plugins = "sources.cut_runs"
@@ -122,6 +125,9 @@ def test_a_run_may_choose_smaller_images(
         alone = prenas.load_timm(out / "subnets/00").network(images)
         assert_equal(model(images), expected, 1e-5)
         assert_equal(alone, expected, 1e-5)
+    cut = read_source(out / "subnets/00")
+    with pytest.raises(ValueError, match="resizes its images to 24 pixels .*: give 24 or more"):
+        cut_plan(cut, str(cut_pictures), ["macs=90%"], image_size=20)
 
 
 def test_a_run_may_leave_out_branches(
@@ -277,18 +283,90 @@ def test_shares_become_amounts(cut_source: Source) -> None:
     )
     with pytest.raises(ValueError, match=r"macs=120% is not a share of the source"):
         absolute_budgets(["macs=120%"], arch, settings)
+    for text in ("macs=1.2.3%", "macs=.%", "macs=nan%", "macs=10%:%"):
+        with pytest.raises(ValueError, match=r"the budget macs=.*% is not a share of the source"):
+            absolute_budgets([text], arch, settings)
     with pytest.raises(ValueError, match="unknown budget axis 'speed'"):
         absolute_budgets(["speed=50%"], arch, settings)
     with pytest.raises(ValueError, match="budget axis 'latency' needs a table of times"):
         absolute_budgets(["latency=50%"], arch, settings)
 
 
+def test_shares_may_be_ranges(cut_source: Source) -> None:
+    arch, settings = cut_source.archs[0], cut_source.supernet.settings
+    macs = count(arch, settings)["macs"]
+    (text,) = absolute_budgets(["macs=30%:90%:20%, params=2k"], arch, settings)
+    range_of_macs, rest = text.split(",")
+    assert rest.strip() == "params=2k"
+    axis, amounts = range_of_macs.split("=")
+    shares = [100 * bounded_axis("macs").parse(amount) / macs for amount in amounts.split(":")]
+    assert axis == "macs"
+    assert shares == pytest.approx([30, 90, 20], abs=1e-3)
+
+
 @pytest.mark.parametrize("budget", ["macs=1", "macs=900G", "params=1%"])
 def test_budgets_that_no_cut_meets_are_refused_with_both_ends(
     cut_source: Source, cut_pictures: Path, budget: str
 ) -> None:
-    with pytest.raises(ValueError, match=r"cannot be met by cutting .* range from .* to .*"):
+    ends = r"cannot be met by cutting .* range from .* \(\d+ % of the whole network\) to .*"
+    with pytest.raises(ValueError, match=ends):
         cut_plan(cut_source, str(cut_pictures), [budget], image_size=40)
+
+
+def test_budgets_of_the_recipe_that_no_cut_meets_are_left_out(
+    cut_source: Source, cut_pictures: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan = cut_plan(cut_source, str(cut_pictures), image_size=40)
+    assert len(plan.recipe.search.budgets) == 1
+    assert "small enough for macs=50%, macs=35%, macs=25%: the smallest has 54 %" in caplog.text
+    three = get_cut_recipe("pretrained").model_copy(update={"budgets": ("macs=20%", "macs=30%")})
+    with pytest.raises(ValueError, match="cannot be met by cutting"):
+        cut_plan(cut_source, str(cut_pictures), recipe=three, image_size=40)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("space.settings.image_size=[32,32]", "space.settings: .* give --image-size"),
+        ("space.settings.num_classes=5", "space.settings: the cuts take the images and classes"),
+        ("search.images=noise", "search.images=noise: units are scored on your pictures"),
+        ("training.teacher.name=resnet18", "the whole network is the teacher"),
+        ("adaptation.epohcs=3", "unknown recipe field 'adaptation.epohcs': .*'adaptation.epochs'"),
+    ],
+)
+def test_fields_that_follow_from_the_source_cannot_be_set(
+    change: str, words: str, cut_source: Source, cut_pictures: Path
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        cut_plan(cut_source, str(cut_pictures), ["macs=90%"], image_size=40, overrides=[change])
+
+
+def test_warnings_of_the_adaptation_name_its_own_fields(
+    cut_source: Source, cut_pictures: Path
+) -> None:
+    plan = cut_plan(cut_source, str(cut_pictures), ["macs=90%"], image_size=40)
+    assert plan.adaptation.training_field == "adaptation"
+    assert plan.recipe.training_field == get_recipe("digits").training_field == "training"
+    few = with_overrides(plan.adaptation, ["training.steps=2"])
+    images, asked = load_data(few.data, few.space.settings), few.training
+    assert asked is not None
+    warned = doubts(few, asked, images, is_pretrained=True)
+    assert any("give adaptation.steps=20 or more" in text for text in warned)
+
+
+def test_a_single_image_that_cannot_be_normalised_is_refused_before_anything_is_spent(
+    cut_weights: Path, cut_pictures: Path, tmp_path: Path
+) -> None:
+    """48 images in batches of 47 leave one; 16 x 16 pixels become one in the last stage."""
+    source, pictures = read_source(f"timm/{MODEL}={cut_weights}"), str(cut_pictures)
+    for name in ("adaptation", "training"):
+        plan = cut_plan(
+            source, pictures, ["macs=90%"], image_size=16, overrides=[f"{name}.batch_size=47"]
+        )
+        for act in (partial(pipeline.run_cuts, out=tmp_path / "run"), pipeline.dry_run_cuts):
+            with pytest.raises(ValueError, match=rf"48 images in .* change {name}\.batch_size"):
+                act(plan)
+        assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -298,6 +376,8 @@ def test_budgets_that_no_cut_meets_are_refused_with_both_ends(
         ("timm/test_vit=WEIGHTS", r"not those of timm's test_vit \(\d+ differences: "),
         ("timm/test_resnet=missing.pth", r"missing.pth does not exist"),
         ("timm/test_resnet=", r"'timm/test_resnet=' names no file: give one after the '='"),
+        ("timm/resnet18.a1_in1K=WEIGHTS", r"weights of timm's resnet18 'a1_in1K': .*'a1_in1k'"),
+        ("timm/repvit_m0_9=WEIGHTS", r"repvit_m0_9 has several classifiers: choose a timm model"),
         ("timm/resnext50_32x4d=WEIGHTS", r"not those of timm's resnext50_32x4d"),
     ],
 )

@@ -9,12 +9,30 @@ from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError
 from torch import nn
 
-from prenas.values import error_in_words
+from prenas.values import error_in_words, unknown_name
 
 _PATIENCE = 10.0
 """Seconds until a Hub that does not answer counts as one that cannot be reached."""
 
 _SAFE = ".safetensors"
+
+
+def description_of(name: str) -> Any:
+    """timm's description (`PretrainedCfg`) of the weights of this name; None if there are none.
+
+    Raises:
+        ValueError: the model has no weights of this tag; the message lists those that it has.
+    """
+    try:
+        return timm.get_pretrained_cfg(name)
+    except RuntimeError:
+        model, _, tag = name.partition(".")
+        raise unknown_name(f"weights of timm's {model}", tag, _tags(model)) from None
+
+
+def _tags(model: str) -> list[str]:
+    names = timm.list_models(f"{model}.*", pretrained=True)
+    return [name.partition(".")[2] for name in names]
 
 
 def trained_model(name: str) -> nn.Module:
@@ -28,7 +46,7 @@ def trained_model(name: str) -> nn.Module:
         ValueError: nobody published weights of this model, or they are not in the cache and cannot
             be downloaded; it says where they are.
     """
-    described: Any = timm.get_pretrained_cfg(name)
+    described = description_of(name)
     if described is None or not described.has_weights:
         raise ValueError(f"timm has no trained weights for {name}")
     overlay: dict[str, Any] = {}
@@ -43,7 +61,7 @@ def trained_model(name: str) -> nn.Module:
         return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
     except Exception as error:  # every hub and every network fails differently
         places = [f"https://huggingface.co/{repo}"] if repo else []
-        places += [described.url] if described.url else []
+        places += [described.url] if described.url and not described.url.endswith(".npz") else []
         raise ValueError(
             f"the weights of {name} are not in timm's cache and cannot be downloaded "
             f"({error_in_words(unreachable or error)}). Get the file from "

@@ -14,6 +14,7 @@ from prenas.models.choice import pick
 from prenas.recipe import Recipe
 from prenas.recipe.budgets import Budget, parse_budgets
 from prenas.runs.run import Run
+from prenas.selection.trained import standard_error
 
 Kind = Literal["cut", "whole", "stock"]
 
@@ -50,9 +51,9 @@ class Verdict(NamedTuple):
         if self.cut is None:
             return "stock"
         theirs, ours = (one.row.splits["validation"] for one in (self.stock, self.cut))
-        variances = (one.top1 * (1 - one.top1) / one.num_images for one in (theirs, ours))
+        errors = (standard_error(one.top1, one.num_images) for one in (theirs, ours))
         difference = theirs.top1 - ours.top1
-        if abs(difference) <= math.sqrt(sum(variances)):
+        if abs(difference) <= math.hypot(*errors):
             return "neither"
         return "stock" if difference > 0 else "cut"
 

@@ -467,6 +467,12 @@ class Recipe(Value):
     """One-shot NAS, for comparison: train on the whole space, then search the trained supernet by
     evolution. None: PreNAS."""
 
+    @property
+    def training_field(self) -> str:
+        """What `--set` calls its training: `adaptation` for that of a network that is cut then."""
+        is_whole = self.source is not None and self.space.num_archs == 1
+        return "adaptation" if is_whole else "training"
+
     @field_validator("space", mode="before")
     @classmethod
     def _space_of_its_family(cls, space: object) -> object:

@@ -8,7 +8,8 @@ the adapted network as their teacher.
 from __future__ import annotations
 
 import json
-import re
+import logging
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -36,6 +37,10 @@ _ADAPTATION = "adaptation."
 
 _DATA = "data."
 """What overrides begin with that hold for the images of all trainings."""
+
+_TRAINING = "training."
+
+_logger = logging.getLogger(__name__)
 
 
 class CutPlan(NamedTuple):
@@ -75,16 +80,16 @@ class CutPlan(NamedTuple):
         Raises:
             ValueError: a stock model does not suit the images.
         """
-        number = self._num_listed if num_images is None else num_images
+        number = self.num_listed if num_images is None else num_images
         return [rival_recipe(one, self.adaptation, self.recipe, number) for one in self.rivals]
 
     def _num_steps(self, recipe: Recipe) -> int:
         assert recipe.training is not None, "both recipes train"
-        steps_per_epoch = -(-self._num_listed // recipe.training.batch_size)
+        steps_per_epoch = -(-self.num_listed // recipe.training.batch_size)
         return length_of(recipe.training, steps_per_epoch).num_steps
 
     @property
-    def _num_listed(self) -> int:
+    def num_listed(self) -> int:
         """Number of training images by their names, without reading any."""
         assert self.adaptation.data is not None, "both recipes name images"
         return len(open_data(self.adaptation.data).train.names)
@@ -130,21 +135,19 @@ def cut_plan(
             f"{source.name} cannot be the start of a family of models: {what}. Start from a "
             "pretrained network, such as timm/tf_efficientnet_lite0"
         )
+    _require_not_smaller(source, arch, image_size)
     first = [text for text in overrides if text.startswith(_ADAPTATION)]
-    adaptation = finetuning_recipe(
-        source,
-        TransferRecipe(
-            name=f"{plan.name}-adaptation",
-            augmentation=plan.augmentation,
-            training=plan.adaptation,
-        ),
-        data,
-        image_size=image_size,
-        overrides=[
-            *(f"training.{text.removeprefix(_ADAPTATION)}" for text in first),
-            *(text for text in overrides if text.startswith(_DATA)),
-        ],
+    transfer = TransferRecipe(
+        name=f"{plan.name}-adaptation", augmentation=plan.augmentation, training=plan.adaptation
     )
+    common = [text for text in overrides if text.startswith(_DATA)]
+    own = [f"{_TRAINING}{text.removeprefix(_ADAPTATION)}" for text in first]
+    try:
+        adaptation = finetuning_recipe(
+            source, transfer, data, image_size=image_size, overrides=[*own, *common]
+        )
+    except ValueError as error:  # it names the fields as in a recipe of its own
+        raise ValueError(str(error).replace(_TRAINING, _ADAPTATION)) from None
     settings = adaptation.space.settings
     started_from = SourceRecipe(**dict(source.origin_recipe))
     space = family.cuts(arch, settings, source.name)
@@ -165,9 +168,12 @@ def cut_plan(
             *(text for text in overrides if text not in first),
         ],
     )
+    _require_settable(found, settings)
+    if not budgets and found.search.budgets == asked:
+        found = _without_unreachable(found, plan.budgets, arch, settings)
     _require_within(found, arch, settings)
-    common = {"seed": found.seed, "calibration": found.calibration, "source": started_from}
-    made = CutPlan(source, adaptation.model_copy(update=common), found)
+    shared = {"seed": found.seed, "calibration": found.calibration, "source": started_from}
+    made = CutPlan(source, adaptation.model_copy(update=shared), found)
     return with_rivals(made, [read_rival(name) for name in compare])
 
 
@@ -221,22 +227,89 @@ def absolute_budgets(texts: Sequence[str], arch: Arch, settings: Settings) -> tu
     """Budgets with shares of a network, such as `macs=50%`, replaced by amounts.
 
     Raises:
-        ValueError: a share is not between 0 and 100 %.
+        ValueError: a share is no number, or not between 0 and 100 %.
     """
     costs = count(arch, settings)
 
-    def amount(match: re.Match[str]) -> str:
-        axis, share = "params" if match[1] == FILE_SIZE.name else match[1], float(match[2])
+    def limit(text: str) -> str:
+        name, _, amounts = text.partition("=")
+        if "%" not in amounts:
+            return text
+        axis = "params" if name.strip() == FILE_SIZE.name else name.strip()
         if axis not in bounded_names():
             raise unknown_axis("budget axis", axis, bounded_names())
+        return f"{axis}={':'.join(amount(axis, one.strip()) for one in amounts.split(':'))}"
+
+    def amount(axis: str, text: str) -> str:
+        if not text.endswith("%"):
+            return text
+        try:
+            share = float(text.removesuffix("%"))
+        except ValueError:
+            share = math.nan
         if not 0 < share <= 100:
             raise ValueError(
-                f"the budget {match[0]} is not a share of the source: write more than 0 % and at "
-                "most 100 %"
+                f"the budget {axis}={text} is not a share of the source: write more than 0 % and "
+                f"at most 100 %, such as {axis}=50%"
             )
-        return f"{axis}={bounded_axis(axis).format(int(costs[axis] * share / 100))}"
+        return bounded_axis(axis).format(int(costs[axis] * share / 100))
 
-    return tuple(re.sub(r"(\w+)\s*=\s*([0-9.]+)\s*%", amount, text) for text in texts)
+    return tuple(",".join(map(limit, text.split(","))) for text in texts)
+
+
+def _require_not_smaller(
+    source: Source, arch: Arch, image_size: int | tuple[int, int] | None
+) -> None:
+    """Raises ValueError if images are smaller than a source that resizes them makes them."""
+    side = arch.resized_to
+    sides = (image_size,) if isinstance(image_size, int) else image_size or ()
+    if side is not None and any(one < side for one in sides):
+        raise ValueError(
+            f"{source.name} resizes its images to {side} pixels itself, and --image-size asks for "
+            f"smaller ones: give {side} or more, or start from the network that it was cut out of"
+        )
+
+
+def _require_settable(recipe: Recipe, settings: Settings) -> None:
+    """Raises ValueError for a field that follows from the source or from the images."""
+    teacher = recipe.training.teacher if recipe.training is not None else None
+    if recipe.space.settings != settings:
+        what = "space.settings: the cuts take the images and classes of the whole network; "
+        instead = "give --image-size for another size"
+    elif recipe.search.images != "data":
+        what = f"search.images={recipe.search.images}: units are scored on your pictures; "
+        instead = "choose how many with search.num_images"
+    elif teacher is not None and teacher.name != artifacts.ADAPTED:
+        what = f"training.teacher.name={teacher.name}: the whole network is the teacher; "
+        instead = "change its loss, share or temperature"
+    else:
+        return
+    raise ValueError(f"a run that cuts a trained network cannot have {what}{instead}")
+
+
+def _without_unreachable(
+    recipe: Recipe, texts: Sequence[str], arch: Arch, settings: Settings
+) -> Recipe:
+    """The recipe without those of its budgets that no cut meets, if others are met; says so.
+
+    Args:
+        texts: the budgets as shares of the network.
+    """
+    smallest = count(recipe.space.smallest, settings)
+    kept, left_out = [], []
+    for text, amounts in zip(texts, recipe.search.budgets, strict=True):
+        (budget,) = parse_budgets([amounts]).kept
+        is_met = all(high > smallest[axis] for axis, (_, high) in budget.intervals.items())
+        kept.append(amounts) if is_met else left_out.append(text)
+    if not kept or not left_out:
+        return recipe
+    _logger.warning(
+        "no cut is small enough for %s: the smallest has %.0f %% of the MACs of the whole network. "
+        "The other budgets are kept; --budget chooses others",
+        ", ".join(left_out),
+        100 * smallest["macs"] / count(arch, settings)["macs"],
+    )
+    return with_overrides(recipe, [f"search.budgets={json.dumps(kept)}"])
 
 
 def _require_within(recipe: Recipe, arch: Arch, settings: Settings) -> None:
@@ -249,5 +322,7 @@ def _require_within(recipe: Recipe, arch: Arch, settings: Settings) -> None:
             if high - 1 > largest[name] or high - 1 < smallest[name]:
                 raise ValueError(
                     f"the budget {budget} cannot be met by cutting {recipe.space.name}: its cuts "
-                    f"range from {axis.about(smallest[name])} to {axis.about(largest[name])}"
+                    f"range from {axis.about(smallest[name])} "
+                    f"({100 * smallest[name] / largest[name]:.0f} % of the whole network) to "
+                    f"{axis.about(largest[name])}"
                 )

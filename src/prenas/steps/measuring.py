@@ -13,6 +13,7 @@ from prenas.evaluation.calibration import calibrate_on, first_new_epoch, num_cal
 from prenas.families.base import Arch
 from prenas.models.choice import pick, unevaluated
 from prenas.processes import join
+from prenas.recipe import Recipe
 from prenas.report import draw_accuracy, render, wilson_interval, write_csv
 from prenas.rivals.one_shot import evolve_budgets
 from prenas.runs.run import Run
@@ -141,7 +142,7 @@ def _evaluate(run: Run, archs: Sequence[Arch] | None) -> list[Evaluation]:
     if processes.is_main and not archs and not run.is_evaluated:
         if run.images.may_be_own(images):
             _record(run, rows)
-            _warn_of_guessing(rows)
+            _warn_of_guessing(rows, run.recipe)
         elif not run.images.are_own_with_other_crops(images):
             _logger.warning(
                 "these images are not the ones that %s was trained on, so the results were not "
@@ -152,7 +153,7 @@ def _evaluate(run: Run, archs: Sequence[Arch] | None) -> list[Evaluation]:
     return rows
 
 
-def _warn_of_guessing(rows: Sequence[Evaluation]) -> None:
+def _warn_of_guessing(rows: Sequence[Evaluation], recipe: Recipe) -> None:
     """Warns if the best subnet may be no better than always naming the largest class."""
     best = rows[pick(rows, {})].splits["validation"]
     if best.per_class is None:
@@ -163,13 +164,14 @@ def _warn_of_guessing(rows: Sequence[Evaluation]) -> None:
         _logger.warning(
             "the best subnet is right on %.1f %% of the %s validation images (95 %% interval: %.1f "
             "to %.1f %%), which cannot be told from the %.1f %% of always naming the largest "
-            "class: train for longer (training.steps, --time), add images, or fine-tune trained "
-            "weights (prenas finetune)",
+            "class: train for longer (%s.steps, --time), or add images%s",
             100 * best.top1,
             f"{best.num_images:,}",
             100 * low,
             100 * high,
             100 * guessing,
+            recipe.training_field,
+            "" if recipe.source else ", or fine-tune trained weights (prenas finetune)",
         )
 
 

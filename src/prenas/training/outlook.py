@@ -41,7 +41,7 @@ def doubts(
         _too_small_pictures(recipe) if is_pretrained else None,
         _too_few_steps(recipe, training, images, share),
         _too_few_images(images, len(classes), share, is_pretrained),
-        _too_uneven(training, classes),
+        _too_uneven(training, classes, recipe.training_field),
     )
     return [text for text in found if text is not None]
 
@@ -112,7 +112,8 @@ def _too_few_steps(
     return (
         f"this training is short: {_plural(steps, 'step')} for {_plural(num_subnets, 'subnet')}, "
         f"about {each:,} for each. Less than about {least} for each seldom learns much: give "
-        f"training.steps={needed} or more (--set), more time (--time), or fewer budgets (--budget)"
+        f"{recipe.training_field}.steps={needed} or more (--set), more time (--time), or fewer "
+        "budgets (--budget)"
     )
 
 
@@ -135,7 +136,9 @@ def _too_few_images(
     )
 
 
-def _too_uneven(training: TrainingRecipe, classes: Sequence[tuple[str, int]]) -> str | None:
+def _too_uneven(
+    training: TrainingRecipe, classes: Sequence[tuple[str, int]], field: str
+) -> str | None:
     if not classes or training.class_weights != "none":
         return None
     largest, smallest = (choose(classes, key=lambda c: c[1]) for choose in (max, min))
@@ -144,5 +147,5 @@ def _too_uneven(training: TrainingRecipe, classes: Sequence[tuple[str, int]]) ->
     return (
         f"the classes are uneven: {largest[1]:,} training images of {largest[0]}, but "
         f"{smallest[1]:,} of {smallest[0]}. The accuracy is mostly that of the large classes: look "
-        "at the balanced accuracy, and consider --set training.class_weights=balanced"
+        f"at the balanced accuracy, and consider --set {field}.class_weights=balanced"
     )

@@ -22,20 +22,21 @@ def require_normalisable(
     num_images: int,
     training: TrainingRecipe,
     processes: Processes,
+    *,
+    field: str = "training",
 ) -> None:
     """Checks that no step makes BatchNorm normalise a single image with feature maps of one pixel.
 
     Args:
         num_images: number of images in an epoch.
+        field: what `--set` calls this training.
 
     Raises:
         ValueError: there is a step of this kind; the message says what to change.
     """
     if not supernet.has_statistics:
         return
-    rest = num_images % training.batch_size
-    steps = {min(num_images, training.batch_size), rest} - {0}
-    if not any(_has_single(step, training, processes.world_size) for step in steps):
+    if not has_single_images(num_images, training, processes):
         return
     settings, device = supernet.settings, next(supernet.parameters()).device
     image = torch.zeros(1, settings.in_chans, *settings.image_size, device=device)
@@ -48,11 +49,18 @@ def require_normalisable(
     except ValueError as error:
         raise ValueError(
             f"{num_images:,} images in batches of {training.batch_size} leave one process a single "
-            "image in some step, and BatchNorm cannot normalise a single value: change "
-            "training.batch_size, training.grad_accum_steps or the number of processes"
+            f"image in some step, and BatchNorm cannot normalise a single value: change {field}."
+            f"batch_size, {field}.grad_accum_steps or the number of processes"
         ) from error
     finally:
         supernet.train(is_training)
+
+
+def has_single_images(num_images: int, training: TrainingRecipe, processes: Processes) -> bool:
+    """Whether a process gets a single image in some step of an epoch with this many images."""
+    rest = num_images % training.batch_size
+    steps = {min(num_images, training.batch_size), rest} - {0}
+    return any(_has_single(step, training, processes.world_size) for step in steps)
 
 
 def _has_single(step: int, training: TrainingRecipe, world_size: int) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from prenas import artifacts
 from prenas.families.base import Settings
-from prenas.families.timm_weights import trained_model
+from prenas.families.timm_weights import description_of, trained_model
 from prenas.models.export import load_described
 from prenas.recipe import TeacherRecipe
 from prenas.recipe.data import Preprocessing
@@ -135,7 +135,7 @@ def _network(
                 "num_classes": settings.num_classes,
                 "in_chans": settings.in_chans,
             }
-            known: Any = timm.get_pretrained_cfg(teacher.name)
+            known = description_of(teacher.name)
             if known.fixed_input_size and known.input_size[1:] != settings.image_size:
                 sizes["img_size"] = settings.image_size
             network = timm.create_model(teacher.name, **sizes)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import timm
+import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
@@ -15,7 +15,7 @@ from prenas.families.timm_cut.network import timm_model
 from prenas.families.timm_cut.parts import classifier
 from prenas.families.timm_cut.reading import read_groups
 from prenas.families.timm_cut.stock import from_timm
-from prenas.families.timm_weights import trained_model
+from prenas.families.timm_weights import description_of, trained_model
 from prenas.randomness import isolated_global_state
 from prenas.values import explained
 
@@ -24,7 +24,8 @@ def read_pretrained(name: str, tensors: Mapping[str, Tensor] | None) -> Pretrain
     """timm's model of this name, with its own weights or the given ones.
 
     Args:
-        tensors: a state dict of this model, possibly for other classes.
+        tensors: a state dict of this model, possibly for other classes, or one that timm converts,
+            such as that of the model's authors.
 
     Raises:
         ValueError: timm has no such model, its weights cannot be downloaded, the tensors belong to
@@ -34,7 +35,7 @@ def read_pretrained(name: str, tensors: Mapping[str, Tensor] | None) -> Pretrain
         settings = TimmSettings(model=name)
     except ValidationError as error:
         raise explained(error) from None
-    described: Any = timm.get_pretrained_cfg(name)
+    described = description_of(name)
     if described is None:
         raise ValueError(
             f"timm has no trained weights for {name}: choose a model that `timm.list_pretrained()` "
@@ -47,6 +48,8 @@ def read_pretrained(name: str, tensors: Mapping[str, Tensor] | None) -> Pretrain
             tensors = dict(trained_model(name).state_dict())
         except ValueError as error:
             raise ValueError(f"{error} and name it: timm/{name}=FILE") from None
+    else:
+        tensors = _under_timms_names(tensors, settings)
     head = f"{classifier(settings)}.weight"
     num_classes = tensors[head].shape[0] if head in tensors else 1  # a backbone has no classifier
     settings = settings.changed(num_classes=num_classes)
@@ -66,11 +69,31 @@ def read_pretrained(name: str, tensors: Mapping[str, Tensor] | None) -> Pretrain
     )
 
 
+def _under_timms_names(
+    tensors: Mapping[str, Tensor], settings: TimmSettings
+) -> Mapping[str, Tensor]:
+    """The tensors under timm's names, if timm knows how to convert them; otherwise as they are."""
+    with isolated_global_state(0, "constructors"), torch.device("meta"):
+        names = timm_model(settings).state_dict().keys()
+    if tensors.keys() <= names:
+        return tensors
+    given = {"state_dict": dict(tensors)}
+    try:
+        with isolated_global_state(0, "constructors"):
+            network = timm.create_model(
+                settings.model, pretrained=True, pretrained_cfg_overlay=given
+            )
+    except Exception:  # each model's conversion fails in its own way on the weights of another
+        return tensors
+    return network.state_dict()
+
+
 def _fill(network: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
-    """Loads the tensors; a classifier that they lack becomes zero."""
+    """Loads the tensors; a classifier, and counters of batches, that they lack become zero."""
     own = network.state_dict()
     head = {f"{network.pretrained_cfg['classifier']}.{kind}" for kind in ("weight", "bias")}  # type: ignore[index]
-    missing = sorted(set(own) - set(tensors) - head)
+    counters = {key for key in own if key.endswith(".num_batches_tracked")}
+    missing = sorted(set(own) - set(tensors) - head - counters)
     unknown = sorted(set(tensors) - set(own))
     differing = [
         f"{key} has the shape {tuple(tensors[key].shape)}, not {tuple(own[key].shape)}"
@@ -86,5 +109,5 @@ def _fill(network: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
             f"these weights are not those of timm's {name} ({count} differences: "
             f"{'; '.join(problems)}): name the model that they belong to"
         )
-    empty = {key: own[key].zero_() for key in head & set(own) - set(tensors)}
+    empty = {key: own[key].zero_() for key in (head | counters) & set(own) - set(tensors)}
     network.load_state_dict({**tensors, **empty})
