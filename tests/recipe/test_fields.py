@@ -21,7 +21,7 @@ from prenas.data import ImageData
 from prenas.families import build, get_space
 from prenas.families.base import SearchSpace, Settings
 from prenas.families.vit.space import VitSettings
-from prenas.proxy.scores import UNIT_SCORES
+from prenas.proxy.scores import PUBLISHED_SCORE, UNIT_SCORES
 from prenas.recipe import (
     EvolutionRecipe,
     Recipe,
@@ -554,6 +554,15 @@ def test_the_papers_recipes_search_the_papers_spaces() -> None:
         assert recipe.search.budgets == (budget,)
         assert recipe.search == SearchRecipe(budgets=(budget,))  # all else as published
         assert (recipe.search.k, recipe.search.num_images) == (1, 64)
+
+
+@pytest.mark.parametrize("name", ["tiny", "small", "base", "mobilenet"])
+def test_the_papers_recipes_name_their_rules_whatever_the_defaults_are(name: str) -> None:
+    search = get_recipe(name).search
+    assert (search.score, search.isomers) == (PUBLISHED_SCORE, "published")
+    assert {"score", "isomers"} <= search.model_fields_set
+    if name != "mobilenet":
+        assert search == get_recipe(f"imagenet-{name}").search
 
 
 def test_a_recipe_stands_under_its_name() -> None:

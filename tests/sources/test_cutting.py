@@ -126,7 +126,7 @@ def test_a_run_may_choose_smaller_images(
         assert_equal(model(images), expected, 1e-5)
         assert_equal(alone, expected, 1e-5)
     cut = read_source(out / "subnets/00")
-    with pytest.raises(ValueError, match="resizes its images to 24 pixels .*: give 24 or more"):
+    with pytest.raises(ValueError, match=r"resizes its images to 24 pixels .*: give 24 or more"):
         cut_plan(cut, str(cut_pictures), ["macs=90%"], image_size=20)
 
 

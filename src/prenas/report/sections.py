@@ -490,14 +490,15 @@ def whole_space(run: RunSoFar) -> list[str]:
     ]
     heads = ["budget", "highest score", "gap, %", "unproven, %"]
     heads += [*(axis.header for axis in axes), "architecture"]
+    rule = run.preferred.recipe.search.isomers
     return [
         "## Compared with the whole space",
         table(heads, rows, left=["budget", "architecture"]),
         "The highest score that any subnet reaches within the budget, computed by an integer "
         "program over all choices of all layers. The gap is how far the chosen subnet falls short "
         'of it; "unproven" is what the program left open. The chosen subnet is the best of those '
-        "that give larger options to layers with higher block scores, as the method requires. A "
-        "higher score that breaks this rule need not mean a better network.",
+        f"that give larger options to the layers that `search.isomers={rule}` names. A higher "
+        "score that breaks this rule need not mean a better network.",
     ]
 
 

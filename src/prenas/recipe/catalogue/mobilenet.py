@@ -26,7 +26,9 @@ def mobilenet() -> Recipe:
         name="mobilenet",
         space=get_space("mobilenet"),
         # Batch statistics need eight images or more; a larger batch would only take memory.
-        search=SearchRecipe(budgets=_PUBLISHED_BUDGETS, score=PUBLISHED_SCORE, batch_size=8),
+        search=SearchRecipe(
+            budgets=_PUBLISHED_BUDGETS, score=PUBLISHED_SCORE, isomers="published", batch_size=8
+        ),
     )
 
 

@@ -84,7 +84,7 @@ def _search_only(space: str) -> Recipe:
 
 
 def _published_search(space: str) -> SearchRecipe:
-    return SearchRecipe(budgets=(_BUDGETS[space],), score=PUBLISHED_SCORE)
+    return SearchRecipe(budgets=(_BUDGETS[space],), score=PUBLISHED_SCORE, isomers="published")
 
 
 def _imagenet(space: str, *, auto_augment: str, erasing_count: int, min_lr: float) -> Recipe:
