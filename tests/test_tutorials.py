@@ -95,7 +95,7 @@ def made_up_times(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("made_up_times")
 def test_a_budget_in_milliseconds() -> None:
-    measure, run, specialize, again = shown_commands(read(f"{TUTORIALS}/device-budget.md"))
+    measure, run, specialize, again, export = shown_commands(read(f"{TUTORIALS}/device-budget.md"))
     measured, chosen, timed = blocks_of("device-budget.md", "text")
     tables = measured, chosen, timed.replace("onnxruntime, ms   ", "")  # making its files is slow
     again = again.replace(" --engine onnxruntime", "")
@@ -106,6 +106,10 @@ def test_a_budget_in_milliseconds() -> None:
     assert all(one.costs["latency"] <= 2.5e6 for one in subnets)
     assert subnets[0].costs["latency"] <= 2e6
     assert "Model     runs/fast/subnets/" in invoke(specialize)
+    invoke(export.replace("onnx", "torch"))  # is quicker
+    assert [folder.parent.name for folder in sorted(Path().glob("runs/fast/subnets/*/torch"))] == [
+        folder.name for folder in sorted(Path("runs/fast/subnets").iterdir())
+    ]
 
 
 def test_a_new_score() -> None:
