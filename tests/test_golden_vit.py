@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from kernels import by_general_kernels
 from prenas.cost import count
 from prenas.families.base import Choices, StageChoice
 from prenas.families.vit.space import VitArch, VitSettings, VitSpace
@@ -229,12 +230,21 @@ def test_every_production_score_has_a_golden() -> None:
     assert set(SCORES.values()) == set(WEIGHT_SCORES) | space_scores
 
 
+@functools.cache
+def block_scores_of_general_kernels(name: str) -> tuple[BlockScores, ...]:
+    return by_general_kernels(golden_block_scores, name)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_block_scores(name: str) -> None:
-    """Every normalised gain at the largest width to 1e-6; nothing below the smallest option."""
+    """Every normalised gain at the largest width to 1e-6; nothing below the smallest option.
+
+    One gain of vit_tiny_224 is a sum that rounds by kernels: 2e-7 from the golden with oneDNN's
+    general ones, 1.4e-6 with those for AVX2, and 2.0e-6 in float64. Measured on an AMD EPYC.
+    """
     golden, space = load_golden(name)["block_scores_balance_taylor6"], golden_space(name)
     width = space.embed_dim[-1]
-    pairs = zip(space.layer_axes, golden_block_scores(name), strict=True)
+    pairs = zip(space.layer_axes, block_scores_of_general_kernels(name), strict=True)
     for (axis, found), key in zip(pairs, ("head_scores", "mlp_scores"), strict=True):
         assert not found.normalised[:, 0].any()
         assert not found.raw[:, 0].any()
@@ -246,6 +256,13 @@ def test_block_scores(name: str) -> None:
         assert list(expected) == list(axis.options[1:])
         for option, gains in enumerate(expected.values(), start=1):
             assert found.normalised[:, option] == pytest.approx(gains, rel=1e-6, abs=0)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_kernels_change_block_scores_by_rounding_only(name: str) -> None:
+    pairs = zip(golden_block_scores(name), block_scores_of_general_kernels(name), strict=True)
+    for ours, general in pairs:
+        assert ours.normalised == pytest.approx(general.normalised, rel=3e-6, abs=0)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from kernels import by_general_kernels
+
 from . import scores
 from .original import fill, golden_input, native_name, slice_state, to_native
 from .vit import LiteralVit, literal_attention, relative_indices
@@ -202,13 +204,15 @@ def test_head_bias_quirk(name: str, index: int) -> None:
     assert percent in ((0.0,) if name == "vit_micro" else (0.3, 0.4))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_golden_block_scores(name: str) -> None:
-    """Every normalised gain, of every width, to 1e-6."""
-    golden = load_golden(name)
-    space = golden["space"]
-    heads: dict[tuple[int, float], list[float]] = {}
-    mlp: dict[tuple[int, float], list[float]] = {}
+Gains = dict[tuple[int, float], list[float]]
+"""Width and option -> the gain of every layer."""
+
+
+def gains_of(name: str) -> tuple[Gains, Gains]:
+    """The normalised gains of heads and of MLP ratios, of every width."""
+    space = load_golden(name)["space"]
+    heads: Gains = {}
+    mlp: Gains = {}
     for embed_dim in space["embed_dim"]:
         gains = scores.block_scores(
             native_weights(name),
@@ -222,6 +226,14 @@ def test_golden_block_scores(name: str) -> None:
             heads[embed_dim, option] = gains.heads[j]
         for j, option in enumerate(space["mlp_ratio"][1:]):
             mlp[embed_dim, option] = gains.mlp[j]
+    return heads, mlp
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_golden_block_scores(name: str) -> None:
+    """Every normalised gain, of every width, to 1e-6; on the kernels, see `test_golden_vit`."""
+    golden = load_golden(name)
+    heads, mlp = by_general_kernels(gains_of, name)
     for computed, kind in ((heads, "head_scores"), (mlp, "mlp_scores")):
         expected = {
             (int(key.split(",")[0]), float(key.split(",")[1])): values
