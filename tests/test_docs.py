@@ -216,7 +216,7 @@ OF_OTHERS = {
 def without_shares(budgets: Iterable[str]) -> list[str]:
     """Budgets in which shares of a source, such as macs=50%, are amounts."""
     in_amounts = [re.sub(r"latency=[0-9.]+%", "latency=1ms", budget) for budget in budgets]
-    return [re.sub(r"=[0-9.]+%", "=1M", budget) for budget in in_amounts]
+    return [re.sub(r"([0-9.]+)%", r"\1M", budget) for budget in in_amounts]
 
 
 @pytest.mark.parametrize("document", [*FOR_USERS, "docs/method.md"])

@@ -519,7 +519,7 @@ def test_only_an_earlier_export_is_replaced(model: Path, tmp_path: Path) -> None
     assert read_card(first).format == "onnx"
     (tmp_path / "other").mkdir()
     (tmp_path / "other/notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="no earlier export"):
+    with pytest.raises(ValueError, match="no earlier export: choose another --to"):
         export(model, out=tmp_path / "other")
     assert (tmp_path / "other/notes.txt").read_text() == "mine"
     with pytest.raises(FileNotFoundError, match=r"arch\.json"):

@@ -67,6 +67,16 @@ def test_a_hub_that_cannot_be_reached_is_asked_once(
     )
 
 
+def test_a_file_that_cannot_be_read_is_no_advice(cache: Path, offline: list[str]) -> None:
+    """Google's files of arrays, of which timm knows the addresses."""
+    name = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
+    assert timm.get_pretrained_cfg(name).url.endswith(".npz")  # type: ignore[union-attr]
+    with pytest.raises(
+        ValueError, match=rf"Get the file from https://huggingface\.co/timm/{name}$"
+    ):
+        trained_model(name)
+
+
 def test_another_address_is_tried_where_timm_knows_one(
     cache: Path, offline: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

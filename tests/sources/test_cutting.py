@@ -319,9 +319,9 @@ def test_budgets_of_the_recipe_that_no_cut_meets_are_left_out(
     plan = cut_plan(cut_source, str(cut_pictures), image_size=40)
     assert len(plan.recipe.search.budgets) == 1
     assert "small enough for macs=50%, macs=35%, macs=25%: the smallest has 54 %" in caplog.text
-    three = get_cut_recipe("pretrained").model_copy(update={"budgets": ("macs=20%", "macs=30%")})
+    small = get_cut_recipe("pretrained").model_copy(update={"budgets": ("macs=20%", "macs=30%")})
     with pytest.raises(ValueError, match="cannot be met by cutting"):
-        cut_plan(cut_source, str(cut_pictures), recipe=three, image_size=40)
+        cut_plan(cut_source, str(cut_pictures), recipe=small, image_size=40)
 
 
 @pytest.mark.parametrize(
@@ -339,6 +339,13 @@ def test_fields_that_follow_from_the_source_cannot_be_set(
 ) -> None:
     with pytest.raises(ValueError, match=words):
         cut_plan(cut_source, str(cut_pictures), ["macs=90%"], image_size=40, overrides=[change])
+
+
+def test_a_path_keeps_its_name_in_an_error(cut_source: Source) -> None:
+    """Only fields of the adaptation get another name."""
+    for change in ((), ("adaptation.epochs=1",)):
+        with pytest.raises((ValueError, FileNotFoundError), match=r"missing/training\.tar"):
+            cut_plan(cut_source, "missing/training.tar", ["macs=90%"], overrides=change)
 
 
 def test_warnings_of_the_adaptation_name_its_own_fields(

@@ -153,6 +153,10 @@ def test_guessing_is_said_after_the_evaluation(
     (said,) = [r.getMessage() for r in caplog.records if "always naming" in r.getMessage()]
     assert "of the 20 validation images (95 % interval:" in said
     assert "from the 10.0 % of always naming the largest class" in said
+    assert said.endswith(
+        "train for longer (training.steps, --time), fine-tune trained weights (prenas finetune) or "
+        "add images"
+    )
 
 
 # --- a recipe for another set --------------------------------------------------------------------

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from prenas import artifacts
@@ -23,6 +24,7 @@ from prenas.recipe import (
     Recipe,
     SourceRecipe,
     TeacherRecipe,
+    TrainingRecipe,
     TransferRecipe,
     with_overrides,
 )
@@ -146,8 +148,9 @@ def cut_plan(
         adaptation = finetuning_recipe(
             source, transfer, data, image_size=image_size, overrides=[*own, *common]
         )
-    except ValueError as error:  # it names the fields as in a recipe of its own
-        raise ValueError(str(error).replace(_TRAINING, _ADAPTATION)) from None
+    except ValueError as error:
+        given = (text.removeprefix(_ADAPTATION).partition("=")[0].strip() for text in first)
+        raise ValueError(_as_adaptation(str(error), given)) from None
     settings = adaptation.space.settings
     started_from = SourceRecipe(**dict(source.origin_recipe))
     space = family.cuts(arch, settings, source.name)
@@ -255,6 +258,16 @@ def absolute_budgets(texts: Sequence[str], arch: Arch, settings: Settings) -> tu
         return bounded_axis(axis).format(int(costs[axis] * share / 100))
 
     return tuple(",".join(map(limit, text.split(","))) for text in texts)
+
+
+def _as_adaptation(message: str, given: Iterable[str]) -> str:
+    """The message of a recipe of its own, with the fields of its training as they are set here.
+
+    Args:
+        given: fields that were set, which need not exist.
+    """
+    fields = "|".join(map(re.escape, [*given, *TrainingRecipe.model_fields]))
+    return re.sub(rf"\b{re.escape(_TRAINING)}(?=(?:{fields})\b)", _ADAPTATION, message)
 
 
 def _require_not_smaller(

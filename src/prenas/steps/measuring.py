@@ -164,14 +164,14 @@ def _warn_of_guessing(rows: Sequence[Evaluation], recipe: Recipe) -> None:
         _logger.warning(
             "the best subnet is right on %.1f %% of the %s validation images (95 %% interval: %.1f "
             "to %.1f %%), which cannot be told from the %.1f %% of always naming the largest "
-            "class: train for longer (%s.steps, --time), or add images%s",
+            "class: train for longer (%s.steps, --time)%s or add images",
             100 * best.top1,
             f"{best.num_images:,}",
             100 * low,
             100 * high,
             100 * guessing,
             recipe.training_field,
-            "" if recipe.source else ", or fine-tune trained weights (prenas finetune)",
+            "" if recipe.source else ", fine-tune trained weights (prenas finetune)",
         )
 
 
