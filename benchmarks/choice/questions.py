@@ -55,7 +55,7 @@ _CHOICE = (
     Arm("S, k = 3", (_S, "search.k=3")),
 )
 
-_RULES = ("published", "even", "front", "random", "worst")
+_RULES = ("published", "even", "nested", "front", "random", "worst")
 
 _SANDWICH = ("training.sandwich=1", "training.inplace_distillation=true")
 _EVOLUTION = "evolution={}"
@@ -97,8 +97,9 @@ QUESTIONS: dict[str, Question] = {
         "Which layers should get the larger options?",
         tuple(Arm(rule, (f"search.isomers={rule}",)) for rule in _RULES),
         (
-            *((rule, "random") for rule in ("published", "even", "front", "worst")),
+            *((rule, "random") for rule in _RULES if rule != "random"),
             ("published", "even"),
+            ("published", "nested"),
         ),
     ),
     "number": Question(

@@ -33,7 +33,7 @@ from prenas.selection.evolved import Evolved
 from prenas.selection.preferred import PreferredSet
 from prenas.selection.search import require_memory, zero_cost_search
 from prenas.selection.trained import num_judged, scores_units, search_trained
-from prenas.sources.cutting import CutPlan, with_recorded_rivals
+from prenas.sources.cutting import CutPlan, naming_adaptation, with_recorded_rivals
 from prenas.sources.released import imported_set, read_released
 from prenas.sources.rivals import read_rival, rival_recipe
 from prenas.sources.transfer import Source, adapt_source
@@ -163,7 +163,8 @@ def run_cuts(
         this.record_recipe(recipe)
     join().wait()
     common: dict[str, Any] = {"device": device, "observer": observer, "track": track}
-    run(plan.adaptation, this.folder / artifacts.SOURCE, source=plan.source, **common)
+    with naming_adaptation():
+        run(plan.adaptation, this.folder / artifacts.SOURCE, source=plan.source, **common)
     rows = run(recipe, this.folder, **common)
     compare(this.folder, sources={one.name: one for one in plan.rivals}, **common)
     return rows

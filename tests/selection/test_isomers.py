@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import replace
 from itertools import product
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from prenas.families import all_spaces, get_space
 from prenas.families.vit.space import VitSpace
 from prenas.proxy.gains import BlockScores
 from prenas.proxy.tables import StageTable, layer_options
-from prenas.recipe import Enumeration
+from prenas.recipe import Enumeration, IsomerRule
 from prenas.selection import isomers
 from prenas.selection.allocations import (
     allocate,
@@ -233,6 +234,37 @@ def test_front_gives_larger_options_to_the_first_layers() -> None:
     assert allocate(ratios, np.array([[3, 2]])).tolist() == [[1, 1, 0, 0, 0]]
 
 
+def test_nested_by_hand() -> None:
+    (heads, ratios), (others,), nothing = isomer_gains("nested", block_scores(), 0)
+    assert allocate(ratios, np.array([[4, 1], [3, 2], [2, 3]])).tolist() == [
+        [1, 0, 0, 0, 0],
+        [1, 0, 0, 0, 1],
+        [1, 0, 1, 0, 1],
+    ]
+    assert allocate(heads, np.array([[1, 2, 2]])).tolist() == [[2, 1, 1, 0, 2]]
+    assert others.shape == (2, 3)
+    assert nothing == ()
+
+
+@given(depth=st.integers(1, 40), options=st.integers(2, 5), data=st.data())
+def test_nested_options_grow_with_the_counts_and_are_spread(
+    depth: int, options: int, data: st.DataObject
+) -> None:
+    """With larger counts no layer gets less, in any depth; every second layer comes first, and of
+    these every second."""
+    scores = BlockScores(*np.zeros((2, 40, options)))
+    gains = isomer_gains("nested", [(scores,)], 0)[0][0][:depth]
+    cuts = st.lists(st.integers(0, depth), min_size=options - 1, max_size=options - 1).map(sorted)
+    some, others = (np.array(data.draw(cuts)) for _ in range(2))
+    ways = [np.diff([0, *both, depth])[::-1] for both in (some, np.maximum(some, others))]
+    smaller, larger = allocate(gains, np.array(ways))
+    assert np.all(smaller <= larger)
+    order = np.argsort(-gains[:, 0])
+    for period in (2, 4, 8, 16, 32):
+        every = np.arange(0, depth, period)
+        assert sorted(order[: len(every)]) == every.tolist()
+
+
 def test_worst_takes_the_layers_of_the_lowest_block_scores() -> None:
     for stage, scores in zip(isomer_gains("worst", block_scores(), 0), block_scores(), strict=True):
         for gains, one in zip(stage, scores, strict=True):
@@ -317,7 +349,7 @@ def test_random_gives_every_layer_its_chance() -> None:
 def test_unknown_rule_lists_the_choices() -> None:
     with pytest.raises(ValueError, match="did you mean 'published'") as caught:
         isomer_gains("publisht", block_scores(), 0)  # type: ignore[arg-type]
-    for rule in ("front", "random", "raw", "published", "even", "worst"):
+    for rule in get_args(IsomerRule):
         assert rule in str(caught.value)
 
 

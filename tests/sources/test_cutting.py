@@ -348,6 +348,17 @@ def test_a_path_keeps_its_name_in_an_error(cut_source: Source) -> None:
             cut_plan(cut_source, "missing/training.tar", ["macs=90%"], overrides=change)
 
 
+def test_an_adaptation_that_fails_names_its_own_fields(
+    cut_source: Source, cut_pictures: Path, tmp_path: Path
+) -> None:
+    changes = ["adaptation.lr_per_512_images=1e30", "adaptation.skipped_steps_limit=2"]
+    plan = cut_plan(cut_source, str(cut_pictures), ["macs=90%"], image_size=40, overrides=changes)
+    with pytest.raises(ValueError, match="not finite in 2 steps") as caught:
+        pipeline.run_cuts(plan, tmp_path / "run")
+    assert "with a lower adaptation.lr_per_512_images, with adaptation.clip" in str(caught.value)
+    assert "training." not in str(caught.value)
+
+
 def test_warnings_of_the_adaptation_name_its_own_fields(
     cut_source: Source, cut_pictures: Path
 ) -> None:

@@ -38,10 +38,11 @@ from prenas.values import LONGEST_NAME, MOST_AMOUNT, Value
 
 _MOST = 100_000_000  # of images, steps, epochs and the like
 
-IsomerRule = Literal["published", "raw", "even", "front", "random", "worst"]
+IsomerRule = Literal["published", "raw", "even", "nested", "front", "random", "worst"]
 """Which of a stage's interchangeable layers get the larger options: those of the highest block
 scores, as the method is `published`, or of the highest `raw` ones; layers spread `even` over the
-stage; the `front`. Controls: `random` layers, and those of the `worst` block scores."""
+stage, or spread in one order for all subnets, so that these are `nested`; the `front`. Controls:
+`random` layers, and those of the `worst` block scores."""
 
 Strategy = Literal["best", "skeletons", "random"]
 """Which subnets of a budget are chosen: the `best` by score; the best of each of k different shapes

@@ -47,9 +47,10 @@ def isomer_gains(
             return np.zeros_like(scores.raw)
         if rule == "raw":
             return scores.raw
-        if rule == "front":
-            layers = -np.arange(len(scores.raw), dtype=np.float64)
-            return np.repeat(layers[:, None], scores.raw.shape[1], axis=1)
+        if rule in ("front", "nested"):
+            layers = np.arange(len(scores.raw))
+            first = layers if rule == "front" else _bits_reversed(layers)
+            return np.repeat(-first[:, None].astype(np.float64), scores.raw.shape[1], axis=1)
         if rule == "random":
             return numpy_generator(seed, "isomers", *place).random(scores.raw.shape)
         raise unknown_name("isomer rule", rule, get_args(IsomerRule))
@@ -58,6 +59,18 @@ def isomer_gains(
         tuple(of(scores, stage, axis) for axis, scores in enumerate(stage_scores))
         for stage, stage_scores in enumerate(block_scores)
     )
+
+
+def _bits_reversed(numbers: Integers) -> Integers:
+    """The numbers with the order of their bits reversed, in as many bits as the largest needs.
+
+    Sorted by it, 0 to 7 are 0, 4, 2, 6, 1, 5, 3, 7: any number of the first ones are far apart (van
+    der Corput, 1935).
+    """
+    num_bits = int(numbers.max(initial=0)).bit_length()
+    bits = numbers[:, None] >> np.arange(num_bits) & 1
+    reversed_numbers: Integers = bits @ (1 << np.arange(num_bits)[::-1])
+    return reversed_numbers
 
 
 def num_isomer_classes(space: SearchSpace, enumeration: Enumeration = "all") -> int:

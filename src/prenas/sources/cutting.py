@@ -11,7 +11,8 @@ import json
 import logging
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from prenas import artifacts
@@ -144,13 +145,11 @@ def cut_plan(
     )
     common = [text for text in overrides if text.startswith(_DATA)]
     own = [f"{_TRAINING}{text.removeprefix(_ADAPTATION)}" for text in first]
-    try:
+    given = (text.removeprefix(_ADAPTATION).partition("=")[0].strip() for text in first)
+    with naming_adaptation(given):
         adaptation = finetuning_recipe(
             source, transfer, data, image_size=image_size, overrides=[*own, *common]
         )
-    except ValueError as error:
-        given = (text.removeprefix(_ADAPTATION).partition("=")[0].strip() for text in first)
-        raise ValueError(_as_adaptation(str(error), given)) from None
     settings = adaptation.space.settings
     started_from = SourceRecipe(**dict(source.origin_recipe))
     space = family.cuts(arch, settings, source.name)
@@ -178,6 +177,22 @@ def cut_plan(
     shared = {"seed": found.seed, "calibration": found.calibration, "source": started_from}
     made = CutPlan(source, adaptation.model_copy(update=shared), found)
     return with_rivals(made, [read_rival(name) for name in compare])
+
+
+@contextmanager
+def naming_adaptation(given: Iterable[str] = ()) -> Iterator[None]:
+    """Errors of a training say `adaptation.epochs` for `training.epochs`, as the user sets it.
+
+    Args:
+        given: fields that were set, which need not exist.
+    """
+    fields = "|".join(map(re.escape, [*given, *TrainingRecipe.model_fields]))
+    try:
+        yield
+    except ValueError as error:
+        message = re.sub(rf"\b{re.escape(_TRAINING)}(?=(?:{fields})\b)", _ADAPTATION, str(error))
+        error.args = (message,)
+        raise
 
 
 def with_rivals(plan: CutPlan, rivals: Sequence[Source]) -> CutPlan:
@@ -258,16 +273,6 @@ def absolute_budgets(texts: Sequence[str], arch: Arch, settings: Settings) -> tu
         return bounded_axis(axis).format(int(costs[axis] * share / 100))
 
     return tuple(",".join(map(limit, text.split(","))) for text in texts)
-
-
-def _as_adaptation(message: str, given: Iterable[str]) -> str:
-    """The message of a recipe of its own, with the fields of its training as they are set here.
-
-    Args:
-        given: fields that were set, which need not exist.
-    """
-    fields = "|".join(map(re.escape, [*given, *TrainingRecipe.model_fields]))
-    return re.sub(rf"\b{re.escape(_TRAINING)}(?=(?:{fields})\b)", _ADAPTATION, message)
 
 
 def _require_not_smaller(
