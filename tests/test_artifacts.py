@@ -38,6 +38,18 @@ def test_what_a_killed_process_was_writing_is_removed_before_its_parent_has_noti
     os.waitpid(child, 0)
 
 
+def test_what_an_earlier_process_of_the_same_number_was_writing_is_removed(tmp_path: Path) -> None:
+    """In a container every command may be process 1."""
+    left, own = (tmp_path / f".prenas-{name}.{os.getpid()}.tmp" for name in ("left", "own"))
+    for path in (left, own):
+        path.mkdir()
+    os.utime(left, (1e9, 1e9))
+    with artifacts.temporary_folder(tmp_path, "left") as made:
+        assert made == left
+        assert own.exists()
+    assert not left.exists()
+
+
 def test_a_file_is_written_whole_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

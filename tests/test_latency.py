@@ -65,6 +65,7 @@ from test_cli import prenas as prenas_command
 from training.runs import MINI, mini_recipe, never
 
 __all__ = ["prenas_command"]  # a fixture of another file
+from training.runs import contents
 
 pytest_plugins = "sources.cut_runs"
 
@@ -333,6 +334,13 @@ def test_calls_that_a_coarse_clock_does_not_see_are_timed_by_the_wall(
     assert 0 < found.median < 0.004
 
 
+def test_pytorch_has_the_threads_that_are_timed() -> None:
+    before, seen = torch.get_num_threads(), []
+    latencies({"call": lambda: seen.append(torch.get_num_threads())}, threads=before + 2)
+    assert {*seen} == {before + 2}
+    assert torch.get_num_threads() == before
+
+
 def test_one_thread_is_timed_by_what_the_processor_does() -> None:
     """A pause, such as another program's turn, does not count."""
     from time import sleep
@@ -595,7 +603,30 @@ def test_the_commands_from_a_space_to_a_subnet(prenas_command: Command, at_home:
     assert not (at_home / "no" / artifacts.RECIPE).exists()
     shown = prenas_command("info", "run")
     assert "latency <= 1.04ms" in shown.out
+    before = contents(at_home / "run")
+    planned = prenas_command("measure", "run", "--dry-run")
+    assert "torch, 1 thread, batches of 1: 1 subnet of run, about 0 seconds" in planned.out
+    refused = prenas_command("measure", "run", "--out", "x.json", "--set", "seed=1")
+    assert refused.status == 2
+    assert (
+        "run is a run, whose subnets are measured as they are: leave out --out, --set"
+        in " ".join(refused.err.split())
+    )
+    assert contents(at_home / "run") == before
     assert prenas_command("measure", "run").status == 0
+
+
+def test_a_table_for_other_classes_does_not_hold_these_times(
+    prenas_command: Command, at_home: Path
+) -> None:
+    assert prenas_command("measure", "small.yaml", "--out", "mine.json").status == 0
+    before = (at_home / "mine.json").read_bytes()
+    other = prenas_command(
+        "measure", "small.yaml", "--out", "mine.json", "--set", "space.settings.num_classes=5"
+    )
+    assert other.status == 2
+    assert "and not all of small as it is asked for" in " ".join(other.err.split())
+    assert (at_home / "mine.json").read_bytes() == before
 
 
 def test_cuts_of_a_trained_network_keep_latencies(

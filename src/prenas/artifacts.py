@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import time
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -142,6 +143,7 @@ def _temporary_name(name: str) -> str:
     return f".prenas-{name}.{os.getpid()}.tmp"
 
 
+_STARTED = time.time()
 _LEFTOVER = re.compile(r"\.prenas-.+\.(\d+)\.tmp")
 _OLDER_LEFTOVER = re.compile(  # as prenas 0.1.0 named them, for the files that it wrote
     r"\.(?:writable|metrics\.jsonl|report\.md|evaluation\.csv"
@@ -180,12 +182,25 @@ def remove_leftovers(folder: Path, *, keeps_running: bool = False) -> None:
     """
     for path in folder.glob(".*.tmp"):
         named = _LEFTOVER.fullmatch(path.name) or _OLDER_LEFTOVER.fullmatch(path.name)
-        if not named or (keeps_running and _is_running(int(named[1]))):
+        if not named or (keeps_running and _is_in_work(path, int(named[1]))):
             continue
         if path.is_symlink() or not path.is_dir():
             path.unlink(missing_ok=True)
         elif _LEFTOVER.fullmatch(path.name):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_in_work(path: Path, process: int) -> bool:
+    """Whether the process that writes a file or folder still runs.
+
+    What is older than this process, but has its number, is an earlier one's: in a container, each
+    is the first.
+    """
+    try:
+        is_earlier = path.lstat().st_mtime < _STARTED
+    except FileNotFoundError:  # has just been finished
+        return True
+    return _is_running(process) and not (process == os.getpid() and is_earlier)
 
 
 def _is_running(process: int) -> bool:

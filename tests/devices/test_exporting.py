@@ -17,7 +17,7 @@ import torch
 from typer.testing import CliRunner
 
 import prenas
-from edits import write_edited
+from edits import replace_text, write_edited
 from families.drawing import (
     TEST_SPACES,
     fill_as_trained,
@@ -28,16 +28,18 @@ from families.drawing import (
 from models.handed_over import drawn_model, written_model
 from prenas import artifacts
 from prenas.cli import app
+from prenas.cost import count
 from prenas.data import num_samples
-from prenas.devices import formats
+from prenas.devices import exporting, formats
 from prenas.devices.card import Card, read_card
 from prenas.devices.exporting import export
 from prenas.devices.formats import Format, Pixels, Written, get_format
 from prenas.devices.prediction import predict
+from prenas.devices.verification import Agreement
 from prenas.evaluation.calibration import calibrate
 from prenas.families.base import SearchSpace
 from prenas.models.cut import verified_cut
-from prenas.models.export import load
+from prenas.models.export import load, load_described
 from prenas.runs.run import Run
 from prenas.supernet import Supernet
 from training.runs import contents
@@ -259,6 +261,58 @@ def test_inside_a_run_files_are_compared_on_its_validation_images(
     assert not any("noise" in note for note in card.notes)
 
 
+def test_pictures_that_have_changed_since_the_training_judge_nothing(
+    cut_run: Path, tmp_path: Path
+) -> None:
+    """The splits would be drawn anew, and training pictures be among those that judge."""
+    run = shutil.copytree(cut_run, tmp_path / "run")
+    data = Run(run).recipe.data
+    assert data is not None
+    pictures = shutil.copytree(str(data.root), tmp_path / "pictures")
+    replace_text(run / artifacts.RECIPE, json.dumps(data.root), json.dumps(str(pictures)))
+    assert export(run / "subnets/00", "torch").card.compared_on == "validation"
+    before = contents(run)
+    (pictures / "ant/0.png").rename(pictures / "ant/other.png")
+    for size in (None, 56):
+        with pytest.raises(ValueError, match=r"not the images that .* or name labelled images wit"):
+            export(run / "subnets/00", "torch", image_size=size, out=tmp_path / "out")
+    assert contents(run) == before
+    assert not (tmp_path / "out").exists()
+
+
+def test_of_several_crops_the_centre_is_compared(cut_run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(cut_run, tmp_path / "run")
+    once = export(run / "subnets/00", "torch").card.agreement
+    replace_text(run / artifacts.RECIPE, '"crops": 1', '"crops": 5')
+    assert export(run / "subnets/00", "torch").card.agreement == once
+
+
+def test_times_are_of_the_threads_that_the_card_states(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch's own number of threads is for the rest of the program."""
+    found, seen = get_format("torch"), []
+
+    def opened(path: Path, threads: int) -> Callable[[Pixels], Pixels]:
+        run = found.open(path, threads)
+
+        def noted(images: Pixels) -> Pixels:
+            seen.append(torch.get_num_threads())
+            return run(images)
+
+        return noted
+
+    monkeypatch.setattr(import_module(TORCH), "FORMAT", found._replace(open=opened))
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert export(model, "torch", threads=2).card.threads == 2
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert seen[-10:] == [2] * 10
+
+
 def test_given_images_are_compared(model: Path, cut_pictures: Path) -> None:
     _, card = export(model, "torch", data=[str(cut_pictures)])
     assert (card.compared_on, card.agreement.num_images) == ("all", 60)
@@ -432,6 +486,43 @@ def test_an_int8_file_that_loses_accuracy_is_not_kept(
     assert [*tmp_path.iterdir()] == [out]
 
 
+@pytest.mark.parametrize(("lost", "is_kept"), [(1, True), (2, False)])
+def test_an_int8_file_may_lose_exactly_the_allowed_point(
+    lost: int, is_kept: bool, cut_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """97 right answers of 100, and 96: as floats, they differ by more than 0.01."""
+    assert 0.97 - 0.96 > 0.01
+    judged = Agreement(
+        num_images=100,
+        difference=0.0,
+        rounding=0.0,
+        same_class=1.0,
+        top1=(97 - lost) / 100,
+        top1_of_network=0.97,
+    )
+    monkeypatch.setattr(exporting, "agreement", lambda *arguments: judged)
+
+    def act() -> Card:
+        return export(cut_run / "subnets/00", int8="dynamic", out=tmp_path / "onnx").card
+
+    if is_kept:
+        assert act().agreement == judged
+    else:
+        with pytest.raises(ValueError, match=r"2\.00 points less, and at most 1 are allowed"):
+            act()
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+def test_a_batch_larger_than_the_set_is_calibrated_with_repeated_pictures(
+    name: str, cut_run: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip(name, reason=f"{name} is not installed")
+    _, card = export(
+        cut_run / "subnets/00", name, int8="static", batch=64, out=tmp_path / "x", most_drop=1.0
+    )
+    assert card.input_shape[0] == 64
+
+
 def test_int8_without_labelled_images_is_refused(model: Path) -> None:
     before = contents(model)
     with pytest.raises(ValueError, match="must be judged on labelled images"):
@@ -510,6 +601,16 @@ def test_what_a_killed_export_left_is_removed(model: Path, tmp_path: Path) -> No
     assert not (tmp_path / f".prenas-out.{os.getpid()}.tmp").exists()
 
 
+def test_a_command_on_the_run_leaves_an_export_alone_that_is_under_way(
+    cut_run: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(cut_run, tmp_path / "run")
+    under_way = run / f"subnets/00/.prenas-onnx.{os.getppid()}.tmp"
+    under_way.mkdir()
+    with Run(run).locked():
+        assert under_way.exists()
+
+
 def test_only_an_earlier_export_is_replaced(model: Path, tmp_path: Path) -> None:
     first = export(model, "torch", out=tmp_path / "out").folder
     assert export(model, "torch", batch=2, out=first).card.batch == 2
@@ -563,7 +664,14 @@ def test_a_file_may_take_another_image_size(
     assert card.compared_on == "validation"
     validation = Run(run, device="cpu").images.read().splits["validation"]
     assert card.agreement.num_images == num_samples(validation)
-    assert any("56 x 56 pixels; the model was trained with" in note for note in card.notes)
+    size = load_described(model).description.arch.resized_to or 40
+    assert any(
+        f"at 56 x 56 pixels; the model was trained at {size} x {size}" in note
+        for note in card.notes
+    )
+    costs = count(card.description.arch, card.description.settings)
+    assert card.model["provenance"]["costs"] == costs
+    assert costs["macs"] > Run(run).subnets.subnets[0].costs["macs"]
     pictures = [cut_pictures / name / "3.png" for name in ("ant", "bee", "cow")]
     for ours, theirs in zip(
         predict(folder, pictures), predict(model, pictures, image_size=56), strict=True

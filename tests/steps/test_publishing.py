@@ -16,12 +16,16 @@ from huggingface_hub.errors import RepositoryNotFoundError
 import prenas
 from edits import write_edited
 from models.handed_over import model_of
+from prenas import artifacts
 from prenas.evaluation.accuracy import Evaluation
 from prenas.models import origin
 from prenas.models.choice import pick
+from prenas.recipe.fields import OriginRecipe, TeacherRecipe
+from prenas.selection.preferred import Imported
+from prenas.steps.publishing import without_folders
 from training.runs import contents
 
-pytest_plugins = "training.runs"
+pytest_plugins = ["training.runs", "sources.cut_runs"]
 
 FILES = {"README.md", "arch.json", "config.json", "model.safetensors"}
 
@@ -82,11 +86,15 @@ def test_the_card_states_what_the_run_knows(
     assert 'timm.create_model("hf-hub:me/digits", pretrained=True)' in text
 
 
-def test_folders_of_this_machine_are_not_published(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "folder", ["/home/me/secret/", "/home/my secret pictures/x/", "../secret/", "secret/a/"]
+)
+def test_folders_of_this_machine_are_not_published(folder: str, tmp_path: Path) -> None:
     model = model_of(tmp_path / "model")
     path = model / "arch.json"
-    source = {"name": "timm/resnet18=/home/me/secret/r18.pth", "origin": "https://a.org/b/c"}
-    write_edited(path, {**json.loads(path.read_text()), "provenance": {"source": source}})
+    source = {"name": f"timm/resnet18={folder}r18.pth", "origin": "https://a.org/b/c"}
+    document = artifacts.read_json(path)
+    artifacts.write_json(path, {**document, "provenance": {"source": source}})
     prenas.push(model, "me/animals", to=tmp_path / "hub")
     for name in ("README.md", "arch.json"):
         text = (tmp_path / "hub" / name).read_text()
@@ -97,6 +105,62 @@ def test_folders_of_this_machine_are_not_published(tmp_path: Path) -> None:
         prenas.load(tmp_path / "hub").network(torch.ones(1, 3, 8, 8)),
         prenas.load(model).network(torch.ones(1, 3, 8, 8)),
     )
+
+
+def test_a_cut_is_published_without_the_folders_of_its_run(
+    cut_run: Path, cut_weights: Path, cut_pictures: Path, tmp_path: Path
+) -> None:
+    prenas.push(cut_run, "me/insects", index=1, to=tmp_path / "hub")
+    assert prenas.load(tmp_path / "hub")
+    for name in ("README.md", "arch.json"):
+        text = (tmp_path / "hub" / name).read_text()
+        assert f"timm/test_resnet={cut_weights.name}" in text
+        for place in (cut_weights, cut_pictures):
+            assert place.parent.name not in text
+    assert f'"root": "{cut_pictures.name}"' in (tmp_path / "hub/README.md").read_text()
+
+
+def test_paths_in_a_recipe_lose_their_folders(cut_run: Path) -> None:
+    preferred = prenas.Run(cut_run).preferred
+    data, training = preferred.recipe.data, preferred.recipe.training
+    source = preferred.recipe.source
+    assert data is not None
+    assert training is not None
+    assert source is not None
+    teacher = TeacherRecipe(name="runs/my secret/source", weights="secret/w.pth")
+    rival = OriginRecipe(name="timm/resnet18=/my secret/r.pth", sha256="0")
+    recipe = preferred.recipe.model_copy(
+        update={
+            "data": data.model_copy(update={"root": "my secret/a b", "validation": 0.2}),
+            "training": training.model_copy(update={"teacher": teacher}),
+            "source": source.model_copy(update={"name": "runs/secret/00", "rivals": (rival,)}),
+        }
+    )
+    imported = Imported(file="/secret x/tiny.pth", sha256="0", subnets="given")
+    found = without_folders(preferred.model_copy(update={"recipe": recipe, "imported": imported}))
+    assert "secret" not in found.model_dump_json()
+    assert found.imported is not None
+    assert found.imported.file == "tiny.pth"
+    shown = found.recipe.model_dump()
+    assert (shown["data"]["root"], shown["data"]["validation"]) == ("a b", 0.2)
+    assert (shown["training"]["teacher"]["name"], shown["source"]["name"]) == ("source", "00")
+    assert shown["source"]["rivals"][0]["name"] == "timm/resnet18=r.pth"
+
+
+def test_a_model_of_a_run_is_found_by_its_architecture(
+    finished: Path, finished_rows: list[Evaluation], tmp_path: Path
+) -> None:
+    """Its folder may have another name, or the number of another subnet."""
+    run = shutil.copytree(finished, tmp_path / "run")
+    shutil.rmtree(run / "subnets")
+    for name in ("best", "01"):
+        made = prenas.specialize(run, index=0, to=run / "subnets" / name)
+        prenas.push(made, "me/digits", to=tmp_path / name)
+        text = (tmp_path / name / "README.md").read_text()
+        assert f"{100 * finished_rows[0].splits['test'].top1:.2f} | " in text
+        assert prenas.Run(run).preferred.budgets[0] in text.replace("\\", "")
+    with pytest.raises(ValueError, match="01 holds another subnet than number 1: move it"):
+        prenas.specialize(run, index=1)
 
 
 @pytest.mark.parametrize(

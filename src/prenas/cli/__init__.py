@@ -663,7 +663,21 @@ def measure_command(
         for form in precision or ["float32"]
     ]
     if target is not None and (Path(target) / artifacts.RECIPE).is_file():
-        measure_subnets(Path(target), engines)
+        given = {
+            "--out": out,
+            "--again": again,
+            "--space": space,
+            "--data": data,
+            "--from": start_from,
+            "--image-size": image_size,
+            "--set": overrides,
+        }
+        if unsuited := [name for name, value in given.items() if value]:
+            raise ValueError(
+                f"{target} is a run, whose subnets are measured as they are: leave out "
+                f"{', '.join(unsuited)}, or name a recipe or a space"
+            )
+        measure_subnets(Path(target), engines, dry_run=dry_run)
         return
     found = space_to_measure(
         target, space, data or (), overrides or (), start_from=start_from, image_size=image_size

@@ -164,13 +164,19 @@ def _earlier(file: Path, plan: Measurement, *, again: bool) -> LatencyTable | No
     table = read_table(file)
     if again:
         return None
-    if table.conditions != plan.engine.conditions or not plan.is_answered_by(table):
-        raise ValueError(
-            f"{file} holds the times of {table.space} under other conditions "
-            f"({table.conditions.summary}; {table.conditions.machine}): choose another --out, or "
-            "replace it with --again. Nothing was written"
+    if table.conditions != plan.engine.conditions:
+        lacking = f"under other conditions ({table.conditions.summary}; {table.conditions.machine})"
+    elif not plan.is_answered_by(table):
+        lacking = (
+            f"and not all of {plan.space.name} as it is asked for (other layers, image size or "
+            "number of classes)"
         )
-    return table
+    else:
+        return table
+    raise ValueError(
+        f"{file} holds the times of {table.space} {lacking}: choose another --out, or replace it "
+        "with --again. Nothing was written"
+    )
 
 
 def _in_words(seconds: float) -> str:
@@ -218,12 +224,24 @@ def _print_tables(space: SearchSpace, done: Sequence[tuple[Path, LatencyTable]])
     )
 
 
-def measure_subnets(folder: Path, engines: Sequence[Engine]) -> None:
+def measure_subnets(folder: Path, engines: Sequence[Engine], *, dry_run: bool) -> None:
     """Times the subnets of a run in every engine, and prints the times."""
+    from prenas.devices.measuring import seconds_for_networks
     from prenas.devices.whole import measure_run
+    from prenas.report.forms import plural
     from prenas.runs.run import Run
 
     run = Run(folder, device="cpu")
+    if dry_run:
+        archs = run.subnets.archs
+        for engine in engines:
+            seconds = seconds_for_networks(run.recipe.space, archs, engine)
+            console.print(
+                f"{engine.conditions.summary}: {plural(len(archs), 'subnet')} of {folder}, about "
+                f"{_in_words(seconds)}",
+                soft_wrap=True,
+            )
+        return
     for engine in engines:
         with console.status(f"Measuring: {engine.conditions.summary} ..."):
             measure_run(run, engine)

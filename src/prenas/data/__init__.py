@@ -13,6 +13,7 @@ from prenas.data.batches import (
     training_epochs,
 )
 from prenas.data.images import (
+    CENTRE_CROP,
     Batch,
     ImageData,
     ImageSource,
@@ -27,6 +28,7 @@ from prenas.data.reading import readers_watched
 from prenas.data.sources import check_data_name, load_data, open_data, undivided
 
 __all__ = [
+    "CENTRE_CROP",
     "Batch",
     "ImageData",
     "ImageSource",

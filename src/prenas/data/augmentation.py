@@ -146,7 +146,7 @@ def evaluation_transform(
 
 
 class _SeveralCrops:
-    """Resized picture -> uint8 [crops, C, H, W]: centre and corners, then their mirror images."""
+    """Resized picture -> uint8 [crops, C, H, W]: corners and centre, then their mirror images."""
 
     def __init__(self, size: tuple[int, int], crops: int) -> None:
         from torchvision.transforms import FiveCrop, PILToTensor, TenCrop

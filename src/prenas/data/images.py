@@ -18,6 +18,9 @@ from prenas.families.base import Settings
 ImageSource = Dataset[Any] | DataLoader[Any]
 """A data set of (image [C, H, W], label) pairs, or a loader of batches of them."""
 
+CENTRE_CROP = 4
+"""Number of the centre among the crops of an image: torchvision cuts the corners first."""
+
 Augment = Callable[[Tensor, Sequence[np.random.Generator]], Tensor]
 Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -51,7 +54,8 @@ class ImageData:
     """Processes that read training images, and evaluated ones which are not in memory. A
     `TensorDataset` needs none."""
     num_crops: int = 1
-    """Crops per evaluated image; above 1, items of evaluated splits are [crops, C, H, W]."""
+    """Crops per evaluated image; above 1, items of evaluated splits are [crops, C, H, W], of which
+    number `CENTRE_CROP` is the only one of an image that is cropped once."""
     notes: tuple[str, ...] = ()
     """What users should know about the data, such as pictures that were skipped."""
     fingerprint: str | None = None

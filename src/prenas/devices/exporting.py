@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from prenas import artifacts
-from prenas.data import ImageData, drawn_subset, evaluation_batches, num_samples
+from prenas.cost import count
+from prenas.data import CENTRE_CROP, ImageData, drawn_subset, evaluation_batches, num_samples
 from prenas.devices.card import Card, files_of_export, is_export
 from prenas.devices.formats import INPUT, OUTPUT, Format, Pixels, Plan, Written, get_format
 from prenas.devices.timing import MOST_SPREAD, Latency, latencies
@@ -21,6 +22,7 @@ from prenas.devices.verification import Agreement, Labelled, agreement
 from prenas.families import family_of
 from prenas.models.export import (
     Described,
+    Description,
     ImageSize,
     load_described,
     read_description,
@@ -39,6 +41,7 @@ _NUM_CALIBRATION = 256
 _SMALLER = 0.8  # above this ratio, an int8 file is called badly suited
 _SLOWER = 1.02  # beyond this ratio, an int8 file is called slower
 _NDIM_WITH_CROPS = 5
+_ROUNDING = 1e-9  # of the difference of two accuracies
 
 
 class Exported(NamedTuple):
@@ -142,7 +145,12 @@ def _require_free(folder: Path) -> None:
 def _images(
     model: Path, described: Described, texts: Sequence[str], *, is_resized: bool
 ) -> ImageData | None:
-    """The images that are named, or those of the run that the model lies in; None without any."""
+    """The images that are named, or those of the run that the model lies in; None without any.
+
+    Raises:
+        ValueError: those of the run have changed, so that training images may be among the ones
+            that it would be judged on.
+    """
     if texts:
         return read_images(model, described.description, texts)
     run = run_folder_of(model)
@@ -151,9 +159,13 @@ def _images(
     opened = Run(run, device="cpu")
     if opened.recipe.data is None:
         return None
-    if is_resized:
-        return read_splits(model, described.description, opened.recipe.data)
-    return opened.images.read(hold=())
+    images = (
+        read_splits(model, described.description, opened.recipe.data)
+        if is_resized
+        else opened.images.read(hold=())
+    )
+    opened.images.require_own(images, "name labelled images with --data PATH")
+    return images
 
 
 @dataclass(frozen=True)
@@ -227,10 +239,20 @@ class _Export:
 
     def _described_model(self) -> dict[str, Any]:
         """The model's `arch.json`, for the images that the file takes."""
+        document = artifacts.read_json(self.model / artifacts.MODEL_ARCH)
+        if not self._is_resized:
+            return document
         arch, settings, *_ = self.described.description
         values = {"arch": arch, "settings": settings}
         changed = {name: value.model_dump(mode="json") for name, value in values.items()}
-        return {**artifacts.read_json(self.model / artifacts.MODEL_ARCH), **changed}
+        known = document.get("provenance")
+        provenance = {**(known if isinstance(known, dict) else {}), "costs": count(arch, settings)}
+        return {**document, **changed, "provenance": provenance}
+
+    @property
+    def _is_resized(self) -> bool:
+        """Whether the network computes at another size than it was trained at."""
+        return read_description(self.model)[:2] != self.described.description[:2]
 
     def _compared(self) -> Iterator[Labelled]:
         """The validation images, or noise."""
@@ -242,7 +264,8 @@ class _Export:
             return
         split, *_ = self.images.splits.values()
         for images, labels in evaluation_batches(split, description.settings, _BATCH_SIZE):
-            yield Labelled(images[:, 0] if images.ndim == _NDIM_WITH_CROPS else images, labels)
+            one = images[:, CENTRE_CROP] if images.ndim == _NDIM_WITH_CROPS else images
+            yield Labelled(one, labels)
 
     @property
     def _compared_on(self) -> str:
@@ -256,8 +279,8 @@ class _Export:
             source = drawn_subset(source, _NUM_CALIBRATION, 0, "int8 calibration")
         size = self.plan.batch or _BATCH_SIZE
         for images, _ in evaluation_batches(source, self.described.description.settings, size):
-            if len(images) == size or self.plan.batch is None:
-                yield images.numpy()
+            full = images if self.plan.batch is None else _of_size(images, self.plan.batch)
+            yield full.numpy()
 
     def _require_equal(self, found: Agreement) -> None:
         if not found.difference <= found.allowed:
@@ -272,7 +295,7 @@ class _Export:
         assert found.top1 is not None, "an int8 file is judged on labelled images"
         assert found.top1_of_network is not None
         drop = found.top1_of_network - found.top1
-        if drop > most_drop:
+        if drop > most_drop + _ROUNDING:
             raise ValueError(
                 f"as int8 {self.int8}, {self.model} is right about {100 * found.top1:.2f} % of "
                 f"{found.num_images:,} {self._compared_on} images instead of "
@@ -287,12 +310,11 @@ class _Export:
                 "Compared on noise only: the model lies in no run whose images are known. Give "
                 "labelled images with --data to compare accuracies."
             )
-        trained, own = read_description(self.model).settings, self.described.description.settings
-        if trained != own:
-            trained_size, size_here = (" x ".join(map(str, s.image_size)) for s in (trained, own))
+        if self._is_resized:
             yield (
-                f"The file takes images of {size_here} pixels; the model was trained with "
-                f"{trained_size}, and the accuracies in its description were measured there."
+                f"The file computes at {_computed_size(self.described.description)} pixels; the "
+                f"model was trained at {_computed_size(read_description(self.model))}, and the "
+                "accuracies in its description were measured there."
             )
         if self.int8 is not None:
             whole = sum(one.stat().st_size for one in self.folder.iterdir() if one.is_file())
@@ -314,6 +336,13 @@ class _Export:
                 f"The times spread by {100 * unsteady:.0f} % around their medians: the machine was "
                 "busy, so measure again before relying on them."
             )
+
+
+def _computed_size(description: Description) -> str:
+    """Height and width at which a network computes, which may resize its images itself."""
+    side = description.arch.resized_to
+    size = description.settings.image_size if side is None else (side, side)
+    return " x ".join(map(str, size))
 
 
 def _of_size(images: Tensor, size: int) -> Tensor:

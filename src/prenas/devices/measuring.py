@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple, get_args
@@ -183,19 +184,16 @@ class Measurement:
 
     def is_answered_by(self, table: LatencyTable) -> bool:
         """Whether a table holds all of these times."""
-        return all(layer.signature in table.entries for layer in self.layers)
+        return all(map(table.knows, chain(self.fixed, *self.cells)))
 
     def seconds(self) -> float:
         """About how long it takes, judged by a few layers and one network."""
         some = self.layers[:: -(-len(self.layers) // _NUM_REHEARSED)]
         started = time.perf_counter()
         calls = self._layer_calls(some)
-        _rehearse(calls, _LAYER_ROUNDS, _LAYER_SECONDS)
+        _rehearse(calls, self.engine, rounds=_LAYER_ROUNDS, least_seconds=_LAYER_SECONDS)
         layers = (time.perf_counter() - started) / len(some) * len(self.layers)
-        started = time.perf_counter()
-        calls = _network_calls(self.space, self.networks[-1:], self.engine)
-        _rehearse(calls, _NETWORK_ROUNDS, _NETWORK_SECONDS)
-        return layers + (time.perf_counter() - started) * len(self.networks)
+        return layers + seconds_for_networks(self.space, self.networks, self.engine)
 
     def measure(self, progress: Progress = lambda what, done, number: None) -> LatencyTable:
         """Measures everything.
@@ -430,9 +428,19 @@ def _network_calls(
     return calls
 
 
-def _rehearse(calls: Mapping[str, Callable[[], object]], rounds: int, least_seconds: float) -> None:
+def seconds_for_networks(space: SearchSpace, archs: Sequence[Arch], engine: Engine) -> float:
+    """About how long `time_networks` takes, judged by the last network."""
+    started = time.perf_counter()
+    calls = _network_calls(space, archs[-1:], engine)
+    _rehearse(calls, engine, rounds=_NETWORK_ROUNDS, least_seconds=_NETWORK_SECONDS)
+    return (time.perf_counter() - started) * len(archs)
+
+
+def _rehearse(
+    calls: Mapping[str, Callable[[], object]], engine: Engine, *, rounds: int, least_seconds: float
+) -> None:
     """Does what timing does."""
-    latencies(calls, rounds=rounds, least_seconds=least_seconds)
+    latencies(calls, rounds=rounds, threads=engine.threads, least_seconds=least_seconds)
 
 
 def _steadily(
@@ -448,18 +456,11 @@ def _steadily(
         ValueError: they were unsteady in every attempt.
     """
     spreads = []
-    before = torch.get_num_threads()
-    torch.set_num_threads(engine.threads)  # other engines have their own
-    try:
-        for _ in range(_MOST_ATTEMPTS):
-            times = latencies(
-                calls, rounds=rounds, threads=engine.threads, least_seconds=least_seconds
-            )
-            spreads.append(median(one.spread for one in times.values()))
-            if spreads[-1] <= MOST_SPREAD:
-                return times
-    finally:
-        torch.set_num_threads(before)
+    for _ in range(_MOST_ATTEMPTS):
+        times = latencies(calls, rounds=rounds, threads=engine.threads, least_seconds=least_seconds)
+        spreads.append(median(one.spread for one in times.values()))
+        if spreads[-1] <= MOST_SPREAD:
+            return times
     raise ValueError(
         f"the times of {len(calls)} calls spread by {100 * min(spreads):.0f} % or more around "
         f"their medians in each of {_MOST_ATTEMPTS} attempts, where {100 * MOST_SPREAD:.0f} % is "

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from statistics import median
 from typing import NamedTuple
 
+import torch
+
 WARM_UPS = 5
 ROUNDS = 30
 MOST_SPREAD = 0.1
@@ -35,6 +37,8 @@ def latencies(
 ) -> dict[str, Latency]:
     """Times several calls in turn, so that a busy moment touches all of them alike.
 
+    PyTorch uses so many threads meanwhile; other engines have their own.
+
     Each is called once more at the beginning of its turn, because the others took the caches: those
     of the processor, and those in which engines keep prepared operations.
 
@@ -49,6 +53,17 @@ def latencies(
         threads: that the calls use.
         least_seconds: a call that takes less is repeated within each round.
     """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return _timed(calls, rounds, threads, least_seconds)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _timed(
+    calls: Mapping[str, Callable[[], object]], rounds: int, threads: int, least_seconds: float
+) -> dict[str, Latency]:
     clock = time.process_time if threads == 1 and _is_fine() else time.perf_counter
     _free_a_large_block()
     repeats = {}

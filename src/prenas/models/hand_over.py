@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from prenas import artifacts
-from prenas.data import evaluation_batches
+from prenas.data import CENTRE_CROP, evaluation_batches
 from prenas.data.naming import default_class_names
 from prenas.evaluation.accuracy import Evaluation
 from prenas.models.choice import contests_of
@@ -67,7 +67,7 @@ def _proof_images_and_class_names(run: Run) -> tuple[Tensor, tuple[str, ...]]:
     splits = run.images.read_few()
     images, _ = next(evaluation_batches(splits.validation, settings, _NUM_PROOF_IMAGES))
     if images.ndim == 5:  # several crops per image
-        images = images[:, 0]
+        images = images[:, CENTRE_CROP]
     return images, run.class_names or splits.class_names
 
 

@@ -67,15 +67,24 @@ class RunImages:
 
     def read_own(self, hold: Sequence[str] = SPLITS) -> ImageData:
         """Like `read`, but only the images that the run was started with."""
-        found, before = self.read(hold), self.recorded
+        found = self.read(hold)
+        self.require_own(found, "start a run in another folder")
+        return found
+
+    def require_own(self, images: ImageData, instead: str) -> None:
+        """Raises ValueError for images that are known not to be those of the run.
+
+        Args:
+            instead: what else the user may do than to restore them.
+        """
+        before = self.recorded
         known = None if before is None else before.fingerprint
-        if known is not None and found.fingerprint is not None and known != found.fingerprint:
+        if known is not None and images.fingerprint is not None and known != images.fingerprint:
             raise ValueError(
                 f"these are not the images that {self._run.folder} was started with (a file, class "
-                "or split was added, removed, renamed or changed): restore them, or start a run in "
-                "another folder. Nothing was changed"
+                f"or split was added, removed, renamed or changed): restore them, or {instead}. "
+                "Nothing was changed"
             )
-        return found
 
     def read_few(self) -> ImageData:
         """Like `read`, to look at a few images only: does not load all of them into memory."""

@@ -76,6 +76,11 @@ def hand_over_subnet(run: Run, number: int, row: Evaluation, to: Path | None = N
     elif to is None and (folder / artifacts.MODEL_ARCH).exists():
         description = read_description(folder)
         run.results.require_current_model(folder, description.supernet_sha256)
+        if description.arch != row.arch:
+            raise ValueError(
+                f"{folder} holds another subnet than number {number}: move it elsewhere, or choose "
+                "another folder with --to. Nothing was written"
+            )
         load_network(folder, description)  # it may have been damaged since
     elif to is not None and folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty: choose another folder. Nothing was written")

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import timm
 import torch
@@ -18,6 +18,7 @@ from prenas.models.choice import choose, pick
 from prenas.models.export import (
     Described,
     Description,
+    load,
     load_described,
     run_folder_of,
     write_timm_config,
@@ -25,13 +26,18 @@ from prenas.models.export import (
 from prenas.recipe.budgets import Limits
 from prenas.report.model_card import OfRun, Provenance, Published, missing_facts, model_card
 from prenas.runs.run import Run
+from prenas.selection.preferred import PreferredSet
 from prenas.steps.delivering import hand_over_subnet
 from prenas.steps.measuring import evaluated
-from prenas.values import error_in_words, parse_within
+from prenas.values import Value, error_in_words, parse_within
+
+V = TypeVar("V", bound=Value)
 
 CARD = "README.md"
 _FOLDERS = re.compile(r"(?<![\w/:.])/(?:[^\s\"'`|/]+/)+")
 """The folders of an absolute path."""
+_NAMES = ("timm/", "hf-hub:")
+"""What names of models begin with that are no paths."""
 _FILES = (CARD, artifacts.MODEL_CONFIG, artifacts.MODEL, artifacts.MODEL_ARCH)
 _PATIENCE = 20.0  # seconds until the Hub must have answered
 
@@ -98,7 +104,8 @@ def push(
 
 
 def _provenance_in(document: dict[str, Any]) -> Provenance:
-    return parse_within(Provenance, document.get("provenance") or {}, "provenance")
+    described = _description_to_publish(document)
+    return parse_within(Provenance, described.get("provenance") or {}, "provenance")
 
 
 def _require_free(to: Path, replace: bool) -> None:
@@ -163,38 +170,91 @@ def _of_run(model: Path, description: Description) -> OfRun | None:
         return None
     run = Run(folder, device="cpu")
     run.results.require_current_model(model, description.supernet_sha256)
-    number = int(model.resolve().name)
+    if description.arch not in run.subnets.archs:  # was cut out of its supernet by other means
+        return None
+    number = run.subnets.archs.index(description.arch)
     rows: Sequence[Evaluation] = run.evaluations if run.is_evaluated else ()
     splits = rows[number].splits if rows else {}
-    return OfRun(folder.name, run.subnets, number, splits, run.images.recorded)
+    return OfRun(folder.name, without_folders(run.subnets), number, splits, run.images.recorded)
+
+
+def without_folders(preferred: PreferredSet) -> PreferredSet:
+    """The same, with the last part of every path on this machine."""
+    recipe = preferred.recipe
+    data, source, training = recipe.data, recipe.source, recipe.training
+    if data is not None:
+        data = _changed(data, "root", "train", "validation", "test")
+    if source is not None:
+        rivals = tuple(_changed(one, "name") for one in source.rivals)
+        source = _changed(source, "name").model_copy(update={"rivals": rivals})
+    if training is not None and training.teacher is not None:
+        teacher = _changed(training.teacher, "name", "weights")
+        training = training.model_copy(update={"teacher": teacher})
+    parts = {"data": data, "source": source, "training": training}
+    return preferred.model_copy(
+        update={
+            "recipe": recipe.model_copy(update=parts),
+            "imported": preferred.imported and _changed(preferred.imported, "file"),
+            "adapted": preferred.adapted and _changed(preferred.adapted, "source"),
+        }
+    )
+
+
+def _changed(value: V, *fields: str) -> V:
+    found = {name: getattr(value, name) for name in fields}
+    texts = {name: text for name, text in found.items() if isinstance(text, str)}
+    return value.model_copy(update={name: _last_part(text) for name, text in texts.items()})
+
+
+def _last_part(text: str) -> str:
+    """The last part of a path; of `timm/NAME=FILE`, that of the file; other names as they are."""
+    name, equals, file = text.partition("=")
+    if equals:
+        return f"{name}={Path(file).name}"
+    return text if text.startswith(_NAMES) else Path(text).name
+
+
+def _description_to_publish(document: dict[str, Any]) -> dict[str, Any]:
+    """The content of `arch.json`, without folders of this machine."""
+    match document:
+        case {"provenance": {"source": {"name": str(name), **facts}, **others}}:
+            source = {"name": _last_part(name), **facts}
+            return {**document, "provenance": {**others, "source": source}}
+    return document
 
 
 def _write(folder: Path, model: Path, described: Described, published: Published) -> None:
-    """Writes all files, then reads them back through timm.
+    """Writes all files, then reads them back, here and through timm.
 
     Of paths on this machine, to images or weights, only the last part is published.
     """
     folder.mkdir()
     shutil.copyfile(model / artifacts.MODEL, folder / artifacts.MODEL)
-    texts = {
-        artifacts.MODEL_ARCH: (model / artifacts.MODEL_ARCH).read_text(encoding="utf-8"),
-        CARD: model_card(published),
-    }
-    for name, text in texts.items():
-        artifacts.write_bytes(folder / name, _FOLDERS.sub("", text).encode())
+    document = artifacts.read_json(model / artifacts.MODEL_ARCH)
+    if (published_as := _description_to_publish(document)) == document:
+        shutil.copyfile(model / artifacts.MODEL_ARCH, folder / artifacts.MODEL_ARCH)
+    else:
+        artifacts.write_json(folder / artifacts.MODEL_ARCH, published_as)
+    # Notes about the images may name folders, too.
+    artifacts.write_bytes(folder / CARD, _FOLDERS.sub("", model_card(published)).encode())
     write_timm_config(folder, described.model.network, described.description)
     settings = described.description.settings
     images = torch.linspace(-1, 1, 2 * settings.in_chans * settings.image_size[0]).view(
         2, settings.in_chans, -1, 1
     )
     images = images.expand(-1, -1, -1, settings.image_size[1])
-    network = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    networks = {
+        "timm": timm.create_model(f"local-dir:{folder}", pretrained=True).eval(),
+        "prenas": load(folder).network,
+    }
     with torch.inference_mode():
-        if not torch.equal(network(images), described.model.network(images)):
-            raise ValueError(
-                f"timm does not compute the same from {model} as prenas: nothing was written. This "
-                "is a bug in prenas: please report it"
-            )
+        expected = described.model.network(images)
+        for name, network in networks.items():
+            if not torch.equal(network(images), expected):
+                raise ValueError(
+                    f"{name} does not compute the same from what would be published as from "
+                    f"{model}: nothing was written. This is a bug in prenas: please report it"
+                )
 
 
 def _placed(folder: Path, to: Path) -> Path:

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from prenas.data import CENTRE_CROP
 from prenas.recipe.data import Preprocessing
 
 if TYPE_CHECKING:
@@ -63,8 +64,8 @@ def thumbnails(run: Run, split: str, numbers: Iterable[int], most: int) -> dict[
 
 
 def _thumbnail(image: Tensor, preprocessing: Preprocessing | None) -> Thumbnail:
-    """A network's input [C, H, W], or the first of its crops [crops, C, H, W], as a picture."""
-    pixels = (image[0] if image.ndim == 4 else image).float()
+    """A network's input [C, H, W], or the centre of its crops [crops, C, H, W], as a picture."""
+    pixels = (image[CENTRE_CROP] if image.ndim == 4 else image).float()
     if preprocessing is not None and len(preprocessing.mean) == len(pixels):
         mean, std = (
             torch.tensor(v)[:, None, None] for v in (preprocessing.mean, preprocessing.std)
