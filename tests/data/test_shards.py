@@ -147,6 +147,46 @@ def test_splits_by_the_names_of_shards_and_by_patterns(tmp_path: Path) -> None:
     assert sorted(numbers_of(opened(root, validation=0.2, test="none").train)) != [*range(30)]
 
 
+def test_shards_of_a_test_are_not_trained_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Though none is called `train`; of those that have the name of no split, all are."""
+    root = tmp_path / "set"
+    shards(root, range(30), "photos")
+    shards(root, range(1, 30, 4), "photos-test")
+    found = opened(root)
+    assert found.test is not None
+    assert numbers_of(found.test) == [*range(1, 30, 4)]
+    assert sorted(numbers_of(found.train) + numbers_of(found.validation)) == [*range(30)]
+    shards(root, range(30), "photos-train")
+    assert "skipped shards of no split: photos-000.tar" in opened(root).notes[0]
+    others = tmp_path / "others"
+    shards(others, range(0, 30, 3), "val")
+    assert len(opened(others).splits) == 3
+    shards(others, range(30), "test")
+    with pytest.raises(ValueError, match="are all for test and validation, and none is for train"):
+        opened(others)
+    with pytest.raises(ValueError, match=r"of which data\.train cannot name a part \('trian'\)"):
+        opened(root, train="trian")
+
+
+def test_hidden_files_of_macos_and_marks_of_an_encoding_are_no_part_of_samples(
+    tmp_path: Path,
+) -> None:
+    mark = "\N{BYTE ORDER MARK}"
+    parts = [
+        part
+        for number in range(4)
+        for name, content in sample(number, f"{mark}{('ant', 'bee')[number % 2]}")
+        for part in ((f"./._{name}", b"?"), (f"./{name}", content))
+    ]
+    write_shard(tmp_path / "set/0.tar", parts)
+    (tmp_path / "set/classes.txt").write_text("ant\nbee\n", encoding="utf-8-sig")
+    found = opened(tmp_path / "set", validation=0.4, test="none")
+    assert found.class_names == ("ant", "bee")
+    assert sorted(n for split in found.splits.values() for n in numbers_of(split)) == [0, 1, 2, 3]
+
+
 def test_names_of_classes_stand_beside_the_shards(tmp_path: Path) -> None:
     where = shards(tmp_path / "set")
     (tmp_path / "set/classes.txt").write_text("ant\nbee\ncat\nowl\n")

@@ -12,8 +12,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.making import BYTES, GREY_BYTES, loaded, opened, recipe, tar_of, write
-from prenas.data import load_data
+from data.making import BYTES, GREY_BYTES, SETTINGS, loaded, opened, recipe, tar_of, write
+from prenas.data import load_data, undivided
+from prenas.data.cores import num_readers
 from prenas.data.pictures import ArrayPictures, PictureSet, Pixels
 from prenas.data.sources import Opened, open_data
 from prenas.families.vit.space import VitSettings
@@ -64,6 +65,24 @@ def test_shares_are_disjoint_complete_and_of_every_class(
                 assert taken == min(rest - 1, max(1, round(share * size)))
                 rest -= taken
         assert counts["train"][label] == rest
+
+
+def test_named_splits_of_the_same_images_are_refused_or_said() -> None:
+    with pytest.raises(ValueError, match=r"train and validation are the same pictures \(train\)"):
+        open_data(DataRecipe(name="digits", validation="train"))
+    with pytest.raises(ValueError, match="train and test are the same pictures"):
+        open_data(DataRecipe(name="digits", train="test"))
+    found = open_data(DataRecipe(name="digits", validation="test"))
+    assert list(found.splits) == ["train", "validation"]
+    assert "so there is no test split" in found.notes[0]
+
+
+def test_all_pictures_of_an_undivided_set_are_read_by_several_processes(tmp_path: Path) -> None:
+    root = write(tmp_path / "set", [f"{kind}/{n}.png" for kind in "ab" for n in range(4)])
+    for given_number, expected in ((3, 3), (None, num_readers())):
+        found = undivided(recipe(root, num_workers=given_number), SETTINGS)
+        assert found is not None
+        assert found.num_workers == expected
 
 
 def test_without_word_a_tenth_each_is_validation_and_test(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from prenas.evaluation.calibration import (
     calibrate,
     calibrate_on,
     calibration_batches,
+    calibration_size,
     num_calibrated,
 )
 from prenas.families import get_space
@@ -146,6 +147,8 @@ def test_few_images_are_one_batch() -> None:
     """Fewer in the data than a batch, or fewer asked for."""
     data = own_data(num_images=20)
     assert [len(batch) for batch in batches_of(data, batch_size=256)] == [20, 20]
+    recipe = CalibrationRecipe(num_images=400, batch_size=256)
+    assert calibration_size(data, recipe, 47) == (20, 2)
     assert [len(batch) for batch in batches_of(data, num_images=3)] == [3]
 
 
@@ -246,7 +249,7 @@ def written(folder: Path) -> tuple[Supernet, list[Statistics]]:
     run = Run(folder, recipe)
     run.record_recipe(recipe)
     run.record_supernet(supernet)
-    run.results.record_statistics(archs_of(SPACE)[:2], found, num_images=40)
+    run.results.record_statistics(archs_of(SPACE)[:2], found, num_images=40, batch_size=8)
     return supernet, found
 
 

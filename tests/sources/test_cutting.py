@@ -22,14 +22,15 @@ from prenas.cost import bounded_axis, count
 from prenas.data import load_data
 from prenas.evaluation.accuracy import evaluate_networks
 from prenas.evaluation.calibration import calibration_batches
+from prenas.models.export import read_description
 from prenas.pipeline import dry_run
 from prenas.recipe import cut_fields, with_overrides
 from prenas.recipe.catalogue import get_cut_recipe, get_recipe
 from prenas.runs.status import read_status
 from prenas.sources.cutting import CutPlan, absolute_budgets, cut_plan
-from prenas.sources.transfer import Source, read_source
+from prenas.sources.transfer import Source, finetuning_recipe, read_source
 from prenas.training.outlook import doubts
-from sources.cut_runs import MODEL, SHORT, command
+from sources.cut_runs import FEW, MODEL, SHORT, command
 
 pytest_plugins = "sources.cut_runs"
 
@@ -524,6 +525,30 @@ def test_a_cut_can_be_cut_again(cut_run: Path, cut_pictures: Path, tmp_path: Pat
     assert plan.recipe.space.largest == again.archs[0]
     (row,) = prenas.run_cuts(plan, tmp_path / "again", device="cpu")
     assert row.costs["macs"] <= 0.9 * count(again.archs[0], again.supernet.settings)["macs"]
+
+
+def test_the_licence_of_the_weights_goes_along(
+    cut_run: Path, cut_pictures: Path, tmp_path: Path
+) -> None:
+    """From a handed-over cut, or its whole run, to what is fine-tuned from it."""
+    first = read_description(cut_run / "subnets/01")
+    assert first.licence == "apache-2.0"
+    assert first.origin is not None
+    for number, path in enumerate((cut_run / "subnets/01", cut_run)):
+        source = read_source(path)
+        assert (source.licence, source.origin) == (first.licence, first.origin)
+        recipe = finetuning_recipe(
+            source, data=str(cut_pictures), overrides=("training.epochs=1", *FEW)
+        )
+        prenas.finetune(source, recipe, out := tmp_path / str(number))
+        pipeline.train(out)
+        pipeline.evaluate(out)
+        again = read_description(pipeline.specialize(out, 0))
+        assert (again.licence, again.origin) == (first.licence, first.origin)
+        assert read_source(out).licence == first.licence
+    prenas.push(out, "me/insects", index=0, to=tmp_path / "hub")
+    card = (tmp_path / "hub/README.md").read_text()
+    assert "Licence of these source weights: apache-2.0." in card
 
 
 @pytest.mark.parametrize(

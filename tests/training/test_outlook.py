@@ -105,6 +105,17 @@ def test_uneven_classes_are_named() -> None:
     assert found(balanced, images_of(480, 24, 4)) == []
 
 
+def test_a_moving_average_that_hardly_moves_is_named() -> None:
+    slow = ("training.steps=800", "training.ema_decay=0.999")
+    (doubt,) = found(recipe_of(*slow), images_of(*ENOUGH))
+    assert "after 800 steps, 45 % of it are the weights before the training" in doubt
+    assert "training.ema_decay=0.994 or less" in doubt
+    assert 0.994**800 < 0.01 < 0.995**800
+    assert found(recipe_of(*slow, "training.final_weights=last"), images_of(*ENOUGH)) == []
+    quick = recipe_of("training.steps=800", "training.ema_decay=0.994")
+    assert found(quick, images_of(*ENOUGH)) == []
+
+
 def test_a_class_without_images_is_not_the_smallest() -> None:
     """An earlier warning names it; a ratio to nothing says nothing."""
     for sizes in ((200, 0, 100), (0, 200, 100), (200, 100, 0)):

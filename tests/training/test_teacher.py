@@ -1,6 +1,7 @@
 """Teachers: from timm with the user's weights, or from `prenas specialize`; clear refusals."""
 
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 import prenas
+from models.handed_over import NAMES, model_of
 from prenas import pipeline
+from prenas.models.export import read_description
 from prenas.recipe import TeacherRecipe, with_overrides
 from prenas.recipe.data import Preprocessing
 from prenas.supernet import Supernet
@@ -116,7 +119,7 @@ def test_a_teacher_is_never_trained(weights: str, monkeypatch: pytest.MonkeyPatc
 
     def keep(*args: Any) -> Any:
         kept.append(network(*args)[0])
-        return kept[0], (0.1,), (0.2,)
+        return kept[0], (0.1,), (0.2,), ()
 
     monkeypatch.setattr(room, "_network", keep)
     teach = loaded(name=NETWORK, weights=weights)
@@ -169,6 +172,27 @@ def test_a_model_of_other_classes_is_refused(finished: Path) -> None:
     settings = MINI.with_settings(num_classes=7).settings
     with pytest.raises(ValueError, match="7 classes are trained"):
         load_teacher(TeacherRecipe(name=folder), settings, mini_recipe().preprocessing, CPU)
+
+
+def test_a_model_that_knows_other_classes_is_refused(tmp_path: Path) -> None:
+    """Also the same ones in another order: class i teaches class i."""
+    folder = str(model_of(tmp_path / "model"))
+    description = read_description(folder)
+
+    def load(names: Sequence[str]) -> object:
+        recipe = TeacherRecipe(name=folder)
+        return load_teacher(
+            recipe, description.settings, description.preprocessing, CPU, class_names=names
+        )
+
+    assert load(NAMES)
+    with pytest.raises(ValueError, match=r"knows other classes .*differing: eel, fox\)"):
+        load((*NAMES[:3], "fox"))
+    with pytest.raises(ValueError, match=r"differing: their order\)"):
+        load(NAMES[::-1])
+    unnamed = str(model_of(tmp_path / "unnamed", names=("0", "1", "2", "3")))
+    settings, ours = description.settings, description.preprocessing
+    assert load_teacher(TeacherRecipe(name=unnamed), settings, ours, CPU, class_names=NAMES)
 
 
 def test_a_model_of_other_images_is_refused(finished: Path) -> None:

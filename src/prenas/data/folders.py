@@ -432,6 +432,7 @@ def labelled(listing: Listing, names: tuple[str, ...], split: str) -> PictureSet
             f"the {split} split in {listing.where} contains {what} (the training split has "
             f"{len(names)} classes: {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}): "
             "rename or remove them"
+            + (", or do without the split (--data test=none)" if split == "test" else "")
         )
     number = {name: index for index, name in enumerate(names)}
     labels = np.empty(len(listing.sizes), np.int64)

@@ -132,14 +132,30 @@ def _tars_in(folder: Path) -> list[Path] | None:
 
 
 def shards_of_splits(paths: Sequence[Path]) -> dict[str, list[Path]]:
-    """Split -> the shards with its name, as in `photos-val-000.tar`; all are `train` without."""
+    """Split -> the shards with its name, as in `photos-val-000.tar`.
+
+    If none is called `train`, those without the name of a split are; if all have the same name, or
+    none has any, all are.
+
+    Raises:
+        ValueError: all are for validation and test.
+    """
     found: dict[str, list[Path]] = {}
     for path in paths:
         words = {*re.split(r"[^a-z]+", path.stem.lower())}
         for split, names in SPLIT_NAMES.items():
             if words & {*names}:
                 found.setdefault(split, []).append(path)
-    return found if "train" in found else {"train": list(paths)}
+    if "train" in found:
+        return found
+    named = {path for split in found.values() for path in split}
+    unnamed = [path for path in paths if path not in named]
+    if not unnamed and len(found) > 1:
+        raise ValueError(
+            f"the shards in {paths[0].parent} are all for {' and '.join(sorted(found))}, and none "
+            "is for training: call some train, or name those to train on with --data train=PATTERN"
+        )
+    return {"train": unnamed, **found} if unnamed else {"train": list(paths)}
 
 
 def _in_order(paths: Iterable[Path]) -> list[Path]:
@@ -310,9 +326,9 @@ def _sorted_index(
 def _parts_of(path: Path) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
     """(sample, field, member) of all files of a shard except hidden ones and WebDataset's own."""
     for member in members_of(path):
-        key, field = _taken_apart(member.name)
-        if not member.isdir() and not key.rpartition("/")[2].startswith((".", "__")):
-            yield key, field, member
+        is_hidden = member.name.rpartition("/")[2].startswith((".", "__"))
+        if not member.isdir() and not is_hidden:
+            yield *_taken_apart(member.name), member
 
 
 def _taken_apart(name: str) -> tuple[str, str]:
@@ -365,7 +381,7 @@ def _label_in(path: Path, key: str, content: bytes, is_json: bool) -> int | str:
     """A label: a number from 0, or the name of a class."""
     where = f"the label of the sample {shortened(key)} in {path}"
     try:
-        label: Any = content.decode("utf-8").strip()
+        label: Any = content.decode("utf-8-sig").strip()
         if is_json:
             value = load_json(content)
             fields = value if isinstance(value, dict) else {}
@@ -543,7 +559,7 @@ def _class_names(paths: Sequence[Path], train: _Split) -> tuple[str, ...]:
 
 def _listed_classes(file: Path) -> tuple[str, ...]:
     try:
-        lines = read_bytes(file, _MOST_CLASSES_BYTES).decode("utf-8").splitlines()
+        lines = read_bytes(file, _MOST_CLASSES_BYTES).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise ValueError(
             f"{file} is not text in UTF-8: write the name of a class per line"

@@ -51,7 +51,7 @@ from prenas.data.timm_sets import TIMM_PREFIXES, is_timm_name, open_timm
 from prenas.families.base import Settings
 from prenas.randomness import numpy_generator
 from prenas.recipe.data import FOLDER, OWN_DATA, DataRecipe
-from prenas.values import unknown_name
+from prenas.values import few_of, unknown_name
 
 _logger = logging.getLogger(__name__)
 NO_SPLIT = "none"
@@ -222,6 +222,7 @@ def undivided(data_recipe: DataRecipe, settings: Settings) -> ImageData | None:
         validation=prepared.dataset,
         test=None,
         class_names=names,
+        num_workers=num_readers() if data_recipe.num_workers is None else data_recipe.num_workers,
         num_crops=data_recipe.crops,
         notes=tuple(prepared.notes),
         fingerprint=_fingerprint(names, {"undivided": pool}),  # no divided set has this one
@@ -255,21 +256,24 @@ def _pools(data_recipe: DataRecipe) -> tuple[tuple[str, ...], dict[str, PictureS
         shards = _shard_splits(data_recipe)
         if shards is None:
             return _open_folder(data_recipe)
-        opened_shards = open_shards(shards)
-        return opened_shards.class_names, dict(opened_shards.pools), []
+        splits, notes = shards
+        opened_shards = open_shards(splits)
+        return opened_shards.class_names, dict(opened_shards.pools), notes
     if data_recipe.name in NAMED:
         names, found = NAMED[data_recipe.name](data_recipe.root)
         chosen = _chosen_names(data_recipe, list(found))
-        return names, {split: found[name] for split, name in chosen.items()}, []
+        notes = _overlaps(data_recipe, chosen)
+        return names, {split: found[name] for split, name in chosen.items()}, notes
     wanted = {"train": data_recipe.train or "train"}
     wanted |= {
         split: name
         for split, name in (("validation", data_recipe.validation), ("test", data_recipe.test))
         if _is_name(name)
     }
+    notes = _overlaps(data_recipe, wanted)
     memory_bytes = data_recipe.memory_gib * 2**30
     opened = open_timm(data_recipe.name, data_recipe.root, list(wanted.values()), memory_bytes)
-    return opened.class_names, {split: opened.pools[name] for split, name in wanted.items()}, []
+    return opened.class_names, {split: opened.pools[name] for split, name in wanted.items()}, notes
 
 
 def check_data_name(data_recipe: DataRecipe) -> None:
@@ -301,15 +305,50 @@ def _chosen_names(data_recipe: DataRecipe, there: Sequence[str]) -> dict[str, st
     return chosen
 
 
-def _shard_splits(data_recipe: DataRecipe) -> dict[str, list[Path]] | None:
-    """The shards of every split that is not a share; None if the training images are no shards."""
+def _overlaps(data_recipe: DataRecipe, places: dict[str, Any]) -> list[str]:
+    """Notes about evaluated splits of the same images.
+
+    The data's own test split is taken out of `places` if it is named as the validation split.
+
+    Args:
+        places: split -> its name or path.
+
+    Raises:
+        ValueError: an evaluated split is the training split.
+    """
+    for split, place in places.items():
+        if split != "train" and place == places["train"]:
+            raise ValueError(
+                f"train and {split} are the same pictures ({place}), so accuracy there would mean "
+                f"nothing: give another one for data.{split}, or a share such as 0.1"
+            )
+    if places.get("test") is None or places["test"] != places.get("validation"):
+        return []
+    if data_recipe.test is not None:
+        return ["validation and test are the same pictures, so test is as optimistic"]
+    del places["test"]
+    return ["the test pictures are used for validation, so there is no test split"]
+
+
+def _shard_splits(data_recipe: DataRecipe) -> tuple[dict[str, list[Path]], list[str]] | None:
+    """(the shards of every split that is not a share, notes); None if the images are no shards."""
     root, train = data_recipe.root, data_recipe.train
     has_own_path = train is not None and (root is None or Path(train).is_absolute())
     main = train if has_own_path else root
     whole = shards_at(main) if main else None
     if whole is None:
         return None
+    if train is not None and not has_own_path:
+        raise ValueError(
+            f"the images in {root} are shards, of which data.train cannot name a part "
+            f"({train!r}): give the pattern of the training shards instead of the folder, such as "
+            "train-{00..09}.tar"
+        )
     found = {"train": whole} if has_own_path else shards_of_splits(whole)
+    unused = sorted({*whole} - {path for split in found.values() for path in split})
+    notes = []
+    if unused:
+        notes.append(f"skipped shards of no split: {few_of([one.name for one in unused], 5)}")
     for split in ("validation", "test"):
         wanted = getattr(data_recipe, split)
         if wanted is None:
@@ -324,7 +363,7 @@ def _shard_splits(data_recipe: DataRecipe) -> dict[str, list[Path]] | None:
                     "such as 0.1"
                 )
             found[split] = given
-    return found
+    return found, notes
 
 
 def _open_folder(
@@ -344,7 +383,10 @@ def _open_folder(
         assert root is not None, "a recipe of folders names a root or a training folder"
         listings["train"] = root
     listings["train"] = unwrapped(listings["train"])
-    _check_apart(listings)
+    _require_classes_inside(data_recipe, listings["train"])
+    places = {split: unwrapped(each).where.resolve() for split, each in listings.items()}
+    overlaps = _overlaps(data_recipe, places)
+    listings = {split: listings[split] for split in places}
     names = class_names(listings["train"])
     pools = {
         split: labelled(
@@ -354,7 +396,7 @@ def _open_folder(
     }
     train = listings["train"]
     there = counted(train.endings, 5)
-    notes = [f"skipped {there} files ({UNSUPPORTED})"] if there else []
+    notes = overlaps + ([f"skipped {there} files ({UNSUPPORTED})"] if there else [])
     if skipped := [*train.without_pictures]:
         notes.append(f"skipped folders without pictures: {', '.join(skipped[:5])}")
     if train.runs:
@@ -365,15 +407,14 @@ def _open_folder(
     return names, pools, notes
 
 
-def _check_apart(listings: Mapping[str, Listing]) -> None:
-    """Raises ValueError for an evaluated split that is the training folder or tar itself."""
-    training = listings["train"].where.resolve()
-    for split, listing in listings.items():
-        if split != "train" and unwrapped(listing).where.resolve() == training:
-            raise ValueError(
-                f"train and {split} are the same pictures ({listing.where}), so accuracy there "
-                "would mean nothing: give another path, or a share such as 0.1"
-            )
+def _require_classes_inside(data_recipe: DataRecipe, training: Listing) -> None:
+    """Raises ValueError if the folders of a named training split are splits themselves."""
+    if _is_name(data_recipe.train) and (inside := split_folders(training)):
+        raise ValueError(
+            f"data.train is {data_recipe.train!r}, which contains the splits "
+            f"{', '.join(sorted(inside.values()))} and not classes: give --data "
+            f"{training.where}, or the path of its training folder"
+        )
 
 
 def _named_listing(root: Listing | None, wanted: str, split: str) -> Listing:
@@ -415,7 +456,9 @@ def _divided(
             raise ValueError(
                 f"the {split} split would be empty: {len(pools['train'])} training pictures are "
                 "too few to set a share aside (every class keeps one for training). Name a split "
-                f"or give a larger share for data.{split}"
+                f"for data.{split}, "
+                + ("do without it (--data test=none), " if split == "test" else "")
+                + "or add pictures"
             )
         missing = np.setdiff1d(train.labels, found[split].labels)
         if len(missing):

@@ -88,15 +88,23 @@ def calibration_batches(
     Raises:
         ValueError: a loader yields fewer images than one batch.
     """
-    num_images = num_calibrated(data, calibration, num_images)
+    size, number = calibration_size(data, calibration, num_images)
     unmixed = replace(data, mixing=None, repeats=1)
-    size = min(calibration.batch_size, num_images, num_samples(data.train))
     batches = (
         images
         for epoch in count_up(first_epoch)
         for images in _whole(training_batches(unmixed, settings, size, seed, epoch), size)
     )
-    return islice(batches, num_images // size)
+    return islice(batches, number)
+
+
+def calibration_size(
+    data: ImageData, calibration: CalibrationRecipe, num_images: int | None = None
+) -> tuple[int, int]:
+    """(images of a batch, number of batches); arguments as for `num_calibrated`."""
+    number = num_calibrated(data, calibration, num_images)
+    size = min(calibration.batch_size, number, num_samples(data.train))
+    return size, number // size
 
 
 def num_calibrated(

@@ -48,7 +48,7 @@ def write_model(
     artifacts.require_writable(folder)
     stock = _described_for_timm(get_family(family), arch, settings)
     digest = artifacts.write_tensors(folder / artifacts.MODEL, network.state_dict())
-    licence = _licence_in(provenance)
+    licence = _fact_of_source(provenance, "licence")
     description = Description(arch, settings, preprocessing, class_names, digest, licence)
     write_timm_config(folder, network, description)
     artifacts.write_json(
@@ -175,6 +175,8 @@ class Description(NamedTuple):
     """The licence of the trained weights that the model was made from, if there were any."""
     supernet_sha256: str | None = None
     """Digest of the supernet that it was cut from; None if it was not handed over by a run."""
+    origin: str | None = None
+    """Where those weights were published, if that is known."""
 
 
 def read_description(folder: str | Path, *, image_size: ImageSize | None = None) -> Description:
@@ -230,8 +232,9 @@ def parse_description(document: dict[str, Any]) -> Description:
         preprocessing=preprocessing,
         class_names=_parse_names(document["class_names"], settings.num_classes),
         weights_sha256=document.get("weights_sha256"),
-        licence=_licence_in(document.get("provenance")),
+        licence=_fact_of_source(document.get("provenance"), "licence"),
         supernet_sha256=_supernet_in(document.get("provenance")),
+        origin=_fact_of_source(document.get("provenance"), "origin"),
     )
 
 
@@ -240,11 +243,11 @@ def _supernet_in(provenance: object) -> str | None:
     return digest if isinstance(digest, str) else None
 
 
-def _licence_in(provenance: object) -> str | None:
-    """The licence of the source, which only models made from pretrained weights have."""
+def _fact_of_source(provenance: object, name: str) -> str | None:
+    """What is known of the source, which only models made from pretrained weights have."""
     source = provenance.get("source") if isinstance(provenance, dict) else None
-    licence = source.get("licence") if isinstance(source, dict) else None
-    return licence if isinstance(licence, str) else None
+    fact = source.get(name) if isinstance(source, dict) else None
+    return fact if isinstance(fact, str) else None
 
 
 def _parse_names(names: object, num_classes: int) -> tuple[str, ...]:

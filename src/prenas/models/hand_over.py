@@ -85,7 +85,7 @@ def _prove_written(folder: Path, network: torch.nn.Module, images: Tensor) -> No
 
 def _provenance(run: Run, number: int, row: Evaluation) -> dict[str, Any]:
     """Where a handed-over model comes from, its costs and its measured accuracy."""
-    source = run.recipe.source
+    source = _source(run)
     decided = contests_of(run.subnets, run.evaluations) if run.is_evaluated else ()
     won = [one.named for one in decided if one.winner == number and len(one.subnets) > 1]
     return {
@@ -96,7 +96,18 @@ def _provenance(run: Run, number: int, row: Evaluation) -> dict[str, Any]:
         "evaluation": {name: split.summary for name, split in row.splits.items()},
         **({"best_by_validation_of": won} if won else {}),
         "supernet_sha256": run.supernet_sha256,
-        **({"source": source.model_dump(exclude={"rivals"})} if source else {}),
+        **({"source": source} if source else {}),
         "commit": commit(),
         "versions": {name: version(name) for name in ("prenas", "torch", "timm")},
     }
+
+
+def _source(run: Run) -> dict[str, Any] | None:
+    """The weights that the run started from, if they were published or have a licence."""
+    if run.recipe.source is not None:
+        return run.recipe.source.model_dump(exclude={"rivals"})
+    adapted = run.preferred.adapted
+    if adapted is None or (adapted.licence is None and adapted.origin is None):
+        return None
+    facts = adapted.model_dump(include={"sha256", "licence", "origin"})
+    return {"name": adapted.source, **facts}

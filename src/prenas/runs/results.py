@@ -118,12 +118,17 @@ class RunResults:
         return [_statistics_of(arch, tensors) for arch in archs]
 
     def record_statistics(
-        self, archs: Sequence[Arch], statistics: Sequence[Statistics], num_images: int
+        self,
+        archs: Sequence[Arch],
+        statistics: Sequence[Statistics],
+        num_images: int,
+        batch_size: int,
     ) -> None:
         """Writes `calibration.safetensors`, then `calibration.json`, which marks it as complete.
 
         Args:
-            num_images: how many images they were measured on.
+            num_images: how many images they were measured on, in batches of
+            batch_size: so many.
         """
         tensors = {
             f"{arch.id}/{name}": tensor
@@ -135,7 +140,6 @@ class RunResults:
             self._files.keep(artifacts.STATISTICS, tensors)
             digest = self._files.sha256(artifacts.STATISTICS)
             assert digest is not None, "just written"
-            batch_size = min(self._run.recipe.calibration.batch_size, num_images)
             made = Calibration(
                 statistics_sha256=digest,
                 num_images=num_images,

@@ -110,6 +110,10 @@ class Adapted(Value):
     image_size: tuple[int, int]
     """Height and width of the images that the source was trained on."""
     head: Literal["kept", "fresh"]
+    licence: str | None = None
+    """The licence of the source's weights, if known."""
+    origin: str | None = None
+    """Where the weights were published, if known."""
 
     @property
     def summary(self) -> str:

@@ -146,6 +146,7 @@ def _of_run(path: Path, by_limits: bool) -> tuple[Source, list[Evaluation]]:
             f"`prenas evaluate {path}` first, or give the subnet's number (--subnet)"
         )
     assert run.supernet_sha256 is not None, "its weights were just read"
+    published = run.recipe.source or run.preferred.adapted
     source = Source(
         name=str(path),
         sha256=run.supernet_sha256,
@@ -155,6 +156,8 @@ def _of_run(path: Path, by_limits: bool) -> tuple[Source, list[Evaluation]]:
         preprocessing=run.recipe.preprocessing,
         class_names=names,
         data=run.recipe.data,
+        licence=None if published is None else published.licence,
+        origin=None if published is None else published.origin,
     )
     return source, run.evaluations if run.is_evaluated else unevaluated(subnets)
 
@@ -173,6 +176,8 @@ def _of_model(path: Path) -> tuple[Source, list[Evaluation]]:
         preprocessing=description.preprocessing,
         class_names=description.class_names,
         subnets="one",
+        licence=description.licence,
+        origin=description.origin,
     )
     return source, [Evaluation(arch=arch, costs=count(arch, settings), splits={})]
 
@@ -352,5 +357,7 @@ def adapt_source(
         subnets=source.subnets,
         image_size=supernet.settings.image_size,
         head="kept" if keeps_head else "fresh",
+        licence=source.licence,
+        origin=source.origin,
     )
     return Adaptation(unscored_set(recipe, source.archs, adapted=origin), adapted.eval())

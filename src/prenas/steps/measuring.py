@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
 
 from prenas import artifacts
 from prenas.evaluation.accuracy import Evaluation, evaluate_archs
-from prenas.evaluation.calibration import calibrate_on, first_new_epoch, num_calibrated
+from prenas.evaluation.calibration import calibrate_on, calibration_size, first_new_epoch
 from prenas.families.base import Arch
 from prenas.models.choice import pick, unevaluated
 from prenas.processes import join
@@ -74,8 +75,8 @@ def calibrate(run: Run, observer: Observer = SILENT) -> list[Statistics]:
         found = _calibrated(run, archs, observer)
         if processes.is_main:
             images = run.images.read_own(hold=())
-            num_images = num_calibrated(images, run.recipe.calibration)
-            run.results.record_statistics(archs, found, num_images)
+            size, number = calibration_size(images, run.recipe.calibration)
+            run.results.record_statistics(archs, found, size * number, size)
         processes.wait()
     return found
 
@@ -87,7 +88,7 @@ def _calibrated(run: Run, archs: Sequence[Arch], observer: Observer = SILENT) ->
         return [{} for _ in archs]
     with processes.main_first():
         images = run.images.read_own(hold=())
-    read, num_images = 0, num_calibrated(images, recipe.calibration)
+    read, num_images = 0, math.prod(calibration_size(images, recipe.calibration))
 
     def watch(more: int) -> None:
         nonlocal read

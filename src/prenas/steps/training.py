@@ -70,7 +70,14 @@ def prepared(
             if (folder / taught.name).is_dir():
                 taught = taught.model_copy(update={"name": str(folder / taught.name)})
             widths = feature_widths(recipe.space) if taught.feature_weight else ()
-            teacher = load_teacher(taught, settings, ours, device, feature_widths=widths)
+            teacher = load_teacher(
+                taught,
+                settings,
+                ours,
+                device,
+                feature_widths=widths,
+                class_names=images.class_names,
+            )
     return Prepared(training, images, teacher)
 
 

@@ -5,6 +5,7 @@ The limits are rules of thumb: below them, nothing that was measured here learne
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from prenas.data import ImageData, label_counts, num_batches, num_samples, open_data
@@ -22,6 +23,8 @@ _MOST_ENLARGED = 2
 """Pictures that are enlarged by more than this are small for a network."""
 _OF_PRETRAINED = 0.2
 """The share of both that trained weights need."""
+_MOST_OF_THE_START = 0.01
+"""The share of a moving average that the weights before the training may have at its end."""
 
 
 def doubts(
@@ -42,6 +45,7 @@ def doubts(
         _too_few_steps(recipe, training, images, share),
         _too_few_images(images, len(classes), share, is_pretrained),
         _too_uneven(training, classes, recipe.training_field),
+        _too_slow_average(training, images, recipe.training_field),
     )
     return [text for text in found if text is not None]
 
@@ -148,4 +152,20 @@ def _too_uneven(
         f"the classes are uneven: {largest[1]:,} training images of {largest[0]}, but "
         f"{smallest[1]:,} of {smallest[0]}. The accuracy is mostly that of the large classes: look "
         f"at the balanced accuracy, and consider --set {field}.class_weights=balanced"
+    )
+
+
+def _too_slow_average(training: TrainingRecipe, images: ImageData, field: str) -> str | None:
+    """A moving average that is handed over and hardly moves in so few steps."""
+    decay = training.ema_decay
+    if decay is None or training.handed_over_weights != "ema":
+        return None
+    steps = length_of(training, num_batches(images.train, training.batch_size)).num_steps
+    if (share := decay**steps) <= _MOST_OF_THE_START:
+        return None
+    fast = math.floor(1000 * _MOST_OF_THE_START ** (1 / steps)) / 1000
+    return (
+        f"the moving average is slow: after {_plural(steps, 'step')}, {100 * share:.0f} % of it "
+        f"are the weights before the training. Give {field}.ema_decay={fast:g} or less (--set), "
+        f"or more steps, or hand over the trained weights ({field}.final_weights=last)"
     )

@@ -14,6 +14,7 @@ from timm.models import load_checkpoint
 from torch import Tensor, nn
 
 from prenas import artifacts
+from prenas.data.naming import default_class_names
 from prenas.families.base import Settings
 from prenas.families.timm_weights import description_of, trained_model
 from prenas.models.export import load_described
@@ -38,6 +39,7 @@ def load_teacher(
     device: torch.device,
     *,
     feature_widths: Sequence[int] = (),
+    class_names: Sequence[str] = (),
 ) -> Teacher:
     """Loads the teacher and tries it on one image.
 
@@ -47,12 +49,14 @@ def load_teacher(
         settings: image size and classes of the students.
         ours: mean and deviation of the images that the teacher will receive.
         feature_widths: how many features the students have, if they learn those of the teacher.
+        class_names: those of the images, in the order of the logits; empty if unknown.
 
     Raises:
         ValueError: the model does not exist, its weights do not fit, or it has other classes,
             channels, features or another image size.
     """
-    network, mean, std = _network(teacher, settings)
+    network, mean, std, known = _network(teacher, settings)
+    _require_same_classes(teacher, known, class_names)
     network = network.to(device).eval().requires_grad_(False)
     if teacher.feature_weight:
         _require_as_many_features(network, feature_widths)
@@ -107,14 +111,30 @@ def _require_as_many_features(network: nn.Module, of_students: Sequence[int]) ->
         )
 
 
+def _require_same_classes(
+    teacher: TeacherRecipe, theirs: Sequence[str], ours: Sequence[str]
+) -> None:
+    """Raises ValueError if a teacher is known to know other classes than those of the images."""
+    if not ours or not theirs or tuple(theirs) == tuple(ours):
+        return
+    if tuple(theirs) == default_class_names(len(theirs)):  # it has no names of its own
+        return
+    differing = sorted({*theirs} ^ {*ours}) or ["their order"]
+    raise ValueError(
+        f"the teacher {teacher.name!r} knows other classes than those of the images (differing: "
+        f"{', '.join(differing[:10])}): choose a teacher of the same classes"
+    )
+
+
 def _network(
     teacher: TeacherRecipe, settings: Settings
-) -> tuple[nn.Module, tuple[float, ...], tuple[float, ...]]:
-    """The network, with the mean and deviation of each channel that it was trained with."""
+) -> tuple[nn.Module, tuple[float, ...], tuple[float, ...], tuple[str, ...]]:
+    """The network, the mean and deviation of each channel that it was trained with, and the names
+    of its classes, which are empty if they are unknown."""
     if (Path(teacher.name) / artifacts.MODEL_ARCH).exists():
         model, description = load_described(teacher.name)
         preprocessing = description.preprocessing
-        return model.network, preprocessing.mean, preprocessing.std
+        return model.network, preprocessing.mean, preprocessing.std, description.class_names
     if not timm.is_model(teacher.name):
         near = timm.list_models(f"*{teacher.name.split('.')[0][:12]}*")[:5]
         raise ValueError(
@@ -149,4 +169,4 @@ def _network(
             "with them, for this model and these classes, as training.teacher.weights"
         ) from None
     described: Any = network.pretrained_cfg
-    return network, tuple(described["mean"]), tuple(described["std"])
+    return network, tuple(described["mean"]), tuple(described["std"]), ()
