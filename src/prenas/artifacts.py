@@ -172,19 +172,25 @@ def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
         shutil.rmtree(made, ignore_errors=True)
 
 
-def remove_leftovers(folder: Path, *, keeps_running: bool = False) -> None:
+def remove_leftovers(
+    folder: Path, *, keeps_running: bool = False, keeps_running_folders: bool = False
+) -> None:
     """Removes what a process was writing in a folder when it was killed.
 
     Only names that this package gives are removed: other hidden files are the user's.
 
     Args:
         keeps_running: keep those of processes that run; for folders in which several may write.
+        keeps_running_folders: the same for `temporary_folder`s alone, when no other process may be
+            writing single files.
     """
     for path in folder.glob(".*.tmp"):
         named = _LEFTOVER.fullmatch(path.name) or _OLDER_LEFTOVER.fullmatch(path.name)
-        if not named or (keeps_running and _is_in_work(path, int(named[1]))):
+        is_folder = path.is_dir() and not path.is_symlink()
+        may_be_kept = keeps_running or (keeps_running_folders and is_folder)
+        if not named or (may_be_kept and _is_in_work(path, int(named[1]))):
             continue
-        if path.is_symlink() or not path.is_dir():
+        if not is_folder:
             path.unlink(missing_ok=True)
         elif _LEFTOVER.fullmatch(path.name):
             shutil.rmtree(path, ignore_errors=True)

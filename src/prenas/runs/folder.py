@@ -85,7 +85,7 @@ class RunFolder:
         with held(self.path):
             check()
             for folder in (self.path, *self._inner_folders()):
-                artifacts.remove_leftovers(folder, keeps_running=True)  # exports take no lock
+                artifacts.remove_leftovers(folder, keeps_running_folders=True)  # exports: no lock
             self._is_locked = True
             try:
                 yield
