@@ -704,3 +704,26 @@ def test_splits_inside_a_training_folder_are_no_classes(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="contains the splits test, train and not classes: give"):
         opened(train=str(photos))
     assert opened(train=str(photos / "train"), test=str(photos / "test")).class_names == ("a", "b")
+
+
+def test_links_to_folders_in_a_tar_are_named(tmp_path: Path) -> None:
+    """Folders of pictures would be classes; a tar has only where they are."""
+    root = write(tmp_path / "set", [f"{kind}/{n}.png" for kind in "ab" for n in range(4)])
+    (root / "notes.txt").write_text("mine")
+    (root / "NOTES").symlink_to("notes.txt")
+    (root / "c").symlink_to(write(tmp_path / "elsewhere", ["1.png"]))
+    (root / "d").symlink_to("a")
+    assert opened(root).class_names == ("a", "b", "c", "d")
+    found = opened(tar_of(root, tmp_path / "set.tar"))
+    assert found.class_names == ("a", "b")
+    (note,) = [note for note in found.notes if "links" in note]
+    assert "skipped 2 links in" in note
+    assert "(c; d): if they lead to folders of pictures, pack the set again with tar" in note
+
+
+def test_splits_inside_classes_are_named(tmp_path: Path) -> None:
+    names = [f"{kind}/{split}/{n}.png" for kind in "ab" for split in ("train", "val") for n in "12"]
+    (note,) = opened(write(tmp_path / "set", names)).notes
+    assert "such as a/train, are not taken for splits: put the classes into" in note
+    by_camera = [f"{kind}/{camera}/{n}.png" for kind in "ab" for camera in "xy" for n in "12"]
+    assert not opened(write(tmp_path / "other", by_camera)).notes

@@ -62,6 +62,8 @@ class Listing(NamedTuple):
     """Relative names of all folders, including those without pictures."""
     runs: tuple[str, ...] = ()
     """Relative names of run folders, whose contents are not listed."""
+    links: tuple[str, ...] = ()
+    """Relative names of links in a tar that lead to no file in it, perhaps to a folder."""
 
     @property
     def folders(self) -> list[str]:
@@ -98,6 +100,7 @@ class Listing(NamedTuple):
             others=self.others.inside(folder),
             all_folders=frozenset(inside(self.all_folders)),
             runs=tuple(inside(self.runs)),
+            links=tuple(inside(self.links)),
         )
 
 
@@ -263,7 +266,7 @@ def _list_tar(path: Path) -> Listing:
     def scanned(stamps: dict[str, Stamp]) -> tuple[_Found, TarPictures]:
         stamps[str(path)] = stamp_of(path)
         files = TarFiles(path)
-        found = _sorted_out(files.names, files.folders)
+        found = _sorted_out(files.names, files.folders)._replace(links=files.links)
         return found, files.pictures(found.pictures)
 
     found, pictures = _SCANNED.get(path.resolve(), scanned)
@@ -278,10 +281,11 @@ class _Found(NamedTuple):
     others: SortedNames
     folders: frozenset[str]
     runs: tuple[str, ...]
+    links: tuple[str, ...] = ()
 
     def listing(self, where: Path, sizes: Sizes, open_: Callable[[str], Image.Image]) -> Listing:
         """The listing of these files."""
-        return Listing(where, sizes, open_, self.others, self.folders, self.runs)
+        return Listing(where, sizes, open_, self.others, self.folders, self.runs, self.links)
 
 
 _FOUND: Unchanged[_Found] = Unchanged()

@@ -399,6 +399,18 @@ def _open_folder(
     notes = overlaps + ([f"skipped {there} files ({UNSUPPORTED})"] if there else [])
     if skipped := [*train.without_pictures]:
         notes.append(f"skipped folders without pictures: {', '.join(skipped[:5])}")
+    first = train.below(names[0]).folders
+    splits = [name for name in first if name.lower() in SPLIT_NAMES["train"]]
+    if splits and len(first) > 1:
+        notes.append(
+            f"folders inside the classes, such as {names[0]}/{splits[0]}, are not taken for "
+            "splits: put the classes into folders of the splits (train/cat, test/cat)"
+        )
+    if train.links:
+        notes.append(
+            f"skipped {len(train.links)} links in {train.where} ({few_of(train.links, 3)}): "
+            "if they lead to folders of pictures, pack the set again with tar --dereference"
+        )
     if train.runs:
         notes.append(f"skipped run folders among the pictures: {', '.join(train.runs[:5])}")
     wanted = {getattr(data_recipe, split) for split in SPLIT_NAMES}

@@ -145,6 +145,19 @@ class TarFiles:
         return sorted([*self._plain, *others])
 
     @property
+    def links(self) -> tuple[str, ...]:
+        """Links without the ending of a picture that lead to no file of the tar, sorted."""
+        return tuple(
+            sorted(
+                name
+                for name, member in self._others.items()
+                if (member.issym() or member.islnk())
+                and posixpath.splitext(name)[1].lower() not in PICTURE_ENDINGS
+                and self._content(member).missing is not None
+            )
+        )
+
+    @property
     def folders(self) -> list[str]:
         """All folders that are members."""
         return [name for name, each in self._others.items() if each.isdir() and name != "."]
