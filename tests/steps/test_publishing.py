@@ -101,6 +101,7 @@ def test_folders_of_this_machine_are_not_published(folder: str, tmp_path: Path) 
         assert "secret" not in text
         assert "timm/resnet18=r18.pth" in text
         assert "https://a.org/b/c" in text
+    assert "are those that timm states for the model." in (tmp_path / "hub/README.md").read_text()
     assert torch.equal(
         prenas.load(tmp_path / "hub").network(torch.ones(1, 3, 8, 8)),
         prenas.load(model).network(torch.ones(1, 3, 8, 8)),

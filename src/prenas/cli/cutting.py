@@ -13,6 +13,7 @@ from prenas.cost import count, shown_axes
 from prenas.families.base import Settings
 from prenas.recipe import Recipe
 from prenas.recipe.budgets import parse_budgets
+from prenas.recipe.fields import names_a_file
 from prenas.sources.cutting import CutPlan
 from prenas.sources.transfer import Source
 
@@ -120,11 +121,16 @@ def print_source(plan: CutPlan) -> None:
     sizes = ", ".join(axis.about(costs[axis.name]) for axis in shown_axes([costs]))
     height, width = settings.image_size
     prepared = plan.recipe.preprocessing
+    from_file = names_a_file(source.name)
     search = plan.recipe.search
     budgets = parse_budgets(search.budgets, keep_partial=search.keep_partial).kept
     lines = [
         ("Source", f"{source.name}: {sizes}"),
-        ("Weights", f"{source.origin or source.name}, licence: {source.licence or 'not stated'}"),
+        (
+            "Weights",
+            f"{source.origin or source.name}, licence: {source.licence or 'not stated'}"
+            + (" (as timm states for the model; check your file's)" if from_file else ""),
+        ),
         (
             "Images",
             f"{height} x {width} pixels, {prepared.interpolation}, centre crop "

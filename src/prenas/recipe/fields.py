@@ -424,6 +424,12 @@ class OriginRecipe(Value):
     """Where the weights were published, if known."""
 
 
+def names_a_file(source: str) -> bool:
+    """Whether a source is `timm/NAME=FILE`, whose licence and origin are those that timm states for
+    the model, and not for the file."""
+    return source.startswith("timm/") and "=" in source
+
+
 class SourceRecipe(OriginRecipe):
     """The trained network that a run starts from."""
 

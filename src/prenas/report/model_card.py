@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field
 from prenas import artifacts
 from prenas.cost import AXES, shown_axes
 from prenas.recipe.data import FOLDER, OWN_DATA
+from prenas.recipe.fields import names_a_file
 from prenas.report.classes import MOST_ROWS, ClassResult, class_results
 from prenas.report.forms import NONE, percent, plural
 from prenas.report.markdown import code, escape, table
@@ -39,6 +40,10 @@ _HUB_LICENCES = frozenset(
 """Licences that the Hub knows by these names; any other is declared as `other`, with its name."""
 
 _TASK = "image-classification"
+
+_OF_A_FILE = (
+    "The weights were given as a file; licence and origin are those that timm states for the model."
+)
 
 
 class OfRun(NamedTuple):
@@ -294,6 +299,8 @@ def _licence(model: Published) -> list[str]:
             f"Made from the weights of {escape(source.name or 'a source')}{origin}. "
             f"Licence of these source weights: {licence}."
         )
+        if names_a_file(source.name or ""):
+            text += f" {_OF_A_FILE}"
     elif imported is not None:
         text = f"{escape(imported.summary)}. The licence of these source weights is not recorded."
     elif model.run is not None:
