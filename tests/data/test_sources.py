@@ -73,8 +73,8 @@ def test_named_splits_of_the_same_images_are_refused_or_said() -> None:
     with pytest.raises(ValueError, match="train and test are the same pictures"):
         open_data(DataRecipe(name="digits", train="test"))
     found = open_data(DataRecipe(name="digits", validation="test"))
-    assert list(found.splits) == ["train", "validation"]
-    assert "so there is no test split" in found.notes[0]
+    assert list(found.splits) == ["train", "validation", "test"]
+    assert "validation and test are the same pictures" in found.notes[0]
 
 
 def test_all_pictures_of_an_undivided_set_are_read_by_several_processes(tmp_path: Path) -> None:

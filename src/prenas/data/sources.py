@@ -262,7 +262,7 @@ def _pools(data_recipe: DataRecipe) -> tuple[tuple[str, ...], dict[str, PictureS
     if data_recipe.name in NAMED:
         names, found = NAMED[data_recipe.name](data_recipe.root)
         chosen = _chosen_names(data_recipe, list(found))
-        notes = _overlaps(data_recipe, chosen)
+        notes = _overlaps(chosen)
         return names, {split: found[name] for split, name in chosen.items()}, notes
     wanted = {"train": data_recipe.train or "train"}
     wanted |= {
@@ -270,7 +270,7 @@ def _pools(data_recipe: DataRecipe) -> tuple[tuple[str, ...], dict[str, PictureS
         for split, name in (("validation", data_recipe.validation), ("test", data_recipe.test))
         if _is_name(name)
     }
-    notes = _overlaps(data_recipe, wanted)
+    notes = _overlaps(wanted)
     memory_bytes = data_recipe.memory_gib * 2**30
     opened = open_timm(data_recipe.name, data_recipe.root, list(wanted.values()), memory_bytes)
     return opened.class_names, {split: opened.pools[name] for split, name in wanted.items()}, notes
@@ -305,10 +305,8 @@ def _chosen_names(data_recipe: DataRecipe, there: Sequence[str]) -> dict[str, st
     return chosen
 
 
-def _overlaps(data_recipe: DataRecipe, places: dict[str, Any]) -> list[str]:
+def _overlaps(places: Mapping[str, object]) -> list[str]:
     """Notes about evaluated splits of the same images.
-
-    The data's own test split is taken out of `places` if it is named as the validation split.
 
     Args:
         places: split -> its name or path.
@@ -322,12 +320,12 @@ def _overlaps(data_recipe: DataRecipe, places: dict[str, Any]) -> list[str]:
                 f"train and {split} are the same pictures ({place}), so accuracy there would mean "
                 f"nothing: give another one for data.{split}, or a share such as 0.1"
             )
-    if places.get("test") is None or places["test"] != places.get("validation"):
-        return []
-    if data_recipe.test is not None:
-        return ["validation and test are the same pictures, so test is as optimistic"]
-    del places["test"]
-    return ["the test pictures are used for validation, so there is no test split"]
+    if "test" in places and places["test"] == places.get("validation"):
+        return [
+            "validation and test are the same pictures, so accuracy on test is as optimistic: give "
+            "others for data.test, or none"
+        ]
+    return []
 
 
 def _shard_splits(data_recipe: DataRecipe) -> tuple[dict[str, list[Path]], list[str]] | None:
@@ -385,8 +383,7 @@ def _open_folder(
     listings["train"] = unwrapped(listings["train"])
     _require_classes_inside(data_recipe, listings["train"])
     places = {split: unwrapped(each).where.resolve() for split, each in listings.items()}
-    overlaps = _overlaps(data_recipe, places)
-    listings = {split: listings[split] for split in places}
+    overlaps = _overlaps(places)
     names = class_names(listings["train"])
     pools = {
         split: labelled(
