@@ -134,7 +134,7 @@ def test_paths_in_a_recipe_lose_their_folders(cut_run: Path) -> None:
         update={
             "data": data.model_copy(update={"root": "my secret/a b", "validation": 0.2}),
             "training": training.model_copy(update={"teacher": teacher}),
-            "source": source.model_copy(update={"name": "runs/secret/00", "rivals": (rival,)}),
+            "source": source.model_copy(update={"name": "secret/lr=3/00", "rivals": (rival,)}),
         }
     )
     imported = Imported(file="/secret x/tiny.pth", sha256="0", subnets="given")

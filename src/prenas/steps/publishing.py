@@ -24,6 +24,7 @@ from prenas.models.export import (
     write_timm_config,
 )
 from prenas.recipe.budgets import Limits
+from prenas.recipe.fields import names_a_file
 from prenas.report.model_card import OfRun, Provenance, Published, missing_facts, model_card
 from prenas.runs.run import Run
 from prenas.selection.preferred import PreferredSet
@@ -208,8 +209,8 @@ def _changed(value: V, *fields: str) -> V:
 
 def _last_part(text: str) -> str:
     """The last part of a path; of `timm/NAME=FILE`, that of the file; other names as they are."""
-    name, equals, file = text.partition("=")
-    if equals:
+    if names_a_file(text):
+        name, _, file = text.partition("=")
         return f"{name}={Path(file).name}"
     return text if text.startswith(_NAMES) else Path(text).name
 
