@@ -1,5 +1,6 @@
 """Teachers: from timm with the user's weights, or from `prenas specialize`; clear refusals."""
 
+import json
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,11 +13,13 @@ from safetensors.torch import save_file
 from torch import nn
 
 import prenas
+from edits import write_edited
 from models.handed_over import NAMES, model_of
-from prenas import pipeline
+from prenas import artifacts, pipeline
 from prenas.models.export import read_description
 from prenas.recipe import TeacherRecipe, with_overrides
 from prenas.recipe.data import Preprocessing
+from prenas.steps.training import prepared
 from prenas.supernet import Supernet
 from prenas.training import teacher as room
 from prenas.training.sampler import make_sampler
@@ -29,6 +32,7 @@ from training.runs import (
     hearing,
     mini_recipe,
     own_data,
+    own_recipe,
     value_error_of,
 )
 from training.test_step import batches, recipe_of
@@ -193,6 +197,16 @@ def test_a_model_that_knows_other_classes_is_refused(tmp_path: Path) -> None:
     unnamed = str(model_of(tmp_path / "unnamed", names=("0", "1", "2", "3")))
     settings, ours = description.settings, description.preprocessing
     assert load_teacher(TeacherRecipe(name=unnamed), settings, ours, CPU, class_names=NAMES)
+
+
+def test_a_training_compares_the_classes_of_its_images(finished: Path) -> None:
+    folder = pipeline.specialize(finished, 0)
+    recipe, data = own_recipe(training={"teacher": {"name": str(folder)}}), own_data()
+    assert prepared(recipe, data, CPU).teacher
+    path = folder / artifacts.MODEL_ARCH
+    write_edited(path, {**json.loads(path.read_text()), "class_names": [*"abcdefghij"]})
+    with pytest.raises(ValueError, match="knows other classes than those of the images"):
+        prepared(recipe, data, CPU)
 
 
 def test_a_model_of_other_images_is_refused(finished: Path) -> None:
