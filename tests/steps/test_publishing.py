@@ -135,6 +135,9 @@ def test_paths_in_a_recipe_lose_their_folders(cut_run: Path) -> None:
             "data": data.model_copy(update={"root": "my secret/a b", "validation": 0.2}),
             "training": training.model_copy(update={"teacher": teacher}),
             "source": source.model_copy(update={"name": "secret/lr=3/00", "rivals": (rival,)}),
+            "space": preferred.recipe.space.model_copy(
+                update={"name": "timm/test_resnet=my secret/w.pth"}
+            ),
         }
     )
     imported = Imported(file="/secret x/tiny.pth", sha256="0", subnets="given")

@@ -136,10 +136,13 @@ class Terminal(AbstractContextManager["Terminal"], Observer):
             print_evolved(run.results.evolved, f"{out}: evolved subnets")
             _say(f"Evolution {done}: {out / artifacts.EVOLUTION}")
         elif step == "calibrate":
-            num_subnets, made = len(run.subnets.subnets), run.results.calibration
+            from prenas.report.forms import plural
+
+            made = run.results.calibration
             assert made is not None, "just finished"
             _say(
-                f"Calibration of {num_subnets} subnets on {made.num_images:,} images {done}: "
+                f"Calibration of {plural(len(run.subnets.subnets), 'subnet')} on "
+                f"{made.num_images:,} images {done}: "
                 f"{out / artifacts.CALIBRATION}"
             )
         elif step == "evaluate" and not self._shows_tables:

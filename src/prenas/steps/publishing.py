@@ -191,7 +191,8 @@ def without_folders(preferred: PreferredSet) -> PreferredSet:
     if training is not None and training.teacher is not None:
         teacher = _changed(training.teacher, "name", "weights")
         training = training.model_copy(update={"teacher": teacher})
-    parts = {"data": data, "source": source, "training": training}
+    space = _changed(recipe.space, "name")  # that of a cut is named after its source
+    parts = {"space": space, "data": data, "source": source, "training": training}
     return preferred.model_copy(
         update={
             "recipe": recipe.model_copy(update=parts),
