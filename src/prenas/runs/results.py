@@ -127,8 +127,8 @@ class RunResults:
         """Writes `calibration.safetensors`, then `calibration.json`, which marks it as complete.
 
         Args:
-            num_images: how many images they were measured on, in batches of
-            batch_size: so many.
+            num_images: how many images they were measured on.
+            batch_size: how many of them at a time.
         """
         tensors = {
             f"{arch.id}/{name}": tensor
