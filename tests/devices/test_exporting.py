@@ -517,9 +517,8 @@ def test_a_batch_larger_than_the_set_is_calibrated_with_repeated_pictures(
     name: str, cut_run: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip(name, reason=f"{name} is not installed")
-    _, card = export(
-        cut_run / "subnets/00", name, int8="static", batch=64, out=tmp_path / "x", most_drop=1.0
-    )
+    words = ("--int8", "static", "--batch", "64", "--most-drop", "100")
+    card = exported_apart(cut_run / "subnets/00", name, tmp_path / "x", *words)
     assert card.input_shape[0] == 64
 
 
