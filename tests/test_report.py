@@ -39,7 +39,7 @@ from prenas.report import flat_rows, page, render, write_csv
 from prenas.report.cells import architecture_panels, block_score_panels, draw_panels
 from prenas.report.classes import ClassResult, class_results, draw_confusion
 from prenas.report.curves import draw_accuracy, draw_training, grouped, ranges
-from prenas.report.forms import amount, words
+from prenas.report.forms import words
 from prenas.report.intervals import tied_in_words, tied_with_best, wilson_interval
 from prenas.report.markdown import code, escape, link, table
 from prenas.report.reproduction import command_of
@@ -571,14 +571,6 @@ def test_any_text_survives_a_table(cells: list[str]) -> None:
 def test_code_and_links() -> None:
     assert code("a ``` b", "sh").splitlines() == ["````sh", "a ``` b", "````"]
     assert link("a", "b") == "[a](b)"
-
-
-@pytest.mark.parametrize(
-    ("number", "text"),
-    [(7, "7"), (199_017, "199,017"), (10**9, "1.00 x 10⁹"), (9_999 * 10**12, "1.00 x 10¹⁶")],
-)
-def test_amounts(number: int, text: str) -> None:
-    assert amount(number) == text
 
 
 @given(st.sets(st.integers(0, 30), min_size=1))

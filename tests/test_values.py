@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from prenas.values import Value, explain, printable
+from prenas.values import Value, amount, explain, printable
 
 ANY_TEXT = st.text(st.characters(categories=None))  # lone surrogates and controls included
 
@@ -60,3 +60,11 @@ def test_of_many_problems_the_first_are_named() -> None:
     assert len(problems(10)) == 10
     assert problems(11) == [*problems(10), "and 1 more problem"]
     assert problems(2000)[-1] == "and 1,990 more problems"
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(7, "7"), (199_017, "199,017"), (10**9, "1.00 x 10⁹"), (9_999 * 10**12, "1.00 x 10¹⁶")],
+)
+def test_amounts(number: int, text: str) -> None:
+    assert amount(number) == text

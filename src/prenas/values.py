@@ -27,6 +27,8 @@ MOST_AMOUNT = 10**18
 LONGEST_NAME = 500
 """Characters in the name of a recipe or a space: pictures and tables show it."""
 
+_SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+
 Amount = Annotated[int, Field(ge=0, le=MOST_AMOUNT)]
 
 
@@ -182,6 +184,22 @@ def printable(text: str, *, keeps: str = "\n\t") -> str:
         return _SHORT.get(character, f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
 
     return _UNPRINTABLE.sub(escaped, text)
+
+
+def amount(number: int) -> str:
+    """Formats a count: 199,017, or 1.06 x 10⁹."""
+    if number < 10**9:
+        return f"{number:,}"
+    exponent = len(str(number)) - 1
+    digits = f"{number / 10**exponent:.2f}"
+    if digits == "10.00":
+        digits, exponent = "1.00", exponent + 1
+    return f"{digits} x 10{str(exponent).translate(_SUPERSCRIPTS)}"
+
+
+def plural(number: int, one: str, many: str | None = None) -> str:
+    """Formats a number with its noun: "1 epoch", "2 epochs"."""
+    return f"{amount(number)} {one if number == 1 else many or one + 's'}"
 
 
 def few_of(texts: Sequence[str], most: int = 5) -> str:

@@ -12,6 +12,7 @@ from prenas import artifacts
 from prenas.cli.output import console
 from prenas.cli.tables import print_table, print_times
 from prenas.latency import LATENCY, LatencyTable, read_table, use_table, use_table_of, write_table
+from prenas.values import plural
 
 if TYPE_CHECKING:
     from prenas.devices.measuring import Engine, Measurement
@@ -228,7 +229,6 @@ def measure_subnets(folder: Path, engines: Sequence[Engine], *, dry_run: bool) -
     """Times the subnets of a run in every engine, and prints the times."""
     from prenas.devices.measuring import seconds_for_networks
     from prenas.devices.whole import measure_run
-    from prenas.report.forms import plural
     from prenas.runs.run import Run
 
     run = Run(folder, device="cpu")

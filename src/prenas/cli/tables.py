@@ -14,7 +14,7 @@ from prenas.cli.output import IS_QUIET, PlainConsole, console
 from prenas.cost import CostAxis, bounded_axis, count, shown_axes, size_axis
 from prenas.length import length_of
 from prenas.runs.contests import OPTIMISTIC, were_decided
-from prenas.values import few_of, printable
+from prenas.values import amount, few_of, plural, printable
 
 if TYPE_CHECKING:
     from rich.measure import Measurement
@@ -51,7 +51,7 @@ def print_data(data: ImageData, recipe: Recipe) -> None:
         for numbers in (preprocessing.mean, preprocessing.std)
     )
     console.print(
-        f"Input:  {width} x {height} pixels, {_plural(settings.in_chans, 'channel')}; mean {mean}, "
+        f"Input:  {width} x {height} pixels, {plural(settings.in_chans, 'channel')}; mean {mean}, "
         f"deviation {std}",
         soft_wrap=True,
     )
@@ -133,7 +133,7 @@ def _measure(table: Table) -> Measurement:
 
 def print_preferred(preferred: PreferredSet) -> None:
     """Prints the preferred subnets, budgets without one, and how well other seeds agree."""
-    from prenas.report.forms import amount, score_text
+    from prenas.report.forms import score_text
     from prenas.report.sections import AGREEMENT
 
     leads = {
@@ -141,14 +141,14 @@ def print_preferred(preferred: PreferredSet) -> None:
         for choice in reversed(preferred.choices)
     }
     title = (
-        f"{_plural(len(preferred.subnets), 'preferred subnet')} of {amount(preferred.num_archs)} "
+        f"{plural(len(preferred.subnets), 'preferred subnet')} of {amount(preferred.num_archs)} "
         f"({amount(preferred.num_classes_of_isomers)} isomer classes scored)"
     )
     if preferred.origin is not None:
-        title = f"{_plural(len(preferred.subnets), 'subnet')}, {preferred.origin.summary}"
+        title = f"{plural(len(preferred.subnets), 'subnet')}, {preferred.origin.summary}"
     trained = preferred.trained
     if trained is not None:
-        title = f"{_plural(len(preferred.subnets), 'subnet')} {trained.summary}"
+        title = f"{plural(len(preferred.subnets), 'subnet')} {trained.summary}"
     untrained = trained.top1_untrained if trained is not None else None
     axes = shown_axes(subnet.costs for subnet in preferred.subnets)
     print_table(
@@ -279,10 +279,6 @@ def _gaps(gaps: Sequence[tuple[float, float]]) -> str:
         )
         or "-"
     )
-
-
-def _plural(number: int, noun: str, several: str | None = None) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {several or noun + 's'}"
 
 
 def _cost_cells(axes: Sequence[CostAxis], costs: Mapping[str, int]) -> list[str]:
@@ -511,7 +507,7 @@ def print_estimate(estimate: Estimate, recipe: Recipe) -> None:
                 "steps",
                 f"{estimate.num_steps:,} of {training.batch_size} images, "
                 f"{estimate.steps_per_epoch:,} per epoch, "
-                f"{_plural(length_of(training, estimate.steps_per_epoch).num_epochs, 'epoch')}",
+                f"{plural(length_of(training, estimate.steps_per_epoch).num_epochs, 'epoch')}",
             ),
             ("reading images", _reading(estimate)),
             ("training", duration(estimate.training_seconds)),
@@ -537,7 +533,7 @@ def _reading(estimate: Estimate) -> str:
     time = _per_image(estimate.loading_seconds)
     if not estimate.reading_bytes:
         return time
-    readers = _plural(estimate.num_readers, "process", "processes")
+    readers = plural(estimate.num_readers, "process", "processes")
     return f"{time}, by {readers}; shared memory {_size(estimate.reading_bytes)}"
 
 
@@ -561,7 +557,6 @@ def duration(seconds: float) -> str:
 def print_space(space: SearchSpace) -> None:
     """Prints the axes and settings, the smallest and largest network, and possible budgets."""
     from prenas.recipe import flat_fields
-    from prenas.report.forms import amount
     from prenas.selection.isomers import num_isomer_classes
 
     stages = [stage for stage in space.chain if stage.axes]
@@ -644,7 +639,6 @@ def print_lists() -> None:
         get_recipe,
         get_transfer_recipe,
     )
-    from prenas.report.forms import amount
 
     recipes = [(name, get_recipe(name)) for name in RECIPES]
     print_table(

@@ -19,6 +19,7 @@ from prenas.cli.tables import (
     print_times,
 )
 from prenas.steps.observer import Observer, Step
+from prenas.values import plural
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -136,8 +137,6 @@ class Terminal(AbstractContextManager["Terminal"], Observer):
             print_evolved(run.results.evolved, f"{out}: evolved subnets")
             _say(f"Evolution {done}: {out / artifacts.EVOLUTION}")
         elif step == "calibrate":
-            from prenas.report.forms import plural
-
             made = run.results.calibration
             assert made is not None, "just finished"
             _say(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prenas import artifacts
-from prenas.report.forms import NONE, percent, plural
+from prenas.report.forms import NONE, percent
 from prenas.report.markdown import escape, picture, table
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from prenas.evaluation.accuracy import Evaluation, Metrics
     from prenas.report.sections import RunSoFar
-from prenas.values import printable
+from prenas.values import plural, printable
 
 MOST_ROWS = 30
 """Classes in a table, at most."""

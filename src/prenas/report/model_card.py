@@ -12,10 +12,10 @@ from prenas.cost import AXES, shown_axes
 from prenas.recipe.data import FOLDER, OWN_DATA
 from prenas.recipe.fields import names_a_file
 from prenas.report.classes import MOST_ROWS, ClassResult, class_results
-from prenas.report.forms import NONE, percent, plural
+from prenas.report.forms import NONE, percent
 from prenas.report.markdown import code, escape, table
 from prenas.report.sections import folded_recipe, how_it_was_made, images_in_words
-from prenas.values import Amount, Value
+from prenas.values import Amount, Value, plural
 
 if TYPE_CHECKING:
     from prenas.evaluation.accuracy import Metrics

@@ -13,13 +13,13 @@ from prenas.cost import CostAxis, shown_axes
 from prenas.models.choice import contests_of
 from prenas.report.cells import block_score_panels
 from prenas.report.classes import classes
-from prenas.report.forms import NONE, amount, percent, plural, score_text, words
+from prenas.report.forms import NONE, percent, score_text, words
 from prenas.report.intervals import tied_in_words
 from prenas.report.markdown import code, escape, folded, link, picture, table
 from prenas.report.reproduction import command_of
 from prenas.runs.contests import OPTIMISTIC, Contest, were_decided
 from prenas.selection.evolved import EvolvedSet
-from prenas.values import few_of, printable
+from prenas.values import amount, few_of, plural, printable
 
 if TYPE_CHECKING:
     from prenas.evaluation.accuracy import Evaluation, Metrics

@@ -15,6 +15,7 @@ from prenas.recipe import Recipe, TrainingRecipe
 from prenas.recipe.budgets import parse_budgets
 from prenas.recipe.catalogue import RECIPES, get_recipe, recipe_for_pictures
 from prenas.recipe.data import FOLDER, DataRecipe
+from prenas.values import plural
 
 _STEPS_PER_SUBNET = 100
 _IMAGES_PER_CLASS = 50
@@ -114,15 +115,11 @@ def _too_few_steps(
         return None
     each, least = steps * per_step // num_subnets, round(share * _STEPS_PER_SUBNET)
     return (
-        f"this training is short: {_plural(steps, 'step')} for {_plural(num_subnets, 'subnet')}, "
+        f"this training is short: {plural(steps, 'step')} for {plural(num_subnets, 'subnet')}, "
         f"about {each:,} for each. Less than about {least} for each seldom learns much: give "
         f"{recipe.training_field}.steps={needed} or more (--set), more time (--time), or fewer "
         "budgets (--budget)"
     )
-
-
-def _plural(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _too_few_images(
@@ -165,7 +162,7 @@ def _too_slow_average(training: TrainingRecipe, images: ImageData, field: str) -
         return None
     fast = math.floor(1000 * _MOST_OF_THE_START ** (1 / steps)) / 1000
     return (
-        f"the moving average is slow: after {_plural(steps, 'step')}, {100 * share:.0f} % of it "
+        f"the moving average is slow: after {plural(steps, 'step')}, {100 * share:.0f} % of it "
         f"are the weights before the training. Give {field}.ema_decay={fast:g} or less (--set), "
         f"or more steps, or hand over the trained weights ({field}.final_weights=last)"
     )

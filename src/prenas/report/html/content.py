@@ -18,7 +18,7 @@ from prenas.models.choice import contests_of, ranked
 from prenas.models.comparison import compared
 from prenas.report.cells import Panel, architecture_panels, block_score_panels
 from prenas.report.classes import class_results, shown_split
-from prenas.report.forms import amount, plural, score_text
+from prenas.report.forms import score_text
 from prenas.report.html.pictures import MOST_BYTES, thumbnails
 from prenas.report.intervals import wilson_interval
 from prenas.report.page import read_so_far
@@ -34,7 +34,7 @@ from prenas.report.sections import (
 )
 from prenas.runs.contests import OPTIMISTIC, were_decided
 from prenas.runs.run import Run
-from prenas.values import printable
+from prenas.values import amount, plural, printable
 
 if TYPE_CHECKING:
     from prenas.evaluation.accuracy import Evaluation, Metrics
