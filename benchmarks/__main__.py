@@ -3,6 +3,7 @@
     python -m benchmarks                       all sections
     python -m benchmarks attention search      some sections
     python -m benchmarks gpu --help            benchmarks for an accelerator
+    python -m benchmarks vit --help            a small Vision Transformer, as a source of cuts
     python -m benchmarks pretrained --help     accuracies of cuts of a trained network
     python -m benchmarks cuts --help           cuts against timm's networks; time to choose
     python -m benchmarks devices --help        exported files: speed, size, accuracy
@@ -34,6 +35,7 @@ SECTIONS = ("attention", "supernet", "search", "loader", "compiled", "evaluation
 COMMANDS = {
     "gpu": "benchmarks.gpu.command",
     "pretrained": "benchmarks.pretrained",
+    "vit": "benchmarks.trained_vit",
     "cuts": "benchmarks.cuts",
     "devices": "benchmarks.devices",
     "latency": "benchmarks.latency",

