@@ -244,7 +244,8 @@ def finetune_command(
         Path,
         typer.Argument(
             metavar="SOURCE",
-            help="A trained run, the folder of a handed-over model, or a released checkpoint.",
+            help="A trained run, the folder of a handed-over model, timm/NAME, or a released "
+            "checkpoint.",
         ),
     ],
     out: Annotated[Path | None, typer.Option(help="Folder of the new run.")] = None,
@@ -389,7 +390,7 @@ def evolve_command(
     """Find the best subnet of every budget by evolution.
 
     This is one-shot NAS: it searches the trained supernet. Needs a recipe with evolution
-    (--set evolution={}). If interrupted, it continues with the current budget.
+    (--set evolution={}). If interrupted, it starts again with the unfinished budget.
     """
     from prenas.cli.terminal import Terminal
     from prenas.steps import measuring
@@ -723,7 +724,9 @@ def export_command(
             min=0.0, max=100.0, help="Percentage points of accuracy that an int8 file may lose."
         ),
     ] = 1.0,
-    threads: Threads = 1,
+    threads: Annotated[
+        int, typer.Option(min=1, max=1024, help="CPU threads that run and time the files.")
+    ] = 1,
 ) -> None:
     """Write models as files for ONNX Runtime, OpenVINO and others.
 
@@ -743,7 +746,7 @@ def export_command(
         to=to,
         data=data or (),
         most_drop=most_drop / 100,
-        threads=threads or 1,
+        threads=threads,
     )
 
 
@@ -884,7 +887,7 @@ def predict_command(
     ] = None,
     image_size: ModelImageSize = None,
     device: Device = "auto",
-    threads: Threads = None,
+    threads: Annotated[int, typer.Option(min=1, max=1024, help="Number of CPU threads.")] = 1,
 ) -> None:
     """Classify pictures with a model or an exported file.
 
@@ -900,7 +903,7 @@ def predict_command(
 
     set_threads(threads)
     chosen = chosen_format(form, as_json, out)
-    classifier = open_classifier(model, image_size=image_size, device=device, threads=threads or 1)
+    classifier = open_classifier(model, image_size=image_size, device=device, threads=threads)
     paths = find_pictures(images)
     require_free(out, model, paths)
     found = classify(classifier, paths, top=top, batch_size=batch_size)
