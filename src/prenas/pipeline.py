@@ -347,8 +347,8 @@ def evolve(
     """Searches the trained supernet by evolution for the best subnet of every budget.
 
     This is for one-shot NAS, which trains on the whole space; validation accuracy decides. Writes
-    `evolution.json` after each budget; an interrupted search starts again with the unfinished budget. If
-    there are several processes, the first one works alone.
+    `evolution.json` after each budget; an interrupted search starts again with the unfinished
+    budget. If there are several processes, the first one works alone.
 
     Args:
         observer: is told about every generation.

@@ -887,12 +887,14 @@ def predict_command(
     ] = None,
     image_size: ModelImageSize = None,
     device: Device = "auto",
-    threads: Annotated[int, typer.Option(min=1, max=1024, help="Number of CPU threads.")] = 1,
+    threads: Threads = None,
 ) -> None:
     """Classify pictures with a model or an exported file.
 
     The exit status is 1 if a picture could not be read.
     """
+    import torch
+
     from prenas.cli.predicting import (
         chosen_format,
         print_predictions,
@@ -903,7 +905,9 @@ def predict_command(
 
     set_threads(threads)
     chosen = chosen_format(form, as_json, out)
-    classifier = open_classifier(model, image_size=image_size, device=device, threads=threads)
+    classifier = open_classifier(
+        model, image_size=image_size, device=device, threads=torch.get_num_threads()
+    )
     paths = find_pictures(images)
     require_free(out, model, paths)
     found = classify(classifier, paths, top=top, batch_size=batch_size)
