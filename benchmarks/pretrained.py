@@ -12,7 +12,8 @@ images once. Then every arm cuts it to the same shares of its MACs:
 
 - choices, measured without any training (BatchNorm is calibrated): scores of units with the best
   allocation over layers, or with the same share of every layer, or leaving out residual branches
-  as well; and Torch-Pruning's own pruner, which may prune all widths;
+  as well; and Torch-Pruning's own pruner, which may prune all widths of a convolutional network,
+  and heads and hidden units of a Transformer;
 - `joint`: the choices of `--joint`, trained as `prenas run --from` trains them;
 - `alone`: each cut of the default choice trained alone, as long as all of them together, and for
   its part of that time (`alone, equal cost`);
@@ -48,6 +49,7 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.torch import save_file
 from timm import create_model
+from timm.layers import Attention
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -513,6 +515,8 @@ def pruned(setting: Setting, arm: str) -> dict[str, Any]:
     network = deepcopy(prenas.load(setting.home / artifacts.ADAPTED).network).eval()
     images, _ = next(evaluation_batches(data.splits["test"], settings, 1))
     with_gradients = arm == "Torch-Pruning Taylor"
+    attentions = [module for module in network.modules() if isinstance(module, Attention)]
+    steps = _PRUNER_STEPS // 2 if attentions else _PRUNER_STEPS  # each must remove a head
     pruner = torch_pruning.pruner.BasePruner(
         network,
         images,
@@ -521,16 +525,24 @@ def pruned(setting: Setting, arm: str) -> dict[str, Any]:
         else torch_pruning.importance.GroupMagnitudeImportance(p=1),
         global_pruning=True,
         pruning_ratio=0.95,
-        iterative_steps=_PRUNER_STEPS,
+        iterative_steps=steps,
         round_to=8,
-        ignored_layers=[network.get_classifier()],  # type: ignore[operator]
+        ignored_layers=_kept(network, bool(attentions)),
+        num_heads={attention.qkv: attention.num_heads for attention in attentions},
+        prune_num_heads=True,
+        prune_head_dims=False,
+        head_pruning_ratio=0.95,
     )
     whole, _ = torch_pruning.utils.count_ops_and_params(network, images)
     left, shares, top1 = list(setting.shares), [], []
-    for _ in range(_PRUNER_STEPS):
+    for _ in range(steps):
         if with_gradients:
             _accumulate_gradients(network, recipe, data)
         pruner.step()
+        for attention in attentions:  # timm's attention has its sizes as numbers, too
+            heads = attention.qkv.out_features // (3 * attention.head_dim)
+            pruner.num_heads[attention.qkv] = attention.num_heads = heads
+            attention.attn_dim = heads * attention.head_dim
         now, _ = torch_pruning.utils.count_ops_and_params(network, images)
         while left and 100 * now / whole <= left[0]:
             left.pop(0)
@@ -543,6 +555,19 @@ def pruned(setting: Setting, arm: str) -> dict[str, Any]:
         "top1": [round(100 * one, 2) for one in top1],
         "version": version("torch-pruning"),
     }
+
+
+def _kept(network: nn.Module, keeps_width: bool) -> list[nn.Module]:
+    """Layers whose outputs the pruner keeps: the classifier; of a Transformer, all but those inside
+    its blocks, because its width also stands in tensors that the pruner does not see."""
+    if not keeps_width:
+        return [network.get_classifier()]  # type: ignore[operator]
+    inside = (".qkv", ".fc1")
+    return [
+        module
+        for name, module in network.named_modules()
+        if isinstance(module, (nn.Linear, nn.Conv2d)) and not name.endswith(inside)
+    ]
 
 
 def _accumulate_gradients(network: nn.Module, recipe: Recipe, data: ImageData) -> None:
