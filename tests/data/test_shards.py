@@ -275,6 +275,7 @@ GOOD = [part for number in range(8, 12) for part in sample(number)]
     ("parts", "words"),
     [
         ([*GOOD, ("x.png", png(1))], ["the sample x in", "has no label", "x.cls"]),
+        ([("cat/x.png", png(1))], ["the sample cat/x in", "name every tar, such as --data train="]),
         ([*GOOD, ("x.cls", b"1")], ["the sample x in", "has no picture (it has: cls)"]),
         ([*GOOD, ("x.1.png", png(1)), ("x.cls", b"1")], ["has no picture (it has: 1.png, cls)"]),
         ([*GOOD, *sample(9)], ["the sample 0009 occurs twice"]),

@@ -361,6 +361,12 @@ def _sample(
         raise ValueError(
             f"{where} has no label: it needs {shown}.cls with a number or the name of its class, "
             f'or {shown}.json with {{"label": ...}}'
+            + (
+                ". If the folders in this tar are classes, it is not a shard: name every tar, "
+                "such as --data train=train.tar --data test=test.tar"
+                if "/" in key
+                else ""
+            )
         )
     field = next(field for field in _LABELS if field in labels)
     for member in (pictures[0], labels[field]):
