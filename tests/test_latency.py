@@ -59,6 +59,8 @@ from prenas.recipe import searching_recipe
 from prenas.recipe.budgets import parse_budgets, parse_limits
 from prenas.runs.run import Run
 from prenas.selection.search import zero_cost_search
+from prenas.sources.cutting import cut_plan
+from prenas.sources.transfer import Source
 from sources.cut_runs import MODEL, SHORT
 from test_cli import Command
 from test_cli import prenas as prenas_command
@@ -527,6 +529,24 @@ def test_networks_that_nobody_measured_have_no_latency(in_use: LatencyTable) -> 
         zero_cost_search(searching_recipe(space, ["latency=1ms"]))
     with pytest.raises(ValueError, match="does not know all layers"):
         in_use.predict(space.largest, space.settings)
+
+
+def test_a_budget_is_refused_if_any_layer_was_not_measured(in_use: LatencyTable) -> None:
+    """Also one that the largest network lacks: it would count as nothing."""
+    wider = MINI.model_copy(update={"mlp_ratio": (0.5, *MINI.mlp_ratio)})
+    assert "latency" in count(wider.largest, wider)
+    limit = AXES["latency"].format(10**9)
+    with pytest.raises(ValueError, match="not all in the table: measure it as it is searched"):
+        zero_cost_search(searching_recipe(wider, [f"latency={limit}"]))
+    zero_cost_search(searching_recipe(MINI, [f"latency={limit}"]))
+
+
+@pytest.mark.parametrize("budget", ["latency=10ms", "latency=50%"])
+def test_a_cut_whose_layers_were_not_measured_is_refused(
+    budget: str, in_use: LatencyTable, cut_source: Source, cut_pictures: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"limits the latency of .*not all in the table: measure"):
+        cut_plan(cut_source, str(cut_pictures), [budget], image_size=40)
 
 
 def test_subnets_are_measured_again_in_another_engine(run: Run) -> None:

@@ -746,6 +746,21 @@ def test_the_exact_optimum_can_be_asked_of_a_finished_search(
     assert pipeline.search(seeds, out).optima == after.optima
 
 
+def test_more_seeds_are_kept_when_the_exact_optimum_is_asked_for(
+    searched_run: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(searched_run, out)
+    recipe = pipeline.read_preferred(out).recipe
+    seeds = pipeline.search(with_overrides(recipe, ["search.further_seeds=2"]), out)
+    both = pipeline.search(with_overrides(recipe, ["search.exact_optimum=true"]), out)
+    assert both.agreement == seeds.agreement
+    assert both.optima
+    asked = both.recipe.search
+    assert (asked.further_seeds, asked.exact_optimum) == (2, True)
+    assert pipeline.read_preferred(out) == both
+
+
 def test_other_data_are_evaluated_and_only_returned(tmp_path: Path) -> None:
     out, recipe = tmp_path / "run", own_recipe(training={"epochs": 1})
     pipeline.run(recipe, out, data=own_data())

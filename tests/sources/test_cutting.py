@@ -314,6 +314,23 @@ def test_budgets_that_no_cut_meets_are_refused_with_both_ends(
         cut_plan(cut_source, str(cut_pictures), [budget], image_size=40)
 
 
+@pytest.mark.parametrize(
+    ("budget", "change", "words"),
+    [
+        ("params=55%,macs=95%:100%", [], r"no subnet fits any of the 1 budgets \(.*: this space"),
+        (
+            "macs=90%:90.5%", ["search.allocation=equal"],
+            "no subnet that keeps .* fits any of the budgets",
+        ),
+    ],
+)  # fmt: skip
+def test_budgets_between_the_cuts_are_refused_before_the_source_is_adapted(
+    budget: str, change: list[str], words: str, cut_source: Source, cut_pictures: Path
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        cut_plan(cut_source, str(cut_pictures), [budget], image_size=40, overrides=change)
+
+
 def test_budgets_of_the_recipe_that_no_cut_meets_are_left_out(
     cut_source: Source, cut_pictures: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

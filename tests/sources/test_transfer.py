@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from prenas.recipe import TransferRecipe, flat_fields, with_overrides
 from prenas.recipe.catalogue import RECIPES, TRANSFER_RECIPES, get_transfer_recipe
 from prenas.recipe.data import Augmentation
 from prenas.runs.images import RunImages
+from prenas.runs.status import read_status
 from prenas.sources.transfer import Source, adapt_source, finetuning_recipe, read_source
 from prenas.steps import choosing
 from training.runs import (
@@ -112,6 +114,38 @@ def test_other_classes_from_run_to_models(
     assert "Nothing was chosen here" in page
     assert preferred.adapted.sha256 in page
     assert "The score ranks" not in page
+
+
+def test_a_fine_tuning_without_its_weights_is_never_continued_as_a_search(
+    source: Source, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a disk that was full: the random weights of a search would take their place."""
+    recipe, out = finetuning_recipe(source, data=str(pictures), overrides=SHORT), tmp_path / "fine"
+
+    def full(*arguments: object) -> None:
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prenas.Run, "record_initial", full)
+        with pytest.raises(OSError, match="No space"):
+            prenas.finetune(source, recipe, out)
+    assert read_status(out).next_command == (
+        f"prenas finetune {shlex.quote(source.name)} --data PATH --out {out}"
+    )
+    assert read_status(out).finish_command is None
+    before = contents(out)
+    for act in (pipeline.search, pipeline.run):
+        with pytest.raises(ValueError, match=r"was started to fine-tune .*the command again"):
+            act(prenas.Run(out).recipe, out)
+    with pytest.raises(ValueError, match=r"no finished search .*prenas finetune "):
+        pipeline.report(out)
+    assert contents(out) == before
+    again = prenas.finetune(source, recipe, out)
+    assert again.adapted is not None
+    assert prenas.Run(out).fine_tunes == source.name
+    (out / "preferred.json").unlink()
+    with pytest.raises(ValueError, match="was started to fine-tune"):
+        pipeline.search(recipe, out)
 
 
 def test_a_run_of_a_fine_tuned_run(finished_run: Path, pictures: Path, tmp_path: Path) -> None:

@@ -356,7 +356,7 @@ def search_command(
 
     set_threads(threads)
     use_latency(latency, out, elsewhere=latency_elsewhere)
-    chosen = chosen_recipe(recipe, space, data, overrides, budget, further_seeds)
+    chosen = chosen_recipe(recipe, space, data, overrides, budget, further_seeds, recorded_in=out)
     with Terminal() as terminal:
         pipeline.search(chosen, out, device=device, observer=terminal)
 

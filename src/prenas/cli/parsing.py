@@ -87,6 +87,11 @@ def chosen_recipe(
         recipe = searching_recipe(found, budgets)
     elif found is None and recorded_in is not None and (recorded_in / artifacts.RECIPE).exists():
         recipe = recorded_recipe(recorded_in)
+    elif found is None and recorded_in is not None and not (data or budgets or changes):
+        raise ValueError(
+            f"{recorded_in} holds no run to continue: give the folder of a run, or name a recipe "
+            f"({', '.join(RECIPES)}) to start one there"
+        )
     else:
         raise ValueError(
             f"name a recipe ({', '.join(RECIPES)}), or give --space and --budget to search "

@@ -210,6 +210,16 @@ def probed_parts(space: SearchSpace, resolution: int | None) -> Iterator[tuple[P
             yield probe, part
 
 
+@lru_cache(maxsize=64)
+def counts_all(space: SearchSpace, axis: CostAxis) -> bool:
+    """Whether an axis knows every part that a network of the space may have."""
+    return all(
+        axis.knows(part)
+        for resolution in space.resolutions
+        for _, part in probed_parts(space, resolution)
+    )
+
+
 def _shapes_of(
     layouts: Sequence[StageLayout], probe: Probe, choices: Choices
 ) -> dict[TensorRole, Shapes]:

@@ -15,11 +15,10 @@ from prenas.cost import (
     CostAxis,
     bounded_axis,
     bounded_names,
-    count,
     unknown_axis,
 )
 from prenas.families.base import SearchSpace
-from prenas.proxy.layout import Integers
+from prenas.proxy.layout import Integers, counts_all
 from prenas.values import shortened
 
 _NO_LIMIT = 2**62
@@ -237,14 +236,18 @@ def check_resolutions(budgets: Iterable[Budget], space: SearchSpace) -> None:
 
 def check_counted(budgets: Iterable[Budget], space: SearchSpace) -> None:
     """Raises ValueError if a budget limits a cost that nobody measured for this space."""
-    known = count(space.largest, space)
     for budget in budgets:
-        if missing := [name for name in budget.intervals if name not in known]:
-            raise ValueError(
-                f"the budget {budget} limits the {missing[0]} of the space {space.name!r}, whose "
-                "layers are not all in the table: measure it as it is searched, with the same "
-                "images and settings (prenas measure)"
-            )
+        missing = [name for name in budget.intervals if not counts_all(space, bounded_axis(name))]
+        if missing:
+            raise not_counted(budget, missing[0], f"the space {space.name!r}")
+
+
+def not_counted(budget: object, name: str, what: str) -> ValueError:
+    """The error for a budget that limits a cost of something which no table knows in full."""
+    return ValueError(
+        f"the budget {budget} limits the {name} of {what}, whose layers are not all in the table: "
+        "measure it as it is searched, with the same images and settings (prenas measure)"
+    )
 
 
 Limits = str | Mapping[str, int | str]

@@ -120,14 +120,29 @@ class Run:
             )
         return found
 
-    def record_recipe(self, recipe: Recipe) -> None:
-        """Writes `recipe.json`, and the latency table that its budgets are counted with."""
+    @property
+    def fine_tunes(self) -> str | None:
+        """The name of the source that the run was started to fine-tune; None for a search."""
+        if not self.files.has(artifacts.RECIPE):
+            return None
+        name = artifacts.read_json(self.folder / artifacts.RECIPE).get("fine_tunes")
+        return None if name is None else str(name)
+
+    def record_recipe(self, recipe: Recipe, *, fine_tunes: str | None = None) -> None:
+        """Writes `recipe.json`, and the latency table that its budgets are counted with.
+
+        Args:
+            fine_tunes: name of the source whose weights the run will start from. It is kept when
+                the recipe is recorded again.
+        """
         with self.locked():
             if recipe.search.limits(LATENCY):
                 used = table_in_use()
                 assert used is not None, "without a table, its budgets could not be read"
                 write_table(self.folder / artifacts.LATENCY, used)
-            document = {"recipe": recipe.model_dump(mode="json")}
+            document: dict[str, Any] = {"recipe": recipe.model_dump(mode="json")}
+            if (name := fine_tunes or self.fine_tunes) is not None:
+                document["fine_tunes"] = name
             self.files.write_json(artifacts.RECIPE, document, recipe)
 
     def record_preferred(self, preferred: PreferredSet) -> None:
@@ -293,6 +308,10 @@ class Run:
         first = f"run `prenas search RECIPE --out {self.folder}` first"
         if started is not None and started.source is not None:
             first = "give the command again that it was started with (prenas run --from SOURCE ...)"
+        elif started is not None and (source := self.fine_tunes) is not None:
+            first = (
+                f"give the command again that it was started with (prenas finetune {source} ...)"
+            )
         return ValueError(f"{self.folder} has no finished search ({missing} is missing): {first}")
 
     def _load_supernet(self, preferred: PreferredSet, path: Path) -> Supernet:

@@ -208,17 +208,21 @@ class _Recipe(NamedTuple):
     """The pretrained network that is cut, if there is one."""
     rivals: tuple[str, ...]
     """The stock models that its cuts are compared with."""
+    fine_tunes: str | None
+    """The source whose weights the run starts from, if it does not search."""
 
 
 def _parse_recipe(document: dict[str, Any]) -> _Recipe:
     recipe = document["recipe"]
     training, source = recipe["training"], recipe.get("source")
+    fine_tunes = document.get("fine_tunes")
     return _Recipe(
         name=str(recipe["name"]),
         training=training and _parse_training(training),
         has_evolution=bool(recipe.get("evolution")),
         source=str(source["name"]) if source else None,
         rivals=tuple(str(one["name"]) for one in source.get("rivals", ())) if source else (),
+        fine_tunes=None if fine_tunes is None else str(fine_tunes),
     )
 
 
@@ -435,12 +439,14 @@ def _next(
 ) -> str | None:
     """The command for the next step of the run."""
     folder = shlex.quote(str(out))
+    if search is None and recipe is not None and recipe.fine_tunes is not None:
+        return f"prenas finetune {shlex.quote(recipe.fine_tunes)} --data PATH --out {folder}"
     if search is None and recipe is not None and recipe.source is not None:
         if _is_adapted(out):
             return f"prenas run --out {folder}"
         return f"prenas run --from {shlex.quote(recipe.source)} --data PATH --out {folder}"
     if search is None:
-        return f"prenas search {recipe.name if recipe else 'RECIPE'} --out {folder}"
+        return f"prenas search {'' if recipe else 'RECIPE '}--out {folder}"
     start, where = f"train {folder}", ""
     if search.is_imported:  # the folder names neither the file nor the images
         start, where = f"import FILE --out {folder}", " --data PATH"
@@ -463,6 +469,8 @@ def _is_adapted(out: Path) -> bool:
 def _finish(out: Path, recipe: _Recipe | None, search: _Search | None) -> str | None:
     """The command that does all the remaining steps of a run that is trained here."""
     if recipe is None or recipe.training is None or (search and search.is_imported):
+        return None
+    if search is None and recipe.fine_tunes is not None:
         return None
     if search is None and recipe.source is not None and not _is_adapted(out):
         return None  # only the command that began it knows all of its options

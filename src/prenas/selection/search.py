@@ -149,8 +149,14 @@ def require_memory(recipe: Recipe) -> None:
         )
 
 
-def check_any_fits(recipe: Recipe, budgets: Sequence[Budget]) -> None:
-    """Raises ValueError if no subnet fits any budget; needs only costs, no scores."""
+def check_any_fits(
+    recipe: Recipe, budgets: Sequence[Budget], asked: Sequence[Budget] | None = None
+) -> None:
+    """Raises ValueError if no subnet fits any budget; needs only costs, no scores.
+
+    Args:
+        asked: what the error names, if budgets were made of others.
+    """
     candidates: dict[int | None, Candidates] = {}
     for budget in budgets:
         side = budget.resolution
@@ -159,7 +165,7 @@ def check_any_fits(recipe: Recipe, budgets: Sequence[Budget]) -> None:
             candidates[side] = Candidates(tables, recipe.search.enumeration)
         if candidates[side].holds_any(budget):
             return
-    raise nothing_fits(candidates, budgets)
+    raise nothing_fits(candidates, asked or budgets)
 
 
 def _images(recipe: Recipe, data: ImageData | None) -> tuple[Tensor, Tensor | None]:

@@ -74,12 +74,10 @@ def search_trained(
     Raises:
         ValueError: no subnet fits any budget, or the data do not suit the network.
     """
+    check_reachable(recipe)
     search, space = recipe.search, recipe.space
     asked = parse_budgets(search.budgets, keep_partial=search.keep_partial)
-    check_counted(asked.kept, space)
-    check_resolutions(asked.kept, space)
     places = _Places(space, asked.kept)
-    check_any_fits(recipe, places.budgets)
     network = supernet.to(device).network
     layers = _groups_of(space)
     groups = [group for layer in layers for group in layer]
@@ -118,6 +116,23 @@ def search_trained(
     named = tuple(budget.beside(whole) for budget in budgets.kept)
     found_set = preferred.model_copy(update={"trained": trained, "budgets": named})
     return Search(found_set, supernet.cpu())
+
+
+def check_reachable(recipe: Recipe) -> None:
+    """Raises ValueError if no subnet fits any budget, also by its rule; needs costs only.
+
+    So a trained network need not be there yet, and nothing is spent on budgets that none can meet.
+    """
+    search, space = recipe.search, recipe.space
+    asked = parse_budgets(search.budgets, keep_partial=search.keep_partial).kept
+    check_counted(asked, space)
+    check_resolutions(asked, space)
+    budgets = _Places(space, asked).budgets
+    check_any_fits(recipe, budgets, asked)
+    if search.allocation != "best":
+        layers = _groups_of(space)
+        alike = [torch.zeros(group.num_units) for layer in layers for group in layer]
+        _choose(recipe, layers, alike, budgets)
 
 
 def num_judged(recipe: Recipe) -> int:

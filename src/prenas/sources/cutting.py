@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from fractions import Fraction
 from typing import NamedTuple
 
 from prenas import artifacts
@@ -29,9 +29,10 @@ from prenas.recipe import (
     TransferRecipe,
     with_overrides,
 )
-from prenas.recipe.budgets import parse_budgets
+from prenas.recipe.budgets import check_counted, not_counted, parse_budgets
 from prenas.recipe.catalogue import get_cut_recipe
 from prenas.runs.run import Run
+from prenas.selection.trained import check_reachable
 from prenas.sources.rivals import read_rival, require_distinct, rival_recipe
 from prenas.sources.transfer import Source, finetuning_recipe
 
@@ -173,7 +174,9 @@ def cut_plan(
     _require_settable(found, settings)
     if not budgets and found.search.budgets == asked:
         found = _without_unreachable(found, plan.budgets, arch, settings)
+    check_counted(parse_budgets(found.search.budgets, keep_partial=True).kept, found.space)
     _require_within(found, arch, settings)
+    check_reachable(found)
     shared = {"seed": found.seed, "calibration": found.calibration, "source": started_from}
     made = CutPlan(source, adaptation.model_copy(update=shared), found)
     return with_rivals(made, [read_rival(name) for name in compare])
@@ -245,7 +248,7 @@ def absolute_budgets(texts: Sequence[str], arch: Arch, settings: Settings) -> tu
     """Budgets with shares of a network, such as `macs=50%`, replaced by amounts.
 
     Raises:
-        ValueError: a share is no number, or not between 0 and 100 %.
+        ValueError: a share is no number, not between 0 and 100 %, or of a cost that is not known.
     """
     costs = count(arch, settings)
 
@@ -262,14 +265,16 @@ def absolute_budgets(texts: Sequence[str], arch: Arch, settings: Settings) -> tu
         if not text.endswith("%"):
             return text
         try:
-            share = float(text.removesuffix("%"))
-        except ValueError:
-            share = math.nan
+            share = Fraction(text.removesuffix("%"))
+        except (ValueError, ZeroDivisionError):
+            share = Fraction(0)
         if not 0 < share <= 100:
             raise ValueError(
                 f"the budget {axis}={text} is not a share of the source: write more than 0 % and "
                 f"at most 100 %, such as {axis}=50%"
             )
+        if axis not in costs:
+            raise not_counted(f"{axis}={text}", axis, "the whole network")
         return bounded_axis(axis).format(int(costs[axis] * share / 100))
 
     return tuple(",".join(map(limit, text.split(","))) for text in texts)

@@ -88,6 +88,12 @@ def _search(run: Run, observer: Observer) -> None:
         _take_over(run, recipe, before)
         observer.was_complete("search", run)
         return
+    if before is None and (source := run.fine_tunes) is not None:
+        raise ValueError(
+            f"{run.folder} was started to fine-tune {source}, and does not have its weights yet: "
+            "give the command again that it was started with (prenas finetune SOURCE ..., or "
+            "prenas run --from SOURCE ...)"
+        )
     with observed(observer, "search", run):
         images = run.images.read_own() if recipe.search.images == "data" else None
         if scores_units(recipe):
@@ -95,13 +101,15 @@ def _search(run: Run, observer: Observer) -> None:
         else:
             found = zero_cost_search(recipe, images, run.device, watch=observer.chose_for_budgets)
         preferred = found.preferred
-        run.record_recipe(recipe)
         if before is None:
+            run.record_recipe(recipe)
             run.record_initial(found.supernet)
-        else:  # further reports were requested: the choice stays
+        else:  # further reports were requested: the choice stays, and those made before
+            recipe = _with_reports_of(recipe, before.recipe)
+            run.record_recipe(recipe)
             added = {
                 "recipe": recipe,
-                "agreement": preferred.agreement,
+                "agreement": max(preferred.agreement, before.agreement, key=len),
                 "optima": preferred.optima or before.optima,
             }
             preferred = before.model_copy(update=added)
@@ -196,6 +204,16 @@ def _asks_more(recipe: Recipe, before: PreferredSet) -> bool:
     return asked.further_seeds > len(before.agreement) or asked.exact_optimum > bool(before.optima)
 
 
+def _with_reports_of(recipe: Recipe, before: Recipe) -> Recipe:
+    """The recipe, asking for the reports of another one, too."""
+    search, other = recipe.search, before.search
+    both = {
+        "further_seeds": max(search.further_seeds, other.further_seeds),
+        "exact_optimum": search.exact_optimum or other.exact_optimum,
+    }
+    return recipe.model_copy(update={"search": search.model_copy(update=both)})
+
+
 def _take_over(run: Run, recipe: Recipe, before: PreferredSet) -> None:
     """Records fields that decide nothing; only those may change during a run."""
     changed = recipe.model_copy(update={"search": before.recipe.search})
@@ -228,7 +246,7 @@ def _adapt(run: Run, source: Source, images: ImageData, head: str) -> None:
                 )
             _take_over(run, run.recipe, before)
         else:
-            run.record_recipe(run.recipe)
+            run.record_recipe(run.recipe, fine_tunes=source.name)
             run.record_initial(supernet)
             run.images.record(images)
             run.record_preferred(preferred)

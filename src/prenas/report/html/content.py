@@ -133,6 +133,7 @@ def _unsearched(run: Run, name: str) -> dict[str, Any]:
         "importance": [],
         "importance_text": "",
         "stability": None,
+        "contests": None,
         "reproduce": None,
         "versions": [],
         "recipe": artifacts.json_text(run.recipe.model_dump(mode="json")),
