@@ -108,6 +108,12 @@ def test_the_tables_say_what_the_rows_say(tmp_path: Path) -> None:
     assert (tmp_path / "x.png").stat().st_size > 1000
 
 
+def test_numbers_are_drawn_once_the_common_budget_is_trained(tmp_path: Path) -> None:
+    rows = [{**row, "question": "number", "arm": "S, k = 1"} for row in ROWS[:1]]
+    render(drawing(rows, "number"), tmp_path / "x.png")
+    assert (tmp_path / "x.png").stat().st_size > 1000
+
+
 def test_every_pair_is_one_of_arms_and_every_arm_changes_a_recipe() -> None:
     for question in QUESTIONS.values():
         names = [arm.name for arm in question.arms]

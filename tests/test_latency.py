@@ -343,6 +343,18 @@ def test_pytorch_has_the_threads_that_are_timed() -> None:
     assert torch.get_num_threads() == before
 
 
+def test_boards_whose_processor_has_no_name_are_told_apart() -> None:
+    """As Linux describes those of ARM: no `model name`, but the board and the kinds of cores."""
+    pi = (
+        "processor\t: 0\nCPU implementer\t: 0x41\nCPU part\t: 0xd08\n\nModel\t\t: Raspberry Pi {}\n"
+    )
+    four, five = (measuring._named_in(pi.format(number)) for number in (4, 5))
+    assert four == "Raspberry Pi 4, CPU implementer 0x41, CPU part 0xd08"
+    assert four != five
+    assert measuring._named_in("processor\t: 0\nmodel name\t: A 7\nprocessor\t: 1\n") == "A 7"
+    assert not measuring._named_in("")
+
+
 def test_one_thread_is_timed_by_what_the_processor_does() -> None:
     """A pause, such as another program's turn, does not count."""
     from time import sleep

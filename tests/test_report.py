@@ -939,6 +939,20 @@ def test_the_table_has_the_balanced_accuracy(tmp_path: Path) -> None:
     assert UNEVEN.balanced_accuracy == pytest.approx((470 / 480 + 14 / 24 + 0) / 3)
 
 
+def test_classes_that_no_font_can_draw_are_numbered(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    named: list[list[str]] = []
+
+    def draw(figure: Figure) -> None:
+        draw_confusion(figure, UNEVEN, ["café", "\U0010fffd", "кот"])
+        named.append([label.get_text() for label in figure.axes[0].get_yticklabels()])
+
+    render(draw, tmp_path / "confusion.png")
+    assert named == [["café", "1", "кот"]]
+    assert not [one for one in recwarn if "Glyph" in str(one.message)]
+
+
 @pytest.mark.parametrize("num_classes", [2, 3, 26, 41, 100])
 def test_the_matrix_is_drawn_for_up_to_100_classes(num_classes: int, tmp_path: Path) -> None:
     """With every name and every share, as long as they fit."""

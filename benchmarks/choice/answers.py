@@ -240,7 +240,10 @@ def _draw_numbers(axes: Any, rows: Sequence[Row]) -> None:
         here = [row for row in own if _where(row) == where and row["arm"].startswith(f"{name}, ")]
         if not here:
             continue
-        (common, *_) = next(row["cells"] for row in here if row["arm"].endswith("one subnet"))
+        alone = next((row for row in here if row["arm"].endswith("one subnet")), None)
+        if alone is None:  # not trained yet
+            continue
+        (common, *_) = alone["cells"]
         numbers = sorted({(row["num_subnets"], row["arm"]) for row in here})
         values = [
             fmean(row["cells"][common]["first"] for row in here if row["arm"] == arm)

@@ -33,7 +33,8 @@ def main(words: Sequence[str]) -> int:
     planned: list[Task] = []
     for data in asked.data:
         recipes = [_recipe(data, seed, asked) for seed in asked.seeds]
-        planned += tasks(asked.question, data, recipes, _epochs(recipes[0]), asked.only)
+        named = ", ".join([data, *asked.changes, *(Path(one).name for one in asked.images)])
+        planned += tasks(asked.question, named, recipes, _epochs(recipes[0]), asked.only)
     left = [] if asked.only_tables else missing(planned, rows)
     if not asked.only_tables:
         _print_plan(planned, left, asked.workers)

@@ -39,6 +39,7 @@ class Task(NamedTuple):
     recipe: Recipe
     """Without the changes of the arm."""
     data: str
+    """The recipe's name, with what was changed for all arms."""
     epochs: int
 
     @property
@@ -63,8 +64,11 @@ class Task(NamedTuple):
 
     def folder(self, home: Path) -> Path:
         """Where its runs are stored."""
-        word = "".join(one if one.isalnum() else "-" for one in self.arm.name)
-        return home / self.question / self.data / f"{word}-{self.epochs}-{self.recipe.seed}"
+        data, arm = (
+            "".join(one if one.isalnum() else "-" for one in name)
+            for name in (self.data, self.arm.name)
+        )
+        return home / self.question / data / f"{arm}-{self.epochs}-{self.recipe.seed}"
 
     def siblings(self, home: Path) -> list[Path]:
         """Folders of the other arms of the question, with the same length and seed."""

@@ -315,7 +315,7 @@ def unknown_axis(kind: str, name: str, names: Iterable[str]) -> ValueError:
     if name == "latency":
         return UnknownNameError(
             f"{kind} {name!r} needs a table of times measured on your machine: make one with "
-            "`prenas measure`, and give it with --latency FILE"
+            "`prenas measure`, and give it to `prenas search` or `prenas run` with --latency FILE"
         )
     return unknown_name(kind, name, names)
 

@@ -87,6 +87,14 @@ def test_the_file_may_name_its_space(tmp_path: Path) -> None:
     assert read_accuracies(path).space == SPACE
 
 
+def test_settings_beside_a_space_are_refused(tmp_path: Path) -> None:
+    """Costs and scores would be those of other networks than the table states."""
+    table = {"space": "digits", "settings": {"num_classes": 77}, "rows": some_rows()}
+    path = written(tmp_path / "table.json", table)
+    with pytest.raises(ValueError, match="space digits has its own: leave out the settings"):
+        read_accuracies(path)
+
+
 @pytest.mark.parametrize("name", ["digits", "mobilenet-micro"])
 def test_a_family_is_enough_and_the_table_is_its_own_space(tmp_path: Path, name: str) -> None:
     space = all_spaces()[name]
@@ -199,6 +207,7 @@ def test_a_table_that_cannot_be_used_is_refused(tmp_path: Path, change: Any, mes
         ("table.json", '{"rows": []}', "there are 0 rows"),
         ("table.csv", "", "no column of accuracies among none"),
         ("table.csv", "a,b\n1,2\n", "no column of accuracies among a, b: name it `accuracy`"),
+        ("table.csv", "a,accuracy,accuracy\n1,2,3\n", "the header has 'accuracy' twice"),
         ("table.csv", "a,accuracy\n1\n", "row 1 does not have the 2 cells of the header"),
         ("table.csv", f"a,accuracy\n{'1' * 200_000},2\n", r"table\.csv: field larger than"),
     ],

@@ -58,6 +58,7 @@ def intervals(*texts: str, keep_partial: bool = False) -> list[dict[str, tuple[i
         ("params=1M:2M:1M,macs=1G:2G:1G", [{"params": (M, 2 * M), "macs": (G, 2 * G)}]),
         ("size=24MB", [{"params": (0, 6 * M + 1)}]),
         ("size=7B,macs=1G", [{"params": (0, 2), "macs": (0, G + 1)}]),
+        ("size=5B:9B", [{"params": (2, 3)}]),  # a file of 8 bytes is in, one of 4 is not
         ("size=0:8MB:4MB", [{"params": (0, M)}, {"params": (M, 2 * M)}]),
     ],
 )
@@ -133,6 +134,7 @@ def test_grids_cover_their_range(low: int, width: int, step: int) -> None:
         (["params=1M:3M:1M,macs=1G:3G:1G"], ["a step on two axes", "only one may have a step"]),
         (["params=6M", "depth=6M"], ["unknown budget axis 'depth'"]),
         (["size=6M"], ["'6M'", "number with kB, MB or GB"]),
+        (["size=3B"], ["size=3B", "3 bytes", "less than one parameter of 4"]),
         (["size=24"], ["'24' has no unit", "kB, MB or GB", "such as 5MB"]),
         (["size=1MB:24"], ["'24' has no unit"]),
         (["size=24MB,params=6M"], ["limits params twice: give"]),

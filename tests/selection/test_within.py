@@ -164,6 +164,25 @@ def test_another_resolution_is_outside() -> None:
     assert genes._replace(resolution=odd.resolutions[1]) not in within
 
 
+def test_more_than_there_are_is_not_drawn_again_and_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    few = Within(MINI, budget_of(MINI, "params=700:1000"))
+    drawn: list[Genes] = []
+    draw = Within.draw
+
+    def counted(self: Within, generator: np.random.Generator) -> Genes:
+        drawn.append(draw(self, generator))
+        return drawn[-1]
+
+    monkeypatch.setattr(Within, "draw", counted)
+    found = few.draw_distinct(1000, np.random.default_rng(0))
+    expected = {genes for genes in every_genes(MINI) if genes in few}
+    assert {*found} == expected
+    assert len(found) == len(expected) > 0
+    assert not drawn
+
+
 def test_an_empty_budget_is_named_with_what_there_is() -> None:
     low, high = (count(arch, MINI.settings)["params"] for arch in (MINI.smallest, MINI.largest))
     with pytest.raises(

@@ -131,6 +131,9 @@ def test_table_report_plot_and_json_mark_it_as_stock(
         ("stock", "timm/test_efficientnet", 144),
     ]
     stock = document["networks"][-1]
+    assert [one["resized_to"] for one in document["networks"]] == [
+        *(cut.arch.resized_to for cut in run.evaluations), None, None,
+    ]  # fmt: skip
     assert stock["costs"] == row.costs
     assert stock["splits"]["test"]["top1"] == row.splits["test"].top1
     words = compared(run).in_words

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +19,10 @@ from prenas.families import family_names, family_of, get_family, get_space
 from prenas.families.base import Arch, Choices, Family, SearchSpace
 from prenas.files import MOST_JSON_BYTES, load_json, read_bytes
 from prenas.proxy.scores import Floats
-from prenas.values import explain, few_of, unknown_name
+from prenas.values import explain, few_of, shortened, unknown_name
 
 FEWEST_ROWS, MOST_ROWS = 10, 1000
+_MOST_ACCURACY = 1e12
 _ACCURACY = "accuracy"
 _FIELDS = ("rows", "source", "space", "family", "settings")
 
@@ -110,6 +111,8 @@ def _of_json(content: bytes) -> dict[str, Any]:
 def _of_csv(content: bytes) -> dict[str, Any]:
     reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""))
     names = reader.fieldnames or []
+    if twice := [name for name, number in Counter(names).items() if number > 1]:
+        raise ValueError(f"the header has {twice[0]!r} twice: give every column its own name")
     if not any(_accuracy_name(name) for name in names):
         raise ValueError(
             f"there is no column of accuracies among {', '.join(names) or 'none'}: name it "
@@ -162,6 +165,11 @@ def _table(
     accuracies = _accuracies(rows, columns)
     if space is None and "space" in document:
         space = get_space(str(document["space"]))
+    if space is not None and "settings" in document:
+        raise ValueError(
+            f"the table has `settings`, and the space {space.name} has its own: leave out the "
+            "settings, or the space (then `family` and `settings` describe the networks)"
+        )
     family = _family(document, space)
     archs = tuple(_arch(row, number, family) for number, row in enumerate(rows, start=1))
     seen: dict[Arch, int] = {}
@@ -274,6 +282,9 @@ def _number(given: Any, name: str, number: int) -> float:
             f"row {number} lacks the accuracy {name}: add it, leave the row out, or name other "
             "columns with --accuracy"
         )
-    if isinstance(given, bool) or not isinstance(given, (int, float)) or not math.isfinite(given):
-        raise ValueError(f"row {number}: the accuracy {name} is {given!r}, not a finite number")
+    is_number = isinstance(given, (int, float)) and not isinstance(given, bool)
+    if not is_number or not -_MOST_ACCURACY < given < _MOST_ACCURACY:  # also nan
+        raise ValueError(
+            f"row {number}: the accuracy {name} is {shortened(repr(given))}, not a finite number"
+        )
     return float(given)

@@ -39,13 +39,16 @@ def chosen_format(form: str | None, as_json: bool, out: Path | None) -> str:
         raise ValueError(f"--out {out} needs a format: add --format {' or '.join(_WRITERS)}")
     if out.exists() and not out.is_file():
         raise ValueError(f"--out {out} is not a regular file: name another one")
-    artifacts.require_writable(out.parent)
     return chosen
 
 
 def require_free(out: Path | None, model: Path, pictures: Iterable[Path]) -> None:
-    """Raises ValueError if `--out` would replace a picture, or a file of the model or of a run."""
-    if out is None or not out.exists():
+    """Raises ValueError if `--out` cannot be written, or would replace a picture, or a file of the
+    model or of a run."""
+    if out is None:
+        return
+    if not out.exists():
+        artifacts.require_writable(out.parent)  # makes the folder, once there is something to write
         return
     inputs = (*pictures, *(path for path in model.rglob("*") if path.is_file()))
     if any(path.samefile(out) for path in inputs if path.exists()):

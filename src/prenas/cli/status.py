@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from prenas.cli.output import console
 from prenas.cli.tables import duration, print_contests, print_table
 from prenas.cost import size_axis
+from prenas.values import plural
 
 if TYPE_CHECKING:
     from prenas.runs.status import Status, TrainingStatus
@@ -27,8 +28,8 @@ def print_status(status: Status) -> None:
     if status.recipe or not status.problems:  # a folder without a run has no steps
         # Handing over only some of the subnets is not an interruption.
         words = _WORDS | ({"begun": "started"} if status.num_models else {})
-        found = f"{status.num_subnets} subnets" if status.num_subnets else ""
-        models = f"{status.num_models} of {status.num_subnets} subnets"
+        found = plural(status.num_subnets, "subnet") if status.num_subnets else ""
+        models = f"{status.num_models} of {plural(status.num_subnets or 0, 'subnet')}"
         steps = [
             ("search", words[status.search], found),
             ("training", words[status.training], training_line(progress)),

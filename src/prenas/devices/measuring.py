@@ -150,11 +150,22 @@ def _applied(network: nn.Module, images: Tensor) -> None:
 
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
-    for line in info.read_text().splitlines() if info.exists() else ():
+    text = info.read_text() if info.exists() else ""
+    return _named_in(text) or platform.processor() or platform.machine()
+
+
+def _named_in(cpuinfo: str) -> str:
+    """The processor that Linux describes; on ARM the board and the kinds of its cores."""
+    found: dict[str, dict[str, None]] = {}
+    for line in cpuinfo.splitlines():
         name, _, value = line.partition(":")
-        if name.strip() == "model name":
-            return value.strip()
-    return platform.processor() or platform.machine()
+        found.setdefault(name.strip(), {})[value.strip()] = None
+    if "model name" in found:
+        return next(iter(found["model name"]))
+    board = [*found.get("Model", found.get("Hardware", ()))]
+    kinds = [name for name in ("CPU implementer", "CPU part") if name in found]
+    cores = [f"{name} {'/'.join(found[name])}" for name in kinds]
+    return ", ".join(board + cores)
 
 
 # --- a table -------------------------------------------------------------------------------------

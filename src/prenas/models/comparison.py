@@ -30,6 +30,7 @@ class Compared(NamedTuple):
     """Its model, as a path inside the run."""
     row: Evaluation
     image_size: tuple[int, int]
+    """What it takes; a cut with a resolution of its own resizes it."""
     num_images: int
     """How many images its training read, repeated ones included; for a cut, with those that the
     whole network was adapted with."""
@@ -131,6 +132,7 @@ class Comparison(NamedTuple):
                     "name": one.name,
                     "folder": one.folder,
                     "image_size": one.image_size,
+                    "resized_to": one.row.arch.resized_to,
                     "num_images": one.num_images,
                     "costs": one.row.costs,
                     "splits": {name: split.summary for name, split in one.row.splits.items()},

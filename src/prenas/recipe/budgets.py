@@ -168,7 +168,15 @@ def _counted(axis: str, amounts: str) -> tuple[str, str]:
     if _axis_named(axis) is not FILE_SIZE:
         return axis, amounts
     sizes = [0 if text.strip() == "0" else FILE_SIZE.parse(text) for text in amounts.split(":")]
-    return "params", ":".join(str(size // BYTES_PER_PARAMETER) for size in sizes)
+    if small := [size for size in sizes if 0 < size < BYTES_PER_PARAMETER]:
+        raise ValueError(
+            f"the budget {axis}={amounts} has an amount of {small[0]} bytes, less than one "
+            f"parameter of {BYTES_PER_PARAMETER}: write more, such as {axis}=5MB"
+        )
+    if len(sizes) == 1:
+        return "params", str(sizes[0] // BYTES_PER_PARAMETER)
+    # Of a range, the first size is in it and the last is not.
+    return "params", ":".join(str(-(-size // BYTES_PER_PARAMETER)) for size in sizes)
 
 
 def _axis_named(name: str) -> CostAxis:

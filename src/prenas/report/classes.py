@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prenas import artifacts
+from prenas.report.figure import can_draw
 from prenas.report.forms import NONE, percent
 from prenas.report.markdown import escape, picture, table
 
@@ -115,10 +116,11 @@ def draw_confusion(figure: Figure, metrics: Metrics, names: Sequence[str] | None
     axes.grid(visible=False)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("class")
-    axes.set_title("% of the images of each class")
+    figure.suptitle("% of the images of each class")  # may be wider than the matrix
     ticks: dict[str, Any] = {}
     if number <= _MOST_NAMED:
-        labels = [_shortened(_name(list(names or ()), label)) for label in range(number)]
+        named = [_shortened(_name(list(names or ()), label)) for label in range(number)]
+        labels = [name if can_draw(name) else str(label) for label, name in enumerate(named)]
         ticks = {"ticks": range(number), "labels": labels}
     axes.set_xticks(**ticks, rotation=90) if ticks else None
     axes.set_yticks(**ticks) if ticks else None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +34,11 @@ _STYLE: dict[str, Any] = {
     "svg.hashsalt": "prenas",  # equal pictures give equal files
 }
 _DPI = 150
+_FALLBACKS = (
+    "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans", "Noto Sans Arabic", "Noto Sans Devanagari",
+    "WenQuanYi Micro Hei", "Arial Unicode MS", "Hiragino Sans",
+)  # fmt: skip
+"""Fonts for letters that DejaVu lacks; used if they are installed."""
 
 
 def render(draw: Callable[[Figure], None], *paths: Path) -> None:
@@ -41,13 +48,31 @@ def render(draw: Callable[[Figure], None], *paths: Path) -> None:
         artifacts.write_bytes(path, picture)
 
 
+@cache
+def _fonts() -> list[str]:
+    from matplotlib.font_manager import get_font_names
+
+    installed = {*get_font_names()}
+    return [*_STYLE["font.sans-serif"], *(name for name in _FALLBACKS if name in installed)]
+
+
+def can_draw(text: str) -> bool:
+    """Whether some font has all letters of a text; boxes would be drawn for the others."""
+    from matplotlib.font_manager import findfont, get_font
+
+    fonts = [get_font(findfont(name)) for name in _fonts()]
+    return all(any(font.get_char_index(ord(letter)) for font in fonts) for letter in text)
+
+
 def drawn(draw: Callable[[Figure], None], *forms: str) -> list[bytes]:
     """Draws a new figure; returns it in every format, such as `png`."""
     from matplotlib import style
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with style.context(["default", _STYLE]):  # independent of what the caller has set
+    own = {**_STYLE, "font.sans-serif": _fonts()}
+    with style.context(["default", own]), warnings.catch_warnings():  # whatever the caller has set
+        warnings.filterwarnings("ignore", r"Glyph .* missing from font")  # see can_draw
         figure = Figure(dpi=_DPI)
         FigureCanvasAgg(figure)
         draw(figure)

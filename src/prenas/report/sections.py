@@ -23,7 +23,7 @@ from prenas.values import amount, few_of, plural, printable
 
 if TYPE_CHECKING:
     from prenas.evaluation.accuracy import Evaluation, Metrics
-    from prenas.models.comparison import Comparison
+    from prenas.models.comparison import Compared, Comparison
     from prenas.recipe import Recipe
     from prenas.runs.images import RecordedImages
     from prenas.runs.log import EpochRecord, ValidationRecord
@@ -311,6 +311,12 @@ def contests(run: RunSoFar) -> list[str]:
     ]
 
 
+def _images_of(network: Compared) -> str:
+    """The size of the images that a network takes, and the one that it computes with."""
+    taken, side = " x ".join(map(str, network.image_size)), network.row.arch.resized_to
+    return taken if side is None else f"{taken}, resized to {side}"
+
+
 def stock_models(run: RunSoFar) -> list[str]:
     """The cuts next to the whole network and to stock models, and which is better at a budget."""
     if run.comparison is None or not run.comparison.of_kind("stock"):
@@ -325,7 +331,7 @@ def stock_models(run: RunSoFar) -> list[str]:
             link(escape(one.name), one.folder),
             {"cut": "cut", "whole": "whole network", "stock": "stock model"}[one.kind],
             *_cost_cells(axes, one.row.costs),
-            " x ".join(map(str, one.image_size)),
+            _images_of(one),
             amount(one.num_images),
             *(percent(one.row.splits[split].top1) for split in splits),
         ]
@@ -549,9 +555,9 @@ def how_it_was_made(preferred: PreferredSet, folder: str) -> str:
         )
     if preferred.trained is not None and recipe.source is not None:
         return (
-            f"`prenas run --from {escape(recipe.source.name)}` made this run (SHA-256 of the "
-            f"weights {escape(recipe.source.sha256)}). The recipe, `--data`, `--budget`, "
-            "`--image-size` and `--set` of that command resulted in the fields below."
+            f"{code(f'prenas run --from {shlex.quote(recipe.source.name)} ...', 'sh')}\n\n"
+            f"The weights have the SHA-256 {escape(recipe.source.sha256)}. The recipe, `--data`, "
+            "`--budget`, `--image-size` and `--set` of that command resulted in the fields below."
         )
     if command := command_of(recipe, f"runs/{folder}"):
         device = shlex.quote(preferred.device)

@@ -128,7 +128,8 @@ def read_status(out: str | Path) -> Status:
     if search is not None and evolved is not None and is_evolved:  # the later steps are about these
         search = search._replace(sizes=list(dict(evolved).values()))
     calibrated = _read(out / artifacts.CALIBRATION, lambda d: int(d["num_images"]), problems)
-    num_models = len(list(out.glob(f"{artifacts.SUBNETS}/*/{artifacts.MODEL_ARCH}")))
+    models = [path.parent for path in out.glob(f"{artifacts.SUBNETS}/*/{artifacts.MODEL_ARCH}")]
+    num_models = sum((model / artifacts.MODEL).exists() for model in models)
     rivals = tuple(_rival(out, name) for name in (recipe.rivals if recipe else ()))
     inner = (artifacts.SOURCE, *(rival.folder for rival in rivals))
     is_busy = is_held(out) or any(is_held(out / folder) for folder in inner)

@@ -154,6 +154,13 @@ class Graph:
             found[node] = best(found[self.edges.tail[edges]] + self.edges.cost[edges, axis])
         return found
 
+    def most(self, values: Floats) -> float:
+        """The highest sum of values [edges] of any way from the first node to the end."""
+        found = np.zeros(self.end + 1)
+        for node, edges in enumerate(self.incoming[1:], start=1):
+            found[node] = np.max(found[self.edges.tail[edges]] + values[edges])
+        return float(found[self.end])
+
     def cheapest_rest(self, axis: int, *, most: bool = False) -> Integers:
         """[nodes] the least, or the most, that any way from each node to the end costs."""
         best, worst = (np.maximum, -1) if most else (np.minimum, np.iinfo(np.int64).max // 2)

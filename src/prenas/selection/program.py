@@ -29,7 +29,7 @@ _STOPPED, _INFEASIBLE = 1, 2
 """Status of `milp` if it ran out of time, and if no way fits."""
 
 _SCORE_SCALE = 1e3
-"""Sum that all scores are scaled to for the solver, which stops within 1e-6 of the best sum."""
+"""What the largest sum of a way becomes for the solver, which stops within 1e-6 of the best."""
 
 SECONDS = 60.0
 """Time limit for one solution; then the best one so far is used, with a warning."""
@@ -55,7 +55,7 @@ class Program:
     def __init__(self, graph: Graph, budget: Budget, sign: int = 1) -> None:
         self._graph, self._budget = graph, budget
         edges = graph.edges
-        self._scale = _SCORE_SCALE / (np.abs(edges.score).sum() or 1.0)
+        self._scale = _SCORE_SCALE / (graph.most(np.abs(edges.score)) or 1.0)
         self._objective: Floats = -sign * edges.score * self._scale
         self._sign = sign
         columns = np.arange(len(edges.part))

@@ -275,7 +275,10 @@ def absolute_budgets(texts: Sequence[str], arch: Arch, settings: Settings) -> tu
             )
         if axis not in costs:
             raise not_counted(f"{axis}={text}", axis, "the whole network")
-        return bounded_axis(axis).format(int(costs[axis] * share / 100))
+        limit = int(costs[axis] * share / 100)
+        if limit < 1:
+            raise ValueError(f"the budget {axis}={text} is less than 1: write a larger share")
+        return bounded_axis(axis).format(limit)
 
     return tuple(",".join(map(limit, text.split(","))) for text in texts)
 

@@ -340,12 +340,13 @@ def _costs(run: Run, so_far: RunSoFar, axes: dict[str, Axis]) -> list[dict[str, 
         axes[axis.name] = Axis(axis.name, label, title, scale, dict(axis.units), is_counted=True)
         for costs, row in zip(found, rows, strict=True):
             costs[axis.name] = _counted(axis, row[axis.name])
-    if len(so_far.models) == len(rows):
+    written = [run.folder / model / artifacts.MODEL for model in so_far.models.values()]
+    if len(written) == len(rows) and all(model.exists() for model in written):
         units, unit = FILE_SIZE.units, FILE_SIZE.table_unit
         title = f"model file, {unit}"
         axes[_FILE] = Axis(_FILE, "model file", title, units[unit], dict(units), is_counted=False)
-        for costs, model in zip(found, so_far.models.values(), strict=True):
-            costs[_FILE] = _size_of(run.folder / model / artifacts.MODEL)
+        for costs, model in zip(found, written, strict=True):
+            costs[_FILE] = _size_of(model)
     for times in recorded_times(run) if so_far.rows else ():
         label, title = _titles_of_time("measured time", times.conditions)
         known = {axis.label: name for name, axis in axes.items()}
