@@ -253,7 +253,8 @@ def _draw_numbers(axes: Any, rows: Sequence[Row]) -> None:
     axes.set_xscale("log")
     axes.set_xlabel("number of subnets that are trained together")
     axes.set_ylabel("test top-1, % (middle budget)")
-    axes.legend(fontsize=7)
+    if axes.lines:
+        axes.legend(fontsize=7)
 
 
 def drawing(rows: Sequence[Row], question: str) -> Any:

@@ -67,7 +67,7 @@ def test_a_search_that_was_cut_off(searched: Path) -> None:
     (searched / "preferred.json").unlink()
     status = read_status(searched)
     assert stages(status) == ["begun", "missing", "missing", "missing"]
-    assert status.next_command == f"prenas search mini --out {searched}"
+    assert status.next_command == f"prenas search --out {searched}"
 
 
 def test_after_the_search(searched: Path) -> None:
