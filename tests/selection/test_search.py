@@ -504,3 +504,11 @@ def test_a_preferred_set_says_where_it_comes_from(searched_run: Path) -> None:
     assert document["versions"]["torch"] == version("torch")
     assert document["num_threads"] == torch.get_num_threads()
     assert pipeline.read_preferred(searched_run).recipe == mini_recipe()
+
+
+def test_a_score_that_is_zero_everywhere_chooses_nothing() -> None:
+    """No layer has an option, so a score of the options sees nothing."""
+    fixed = MINI.model_copy(update={"num_heads": (2,), "mlp_ratio": (2.0,)})
+    recipe = mini_recipe(search={"score": "sum_abs_weight_times_gradient_of_layer_choices"})
+    with pytest.raises(ValueError, match="every subnet of the space 'mini' the score 0"):
+        zero_cost_search(recipe.model_copy(update={"space": fixed}))

@@ -122,6 +122,11 @@ def zero_cost_search(
             watch(next(numbers), len(budgets.kept))
 
     picks = picks_of(recipe, scored.candidates, budgets.kept, chosen)
+    if search.strategy != "random" and all(pick.candidate.score == 0 for pick in picks):
+        raise ValueError(
+            f"search.score={search.score} gives every subnet of the space {recipe.space.name!r} "
+            "the score 0, so it chooses nothing: choose another score"
+        )
     agreement = []
     for number in range(1, search.further_seeds + 1):
         seed = recipe.seed + number
