@@ -114,11 +114,17 @@ def _too_few_steps(
     if steps >= needed:
         return None
     each, least = steps * per_step // num_subnets, round(share * _STEPS_PER_SUBNET)
+    has_several = num_subnets > 1
     return (
-        f"this training is short: {plural(steps, 'step')} for {plural(num_subnets, 'subnet')}, "
-        f"about {each:,} for each. Less than about {least} for each seldom learns much: give "
-        f"{recipe.training_field}.steps={needed} or more (--set), more time (--time), or fewer "
-        "budgets (--budget)"
+        f"this training is short: {plural(steps, 'step')} for {plural(num_subnets, 'subnet')}"
+        + (f", about {each:,} for each" if has_several else "")
+        + f". Less than about {least} for each seldom learns much: give "
+        f"{recipe.training_field}.steps={needed} or more (--set), "
+        + (
+            "more time (--time), or fewer budgets (--budget)"
+            if has_several
+            else "or more time (--time)"
+        )
     )
 
 
