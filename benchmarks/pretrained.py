@@ -558,15 +558,15 @@ def pruned(setting: Setting, arm: str) -> dict[str, Any]:
 
 
 def _kept(network: nn.Module, keeps_width: bool) -> list[nn.Module]:
-    """Layers whose outputs the pruner keeps: the classifier; of a Transformer, all but those inside
-    its blocks, because its width also stands in tensors that the pruner does not see."""
+    """Layers whose outputs the pruner keeps: the classifier; of a Transformer, all but its heads
+    and hidden units, because its width also stands in tensors that the pruner does not see."""
     if not keeps_width:
         return [network.get_classifier()]  # type: ignore[operator]
-    inside = (".qkv", ".fc1")
+    pruned = (".qkv", ".fc1")
     return [
         module
         for name, module in network.named_modules()
-        if isinstance(module, (nn.Linear, nn.Conv2d)) and not name.endswith(inside)
+        if isinstance(module, (nn.Linear, nn.Conv2d)) and not name.endswith(pruned)
     ]
 
 

@@ -280,6 +280,22 @@ def test_the_command_needs_known_arms(tmp_path: Path, capsys: pytest.CaptureFixt
     assert not (tmp_path / "choice.json").exists()
 
 
+def test_rows_of_another_recipe_are_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = ["--question", "choice", "--data", "digits", "--seeds", "0", "--only", "S"]
+    (task,) = tasks("choice", "digits", [mini_recipe()], 240, only=["S"])
+    row = dict(zip(running.KEY, task.key, strict=True)) | {"seed": 0}
+    file = tmp_path / "choice.json"
+    file.write_text(json.dumps({"rows": [row]}))
+    left: list[list[Task]] = []
+    monkeypatch.setattr(command, "_print_plan", lambda _, tasks, workers: left.append(tasks))
+    for words in ([], ["--set", "training.batch_size=32"]):
+        main([*plain, *words, "--dry-run", "--out", str(file)])
+    assert [len(one) for one in left] == [0, 1]
+    assert left[1][0].folder(tmp_path) != task.folder(tmp_path)
+
+
 # --- what is recorded ----------------------------------------------------------------------------
 
 

@@ -154,6 +154,11 @@ def test_a_missing_picture_stops_before_anything(
     with pytest.raises(ValueError, match=r"no pictures found in .*none"):
         found += list(predict(model, [pictures[0], tmp_path / "none"]))
     assert found == []
+    table = tmp_path / "new/x.csv"
+    assert run(model, missing, "--format", "csv", "--out", table).exit_code != 0
+    assert not table.parent.exists()
+    assert run(model, pictures[0], "--format", "csv", "--out", table).exit_code == 0
+    assert table.exists()
 
 
 def test_a_folder_is_all_pictures_in_it_as_in_training(

@@ -119,6 +119,8 @@ def test_after_everything(finished: Path) -> None:
     status = read_status(finished)
     assert (status.hand_over, status.num_models) == ("begun", 2)
     assert status.next_command is None  # nobody has to take all of them home
+    (finished / "subnets/02/model.safetensors").unlink()
+    assert read_status(finished).num_models == 1  # without its weights it is no model
 
 
 def test_one_shot_nas_evolves_between_training_and_evaluation(tmp_path: Path) -> None:

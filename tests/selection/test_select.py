@@ -282,3 +282,13 @@ def test_a_space_of_a_thousand_million_is_selected_from_its_costs() -> None:
     assert candidates.reachable() == (
         "params 8,954,184 to 23,404,080, macs 203,389,568 to 870,251,008"
     )
+
+
+def test_a_program_of_many_edges_still_finds_the_best() -> None:
+    """The solver stops within a fixed distance, so scores must not shrink with their number."""
+    number = 3000
+    scores = 1 + 1e-7 * np.random.default_rng(0).permutation(number)
+    graph = item_graph(line(*((1, 1, float(score)) for score in scores)))
+    (budget,) = parse_budgets(["params=0:5"]).kept
+    found = [one.score for one in best_by_program(graph, budget, 3)]
+    assert found == sorted(scores, reverse=True)[:3]

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from prenas.models.export import read_description
 from prenas.pipeline import dry_run
 from prenas.recipe import cut_fields, with_overrides
 from prenas.recipe.catalogue import get_cut_recipe, get_recipe
+from prenas.report.sections import how_it_was_made
 from prenas.runs.status import read_status
 from prenas.sources.cutting import CutPlan, absolute_budgets, cut_plan
 from prenas.sources.transfer import Source, finetuning_recipe, read_source
@@ -223,6 +225,16 @@ def test_status_and_report_of_a_cut_run(cut_run: Path) -> None:
         assert of_other_runs not in page
 
 
+def test_the_command_of_a_report_is_quoted_for_a_shell(cut_run: Path) -> None:
+    preferred = prenas.Run(cut_run).preferred
+    recipe = preferred.recipe
+    assert recipe.source is not None
+    source = recipe.source.model_copy(update={"name": "timm/resnet18=my $w$.safetensors"})
+    changed = recipe.model_copy(update={"source": source})
+    text = how_it_was_made(preferred.model_copy(update={"recipe": changed}), "cut")
+    assert "\nprenas run --from 'timm/resnet18=my $w$.safetensors' ...\n" in text
+
+
 def test_status_before_and_after_the_source_is_adapted(
     cut_source: Source, cut_pictures: Path, cut_run: Path, tmp_path: Path
 ) -> None:
@@ -282,6 +294,11 @@ def test_shares_become_amounts(cut_source: Source) -> None:
         "macs=2M",
         f"params={costs['params'] // 2}",
     )
+    share = 100 * Fraction(costs["macs"] - 1, costs["macs"])  # to the unit, as floats are not
+    (exact,) = absolute_budgets([f"macs={share}%"], arch, settings)
+    assert bounded_axis("macs").parse(exact.removeprefix("macs=")) == costs["macs"] - 1
+    with pytest.raises(ValueError, match=r"macs=1e-9% is less than 1: write a larger share"):
+        absolute_budgets(["macs=1e-9%"], arch, settings)
     with pytest.raises(ValueError, match=r"macs=120% is not a share of the source"):
         absolute_budgets(["macs=120%"], arch, settings)
     for text in ("macs=1.2.3%", "macs=.%", "macs=nan%", "macs=10%:%"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,6 @@ from prenas.proxy.scores import Floats
 from prenas.values import explain, few_of, shortened, unknown_name
 
 FEWEST_ROWS, MOST_ROWS = 10, 1000
-_MOST_ACCURACY = 1e12
 _ACCURACY = "accuracy"
 _FIELDS = ("rows", "source", "space", "family", "settings")
 
@@ -283,8 +283,12 @@ def _number(given: Any, name: str, number: int) -> float:
             "columns with --accuracy"
         )
     is_number = isinstance(given, (int, float)) and not isinstance(given, bool)
-    if not is_number or not -_MOST_ACCURACY < given < _MOST_ACCURACY:  # also nan
+    try:
+        found = float(given) if is_number else math.nan
+    except OverflowError:  # an integer of hundreds of digits
+        found = math.inf
+    if not math.isfinite(found):
         raise ValueError(
             f"row {number}: the accuracy {name} is {shortened(repr(given))}, not a finite number"
         )
-    return float(given)
+    return found

@@ -17,7 +17,7 @@ from prenas.data import ImageData, labelled_sample
 from prenas.families.base import Arch, Choices, SearchSpace
 from prenas.proxy.gains import BlockScores, block_scores, check_unit_tensors
 from prenas.proxy.importance import Importance, measure_importance, noise_images
-from prenas.proxy.scores import UNIT_SCORES, Floats, has_scope
+from prenas.proxy.scores import UNIT_SCORES, WEIGHT_SCORES, Floats, has_scope
 from prenas.proxy.tables import SpaceTables, cost_tables, space_tables, stage_scores
 from prenas.randomness import numpy_generator, torch_generator
 from prenas.recipe import Recipe
@@ -122,7 +122,8 @@ def zero_cost_search(
             watch(next(numbers), len(budgets.kept))
 
     picks = picks_of(recipe, scored.candidates, budgets.kept, chosen)
-    if search.strategy != "random" and all(pick.candidate.score == 0 for pick in picks):
+    sums_weights = search.score in WEIGHT_SCORES  # other scores may have 0 anywhere
+    if sums_weights and search.strategy != "random" and not any(p.candidate.score for p in picks):
         raise ValueError(
             f"search.score={search.score} gives every subnet of the space {recipe.space.name!r} "
             "the score 0, so it chooses nothing: choose another score"

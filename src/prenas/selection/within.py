@@ -92,10 +92,8 @@ class Within:
     def draw_distinct(self, num: int, generator: np.random.Generator) -> list[Genes]:
         """Draws `num` different ones, or all that there are; with equal weights, every set of
         `num` is equally likely."""
-        if self.num_archs <= num:  # drawing them all would take many attempts
-            return self._listed(num)
         found: dict[Genes, None] = {}
-        for _ in range(_ATTEMPTS * num):
+        for _ in range(_ATTEMPTS * min(num, math.ceil(self.num_archs))):
             found[self.draw(generator)] = None
             if len(found) == num:
                 return [*found]
