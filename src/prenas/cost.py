@@ -49,6 +49,11 @@ class Part(NamedTuple):
         return self.work.role.layer is not None and not any(amounts)
 
 
+def knows_every_part(part: Part) -> bool:
+    """For costs that follow from the shapes of a part."""
+    return True
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class CostAxis:
     """One kind of cost: how it is counted, printed and read.
@@ -79,7 +84,7 @@ class CostAxis:
     """Whether amounts without a unit are refused, because nobody means the unit of size 1."""
     is_bounded: bool = True
     """Whether budgets and limits may bound it, and tables show it."""
-    knows: Callable[[Part], bool] = lambda part: True
+    knows: Callable[[Part], bool] = knows_every_part
     """Whether it can count a part, for costs that are measured. Networks with a part that it does
     not know have no such cost."""
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from prenas.cost import CostAxis, Part, amounts, bounded_axes, parts_of
+from prenas.cost import CostAxis, Part, amounts, bounded_axes, knows_every_part, parts_of
 from prenas.families import family_of, shapes_by_role
 from prenas.families.base import Choices, SearchSpace, Shape, Stage, StageChoice, TensorRole
 
@@ -213,6 +213,8 @@ def probed_parts(space: SearchSpace, resolution: int | None) -> Iterator[tuple[P
 @lru_cache(maxsize=64)
 def counts_all(space: SearchSpace, axis: CostAxis) -> bool:
     """Whether an axis knows every part that a network of the space may have."""
+    if axis.knows is knows_every_part:  # large spaces have many parts
+        return True
     return all(
         axis.knows(part)
         for resolution in space.resolutions
