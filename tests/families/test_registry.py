@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import residual_mlp
@@ -85,6 +86,14 @@ def test_a_registered_family_is_found_by_everything() -> None:
     assert get_family("residual-mlp") is family_of(SPACE) is family_of(SPACE.smallest) is FAMILY
     assert get_space("mlp-digits") is all_spaces()["mlp-digits"] is find_space("mlp-digits")
     assert all_families().count(FAMILY) == family_names().count("residual-mlp") == 1
+
+
+def test_architectures_of_a_family_by_others_are_taken_apart() -> None:
+    """Whatever width the space gives to a stage in which nothing is chosen."""
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        choices, resolution = SPACE.sample_choices(generator)
+        assert SPACE.choices_of(SPACE.compose(choices, resolution)) == choices
 
 
 @pytest.mark.parametrize(

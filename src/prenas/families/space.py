@@ -259,8 +259,9 @@ class SearchSpace(Value, Generic[A_co, S_co]):
         choices = []
         for number, (stage, link) in enumerate(zip(chain, links, strict=True)):
             what = f"of {arch.summary} is not in stage {number} of the space {self.name}"
-            if link.width not in stage.widths:
-                raise ValueError(f"the width {link.width} {what}: it has {list(stage.widths)}")
+            width = stage.widths[0] if link == Link() and len(stage.widths) == 1 else link.width
+            if width not in stage.widths:
+                raise ValueError(f"the width {width} {what}: it has {list(stage.widths)}")
             if link.depth not in stage.depths:
                 raise ValueError(f"the depth {link.depth} {what}: it has {list(stage.depths)}")
             if link.design != stage.design or [*link.options] != [axis.name for axis in stage.axes]:
@@ -273,7 +274,7 @@ class SearchSpace(Value, Generic[A_co, S_co]):
                         f"the {axis.name} {min(missing):g} {what}: it has {list(axis.options)}"
                     )
                 options.append(tuple(axis.options.index(one) for one in chosen))
-            choices.append(StageChoice(stage.widths.index(link.width), link.depth, tuple(options)))
+            choices.append(StageChoice(stage.widths.index(width), link.depth, tuple(options)))
         return tuple(choices)
 
     @classmethod
