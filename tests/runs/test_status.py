@@ -63,11 +63,16 @@ def test_an_empty_folder(tmp_path: Path) -> None:
     assert status.next_command == f"prenas search RECIPE --out {tmp_path}"
 
 
-def test_a_search_that_was_cut_off(searched: Path) -> None:
+def test_a_search_that_was_cut_off(
+    searched: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (searched / "preferred.json").read_bytes()
     (searched / "preferred.json").unlink()
     status = read_status(searched)
     assert stages(status) == ["begun", "missing", "missing", "missing"]
     assert status.next_command == f"prenas search --out {searched}"
+    show(monkeypatch, capsys, *status.next_command.split()[1:], "--device", "cpu")
+    assert (searched / "preferred.json").read_bytes() == before
 
 
 def test_after_the_search(searched: Path) -> None:
@@ -106,6 +111,13 @@ def test_while_training_and_after_an_interruption(searched: Path) -> None:
     assert progress.checkpoint == f"checkpoints/step-{2 * STEPS:08d}"
     assert progress.images_per_second is not None
     assert progress.seconds_left == pytest.approx(1077 / progress.images_per_second)
+
+
+def test_models_without_their_search_are_counted_alone(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (finished / "preferred.json").unlink()
+    assert "3 subnets" in show(monkeypatch, capsys, "status", str(finished))
 
 
 def test_after_everything(finished: Path) -> None:

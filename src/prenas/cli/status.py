@@ -29,7 +29,11 @@ def print_status(status: Status) -> None:
         # Handing over only some of the subnets is not an interruption.
         words = _WORDS | ({"begun": "started"} if status.num_models else {})
         found = plural(status.num_subnets, "subnet") if status.num_subnets else ""
-        models = f"{status.num_models} of {plural(status.num_subnets or 0, 'subnet')}"
+        models = (
+            f"{status.num_models} of {plural(status.num_subnets, 'subnet')}"
+            if status.num_subnets
+            else plural(status.num_models, "subnet")
+        )
         steps = [
             ("search", words[status.search], found),
             ("training", words[status.training], training_line(progress)),
