@@ -6,8 +6,9 @@
 
 For every space and engine, the table is made as `prenas measure` makes it. Then random networks
 that it has not seen are timed as wholes, and so are the networks that a search chooses for budgets
-between the smallest and the largest. One thread, batch 1. Results are merged into
-results/latency.json.
+between the smallest and the largest. One thread, batch 1. On a machine whose pace changes with the
+minutes, all predictions are off by one factor (`actual_to_predicted`); errors are also given
+without it. Results are merged into results/latency.json.
 """
 
 from __future__ import annotations
@@ -87,12 +88,16 @@ def measured(
     }
     chosen = chosen_for(space, table, num_budgets)
     archs = [*random, *chosen.values()]
-    times = time_networks(space, list(dict.fromkeys(archs)), runs)
-    seconds = dict(zip(dict.fromkeys(archs), (one.median for one in times), strict=True))
+    times_of_networks = time_networks(space, list(dict.fromkeys(archs)), runs)
+    seconds = dict(
+        zip(dict.fromkeys(archs), (one.median for one in times_of_networks), strict=True)
+    )
     predicted = np.array([1e-9 * table.predict(arch, space.settings) for arch in random])
     actual = np.array([seconds[arch] for arch in random])
     macs = np.array([count(arch, space)["macs"] for arch in random])
     errors = np.abs(predicted / actual - 1)
+    ratio = float(np.median(actual / predicted))
+    at_equal_pace = np.abs(ratio * predicted / actual - 1)
     kept = [seconds[arch] <= 1e-9 * most * (1 + _KEPT_WITHIN) for most, arch in chosen.items()]
     return {
         "kinds_of_layers": len(plan.layers),
@@ -101,6 +106,10 @@ def measured(
         "networks": len(random),
         "median_error": round(float(np.median(errors)), 4),
         "worst_error": round(float(errors.max()), 4),
+        "actual_to_predicted": round(ratio, 4),
+        "median_error_at_equal_pace": round(float(np.median(at_equal_pace)), 4),
+        "worst_error_at_equal_pace": round(float(at_equal_pace.max()), 4),
+        "pace_meanwhile": round(max(one.pace for one in times_of_networks), 4),
         "rank_correlation": round(float(spearmanr(predicted, actual).statistic), 4),
         "rank_correlation_of_macs": round(float(spearmanr(macs, actual).statistic), 4),
         "milliseconds": [round(1e3 * float(actual.min()), 2), round(1e3 * float(actual.max()), 2)],

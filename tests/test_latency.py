@@ -38,13 +38,14 @@ from prenas.devices.measuring import (
     measurement,
     time_networks,
 )
-from prenas.devices.timing import Latency, latencies
+from prenas.devices.timing import Latency, at_equal_pace, latencies
 from prenas.devices.whole import measure_run, recorded_times
 from prenas.families import build, family_of, shapes_by_role
 from prenas.families.base import Arch, SearchSpace
 from prenas.families.vit.network import VisionTransformer
 from prenas.latency import (
     LatencyTable,
+    Machine,
     read_table,
     signature,
     table_in_use,
@@ -327,6 +328,86 @@ def test_times_that_spread_are_measured_again_and_then_refused(
         plan.measure()
 
 
+def test_a_machine_whose_pace_varies_much_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = measurement(MINI, TORCH)
+    steady = made_up(MINI, {arch.id: arch for arch in plan.networks})
+
+    def uneven(calls: Mapping[str, Any], **others: Any) -> dict[str, Latency]:
+        return {name: one._replace(pace=0.4) for name, one in steady(calls).items()}
+
+    monkeypatch.setattr(measuring, "latencies", uneven)
+    with pytest.raises(ValueError, match=r"pace .* varied by 40, 40, 40 % in 3 .* 25 % is allowed"):
+        plan.measure()
+
+
+def unsteady(
+    rounds: int, calls: int, *, own: float, draws: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """What calls take, and times [rounds, calls] in a pace that changes every hundred calls."""
+    typical = draws.uniform(1e-3, 1e-2, calls)
+    number = rounds * calls
+    knots = np.arange(0, number + 100, 100)
+    pace = np.interp(np.arange(number), knots, draws.uniform(0.7, 1.4, len(knots)))
+    noise = draws.normal(1.0, own, number)
+    return typical, typical * (pace * noise).reshape(rounds, calls)
+
+
+def test_the_pace_of_the_machine_is_taken_out_of_times() -> None:
+    ratios = []
+    for seed in range(6):
+        typical, seconds = unsteady(20, 64, own=0.02, draws=np.random.default_rng(seed))
+        even, pace = at_equal_pace(seconds)
+        assert np.median(np.std(np.log(even), axis=0)) < 0.025  # what is left is the calls' own
+        assert 0.05 < pace < 0.2
+        errors = [np.std(np.log(np.median(one, axis=0) / typical)) for one in (even, seconds)]
+        ratios.append(errors[0] / errors[1])
+    assert np.mean(ratios) < 0.7
+
+
+@pytest.mark.parametrize("calls", [1, 3, 64])
+def test_noise_of_the_calls_themselves_is_not_taken_for_pace(calls: int) -> None:
+    seconds = np.random.default_rng(0).normal(1.0, 0.1, (60, calls))
+    even, pace = at_equal_pace(seconds)
+    assert np.std(np.log(even)) > 0.97 * np.std(np.log(seconds))
+    assert pace < 0.03
+
+
+def test_steady_times_stay_as_they_are() -> None:
+    seconds = np.tile([[1.0, 2.0, 4.0]], (5, 1))
+    even, pace = at_equal_pace(seconds)
+    np.testing.assert_allclose(even, seconds, rtol=1e-12)
+    assert pace == 0.0
+    alone, pace = at_equal_pace(np.array([[0.5]]))
+    assert (alone.item(), pace) == (0.5, 0.0)
+
+
+def test_layers_of_many_turns_are_timed_at_one_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine is twice as slow in the second turn as in the first, and so on."""
+    plan = measurement(MINI, TORCH)
+    monkeypatch.setattr(measuring, "_IN_TURN", 5)
+    monkeypatch.setattr(measuring, "_NUM_ANCHORS", 3)
+    steady = made_up(MINI, {arch.id: arch for arch in plan.networks})
+    turns = []
+
+    def slower(calls: Mapping[str, Any], **others: Any) -> dict[str, Latency]:
+        turns.append(len(calls))
+        found = steady(calls)
+        if len(turns) > -(-len(plan.layers) // 5):
+            return found  # whole networks
+        return {
+            key: one._replace(median=one.median * 2 ** len(turns)) for key, one in found.items()
+        }
+
+    monkeypatch.setattr(measuring, "latencies", slower)
+    found = plan.measure()
+    monkeypatch.undo()
+    expected = table_of(MINI, monkeypatch)
+    assert len(turns) > 2
+    assert {key: one.nanoseconds for key, one in found.entries.items()} == pytest.approx(
+        {key: one.nanoseconds for key, one in expected.entries.items()}, rel=1e-3
+    )
+
+
 def test_calls_that_a_coarse_clock_does_not_see_are_timed_by_the_wall(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -507,10 +588,24 @@ def test_a_run_keeps_its_table(run: Run, in_use: LatencyTable) -> None:
     use_table(None)
     assert Run(run.folder).preferred == run.preferred
     assert table_in_use() == in_use
-    other = in_use.model_copy(update={"space": "another"})
-    use_table(other)
-    with pytest.raises(ValueError, match="counts latencies with its own table"):
-        Run(run.folder)
+    ours = in_use.conditions
+    for change, difference in (
+        ({"space": "another"}, r"\(torch, 1 thread, batches of 1; mini, .*; another, "),
+        ({"conditions": ours.model_copy(update={"threads": 2})}, r"1 thread, .*\(torch, 2 threads"),
+        (
+            {
+                "conditions": ours.model_copy(
+                    update={"machine": Machine(processor="ARM", num_cores=8, system="Linux")}
+                )
+            },
+            r"batches of 1; .* cores, .*batches of 1; ARM, 8 cores",
+        ),
+        ({"conditions": ours.model_copy(update={"versions": {"torch": "1.0"}})}, "1; torch 1.0"),
+    ):
+        use_table(in_use.model_copy(update=change))
+        message = f"counts latencies with its own table .*{difference}"
+        with pytest.raises(ValueError, match=message):
+            Run(run.folder)
     use_table(None)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -73,6 +74,9 @@ class Fit(Value):
     """Spearman's, between predicted and measured times."""
     noise_floor: float
     """Median difference between two measurements of the same network, relative to its time."""
+    pace: float | None = None
+    """How much the machine's own pace varied while networks were measured, which is taken out of
+    their times; None in files of earlier versions."""
 
 
 class Entry(Value):
@@ -221,8 +225,24 @@ def use_table_of(folder: Path) -> None:
     if used is None:
         use_table(table)
     elif used.digest != table.digest:
+        own, other = _told_apart(table, used)
         raise ValueError(
-            f"{folder} counts latencies with its own table ({table.conditions.summary}), but this "
-            f"process uses another one ({used.conditions.summary}): leave out --latency, or work "
-            "on this run in a process of its own"
+            f"{folder} counts latencies with its own table ({own}), but this process uses another "
+            f"one ({other}): leave out --latency, or work on this run in a process of its own"
         )
+
+
+def _told_apart(one: LatencyTable, other: LatencyTable) -> tuple[str, str]:
+    """Two different tables in words that differ."""
+
+    def in_words(table: LatencyTable) -> Iterator[str]:
+        conditions = table.conditions
+        yield conditions.summary
+        yield f"{conditions.summary}; {conditions.machine}"
+        versions = ", ".join(f"{name} {number}" for name, number in conditions.versions.items())
+        yield f"{conditions.summary}; {versions}"
+        yield f"{conditions.summary}; {table.space}, {table.digest}"
+
+    return next(
+        pair for pair in zip(in_words(one), in_words(other), strict=True) if len({*pair}) > 1
+    )

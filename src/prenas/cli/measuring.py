@@ -205,6 +205,7 @@ def _print_tables(space: SearchSpace, done: Sequence[tuple[Path, LatencyTable]])
             "worst, %",
             "rank\ncorrelation",
             "noise, %",
+            "pace\nvaried by, %",
         ],
         [
             (
@@ -215,6 +216,7 @@ def _print_tables(space: SearchSpace, done: Sequence[tuple[Path, LatencyTable]])
                 f"{100 * table.fit.worst_error:.1f}",
                 "-" if table.fit.rank_correlation is None else f"{table.fit.rank_correlation:.3f}",
                 f"{100 * table.fit.noise_floor:.1f}",
+                "-" if table.fit.pace is None else f"{100 * table.fit.pace:.1f}",
             )
             for (file, table), both in zip(done, ends, strict=True)
         ],

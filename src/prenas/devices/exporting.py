@@ -17,7 +17,7 @@ from prenas.cost import count
 from prenas.data import CENTRE_CROP, ImageData, drawn_subset, evaluation_batches, num_samples
 from prenas.devices.card import Card, files_of_export, is_export
 from prenas.devices.formats import INPUT, OUTPUT, Format, Pixels, Plan, Written, get_format
-from prenas.devices.timing import MOST_SPREAD, Latency, latencies
+from prenas.devices.timing import MOST_PACE, MOST_SPREAD, Latency, latencies
 from prenas.devices.verification import Agreement, Labelled, agreement
 from prenas.families import family_of
 from prenas.models.export import (
@@ -331,10 +331,12 @@ class _Export:
                     "machine: it is only smaller."
                 )
         unsteady = max(one.spread for one in times.values())
-        if unsteady > MOST_SPREAD:
+        pace = max(one.pace for one in times.values())
+        if unsteady > MOST_SPREAD or pace > MOST_PACE:
             yield (
-                f"The times spread by {100 * unsteady:.0f} % around their medians: the machine was "
-                "busy, so measure again before relying on them."
+                f"The times spread by {100 * unsteady:.0f} % around their medians, and the pace of "
+                f"the machine varied by {100 * pace:.0f} %: it was busy, so measure again before "
+                "relying on them."
             )
 
 

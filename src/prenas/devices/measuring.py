@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from prenas.cost import Part, parts_of
 from prenas.devices.blocks import blocks_of, example_images, network_of
 from prenas.devices.formats import Plan, Written, get_format
-from prenas.devices.timing import MOST_SPREAD, Latency, latencies
+from prenas.devices.timing import MOST_PACE, MOST_SPREAD, Latency, latencies
 from prenas.families import family_of, shapes_by_role
 from prenas.families.base import Arch, SearchSpace, StageChoice
 from prenas.latency import Conditions, Entry, Fit, LatencyTable, Machine, Precision, signature
@@ -48,6 +48,7 @@ _LAYER_SECONDS = 1e-3
 _NETWORK_SECONDS = 2e-3
 _LAYER_ROUNDS, _NETWORK_ROUNDS = 20, 40
 _IN_TURN = 64  # layers that are timed in turn
+_NUM_ANCHORS = 8  # layers that are timed in every turn
 _MOST_ATTEMPTS = 3
 _NUM_REHEARSED = 6
 _MOST_OPTIONS, _NUM_MEASURED = 8, 5
@@ -214,13 +215,15 @@ class Measurement:
         """
         started = time.perf_counter()
         alone: dict[str, float] = {}
-        first = self.layers[0]
+        anchors = self.layers[:: -(-len(self.layers) // _NUM_ANCHORS)]
         for at in range(0, len(self.layers), _IN_TURN):
             progress("layers", at, len(self.layers))
-            found = self._time_layers((first, *self.layers[max(at, 1) : at + _IN_TURN]))
-            # The first layer is timed every time: it shows how fast the machine is meanwhile.
-            pace = alone.get(first.signature, found[first.signature]) / found[first.signature]
-            alone |= {key: pace * seconds for key, seconds in found.items()}
+            timed = dict.fromkeys((*anchors, *self.layers[at : at + _IN_TURN]))
+            found = self._time_layers([*timed])
+            # Some layers are timed every time: they show how fast the machine is meanwhile.
+            keys = [layer.signature for layer in anchors]
+            pace = median(alone.get(key, found[key]) / found[key] for key in keys)
+            alone |= {key: pace * one for key, one in found.items() if key not in alone}
         progress("networks", 0, len(self.networks))
         times = time_networks(self.space, self.networks, self.engine, progress=progress)
         entries = {key: one for cell in self.cells for key, one in _filled(cell, alone).items()}
@@ -398,6 +401,7 @@ def _fit(features: Floats, seconds: Floats, times: Sequence[Latency]) -> Fit:
         worst_error=float(errors.max()),
         rank_correlation=correlation,
         noise_floor=median(abs(a - b) / one.median for one in times for a, b in [one.halves]),
+        pace=max(one.pace for one in times),
     )
 
 
@@ -466,14 +470,23 @@ def _steadily(
     Raises:
         ValueError: they were unsteady in every attempt.
     """
-    spreads = []
+    spreads, paces = [], []
     for _ in range(_MOST_ATTEMPTS):
         times = latencies(calls, rounds=rounds, threads=engine.threads, least_seconds=least_seconds)
         spreads.append(median(one.spread for one in times.values()))
-        if spreads[-1] <= MOST_SPREAD:
+        paces.append(max(one.pace for one in times.values()))
+        if spreads[-1] <= MOST_SPREAD and paces[-1] <= MOST_PACE:
             return times
-    raise ValueError(
-        f"the times of {len(calls)} calls spread by {100 * min(spreads):.0f} % or more around "
-        f"their medians in each of {_MOST_ATTEMPTS} attempts, where {100 * MOST_SPREAD:.0f} % is "
-        "allowed: the machine is busy, so measure again when it is idle"
-    )
+    if min(spreads) > MOST_SPREAD:
+        seen = (
+            f"the times of {len(calls)} calls spread by {100 * min(spreads):.0f} % or more around "
+            f"their medians in each of {_MOST_ATTEMPTS} attempts, where {100 * MOST_SPREAD:.0f} % "
+            "is allowed"
+        )
+    else:
+        listed = ", ".join(f"{100 * one:.0f}" for one in paces)
+        seen = (
+            f"the pace of this machine varied by {listed} % in {_MOST_ATTEMPTS} attempts, where "
+            f"{100 * MOST_PACE:.0f} % is allowed"
+        )
+    raise ValueError(f"{seen}: the machine is busy, so measure again when it is idle")
