@@ -569,6 +569,17 @@ def more_in_test(path: Path) -> Path:
     return write(path, [*SPLIT, "test/owl/1.png"])
 
 
+def other_case_in_val(path: Path) -> Path:
+    return write(path, [*SPLIT, "val/Dog/1.png"])
+
+
+def other_letters_in_test(path: Path) -> Path:
+    """An é that is one letter, and one that is an e with an accent, as macOS wrote names."""
+    return write(
+        path, [*SPLIT, "train/caf\u00e9/1.png", "train/caf\u00e9/2.png", "test/cafe\u0301/1.png"]
+    )
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -590,6 +601,11 @@ def more_in_test(path: Path) -> Path:
             ["validation split", "do not occur in the training images: eel, owl", "cat, dog"],
         ),
         (more_in_test, ["test split", "do not occur in the training images: owl"]),
+        (other_case_in_val, ["'Dog' and 'dog' look alike, but are different names"]),
+        (
+            other_letters_in_test,
+            [r"'cafe\u0301' and 'caf\xe9' look alike, but are different names"],
+        ),
     ],
 )
 def test_what_cannot_be_used_is_refused_in_words(

@@ -73,10 +73,11 @@ GREYS: dict[str, tuple[str, Callable[[Path], None]]] = {
 
 def set_of(tmp_path: Path, ending: str, save: Callable[[Path], None]) -> Path:
     """Train, validation and test of one such picture and of ordinary ones."""
-    root = write(tmp_path / "set", [f"{s}/{k}/1.png" for s in ("train", "val") for k in "ab"])
-    for split in ("train", "val"):
-        (root / f"{split}/a/1.png").unlink()
-        save(root / f"{split}/a/1.{ending}")
+    places = {"train": "2", "val": "1"}
+    root = write(tmp_path / "set", [f"{s}/{k}/{n}.png" for s, n in places.items() for k in "ab"])
+    for split, number in places.items():
+        (root / f"{split}/a/{number}.png").unlink()
+        save(root / f"{split}/a/{number}.{ending}")
     return root
 
 
@@ -217,6 +218,9 @@ def broken(tmp_path: Path) -> Path:
             for n in range(20)
         ],
     )
+    for number in range(20):
+        for kind in "ab":
+            noise(1000 + number).save(root / f"val/{kind}/{number:02d}.png")  # not as in training
     for number in (*range(0, 20, 2), 15, 17, 19):
         (root / f"val/a/{number:02d}.png").write_text("broken")
     return root

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import os
 import posixpath
+import unicodedata
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -437,6 +438,7 @@ def labelled(listing: Listing, names: tuple[str, ...], split: str) -> PictureSet
             f"{len(names)} classes: {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}): "
             "rename or remove them"
             + (", or do without the split (--data test=none)" if split == "test" else "")
+            + _alike(unknown, names)
         )
     number = {name: index for index, name in enumerate(names)}
     labels = np.empty(len(listing.sizes), np.int64)
@@ -448,3 +450,16 @@ def labelled(listing: Listing, names: tuple[str, ...], split: str) -> PictureSet
         open=listing.open,
         versions=listing.sizes.measured,
     )
+
+
+def _alike(unknown: Sequence[str], names: Sequence[str]) -> str:
+    """A hint if an unknown class differs from a known one in case or in its Unicode form only."""
+
+    def plain(name: str) -> str:
+        return unicodedata.normalize("NFC", name).casefold()
+
+    known = {plain(name): name for name in names}
+    pairs = [(name, known[plain(name)]) for name in unknown if plain(name) in known]
+    if not pairs:
+        return ""
+    return f". {pairs[0][0]!a} and {pairs[0][1]!a} look alike, but are different names"

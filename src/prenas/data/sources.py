@@ -21,6 +21,7 @@ from prenas.data.augmentation import (
     evaluation_transform,
     training_transform,
 )
+from prenas.data.copies import notes_on_copies
 from prenas.data.cores import num_readers
 from prenas.data.folders import (
     SPLIT_NAMES,
@@ -153,6 +154,12 @@ def load_data(
     found = {name: ready(name, pictures) for name, pictures in opened.splits.items()}
     if problems:
         raise UnreadableError(problems, sum(map(len, opened.splits.values())))
+    notes += [
+        note
+        for name, pictures in opened.splits.items()
+        if name != "train"
+        for note in notes_on_copies(name, pictures, opened.train)
+    ]
     splits = {name: dataset for name, dataset in found.items() if dataset is not None}
     for note in notes:
         _logger.warning("%s", note)

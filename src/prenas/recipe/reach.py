@@ -36,13 +36,11 @@ def following(texts: Sequence[str], space: SearchSpace) -> tuple[str, ...] | Non
         return None
     name = next(iter(budgets[0].intervals))
     least, most = (count(arch, space)[name] for arch in (space.smallest, space.largest))
-    start = _rounded(least, up=False)
-    step = _rounded(-(-(most + 1 - start) // len(budgets)), up=True)
-    lo, hi, step_text = map(bounded_axis(name).format, (start, start + len(budgets) * step, step))
+    number = len(budgets)
+    # Ends and steps are rounded so little that every step still has a part of the range.
+    room = (most + 1 - least) // (2 * number * max(number, 10))
+    unit: int = 10 ** (len(str(max(room, 1))) - 1)
+    start = least // unit * unit
+    step = -(-(most + 1 - start) // (number * unit)) * unit
+    lo, hi, step_text = map(bounded_axis(name).format, (start, start + number * step, step))
     return (f"{name}={lo}:{hi}:{step_text}",)
-
-
-def _rounded(amount: int, *, up: bool) -> int:
-    """An amount with two significant digits."""
-    unit: int = 10 ** max(len(str(amount)) - 2, 0)
-    return -(-amount // unit) * unit if up else amount // unit * unit

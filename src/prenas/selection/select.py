@@ -200,10 +200,15 @@ def nothing_fits(
     candidates: Mapping[int | None, Candidates], budgets: Sequence[Budget]
 ) -> ValueError:
     """The error for budgets that no candidate fits; it gives the range of the space."""
+    texts = few_of([*map(str, budgets)])
+    which = (
+        f"the budget {texts}"
+        if len(budgets) == 1
+        else f"any of the {len(budgets):,} budgets ({texts})"
+    )
     return ValueError(
-        f"no subnet fits any of the {len(budgets):,} budgets ({few_of([*map(str, budgets)])}): "
-        f"this space ranges over {reachable(candidates)}. Change a budget to lie in this range, or "
-        "choose another space"
+        f"no subnet fits {which}: this space ranges over {reachable(candidates)}. Change a budget "
+        "to lie in this range, or choose another space"
     )
 
 
