@@ -721,6 +721,7 @@ def test_the_commands_from_a_space_to_a_subnet(prenas_command: Command, at_home:
     assert found.status == 0, found.err
     assert "latency, ms" in found.out
     assert "predicted" in found.out
+    assert "another pace" not in found.out
     too_little = prenas_command(
         "search", "--space", "small.yaml", "--out", "no", "--latency", "mine.json",
         "--budget", "latency=0.1ms",
@@ -788,6 +789,35 @@ def test_cuts_of_a_trained_network_keep_latencies(
     )  # fmt: skip
     assert refused.status == 2
     assert "cannot be met by cutting" in refused.err
+
+
+@pytest.mark.parametrize(("factor", "words"), [(0.9, "faster than"), (1.25, "slower than")])
+def test_another_pace_than_that_of_the_table_is_said(
+    factor: float,
+    words: str,
+    prenas_command: Command,
+    at_home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    measured = prenas_command("measure", "small.yaml", "--out", "mine.json")
+    assert measured.status == 0, measured.err
+    steady = measuring.latencies
+
+    def otherwise(calls: Mapping[str, Any], **others: Any) -> dict[str, Latency]:
+        return {
+            name: one._replace(median=factor * one.median)
+            for name, one in steady(calls, **others).items()
+        }
+
+    monkeypatch.setattr(measuring, "latencies", otherwise)
+    found = prenas_command(
+        "search", "--space", "small.yaml", "--out", "run", "--latency", "mine.json",
+        "--budget", "latency=1.03ms", "--budget", "latency=1.04ms",
+    )  # fmt: skip
+    assert found.status == 0, found.err
+    percent = round(100 * abs(1 / factor - 1))
+    said = " ".join(found.out.split())
+    assert f"All subnets were {words} predicted, by {percent} % in the median" in said
 
 
 def test_a_table_of_another_machine_is_taken_only_on_request(

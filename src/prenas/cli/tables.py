@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from prenas.training.estimate import Estimate
 
 _NUM_WEAKEST = 3
+_ANOTHER_PACE = 0.05  # median error of predicted times
 _NUM_LISTED = 10  # lines; of more, one line names the first
 
 
@@ -309,6 +311,15 @@ def print_times(run: Run) -> None:
     print_table(f"{run.folder}: measured times", [*columns, "architecture"], rows)
     for one in found:
         console.print(f"{one.conditions.summary}: {one.conditions.machine}", soft_wrap=True)
+        errors = [time.error for time in one.subnets if time.error is not None]
+        if errors and abs(median(errors)) > _ANOTHER_PACE and len({one > 0 for one in errors}) == 1:
+            console.print(
+                f"All subnets were {'faster' if errors[0] > 0 else 'slower'} than predicted, by "
+                f"{100 * abs(median(errors)):.0f} % in the median: this machine has another pace "
+                "now than when its table was measured. Which subnet is faster still holds; for "
+                "times that hold, measure the table again (prenas measure --again)",
+                soft_wrap=True,
+            )
 
 
 def print_evaluations(
