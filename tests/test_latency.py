@@ -40,7 +40,7 @@ from prenas.devices.measuring import (
 )
 from prenas.devices.timing import Latency, at_equal_pace, latencies
 from prenas.devices.whole import measure_run, recorded_times
-from prenas.families import build, family_of, shapes_by_role
+from prenas.families import build, family_of, get_space, shapes_by_role
 from prenas.families.base import Arch, SearchSpace
 from prenas.families.vit.network import VisionTransformer
 from prenas.latency import (
@@ -257,6 +257,38 @@ def test_the_first_convolution_of_a_layer_alone_is_int8(
     dequantized = {node.output[0] for node in nodes if node.op_type == "DequantizeLinear"}
     found = [node.input[1] in dequantized for node in nodes if node.op_type == "Conv"]
     assert found == in_int8
+
+
+def nodes_of(path: Path) -> list[str]:
+    return [node.op_type for node in pytest.importorskip("onnx").load(path).graph.node]
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+@pytest.mark.parametrize(
+    "space", [MINI, get_space("mobilenet-micro"), timm_space("test_resnet", 64)]
+)
+def test_layers_written_together_are_those_written_alone(
+    name: str, space: SearchSpace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    form = get_format(name)
+    arch, images = space.largest, blocks.example_images(space.settings, 2)
+    network = blocks.network_of(arch, space.settings, deploys=True)
+    layers = [prefix.removesuffix(".") for prefix in family_of(arch).layers(arch)]
+    found = list(blocks.blocks_of(network, layers, images))
+    sizes = [sum(p.nbytes for p in (*b.module.parameters(), *b.module.buffers())) for b in found]
+    # The first two together, the others as it comes.
+    monkeypatch.setattr(import_module("prenas.devices.onnx_format"), "_MOST_BYTES", sum(sizes[:2]))
+    paths = [tmp_path / f"{number}{Path(form.file).suffix}" for number in range(len(found))]
+    assert form.write_layers is not None
+    form.write_layers(found, paths, form.plan(2))
+    for path, block in zip(paths, found, strict=True):
+        alone = path.with_name(f"alone-{path.name}")
+        form.write(block.module, block.example, alone, form.plan(2))
+        given = block.example.numpy()
+        np.testing.assert_array_equal(form.open(path, 1)(given), form.open(alone, 1)(given))
+        if name == "onnx":
+            assert sorted(nodes_of(path)) == sorted(nodes_of(alone))
+    assert {path for path in tmp_path.iterdir() if "passing" in path.name} == set()
 
 
 def test_what_is_timed_in_int8_is_the_quantised_network() -> None:

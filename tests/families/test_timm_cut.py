@@ -1,10 +1,12 @@
 """Cuts of timm models: what is read, what a cut is, and what timm alone makes of it."""
 
 import json
+import pickle
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,7 @@ from prenas.families.timm_cut.arguments import built_by_arguments, describe_argu
 from prenas.families.timm_cut.parts import classifier
 from prenas.families.timm_cut.pretrained import read_pretrained
 from prenas.families.timm_cut.reading import read_groups
+from prenas.families.timm_cut.resizing import resize
 from prenas.families.timm_cut.resolutions import resolutions
 from prenas.families.timm_cut.space import TimmSpace, cuts
 from prenas.families.timm_cut.stock import describe_stock, from_timm, stock, to_timm
@@ -689,3 +692,90 @@ def test_counters_of_batches_may_be_missing() -> None:
     assert len(given) < len(tensors)
     expected = read_pretrained("test_resnet", tensors)
     assert_same_weights(read_pretrained("test_resnet", given), expected)
+
+
+# --- copies, noise and sizes ---------------------------------------------------------------------
+
+
+def trained_cut(name: str = "test_vit", drop_path: float = 0.0, dropout: float = 0.0) -> nn.Module:
+    """A cut with weights that are not those of the start."""
+    space = timm_space(name, 64)
+    arch = space.sample(np.random.default_rng(2))
+    network = build(arch, space.settings, [drop_path] * len(arch.blocks), dropout)
+    fill_as_trained(network)
+    return network
+
+
+def test_positions_are_resampled_to_a_grid_of_as_many_patches() -> None:
+    """4 x 16 patches become 8 x 8: the tensor keeps its shape, but not its meaning."""
+    old = TimmSettings(model="test_vit", image_size=(64, 256), num_classes=4)
+    new = old.changed(image_size=(128, 128))
+    network: Any = timms_own(old)
+    fill_as_trained(network)
+    tensors = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    found = resize(tensors, old, new)
+    network.set_input_size((128, 128))
+    expected = network.state_dict()
+    assert not torch.equal(found["pos_embed"], tensors["pos_embed"])
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_layers_that_see_parts_of_images_keep_their_units() -> None:
+    """MobileViT folds parts of an image into the batch: nothing there is one entry per image."""
+    groups = [
+        group
+        for block in read_groups(TimmSettings(model="mobilevit_xxs", image_size=64))
+        for group in block.groups
+    ]
+    assert groups
+    assert not [group.consumer for group in groups if ".transformer." in group.consumer]
+
+
+def test_a_copy_drops_features_by_itself() -> None:
+    network = trained_cut(dropout=0.5)
+    images = torch.randn(2, 3, 64, 64)
+    copied = deepcopy(network).eval()
+    network.train()
+    with torch.no_grad():
+        assert torch.equal(copied(images), copied(images))
+        assert not torch.equal(network(images), network(images))
+        network.eval()
+        assert torch.equal(network(images), copied(images))
+        copied.train()
+        assert not torch.equal(copied(images), copied(images))
+
+
+def test_noise_of_a_call_does_not_stay() -> None:
+    network: Any = trained_cut(drop_path=0.5).train()
+    network(torch.randn(2, 3, 64, 64), torch.rand(2, 64))
+    images = torch.randn(3, 3, 64, 64)  # another number than the noise was for
+    found = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        found.append(network.forward_features(images))
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+def test_layers_that_are_computed_again_get_the_same_noise() -> None:
+    network: Any = trained_cut(drop_path=0.5).train()
+    images, noise = torch.randn(2, 3, 64, 64), torch.rand(2, 64)
+    gradients = []
+    for enable in (False, True):
+        network.set_grad_checkpointing(enable)
+        network.zero_grad()
+        network(images, noise).sum().backward()
+        gradients.append([one.grad.clone() for one in network.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_efficientnet", "test_resnet"])
+def test_cuts_are_pickled(name: str) -> None:
+    network = trained_cut(name, drop_path=0.1, dropout=0.1).eval()
+    images = torch.randn(2, 3, 64, 64)
+    loaded = pickle.loads(pickle.dumps(network))
+    assert type(loaded) is type(network)
+    with torch.no_grad():
+        assert torch.equal(loaded(images), network(images))
+        assert loaded.settings == network.settings

@@ -29,18 +29,20 @@ def test_stochastic_depth_keeps_the_mean() -> None:
     assert torch.equal(found[0], tokens[0])
 
 
-@pytest.mark.parametrize("way", ["assign", "to_empty"])
+@pytest.mark.parametrize("way", ["assign", "assign inside", "to_empty"])
 def test_weights_are_loaded_into_a_network_without_memory(way: str) -> None:
     """Also what no state dict has: the indices of the grid."""
     space = get_space("digits")
     expected = fill_as_trained(build(space.largest, space.settings))
     with torch.device("meta"):
         network = build(space.largest, space.settings).eval()
+        if way == "assign inside":
+            network.load_state_dict(expected.state_dict(), assign=True)
     if way == "to_empty":
         network.to_empty(device="cpu")
         for buffer in network.buffers():
             buffer.zero_()  # as an allocator may leave them
-    network.load_state_dict(expected.state_dict(), assign=way == "assign")
+    network.load_state_dict(expected.state_dict(), assign=way != "to_empty")
     images = images_for(space)
     assert torch.equal(network(images), expected(images))
     half = build(space.largest, space.settings).eval().bfloat16()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
@@ -74,6 +74,11 @@ class Format(NamedTuple):
     """Loads a file into its engine: (path, threads) -> a function."""
     quantizers: Mapping[str, Quantizer]
     """Name of an int8 form -> writes it."""
+    write_layers: (
+        Callable[[Sequence[tuple[nn.Module, Tensor]], Sequence[Path], Plan], None] | None
+    ) = None
+    """Writes layers alone, for engines in which `prenas measure` times them: ((layer in evaluation
+    mode, example of the only tensor that it takes) each, paths, plan)."""
     takes_any_number: bool = True
     """Whether one file takes any number of images; otherwise it takes one, or as many as asked."""
     takes_opset: bool = False

@@ -27,8 +27,8 @@ import torch
 from torch import Tensor, nn
 
 from prenas.cost import Part, parts_of
-from prenas.devices.blocks import blocks_of, example_images, network_of
-from prenas.devices.formats import Plan, Written, get_format
+from prenas.devices.blocks import Block, blocks_of, example_images, network_of
+from prenas.devices.formats import Format, Plan, Written, get_format
 from prenas.devices.timing import MOST_PACE, MOST_SPREAD, Latency, latencies
 from prenas.families import family_of, shapes_by_role
 from prenas.families.base import Arch, SearchSpace, StageChoice
@@ -42,6 +42,7 @@ ENGINES: Mapping[str, str | None] = {"torch": None, "onnxruntime": "onnx", "open
 """Name of an engine -> the format that it runs; None for networks as they are."""
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 _INT8_FORM = "static"
+_FOLDER = "prenas-timing-"
 
 _NUM_NETWORKS = 24
 _LAYER_SECONDS = 1e-3
@@ -91,21 +92,41 @@ class Engine(NamedTuple):
             ),
         )
 
-    def runner(
-        self, network: nn.Module, images: Tensor, *, is_layer: bool = False
-    ) -> Callable[[], object]:
-        """A call of a network, or of a layer, on these images."""
+    def runner(self, network: nn.Module, images: Tensor) -> Callable[[], object]:
+        """A call of a network on these images."""
         if (format_name := ENGINES[self.name]) is None:
             return partial(_applied, network, images)
-        found, pixels = get_format(format_name), images.numpy()
-        with tempfile.TemporaryDirectory(prefix="prenas-timing-") as folder:
+        found = get_format(format_name)
+        with tempfile.TemporaryDirectory(prefix=_FOLDER) as folder:
             path = Path(folder) / found.file
             found.write(network, images, path, Plan(self.batch, None))
-            if self.precision == "int8":
-                # Ranges come from the images that are timed: how long a call takes is the same.
-                written, path = Written(path, network, images, is_layer), path.with_stem("int8")
-                found.quantizers[_INT8_FORM](written, path, lambda: [pixels])
-            return partial(found.open(path, self.threads), pixels)
+            return self._opened(found, Written(path, network, images))
+
+    def layer_runners(self, blocks: Sequence[Block]) -> list[Callable[[], object]]:
+        """Calls of layers, each on its example."""
+        if (format_name := ENGINES[self.name]) is None:
+            return [partial(_applied, block.module, block.example) for block in blocks]
+        found = get_format(format_name)
+        assert found.write_layers is not None, "engines that are measured write layers"
+        with tempfile.TemporaryDirectory(prefix=_FOLDER) as folder:
+            paths = [
+                Path(folder, found.file).with_stem(f"layer-{number}")
+                for number in range(len(blocks))
+            ]
+            found.write_layers(blocks, paths, Plan(self.batch, None))
+            return [
+                self._opened(found, Written(path, *block, is_layer=True))
+                for path, block in zip(paths, blocks, strict=True)
+            ]
+
+    def _opened(self, found: Format, written: Written) -> Callable[[], object]:
+        """A call of what was written, on the examples that it was written for."""
+        path, pixels = written.path, written.images.numpy()
+        if self.precision == "int8":
+            # Ranges come from the images that are timed: how long a call takes is the same.
+            path = path.with_stem(f"{path.stem}-int8")
+            found.quantizers[_INT8_FORM](written, path, lambda: [pixels])
+        return partial(found.open(path, self.threads), pixels)
 
 
 def get_engine(
@@ -216,23 +237,25 @@ class Measurement:
         started = time.perf_counter()
         alone: dict[str, float] = {}
         anchors = self.layers[:: -(-len(self.layers) // _NUM_ANCHORS)]
+        every_turn = self._layer_calls(anchors)
         for at in range(0, len(self.layers), _IN_TURN):
             progress("layers", at, len(self.layers))
-            timed = dict.fromkeys((*anchors, *self.layers[at : at + _IN_TURN]))
-            found = self._time_layers([*timed])
+            others = [one for one in self.layers[at : at + _IN_TURN] if one not in anchors]
+            found = self._time_layers(others, every_turn)
             # Some layers are timed every time: they show how fast the machine is meanwhile.
-            keys = [layer.signature for layer in anchors]
-            pace = median(alone.get(key, found[key]) / found[key] for key in keys)
+            pace = median(alone.get(key, found[key]) / found[key] for key in every_turn)
             alone |= {key: pace * one for key, one in found.items() if key not in alone}
         progress("networks", 0, len(self.networks))
         times = time_networks(self.space, self.networks, self.engine, progress=progress)
         entries = {key: one for cell in self.cells for key, one in _filled(cell, alone).items()}
         return self._fitted(entries, times, time.perf_counter() - started)
 
-    def _time_layers(self, layers: Sequence[Layer]) -> dict[str, float]:
-        """Signature -> seconds."""
+    def _time_layers(
+        self, layers: Sequence[Layer], others: Mapping[str, Callable[[], object]] | None = None
+    ) -> dict[str, float]:
+        """Signature -> seconds, also of other calls that are timed in turn with the layers."""
         times = _steadily(
-            self._layer_calls(layers),
+            {**(others or {}), **self._layer_calls(layers)},
             self.engine,
             rounds=_LAYER_ROUNDS,
             least_seconds=_LAYER_SECONDS,
@@ -240,15 +263,14 @@ class Measurement:
         return {key: one.median for key, one in times.items()}
 
     def _layer_calls(self, layers: Sequence[Layer]) -> dict[str, Callable[[], object]]:
-        calls: dict[str, Callable[[], object]] = {}
+        blocks: dict[str, Block] = {}
         settings, engine = self.space.settings, self.engine
+        images = example_images(settings, engine.batch)
         for arch in dict.fromkeys(layer.arch for layer in layers):
             found = {layer.name: layer.signature for layer in layers if layer.arch == arch}
             network = network_of(arch, settings, deploys=engine.deploys)
-            images = example_images(settings, engine.batch)
-            for key, block in zip(found.values(), blocks_of(network, found, images), strict=True):
-                calls[key] = engine.runner(block.module, block.example, is_layer=True)
-        return calls
+            blocks |= zip(found.values(), blocks_of(network, found, images), strict=True)
+        return dict(zip(blocks, engine.layer_runners([*blocks.values()]), strict=True))
 
     def _fitted(
         self, entries: Mapping[str, Entry], times: Sequence[Latency], seconds: float

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from prenas.devices.formats import INPUT, OUTPUT, Format, Pixels, Plan, Runner, 
 OPSETS = range(18, 24)
 """Versions of the operators that PyTorch's exporter writes and ONNX Runtime runs."""
 _LOGGERS = ("torch.onnx", "onnxscript", "onnx_ir")
+_MOST_BYTES = 2**28  # of the layers that are exported at once
 _ROOT = "root"  # the logger that ONNX Runtime's quantisation uses
 
 
@@ -29,19 +32,80 @@ def write(network: nn.Module, images: Tensor, path: Path, plan: Plan) -> None:
             "out"
         )
     shapes = None if plan.batch else ({0: torch.export.Dim("batch", min=1)},)
+    _save(_exported(network, (images,), [INPUT], [OUTPUT], plan, shapes), path)
+
+
+def write_layers(
+    layers: Sequence[tuple[nn.Module, Tensor]], paths: Sequence[Path], plan: Plan
+) -> None:
+    """Writes layers that take one tensor each, for the shapes of their examples.
+
+    Many are exported as one model, and that is taken apart: starting the exporter takes several
+    times as long as what it does for a layer.
+    """
+    from onnx.utils import Extractor
+
+    start = 0
+    while start < len(layers):
+        stop = start + _num_together([module for module, _ in layers[start:]])
+        modules, examples = zip(*layers[start:stop], strict=True)
+        inputs, outputs = ([f"{name}_{n}" for n in range(len(modules))] for name in (INPUT, OUTPUT))
+        extractor = Extractor(_exported(_Together(modules), examples, inputs, outputs, plan))
+        for path, given, found in zip(paths[start:stop], inputs, outputs, strict=True):
+            layer = extractor.extract_model([given], [found])
+            _rename(layer, {given: INPUT, found: OUTPUT})
+            _save(layer, path)
+        start = stop
+
+
+def _num_together(modules: Sequence[nn.Module]) -> int:
+    """How many of the first modules are exported at once: a file of ONNX holds at most 2 GB."""
+    sizes = [sum(p.nbytes for p in (*one.parameters(), *one.buffers())) for one in modules]
+    return max(1, bisect_right([*accumulate(sizes)], _MOST_BYTES))
+
+
+class _Together(nn.Module):
+    """Modules side by side: as many tensors in as out."""
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.side_by_side = nn.ModuleList(modules)
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """The output of every module for its own input."""
+        return tuple(one(x) for one, x in zip(self.side_by_side, inputs, strict=True))
+
+
+def _exported(
+    network: nn.Module,
+    examples: tuple[Tensor, ...],
+    inputs: list[str],
+    outputs: list[str],
+    plan: Plan,
+    shapes: Any = None,
+) -> Any:
     with quiet(*_LOGGERS):
         program = torch.onnx.export(
             network,
-            (images,),
+            examples,
             dynamo=True,
             dynamic_shapes=shapes,
-            input_names=[INPUT],
-            output_names=[OUTPUT],
+            input_names=inputs,
+            output_names=outputs,
             opset_version=plan.opset,
             verbose=False,
         )
     assert program is not None, "the exporter that is asked for returns a program"
-    _save(program.model_proto, path)
+    return program.model_proto
+
+
+def _rename(model: Any, names: Mapping[str, str]) -> None:
+    """Gives inputs and outputs of a model other names."""
+    for value in (*model.graph.input, *model.graph.output):
+        value.name = names.get(value.name, value.name)
+    for node in model.graph.node:
+        for used in (node.input, node.output):
+            used[:] = [names.get(name, name) for name in used]
 
 
 def _save(model: Any, path: Path) -> None:
@@ -133,6 +197,7 @@ FORMAT = Format(
     extra="onnx",
     modules=("onnx", "onnxscript", "onnxruntime"),
     write=write,
+    write_layers=write_layers,
     open=open_session,
     quantizers={"dynamic": _quantize_dynamic, "static": _quantize_static},
     takes_opset=True,

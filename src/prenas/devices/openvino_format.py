@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -16,12 +16,30 @@ from prenas.devices import onnx_format
 from prenas.devices.formats import INPUT, Format, Pixels, Plan, Runner, Written
 from prenas.families.lookup import with_flat_lookups
 
+_PASSING = "passing.onnx"
+
 
 def write(network: nn.Module, images: Tensor, path: Path, plan: Plan) -> None:
     """Writes a network as OpenVINO's graph and weights, by way of ONNX."""
-    openvino = _openvino()
-    passing = path.with_name("passing.onnx")
+    passing = path.with_name(_PASSING)
     onnx_format.write(with_flat_lookups(network), images, passing, plan)
+    _convert(passing, path)
+
+
+def write_layers(
+    layers: Sequence[tuple[nn.Module, Tensor]], paths: Sequence[Path], plan: Plan
+) -> None:
+    """The same for layers that take one tensor each."""
+    passing = [path.with_name(f"{path.stem}-{_PASSING}") for path in paths]
+    flat = [(with_flat_lookups(module), example) for module, example in layers]
+    onnx_format.write_layers(flat, passing, plan)
+    for one, path in zip(passing, paths, strict=True):
+        _convert(one, path)
+
+
+def _convert(passing: Path, path: Path) -> None:
+    """Converts a file of ONNX, and removes it."""
+    openvino = _openvino()
     # What it converts, unlike what it reads, has plain biases and clamps, which int8 needs.
     with _without_telemetry():
         model = openvino.convert_model(passing)
@@ -140,6 +158,7 @@ FORMAT = Format(
     extra="openvino",
     modules=("onnx", "onnxscript", "openvino", "nncf"),
     write=write,
+    write_layers=write_layers,
     open=open_model,
     quantizers={"static": _quantize_static, "weight": _compress_weights},
     takes_opset=True,

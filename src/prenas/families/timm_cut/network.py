@@ -33,6 +33,9 @@ from prenas.families.units import UnitGroup
 BRANCHES = 2
 """Columns of noise per block: blocks of timm have one or two residual branches."""
 
+_FEATURE_DROPOUT = "feature_dropout"
+"""Name of the module in the classifier that drops what it gets."""
+
 _BRANCH_DROPS = {"drop_path": 0, "drop_path1": 0, "drop_path2": 1}
 """timm's names for stochastic depth in a block -> the number of the branch that it drops."""
 
@@ -58,11 +61,24 @@ class CutNetwork(nn.Module):
             blank = images.new_zeros((2, *images.shape[1:]))
             kept = None if noise is None else noise.new_ones((2, *noise.shape[1:]))
             return self.forward(blank, kept)[:0]
-        for module in self.modules():
-            if isinstance(module, (_DropBranch, _Dropout)):
-                module.noise = noise
-        logits: Tensor = super().forward(images)
-        return logits
+        drops = [one for one in self.modules() if isinstance(one, (_DropBranch, _Dropout))]
+        for drop in drops:
+            drop.noise = noise
+        try:
+            logits: Tensor = super().forward(images)
+            return logits
+        finally:
+            if not self._recomputes():
+                for drop in drops:
+                    drop.noise = None
+
+    def _recomputes(self) -> bool:
+        """Whether the backward pass calls layers again, which then need the noise once more."""
+        return any(getattr(module, "grad_checkpointing", False) for module in self.modules())
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickles timm's class, because that of cuts is made when it is needed."""
+        return _blank, (type(self).__mro__[2],), self.__dict__
 
     def forward_features(self, images: Tensor, *arguments: Any, **fields: Any) -> Tensor:
         """timm's features, for images of the right shape."""
@@ -111,6 +127,12 @@ def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
 @cache
 def _plain_type(kind: Any) -> type[nn.Module]:
     return type(kind.__name__, (CutNetwork, kind), {})
+
+
+def _blank(kind: Any) -> nn.Module:
+    """A network of timm's class without its content, as `pickle` and `copy` fill it."""
+    made = _plain_type(kind)
+    return made.__new__(made)
 
 
 class _DropBranch(nn.Module):
@@ -389,6 +411,10 @@ def _add_drops(
                 setattr(module, name, _DropBranch(rate, BRANCHES * number + branch))
     if dropout_rate:
         classifier = network.get_classifier()  # type: ignore[operator]
-        drop_features = _Dropout(dropout_rate)
-        network.add_module("feature_dropout", drop_features)
-        classifier.register_forward_pre_hook(lambda _, inputs: drop_features(inputs[0]))
+        classifier.add_module(_FEATURE_DROPOUT, _Dropout(dropout_rate))
+        classifier.register_forward_pre_hook(_drop_features)
+
+
+def _drop_features(classifier: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
+    """A hook that finds the dropout in the classifier itself, so that copies use their own."""
+    return classifier.get_submodule(_FEATURE_DROPOUT)(inputs[0])

@@ -56,6 +56,8 @@ def read_groups(settings: TimmSettings) -> tuple[BlockGroups, ...]:
                 f"{error}): choose another timm model"
             ) from error
     network, images = _proving(settings)
+    groups, folded = _of_whole_images(network, images, groups)
+    problems |= {one.consumer: "it sees parts of an image as images of their own" for one in folded}
     movable, fixed = _movable(network, images, groups)
     problems |= {group.consumer: "its units cannot be reordered" for group in fixed}
     for name, problem in problems.items():
@@ -231,6 +233,36 @@ def _proving(settings: TimmSettings) -> tuple[nn.Module, torch.Tensor]:
             tensor.add_(noise if name.endswith("var") else 0.5 * noise)
     shape = (2, settings.in_chans, *settings.image_size)
     return network, torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+@torch.no_grad()
+def _of_whole_images(
+    network: nn.Module, images: torch.Tensor, groups: Sequence[UnitGroup]
+) -> tuple[list[UnitGroup], list[UnitGroup]]:
+    """Groups whose units see every image as one entry of the batch, and all others.
+
+    Scores are sums over the positions of an image, and stochastic depth drops branches per image.
+    """
+    seen: dict[str, int] = {}
+
+    def note(name: str) -> Any:
+        def hook(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+            seen[name] = inputs[0].shape[0]
+
+        return hook
+
+    handles = [
+        network.get_submodule(name).register_forward_pre_hook(note(name))
+        for name in {group.consumer for group in groups}
+    ]
+    try:
+        network(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    whole = [seen.get(group.consumer) in (None, len(images)) for group in groups]
+    pairs = list(zip(groups, whole, strict=True))
+    return [one for one, is_whole in pairs if is_whole], [one for one, yes in pairs if not yes]
 
 
 @torch.no_grad()

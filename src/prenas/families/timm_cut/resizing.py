@@ -42,13 +42,14 @@ def resize(
             f"on the image size: leave it at {old.image_size[0]} x {old.image_size[1]} pixels"
         )
     changed = dict(tensors)
-    if _POSITIONS in changed and differing:
-        grids: list[Any] = [network.patch_embed.grid_size for network in (before, after)]
+    old_grid, new_grid = _grid(before), _grid(after)
+    # Two grids may have equally many cells, such as 4 x 16 and 8 x 8.
+    if _POSITIONS in changed and old_grid and new_grid and old_grid != new_grid:
         resampled: Tensor = resample_abs_pos_embed(
             changed[_POSITIONS],
-            new_size=list(grids[1]),
-            old_size=list(grids[0]),
-            num_prefix_tokens=_num_prefix_tokens(grids[0], changed[_POSITIONS]),
+            new_size=list(new_grid),
+            old_size=list(old_grid),
+            num_prefix_tokens=_num_prefix_tokens(old_grid, changed[_POSITIONS]),
         )
         changed[_POSITIONS] = resampled
     return changed
@@ -56,6 +57,12 @@ def resize(
 
 def _whole(settings: TimmSettings) -> Any:
     return build_whole(settings)
+
+
+def _grid(network: Any) -> tuple[int, int] | None:
+    """Rows and columns of patches; None for networks without patches."""
+    grid: tuple[int, int] | None = getattr(getattr(network, "patch_embed", None), "grid_size", None)
+    return grid
 
 
 def _is_of_classes(name: str, network: Any) -> bool:

@@ -382,7 +382,9 @@ def _restore_grid(network: nn.Module, _: object) -> None:
     like = network.pos_embed
     if like.device.type == "meta":
         return
-    for name, tensor in network._grid().items():
+    with like.device:
+        grid = network._grid()
+    for name, tensor in grid.items():
         buffer = network.get_buffer(name)
         if buffer.device.type == "meta":
             dtype = like.dtype if tensor.is_floating_point() else tensor.dtype
