@@ -98,6 +98,7 @@ def run(
     """
     check_trackers(track)
     this = Run(out, recipe, data=data, device=device)
+    this.files.require_run_folder()  # before images are read
     if source is None:
         require_memory(recipe)
     if scores_units(recipe):

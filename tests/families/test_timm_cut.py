@@ -179,6 +179,7 @@ def test_a_model_is_read_and_its_full_size_is_timms(name: str) -> None:
     assert_equal_in_any_order(ours, theirs, arch, torch.float64, 1e-9)
     costs = count(arch, settings)
     assert costs["params"] == sum(one.numel() for one in theirs.parameters())
+    assert costs["macs"] == counted_macs(theirs.float(), settings)
 
 
 @pytest.mark.parametrize("name", SMALL_EVA)
@@ -203,6 +204,7 @@ def test_every_form_of_evas_attention_and_mlp(name: str) -> None:
 
 def counted_macs(network: nn.Module, settings: TimmSettings) -> int:
     """What PyTorch's counter finds, with attention by plain matrix products."""
+    network.requires_grad_(False)  # for the counter
     images = torch.zeros(1, settings.in_chans, *settings.image_size)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
         network(images)
@@ -722,13 +724,12 @@ def test_positions_are_resampled_to_a_grid_of_as_many_patches() -> None:
 
 def test_layers_that_see_parts_of_images_keep_their_units() -> None:
     """MobileViT folds parts of an image into the batch: nothing there is one entry per image."""
-    groups = [
-        group
-        for block in read_groups(TimmSettings(model="mobilevit_xxs", image_size=64))
-        for group in block.groups
-    ]
-    assert groups
-    assert not [group.consumer for group in groups if ".transformer." in group.consumer]
+    settings = TimmSettings(model="mobilevit_xxs", image_size=64)
+    arch = whole(read_groups(settings))
+    consumers = [group.consumer for group, _ in arch.kept()]
+    assert consumers
+    assert not [name for name in consumers if ".transformer." in name]
+    assert count(arch, settings)["macs"] == counted_macs(timms_own(settings).eval(), settings)
 
 
 def test_a_copy_drops_features_by_itself() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 
 from prenas.cost import bounded_axis
@@ -101,7 +102,7 @@ def choose(
             "say which subnet: give either its number or limits such as params=6M "
             "(--max params=6M,macs=1.4G or --max-params 6M)"
         )
-    number = pick(evaluations, most) if index is None else index
+    number = pick(evaluations, most) if index is None else operator.index(index)
     if not 0 <= number < len(evaluations):
         raise ValueError(
             f"subnet {number} does not exist: this run has subnets 0 to {len(evaluations) - 1}"

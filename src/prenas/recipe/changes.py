@@ -67,7 +67,8 @@ def with_overrides(recipe: Recipe, overrides: Iterable[str] | str) -> Recipe:
             defaults = EvolutionRecipe().model_dump(mode="json")
             fields["evolution"] = {**defaults, **(fields["evolution"] or {})}
         training = fields["training"]
-        if parents == ["training", "teacher"] and training and training["teacher"] is None:
+        has_teacher_field = isinstance(training, dict) and "teacher" in training
+        if parents == ["training", "teacher"] and has_teacher_field and not training["teacher"]:
             training["teacher"] = {
                 name: None if field.is_required() else field.default
                 for name, field in TeacherRecipe.model_fields.items()
@@ -138,10 +139,14 @@ def searching_recipe(space: SearchSpace, budgets: Iterable[str]) -> Recipe:
     return recipe_from_dict(fields)
 
 
+_NONE_IS_A_VALUE = ("data.validation", "data.test", "training.freeze", "training.class_weights")
+"""Fields of which "none" says something; `null` gives their default."""
+
+
 def _read_value(path: str, text: str, current: Any) -> Any:
     """An override's value; ValueError if its kind differs from that of the current value."""
     if text.lower() == "none":
-        return None
+        return "none" if path in _NONE_IS_A_VALUE else None
     try:
         value = load_json(text)
     except json.JSONDecodeError:

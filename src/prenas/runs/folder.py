@@ -78,7 +78,7 @@ class RunFolder:
         if self._is_locked or not join().is_main:
             yield
             return
-        self._require_run_folder()
+        self.require_run_folder()
         for name in _FOLDERS:
             artifacts.require_own_folder(self.path / name)
         artifacts.require_writable(self.path)
@@ -97,7 +97,7 @@ class RunFolder:
         yield self.path / artifacts.REPORT_PICTURES
         yield from (path for path in self.path.glob(f"{artifacts.SUBNETS}/*") if path.is_dir())
 
-    def _require_run_folder(self) -> None:
+    def require_run_folder(self) -> None:
         """Raises ValueError if the path is a file, or a folder with other files or a bad name."""
         try:
             str(self.path).encode()

@@ -86,6 +86,23 @@ class RunImages:
                 "Nothing was changed"
             )
 
+    def require_as_many(self, images: ImageData) -> None:
+        """Raises ValueError if a split has another number of images than when the run started.
+
+        That shows other images where fingerprints are unknown, and unreadable pictures that are
+        now left out instead of replaced, or the other way around.
+        """
+        before = self.recorded
+        for split, number in _numbers(images).items() if before is not None else ():
+            known = before.num_images.get(split, number)
+            if number != known:
+                raise ValueError(
+                    f"{self._run.folder} was started with {known:,} {split} images, and these are "
+                    f"{number:,}: give the same images, or start a run in another folder "
+                    "(data.memory_gib decides whether unreadable pictures are left out or "
+                    "replaced). Nothing was changed"
+                )
+
     def read_few(self) -> ImageData:
         """Like `read`, to look at a few images only: does not load all of them into memory."""
         recipe = self._run.recipe
@@ -134,10 +151,9 @@ class RunImages:
 
     def record(self, images: ImageData) -> None:
         """Writes `data.json`, so that the run continues with the same images only."""
-        sources = {"train": images.train, **images.splits}
         noted = RecordedImages(
             class_names=images.class_names,
-            num_images={name: num_samples(source) for name, source in sources.items()},
+            num_images=_numbers(images),
             notes=images.notes,
             fingerprint=images.fingerprint,
         )
@@ -160,7 +176,12 @@ class RunImages:
         recipe, before = self._run.recipe, self.recorded
         if images.num_crops != (recipe.data.crops if recipe.data else 1):
             return False
-        return before is None or before.fingerprint == images.fingerprint
+        if before is None or before.fingerprint != images.fingerprint:
+            return before is None
+        known, now = before.num_images, _numbers(images)
+        return images.fingerprint is not None or all(
+            known.get(split) == now[split] for split in images.splits
+        )
 
     def are_own_with_other_crops(self, images: ImageData) -> bool:
         """Whether these are the run's own images, but with more or fewer crops of each."""
@@ -237,3 +258,9 @@ def suited(recipe: Recipe, data: ImageData | None, *, hold: Sequence[str] = SPLI
             f"outputs: set space.settings.num_classes={len(data.class_names)}"
         )
     return data
+
+
+def _numbers(images: ImageData) -> dict[str, int]:
+    """Number of images per split."""
+    sources = {"train": images.train, **images.splits}
+    return {name: num_samples(source) for name, source in sources.items()}

@@ -257,7 +257,8 @@ class _Search(NamedTuple):
 
 
 def _parse_search(recipe: _Recipe | None, document: dict[str, Any]) -> _Search:
-    num_budgets = len(document["budgets"]) - len(document["empty_budgets"])
+    empty = {document["budgets"][number] for number in document["empty_budgets"]}
+    num_budgets = len({*document["budgets"]} - empty)  # one may be given twice
     sizes = [int(subnet["costs"]["params"]) for subnet in document["subnets"]]
     if not sizes or num_budgets < 0:
         raise ValueError("subnets must name at least one subnet, and budgets those that it is for")

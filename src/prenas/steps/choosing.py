@@ -240,9 +240,12 @@ def _adapt(run: Run, source: Source, images: ImageData, head: str) -> None:
     with run.locked():
         if run.is_searched:
             before = run.preferred
-            if (before.adapted, before.archs) != (preferred.adapted, preferred.archs):
+            theirs, ours = (_decisive(one) for one in (before, preferred))
+            if theirs != ours:
                 raise ValueError(
-                    f"{run.folder} already contains another run: choose another folder"
+                    f"{run.folder} already contains another run"
+                    + (f", {before.adapted.summary}" if before.adapted else "")
+                    + ": choose another folder"
                 )
             _take_over(run, run.recipe, before)
         else:
@@ -250,6 +253,13 @@ def _adapt(run: Run, source: Source, images: ImageData, head: str) -> None:
             run.record_initial(supernet)
             run.images.record(images)
             run.record_preferred(preferred)
+
+
+def _decisive(preferred: PreferredSet) -> tuple[object, ...]:
+    """What of a fine-tuning's start decides its result: not the path of its source."""
+    adapted = preferred.adapted
+    told = {"source": "", "licence": None, "origin": None}
+    return (None if adapted is None else adapted.model_copy(update=told), preferred.archs)
 
 
 def adopt(run: Run, preferred: PreferredSet, supernet: Supernet) -> PreferredSet:

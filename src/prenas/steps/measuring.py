@@ -203,4 +203,6 @@ def evaluated(run: Run, observer: Observer = SILENT) -> list[Evaluation]:
             f"{run.folder} has not been evaluated yet, and these are not its images: run "
             f"`prenas evaluate {run.folder}` first"
         )
+    with join().main_first():
+        run.images.read_own(hold=("validation", "test"))  # what is handed over tells these results
     return evaluate(run, observer=observer)

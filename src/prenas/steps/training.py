@@ -105,6 +105,7 @@ def prepare(run: Run, observer: Observer = SILENT, *, is_pretrained: bool = Fals
     training_of(run.recipe)
     with observed(observer, "read images", run), join().main_first():  # it may download them
         images = run.images.read_own()
+        run.images.require_as_many(images)
     found = prepared(run.recipe, images, run.device, run.folder)
     if not join().main_says(run.is_trained):
         warn_of_doubts(run.recipe, images, is_pretrained=is_pretrained)

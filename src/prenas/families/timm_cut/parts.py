@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from prenas.families.base import Shape, StageNames, TensorRole, Work
 from prenas.families.timm_cut.arch import TimmArch, TimmSettings
 from prenas.families.timm_cut.network import build_whole, heads_of
 
+_BATCHED = (torch.ops.aten.bmm, torch.ops.aten.baddbmm)
+"""Products of two activations; those with weights are `mm` and `addmm`."""
 
-@lru_cache(maxsize=32)
+
+class _Seen(NamedTuple):
+    """What one forward pass of a whole network shows."""
+
+    positions: Mapping[str, int]
+    products: Mapping[str, int]
+
+
 def positions(settings: TimmSettings) -> Mapping[str, int]:
     """Name of a convolution or linear layer -> how many outputs each unit has per image.
 
-    Attention whose heads can be removed is included: with the number of its tokens.
+    Attention whose heads can be removed is included: with the number of pairs of its tokens.
     """
+    return _seen(settings).positions
+
+
+@lru_cache(maxsize=32)
+def _seen(settings: TimmSettings) -> _Seen:
     found: dict[str, int] = {}
 
     def note(name: str) -> Any:
@@ -29,19 +45,48 @@ def positions(settings: TimmSettings) -> Mapping[str, int]:
             elif isinstance(module, nn.Linear):
                 number = output.numel() // module.out_features
             else:
-                number = inputs[0].shape[1]
+                number = inputs[0].shape[0] * inputs[0].shape[1] ** 2
             found[name] = found.get(name, 0) + number
 
         return hook
 
     with torch.device("meta"), torch.no_grad():
-        network = build_whole(settings).eval()
+        network = build_whole(settings).eval().requires_grad_(False)
         heads = heads_of(network)
         for name, module in network.named_modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)) or name in heads:
                 module.register_forward_hook(note(name))
-        network(torch.zeros(1, settings.in_chans, *settings.image_size))
-    return found
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+            network(torch.zeros(1, settings.in_chans, *settings.image_size))
+    return _Seen(found, _products(counter, heads))
+
+
+def _products(counter: FlopCounterMode, heads: Collection[str]) -> dict[str, int]:
+    """Name of a module -> multiply-accumulates of its own products of activations.
+
+    Such as attention within windows. That of attention whose heads can be removed is left out.
+    """
+    total = {
+        name.partition(".")[2]: sum(flops for kind, flops in kinds.items() if kind in _BATCHED) // 2
+        for name, kinds in counter.get_flop_counts().items()
+        if name != "Global"
+    }
+    own = dict(total)
+    for name, macs in total.items():
+        if name:
+            own[_called_around(name, total)] -= macs
+    removable = tuple(f"{name}." for name in heads)
+    return {
+        name: macs for name, macs in own.items() if macs and not f"{name}.".startswith(removable)
+    }
+
+
+def _called_around(name: str, called: Collection[str]) -> str:
+    """The innermost module around another one that is called, unlike lists of modules."""
+    name = name.rpartition(".")[0]
+    while name not in called:
+        name = name.rpartition(".")[0]
+    return name
 
 
 def work(arch: TimmArch, settings: TimmSettings) -> list[Work]:
@@ -68,7 +113,15 @@ def work(arch: TimmArch, settings: TimmSettings) -> list[Work]:
                 macs *= kept.get(f"{name}.weight", {}).get(dim, size)
         else:  # queries times keys, and the result times values
             num_heads, head_dim = _heads(settings)[name]
-            macs = 2 * number**2 * heads.get(name, num_heads) * head_dim
+            macs = 2 * number * heads.get(name, num_heads) * head_dim
+        block = _block_of(name, of_block)
+        if block is None:
+            rest += macs
+        else:
+            of_block[block] += macs
+    for name, macs in _seen(settings).products.items():
+        if f"{name}.".startswith(tuple(absent)):
+            continue
         block = _block_of(name, of_block)
         if block is None:
             rest += macs
