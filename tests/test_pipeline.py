@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, Subset, TensorDataset
@@ -370,6 +371,24 @@ def test_own_data_go_all_the_way(tmp_path: Path) -> None:
     description = json.loads((out / "subnets" / "00" / "arch.json").read_text())
     assert description["class_names"] == [f"class {number}" for number in range(12)]
     assert load(out / "subnets" / "00").network(torch.randn(1, 1, 8, 8)).shape == (1, 12)
+
+
+def test_own_data_of_another_number_are_not_the_runs(tmp_path: Path) -> None:
+    """Nothing else is known of data from Python."""
+    out, data = tmp_path / "run", own_data()
+    pipeline.search(own_recipe(training={"epochs": 2}), out)
+    with pytest.raises(StoppedError):
+        pipeline.train(out, data=data, observer=hearing(steps=stop_at(1)))
+    before = files(out)
+    with pytest.raises(ValueError, match="was started with 40 train images, and these are 60"):
+        pipeline.train(out, data=own_data(num_images=60))
+    assert files(out) == before
+    pipeline.train(out, data=data)
+    larger = ImageData(data.train, own_data(num_images=80).validation, None, data.class_names)
+    pipeline.evaluate(out, data=larger)
+    assert not (out / "evaluation.json").exists()
+    pipeline.evaluate(out, data=data)
+    assert pipeline.specialize(out, np.int64(1), data=data) == out / "subnets" / "01"
 
 
 def test_without_a_test_split_a_run_goes_all_the_way(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from prenas.cli import app
 from prenas.data import ImageData, labelled_sample, load_data, open_data, with_data
 from prenas.data.pictures import Pictures, Pixels
 from prenas.models.export import load as load_model
-from prenas.recipe import Recipe
+from prenas.recipe import Recipe, with_overrides
 from prenas.recipe.data import Augmentation, DataRecipe, Preprocessing
 from prenas.runs import images as run_data
 from training.runs import (
@@ -257,6 +257,37 @@ def test_other_data_never_become_the_runs_first_results(finished: Path, tmp_path
     assert not (finished / "evaluation.json").exists()
     pipeline.evaluate(finished)
     assert (finished / "evaluation.json").exists()
+
+
+def test_a_model_is_not_handed_over_with_results_of_other_images(
+    photos: Path, tmp_path: Path
+) -> None:
+    root, out = shutil.copytree(photos, tmp_path / "photos"), tmp_path / "run"
+    pipeline.search(recipe_on(root), out)
+    pipeline.train(out)
+    change(root)
+    before = contents(out)
+    with pytest.raises(ValueError, match="these are not the images that"):
+        pipeline.specialize(out, 0)
+    assert contents(out) == before
+
+
+def test_a_training_goes_on_with_as_many_images_only(tmp_path: Path) -> None:
+    """Held in memory, unreadable pictures are left out; read from disk, they are replaced."""
+    photos, out = draw_pictures(tmp_path / "photos", 20), tmp_path / "run"
+    recipe = with_overrides(recipe_on(photos), ["data.unreadable=skip"])
+    assert recipe.data is not None
+    name = open_data(recipe.data).train.names[0]
+    (photos / name).write_bytes(b"no picture")
+    with pytest.raises(StoppedError):
+        pipeline.run(recipe, out, observer=hearing(steps=stop_at(3)))
+    before = contents(out)
+    with pytest.raises(
+        ValueError, match=r"was started with 31 train images, and these are 32: give"
+    ):
+        pipeline.run(with_overrides(recipe, ["data.memory_gib=0"]), out)
+    assert contents(out) == before
+    pipeline.run(recipe, out)
 
 
 def test_an_unreadable_picture_among_others_is_named(finished: Path, tmp_path: Path) -> None:

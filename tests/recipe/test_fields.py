@@ -156,6 +156,7 @@ def test_every_field_is_read_by_a_run(tmp_path: Path, monkeypatch: pytest.Monkey
         ("space.embed_dim=[8, 16]", lambda r: r.space.embed_dim == (8, 16)),
         ("space.settings.num_classes=12", lambda r: r.space.settings.num_classes == 12),
         ("space=tiny", None),  # three channels, one mean: refused below, by name
+        ("data.test=none", lambda r: r.data.test == "none"),
         ("seed=3", lambda r: r.seed == 3),
         (" training.epochs =7", lambda r: r.training.epochs == 7),
     ],
@@ -171,6 +172,18 @@ def test_an_override_changes_its_field_only(override: str, read) -> None:
     assert not read(recipe)
     field = override.partition("=")[0].strip()
     assert [line.partition(":")[0] for line in differences(recipe, changed)] == [field]
+
+
+def test_none_is_a_value_of_some_fields() -> None:
+    """Of others, it is no value at all."""
+    recipe = get_recipe("digits")
+    for field in ("training.freeze", "training.class_weights"):
+        other = {"training.freeze": "backbone", "training.class_weights": "balanced"}[field]
+        changed = with_overrides(recipe, [f"{field}={other}", f"{field}=none"])
+        assert changed == recipe
+    assert with_overrides(recipe, ["data.test=none", "data.test=null"]) == recipe
+    with pytest.raises(ValueError, match="training"):
+        with_overrides(recipe, ["training=5", "training.teacher.name=x"])
 
 
 def test_overrides_apply_in_order_and_together() -> None:

@@ -135,6 +135,17 @@ def test_after_everything(finished: Path) -> None:
     assert read_status(finished).num_models == 1  # without its weights it is no model
 
 
+def test_a_budget_that_is_given_twice_is_searched_once(tmp_path: Path) -> None:
+    evolution = {"population": 4, "generations": 1, "num_parents": 2, "num_mutations": 2}
+    recipe = mini_recipe(training={"epochs": 1}, evolution=evolution)
+    twice = (*recipe.search.budgets[:1], *recipe.search.budgets)
+    search = recipe.search.model_copy(update={"budgets": twice})
+    pipeline.search(recipe.model_copy(update={"search": search}), tmp_path)
+    pipeline.train(tmp_path)
+    pipeline.evolve(tmp_path)
+    assert read_status(tmp_path).evolution == "done"
+
+
 def test_one_shot_nas_evolves_between_training_and_evaluation(tmp_path: Path) -> None:
     evolution = {"population": 4, "generations": 2, "num_parents": 2, "num_mutations": 2}
     recipe = mini_recipe(training={"epochs": 1}, evolution=evolution)

@@ -488,6 +488,8 @@ def test_the_same_again_continues_and_another_is_refused(
     assert {n: v for n, v in after.items() if n != ".lock"} == {
         n: v for n, v in before.items() if n != ".lock"
     }
+    elsewhere = dataclasses.replace(source, name="by another path")
+    assert pipeline.finetune(elsewhere, recipe, out) == first
     more = with_overrides(recipe, ["data.memory_gib=0.5"])
     assert pipeline.finetune(source, more, out).recipe == more
     pipeline.train(out)

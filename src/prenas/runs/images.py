@@ -93,8 +93,9 @@ class RunImages:
         now left out instead of replaced, or the other way around.
         """
         before = self.recorded
-        for split, number in _numbers(images).items() if before is not None else ():
-            known = before.num_images.get(split, number)
+        recorded = {} if before is None else before.num_images
+        for split, number in _numbers(images).items():
+            known = recorded.get(split, number)
             if number != known:
                 raise ValueError(
                     f"{self._run.folder} was started with {known:,} {split} images, and these are "

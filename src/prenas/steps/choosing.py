@@ -243,9 +243,8 @@ def _adapt(run: Run, source: Source, images: ImageData, head: str) -> None:
             theirs, ours = (_decisive(one) for one in (before, preferred))
             if theirs != ours:
                 raise ValueError(
-                    f"{run.folder} already contains another run"
-                    + (f", {before.adapted.summary}" if before.adapted else "")
-                    + ": choose another folder"
+                    f"{run.folder} already contains another run: choose another folder"
+                    + (f" (it was {before.adapted.summary})" if before.adapted else "")
                 )
             _take_over(run, run.recipe, before)
         else:

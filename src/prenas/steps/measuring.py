@@ -122,11 +122,19 @@ def evaluate(
         return _evaluate(run, archs)
 
 
-def _evaluate(run: Run, archs: Sequence[Arch] | None) -> list[Evaluation]:
+def _evaluate(
+    run: Run, archs: Sequence[Arch] | None, *, only_own: bool = False
+) -> list[Evaluation]:
+    """Evaluates, and records results of the run's own subnets on its own images.
+
+    Args:
+        only_own: refuses images that are known to be others.
+    """
     processes, supernet = join(), run.supernet
     subnets = run.preferred if archs else run.subnets
     with processes.main_first():
-        images = run.images.read(hold=("validation", "test"))
+        read = run.images.read_own if only_own else run.images.read
+        images = read(hold=("validation", "test"))
     # Statistics always come from the run's own images, also in an evaluation on others.
     own = run if run.images.may_be_own(images) else run.on(None)
     is_recorded = not archs and not run.is_evaluated and run.images.may_be_own(images)
@@ -203,6 +211,5 @@ def evaluated(run: Run, observer: Observer = SILENT) -> list[Evaluation]:
             f"{run.folder} has not been evaluated yet, and these are not its images: run "
             f"`prenas evaluate {run.folder}` first"
         )
-    with join().main_first():
-        run.images.read_own(hold=("validation", "test"))  # what is handed over tells these results
-    return evaluate(run, observer=observer)
+    with observed(observer, "evaluate", run):
+        return _evaluate(run, None, only_own=True)  # a model that is handed over tells the results
