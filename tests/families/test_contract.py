@@ -28,6 +28,7 @@ from families.drawing import (
     assert_equal,
     choices,
     cut,
+    fill_as_trained,
     images_for,
     new_supernet,
     noise_for,
@@ -1090,3 +1091,23 @@ def test_a_fresh_head_leaves_everything_else(space: SearchSpace) -> None:
         assert (id(parameter) in head) or torch.equal(fresh[name], before[name])
     with pytest.raises(ValueError, match="cannot be kept for 7 classes"):
         adapt(supernet.family, {}, space.settings, new, None)
+
+
+@each_space
+def test_a_network_computes_the_same_as_it_is_exported(space: SearchSpace) -> None:
+    """At every image size that it may have; engines resize images slowly, so products do it."""
+    for side in {space.resolutions[0], space.resolutions[-1]}:
+        arch = space.compose(space.extreme(0), side)
+        network = fill_as_trained(build(arch, space.settings))
+        images = images_for(space)
+        with torch.no_grad():
+            assert_equal(family_of(arch).deployed(network)(images), network(images), 1e-4)
+
+
+def test_no_exported_network_interpolates() -> None:
+    space = get_space("mobilenet-micro")
+    side = next(side for side in space.resolutions if side != space.settings.image_size[0])
+    network = build(space.compose(space.extreme(0), side), space.settings).eval()
+    deployed = family_of(network.arch).deployed(network)  # type: ignore[arg-type]
+    program = torch.export.export(deployed, (images_for(space),))
+    assert not [node for node in program.graph.nodes if "upsample" in str(node.target)]

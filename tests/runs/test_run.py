@@ -148,6 +148,18 @@ def test_the_recipe_is_looked_at_again_under_the_lock(tmp_path: Path) -> None:
         pass
 
 
+def test_a_new_run_among_images_of_a_relative_path_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos" / "train").mkdir(parents=True)
+    for changes in (["data.root=photos"], ["data.root=photos", "data.train=train"]):
+        recipe = with_overrides(mini_recipe(), ["data.name=folder", *changes])
+        with pytest.raises(ValueError, match="lies among the images in photos"):
+            Run("photos/train/run", recipe)
+    assert not (tmp_path / "photos" / "train" / "run").exists()
+
+
 def test_a_new_run_among_its_images_is_refused_before_it_leaves_anything(tmp_path: Path) -> None:
     """Its folder, with a lock in it, was refused as a class without pictures, ever after."""
     photos = tmp_path / "photos"

@@ -29,10 +29,13 @@ from training.runs import (
     MINI,
     SMALLEST,
     WHOLE,
+    StoppedError,
+    contents,
     hearing,
     mini_recipe,
     own_data,
     own_recipe,
+    stop_at,
     value_error_of,
 )
 from training.test_step import batches, recipe_of
@@ -154,6 +157,23 @@ def test_a_run_learns_from_its_teacher(weights: str, tmp_path: Path) -> None:
         )
         losses.append(seen)
     assert losses[0] != losses[1]
+
+
+def test_a_training_goes_on_with_the_same_teacher_only(weights: str, tmp_path: Path) -> None:
+    teacher = {"name": NETWORK, "weights": weights, **THEIRS}
+    out, recipe = tmp_path / "run", mini_recipe(training={"epochs": 2, "teacher": teacher})
+    pipeline.search(recipe, out)
+    with pytest.raises(StoppedError):
+        pipeline.train(out, observer=hearing(steps=stop_at(2)))
+    known, others = Path(weights).read_bytes(), timms().state_dict()
+    name = next(name for name, tensor in others.items() if tensor.is_floating_point())
+    save_file({**others, name: others[name] + 1}, weights)
+    before = contents(out)
+    with pytest.raises(ValueError, match="began with a teacher of other weights: restore them"):
+        pipeline.train(out)
+    assert contents(out) == before
+    Path(weights).write_bytes(known)
+    pipeline.train(out)
 
 
 # --- what is refused -----------------------------------------------------------------------------

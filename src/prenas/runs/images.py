@@ -31,6 +31,9 @@ class RecordedImages(Value):
     notes: tuple[str, ...]
     fingerprint: str | None
     """None if it is unknown."""
+    teacher_sha256: str | None = None
+    """Digest of the weights that teach on them; None without a teacher, and in files of earlier
+    versions."""
 
 
 @dataclass
@@ -150,13 +153,24 @@ class RunImages:
         read = partial(artifacts.parse_json, parse=RecordedImages.model_validate)
         return self._run.files.read(artifacts.DATA, read)
 
-    def record(self, images: ImageData) -> None:
-        """Writes `data.json`, so that the run continues with the same images only."""
+    def require_same_teacher(self, sha256: str) -> None:
+        """Raises ValueError for a teacher of other weights than the training began with."""
+        before = self.recorded
+        known = None if before is None else before.teacher_sha256
+        if known not in (None, sha256):
+            raise ValueError(
+                f"the training in {self._run.folder} began with a teacher of other weights: "
+                "restore them, or train in another folder. Nothing was changed"
+            )
+
+    def record(self, images: ImageData, teacher_sha256: str | None = None) -> None:
+        """Writes `data.json`, so that the run continues with the same images and teacher only."""
         noted = RecordedImages(
             class_names=images.class_names,
             num_images=_numbers(images),
             notes=images.notes,
             fingerprint=images.fingerprint,
+            teacher_sha256=teacher_sha256,
         )
         with self._run.locked():
             self._run.files.write_json(artifacts.DATA, noted.model_dump(mode="json"), noted)

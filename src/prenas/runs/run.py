@@ -295,9 +295,11 @@ class Run:
         if data is None or data.name != FOLDER or self.files.has(artifacts.RECIPE):
             return
         folder = self.folder.resolve()
-        places = (data.root, data.train, data.validation, data.test)
-        for place in {Path(one) for one in places if isinstance(one, str)}:
-            if place.is_absolute() and folder.is_relative_to(place):
+        root = Path(data.root or "")
+        inside = (data.train, data.validation, data.test)
+        places = [root / one for one in inside if isinstance(one, str)]
+        for place in [*([root] if data.root else []), *places]:
+            if place.is_dir() and folder.is_relative_to(place.resolve()):
                 raise ValueError(
                     f"{self.folder} lies among the images in {place}, where its pictures would be "
                     "taken for a class: choose a folder outside"

@@ -23,7 +23,7 @@ from prenas.training.features import feature_widths
 from prenas.training.loop import train_supernet
 from prenas.training.outlook import doubts
 from prenas.training.stopping import Stopped, stop_requests
-from prenas.training.teacher import Teacher, load_teacher
+from prenas.training.teacher import LoadedTeacher, load_teacher
 from prenas.training.tracking import check_trackers, open_trackers
 
 _logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class Prepared(NamedTuple):
 
     training: TrainingRecipe
     images: ImageData
-    teacher: Teacher | None
+    teacher: LoadedTeacher | None
 
 
 def training_of(recipe: Recipe) -> TrainingRecipe:
@@ -107,6 +107,8 @@ def prepare(run: Run, observer: Observer = SILENT, *, is_pretrained: bool = Fals
         images = run.images.read_own()
         run.images.require_as_many(images)
     found = prepared(run.recipe, images, run.device, run.folder)
+    if found.teacher is not None:
+        run.images.require_same_teacher(found.teacher.sha256)
     if not join().main_says(run.is_trained):
         warn_of_doubts(run.recipe, images, is_pretrained=is_pretrained)
     return found
@@ -148,7 +150,7 @@ def train(
             return [*stack.enter_context(trackers), observer.logged]
 
         if processes.is_main:
-            run.images.record(images)
+            run.images.record(images, None if teacher is None else teacher.sha256)
         supernet = run.initial_supernet(drop_path=training.drop_path, dropout=training.dropout)
         train_supernet(
             supernet.to(run.device),

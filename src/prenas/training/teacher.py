@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,7 @@ def load_teacher(
     *,
     feature_widths: Sequence[int] = (),
     class_names: Sequence[str] = (),
-) -> Teacher:
+) -> LoadedTeacher:
     """Loads the teacher and tries it on one image.
 
     It sees the same images as the students, renormalised with its own mean and deviation.
@@ -92,7 +94,28 @@ def load_teacher(
             f"the teacher {teacher.name!r} has outputs of shape {tuple(logits.shape)}, but "
             f"{settings.num_classes} classes are trained: choose a teacher with the same classes"
         )
-    return teach
+    return LoadedTeacher(teach, _digest(network))
+
+
+@dataclass(frozen=True)
+class LoadedTeacher:
+    """A teacher, and what its weights are known by."""
+
+    teach: Teacher
+    sha256: str
+    """Digest of all its tensors, under their names."""
+
+    def __call__(self, images: Tensor) -> Tensor | Answer:
+        """What it answers: see `Teacher`."""
+        return self.teach(images)
+
+
+def _digest(network: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def answering(network: nn.Module, teacher: TeacherRecipe) -> nn.Module:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prenas.families.base import Family
 from prenas.families.mobilenet.arch import MobileNetArch, MobileNetSettings
 from prenas.families.mobilenet.initialization import initialize, prepare_for_scoring
-from prenas.families.mobilenet.network import MobileNet, build_shared
+from prenas.families.mobilenet.network import MobileNet, build_shared, deployed
 from prenas.families.mobilenet.parts import drop_path_rates, owned_box, stage_names, work
 from prenas.families.mobilenet.space import MobileNetSpace
 from prenas.families.mobilenet.spaces import SPACES
@@ -32,4 +32,5 @@ FAMILY = Family[MobileNetArch, MobileNetSettings](
     owned_box=owned_box,
     build_shared=build_shared,
     stock=stock,
+    deployed=deployed,
 )

@@ -24,7 +24,13 @@ from prenas.families.habits import (
 from prenas.families.mobilenet.arch import MobileNetArch, MobileNetSettings
 from prenas.families.mobilenet.blocks import Block, Shortcut, make_block
 from prenas.families.mobilenet.parts import block_specs
+from prenas.families.resizing import deployed_with
 from prenas.randomness import isolated_global_state, torch_generator
+
+
+def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """[B, C, height, width] -> [B, C, *size]."""
+    return interpolate(images, size, mode="bicubic", align_corners=False)
 
 
 class MobileNet(nn.Module):
@@ -87,7 +93,7 @@ class MobileNet(nn.Module):
         """[B, in_chans, height, width] -> what the first block takes."""
         side = self.arch.resolution
         if side is not None and (side, side) != self.settings.image_size:
-            images = interpolate(images, (side, side), mode="bicubic", align_corners=False)
+            images = resized(images, (side, side))
         # With channels last, convolutions of this kind take two thirds of the time on a CPU.
         images = images.contiguous(memory_format=torch.channels_last)
         return self.bn1(self.conv_stem(images))  # type: ignore[no-any-return]
@@ -312,3 +318,9 @@ def build_shared(
 def draw_uniform(parameter: Tensor, fan_in: int, generator: torch.Generator) -> None:
     """PyTorch's default for convolutions and linear layers: uniform within 1/sqrt(fan_in)."""
     nn.init.uniform_(parameter, -(fan_in**-0.5), fan_in**-0.5, generator=generator)
+
+
+def deployed(network: nn.Module) -> nn.Module:
+    """The network as it is exported."""
+    assert isinstance(network, MobileNet)
+    return deployed_with(network, network.arch.resolution, resized)

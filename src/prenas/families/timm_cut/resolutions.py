@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from functools import lru_cache
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from prenas.families.resizing import deployed_with
 from prenas.families.timm_cut.arch import TimmSettings
 from prenas.families.timm_cut.network import CutNetwork, resized, timm_model
 
@@ -46,37 +46,7 @@ def _takes(settings: TimmSettings, side: int) -> bool:
     return True
 
 
-class _Deployed(nn.Module):
-    """A network that resizes its images by two matrix products, which every engine can do."""
-
-    rows: Tensor
-    columns: Tensor
-
-    def __init__(self, network: CutNetwork, side: int) -> None:
-        super().__init__()
-        height, width = network.settings.image_size
-        self.register_buffer("rows", _weights(height, side))
-        self.register_buffer("columns", _weights(width, side).T)
-        self.network = deepcopy(network)
-        self.network.resolution = None
-        self.network.settings = network.settings.changed(image_size=(side, side))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """[B, in_chans, height, width] -> logits [B, num_classes]."""
-        logits: Tensor = self.network(self.rows @ images @ self.columns)
-        return logits
-
-
-def _weights(size: int, side: int) -> Tensor:
-    """[side, size] of the interpolation along one axis, which is linear."""
-    lines = torch.eye(size, dtype=torch.float64)[None, None]
-    return resized(lines, (size, side))[0, 0].T.float()
-
-
 def deployed(network: nn.Module) -> nn.Module:
     """The network as it is exported."""
     assert isinstance(network, CutNetwork)
-    side = network.resolution
-    if side is None or network.settings.image_size == (side, side):
-        return network
-    return _Deployed(network, side)
+    return deployed_with(network, network.resolution, resized)
