@@ -75,12 +75,13 @@ def vit(rounds: int) -> dict[str, Any]:
 
 
 def mobilenet(rounds: int) -> dict[str, Any]:
-    """The smallest network of the space `mobilenet`, in each engine."""
+    """The smallest network of the space `mobilenet` in each engine, as it is and as exported."""
     space = get_space("mobilenet")
     network = build(space.smallest, space.settings)
     family_of(space.smallest).initialize(network, torch_generator(0, "weights"))
+    deployed = family_of(space.smallest).deployed(network.eval())
     images, _ = some_images(1, space.settings)
-    return _compared({"ours": network.eval()}, "ours", images, rounds)
+    return _compared({"ours": network, "deployed": deployed}, "ours", images, rounds)
 
 
 def _compared(
