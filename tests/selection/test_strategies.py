@@ -221,7 +221,7 @@ def test_every_strategy_keeps_to_budgets_and_gives_k_different_subnets(
     candidates = {None: Candidates(cost_tables(space))}
     members = [[one for one in everything if inside(one, budget)] for budget in some]
     if not any(members):
-        with pytest.raises(ValueError, match="no subnet fits any of the"):
+        with pytest.raises(ValueError, match=r"no subnet fits (any of )?the"):
             picks_of(recipe, candidates, some)
         return
     picks = picks_of(recipe, candidates, some)

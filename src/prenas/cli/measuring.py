@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from prenas.devices.measuring import Engine, Measurement
     from prenas.families.base import SearchSpace
 
+_NOTABLE_PACE = 0.03
+
 
 def use_latency(file: Path | None, out: Path | None, *, elsewhere: bool) -> None:
     """Counts latencies with a table, or with that of a run that is continued.
@@ -205,7 +207,6 @@ def _print_tables(space: SearchSpace, done: Sequence[tuple[Path, LatencyTable]])
             "worst, %",
             "rank\ncorrelation",
             "noise, %",
-            "pace\nvaried by, %",
         ],
         [
             (
@@ -216,11 +217,17 @@ def _print_tables(space: SearchSpace, done: Sequence[tuple[Path, LatencyTable]])
                 f"{100 * table.fit.worst_error:.1f}",
                 "-" if table.fit.rank_correlation is None else f"{table.fit.rank_correlation:.3f}",
                 f"{100 * table.fit.noise_floor:.1f}",
-                "-" if table.fit.pace is None else f"{100 * table.fit.pace:.1f}",
             )
             for (file, table), both in zip(done, ends, strict=True)
         ],
     )
+    for file, table in done:
+        if table.fit.pace is not None and table.fit.pace > _NOTABLE_PACE:
+            console.print(
+                f"{file}: the pace of this machine varied by {100 * table.fit.pace:.0f} % "
+                "meanwhile; times are those at its typical pace",
+                soft_wrap=True,
+            )
     file, table = done[0]
     console.print(
         f"Use one as `prenas search ... --latency {file} --budget latency=10ms`", soft_wrap=True

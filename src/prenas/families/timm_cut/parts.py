@@ -120,7 +120,7 @@ def work(arch: TimmArch, settings: TimmSettings) -> list[Work]:
         else:
             of_block[block] += macs
     for name, macs in _seen(settings).products.items():
-        if f"{name}.".startswith(tuple(absent)):
+        if any(f"{name}.".startswith(branch) for branch in absent):
             continue
         block = _block_of(name, of_block)
         if block is None:
