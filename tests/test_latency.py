@@ -823,6 +823,20 @@ def test_cuts_of_a_trained_network_keep_latencies(
     assert "cannot be met by cutting" in refused.err
 
 
+def test_how_much_the_pace_varied_is_said(
+    prenas_command: Command, at_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steady = measuring.latencies
+
+    def uneven(calls: Mapping[str, Any], **others: Any) -> dict[str, Latency]:
+        return {name: one._replace(pace=0.12) for name, one in steady(calls, **others).items()}
+
+    monkeypatch.setattr(measuring, "latencies", uneven)
+    measured = prenas_command("measure", "small.yaml", "--out", "mine.json")
+    assert "mine.json: the pace of this machine varied by 12 % meanwhile" in measured.out
+    assert read_table(at_home / "mine.json").fit.pace == 0.12
+
+
 @pytest.mark.parametrize(("factor", "words"), [(0.9, "faster than"), (1.25, "slower than")])
 def test_another_pace_than_that_of_the_table_is_said(
     factor: float,
@@ -841,6 +855,7 @@ def test_another_pace_than_that_of_the_table_is_said(
             for name, one in steady(calls, **others).items()
         }
 
+    assert "the pace of this machine" not in measured.out
     monkeypatch.setattr(measuring, "latencies", otherwise)
     found = prenas_command(
         "search", "--space", "small.yaml", "--out", "run", "--latency", "mine.json",

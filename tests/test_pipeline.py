@@ -237,12 +237,17 @@ def test_a_folder_of_another_recipe_is_refused(
     assert contents(finished) == before
 
 
-def test_a_folder_with_foreign_files_is_refused(tmp_path: Path) -> None:
+def test_a_folder_with_foreign_files_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "text.txt").write_text("years of work")
     before = contents(tmp_path)
     with pytest.raises(ValueError, match="is neither empty nor a run folder of prenas"):
         pipeline.search(mini_recipe(), tmp_path)
+    monkeypatch.setattr(training, "prepare", never)  # reads the images
+    with pytest.raises(ValueError, match="is neither empty nor a run folder of prenas"):
+        pipeline.run(mini_recipe(), tmp_path)
     assert contents(tmp_path) == before
     assert [path.name for path in tmp_path.iterdir()] == ["thesis"]
 

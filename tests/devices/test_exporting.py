@@ -2,10 +2,11 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from prenas.devices.card import Card, read_card
 from prenas.devices.exporting import export
 from prenas.devices.formats import Format, Pixels, Written, get_format
 from prenas.devices.prediction import predict
+from prenas.devices.timing import Latency
 from prenas.devices.verification import Agreement
 from prenas.evaluation.calibration import calibrate
 from prenas.families.base import SearchSpace
@@ -527,6 +529,22 @@ def test_int8_without_labelled_images_is_refused(model: Path) -> None:
     with pytest.raises(ValueError, match="must be judged on labelled images"):
         export(model, int8="static")
     assert contents(model) == before
+
+
+@pytest.mark.parametrize(("spread", "pace"), [(0.3, 0.0), (0.0, 0.4), (0.02, 0.05)])
+def test_times_of_a_busy_machine_are_said_to_be_such(
+    spread: float, pace: float, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def timed(calls: Mapping[str, object], **others: object) -> dict[str, Latency]:
+        return {name: Latency(1e-3, spread, (1e-3, 1e-3), pace) for name in calls}
+
+    monkeypatch.setattr(exporting, "latencies", timed)
+    _, card = export(model, "torch")
+    words = (
+        f"spread by {100 * spread:.0f} % .* the pace of the machine varied by {100 * pace:.0f} %"
+    )
+    is_busy = max(spread, pace) > 0.1
+    assert any(re.search(words, note) for note in card.notes) is is_busy
 
 
 # --- what is refused -----------------------------------------------------------------------------

@@ -174,6 +174,8 @@ def test_a_training_goes_on_with_the_same_teacher_only(weights: str, tmp_path: P
     assert contents(out) == before
     Path(weights).write_bytes(known)
     pipeline.train(out)
+    save_file({**others, name: others[name] + 1}, weights)
+    assert len(pipeline.run(recipe, out)) == 3  # nothing is left to teach
 
 
 # --- what is refused -----------------------------------------------------------------------------

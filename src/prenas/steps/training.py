@@ -105,11 +105,11 @@ def prepare(run: Run, observer: Observer = SILENT, *, is_pretrained: bool = Fals
     training_of(run.recipe)
     with observed(observer, "read images", run), join().main_first():  # it may download them
         images = run.images.read_own()
-        run.images.require_as_many(images)
     found = prepared(run.recipe, images, run.device, run.folder)
-    if found.teacher is not None:
-        run.images.require_same_teacher(found.teacher.sha256)
     if not join().main_says(run.is_trained):
+        run.images.require_as_many(images)
+        if found.teacher is not None:
+            run.images.require_same_teacher(found.teacher.sha256)
         warn_of_doubts(run.recipe, images, is_pretrained=is_pretrained)
     return found
 

@@ -21,10 +21,10 @@ from prenas.families.habits import (
     with_image_size,
     without_proxy,
 )
+from prenas.families.interpolation import deployed_with
 from prenas.families.mobilenet.arch import MobileNetArch, MobileNetSettings
 from prenas.families.mobilenet.blocks import Block, Shortcut, make_block
 from prenas.families.mobilenet.parts import block_specs
-from prenas.families.resizing import deployed_with
 from prenas.randomness import isolated_global_state, torch_generator
 
 

@@ -102,25 +102,19 @@ def work(arch: TimmArch, settings: TimmSettings) -> list[Work]:
             kept.setdefault(tensor.name, {})[tensor.dim] = units * tensor.per_unit
         if group.axis == "heads":
             heads[group.consumer.rpartition(".")[0]] = units
-    of_block = dict.fromkeys((block.name for block in arch.blocks), 0)
-    rest = 0
-    for name, number in positions(settings).items():
-        if f"{name}.".startswith(tuple(absent)):
-            continue
-        macs = number
+    amounts = list(_seen(settings).products.items())
+    for name, macs in positions(settings).items():
         if name in shapes:
             for dim, size in enumerate(shapes[name]):
                 macs *= kept.get(f"{name}.weight", {}).get(dim, size)
         else:  # queries times keys, and the result times values
             num_heads, head_dim = _heads(settings)[name]
-            macs = 2 * number * heads.get(name, num_heads) * head_dim
-        block = _block_of(name, of_block)
-        if block is None:
-            rest += macs
-        else:
-            of_block[block] += macs
-    for name, macs in _seen(settings).products.items():
-        if any(f"{name}.".startswith(branch) for branch in absent):
+            macs *= 2 * heads.get(name, num_heads) * head_dim
+        amounts.append((name, macs))
+    of_block = dict.fromkeys((block.name for block in arch.blocks), 0)
+    rest = 0
+    for name, macs in amounts:
+        if f"{name}.".startswith(tuple(absent)):
             continue
         block = _block_of(name, of_block)
         if block is None:

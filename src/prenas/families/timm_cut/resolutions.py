@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 from torch import nn
 
-from prenas.families.resizing import deployed_with
+from prenas.families.interpolation import deployed_with
 from prenas.families.timm_cut.arch import TimmSettings
 from prenas.families.timm_cut.network import CutNetwork, resized, timm_model
 
