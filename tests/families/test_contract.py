@@ -34,6 +34,7 @@ from families.drawing import (
     noise_for,
     run,
     shared_supernet,
+    timm_space,
 )
 from prenas.cost import count
 from prenas.families import (
@@ -1104,10 +1105,24 @@ def test_a_network_computes_the_same_as_it_is_exported(space: SearchSpace) -> No
             assert_equal(family_of(arch).deployed(network)(images), network(images), 1e-4)
 
 
-def test_no_exported_network_interpolates() -> None:
-    space = get_space("mobilenet-micro")
-    side = next(side for side in space.resolutions if side != space.settings.image_size[0])
-    network = build(space.compose(space.extreme(0), side), space.settings).eval()
-    deployed = family_of(network.arch).deployed(network)  # type: ignore[arg-type]
-    program = torch.export.export(deployed, (images_for(space),))
-    assert not [node for node in program.graph.nodes if "upsample" in str(node.target)]
+@pytest.mark.parametrize(
+    ("space", "side"),
+    [
+        (get_space("mobilenet-micro").model_copy(update={"resolution": (20, 28, 36)}), 20),
+        (get_space("mobilenet-micro").model_copy(update={"resolution": (20, 28, 36)}), 36),
+        (timm_space("test_efficientnet", 96).model_copy(update={"resolution": (64, 96)}), 64),
+    ],
+)
+def test_no_exported_network_interpolates(space: SearchSpace, side: int) -> None:
+    network = fill_as_trained(build(space.compose(space.extreme(0), side), space.settings))
+    images = images_for(space)
+    deployed = family_of(space).deployed(network)
+
+    def interpolates(one: nn.Module) -> bool:
+        nodes = torch.export.export(one, (images,)).graph.nodes
+        return any("upsample_bicubic" in str(node.target) for node in nodes)
+
+    assert interpolates(network)
+    assert not interpolates(deployed)
+    with torch.no_grad():
+        assert_equal(deployed(images), network(images), 1e-4)
