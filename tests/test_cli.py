@@ -193,6 +193,15 @@ def test_a_time_chooses_the_length_once(prenas: Command, tmp_path: Path) -> None
     refused(prenas(*command[:-1], "fast"), "cannot read 'fast' as a time", "90s, 20m, 1.5h")
 
 
+def test_a_folder_is_looked_at_before_steps_are_measured(
+    prenas: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "dry_run", lambda *_, **__: pytest.fail("measured"))
+    (tmp_path / "letter.txt").write_text("mine")
+    result = prenas("run", "digits", "--out", tmp_path, "--device", "cpu", "--time", "3s")
+    refused(result, f"{tmp_path} is neither empty nor a run folder of prenas")
+
+
 def test_a_time_is_refused_for_a_run_that_was_started_without(
     prenas: Command, finished: Path
 ) -> None:

@@ -9,6 +9,7 @@ import itertools
 import json
 import math
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -46,6 +47,7 @@ from prenas.families.vit.network import VisionTransformer
 from prenas.latency import (
     LatencyTable,
     Machine,
+    counting_as,
     read_table,
     signature,
     table_in_use,
@@ -61,14 +63,13 @@ from prenas.recipe.budgets import parse_budgets, parse_limits
 from prenas.runs.run import Run
 from prenas.selection.search import zero_cost_search
 from prenas.sources.cutting import cut_plan
-from prenas.sources.transfer import Source
+from prenas.sources.transfer import Source, read_source
 from sources.cut_runs import MODEL, SHORT
 from test_cli import Command
 from test_cli import prenas as prenas_command
-from training.runs import MINI, mini_recipe, never
+from training.runs import MINI, contents, mini_recipe, never
 
 __all__ = ["prenas_command"]  # a fixture of another file
-from training.runs import contents
 
 pytest_plugins = "sources.cut_runs"
 
@@ -639,6 +640,30 @@ def test_a_run_keeps_its_table(run: Run, in_use: LatencyTable) -> None:
         with pytest.raises(ValueError, match=message):
             Run(run.folder)
     use_table(None)
+
+
+def test_runs_with_different_tables_are_read_side_by_side(
+    run: Run, in_use: LatencyTable, tmp_path: Path
+) -> None:
+    """Each counts with its own, and the process goes on with the one that it used."""
+    other, another = tmp_path / "other", in_use.model_copy(update={"space": "another"})
+    shutil.copytree(run.folder, other)
+    write_table(other / artifacts.LATENCY, another)
+    page = pipeline.page([run.folder, other], tmp_path / "page.html").read_text()
+    assert '"2 runs compared"' in page
+    assert table_in_use() == in_use
+    use_table(None)
+    pipeline.page(other)
+    assert table_in_use() is None
+    with counting_as(other):
+        assert table_in_use() == another
+
+
+def test_a_run_is_a_source_beside_another_table(run: Run, in_use: LatencyTable) -> None:
+    pipeline.train(run.folder, device="cpu")
+    use_table(another := in_use.model_copy(update={"space": "another"}))
+    assert read_source(run.folder).archs == run.subnets.archs
+    assert table_in_use() == another
 
 
 def test_a_search_that_was_killed_after_its_table_is_continued(

@@ -1,6 +1,7 @@
 """The supernet as a module: what the contract suite of the families does not cover."""
 
 import copy
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -69,6 +70,14 @@ def test_a_copy_is_another_supernet(space: SearchSpace) -> None:
             parameter.mul_(-1)
     assert not torch.equal(run(twin, images, space.smallest), before)
     assert torch.equal(run(supernet, images, space.smallest), before)
+
+
+@each_space
+def test_it_goes_to_another_process(space: SearchSpace) -> None:
+    supernet, images = new_supernet(space).eval(), images_for(space)
+    twin = pickle.loads(pickle.dumps(supernet))
+    assert twin.family is supernet.family is copy.deepcopy(supernet).family
+    assert torch.equal(run(twin, images, space.smallest), run(supernet, images, space.smallest))
 
 
 @each_space

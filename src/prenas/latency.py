@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -230,6 +231,21 @@ def use_table_of(folder: Path) -> None:
             f"{folder} counts latencies with its own table ({own}), but this process uses another "
             f"one ({other}): leave out --latency, or work on this run in a process of its own"
         )
+
+
+@contextmanager
+def counting_as(folder: Path) -> Iterator[None]:
+    """Counts latencies with the table of a run alone, or not at all; afterwards as before.
+
+    For reading a run in a process that works on others.
+    """
+    before = table_in_use()
+    use_table(None)
+    try:
+        use_table_of(folder)
+        yield
+    finally:
+        use_table(before)
 
 
 def _told_apart(one: LatencyTable, other: LatencyTable) -> tuple[str, str]:

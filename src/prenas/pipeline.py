@@ -22,6 +22,7 @@ from prenas import artifacts
 from prenas.data import ImageData, num_samples
 from prenas.evaluation.accuracy import Evaluation
 from prenas.families.base import Arch
+from prenas.latency import counting_as
 from prenas.models.comparison import Comparison, compared
 from prenas.processes import join, resolve_device
 from prenas.recipe import Recipe, with_overrides
@@ -516,7 +517,11 @@ def page(
             "FILE)"
         )
     path = Path(folders[0]) / artifacts.PAGE if to is None else Path(to)
-    return write_page([Run(each) for each in folders], path, with_pictures=with_pictures)
+    opened = []
+    for each in folders:
+        with counting_as(Path(each)):
+            opened.append(Run(each))
+    return write_page(opened, path, with_pictures=with_pictures)
 
 
 class DryRun(NamedTuple):

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import prenas
 from families.drawing import fill_as_trained, timm_space
-from prenas import pipeline
+from prenas import artifacts, pipeline
 from prenas.cli import app
 from prenas.data import ImageData
 from prenas.families import build, get_space
@@ -318,6 +318,43 @@ def test_a_missing_section_can_be_given_whole() -> None:
     changed = with_overrides(get_recipe("tiny"), ['training={"epochs": 3}', 'data={"name": "own"}'])
     assert changed.training == TrainingRecipe(epochs=3)
     assert changed.data == DataRecipe(name="own")
+
+
+def test_what_a_whole_group_leaves_out_can_be_given_later() -> None:
+    given = ['training={"epochs": 3}', "data.augmentation={}", "training.min_lr=0.5"]
+    changed = with_overrides(get_recipe("photos"), [*given, "data.augmentation.flip=0.25"])
+    assert changed.training == TrainingRecipe(epochs=3, min_lr=0.5)
+    assert changed.data is not None
+    assert changed.data.augmentation == Augmentation(flip=0.25)
+    with pytest.raises(ValueError, match=r"training\.epochs.* -1"):
+        with_overrides(get_recipe("digits"), ['training={"epochs": -1}'])
+
+
+def test_paths_are_kept_from_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run goes on from another folder; names of data sets and of timm models stay names."""
+    for folder in ("pictures", "teacher", "resnet18"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "teacher" / artifacts.MODEL_ARCH).write_text("{}")
+    (tmp_path / "teacher.pth").write_text("")
+    monkeypatch.chdir(tmp_path)
+    recipe = get_recipe("photos")
+
+    def kept(*overrides: str) -> tuple[str | None, ...]:
+        changed = with_overrides(recipe, overrides)
+        assert changed.data is not None
+        assert changed.training is not None
+        teacher = changed.training.teacher
+        return (changed.data.root, teacher and teacher.name, teacher and teacher.weights)
+
+    here = str(tmp_path.resolve())
+    named = "training.teacher.name="
+    assert kept("data.root=pictures")[0] == f"{here}/pictures"
+    assert kept("data.root=elsewhere")[0] == "elsewhere"
+    assert kept(f"{named}./teacher")[1] == f"{here}/teacher"
+    assert kept(f"{named}resnet18", "training.teacher.weights=teacher.pth")[1:] == (
+        "resnet18",
+        f"{here}/teacher.pth",
+    )
 
 
 @pytest.mark.parametrize(

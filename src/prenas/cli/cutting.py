@@ -102,9 +102,9 @@ def _within_time(
     """The plan with the steps that fit into `--time`; a run that was started keeps its own."""
     from prenas import pipeline
 
-    if (steps := recorded_steps(out)) is not None:
+    if (steps := recorded_steps(out, plan.recipe)) is not None:
         folder = out / artifacts.SOURCE
-        adaptation = recorded_steps(folder) if folder.exists() else None
+        adaptation = recorded_steps(folder, plan.adaptation) if folder.exists() else None
         return plan.lasting(steps, adaptation=adaptation)
     with console.status("Choosing subnets and measuring training steps ..."):
         alone = plan._replace(rivals=())

@@ -132,7 +132,7 @@ def within_time(
     if time is None:
         return recipe
     seconds = seconds_alone(time, overrides)
-    if (steps := recorded_steps(out)) is not None:
+    if (steps := recorded_steps(out, recipe)) is not None:
         return with_overrides(recipe, [f"training.steps={steps}"])
     with console.status("Choosing subnets and measuring training steps ..."):
         plan = pipeline.dry_run(recipe, seconds=seconds, **measured)
@@ -153,16 +153,20 @@ def seconds_alone(
     return seconds
 
 
-def recorded_steps(out: Path) -> int | None:
+def recorded_steps(out: Path, recipe: Recipe) -> int | None:
     """The steps that a run was started with, which are printed; None if it was not started yet.
 
+    Args:
+        recipe: what it would be started with.
+
     Raises:
-        ValueError: it was started without `--time`.
+        ValueError: it was started without `--time`, or cannot be started in this folder.
     """
     from prenas.runs.run import Run
 
     run = Run(out)
     if not run.files.has(artifacts.RECIPE):
+        Run(out, recipe).files.require_run_folder()  # before steps are measured
         return None
     training = run.recipe.training
     if training is None or training.steps is None:

@@ -7,7 +7,9 @@ listed.
 
 from __future__ import annotations
 
+import copyreg
 import logging
+from collections.abc import Callable
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -127,6 +129,13 @@ def get_space(name: str) -> SearchSpace:
         error = unknown_name("space", name, spaces)
         raise ValueError("; ".join([str(error), *problems]))
     return spaces[name]
+
+
+def _by_name(family: Family[Any, Any]) -> tuple[Callable[[str], Family[Any, Any]], tuple[str]]:
+    return get_family, (family.name,)
+
+
+copyreg.pickle(Family, _by_name)  # so that supernets can be pickled, and copies share their family
 
 
 # --- families of other packages ------------------------------------------------------------------

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
+from prenas import artifacts
 from prenas.families.base import SearchSpace
 from prenas.files import load_json
 from prenas.recipe.data import IMAGENET_MEAN, IMAGENET_STD
@@ -45,10 +47,11 @@ def with_overrides(recipe: Recipe, overrides: Iterable[str] | str) -> Recipe:
 
     A single text may be given without a list.
 
-    Values are JSON or `none`; anything that is not valid JSON is a plain text. `evolution={}`, or
-    setting any field of it, switches evolution on with its defaults; setting
-    `training.teacher.name` does the same for a teacher. `training.epochs` and `training.steps`
-    replace each other, and the recipe's `training.min_steps`.
+    Values are JSON or `none`; anything that is not valid JSON is a plain text. Paths of images and
+    of a teacher are made absolute. `evolution={}`, or setting any field of it, switches evolution
+    on with its defaults; setting `training.teacher.name` does the same for a teacher.
+    `training.epochs` and `training.steps` replace each other, and the recipe's
+    `training.min_steps`.
 
     Raises:
         ValueError: an unknown field (the message suggests similar names), or a value of the wrong
@@ -86,7 +89,12 @@ def with_overrides(recipe: Recipe, overrides: Iterable[str] | str) -> Recipe:
                 raise _unknown_field(path.strip(), fields)
             if depth < len(parents):
                 target = target[key]
-        target[last] = _read_value(path.strip(), text.strip(), target[last])
+        value = _read_value(path.strip(), text.strip(), target[last])
+        if isinstance(value, dict):
+            value = _with_defaults([*parents, last], value)
+        elif isinstance(value, str):
+            value = _from_anywhere(path.strip(), value)
+        target[last] = value
     return recipe_from_dict(fields)
 
 
@@ -97,6 +105,36 @@ def _make_way(training: dict[str, Any], overrides: Iterable[str]) -> None:
     lengths = (given.get(f"training.{name}", "none") for name in ("epochs", "steps"))
     if any(length not in ("none", "null") for length in lengths):
         training |= {"epochs": None, "steps": None, "min_steps": 0}
+
+
+def _with_defaults(path: Iterable[str], fields: dict[str, Any]) -> dict[str, Any]:
+    """A group that is given as a whole, with the fields that it leaves out: later overrides may
+    change those. Wrong fields stay as they are, and are named with the whole recipe."""
+    kind: type[Value] = Recipe
+    for key in path:
+        annotation = kind.model_fields[key].annotation if key in kind.model_fields else None
+        groups = [
+            one
+            for one in (annotation, *get_args(annotation))
+            if isinstance(one, type) and issubclass(one, Value)
+        ]
+        if not groups or issubclass(groups[0], SearchSpace):  # a space's type follows its family
+            return fields
+        kind = groups[0]
+    try:
+        return kind.model_validate(fields).model_dump(mode="json")
+    except ValidationError:
+        return fields
+
+
+def _from_anywhere(path: str, text: str) -> str:
+    """An existing file or folder by its absolute path: a run may go on from another folder."""
+    if path not in ("data.root", "training.teacher.name", "training.teacher.weights"):
+        return text
+    place = Path(text).expanduser()
+    is_teacher = path == "training.teacher.name"  # a folder may have the name of a timm model
+    exists = (place / artifacts.MODEL_ARCH).is_file() if is_teacher else place.exists()
+    return str(place.resolve()) if exists else text
 
 
 def with_space(recipe: Recipe, space: SearchSpace) -> Recipe:

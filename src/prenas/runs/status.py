@@ -260,8 +260,8 @@ def _parse_search(recipe: _Recipe | None, document: dict[str, Any]) -> _Search:
     empty = {document["budgets"][number] for number in document["empty_budgets"]}
     num_budgets = len({*document["budgets"]} - empty)  # one may be given twice
     sizes = [int(subnet["costs"]["params"]) for subnet in document["subnets"]]
-    if not sizes or num_budgets < 0:
-        raise ValueError("subnets must name at least one subnet, and budgets those that it is for")
+    if not sizes:
+        raise ValueError("subnets must name at least one subnet")
     return _Search(
         is_imported=document.get("imported") is not None,
         sizes=sizes,

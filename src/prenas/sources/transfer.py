@@ -18,6 +18,7 @@ from prenas.data.naming import default_class_names
 from prenas.evaluation.accuracy import Evaluation
 from prenas.families.adaptation import adapt, extended
 from prenas.families.base import Arch, SearchSpace, envelope
+from prenas.latency import counting_as
 from prenas.models.choice import choose, unevaluated
 from prenas.models.export import load_network, read_description
 from prenas.randomness import torch_generator
@@ -120,7 +121,8 @@ def read_source(
     if (path / artifacts.MODEL_ARCH).is_file():
         source, rows = _of_model(path)
     elif (path / artifacts.PREFERRED).is_file():
-        source, rows = _of_run(path, by_limits)
+        with counting_as(path):
+            source, rows = _of_run(path, by_limits)
     elif path.is_file():
         source, rows = _of_checkpoint(path)
     else:

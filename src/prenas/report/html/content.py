@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from prenas import artifacts
 from prenas.cost import FILE_SIZE, CostAxis, rounded_up, shown_axes
 from prenas.devices.whole import recorded_times
-from prenas.latency import UNITS, Conditions, LatencyAxis
+from prenas.latency import UNITS, Conditions, LatencyAxis, counting_as
 from prenas.models.choice import contests_of, ranked
 from prenas.models.comparison import compared
 from prenas.report.cells import Panel, architecture_panels, block_score_panels
@@ -88,12 +88,14 @@ def content_of(
     axes: dict[str, Axis] = {}
     most = MOST_BYTES // len(runs) if with_pictures else 0
     names = _names(runs)
-    found = [
-        _run(run, name, axes, most_picture_bytes=most)
-        if live is None or run.is_searched
-        else _unsearched(run, name)
-        for run, name in zip(runs, names, strict=True)
-    ]
+    found = []
+    for run, name in zip(runs, names, strict=True):
+        with counting_as(run.folder):
+            found.append(
+                _run(run, name, axes, most_picture_bytes=most)
+                if live is None or run.is_searched
+                else _unsearched(run, name)
+            )
     return {
         "title": found[0]["heading"] if len(runs) == 1 else f"{len(runs)} runs compared",
         "live": live,
