@@ -76,6 +76,7 @@ pytest_plugins = "sources.cut_runs"
 TORCH = Engine("torch")
 _START, _LONGER_IN_A_NETWORK = 3e-4, 1.25
 _PER_PARAMETER = 1e-8
+_PER_PRODUCT = 1e-8
 
 
 def seconds_of_layer(layer: nn.Module) -> float:
@@ -89,7 +90,8 @@ def seconds_of_layer(layer: nn.Module) -> float:
 def made_up(
     space: SearchSpace, archs: Mapping[str, Arch], spread: float = 0.01
 ) -> Callable[..., dict[str, Latency]]:
-    """Stands for `latencies`: a network takes a start, and its layers a quarter more than alone."""
+    """Stands for `latencies`: a network takes a start, resizes its images, and its layers take a
+    quarter more than alone."""
 
     def timed(calls: Mapping[str, Any], **others: Any) -> dict[str, Latency]:
         found = {}
@@ -101,7 +103,7 @@ def made_up(
                 arch = archs[name]
                 layers = [prefix.removesuffix(".") for prefix in family_of(arch).layers(arch)]
                 alone = sum(seconds_of_layer(module.get_submodule(layer)) for layer in layers)
-                seconds = _START + _LONGER_IN_A_NETWORK * alone
+                seconds = _START + resizing(arch, space) + _LONGER_IN_A_NETWORK * alone
             found[name] = Latency(seconds, spread, (seconds, seconds))
         return found
 
@@ -112,7 +114,16 @@ def true_nanoseconds(arch: Arch, space: SearchSpace) -> float:
     network = build(arch, space.settings)
     layers = [prefix.removesuffix(".") for prefix in family_of(arch).layers(arch)]
     alone = sum(seconds_of_layer(network.get_submodule(layer)) for layer in layers)
-    return 1e9 * (_START + _LONGER_IN_A_NETWORK * alone)
+    return 1e9 * (_START + resizing(arch, space) + _LONGER_IN_A_NETWORK * alone)
+
+
+def resizing(arch: Arch, space: SearchSpace) -> float:
+    """The made-up time of the two matrix products of a network that resizes its images."""
+    (height, width), side = space.settings.image_size, arch.resized_to
+    if side is None or side == height == width:
+        return 0.0
+    rows, columns = side * height * width, side * width * side
+    return _PER_PRODUCT * space.settings.in_chans * (rows + columns)
 
 
 def table_of(space: SearchSpace, monkeypatch: pytest.MonkeyPatch) -> LatencyTable:

@@ -130,16 +130,30 @@ class LatencyTable(Value):
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
 
 
+def resizing_macs(arch: Arch, settings: Settings) -> int:
+    """Multiply-accumulates of resizing an image by two matrix products; 0 if it stays as it is.
+
+    They are not among those of the network. Other ways to resize take as long for every pixel, too.
+    """
+    side, (height, width) = arch.resized_to, settings.image_size
+    if side is None or side == height == width:
+        return 0
+    return settings.in_chans * side * width * (height + side)
+
+
 def signature(part: Part) -> str:
     """Sixteen hexadecimal digits for all parts that compute the same on tensors of equal shapes."""
     number, layer = part.work.role
-    what = (
+    what = [
         number if layer is None else None,
         sorted(part.shapes.values()),
         part.work.macs,
         part.work.extra_macs,
         [[name, str(value)] for name, value in part.arch.links[number].design],
-    )
+    ]
+    is_last = layer is None and number == len(part.arch.links) - 1
+    if is_last and (resizing := resizing_macs(part.arch, part.settings)):  # is counted there
+        what.append(resizing)
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 
 

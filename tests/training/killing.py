@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import timm.optim  # noqa: F401, that every killed training would import again: two thirds of its time
 import torch
 
 from data.making import shards

@@ -3,7 +3,8 @@
 Every kind of layer is timed alone, with the input that it gets in a network. A few whole networks
 are timed as well. What they take beside their layers, and how far layers in a network differ from
 layers alone, follows from a fit: the time of a network is a constant, plus a factor times the sum
-over its layers, plus factors times the multiply-accumulates of stem and head.
+over its layers, plus a constant for each layer, plus factors times the multiply-accumulates of its
+stem, of its head and, if it resizes its images, of doing so.
 """
 
 from __future__ import annotations
@@ -32,7 +33,16 @@ from prenas.devices.formats import Format, Plan, Written, get_format
 from prenas.devices.timing import MOST_PACE, MOST_SPREAD, Latency, latencies
 from prenas.families import family_of, shapes_by_role
 from prenas.families.base import Arch, SearchSpace, StageChoice
-from prenas.latency import Conditions, Entry, Fit, LatencyTable, Machine, Precision, signature
+from prenas.latency import (
+    Conditions,
+    Entry,
+    Fit,
+    LatencyTable,
+    Machine,
+    Precision,
+    resizing_macs,
+    signature,
+)
 from prenas.proxy.layout import probed_parts
 from prenas.proxy.scores import Floats
 from prenas.randomness import numpy_generator
@@ -279,20 +289,24 @@ class Measurement:
         features = np.array([self._features(arch, entries) for arch in self.networks])
         measured = np.array([one.median for one in times])
         factors = _factors(features, measured)
-        constant, per_layer, *per_mac = factors
-        if per_layer <= 0:
+        constant, per_second, per_layer, per_resizing, *per_mac = factors
+        if per_second <= 0:
             raise ValueError(
                 "the times of whole networks do not follow from those of their layers: the "
                 "machine is too busy, so measure again when it is idle"
             )
         scaled = {
-            key: one.model_copy(update={"nanoseconds": round(one.nanoseconds * per_layer)})
+            key: one.model_copy(
+                update={"nanoseconds": round(one.nanoseconds * per_second + 1e9 * per_layer)}
+            )
             for key, one in entries.items()
         }
         last = len(self.space.chain) - 1
         for part in self.fixed:
             stage, macs = part.work.role.stage, part.work.macs
-            own = per_mac[stage] * macs + (constant if stage == last else 0.0)
+            own = per_mac[stage] * macs
+            if stage == last:  # every network has its classifier there
+                own += constant + per_resizing * resizing_macs(part.arch, part.settings)
             scaled[signature(part)] = Entry(nanoseconds=round(1e9 * own), macs=macs, measured=False)
         return LatencyTable(
             conditions=self.engine.conditions,
@@ -303,14 +317,16 @@ class Measurement:
         )
 
     def _features(self, arch: Arch, entries: Mapping[str, Entry]) -> list[float]:
-        """What the time of a network is a sum of: [1, seconds of layers, MACs of each stage]."""
-        layers, macs = 0.0, [0.0] * len(self.space.chain)
+        """What the time of a network is a sum of: [1, seconds of layers, number of layers, MACs of
+        resizing, MACs of each stage]."""
+        seconds, depth, macs = 0.0, 0, [0.0] * len(self.space.chain)
         for part in _parts(arch, self.space):
             if part.work.role.layer is None:
                 macs[part.work.role.stage] += part.work.macs
             elif not part.is_absent:
-                layers += 1e-9 * entries[signature(part)].nanoseconds
-        return [1.0, layers, *macs]
+                seconds += 1e-9 * entries[signature(part)].nanoseconds
+                depth += 1
+        return [1.0, seconds, depth, resizing_macs(arch, self.space.settings), *macs]
 
 
 def measurement(space: SearchSpace, engine: Engine) -> Measurement:
