@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from edits import write_edited
-from families.drawing import ALL_SPACES, choices, timm_space
+from families.drawing import ALL_SPACES, TEST_SPACES, choices, timm_space
 from prenas import artifacts, pipeline
 from prenas.cost import AXES, count, parts_of
 from prenas.devices import blocks, measuring
@@ -75,6 +75,7 @@ pytest_plugins = "sources.cut_runs"
 
 TORCH = Engine("torch")
 _START, _LONGER_IN_A_NETWORK = 3e-4, 1.25
+_MORE_IN_A_NETWORK = 5e-5
 _PER_PARAMETER = 1e-8
 _PER_PRODUCT = 1e-8
 
@@ -87,11 +88,17 @@ def seconds_of_layer(layer: nn.Module) -> float:
     return _PER_PARAMETER * num**1.1 + 1e-6
 
 
+def seconds_in_network(layer: nn.Module) -> float:
+    """The made-up time of a layer in a network; none if it was left out."""
+    alone = seconds_of_layer(layer)
+    return _LONGER_IN_A_NETWORK * alone + _MORE_IN_A_NETWORK if alone else 0.0
+
+
 def made_up(
     space: SearchSpace, archs: Mapping[str, Arch], spread: float = 0.01
 ) -> Callable[..., dict[str, Latency]]:
     """Stands for `latencies`: a network takes a start, resizes its images, and its layers take a
-    quarter more than alone."""
+    quarter and a bit more than alone."""
 
     def timed(calls: Mapping[str, Any], **others: Any) -> dict[str, Latency]:
         found = {}
@@ -102,8 +109,8 @@ def made_up(
             else:
                 arch = archs[name]
                 layers = [prefix.removesuffix(".") for prefix in family_of(arch).layers(arch)]
-                alone = sum(seconds_of_layer(module.get_submodule(layer)) for layer in layers)
-                seconds = _START + resizing(arch, space) + _LONGER_IN_A_NETWORK * alone
+                inside = sum(seconds_in_network(module.get_submodule(layer)) for layer in layers)
+                seconds = _START + resizing(arch, space) + inside
             found[name] = Latency(seconds, spread, (seconds, seconds))
         return found
 
@@ -113,8 +120,8 @@ def made_up(
 def true_nanoseconds(arch: Arch, space: SearchSpace) -> float:
     network = build(arch, space.settings)
     layers = [prefix.removesuffix(".") for prefix in family_of(arch).layers(arch)]
-    alone = sum(seconds_of_layer(network.get_submodule(layer)) for layer in layers)
-    return 1e9 * (_START + resizing(arch, space) + _LONGER_IN_A_NETWORK * alone)
+    inside = sum(seconds_in_network(network.get_submodule(layer)) for layer in layers)
+    return 1e9 * (_START + resizing(arch, space) + inside)
 
 
 def resizing(arch: Arch, space: SearchSpace) -> float:
@@ -175,6 +182,19 @@ def test_a_table_adds_up_to_the_times_of_networks(space: SearchSpace, data: st.D
     finally:
         use_table(None)
     assert "latency" not in count(arch, space)
+
+
+def test_resizing_tells_networks_of_equal_layers_apart() -> None:
+    """Its time is counted once; the layers are those of a network for small images."""
+    space = TEST_SPACES["timm"][0]
+    side = space.resolutions[0]
+    arch, small = space.compose(space.extreme(-1), side), space.settings.changed(image_size=side)
+    resized, native = (
+        {signature(part) for part in parts_of(arch, one, shapes_by_role(arch, one))}
+        for one in (space.settings, small)
+    )
+    assert len(native) > 2
+    assert len(resized - native) == len(native - resized) == 1
 
 
 def test_a_table_says_how_well_it_predicts(monkeypatch: pytest.MonkeyPatch) -> None:
