@@ -184,6 +184,27 @@ def test_a_table_adds_up_to_the_times_of_networks(space: SearchSpace, data: st.D
     assert "latency" not in count(arch, space)
 
 
+def test_networks_may_take_a_time_for_each_layer_whatever_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on an accelerator that waits for its launches; what layers take alone says nothing."""
+    monkeypatch.setitem(globals(), "_LONGER_IN_A_NETWORK", 0.0)
+    table = table_of(MINI, monkeypatch)
+    assert table.fit.worst_error < 1e-3
+    for arch in (MINI.smallest, MINI.largest):
+        expected = true_nanoseconds(arch, MINI)
+        assert table.predict(arch, MINI.settings) == pytest.approx(expected, rel=1e-3)
+
+
+def test_networks_whose_times_do_not_depend_on_their_layers_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("_LONGER_IN_A_NETWORK", "_MORE_IN_A_NETWORK"):
+        monkeypatch.setitem(globals(), name, 0.0)
+    with pytest.raises(ValueError, match=r"do not follow from those of their layers: .* too busy"):
+        table_of(MINI, monkeypatch)
+
+
 def test_resizing_tells_networks_of_equal_layers_apart() -> None:
     """Its time is counted once; the layers are those of a network for small images."""
     space = TEST_SPACES["timm"][0]
@@ -695,6 +716,12 @@ def test_a_run_is_a_source_beside_another_table(run: Run, in_use: LatencyTable) 
     use_table(another := in_use.model_copy(update={"space": "another"}))
     assert read_source(run.folder).archs == run.subnets.archs
     assert table_in_use() == another
+    use_table(None)
+    pipeline.evaluate(run.folder, device="cpu")
+    use_table(None)
+    smallest = min(run.preferred.subnets, key=lambda subnet: subnet.costs["latency"])
+    limit = {"latency": smallest.costs["latency"]}
+    assert read_source(run.folder, limits=limit).archs == (smallest.arch,)
 
 
 def test_a_search_that_was_killed_after_its_table_is_continued(
@@ -748,7 +775,7 @@ def test_subnets_are_measured_again_in_another_engine(run: Run) -> None:
     measure_run(run, Engine("torch", threads=2))
     first, second = recorded_times(run)
     assert [one.conditions.threads for one in (first, second)] == [1, 2]
-    assert [one.predicted for one in second.subnets] == [None] * 3
+    assert [one.predicted for one in second.subnets] == [None] * len(run.preferred.subnets)
     measure_run(run, Engine("torch", threads=2))
     assert len(recorded_times(run)) == 2
 

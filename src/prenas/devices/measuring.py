@@ -3,8 +3,8 @@
 Every kind of layer is timed alone, with the input that it gets in a network. A few whole networks
 are timed as well. What they take beside their layers, and how far layers in a network differ from
 layers alone, follows from a fit: the time of a network is a constant, plus a factor times the sum
-over its layers, plus a constant for each layer, plus factors times the multiply-accumulates of its
-stem, of its head and, if it resizes its images, of doing so.
+over its layers, plus factors times the multiply-accumulates of its stem, of its head and, if it
+resizes its images, of doing so, plus a constant for each layer if that predicts networks better.
 """
 
 from __future__ import annotations
@@ -64,6 +64,11 @@ _MOST_ATTEMPTS = 3
 _NUM_REHEARSED = 6
 _MOST_OPTIONS, _NUM_MEASURED = 8, 5
 """Of a layer with one axis and more options than this, so many are measured."""
+
+_OF_LAYERS = [1, 2]
+"""The places of their seconds and of their number in what the time of a network is a sum of."""
+_LEAST_SHARE = 0.01
+"""Layers take a larger share than this of the time of some network, or nothing was measured."""
 
 _SCATTER = 0.25
 """Deviation of a network's options from its level."""
@@ -288,13 +293,20 @@ class Measurement:
         """The table whose sums are nearest to the times of the whole networks."""
         features = np.array([self._features(arch, entries) for arch in self.networks])
         measured = np.array([one.median for one in times])
-        factors = _factors(features, measured)
-        constant, per_second, per_layer, per_resizing, *per_mac = factors
-        if per_second <= 0:
+        without = features.copy()  # where all layers are alike, their number says nothing more
+        without[:, _OF_LAYERS[1]] = 0.0
+        fits = [
+            (_fit(each, measured, times), factors)
+            for each in (features, without)
+            if _share_of_layers(each, factors := _factors(each, measured)) > _LEAST_SHARE
+        ]
+        if not fits:
             raise ValueError(
                 "the times of whole networks do not follow from those of their layers: the "
                 "machine is too busy, so measure again when it is idle"
             )
+        fit, factors = min(fits, key=lambda found: found[0].median_error)
+        constant, per_second, per_layer, per_resizing, *per_mac = factors
         scaled = {
             key: one.model_copy(
                 update={"nanoseconds": round(one.nanoseconds * per_second + 1e9 * per_layer)}
@@ -311,7 +323,7 @@ class Measurement:
         return LatencyTable(
             conditions=self.engine.conditions,
             space=self.space.name,
-            fit=_fit(features, measured, times),
+            fit=fit,
             seconds=round(seconds, 1),
             entries=scaled,
         )
@@ -419,6 +431,12 @@ def _factors(features: Floats, seconds: Floats) -> Floats:
     scale = np.where(features.any(axis=0), np.abs(features).max(axis=0), 1.0)
     found, _ = scipy.optimize.nnls(features / scale / seconds[:, None], np.ones(len(seconds)))
     return np.asarray(found / scale)
+
+
+def _share_of_layers(features: Floats, factors: Floats) -> float:
+    """The largest share of a network's time that its layers take."""
+    parts = features * factors
+    return float((parts[:, _OF_LAYERS].sum(axis=1) / parts.sum(axis=1)).max())
 
 
 def _fit(features: Floats, seconds: Floats, times: Sequence[Latency]) -> Fit:

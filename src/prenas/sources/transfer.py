@@ -7,6 +7,7 @@ once: subnets are views of them, so this adapts every subnet.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -118,22 +119,24 @@ def read_source(
             )
         return _of_name(str(path))
     path = Path(path)
-    if (path / artifacts.MODEL_ARCH).is_file():
-        source, rows = _of_model(path)
-    elif (path / artifacts.PREFERRED).is_file():
-        with counting_as(path):
+    is_model = (path / artifacts.MODEL_ARCH).is_file()
+    is_run = not is_model and (path / artifacts.PREFERRED).is_file()
+    with counting_as(path) if is_run else nullcontext():
+        if is_model:
+            source, rows = _of_model(path)
+        elif is_run:
             source, rows = _of_run(path, by_limits)
-    elif path.is_file():
-        source, rows = _of_checkpoint(path)
-    else:
-        what = "is not such a folder" if path.exists() else "does not exist"
-        raise FileNotFoundError(
-            f"{path} {what}: give a trained run, a folder that `prenas specialize` wrote, or a "
-            "released checkpoint"
-        )
-    if index is None and not by_limits:
-        return source
-    arch = rows[choose(rows, index, limits)].arch
+        elif path.is_file():
+            source, rows = _of_checkpoint(path)
+        else:
+            what = "is not such a folder" if path.exists() else "does not exist"
+            raise FileNotFoundError(
+                f"{path} {what}: give a trained run, a folder that `prenas specialize` wrote, or a "
+                "released checkpoint"
+            )
+        if index is None and not by_limits:
+            return source
+        arch = rows[choose(rows, index, limits)].arch
     return replace(source, supernet=source.supernet.trimmed(arch), archs=(arch,), subnets="one")
 
 
