@@ -349,7 +349,8 @@ def test_paths_are_kept_from_the_root(tmp_path: Path, monkeypatch: pytest.Monkey
     here = str(tmp_path.resolve())
     named = "training.teacher.name="
     assert kept("data.root=pictures")[0] == f"{here}/pictures"
-    assert kept("data.root=elsewhere")[0] == "elsewhere"
+    for nowhere in ("elsewhere", "x" * 5_000, "~nobody-of-this-name/x"):
+        assert kept(f"data.root={nowhere}")[0] == nowhere
     assert kept(f"{named}./teacher")[1] == f"{here}/teacher"
     assert kept(f"{named}resnet18", "training.teacher.weights=teacher.pth")[1:] == (
         "resnet18",

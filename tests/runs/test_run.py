@@ -154,9 +154,15 @@ def test_a_new_run_among_images_of_a_relative_path_is_refused(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos" / "train").mkdir(parents=True)
     for changes in (["data.root=photos"], ["data.root=photos", "data.train=train"]):
-        recipe = with_overrides(mini_recipe(), ["data.name=folder", *changes])
-        with pytest.raises(ValueError, match="lies among the images in photos"):
-            Run("photos/train/run", recipe)
+        absolute = with_overrides(mini_recipe(), ["data.name=folder", *changes])
+        assert absolute.data is not None
+        relative = absolute.data.model_copy(update={"root": "photos"})
+        for recipe, root in (
+            (absolute, f"{tmp_path.resolve()}/photos"),
+            (absolute.model_copy(update={"data": relative}), "photos"),
+        ):
+            with pytest.raises(ValueError, match=f"lies among the images in {root}"):
+                Run("photos/train/run", recipe)
     assert not (tmp_path / "photos" / "train" / "run").exists()
 
 

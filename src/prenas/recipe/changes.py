@@ -129,11 +129,14 @@ def _with_defaults(path: Iterable[str], fields: dict[str, Any]) -> dict[str, Any
 
 def _from_anywhere(path: str, text: str) -> str:
     """An existing file or folder by its absolute path: a run may go on from another folder."""
-    if path not in ("data.root", "training.teacher.name", "training.teacher.weights"):
+    if not text or path not in ("data.root", "training.teacher.name", "training.teacher.weights"):
         return text
-    place = Path(text).expanduser()
     is_teacher = path == "training.teacher.name"  # a folder may have the name of a timm model
-    exists = (place / artifacts.MODEL_ARCH).is_file() if is_teacher else place.exists()
+    try:
+        place = Path(text).expanduser()
+        exists = (place / artifacts.MODEL_ARCH).is_file() if is_teacher else place.exists()
+    except (OSError, ValueError, RuntimeError):  # too long, with a zero byte, or of no known user
+        return text
     return str(place.resolve()) if exists else text
 
 
