@@ -15,8 +15,8 @@ images once. Then every arm cuts it to the same shares of its MACs:
   as well; and Torch-Pruning's own pruner, which may prune all widths of a convolutional network,
   and heads and hidden units of a Transformer;
 - `joint`: the choices of `--joint`, trained as `prenas run --from` trains them;
-- `alone`: each cut of the default choice trained alone, as long as all of them together, and for
-  its part of that time (`alone, equal cost`);
+- `alone`: each cut of the choices and pruners of `--alone` trained alone, as long as all of them
+  together, and for its part of that time (`alone, equal cost`);
 - `recovery`: the default choice before training, and after joint trainings on 100, 1,000 and 10,000
   images, each a training of that length;
 - `scratch`: the same cuts from random weights, each alone, for all images that source and cuts saw.
@@ -36,7 +36,6 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -44,36 +43,34 @@ from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 import torch
-import torch_pruning
 from rich.console import Console
 from rich.table import Table
 from safetensors.torch import save_file
 from timm import create_model
-from timm.layers import Attention
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 import prenas
+from benchmarks import pruners
 from benchmarks.fanning import Failure, fan_out
 from benchmarks.paired import ROOT, Options, environment
+from benchmarks.pruners import PRUNERS
 from benchmarks.small_data import only, unpack
 from benchmarks.trained_vit import model_of
 from prenas import artifacts, pipeline
-from prenas.data import ImageData, evaluation_batches, load_data
+from prenas.data import ImageData, load_data
 from prenas.evaluation.accuracy import (
     Metrics,
     evaluate_archs,
     evaluate_networks,
     top1_of_archs,
 )
-from prenas.evaluation.calibration import calibrate_on, calibration_batches, first_new_epoch
+from prenas.evaluation.calibration import calibrate_on, first_new_epoch
 from prenas.families.base import Arch
 from prenas.proxy.scores import PUBLISHED_SCORE
 from prenas.proxy.unit_scores import unit_scores
 from prenas.recipe import Recipe, with_overrides
 from prenas.runs.run import Run
 from prenas.selection import trained
-from prenas.selection.trained import scored_batches, search_trained
+from prenas.selection.trained import search_trained
 from prenas.sources.cutting import CutPlan, cut_plan
 from prenas.sources.transfer import read_source
 from prenas.supernet import Supernet
@@ -108,11 +105,9 @@ CHOICES |= {
     for name in ("gate, best", DEFAULT)
 }
 
-PRUNERS = ("Torch-Pruning Taylor", "Torch-Pruning L1")
-TRAINED = ("joint", "alone", "alone, equal cost", "recovery", "scratch")
+EQUAL_COST = "alone, equal cost"
+TRAINED = ("joint", "alone", EQUAL_COST, "recovery", "scratch")
 _RECOVERY = (100, 1_000, 10_000)  # images
-_PRUNER_STEPS = 40
-_PRUNER_IMAGES = 442
 
 
 class Setting(NamedTuple):
@@ -156,6 +151,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--shares", type=float, nargs="+", default=[75, 50, 25], help="of MACs, %%")
     parser.add_argument("--arms", nargs="+", default=[*CHOICES, *PRUNERS, *TRAINED])
     parser.add_argument("--joint", nargs="+", default=[DEFAULT, "gate, best", "L1, equal"])
+    parser.add_argument("--alone", nargs="+", default=[DEFAULT], help="choices and pruners")
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     parser.add_argument("--threads", type=int, default=1, help="of each arm")
     parser.add_argument("--workers", type=int, default=1, help="arms at a time, in processes")
@@ -163,6 +159,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "pretrained.json")
     given = parser.parse_args(words)
     unknown = {*given.arms} - {*CHOICES, *PRUNERS, *TRAINED} | {*given.joint} - {*CHOICES}
+    unknown |= {*given.alone} - {*CHOICES, *PRUNERS}
     if unknown:
         parser.error(
             f"unknown arm {min(unknown)!r}: choose from {', '.join((*CHOICES, *PRUNERS, *TRAINED))}"
@@ -262,7 +259,8 @@ def _arms(given: argparse.Namespace) -> Iterator[dict[str, str]]:
             yield {"arm": arm, "training": "none"}
     for training in TRAINED:  # those after `joint` train the cuts that it chose
         if training in given.arms:
-            for arm in given.joint if training == "joint" else [DEFAULT]:
+            own = {"joint": given.joint, "alone": given.alone, EQUAL_COST: given.alone}
+            for arm in own.get(training, [DEFAULT]):
                 yield {"arm": arm, "training": training}
 
 
@@ -315,19 +313,19 @@ def measure(setting: Setting, arm: str, training: str) -> dict[str, Any]:
     if arm == "source":
         (row,) = pipeline.evaluate(setting.home / artifacts.SOURCE, device="cpu")
         return _result([row.costs["macs"]], [held_out(row.splits)], setting)
-    if arm in PRUNERS:
-        return pruned(setting, arm)
     if training == "none":
-        return untrained(setting, arm)
+        return pruned(setting, arm) if arm in PRUNERS else untrained(setting, arm)
     epochs = _epochs(setting.plan.recipe)
+    if training == EQUAL_COST:
+        epochs = max(1, epochs // len(setting.shares))
+    if arm in PRUNERS:
+        return pruned_and_trained(setting, arm, training, epochs)
     if training == "joint":
         return _result(*joint(setting, arm, setting.shares), setting, epochs=epochs)
     if training == "recovery":
         return recovery(setting, arm)
     if training == "scratch":
         return scratch(setting, _epochs(setting.plan.adaptation) + epochs)
-    if training == "alone, equal cost":
-        epochs = max(1, epochs // len(setting.shares))
     macs, top1 = [], []
     for share in setting.shares:
         changes = [f"training.epochs={epochs}"]
@@ -457,9 +455,7 @@ def joint(
     """(MACs, accuracies) of cuts that are trained together."""
     plan = setting.changed(arm, changes, shares)
     out = setting.home / f"{name}-{_slug(arm)}"
-    if not (out / artifacts.SOURCE).exists():  # the same adapted network for all arms
-        Run(out, plan.recipe).record_recipe(plan.recipe)
-        shutil.copytree(setting.home / artifacts.SOURCE, out / artifacts.SOURCE)
+    _with_teacher(setting, out, plan.recipe)
     rows = pipeline.run_cuts(plan, out, device="cpu")
     preferred = pipeline.read_preferred(out)
     of_arch = {row.arch: row for row in rows}
@@ -509,101 +505,52 @@ def scratch(setting: Setting, epochs: int) -> dict[str, Any]:
 
 
 def pruned(setting: Setting, arm: str) -> dict[str, Any]:
-    """Torch-Pruning's own pruner, in steps, until it reaches each share of the MACs."""
+    """What the networks of Torch-Pruning's own pruner classify correctly before training."""
     recipe, data = setting.plan.recipe, setting.data
-    settings = recipe.space.settings
-    network = deepcopy(prenas.load(setting.home / artifacts.ADAPTED).network).eval()
-    images, _ = next(evaluation_batches(data.splits["test"], settings, 1))
-    with_gradients = arm == "Torch-Pruning Taylor"
-    attentions = [module for module in network.modules() if isinstance(module, Attention)]
-    steps = _PRUNER_STEPS // 2 if attentions else _PRUNER_STEPS  # each must remove a head
-    pruner = torch_pruning.pruner.BasePruner(
-        network,
-        images,
-        importance=torch_pruning.importance.GroupTaylorImportance()
-        if with_gradients
-        else torch_pruning.importance.GroupMagnitudeImportance(p=1),
-        global_pruning=True,
-        pruning_ratio=0.95,
-        iterative_steps=steps,
-        round_to=8,
-        ignored_layers=_kept(network, bool(attentions)),
-        num_heads={attention.qkv: attention.num_heads for attention in attentions},
-        prune_num_heads=True,
-        prune_head_dims=False,
-        head_pruning_ratio=0.95,
-    )
-    whole, _ = torch_pruning.utils.count_ops_and_params(network, images)
-    left, shares, top1 = list(setting.shares), [], []
-    for _ in range(steps):
-        if with_gradients:
-            _accumulate_gradients(network, recipe, data)
-        pruner.step()
-        for attention in attentions:  # timm's attention has its sizes as numbers, too
-            heads = attention.qkv.out_features // (3 * attention.head_dim)
-            pruner.num_heads[attention.qkv] = attention.num_heads = heads
-            attention.attn_dim = heads * attention.head_dim
-        now, _ = torch_pruning.utils.count_ops_and_params(network, images)
-        while left and 100 * now / whole <= left[0]:
-            left.pop(0)
-            shares.append(round(100 * now / whole, 1))
-            top1.append(_repaired_top1(network, recipe, data))
-        if not left:
-            break
-    return {
-        "macs_share": shares,
-        "top1": [round(100 * one, 2) for one in top1],
-        "version": version("torch-pruning"),
-    }
-
-
-def _kept(network: nn.Module, keeps_width: bool) -> list[nn.Module]:
-    """Layers whose outputs the pruner keeps: the classifier; of a Transformer, all but its heads
-    and hidden units, because its width also stands in tensors that the pruner does not see."""
-    if not keeps_width:
-        return [network.get_classifier()]  # type: ignore[operator]
-    pruned = (".qkv", ".fc1")
-    return [
-        module
-        for name, module in network.named_modules()
-        if isinstance(module, (nn.Linear, nn.Conv2d)) and not name.endswith(pruned)
-    ]
-
-
-def _accumulate_gradients(network: nn.Module, recipe: Recipe, data: ImageData) -> None:
-    network.zero_grad()
-    search = recipe.search.model_copy(update={"num_images": _PRUNER_IMAGES})
-    batches = scored_batches(recipe.model_copy(update={"search": search}), data, "cpu")
-    for images, labels in batches:
-        cross_entropy(network(images), labels).backward()
-
-
-@torch.no_grad()
-def _repaired_top1(network: nn.Module, recipe: Recipe, data: ImageData) -> float:
-    """Accuracy of a copy whose BatchNorm statistics are measured anew."""
-    network, settings = deepcopy(network), recipe.space.settings
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.reset_running_stats()
-            module.momentum = None  # a plain average
-            module.train()
-    batches: Iterator[Tensor] = calibration_batches(
-        data,
-        settings,
-        recipe.calibration,
-        recipe.calibration.num_images,
-        seed=recipe.seed,
-        first_epoch=first_new_epoch(data, recipe.training),
-    )
-    for images in batches:
-        network(images)
-    network.eval()
-    return held_out(
-        {
-            name: evaluate_networks([network], split, settings)[0]
+    shares, top1 = [], []
+    for share, network in pruners.pruned(
+        arm, setting.home / artifacts.ADAPTED, recipe, data, setting.shares
+    ):
+        measured = pruners.repaired(network, recipe, data)
+        splits = {
+            name: evaluate_networks([measured], split, recipe.space.settings)[0]
             for name, split in data.splits.items()
         }
-    )
+        shares.append(round(share, 1))
+        top1.append(round(100 * held_out(splits), 2))
+    return {"macs_share": shares, "top1": top1, "version": version("torch-pruning")}
+
+
+def pruned_and_trained(setting: Setting, arm: str, training: str, epochs: int) -> dict[str, Any]:
+    """The networks of the pruner, each trained alone as the cuts are trained."""
+    recipe, base = setting.plan.recipe, setting.plan.source.supernet.settings.model
+    files = [
+        setting.home / f"{setting.home.name}-{_slug(arm)}-{share:g}.safetensors"
+        for share in setting.shares
+    ]
+    if not all(file.exists() for file in files):
+        networks = pruners.pruned(
+            arm, setting.home / artifacts.ADAPTED, recipe, setting.data, setting.shares
+        )
+        for file, (_, network) in zip(files, networks, strict=True):
+            pruners.store(network, file)
+    macs, top1 = [], []
+    for file, share in zip(files, setting.shares, strict=True):
+        source = pruners.read(file, base)
+        own = pruners.training_recipe(source, recipe, epochs)
+        out = setting.home / f"{_slug(training)}-{share:g}-{_slug(arm)}"
+        _with_teacher(setting, out, own)
+        (row,) = pipeline.run(own, out, source=source, head="keep", device="cpu")
+        macs.append(row.costs["macs"])
+        top1.append(held_out(row.splits))
+    return _result(macs, top1, setting, epochs=epochs, version=version("torch-pruning"))
+
+
+def _with_teacher(setting: Setting, out: Path, recipe: Recipe) -> None:
+    """Starts a run in a folder, with the adapted network, the same for all arms, inside it."""
+    if not (out / artifacts.SOURCE).exists():
+        Run(out, recipe).record_recipe(recipe)
+        shutil.copytree(setting.home / artifacts.SOURCE, out / artifacts.SOURCE)
 
 
 def print_table(rows: Sequence[dict[str, Any]]) -> None:
