@@ -76,6 +76,7 @@ pytest_plugins = "sources.cut_runs"
 TORCH = Engine("torch")
 _START, _LONGER_IN_A_NETWORK = 3e-4, 1.25
 _MORE_IN_A_NETWORK = 5e-5
+_PER_PARAMETER_IN_A_NETWORK = 4e-9
 _PER_PARAMETER = 1e-8
 _PER_PRODUCT = 1e-8
 
@@ -91,7 +92,9 @@ def seconds_of_layer(layer: nn.Module) -> float:
 def seconds_in_network(layer: nn.Module) -> float:
     """The made-up time of a layer in a network; none if it was left out."""
     alone = seconds_of_layer(layer)
-    return _LONGER_IN_A_NETWORK * alone + _MORE_IN_A_NETWORK if alone else 0.0
+    num = sum(parameter.numel() for parameter in layer.parameters())
+    more = _MORE_IN_A_NETWORK + _PER_PARAMETER_IN_A_NETWORK * num
+    return _LONGER_IN_A_NETWORK * alone + more if alone else 0.0
 
 
 def made_up(
@@ -199,7 +202,7 @@ def test_networks_may_take_a_time_for_each_layer_whatever_it_is(
 def test_networks_whose_times_do_not_depend_on_their_layers_are_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name in ("_LONGER_IN_A_NETWORK", "_MORE_IN_A_NETWORK"):
+    for name in ("_LONGER_IN_A_NETWORK", "_MORE_IN_A_NETWORK", "_PER_PARAMETER_IN_A_NETWORK"):
         monkeypatch.setitem(globals(), name, 0.0)
     with pytest.raises(ValueError, match=r"do not follow from those of their layers: .* too busy"):
         table_of(MINI, monkeypatch)

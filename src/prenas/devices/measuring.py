@@ -27,7 +27,7 @@ import scipy
 import torch
 from torch import Tensor, nn
 
-from prenas.cost import Part, parts_of
+from prenas.cost import Part, bounded_axis, parts_of
 from prenas.devices.blocks import Block, blocks_of, example_images, network_of
 from prenas.devices.formats import Format, Plan, Written, get_format
 from prenas.devices.timing import MOST_PACE, MOST_SPREAD, Latency, latencies
@@ -65,8 +65,12 @@ _NUM_REHEARSED = 6
 _MOST_OPTIONS, _NUM_MEASURED = 8, 5
 """Of a layer with one axis and more options than this, so many are measured."""
 
-_OF_LAYERS = [1, 2]
-"""The places of their seconds and of their number in what the time of a network is a sum of."""
+_OF_LAYERS = [1, 2, 3]
+"""The places of their seconds, their number and their parameters in what the time of a network is a
+sum of."""
+_SEVERAL_WAYS = ((), (2,), (3,), (2, 3))
+"""What is left out of that sum, to see which way predicts best: in some spaces and engines the
+number of layers or of parameters says nothing more than the seconds."""
 _LEAST_SHARE = 0.01
 """Layers take a larger share than this of the time of some network, or nothing was measured."""
 
@@ -293,26 +297,26 @@ class Measurement:
         """The table whose sums are nearest to the times of the whole networks."""
         features = np.array([self._features(arch, entries) for arch in self.networks])
         measured = np.array([one.median for one in times])
-        without = features.copy()  # where all layers are alike, their number says nothing more
-        without[:, _OF_LAYERS[1]] = 0.0
-        fits = [
-            (_fit(each, measured, times), factors)
-            for each in (features, without)
-            if _share_of_layers(each, factors := _factors(each, measured)) > _LEAST_SHARE
-        ]
+        fits = []
+        for left_out in _SEVERAL_WAYS:
+            kept = features.copy()
+            kept[:, left_out] = 0.0
+            factors = _factors(kept, measured)
+            if _share_of_layers(kept, factors) > _LEAST_SHARE:
+                fits.append((_fit(kept, measured, times), factors))
         if not fits:
             raise ValueError(
                 "the times of whole networks do not follow from those of their layers: the "
                 "machine is too busy, so measure again when it is idle"
             )
         fit, factors = min(fits, key=lambda found: found[0].median_error)
-        constant, per_second, per_layer, per_resizing, *per_mac = factors
-        scaled = {
-            key: one.model_copy(
-                update={"nanoseconds": round(one.nanoseconds * per_second + 1e9 * per_layer)}
-            )
-            for key, one in entries.items()
-        }
+        constant, per_second, per_layer, per_parameter, per_resizing, *per_mac = factors
+        num_parameters = {signature(part): _num_parameters(part) for part in chain(*self.cells)}
+        scaled = {}
+        for key, one in entries.items():
+            more = 1e9 * (per_layer + per_parameter * num_parameters[key])
+            in_network = round(one.nanoseconds * per_second + more)
+            scaled[key] = one.model_copy(update={"nanoseconds": in_network})
         last = len(self.space.chain) - 1
         for part in self.fixed:
             stage, macs = part.work.role.stage, part.work.macs
@@ -329,16 +333,25 @@ class Measurement:
         )
 
     def _features(self, arch: Arch, entries: Mapping[str, Entry]) -> list[float]:
-        """What the time of a network is a sum of: [1, seconds of layers, number of layers, MACs of
-        resizing, MACs of each stage]."""
-        seconds, depth, macs = 0.0, 0, [0.0] * len(self.space.chain)
+        """What the time of a network is a sum of: [1, seconds of layers, number of layers, their
+        parameters, MACs of resizing, MACs of each stage].
+
+        A layer alone finds its parameters in the caches. In a network they come from memory.
+        """
+        seconds, depth, parameters, macs = 0.0, 0, 0, [0.0] * len(self.space.chain)
         for part in _parts(arch, self.space):
             if part.work.role.layer is None:
                 macs[part.work.role.stage] += part.work.macs
             elif not part.is_absent:
                 seconds += 1e-9 * entries[signature(part)].nanoseconds
                 depth += 1
-        return [1.0, seconds, depth, resizing_macs(arch, self.space.settings), *macs]
+                parameters += _num_parameters(part)
+        resizing = resizing_macs(arch, self.space.settings)
+        return [1.0, seconds, depth, parameters, resizing, *macs]
+
+
+def _num_parameters(part: Part) -> int:
+    return bounded_axis("params").of_part(part)
 
 
 def measurement(space: SearchSpace, engine: Engine) -> Measurement:
