@@ -350,12 +350,16 @@ def test_one_time_for_two_trainings_scales_both_alike(
     assert sum(one.total_seconds for one in found) == pytest.approx(evaluations + share * trainings)
 
 
-def test_a_time_that_is_too_short_says_what_one_step_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_time_that_is_too_short_or_too_long_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     found = estimated(monkeypatch)
     recipe = mini_recipe().training
     assert recipe is not None
     with pytest.raises(ValueError, match=r"no training fits into 1 s: .* takes \d+ s\. Give more"):
         within_time(1.0, Measured(found, archs(3), recipe))
+    with pytest.raises(ValueError, match=r"training steps fit into 1000000000000 s .* less time"):
+        within_time(1e12, Measured(found, archs(3), recipe))
 
 
 def test_a_dry_run_returns_the_recipe_for_a_time() -> None:

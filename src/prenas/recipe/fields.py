@@ -36,7 +36,7 @@ from prenas.recipe.data import (
 )
 from prenas.values import LONGEST_NAME, MOST_AMOUNT, Value
 
-_MOST = 100_000_000  # of images, steps, epochs and the like
+LARGEST_NUMBER = 100_000_000  # of images, steps, epochs and the like
 
 IsomerRule = Literal["published", "raw", "even", "nested", "front", "random", "worst"]
 """Which of a stage's interchangeable layers get the larger options: those of the highest block
@@ -84,7 +84,7 @@ class SearchRecipe(Value):
     """`noise`: normal random numbers with the data's mean and deviation; `data`: training images
     and their labels."""
     num_images: int = Field(64, ge=1, le=1_000_000)
-    batch_size: int = Field(4, ge=1, le=_MOST)
+    batch_size: int = Field(4, ge=1, le=LARGEST_NUMBER)
     further_seeds: int = Field(0, ge=0, le=1_000)
     """Number of extra seeds that are scored, only to report how well they agree."""
     exact_optimum: bool = False
@@ -175,15 +175,15 @@ class TeacherRecipe(Value):
 class TrainingRecipe(Value):
     """Preferred one-shot training: one preferred subnet per step, unless `sandwich` is set."""
 
-    epochs: int | None = Field(None, ge=1, le=_MOST)
+    epochs: int | None = Field(None, ge=1, le=LARGEST_NUMBER)
     """Passes over the training images. Give this or `steps`."""
-    steps: int | None = Field(None, ge=1, le=_MOST)
+    steps: int | None = Field(None, ge=1, le=LARGEST_NUMBER)
     """Number of training steps, whatever the size of the set. Give this or `epochs`."""
-    min_steps: int = Field(0, ge=0, le=_MOST)
+    min_steps: int = Field(0, ge=0, le=LARGEST_NUMBER)
     """Repeat the epochs until at least this many steps are done: for small sets."""
-    batch_size: int = Field(64, ge=1, le=_MOST)
+    batch_size: int = Field(64, ge=1, le=LARGEST_NUMBER)
     """Images per step, over all processes together."""
-    grad_accum_steps: int = Field(1, ge=1, le=_MOST)
+    grad_accum_steps: int = Field(1, ge=1, le=LARGEST_NUMBER)
     """Number of parts into which a process splits its share of a batch, to save memory."""
     precision: Precision = "fp32"
     """Precision of forward and backward passes; weights, gradients and moments are always
@@ -237,17 +237,17 @@ class TrainingRecipe(Value):
     final_weights: Literal["last", "ema", "best"] | None = None
     """Which weights are handed over. None: the moving average if there is one, else the last
     weights. With `best`, every validation covers all subnets."""
-    skipped_steps_limit: int = Field(16, ge=1, le=_MOST)
+    skipped_steps_limit: int = Field(16, ge=1, le=LARGEST_NUMBER)
     """Stop after this many steps in a row with a non-finite loss or gradient."""
-    checkpoint_steps: int | None = Field(None, ge=1, le=_MOST)
+    checkpoint_steps: int | None = Field(None, ge=1, le=LARGEST_NUMBER)
     """Steps between checkpoints within an epoch; None: only at the end of each epoch."""
-    keep_checkpoints: int = Field(2, ge=1, le=_MOST)
+    keep_checkpoints: int = Field(2, ge=1, le=LARGEST_NUMBER)
     """Number of newest checkpoints to keep, in addition to the best on validation."""
-    log_steps: int = Field(50, ge=1, le=_MOST)
+    log_steps: int = Field(50, ge=1, le=LARGEST_NUMBER)
     """Steps between log records of the running loss."""
-    validate_epochs: int = Field(1, ge=0, le=_MOST)
+    validate_epochs: int = Field(1, ge=0, le=LARGEST_NUMBER)
     """Epochs between evaluations of the smallest, middle and largest subnet; 0: never."""
-    validate_all_epochs: int = Field(10, ge=0, le=_MOST)
+    validate_all_epochs: int = Field(10, ge=0, le=LARGEST_NUMBER)
     """Epochs between evaluations of all subnets, after which the best weights so far are kept; 0:
     never."""
     layer_decay: float | None = Field(None, gt=0, le=1)
@@ -352,16 +352,16 @@ class CalibrationRecipe(Value):
     Numbers are rounded down to full batches. Families without BatchNorm are not calibrated.
     """
 
-    num_images: int = Field(16_384, ge=2, le=_MOST)
+    num_images: int = Field(16_384, ge=2, le=LARGEST_NUMBER)
     """Images for the final results and the models that are handed over."""
-    batch_size: int = Field(256, ge=2, le=_MOST)
+    batch_size: int = Field(256, ge=2, le=LARGEST_NUMBER)
     """Images per batch; the statistics are averages over batches. If fewer images are asked for
     than this, they are one batch."""
-    while_training: int = Field(2_048, ge=2, le=_MOST)
+    while_training: int = Field(2_048, ge=2, le=LARGEST_NUMBER)
     """Images before each validation during training."""
-    while_evolving: int = Field(8_192, ge=2, le=_MOST)
+    while_evolving: int = Field(8_192, ge=2, le=LARGEST_NUMBER)
     """Images before the candidates of one-shot NAS are compared."""
-    max_passes: int = Field(4, ge=1, le=_MOST)
+    max_passes: int = Field(4, ge=1, le=LARGEST_NUMBER)
     """Passes over the training images at most, whatever the numbers above say: further passes take
     time and hardly change the averages."""
 
@@ -374,7 +374,7 @@ class EvolutionRecipe(Value):
     random candidates."""
     generations: int = Field(20, ge=1, le=1_000_000)
     """Number of generations, including the random first one."""
-    num_parents: int = Field(10, ge=1, le=_MOST)
+    num_parents: int = Field(10, ge=1, le=LARGEST_NUMBER)
     """Number of best candidates so far from which the next generation is made."""
     num_mutations: int = Field(25, ge=0, le=1_000_000)
     num_crossovers: int = Field(25, ge=0, le=1_000_000)
@@ -383,7 +383,7 @@ class EvolutionRecipe(Value):
     depth_mutation_prob: float = Field(0.4, ge=0, le=1)
     """Probability that a mutant redraws a choice made once per network: the depth and, as in
     AutoFormer, the width."""
-    num_images: int | None = Field(None, ge=1, le=_MOST)
+    num_images: int | None = Field(None, ge=1, le=LARGEST_NUMBER)
     """Number of validation images on which candidates are compared; None: all."""
 
     @model_validator(mode="after")

@@ -24,6 +24,7 @@ from prenas.families.base import Arch, SearchSpace, Settings
 from prenas.length import Length, length_of, proportional_steps
 from prenas.processes import local_world_size
 from prenas.recipe import CalibrationRecipe, TrainingRecipe
+from prenas.recipe.fields import LARGEST_NUMBER
 from prenas.supernet import Supernet
 from prenas.training.sampler import Sampler, make_sampler
 from prenas.training.step import TrainingStep
@@ -214,7 +215,8 @@ def within_time(seconds: float, *parts: Measured) -> tuple[Estimate, ...]:
     Their numbers of steps stay in the proportion that they have now.
 
     Raises:
-        ValueError: not even a single step of the last one fits.
+        ValueError: not even a single step of the last one fits, or more steps than a training may
+            have.
     """
     *_, last = (part.estimate for part in parts)
 
@@ -238,6 +240,11 @@ def within_time(seconds: float, *parts: Measured) -> tuple[Estimate, ...]:
             f"no training fits into {seconds:.0f} s: on this machine, a single step with the "
             f"validation, calibration and evaluation after it takes {needed(found):.0f} s. "
             "Give more time, fewer budgets or a smaller data.test"
+        )
+    if (longest := max(one.num_steps for one in found)) > LARGEST_NUMBER:
+        raise ValueError(
+            f"{longest:,} training steps fit into {seconds:.0f} s on this machine, and at most "
+            f"{LARGEST_NUMBER:,} are allowed: give less time"
         )
     return found
 
