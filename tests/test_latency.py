@@ -321,16 +321,19 @@ def nodes_of(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("name", ["onnx", "openvino"])
 @pytest.mark.parametrize(
-    "space", [MINI, get_space("mobilenet-micro"), timm_space("test_resnet", 64)]
+    ("space", "end"),
+    [(MINI, -1), (get_space("mobilenet-micro"), 0), (timm_space("test_resnet", 64), -1)],
 )
 def test_layers_written_together_are_those_written_alone(
-    name: str, space: SearchSpace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, space: SearchSpace, end: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     form = get_format(name)
-    arch, images = space.largest, blocks.example_images(space.settings, 2)
+    arch = space.compose(space.extreme(end), space.scored_resolution)
+    images = blocks.example_images(space.settings, 2)
     network = blocks.network_of(arch, space.settings, deploys=True)
     layers = [prefix.removesuffix(".") for prefix in family_of(arch).layers(arch)]
     found = list(blocks.blocks_of(network, layers, images))
+    assert len(found) > 1
     sizes = [sum(p.nbytes for p in (*b.module.parameters(), *b.module.buffers())) for b in found]
     # The first two together, the others as it comes.
     monkeypatch.setattr(import_module("prenas.devices.onnx_format"), "_MOST_BYTES", sum(sizes[:2]))
