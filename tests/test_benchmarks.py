@@ -11,8 +11,10 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
+import timm
 import torch
-from benchmarks import scale
+import torch_pruning
+from benchmarks import pruners, scale
 from benchmarks.__main__ import SECTIONS
 from benchmarks.gpu.attending import in_one_part, with_whole_tables
 from benchmarks.gpu.command import SECTIONS as GPU_SECTIONS
@@ -24,9 +26,11 @@ from benchmarks.pretrained import print_table
 from benchmarks.small_data import unpack
 from torch import Tensor
 
+from families.drawing import fill_as_trained
 from prenas.cost import count
 from prenas.families.base import check_contains
 from prenas.families.vit.attention import attention_at_once, grid_index
+from prenas.sources.pretrained import read_pretrained
 
 
 def test_variants_take_turns_and_each_round_starts_with_another() -> None:
@@ -255,3 +259,26 @@ def test_results_of_growth_state_what_they_were_measured_on() -> None:
     for found in document.values():
         assert {"command", "commit", "date", "hardware", "versions", "rows", "slope"} <= set(found)
         assert "dirty" not in found["commit"]
+
+
+def test_a_pruned_network_of_another_pruner_is_a_source(tmp_path: Path) -> None:
+    """All of its widths may be other ones, those between blocks as well."""
+    network = fill_as_trained(timm.create_model("test_efficientnet", num_classes=3))
+    images = torch.randn(2, 3, 160, 160, generator=torch.Generator().manual_seed(0))
+    pruner = torch_pruning.pruner.BasePruner(
+        network,
+        images,
+        importance=torch_pruning.importance.GroupMagnitudeImportance(),
+        pruning_ratio=0.5,
+        ignored_layers=[network.get_classifier()],
+    )
+    pruner.step()
+    file = tmp_path / "pruned_half.safetensors"
+    pruners.store(network, file)
+    source = pruners.read(file, "test_efficientnet")
+    _, again = read_pretrained(source.name)
+    with torch.no_grad():
+        expected, found = network.eval()(images), again.eval()(images)
+    assert torch.allclose(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+    widths = source.supernet.network.state_dict()["conv_stem.weight"].shape[0]
+    assert widths == timm.create_model("test_efficientnet").conv_stem.out_channels // 2
