@@ -445,6 +445,11 @@ MUTATIONS = (
         "elif not part.is_absent:\n                prefix", "else:\n                prefix",
         ("test_latency.py",),
     ),
+    Mutation(
+        "parameters-take-no-time-in-a-network", "devices/measuring.py",
+        "parameters += _num_parameters(part)", "parameters += 0",
+        ("test_latency.py",),
+    ),
     # timm and the Hub
     Mutation(
         "blocks-are-never-computed-again", "families/vit/network.py",
