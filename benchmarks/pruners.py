@@ -12,7 +12,7 @@ import torch
 import torch_pruning
 from safetensors import safe_open
 from safetensors.torch import save_file
-from timm import create_model, get_pretrained_cfg
+from timm import create_model, get_pretrained_cfg, is_model
 from timm.layers import Attention
 from timm.models import adapt_model_from_string, register_model
 from torch import Tensor, nn
@@ -149,9 +149,10 @@ def read(file: Path, model: str) -> Source:
     def build(pretrained: bool = False, **options: Any) -> nn.Module:
         return adapt_model_from_string(create_model(model, **options), text)
 
-    build.__name__ = file.stem
-    default_cfgs[file.stem] = get_pretrained_cfg(model).to_dict()
-    register_model(build)
+    if not is_model(file.stem):
+        build.__name__ = file.stem
+        default_cfgs[file.stem] = get_pretrained_cfg(model).to_dict()
+        register_model(build)
     return read_source(f"timm/{file.stem}={file}")
 
 
