@@ -306,13 +306,13 @@ def test_times_are_of_the_threads_that_the_card_states(
 
     monkeypatch.setattr(import_module(TORCH), "FORMAT", found._replace(open=opened))
     before = torch.get_num_threads()
-    torch.set_num_threads(2)
+    torch.set_num_threads(3)
     try:
-        assert export(model, "torch", threads=1).card.threads == 1
-        assert torch.get_num_threads() == 2
+        assert export(model, "torch", threads=2).card.threads == 2
+        assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
-    assert seen[-10:] == [1] * 10
+    assert seen[-10:] == [2] * 10
 
 
 def test_given_images_are_compared(model: Path, cut_pictures: Path) -> None:

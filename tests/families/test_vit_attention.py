@@ -354,10 +354,7 @@ def small_images(batch: int) -> Tensor:
 
 
 def test_traces_as_one_graph() -> None:
-    """No graph break; outputs and gradients through the traced graphs.
-
-    What PyTorch's compiler makes of such graphs is compared in `training/test_compiled.py`.
-    """
+    """No graph break; outputs and gradients through the traced graphs."""
     network, images = small_network(), small_images(3)
     parameters = list(network.parameters())
     expected = network(images)
@@ -367,6 +364,14 @@ def test_traces_as_one_graph() -> None:
     traced = torch.autograd.grad(actual.square().sum(), parameters)
     for ours, theirs in zip(traced, gradients, strict=True):
         assert_equal(ours, theirs, 1e-4)
+
+
+@pytest.mark.slow
+def test_compiles_as_one_graph() -> None:
+    """The default compiler's code gives the same output."""
+    network, images = small_network(), small_images(3)
+    with torch.no_grad():
+        assert_equal(torch.compile(network, fullgraph=True)(images), network(images), 1e-5)
 
 
 def test_exports_whole() -> None:
