@@ -450,6 +450,16 @@ MUTATIONS = (
         "parameters += _num_parameters(part)", "parameters += 0",
         ("test_latency.py",),
     ),
+    Mutation(
+        "the-first-form-of-the-fit-is-taken", "devices/measuring.py",
+        "min(fits, key=lambda found: found[0].median_error)", "fits[0]",
+        ("test_latency.py",),
+    ),
+    Mutation(
+        "any-number-of-steps-fits-into-a-time", "training/estimate.py",
+        "> LARGEST_NUMBER:", "< 0:",
+        ("training/test_estimate.py",),
+    ),
     # timm and the Hub
     Mutation(
         "blocks-are-never-computed-again", "families/vit/network.py",

@@ -7,11 +7,13 @@ quartiles. The seconds themselves are given for orientation only.
 from __future__ import annotations
 
 import platform
+import re
+import shlex
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
@@ -138,12 +140,18 @@ def peak_bytes(work: Callable[[], object]) -> int:
 def environment(options: Options) -> dict[str, Any]:
     """What every result states in addition to its numbers."""
     return {
-        "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
+        "command": command_of(sys.argv[1:]),
         "commit": commit_in_use(),
         "date": date.today().isoformat(),
         "hardware": f"{platform.machine()}, {_cpu_model()}, {options.threads} threads",
         "versions": _versions(),
     }
+
+
+def command_of(words: Sequence[str]) -> str:
+    """The command as it is told: of absolute paths, which are of one machine, only the names."""
+    named = (re.sub(r"(?<![\w.])/(?:[^/=]+/)*(?=[^/=]+$)", "", word) for word in words)
+    return f"python -m benchmarks {shlex.join(named)}"
 
 
 def commit_in_use() -> str:

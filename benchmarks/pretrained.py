@@ -329,7 +329,7 @@ def measure(setting: Setting, arm: str, training: str) -> dict[str, Any]:
     macs, top1 = [], []
     for share in setting.shares:
         changes = [f"training.epochs={epochs}"]
-        found = joint(setting, arm, [share], changes, f"{training.replace(', ', '-')}-{share:g}")
+        found = joint(setting, arm, [share], changes, f"{_slug(training)}-{share:g}")
         macs += found[0]
         top1 += found[1]
     return _result(macs, top1, setting, epochs=epochs)
@@ -523,7 +523,10 @@ def pruned(setting: Setting, arm: str) -> dict[str, Any]:
 
 def pruned_and_trained(setting: Setting, arm: str, training: str, epochs: int) -> dict[str, Any]:
     """The networks of the pruner, each trained alone as the cuts are trained."""
-    recipe, base = setting.plan.recipe, setting.plan.source.supernet.settings.model
+    recipe, source = setting.plan.recipe, setting.plan.source
+    base = source.supernet.settings.model
+    if any(group.axis != "channels" for group, _ in source.archs[0].kept()):
+        raise ValueError(f"{base}: timm can only build pruned networks that are convolutional")
     files = [
         setting.home / f"{setting.home.name}-{_slug(arm)}-{share:g}.safetensors"
         for share in setting.shares
@@ -533,14 +536,14 @@ def pruned_and_trained(setting: Setting, arm: str, training: str, epochs: int) -
             arm, setting.home / artifacts.ADAPTED, recipe, setting.data, setting.shares
         )
         for file, (_, network) in zip(files, networks, strict=True):
-            pruners.store(network, file)
+            artifacts.write_tensors(file, network.state_dict())
     macs, top1 = [], []
     for file, share in zip(files, setting.shares, strict=True):
-        source = pruners.read(file, base)
-        own = pruners.training_recipe(source, recipe, epochs)
+        smaller = pruners.read(file, base)
+        own = pruners.training_recipe(smaller, recipe, epochs)
         out = setting.home / f"{_slug(training)}-{share:g}-{_slug(arm)}"
         _with_teacher(setting, out, own)
-        (row,) = pipeline.run(own, out, source=source, head="keep", device="cpu")
+        (row,) = pipeline.run(own, out, source=smaller, head="keep", device="cpu")
         macs.append(row.costs["macs"])
         top1.append(held_out(row.splits))
     return _result(macs, top1, setting, epochs=epochs, version=version("torch-pruning"))

@@ -10,8 +10,6 @@ from typing import Any
 
 import torch
 import torch_pruning
-from safetensors import safe_open
-from safetensors.torch import save_file
 from timm import create_model, get_pretrained_cfg, is_model
 from timm.layers import Attention
 from timm.models import adapt_model_from_string, register_model
@@ -19,8 +17,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import prenas
+from prenas import artifacts
 from prenas.data import ImageData, evaluation_batches
 from prenas.evaluation.calibration import calibration_batches, first_new_epoch
+from prenas.families.timm_cut.stock import text_of
 from prenas.recipe import Recipe, TransferRecipe
 from prenas.selection.trained import scored_batches
 from prenas.sources.transfer import Source, finetuning_recipe, read_source
@@ -127,13 +127,6 @@ def repaired(network: nn.Module, recipe: Recipe, data: ImageData) -> nn.Module:
     return network.eval()
 
 
-def store(network: nn.Module, file: Path) -> None:
-    """Writes the tensors of a pruned network."""
-    half = file.with_suffix(".tmp")
-    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, half)
-    half.rename(file)
-
-
 def read(file: Path, model: str) -> Source:
     """A stored pruned network as a source of trainings.
 
@@ -142,9 +135,7 @@ def read(file: Path, model: str) -> Source:
     Args:
         model: timm's name of the network that was pruned.
     """
-    with safe_open(file, "pt") as opened:
-        shapes = {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118
-    text = "***".join(f"{name}:{shape}".replace(" ", "") for name, shape in shapes.items())
+    text = text_of(artifacts.read_tensors(file))
 
     def build(pretrained: bool = False, **options: Any) -> nn.Module:
         return adapt_model_from_string(create_model(model, **options), text)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 import tarfile
@@ -21,12 +22,21 @@ from benchmarks.gpu.command import SECTIONS as GPU_SECTIONS
 from benchmarks.gpu.command import main as on_gpu
 from benchmarks.gpu.command import short_name
 from benchmarks.gpu.sizes import full
-from benchmarks.paired import ROOT, Options, Section, peak_bytes, ratio, take_turns
+from benchmarks.paired import (
+    ROOT,
+    Options,
+    Section,
+    command_of,
+    peak_bytes,
+    ratio,
+    take_turns,
+)
 from benchmarks.pretrained import print_table
 from benchmarks.small_data import unpack
 from torch import Tensor
 
 from families.drawing import fill_as_trained
+from prenas import artifacts
 from prenas.cost import count
 from prenas.families.base import check_contains
 from prenas.families.vit.attention import attention_at_once, grid_index
@@ -57,6 +67,23 @@ def test_peak_memory_counts_what_is_held_at_once() -> None:
         torch.ones(10**6)
 
     assert peak_bytes(work) == pytest.approx(8e6, rel=0.01)
+
+
+def test_a_command_names_no_place_of_one_machine() -> None:
+    words = ["pretrained", "--data", "/data/pictures/waste.tar", "--test=/data/b.tar"]
+    words += ["--source", "timm/resnet18=/x/y.pth", "--arms", "gate, best", "--home", "runs/a"]
+    assert command_of(words) == (
+        "python -m benchmarks pretrained --data waste.tar --test=b.tar "
+        "--source timm/resnet18=y.pth --arms 'gate, best' --home runs/a"
+    )
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "results").glob("*.json")), ids=lambda path: path.name
+)
+def test_no_result_names_a_place_of_one_machine(path: Path) -> None:
+    commands = re.findall(r'"command": "(.*)"', path.read_text())
+    assert not [one for one in commands if re.search(r"(?:^|[\s=])/", one)]
 
 
 @pytest.mark.parametrize("name", SECTIONS)
@@ -274,7 +301,7 @@ def test_a_pruned_network_of_another_pruner_is_a_source(tmp_path: Path) -> None:
     )
     pruner.step()
     file = tmp_path / "pruned_half.safetensors"
-    pruners.store(network, file)
+    artifacts.write_tensors(file, network.state_dict())
     source = pruners.read(file, "test_efficientnet")
     _, again = read_pretrained(source.name)
     with torch.no_grad():

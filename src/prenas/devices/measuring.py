@@ -68,9 +68,9 @@ _MOST_OPTIONS, _NUM_MEASURED = 8, 5
 _OF_LAYERS = [1, 2, 3]
 """The places of their seconds, their number and their parameters in what the time of a network is a
 sum of."""
-_SEVERAL_WAYS = ((), (2,), (3,), (2, 3))
-"""What is left out of that sum, to see which way predicts best: in some spaces and engines the
-number of layers or of parameters says nothing more than the seconds."""
+_LEFT_OUT = ((), (2,), (3,), (2, 3))
+"""The places of what may be left out of that sum: in some spaces and engines the number of layers
+or of parameters says nothing more than the seconds. The form that predicts best is taken."""
 _LEAST_SHARE = 0.01
 """Layers take a larger share than this of the time of some network, or nothing was measured."""
 
@@ -298,7 +298,7 @@ class Measurement:
         features = np.array([self._features(arch, entries) for arch in self.networks])
         measured = np.array([one.median for one in times])
         fits = []
-        for left_out in _SEVERAL_WAYS:
+        for left_out in _LEFT_OUT:
             kept = features.copy()
             kept[:, left_out] = 0.0
             factors = _factors(kept, measured)

@@ -85,8 +85,8 @@ def shapes_text(arch: TimmArch, settings: TimmSettings) -> str:
             "from block to block. Load it with prenas.load instead"
         )
     with torch.device("meta"):
-        shapes = {name: list(t.shape) for name, t in build(arch, settings).state_dict().items()}
-        text = "***".join(f"{name}:{shape}".replace(" ", "") for name, shape in shapes.items())
+        tensors = build(arch, settings).state_dict()
+        shapes, text = {name: list(t.shape) for name, t in tensors.items()}, text_of(tensors)
         if cut:
             theirs = adapt_model_from_string(timm_model(settings), text)  # type: ignore[no-untyped-call]
             found = {name: list(t.shape) for name, t in theirs.state_dict().items()}
@@ -96,6 +96,12 @@ def shapes_text(arch: TimmArch, settings: TimmSettings) -> str:
                     f"{differing[0]}. Load it with prenas.load instead"
                 )
     return text
+
+
+def text_of(tensors: Mapping[str, Tensor]) -> str:
+    """The shapes of a state dict, as `timm.models.adapt_model_from_string` reads them."""
+    shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
+    return "***".join(f"{name}:{shape}".replace(" ", "") for name, shape in shapes.items())
 
 
 def describe_stock(arch: TimmArch, settings: TimmSettings) -> dict[str, object]:
