@@ -488,6 +488,12 @@ def test_smaller_images_are_offered_where_a_network_takes_them(
         assert count(half, settings) == count(plain, small)
 
 
+def test_a_network_that_is_built_for_one_size_is_not_offered_smaller_images() -> None:
+    """CrossViT takes any, because it resizes them itself."""
+    settings = TimmSettings(model="crossvit_tiny_240", image_size=240, num_classes=5)
+    assert resolutions(settings) == ()
+
+
 @pytest.mark.parametrize(
     ("name", "end", "reason"),
     [

@@ -9,7 +9,7 @@ from torch import nn
 
 from prenas.families.interpolation import deployed_with
 from prenas.families.timm_cut.arch import TimmSettings
-from prenas.families.timm_cut.network import CutNetwork, resized, timm_model
+from prenas.families.timm_cut.network import CutNetwork, model_fields, resized, timm_model
 
 _STEP = 32
 _SMALL_STEP = 16
@@ -23,11 +23,11 @@ _LEAST_SHARE = 0.4
 def resolutions(settings: TimmSettings) -> tuple[int, ...]:
     """Sides in pixels from about 40 % of the image size up to it, if the network takes them.
 
-    Empty for images that are not square, for small ones, and for networks whose tensors depend on
-    the image size, such as Transformers with learned positions.
+    Empty for images that are not square, for small ones, and for networks that are built for one
+    image size, such as Transformers with learned positions.
     """
     height, width = settings.image_size
-    if height != width:
+    if height != width or "img_size" in model_fields(settings):
         return ()
     step = _SMALL_STEP if height < _SMALL else _STEP * max(1, round(height / 224))
     least = max(_LEAST_SIDE, int(_LEAST_SHARE * height))
