@@ -96,8 +96,8 @@ def load_extensions(
         typer.Option(
             "--import",
             metavar="FILE",
-            help="Run a Python file that registers families or cost axes before the command; may "
-            "be given several times.",
+            help="Run a Python file that registers families, scores or cost axes before the command; "
+            "may be given several times.",
         ),
     ] = None,
     version: Annotated[
@@ -440,7 +440,8 @@ def evaluate_command(
     """Measure the accuracy of the subnets of a run, or of a model.
 
     With --arch, measure other architectures in its supernet. With --arch, --data or --crops,
-    results are printed but not saved. A model needs --data.
+    results are printed but not saved, except the first ones of an imported run. A model needs
+    --data.
     """
     from prenas.steps import measuring
 
@@ -611,7 +612,7 @@ def measure_command(
         str | None,
         typer.Argument(
             metavar="[RECIPE|SPACE|RUN]",
-            help="Whose networks to measure. Of a run, its chosen subnets.",
+            help="Whose networks to measure; for a run, its chosen subnets.",
             show_default=False,
         ),
     ] = None,
@@ -651,8 +652,8 @@ def measure_command(
 ) -> None:
     """Measure how long networks take on this machine.
 
-    Of a space, every kind of layer is timed, which makes a table for budgets in milliseconds. Of a
-    run, each chosen subnet is timed as a whole, in every engine and precision.
+    For a space, every kind of layer is timed, which makes a table for budgets in milliseconds. For
+    a run, each chosen subnet is timed as a whole, in every engine and precision.
     """
     from prenas.cli.measuring import measure_space, measure_subnets, space_to_measure
     from prenas.devices.measuring import get_engine
@@ -730,7 +731,7 @@ def export_command(
 ) -> None:
     """Write models as files for ONNX Runtime, OpenVINO and others.
 
-    Every file is run and compared with its model before it is kept. Of a run, all handed-over
+    Every file is run and compared with its model before it is kept. For a run, all handed-over
     subnets are exported.
     """
     from prenas.cli.exporting import export_all
@@ -780,7 +781,7 @@ def push_command(
 ) -> None:
     """Publish a model with its card on the Hugging Face Hub.
 
-    timm finds it there. Of a run, the best subnet by validation is taken, unless another is chosen.
+    timm finds it there. From a run, the best subnet by validation is taken, unless you choose one.
     """
     from huggingface_hub.utils import logging as hub_log
 

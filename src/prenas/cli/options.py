@@ -157,7 +157,7 @@ Time = Annotated[
     typer.Option(
         metavar="TIME",
         help="Choose the length of the training so that training, calibration and evaluation take "
-        "this time: 90s, 20m, 1.5h. Measures a few steps first; a search comes on top.",
+        "this time: 90s, 20m, 1.5h. Measures a few steps first. Searches are not included.",
     ),
 ]
 Trackers = Annotated[
