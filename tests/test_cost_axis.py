@@ -6,6 +6,7 @@ import math
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 from families.drawing import ALL_SPACES, choices
 from prenas import artifacts, load, pipeline
-from prenas.cost import AXES, CostAxis, count
+from prenas.cost import AXES, CostAxis, count, register
 from prenas.families import build_structure
 from prenas.families.base import SearchSpace
 from prenas.proxy.tables import cost_tables
@@ -284,3 +285,36 @@ def test_what_is_kept_of_tables_is_not_of_another_table(
     assert set(with_it[0]) - set(without[0]) == {"bytes"}
     assert [len(with_it[1]), len(without[1])] == [3, 2]
     assert torch.equal(torch.tensor(with_it[1][:2]), torch.tensor(without[1]))
+
+
+# --- axes that cannot work -----------------------------------------------------------------------
+
+
+@contextmanager
+def registered(of_part: Any) -> Iterator[CostAxis]:
+    axis = CostAxis(name="odd", of_part=of_part, label="odd", noun="odd units")
+    register(axis)
+    try:
+        yield axis
+    finally:
+        del AXES["odd"]
+
+
+def test_costs_that_depend_on_the_rest_of_the_network_are_refused() -> None:
+    """A search would otherwise record networks outside of their budgets."""
+    smallest = count(MINI.smallest, MINI)["params"]
+    with (
+        registered(lambda part: part.arch.num_layers),
+        pytest.raises(ValueError, match=r"was chosen as one of \d+ odd, but has \d+: .*`of_part`"),
+    ):
+        zero_cost_search(mini_recipe(search={"budgets": (f"params={smallest}",)}))
+
+
+def test_an_axis_that_fails_is_named_with_the_remedy() -> None:
+    with registered(lambda part: part.settings.of_another_family):
+        message = "cost axis 'odd' fails on .*VitArch.* with AttributeError: .* `knows`"
+        with pytest.raises(ValueError, match=message):
+            count(MINI.largest, MINI)
+    with registered(lambda part: 1 // 0) as axis:
+        object.__setattr__(axis, "knows", lambda part: False)
+        assert "odd" not in count(MINI.largest, MINI)

@@ -69,7 +69,8 @@ class CostAxis:
     """Name in budgets, limits, files and columns, such as `params`."""
     of_part: Callable[[Part], int]
     """What one part adds to the network's amount. Within one space it may only depend on the part's
-    stage and layer, its options, the widths at the ends of its stage, and the resolution."""
+    stage and layer, its options, the widths that it leads from and to (both are the stage's own in
+    every layer but the first), and the resolution."""
     label: str
     """Name in tables, such as "MACs"."""
     noun: str
@@ -386,16 +387,28 @@ def parts_of(
         yield Part(arch, settings, shapes.get(role, {}), works.get(role, Work(role, 0)))
 
 
+def _amount(axis: CostAxis, part: Part) -> int:
+    try:
+        return axis.of_part(part)
+    except Exception as error:  # whatever an axis of a user's own does with parts of other families
+        raise ValueError(
+            f"cost axis {axis.name!r} fails on {part.work.role} of a network "
+            f"({type(part.arch).__name__}) with {type(error).__name__}: {error}. Say with `knows` "
+            "which parts it can count, such as knows=lambda part: isinstance(part.arch, MyArch)"
+        ) from error
+
+
 def amounts(part: Part, axes: Iterable[CostAxis]) -> tuple[int, ...]:
     """What a part adds on each axis; 0 on an axis that does not know it.
 
     Raises:
         TypeError: an amount is not an integer from 0 on.
-        ValueError: an amount is so large that sums of them would not fit into 64 bits.
+        ValueError: an axis fails, or an amount is so large that sums of them would not fit into 64
+            bits.
     """
     found: list[int] = []
     for axis in axes:
-        amount = axis.of_part(part) if axis.knows(part) else 0
+        amount = _amount(axis, part) if axis.knows(part) else 0
         if not isinstance(amount, Integral) or amount < 0:
             raise TypeError(
                 f"cost axis {axis.name!r} gives {amount!r} for {part.work.role}: of_part must "

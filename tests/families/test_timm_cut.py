@@ -1,6 +1,7 @@
 """Cuts of timm models: what is read, what a cut is, and what timm alone makes of it."""
 
 import json
+import math
 import pickle
 import re
 import subprocess
@@ -37,7 +38,7 @@ from prenas.cost import count
 from prenas.families import build
 from prenas.families.base import PretrainedNetwork
 from prenas.families.timm_cut import reading
-from prenas.families.timm_cut.arch import CutBlock, TimmArch, TimmSettings, whole
+from prenas.families.timm_cut.arch import BlockGroups, CutBlock, TimmArch, TimmSettings, whole
 from prenas.families.timm_cut.arguments import built_by_arguments, describe_arguments
 from prenas.families.timm_cut.parts import classifier
 from prenas.families.timm_cut.pretrained import read_pretrained
@@ -492,6 +493,22 @@ def test_a_network_that_is_built_for_one_size_is_not_offered_smaller_images() ->
     """CrossViT takes any, because it resizes them itself."""
     settings = TimmSettings(model="crossvit_tiny_240", image_size=240, num_classes=5)
     assert resolutions(settings) == ()
+
+
+def test_deep_networks_and_blocks_of_many_groups_can_be_cut() -> None:
+    """Such as EfficientNetV2-XL and Inception: their spaces stay within what a search allows."""
+    settings = TimmSettings(model="test_resnet", image_size=40, num_classes=5)
+    group = read_groups(settings)[0].groups[0]
+    for num_blocks, num_groups in ((100, 1), (1, 6), (1, 11)):
+        blocks = [
+            BlockGroups(name=f"blocks.{number}", groups=(group,) * num_groups)
+            for number in range(num_blocks)
+        ]
+        space = cuts(whole(blocks), settings, "large")
+        assert len(space.blocks) == num_blocks
+        for block in space.blocks:
+            assert math.prod(map(len, block.options)) <= 6**4
+            assert {options[-1] for options in block.options} == {group.num_units}
 
 
 @pytest.mark.parametrize(

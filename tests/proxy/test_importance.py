@@ -298,3 +298,13 @@ def test_normalisation_right_before_pooling_leaves_no_gradient() -> None:
         assert convolution.weight.grad is not None
         ratios.append(float(convolution.weight.grad.abs().sum()))
     assert ratios[0] < 1e-4 * ratios[1]
+
+
+def test_gradients_do_not_depend_on_what_the_caller_has_switched() -> None:
+    """Autocast or `no_grad` around a search change nothing."""
+    supernet, images = new_supernet(SPACE), images_for(SPACE, 4)
+    plain = measure_importance(supernet, SPACE.largest, images)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        found = measure_importance(supernet, SPACE.largest, images)
+    for name, gradient in plain.gradients.items():
+        assert torch.equal(found.gradients[name], gradient), name

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from families.drawing import ALL_SPACES, choices
 from prenas.cost import count
-from prenas.families import build_structure, get_space
-from prenas.families.base import SearchSpace
+from prenas.families import build_structure, get_space, shapes_by_role
+from prenas.families.base import Arch, SearchSpace, Settings
 from prenas.proxy import layout as layouts
 from prenas.proxy.layout import costs_of, interchangeable, layout_of, num_options, options_of
 
@@ -111,3 +111,19 @@ def test_numbers_of_options_are_their_product() -> None:
     ways = [options_of(stage, number) for number in range(num_options(stage))]
     assert len(set(ways)) == math.prod(len(axis.options) for axis in stage.axes) == len(ways)
     assert ways == sorted(ways)
+
+
+def test_no_network_is_read_that_is_shallower_than_the_space(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A family need not be able to build one."""
+    space = get_space("digits").model_copy(update={"name": "deep", "depth": (3, 5)})
+    depths = set()
+
+    def noted(arch: Arch, settings: Settings) -> object:
+        depths.add(arch.num_layers)
+        return shapes_by_role(arch, settings)
+
+    monkeypatch.setattr(layouts, "shapes_by_role", noted)
+    layout_of(space)
+    assert depths == {3, 5}

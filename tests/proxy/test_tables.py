@@ -22,6 +22,7 @@ from prenas.proxy.scores import (
     PUBLISHED_SCORE,
     WEIGHT_SCORES,
     Scope,
+    WeightScore,
     check_score_name,
 )
 from prenas.proxy.tables import SpaceTables, cost_tables, space_tables, stage_scores
@@ -410,3 +411,46 @@ def test_default_score_is_the_papers() -> None:
     assert found.element(w, g).tolist() == [3.0, 8.0]
     assert found.finish is None
     assert not found.layer_choices_only
+
+
+@pytest.mark.parametrize(
+    ("element", "message"),
+    [
+        (lambda w, g: g / (w * 0), "is not finite for some elements of .*do not divide"),
+        (lambda w, g: (w * g).abs().log() - torch.inf, "is not finite"),
+        (lambda w, g: (w * g).sum(), r"one element per weight, \(.*, but gives \(\)"),
+        (lambda w, g: (w * g).numpy(), "but gives a ndarray"),
+    ],
+)
+def test_a_score_that_is_no_finite_tensor_is_refused(
+    element: Any, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = TEST_SPACES["vit"][1]
+    monkeypatch.setitem(WEIGHT_SCORES, "own", WeightScore(element))
+    with pytest.raises(ValueError, match=f"the score own .*{message}"):
+        stage_scores(space, random_importance(space), score="own")
+
+
+def test_a_negative_score_has_no_power(monkeypatch: pytest.MonkeyPatch) -> None:
+    space = TEST_SPACES["vit"][1]
+    monkeypatch.setitem(WEIGHT_SCORES, "own", WeightScore(lambda w, g: w * g))
+    stage_scores(space, random_importance(space), score="own")
+    with pytest.raises(ValueError, match=r"the score own is negative .*leave search\.power at 1"):
+        stage_scores(space, random_importance(space), score="own", power=0.5)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda arch, settings: float(sum(arch.num_heads) * sum(arch.mlp_ratio)),
+        lambda arch, settings: float("nan"),
+    ],
+)
+def test_a_score_of_the_architecture_must_be_a_sum(
+    function: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = TEST_SPACES["vit"][0]
+    scores: Any = family_of(space).arch_scores
+    monkeypatch.setitem(scores, "own", function)
+    with pytest.raises(ValueError, match=r"the score own of .* a sum over stages and layers"):
+        stage_scores(space, random_importance(space), score="own")

@@ -149,6 +149,24 @@ def test_equal_accuracies_go_to_the_cheaper() -> None:
         assert found.costs == min((count(a, MINI) for a in fitting), key=priced)
 
 
+def test_the_cheaper_is_so_on_the_axis_that_the_budget_bounds() -> None:
+    costs = [count(arch, MINI) for arch in every_arch(MINI)]
+
+    def cheapest(low: int, first: str, second: str) -> dict[str, int]:
+        return min(
+            (one for one in costs if one["macs"] >= low), key=lambda one: (one[first], one[second])
+        )
+
+    low = next(
+        one["macs"]
+        for one in costs
+        if cheapest(one["macs"], "macs", "params") != cheapest(one["macs"], "params", "macs")
+    )
+    budget = budget_of(f"macs={low}:{2 * max(one['macs'] for one in costs)}")
+    found = evolve(MINI, budget, lambda archs: [0.5] * len(archs), EvolutionRecipe(), seed=0)
+    assert found.costs == cheapest(low, "macs", "params")
+
+
 @given(st.integers(40_000, 240_000), st.integers(2_000, 40_000), st.integers(0, 9))
 @settings(max_examples=10, deadline=None)
 def test_all_candidates_are_within_the_budget_and_new(low: int, width: int, seed: int) -> None:

@@ -90,7 +90,7 @@ def _agreement(
     window: float,
 ) -> Agreement:
     costs = table.costs
-    counts = np.stack(list(costs.values()), axis=1)
+    counts = np.stack(list(table.counts.values()), axis=1)
     groups, size = shape_groups(table), costs[size_axis().name]
 
     def over_seeds(statistic: Callable[[Floats], Floats]) -> Estimate | None:

@@ -27,6 +27,9 @@ _ACCURACY = "accuracy"
 _FIELDS = ("rows", "source", "space", "family", "settings")
 
 
+_COUNTS = ("params", "macs")
+
+
 @dataclass(frozen=True)
 class AccuracyTable:
     """Architectures of one space, each with its accuracies."""
@@ -47,6 +50,11 @@ class AccuracyTable:
             for name in bounded_names()
             if all(name in costs for costs in found)
         }
+
+    @property
+    def counts(self) -> dict[str, Floats]:
+        """The costs that a score may know by counting, whatever other axes there are."""
+        return {name: found for name, found in self.costs.items() if name in _COUNTS}
 
     @property
     def network_options(self) -> dict[str, tuple[float, ...]]:

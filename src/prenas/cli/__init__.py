@@ -96,8 +96,8 @@ def load_extensions(
         typer.Option(
             "--import",
             metavar="FILE",
-            help="Run a Python file that registers families, scores or cost axes before the command; "
-            "may be given several times.",
+            help="Run a Python file that registers families, scores or cost axes before the "
+            "command; may be given several times.",
         ),
     ] = None,
     version: Annotated[

@@ -192,7 +192,7 @@ def _print(table: AccuracyTable, columns: Sequence[Column], window: float) -> No
             console.print(f"Warning: {_warning(column.name, block)}", soft_wrap=True)
         if column.blocks:
             console.print()
-    counts = " and ".join(table.costs)
+    counts = " and ".join(table.counts)
     shape = f"the same {', '.join(options)}" if options else "one shape, as all are"
     for line in (
         "mean over seeds [95 % of bootstrap resamples]; - stands where a statistic is undefined",

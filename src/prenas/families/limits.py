@@ -16,6 +16,9 @@ MOST_RATIO = 100
 MOST_LAYERS = 1_000
 """In a whole network."""
 MOST_STAGES = 64
+"""In a description."""
+MOST_LINKS = 256
+"""Stages of a chain, which are the blocks of a model of timm."""
 MOST_OPTIONS = 256
 """In the list of one axis."""
 MOST_COMBINATIONS = 20_000

@@ -14,8 +14,8 @@ from prenas.families.arch import Arch, Design, Link, Settings
 from prenas.families.limits import (
     MOST_COMBINATIONS,
     MOST_LAYERS,
+    MOST_LINKS,
     MOST_OPTIONS,
-    MOST_STAGES,
     MOST_UNITS,
 )
 from prenas.files import MOST_DIGITS
@@ -152,7 +152,7 @@ class SearchSpace(Value, Generic[A_co, S_co]):
         problems = [
             f"{number:,} {what} are too many for a search: at most {most:,} are allowed"
             for number, what, most in (
-                (len(chain), "stages", MOST_STAGES + 2),  # and a stem and a head
+                (len(chain), "stages", MOST_LINKS),
                 (sum(max(stage.depths, default=0) for stage in chain), "layers", MOST_LAYERS),
                 (
                     max(max(stage.widths, default=0) for stage in chain),

@@ -76,7 +76,12 @@ def measure_importance(
     prepared.drop_path_rates, prepared.dropout = dict.fromkeys(prepared.drop_path_rates, 0.0), 0.0
     parameters = dict(network.named_parameters())
     total: list[Tensor] | None = None
-    with float32_products("fp32", images.device):
+    device = images.device.type
+    with (
+        torch.enable_grad(),  # whatever the caller has switched off or on
+        torch.autocast(device, enabled=False),
+        float32_products("fp32", images.device),
+    ):
         for batch in _batches(len(images), batch_size, supernet.has_statistics):
             logits = prepared(images[batch], largest)
             scalar = (

@@ -125,12 +125,17 @@ def layout_of(space: SearchSpace) -> tuple[StageLayout, ...]:
     """The layout of every stage of a space. Do not modify it: it is cached.
 
     Layers after the first differ only in their options, so networks with two layers per stage are
-    enough. They are quick to build.
+    enough, or with as many as the space asks for. They are quick to build.
     """
     walks = _walks(space.chain)
     layouts = tuple(StageLayout({}, {}, {}) for _ in space.chain)
     for probe, choices in walks:
-        arch = space.compose(tuple(_at_most(2, choice) for choice in choices))
+        arch = space.compose(
+            tuple(
+                _at_most(max(2, stage.depths[0]), choice)
+                for stage, choice in zip(space.chain, choices, strict=True)
+            )
+        )
         found = shapes_by_role(arch, space.settings)
         for number, layout in enumerate(layouts):
             before, width = probe.widths[number : number + 2]
@@ -144,10 +149,12 @@ def layout_of(space: SearchSpace) -> tuple[StageLayout, ...]:
     for probe, choices in {walks[0], walks[-1]}:
         built = shapes_by_role(space.compose(choices), space.settings)
         expected = _shapes_of(layouts, probe, choices)
-        assert built == {role: shapes for role, shapes in expected.items() if shapes}, (
-            f"the tensors of a layer of {space.name} do not follow from the two widths at the ends "
-            f"of its stage and its own options: {built}, not {expected}"
-        )
+        if built != {role: shapes for role, shapes in expected.items() if shapes}:
+            raise ValueError(
+                f"the tensors of a layer of {space.name} do not follow from the two widths at its "
+                f"ends and its own options: {built}, not {expected}. Correct the network of the "
+                "family (docs/extending.md)"
+            )
     return layouts
 
 
@@ -170,9 +177,11 @@ def _repeat_second_layers(space: SearchSpace, layouts: Sequence[StageLayout]) ->
 
 def _note(known: dict[Any, Shapes], key: tuple[int, ...], shapes: Shapes) -> None:
     before = known.setdefault(key, shapes)
-    assert before == shapes, (
-        f"a stage's tensors depend on more than its widths and options: {before}, {shapes}"
-    )
+    if before != shapes:
+        raise ValueError(
+            f"a stage's tensors depend on more than its widths and options: {before}, {shapes}. "
+            "Correct the network of the family (docs/extending.md)"
+        )
 
 
 def costs_of(space: SearchSpace, resolution: int | None) -> tuple[StageCosts, ...]:

@@ -13,6 +13,8 @@ from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from prenas.cost import bounded_axes, bounded_names, size_axis
 from prenas.families import family_of
@@ -40,6 +42,13 @@ from prenas.proxy.layout import (
     widths_before,
 )
 from prenas.proxy.scores import COUNT_SCORE, WEIGHT_SCORES, Floats, Scope
+from prenas.randomness import numpy_generator
+
+_ROUNDING = 1e-6
+"""Differences between sums of scores up to this, relative to the larger one, are rounding."""
+
+_NUM_CHECKED = 8
+"""Networks for which a score of the architecture is compared with its table."""
 
 
 class StageScores(NamedTuple):
@@ -197,10 +206,15 @@ def stage_scores(
         power: a subnet scores the sum over its layers of what each scores, to this power. The
             tensors of a stage outside its layers count as one more layer. Other than 1 only for
             scores that `is_sum_over_layers` (`prenas.recipe.SearchRecipe` refuses the others).
+
+    Raises:
+        ValueError: a score is not finite, is no tensor like the weight, is negative where a power
+            is asked for, or is a function of the architecture that is not additive.
     """
     function = family_of(space).arch_scores.get(score)
     if function:
         scores = tuple(_arch_scores(space, function))
+        _require_additive(space, function, scores, score)
     elif score == COUNT_SCORE:
         scores = tuple(_counts(space))
     else:
@@ -208,8 +222,18 @@ def stage_scores(
     if scope == "blocks":
         scores = tuple(found._replace(fixed=np.zeros_like(found.fixed)) for found in scores)
     if power != 1:
-        scores = tuple(StageScores(found.fixed**power, found.layers**power) for found in scores)
+        scores = tuple(_to_the_power(found, power, score) for found in scores)
     return scores
+
+
+def _to_the_power(scores: StageScores, power: float, score: str) -> StageScores:
+    lowest = min(found.min(initial=0) for found in scores)
+    if lowest < -_ROUNDING * max(found.max(initial=0) for found in scores):
+        raise ValueError(
+            f"the score {score} is negative for some layer ({lowest:g}), so it has no power: leave "
+            "search.power at 1, or take absolute values"
+        )
+    return StageScores(*(np.maximum(found, 0) ** power for found in scores))
 
 
 def _counts(space: SearchSpace) -> Iterator[StageScores]:
@@ -242,6 +266,27 @@ def _weight_scores(space: SearchSpace, importance: Importance, score: str) -> It
         yield scores
 
 
+def _elements(importance: Importance, name: str, score: str) -> Tensor:
+    """The score's elements of one tensor; ValueError if they are no finite tensor of its shape."""
+    weight = importance.weights[name]
+    elements = WEIGHT_SCORES[score].element(weight, importance.gradients[name])
+    if not isinstance(elements, Tensor) or elements.shape != weight.shape:
+        raise ValueError(
+            f"the score {score} must give a tensor with one element per weight, "
+            f"{tuple(weight.shape)} for {name}, but gives {_in_words(elements)}"
+        )
+    if not torch.isfinite(elements).all():
+        raise ValueError(
+            f"the score {score} is not finite for some elements of {name}. Weights and gradients "
+            "may be 0 at initialisation: do not divide by them or take their logarithm"
+        )
+    return elements
+
+
+def _in_words(found: object) -> str:
+    return str(tuple(found.shape)) if isinstance(found, Tensor) else f"a {type(found).__name__}"
+
+
 class _StageSums:
     """Sums of a score's elements over the tensor parts of one stage."""
 
@@ -264,8 +309,7 @@ class _StageSums:
                 weight = importance.weights[name]
                 full = tuple(weight.shape)
                 boxes = {shape: family.owned_box(name, shape, full) for shape in found}
-                elements = WEIGHT_SCORES[score].element(weight, importance.gradients[name])
-                sums = BoxSums(elements, boxes.values())
+                sums = BoxSums(_elements(importance, name, score), boxes.values())
                 self._sums |= {(name, shape): sums(box) for shape, box in boxes.items()}
 
     def __call__(self, shapes: Shapes) -> float:
@@ -288,6 +332,27 @@ def _modules_sized_by_options(layout: StageLayout) -> set[str]:
             names = dict.fromkeys(chain.from_iterable(found))
             sized |= {_module(name) for name in names if len({one.get(name) for one in found}) > 1}
     return sized
+
+
+def _require_additive(
+    space: SearchSpace,
+    function: Callable[[Arch, Settings], float],
+    scores: Sequence[StageScores],
+    name: str,
+) -> None:
+    """Raises ValueError unless the entries add up to the function for some random networks."""
+    generator = numpy_generator(0, "is the score additive")
+    tables = space_tables(space, scores, [()] * len(scores), score=name)
+    for _ in range(_NUM_CHECKED):
+        choices, _ = space.sample_choices(generator)
+        arch = space.compose(choices)
+        actual, expected = tables.score(choices), function(arch, space.settings)
+        if not abs(actual - expected) <= _ROUNDING * max(abs(actual), abs(expected)):
+            raise ValueError(
+                f"the score {name} of {arch.summary} is {expected:g}, but what its layers add "
+                f"makes {actual:g}: it must be finite, and a sum over stages and layers, in which "
+                "each depends on its own options and the widths at its ends alone"
+            )
 
 
 def _arch_scores(

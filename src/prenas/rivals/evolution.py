@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from prenas.cost import count
+from prenas.cost import bounded_names, count
 from prenas.families.base import Arch, SearchSpace, Stage, StageChoice
 from prenas.randomness import numpy_generator
 from prenas.recipe import EvolutionRecipe
@@ -44,7 +44,11 @@ Watcher = Callable[[Generation], None]
 class _Rated(NamedTuple):
     genes: Genes
     accuracy: float
-    cost: tuple[int, ...]
+    expense: tuple[int, ...]
+
+
+def _expense(budget: Budget, cost: Sequence[int]) -> tuple[int, ...]:
+    return budget.expense(dict(zip(bounded_names(), cost, strict=True)))
 
 
 def evolve(
@@ -79,10 +83,10 @@ def evolve(
         archs = [space.compose(*genes) for genes in candidates]
         accuracies = accuracy(archs) if archs else ()
         best += [
-            _Rated(genes, rating, within.cost(genes))
+            _Rated(genes, rating, _expense(budget, within.cost(genes)))
             for genes, rating in zip(candidates, accuracies, strict=True)
         ]
-        best = sorted(best, key=lambda rated: (-rated.accuracy, rated.cost))[
+        best = sorted(best, key=lambda rated: (-rated.accuracy, rated.expense))[
             : evolution.num_parents
         ]
         history.append(best[0].accuracy)

@@ -2,7 +2,7 @@
 
 Two ways that meet at a node have the same continuations. So a way can be dropped once as many
 others as are wanted cost no more and score no less. The ways left at the end answer every budget
-that bounds this one cost from above (Step 4 of the selection, docs/method.md, section 3).
+that bounds this one cost from above (method.md, section 7).
 """
 
 from __future__ import annotations

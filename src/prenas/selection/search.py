@@ -248,7 +248,7 @@ def preferred_set(
     subnets = tuple(
         PreferredSubnet(
             arch=arch,
-            costs=count(arch, space.settings),
+            costs=_checked(count(arch, space.settings), candidate, arch),
             score=candidate.score,
             score_of_blocks=scored.tables(candidate.resolution).score(candidate.choices, "blocks")
             if has_blocks
@@ -283,6 +283,20 @@ def preferred_set(
         num_threads=torch.get_num_threads(),
         versions=versions_in_use(),
     )
+
+
+def _checked(costs: dict[str, int], candidate: Candidate, arch: Arch) -> dict[str, int]:
+    """The costs of a chosen network; ValueError if they are not those by which it was chosen."""
+    for name, amount in costs.items():
+        known = candidate.cost.get(name, amount)
+        if known != amount:
+            raise ValueError(
+                f"{arch.summary} was chosen as one of {known:,} {name}, but has {amount:,}: some "
+                f"part of the network adds {name} that do not follow from its own options and the "
+                "widths at its ends alone. Correct `work` of the family, or `of_part` of the cost "
+                "axis (docs/extending.md)"
+            )
+    return costs
 
 
 def _gains(

@@ -1,7 +1,8 @@
-"""The selector: best subnets of every budget, from tables alone (method.md, section 2).
+"""The selector: best subnets of every budget, from tables alone (method.md, section 3).
 
 It picks the k best by score with cost in [lo, hi). Ties go to the subnet that is cheaper on the
-axes that the budget bounds, then on the others, then to the first in enumeration order. A chain of
+axes that the budget bounds, then on the others, then to the first in enumeration order; among those
+that the integer program answers, to any. A chain of
 one stage is listed completely, up to 250,000 classes per width. Otherwise, a front of best ways
 answers every budget that bounds one cost, as long as its answers lie above the lower end. Bounds
 answer the others, and an integer program those for which too many ways come near the best one.

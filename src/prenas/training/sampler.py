@@ -17,7 +17,7 @@ Sampler = Callable[[int], tuple[Arch, ...]]
 
 
 class BalancedSampler:
-    """Performance balancing (method.md, section 3): draws a group uniformly, then a member of it.
+    """Performance balancing (method.md, section 4): draws a group uniformly, then a member of it.
 
     The family defines the group of a subnet (ViT: width and depth). Balancing keeps a width or
     depth with many preferred subnets from taking most of the steps.

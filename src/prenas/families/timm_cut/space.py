@@ -115,7 +115,11 @@ _MULTIPLE = 8
 """Numbers of channels and MLP units are multiples of this, which processors like."""
 
 _MOST_OPTIONS = {1: 32, 2: 12}
-"""Number of groups in a block -> the most options of each of its axes."""
+"""Number of groups in a block -> the most options of each of its axes; for others, six, and so few
+that there are no more combinations than ..."""
+
+_MOST_COMBINATIONS = 6**4
+"""... these. Each is measured on a network."""
 
 
 def cuts(arch: TimmArch, settings: TimmSettings, name: str) -> TimmSpace:
@@ -133,12 +137,19 @@ def cuts(arch: TimmArch, settings: TimmSettings, name: str) -> TimmSpace:
                 name=block.name,
                 groups=block.groups,
                 options=tuple(
-                    _options(units, group.axis, _MOST_OPTIONS.get(len(block.groups), 6))
+                    _options(units, group.axis, _most_options(len(block.groups)))
                     for group, units in zip(block.groups, block.units, strict=True)
                 ),
             )
             for block in arch.blocks
         ),
+    )
+
+
+def _most_options(num_groups: int) -> int:
+    known = _MOST_OPTIONS.get(num_groups)
+    return known or max(
+        one for one in range(1, 7) if one == 1 or one**num_groups <= _MOST_COMBINATIONS
     )
 
 
