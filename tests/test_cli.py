@@ -408,10 +408,10 @@ def test_the_evaluation_table_is_evaluation_json(prenas: Command, finished_run: 
     best = evaluated[pick(evaluated, {})].splits["test"]
     assert best.per_class is not None
     assert best.balanced_accuracy is not None
-    line = f"on test: balanced accuracy {100 * best.balanced_accuracy:.2f}; weakest: "
+    line = f"on test: balanced accuracy {100 * best.balanced_accuracy:.2f} %; weakest: "
     assert line in result.out
     weakest = min(right / number for right, number in best.per_class)
-    assert re.search(rf"{line}\d {100 * weakest:.1f} of \d+, \d ", result.out)
+    assert re.search(rf"{line}\d {100 * weakest:.1f} % of \d+, \d ", result.out)
 
 
 def test_given_architectures_are_evaluated(

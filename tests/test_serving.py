@@ -24,7 +24,7 @@ from prenas.data.opening import FORMATS
 from prenas.devices.exporting import export
 from prenas.devices.prediction import predict
 from prenas.families.base import Settings
-from prenas.models.export import make_transform
+from prenas.models.export import EvaluationTransform
 from prenas.recipe.data import Preprocessing
 from service import body_of, create_app
 
@@ -81,7 +81,7 @@ def test_pictures_are_prepared_as_for_the_model(
     """To the last bit, for pictures larger and smaller than the network's images."""
     numbers = {"mean": (0.485, 0.456, 0.406)[:in_chans], "std": (0.229, 0.224, 0.225)[:in_chans]}
     chosen = Preprocessing(**numbers, crop_pct=crop_pct, interpolation=interpolation)
-    transform = make_transform(Settings(image_size=image_size, in_chans=in_chans), chosen)
+    transform = EvaluationTransform(Settings(image_size=image_size, in_chans=in_chans), chosen)
     for number, (width, height) in enumerate([(61, 40), (40, 61), (33, 33), (9, 14), (301, 7)]):
         picture = with_channels(noise(number, width, height), in_chans)
         found = prepared(picture, image_size, chosen.model_dump(mode="json"))

@@ -103,6 +103,7 @@ def run(
     if source is None:
         require_memory(recipe)
     if scores_units(recipe):
+        _finish_adaptation(this, data=data, device=device, observer=observer, track=track)
         choosing.adapted_source(this)
     needs = training.prepare(
         this, observer, is_pretrained=source is not None or recipe.source is not None
@@ -170,6 +171,17 @@ def run_cuts(
     rows = run(recipe, this.folder, **common)
     compare(this.folder, sources={one.name: one for one in plan.rivals}, **common)
     return rows
+
+
+def _finish_adaptation(this: Run, **common: Any) -> None:
+    """Continues the adaptation inside a run, if it was interrupted after its source was read."""
+    folder = this.folder / artifacts.SOURCE
+    if (this.folder / artifacts.ADAPTED / artifacts.MODEL_ARCH).exists():
+        return
+    inside = Run(folder)
+    if inside.is_searched:
+        with naming_adaptation():
+            run(inside.recipe, folder, **common)
 
 
 def _require_normalisable(plan: CutPlan) -> None:

@@ -29,7 +29,7 @@ from prenas.data import load_data, training_batches
 from prenas.data.opening import warnings_named
 from prenas.data.pictures import Pictures, Pixels
 from prenas.families.vit.space import VitSettings
-from prenas.models.export import make_transform
+from prenas.models.export import EvaluationTransform
 from prenas.recipe.data import Augmentation, Preprocessing
 from training.runs import value_error_of
 
@@ -334,7 +334,7 @@ def test_three_ways_of_holding_give_the_same_images(
     on_disk = load_data(recipe(mixed, memory_gib=0, **fields), settings)
     assert isinstance(resized.validation, Pixels)
     assert isinstance(on_disk.validation, Pictures)
-    transform = make_transform(settings, preprocessing)
+    transform = EvaluationTransform(settings, preprocessing)
     paths = sorted((mixed / "val").rglob("*.*"))
     by_hand = torch.stack([transform(Image.open(path)) for path in paths])
     for found in (resized, on_disk):

@@ -480,3 +480,10 @@ def test_a_bar_is_shown_on_a_terminal_and_nowhere_else(
         )
         run(model, *pictures, "--format", "csv", "--out", target)
         assert ("5/5" in shown.getvalue()) == is_terminal
+
+
+def test_a_single_picture_needs_no_list(model: Path, pictures: list[Path]) -> None:
+    (expected,) = predict(model, [pictures[0]])
+    for one in (pictures[0], str(pictures[0])):
+        (found,) = predict(model, one)
+        assert found == expected

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -550,3 +551,13 @@ def test_a_newer_model_asks_for_a_newer_prenas(model: Path) -> None:
         ValueError, match=r"arch\.json has schema version 3, but this version of prenas reads 2"
     ):
         load(model)
+
+
+def test_a_transform_goes_to_processes_that_read_pictures(finished_run: Path) -> None:
+    """Also to those that are not forked, which get it pickled."""
+    transform = load(finished_run / "subnets" / "00").transform
+    picture = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8))
+    assert torch.equal(pickle.loads(pickle.dumps(transform))(picture), transform(picture))
+    assert re.match(r"EvaluationTransform\(.*mean=\(.*std=\(", str(transform), re.DOTALL)
+    with pytest.raises(TypeError, match="takes a PIL image, not a str: open files with"):
+        transform("three.png")  # type: ignore[arg-type]

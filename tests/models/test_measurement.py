@@ -46,7 +46,7 @@ def test_all_images_of_a_folder_are_measured(model: Path, tmp_path: Path) -> Non
 def test_classes_are_shown_by_their_names(model: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["evaluate", str(model), "--data", str(pictures(tmp_path))])
     assert result.exit_code == 0, result.output
-    assert re.search(rf"weakest: ({'|'.join(NAMES)}) \d+\.\d of 5, ", result.output)
+    assert re.search(rf"weakest: ({'|'.join(NAMES)}) \d+\.\d % of 5, ", result.output)
 
 
 def test_splits_are_measured_by_their_names(model: Path, tmp_path: Path) -> None:

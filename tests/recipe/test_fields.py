@@ -524,6 +524,20 @@ def test_differences_are_one_line_per_field() -> None:
     assert 'data.name: "own" -> null' in differences(with_data, tiny)
 
 
+def test_differences_say_only_what_differs_and_shorten_what_is_long() -> None:
+    """Spaces of another family have other fields, and some have a list for every block."""
+    digits, other = get_recipe("digits"), get_recipe("mobilenet-micro")
+    lines = differences(digits, other)
+    assert lines
+    assert not [line for line in lines if line.endswith("null -> null")]
+    budgets = [f"params={number}k" for number in range(50, 250)]
+    changed = with_overrides(digits, [f"search.budgets={json.dumps(budgets)}"])
+    (line,) = differences(digits, changed)
+    assert line.endswith('"params=249k"]')
+    assert " ... " in line
+    assert len(line) < 1000
+
+
 def test_flat_fields_are_what_overrides_take() -> None:
     """Every name that is listed can be set, to the value it has."""
     recipe = get_recipe("digits")

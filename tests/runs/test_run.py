@@ -481,3 +481,13 @@ def test_a_report_does_not_follow_a_link(finished: Path, tmp_path: Path) -> None
     with pytest.raises(ValueError, match="report is a symbolic link"):
         pipeline.report(finished)
     assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_what_is_no_run_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the folder does not exist"):
+        _ = Run(tmp_path / "nowhere").preferred
+    (tmp_path / "arch.json").write_text("{}")
+    with pytest.raises(
+        ValueError, match=r"it is a handed-over model, not a run\. Use prenas\.load"
+    ):
+        _ = Run(tmp_path).preferred

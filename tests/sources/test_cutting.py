@@ -242,16 +242,17 @@ def test_status_before_and_after_the_source_is_adapted(
     out = tmp_path / "run"
     prenas.Run(out, plan.recipe).record_recipe(plan.recipe)
     before = read_status(out)
-    assert before.next_command == f"prenas run --from {cut_source.name} --data PATH --out {out}"
+    command = f"prenas run --from {cut_source.name} --data PATH --out {out}"
+    assert before.next_command == f"{command} (and the options that it was started with)"
     assert before.finish_command is None
     shutil.copytree(cut_run / "source", out / "source")
     (out / "source/supernet.safetensors").unlink()
     (out / "source/subnets/00/arch.json").unlink()
-    inner = read_status(out / "source")
-    assert (inner.next_command, inner.finish_command) == (before.next_command, None)
-    shutil.copytree(cut_run / "source", out / "source", dirs_exist_ok=True)
-    for folder in (out, out / "source"):
-        assert read_status(folder).next_command == f"prenas run --out {out}"
+    for _ in ("adapting", "adapted"):
+        for folder in (out, out / "source"):
+            found = read_status(folder)
+            assert found.next_command == found.finish_command == f"prenas run --out {out}"
+        shutil.copytree(cut_run / "source", out / "source", dirs_exist_ok=True)
 
 
 def test_a_plan_for_other_classes_gets_a_fresh_head(cut_source: Source, cut_pictures: Path) -> None:
@@ -491,6 +492,48 @@ def test_the_last_table_has_the_whole_network_and_the_names_of_classes(
 def test_a_finished_run_continues_with_its_own_recipe(cut_run: Path) -> None:
     result = CliRunner().invoke(app, ["run", "--out", str(cut_run)])
     assert result.exit_code == 0, result.output
+
+
+def test_a_run_that_was_stopped_while_it_adapted_continues_with_its_own_recipe(
+    cut_run: Path, cut_source: Source, tmp_path: Path
+) -> None:
+    """It ends as the uninterrupted one did, and `prenas status` names the command."""
+    out = tmp_path / "run"
+    whole, adaptation = (prenas.Run(one).recipe for one in (cut_run, cut_run / "source"))
+    prenas.Run(out, whole).record_recipe(whole)
+    pipeline.finetune(cut_source, adaptation, out / "source")  # not trained yet
+    assert read_status(out).next_command == f"prenas run --out {out}"
+    result = CliRunner().invoke(app, ["run", "--out", str(out), "--threads", "1"])
+    assert result.exit_code == 0, result.output
+    for inside in (".", "source"):
+        found, expected = (prenas.Run(one / inside).evaluations for one in (out, cut_run))
+        assert [one.splits for one in found] == [one.splits for one in expected]
+
+
+def test_pictures_that_moved_are_found_by_a_link(
+    cut_run: Path, cut_weights: Path, cut_pictures: Path, tmp_path: Path
+) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(cut_pictures, moved)
+    with pytest.raises(
+        ValueError, match=r"(?s)data\.root: .*only moved, leave a link .* \(ln -s\)"
+    ):
+        CliRunner().invoke(app, command(cut_weights, moved, cut_run), catch_exceptions=False)
+
+
+def test_single_texts_need_no_list(cut_weights: Path, cut_pictures: Path) -> None:
+    source = f"timm/{MODEL}={cut_weights}"
+    plan = cut_plan(
+        source, str(cut_pictures), "macs=90%", image_size=40, overrides="training.epochs=3"
+    )
+    listed = cut_plan(
+        read_source(source),
+        [str(cut_pictures)],
+        ["macs=90%"],
+        image_size=40,
+        overrides=["training.epochs=3"],
+    )
+    assert (plan.recipe, plan.adaptation) == (listed.recipe, listed.adaptation)
 
 
 def test_a_dry_run_measures_both_trainings_and_writes_nothing(

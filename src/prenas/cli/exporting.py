@@ -74,9 +74,10 @@ def _models(target: Path) -> list[Path]:
         return [target]
     found = sorted(path.parent for path in target.glob(f"{artifacts.SUBNETS}/*/arch.json"))
     if not found and (target / artifacts.RECIPE).exists():
-        raise ValueError(
-            f"no subnet of {target} is handed over yet: run prenas specialize {target} first"
-        )
+        from prenas.runs.status import read_status
+
+        following = read_status(target).next_command or f"prenas specialize {target}"
+        raise ValueError(f"no subnet of {target} is handed over yet: run {following} first")
     return found or [target]
 
 
@@ -92,7 +93,8 @@ def _batch(text: str) -> int | None:
 
 def _print(target: Path, done: Sequence[Exported]) -> None:
     first = done[0].card
-    on = "images" if first.agreement.top1 is None else f"{first.compared_on} images"
+    of_split = "" if first.compared_on == "all" else f"{first.compared_on} "  # a set without splits
+    on = "images" if first.agreement.top1 is None else f"{of_split}images"
     images = first.batch or 1
     print_table(
         f"{target}: files compared with their models on {first.agreement.num_images:,} {on}; times "

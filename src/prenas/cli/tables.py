@@ -405,12 +405,12 @@ def _print_classes(rows: Sequence[Evaluation], class_names: Sequence[str] | None
     if metrics.balanced_accuracy is None or len(found) < 2:
         return
     weakest = ", ".join(
-        f"{printable(one.name)} {100 * one.accuracy:.1f} of {one.num_images:,}"
+        f"{printable(one.name)} {100 * one.accuracy:.1f} % of {one.num_images:,}"
         for one in found[:_NUM_WEAKEST]
     )
     console.print(
         f"Classes of subnet {number} on {split}: balanced accuracy "
-        f"{100 * metrics.balanced_accuracy:.2f}; weakest: {weakest}",
+        f"{100 * metrics.balanced_accuracy:.2f} %; weakest: {weakest}",
         soft_wrap=True,
     )
 

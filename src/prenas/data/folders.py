@@ -248,9 +248,8 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def _refusal(error: OSError) -> ValueError:
     """An error about an unreadable folder: if it were skipped, a class would be missing."""
-    return ValueError(
-        f"the folder {error.filename} cannot be read ({error.strerror}): change its permissions"
-    )
+    remedy = "change its permissions" if isinstance(error, PermissionError) else "check its disk"
+    return ValueError(f"the folder {error.filename} cannot be read ({error.strerror}): {remedy}")
 
 
 def _leads_back(root: Path, name: str) -> bool:

@@ -16,7 +16,7 @@ from prenas.data.opening import open_picture, read_file, warnings_named
 from prenas.data.pictures import reason_of
 from prenas.devices.card import Card, is_export, read_card
 from prenas.devices.formats import Runner, get_format, logits_of
-from prenas.models.export import Transform, load_described, make_transform
+from prenas.models.export import EvaluationTransform, Transform, load_described
 from prenas.processes import resolve_device
 from prenas.values import error_in_words
 
@@ -40,7 +40,7 @@ class Prediction(NamedTuple):
 
 def predict(
     model: str | Path,
-    pictures: Sequence[str | Path],
+    pictures: Sequence[str | Path] | str | Path,
     *,
     top: int = 3,
     batch_size: int | None = None,
@@ -55,7 +55,7 @@ def predict(
 
     Args:
         model: the folder of a handed-over model, or one that `prenas.export` wrote.
-        pictures: picture files, and folders of them. Of a folder, all pictures at any depth are
+        pictures: picture files, and folders of them, or one. Of a folder, all at any depth are
             classified, by the same rules as in training data: other and hidden files are skipped.
         top: number of classes per picture; at most the number of classes of the model.
         batch_size: pictures that the network gets at once. It changes the probabilities by no more
@@ -114,7 +114,7 @@ def open_classifier(
     return Classifier(
         model,
         lambda images: logits_of(run, images, card.batch),
-        make_transform(description.settings, description.preprocessing),
+        EvaluationTransform(description.settings, description.preprocessing),
         description.class_names,
         card.batch,
     )
@@ -137,8 +137,10 @@ def _opened(model: Path, card: Card, threads: int) -> Runner:
         ) from None
 
 
-def find_pictures(pictures: Sequence[str | Path]) -> list[Path]:
+def find_pictures(pictures: Sequence[str | Path] | str | Path) -> list[Path]:
     """The files that are meant; arguments and errors as in `predict`."""
+    if isinstance(pictures, (str, Path)):  # else every character would be a path
+        pictures = [pictures]
     return [path for picture in pictures for path in _files(Path(picture))]
 
 

@@ -34,7 +34,7 @@ GENERIC = "prenas_subnet"
 """The name of any network, which needs its description."""
 
 _NUM_FEATURES = 3
-"""How many levels `features_only=True` gives at most, as in timm's Transformers."""
+"""How many levels `features_only=True` gives if all have one size, as in timm."""
 _OF_INPUT = ("image_size", "in_chans", "num_classes")
 """Settings that timm has names of its own for."""
 
@@ -213,12 +213,16 @@ def _network(
 def _features(
     network: Any, *, out_indices: int | tuple[int, ...] | None, output_fmt: str = "", **options: Any
 ) -> FeatureGetterNet:
-    """What `features_only=True` gives: the maps of some levels, by default the last three.
+    """What `features_only=True` gives: the maps of all levels, or of some.
 
-    They are NCHW, whatever format (`output_fmt`) the network itself works in.
+    If all maps have the same size, as in a Vision Transformer, these are the last three. They are
+    NCHW, whatever format (`output_fmt`) the network itself works in.
     """
-    levels = min(_NUM_FEATURES, len(network.feature_info)) if out_indices is None else out_indices
-    return FeatureGetterNet(network, out_indices=levels, **options)
+    if out_indices is None:
+        sizes = {level["reduction"] for level in network.feature_info}
+        most = _NUM_FEATURES if len(sizes) == 1 else len(network.feature_info)
+        out_indices = min(most, len(network.feature_info))
+    return FeatureGetterNet(network, out_indices=out_indices, **options)
 
 
 def _adapted(

@@ -143,7 +143,7 @@ def load_timm(folder: str | Path, *, image_size: ImageSize | None = None) -> Mod
     else:
         network = family.stock(arch, settings)
         _load_weights(network, path, description)
-    return Model(network.eval(), make_transform(settings, description.preprocessing))
+    return Model(network.eval(), EvaluationTransform(settings, description.preprocessing))
 
 
 class Described(NamedTuple):
@@ -157,7 +157,7 @@ def load_described(folder: str | Path, *, image_size: ImageSize | None = None) -
     """Like `load`, with the description: class names in the order of the logits, and so on."""
     description = read_description(folder, image_size=image_size)
     network = load_network(folder, description)
-    transform = make_transform(description.settings, description.preprocessing)
+    transform = EvaluationTransform(description.settings, description.preprocessing)
     describe_to_timm(network, description)
     return Described(Model(network.eval(), transform), description)
 
@@ -260,15 +260,31 @@ def _parse_names(names: object, num_classes: int) -> tuple[str, ...]:
     return tuple(names)
 
 
-def make_transform(settings: Settings, preprocessing: Preprocessing) -> Transform:
+class EvaluationTransform:
     """timm's evaluation transform, for 8-bit pictures of any size; first converts the channels.
 
-    Calling it raises ValueError for a picture with more than 8 bits per channel, and for a model
-    with other than 1 or 3 input channels.
+    It can be pickled, as processes that read pictures need it.
     """
-    pixels = evaluation_transform(preprocessing, settings)
 
-    def transform(image: Image) -> Tensor:
-        return normalized(pixels(with_channels(image, settings.in_chans)), preprocessing)
+    def __init__(self, settings: Settings, preprocessing: Preprocessing) -> None:
+        self._in_chans, self._preprocessing = settings.in_chans, preprocessing
+        self._pixels = evaluation_transform(preprocessing, settings)
 
-    return transform
+    def __call__(self, image: Image) -> Tensor:
+        """PIL image -> [in_chans, height, width], normalised.
+
+        Raises:
+            TypeError: it is no PIL image.
+            ValueError: the picture has more than 8 bits per channel, or the model has other than 1
+                or 3 input channels.
+        """
+        if not isinstance(image, Image):
+            raise TypeError(
+                f"a transform takes a PIL image, not a {type(image).__name__}: open files with "
+                "PIL.Image.open, or give them to prenas.predict"
+            )
+        return normalized(self._pixels(with_channels(image, self._in_chans)), self._preprocessing)
+
+    def __repr__(self) -> str:
+        mean, std = self._preprocessing.mean, self._preprocessing.std
+        return f"{type(self).__name__}({self._pixels}, mean={mean}, std={std})"

@@ -17,6 +17,9 @@ from prenas.recipe.data import IMAGENET_MEAN, IMAGENET_STD
 from prenas.recipe.fields import CutRecipe, EvolutionRecipe, Recipe, TeacherRecipe
 from prenas.values import Value, explained, unknown_name
 
+_LONGEST = 400
+"""Characters of a value in a message."""
+
 _DECIDE_NOTHING = (
     "search.further_seeds:",
     "search.exact_optimum:",
@@ -233,12 +236,19 @@ def cut_fields(recipe: CutRecipe) -> Iterator[tuple[str, Any]]:
 def differences(ours: Recipe, theirs: Recipe) -> list[str]:
     """One line, `field: ours -> theirs`, for each field in which two recipes differ."""
     left, right = (dict(flat_fields(recipe)) for recipe in (ours, theirs))
-    missing = object()
-    return [
-        f"{name}: {json.dumps(left.get(name))} -> {json.dumps(right.get(name))}"
+    return [  # a field that one of them does not have is as one without a value
+        f"{name}: {_shortened(left.get(name))} -> {_shortened(right.get(name))}"
         for name in dict.fromkeys([*left, *right])
-        if left.get(name, missing) != right.get(name, missing)
+        if left.get(name) != right.get(name)
     ]
+
+
+def _shortened(value: object) -> str:
+    """A value as JSON; the middle of a long one, such as the blocks of a space, is left out."""
+    text = json.dumps(value)
+    if len(text) <= _LONGEST:
+        return text
+    return f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 4 :]}"
 
 
 def deciding_differences(ours: Recipe, theirs: Recipe) -> list[str]:

@@ -27,6 +27,9 @@ from prenas.supernet import Supernet, statistic_names
 _PLACES = ("data.root:", "data.train:", "data.validation:", "data.test:")
 """Fields of a recipe that say where images are."""
 
+_MOST_SHOWN = 12
+"""Differences between two recipes that a message lists."""
+
 
 class Run:
     """A run folder, opened once: each file is read when it is first needed, and checked.
@@ -277,17 +280,27 @@ class Run:
         if self._asked is None or (theirs := self._recorded_recipe) is None:
             return
         if changed := deciding_differences(theirs, self._asked):
-            moved = (
-                f". Images that only moved are named to each step: prenas train {self.folder} "
-                "--data PATH, then calibrate, evaluate and specialize"
-                if all(line.startswith(_PLACES) for line in changed)
-                else ""
-            )
+            moved = self._if_moved(theirs) if all(map(_is_of_a_place, changed)) else ""
+            shown = [*changed[:_MOST_SHOWN]]
+            if len(changed) > _MOST_SHOWN:
+                shown.append(f"... and {len(changed) - _MOST_SHOWN} more")
             raise ValueError(
                 f"{self.folder} was made with another recipe (in the folder -> requested):\n  "
-                + "\n  ".join(changed)
+                + "\n  ".join(shown)
                 + f"\nChoose another --out folder, or use its recipe{moved}. Nothing was changed"
             )
+
+    def _if_moved(self, recipe: Recipe) -> str:
+        """What to do if the images of a run are only in another place than before."""
+        if recipe.source is None:
+            return (
+                f". Images that only moved are named to each step: prenas train {self.folder} "
+                "--data PATH, then calibrate, evaluate and specialize"
+            )
+        return (
+            ". If the images only moved, leave a link to them where they were (ln -s), and give "
+            "the command with the old place"
+        )
 
     def _require_outside_images(self) -> None:
         """Raises ValueError for a new run among its images, where it would be taken for a class."""
@@ -308,7 +321,14 @@ class Run:
     def _not_searched(self, missing: str) -> ValueError:
         started = None if missing == artifacts.RECIPE else self._recorded_recipe
         first = f"run `prenas search RECIPE --out {self.folder}` first"
-        if started is not None and started.source is not None:
+        if not self.folder.exists():
+            first = f"the folder does not exist. Check the path, or {first}"
+        elif (self.folder / artifacts.MODEL_ARCH).is_file():
+            first = (
+                "it is a handed-over model, not a run. Use prenas.load, or `prenas evaluate "
+                f"{self.folder} --data PICTURES`"
+            )
+        elif started is not None and started.source is not None:
             first = "give the command again that it was started with (prenas run --from SOURCE ...)"
         elif started is not None and (source := self.fine_tunes) is not None:
             first = (
@@ -332,6 +352,10 @@ class Run:
                 f"{error}. The architecture follows from {self.folder / artifacts.RECIPE} and "
                 f"{artifacts.PREFERRED}: restore the file that was changed from a copy"
             ) from None
+
+
+def _is_of_a_place(line: str) -> bool:
+    return line.startswith(_PLACES)
 
 
 def _parse_recipe(document: dict[str, Any]) -> Recipe:

@@ -444,9 +444,10 @@ def _next(
     if search is None and recipe is not None and recipe.fine_tunes is not None:
         return f"prenas finetune {shlex.quote(recipe.fine_tunes)} --data PATH --out {folder}"
     if search is None and recipe is not None and recipe.source is not None:
-        if _is_adapted(out):
+        if _can_continue(out):
             return f"prenas run --out {folder}"
-        return f"prenas run --from {shlex.quote(recipe.source)} --data PATH --out {folder}"
+        command = f"prenas run --from {shlex.quote(recipe.source)} --data PATH --out {folder}"
+        return f"{command} (and the options that it was started with)"
     if search is None:
         return f"prenas search {'' if recipe else 'RECIPE '}--out {folder}"
     start, where = f"train {folder}", ""
@@ -463,9 +464,9 @@ def _next(
     return None
 
 
-def _is_adapted(out: Path) -> bool:
-    """Whether the source inside a run is adapted to the images, so that it can be cut."""
-    return (out / artifacts.ADAPTED / artifacts.MODEL_ARCH).exists()
+def _can_continue(out: Path) -> bool:
+    """Whether the run inside a run that cuts a source has all that its adaptation needs."""
+    return (out / artifacts.SOURCE / artifacts.PREFERRED).exists()
 
 
 def _finish(out: Path, recipe: _Recipe | None, search: _Search | None) -> str | None:
@@ -474,6 +475,6 @@ def _finish(out: Path, recipe: _Recipe | None, search: _Search | None) -> str | 
         return None
     if search is None and recipe.fine_tunes is not None:
         return None
-    if search is None and recipe.source is not None and not _is_adapted(out):
+    if search is None and recipe.source is not None and not _can_continue(out):
         return None  # only the command that began it knows all of its options
     return f"prenas run --out {shlex.quote(str(out))}"

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
+from pathlib import Path
 from typing import NamedTuple
 
 from prenas import artifacts
@@ -34,7 +35,7 @@ from prenas.recipe.catalogue import get_cut_recipe
 from prenas.runs.run import Run
 from prenas.selection.trained import check_reachable
 from prenas.sources.rivals import read_rival, require_distinct, rival_recipe
-from prenas.sources.transfer import Source, finetuning_recipe
+from prenas.sources.transfer import Source, finetuning_recipe, read_source
 
 _ADAPTATION = "adaptation."
 """What overrides of the adaptation begin with."""
@@ -100,19 +101,21 @@ class CutPlan(NamedTuple):
 
 
 def cut_plan(
-    source: Source,
+    source: Source | str | Path,
     data: Sequence[str] | str,
-    budgets: Sequence[str] = (),
+    budgets: Sequence[str] | str = (),
     *,
     recipe: CutRecipe | str = "pretrained",
     image_size: int | tuple[int, int] | None = None,
-    overrides: Sequence[str] = (),
-    compare: Sequence[str] = (),
+    overrides: Sequence[str] | str = (),
+    compare: Sequence[str] | str = (),
 ) -> CutPlan:
     """The recipes that cut a family of models out of a trained network.
 
+    A single text may be given without a list.
+
     Args:
-        source: has one subnet, the whole network.
+        source: has one subnet, the whole network; or what `prenas.read_source` reads.
         data: images, as texts for `prenas.with_data`.
         budgets: what the models may cost, also as shares of the source: `macs=50%`. Empty: those of
             the recipe.
@@ -128,6 +131,10 @@ def cut_plan(
             does not suit the images, or a text is wrong.
     """
     plan = get_cut_recipe(recipe) if isinstance(recipe, str) else recipe
+    source = source if isinstance(source, Source) else read_source(source)
+    budgets, overrides, compare = (
+        [one] if isinstance(one, str) else list(one) for one in (budgets, overrides, compare)
+    )
     family, arch = source.supernet.family, source.supernet.arch
     if family.cuts is None or len(source.archs) != 1:
         what = (
