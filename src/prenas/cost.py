@@ -163,6 +163,11 @@ class CostAxis:
             raise ValueError(
                 f"an amount of {len(text):,} characters is too long: write it with a unit"
             )
+        if text.strip().endswith("%"):
+            raise ValueError(
+                f"the amount {text!r} is a share: only `prenas run --from SOURCE` takes budgets in "
+                f"shares, of its source. Write an amount of {self.noun} here"
+            )
         match = re.fullmatch(rf"\s*({_NUMBER})\s*(\S*)\s*", text)
         scale = self._scale(match[2]) if match else None
         if match is None or scale is None:

@@ -128,8 +128,8 @@ def test_of_animated_pictures_the_first_frame_is_used_and_noted(
     images, _ = everything(found.validation)
     assert images[0].mean((1, 2)).tolist() == pytest.approx(COLOUR, abs=3)
     assert found.notes == (
-        "train: 1 pictures are animated: only the first frame is used",
-        "validation: 1 pictures are animated: only the first frame is used",
+        "train: 1 picture is animated: only the first frame is used",
+        "validation: 1 picture is animated: only the first frame is used",
     )
 
 

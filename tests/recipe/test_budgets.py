@@ -208,6 +208,7 @@ def test_limits_that_can_be_read(limits: Limits | None, expected: dict[str, int]
         ("params=", "write COST=AMOUNT"),
         ("params=6M,", "cannot read the limit"),
         ("params=5M:6M", "cannot read the amount '5M:6M'"),
+        ("params=50%", "the amount '50%' is a share: only `prenas run --from SOURCE`"),
         ("params=6M,params=7M", "params is limited twice"),
         ("size=1MB,params=7M", "params is limited twice"),
         ("size=24", "'24' has no unit: size needs one of B, kB, MB or GB, such as 5MB"),

@@ -216,7 +216,8 @@ def _handle_problems(read: _Read[Any], num_pictures: int, skip: bool) -> list[st
             raise UnreadableError(read.problems, num_pictures)
         notes.append(f"{explain_problems(read.problems, num_pictures)}. They are skipped")
     if read.num_animated:
-        notes.append(f"{read.num_animated} pictures are animated: only the first frame is used")
+        are = "picture is" if read.num_animated == 1 else "pictures are"
+        notes.append(f"{read.num_animated} {are} animated: only the first frame is used")
     return notes
 
 

@@ -124,7 +124,8 @@ def _check_names(found: Mapping[str, Tensor], expected: Mapping[str, str]) -> No
     if problems:
         raise ValueError(
             f"not a checkpoint of the authors' Vision Transformer: {'; '.join(problems)}. Give a "
-            "file saved by PreNAS or AutoFormer, trained with --gp --change_qkv --relative_position"
+            "file saved by PreNAS or AutoFormer, trained with --gp --change_qkv "
+            "--relative_position. If these are the weights of a model of timm, give timm/NAME=FILE"
         )
 
 
