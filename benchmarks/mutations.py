@@ -344,8 +344,34 @@ MUTATIONS = (
     ),
     Mutation(
         "power-leaves-out-the-stem", "proxy/tables.py",
-        "StageScores(found.fixed**power, ", "StageScores(found.fixed, ",
+        "return StageScores(*(np.maximum(found, 0) ** power for found in scores))",
+        "return StageScores(scores.fixed, np.maximum(scores.layers, 0) ** power)",
         ("proxy/test_tables.py",),
+    ),
+    Mutation(
+        "infinite-scores-are-searched", "proxy/tables.py",
+        "if not torch.isfinite(elements).all():", "if False:",
+        ("proxy/test_tables.py",),
+    ),
+    Mutation(
+        "costs-of-the-chosen-are-believed", "selection/search.py",
+        "if known != amount:", "if False:",
+        ("test_cost_axis.py",),
+    ),
+    Mutation(
+        "autocast-changes-scores", "proxy/importance.py",
+        "torch.autocast(device, enabled=False),", "torch.enable_grad(),",
+        ("proxy/test_importance.py",),
+    ),
+    Mutation(
+        "evolution-breaks-ties-by-the-first-cost", "rivals/evolution.py",
+        "_expense(budget, within.cost(genes))", "within.cost(genes)",
+        ("rivals/test_evolution.py",),
+    ),
+    Mutation(
+        "an-adaptation-is-left-as-it-is", "pipeline.py",
+        "    if inside.is_searched:", "    if False:",
+        ("sources/test_cutting.py",),
     ),
     Mutation(
         "even-options-begin-at-the-front", "selection/allocations.py",
