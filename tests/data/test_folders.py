@@ -277,6 +277,20 @@ def test_a_folder_of_other_files_is_noted(tmp_path: Path) -> None:
     assert "skipped folders without pictures: labels" in found.notes
 
 
+def test_classes_that_lie_inside_a_folder_are_noted(tmp_path: Path) -> None:
+    """They are one class, which is seldom what is meant if no picture lies beside them."""
+    root = write(tmp_path / "set", FLAT)
+    assert not [note for note in opened(root).notes if "inside a class" in note]
+    for name in ("ant", "bee"):
+        shutil.copytree(root / "cat", root / "insect" / name)
+    found = opened(root)
+    assert found.class_names == ("cat", "dog", "insect")
+    (note,) = [note for note in found.notes if "inside a class" in note]
+    assert "such as insect/ant and insect/bee, are not classes of their own" in note
+    shutil.copy(next((root / "cat").iterdir()), root / "insect" / "other.png")
+    assert not [note for note in opened(root).notes if "inside a class" in note]
+
+
 @pytest.mark.parametrize("memory_gib", [4.0, 0.0])
 @pytest.mark.parametrize("augmentation", [{}, {"crop_scale": (0.5, 1.0)}])
 def test_skipping_pictures_never_skips_a_class(

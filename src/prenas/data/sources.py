@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
@@ -59,6 +60,7 @@ NO_SPLIT = "none"
 _SHARE = 0.1
 _AT_ONCE = 100_000  # names or numbers that are made into text together
 _FEW = 2000  # with fewer training images, starting processes costs more than it saves
+_NUM_LOOKED_INTO = 10  # classes whose folders are looked into
 
 
 class Opened(NamedTuple):
@@ -410,6 +412,12 @@ def _open_folder(
             f"folders inside the classes, such as {names[0]}/{splits[0]}, are not taken for "
             "splits: put the classes into folders of the splits (train/cat, test/cat)"
         )
+    elif nested := _first_nested(train, names):
+        inside = train.below(nested).folders
+        notes.append(
+            f"folders inside a class, such as {nested}/{inside[0]} and {nested}/{inside[1]}, are "
+            "not classes of their own: if they should be, put them beside the other classes"
+        )
     if train.links:
         notes.append(
             f"skipped {len(train.links)} links in {train.where} ({few_of(train.links, 3)}): "
@@ -421,6 +429,17 @@ def _open_folder(
     if root and found and (unused := set(root.folders) - {*found.values(), *wanted}):
         notes.append(f"skipped folders that are not splits: {', '.join(sorted(unused)[:5])}")
     return names, pools, notes
+
+
+def _first_nested(listing: Listing, names: Sequence[str]) -> str | None:
+    """The first class whose pictures lie in several folders only, which no other class has."""
+    looked_into = {name: listing.sizes.inside(name).names for name in names[:_NUM_LOOKED_INTO]}
+    number = Counter(folder for inside in looked_into.values() for folder in inside.folders)
+    for name, inside in looked_into.items():
+        is_own = all(number[folder] == 1 for folder in inside.folders)
+        if len(inside.folders) > 1 and is_own and not len(inside.loose):
+            return name
+    return None
 
 
 def _require_classes_inside(data_recipe: DataRecipe, training: Listing) -> None:
