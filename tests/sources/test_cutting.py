@@ -245,13 +245,20 @@ def test_status_before_and_after_the_source_is_adapted(
     command = f"prenas run --from {cut_source.name} --data PATH --out {out}"
     assert before.next_command == f"{command} (and the options that it was started with)"
     assert before.finish_command is None
+    assert (before.adaptation, before.search) == ("missing", "missing")
     shutil.copytree(cut_run / "source", out / "source")
     (out / "source/supernet.safetensors").unlink()
     (out / "source/subnets/00/arch.json").unlink()
-    for _ in ("adapting", "adapted"):
+    for adaptation, search in (("begun", "missing"), ("done", "begun")):
         for folder in (out, out / "source"):
             found = read_status(folder)
             assert found.next_command == found.finish_command == f"prenas run --out {out}"
+        found = read_status(out)
+        assert (found.adaptation, found.search) == (adaptation, search)
+        shown = CliRunner().invoke(app, ["status", str(out)]).output
+        word = {"begun": "interrupted", "done": "done"}[adaptation]
+        assert re.search(rf"adaptation +{word} +step 2 of 2, ", shown)
+        assert "Or   " not in shown
         shutil.copytree(cut_run / "source", out / "source", dirs_exist_ok=True)
 
 

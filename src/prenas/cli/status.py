@@ -35,6 +35,7 @@ def print_status(status: Status) -> None:
             else plural(status.num_models, "subnet")
         )
         steps = [
+            ("adaptation", words[status.adaptation], training_line(status.adapting)),
             ("search", words[status.search], found),
             ("training", words[status.training], training_line(progress)),
             ("evolution", words[status.evolution], ""),
@@ -47,6 +48,7 @@ def print_status(status: Status) -> None:
             for rival in status.rivals
         ]
         hidden = {
+            "adaptation": status.adaptation == "none",
             "evolution": status.evolution == "none",
             "calibration": status.calibration_images is None,
         }
@@ -65,7 +67,7 @@ def print_status(status: Status) -> None:
         console.print("A process is working on this run right now.", soft_wrap=True)
     elif status.next_command:
         console.print(f"Next      {status.next_command}", soft_wrap=True)
-        if status.finish_command:
+        if status.finish_command not in (None, status.next_command):
             console.print(
                 f"Or        {status.finish_command}, which does all the remaining steps",
                 soft_wrap=True,

@@ -78,6 +78,10 @@ class Status(Value):
     recipe: str | None
     """None before the search."""
     num_subnets: int | None
+    adaptation: Stage = "none"
+    """Of the whole network, in a run that cuts one."""
+    adapting: TrainingStatus | None = None
+    """The training of the whole network; None if there is none, or nothing is known."""
     search: Stage
     training: Stage
     evolution: Stage
@@ -134,6 +138,9 @@ def read_status(out: str | Path) -> Status:
     inner = (artifacts.SOURCE, *(rival.folder for rival in rivals))
     is_busy = is_held(out) or any(is_held(out / folder) for folder in inner)
     stages = _stages(out, recipe, search, is_evolved, num_models, is_held(out))
+    adaptation, adapting = _adaptation(out, recipe)
+    if adaptation not in ("none", "done") and search is None:
+        stages[0] = "missing"
     whole = _containing(out)
     if whole is not None:
         is_busy = is_busy or is_held(whole)
@@ -149,6 +156,8 @@ def read_status(out: str | Path) -> Status:
         folder=str(out),
         recipe=recipe.name if recipe else None,
         num_subnets=len(search.sizes) if search else None,
+        adaptation=adaptation,
+        adapting=adapting,
         search=stages[0],
         training=stages[1],
         evolution=stages[2],
@@ -420,16 +429,31 @@ def _checkpoints(out: Path) -> dict[str, str]:
     return {what: str(path.relative_to(out)) for what, path in paths.items()}
 
 
+def _adaptation(out: Path, recipe: _Recipe | None) -> tuple[Stage, TrainingStatus | None]:
+    """How far the run is in which the whole network is fine-tuned, and its training."""
+    if recipe is None or recipe.source is None:
+        return "none", None
+    folder = out / artifacts.SOURCE
+    inside = _read(folder / artifacts.RECIPE, _parse_recipe, [])
+    progress = None
+    if inside is not None and inside.training is not None:
+        progress = _progress(folder, inside.training, [])
+    return _stage_of(folder, out / artifacts.ADAPTED / artifacts.MODEL_ARCH), progress
+
+
 def _rival(out: Path, name: str) -> RivalStatus:
     folder = artifacts.rival_folder(name)
-    stage: Stage = "missing"
-    if (out / folder / artifacts.EVALUATION).exists():
-        stage = "done"
-    elif is_held(out / folder):
-        stage = "running"
-    elif (out / folder / artifacts.RECIPE).exists():
-        stage = "begun"
+    stage = _stage_of(out / folder, out / folder / artifacts.EVALUATION)
     return RivalStatus(name=name, folder=folder, stage=stage)
+
+
+def _stage_of(inside: Path, last: Path) -> Stage:
+    """How far a run inside a run is, whose last file is given."""
+    if last.exists():
+        return "done"
+    if is_held(inside):
+        return "running"
+    return "begun" if (inside / artifacts.RECIPE).exists() else "missing"
 
 
 def _next(
