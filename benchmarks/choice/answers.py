@@ -227,7 +227,7 @@ def draw(figure: Figure, rows: Sequence[Row], question: str) -> None:
     axes.axvline(0, color=GREY, linewidth=0.8)
     names = [f"{one.arm} against {one.control}: {one.where}" for one in reversed(found)]
     axes.set_yticks(range(len(names)), names, fontsize=7)
-    axes.set_xlabel("difference in test top-1, points; 95 % intervals over the seeds")
+    axes.set_xlabel("difference in test top-1, points\n95 % intervals over the seeds")
     figure.tight_layout()
 
 
