@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -389,6 +390,28 @@ def test_python_of_the_guide(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     logits = names["network"](images)  # type: ignore[operator]
     assert logits.shape == (20, 5)
     assert (tmp_path / "runs/mine/preferred.json").exists()
+
+
+def test_the_training_loop_of_the_guide(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """On a few random batches; the networks on shared weights that the page names, too."""
+    import torch
+
+    from prenas.training.gradients import GradientBuffer
+
+    (snippet,) = [text for language, text in guide_blocks() if "loss.backward()" in text]
+    batches = [(torch.randn(4, 1, 8, 8), torch.arange(4)) for _ in range(7)]
+    names: dict[str, Any] = {
+        "prenas": prenas, "torch": torch, "recipe": prenas.get_recipe("digits"), "loader": batches
+    }  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    exec(compile(snippet, GUIDE, "exec"), names)
+    supernet, images = names["supernet"], batches[0][0]
+    assert torch.equal(names["network"](images), supernet(images, names["arch"]))
+    buffer = GradientBuffer(supernet.train().parameters())
+    network = supernet.bound(names["arch"])
+    buffer.zero()
+    network(images).sum().backward()
+    assert buffer.norm() > 0
 
 
 # --- the README, run -----------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import pytest
 
 from bench.tables import SPACE, archs, rows, some_rows, written
 from prenas.bench.table import read_accuracies
+from prenas.cost import AXES, CostAxis, register
 from prenas.families import all_spaces
 from prenas.families.base import Arch
 
@@ -243,3 +244,14 @@ def test_the_choices_of_an_architecture_make_it_up(name: str) -> None:
         choices, resolution = space.sample_choices(generator)
         arch = space.compose(choices, resolution)
         assert space.choices_of(arch) == choices
+
+
+def test_counts_are_parameters_and_macs_whatever_else_costs(tmp_path: Path) -> None:
+    """An axis of a user's own would change what scores are worth beyond counting."""
+    table = read_accuracies(written(tmp_path / "t.json", some_rows()))
+    register(CostAxis(name="odd", of_part=lambda part: 1, label="odd", noun="odd units"))
+    try:
+        assert [*table.costs] == ["params", "macs", "odd"]
+        assert [*table.counts] == ["params", "macs"]
+    finally:
+        del AXES["odd"]

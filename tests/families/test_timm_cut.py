@@ -1,7 +1,6 @@
 """Cuts of timm models: what is read, what a cut is, and what timm alone makes of it."""
 
 import json
-import math
 import pickle
 import re
 import subprocess
@@ -499,7 +498,7 @@ def test_deep_networks_and_blocks_of_many_groups_can_be_cut() -> None:
     """Such as EfficientNetV2-XL and Inception: their spaces stay within what a search allows."""
     settings = TimmSettings(model="test_resnet", image_size=40, num_classes=5)
     group = read_groups(settings)[0].groups[0]
-    for num_blocks, num_groups in ((100, 1), (1, 6), (1, 11)):
+    for num_blocks, num_groups, most in ((100, 1, 32), (1, 3, 6), (1, 4, 4), (1, 6, 2), (1, 11, 1)):
         blocks = [
             BlockGroups(name=f"blocks.{number}", groups=(group,) * num_groups)
             for number in range(num_blocks)
@@ -507,7 +506,8 @@ def test_deep_networks_and_blocks_of_many_groups_can_be_cut() -> None:
         space = cuts(whole(blocks), settings, "large")
         assert len(space.blocks) == num_blocks
         for block in space.blocks:
-            assert math.prod(map(len, block.options)) <= 6**4
+            assert max(map(len, block.options)) <= most
+            assert num_groups > 8 or min(map(len, block.options)) > 1
             assert {options[-1] for options in block.options} == {group.num_units}
 
 

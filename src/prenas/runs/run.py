@@ -299,7 +299,7 @@ class Run:
             )
         return (
             ". If the images only moved, leave a link to them where they were (ln -s), and give "
-            "the command with the old place"
+            f"`prenas run --out {self.folder}`"
         )
 
     def _require_outside_images(self) -> None:

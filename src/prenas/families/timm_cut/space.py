@@ -115,11 +115,11 @@ _MULTIPLE = 8
 """Numbers of channels and MLP units are multiples of this, which processors like."""
 
 _MOST_OPTIONS = {1: 32, 2: 12}
-"""Number of groups in a block -> the most options of each of its axes; for others, six, and so few
-that there are no more combinations than ..."""
+"""Number of groups in a block -> the most options of each of its axes. For more groups, so few that
+there are no more combinations than ..."""
 
-_MOST_COMBINATIONS = 6**4
-"""... these. Each is measured on a network."""
+_MOST_COMBINATIONS = 256
+"""... these. A network is built for each, which takes a tenth of a second in a large model."""
 
 
 def cuts(arch: TimmArch, settings: TimmSettings, name: str) -> TimmSpace:
@@ -148,9 +148,7 @@ def cuts(arch: TimmArch, settings: TimmSettings, name: str) -> TimmSpace:
 
 def _most_options(num_groups: int) -> int:
     known = _MOST_OPTIONS.get(num_groups)
-    return known or max(
-        one for one in range(1, 7) if one == 1 or one**num_groups <= _MOST_COMBINATIONS
-    )
+    return known or max(1, int(_MOST_COMBINATIONS ** (1 / num_groups) + 1e-9))
 
 
 def _options(units: int, axis: str, most: int) -> tuple[int, ...]:
