@@ -248,7 +248,7 @@ def test_the_choices_of_an_architecture_make_it_up(name: str) -> None:
 
 def test_counts_are_parameters_and_macs_whatever_else_costs(tmp_path: Path) -> None:
     """An axis of a user's own would change what scores are worth beyond counting."""
-    table = read_accuracies(written(tmp_path / "t.json", some_rows()))
+    table = read_accuracies(written(tmp_path / "t.json", some_rows()), SPACE)
     register(CostAxis(name="odd", of_part=lambda part: 1, label="odd", noun="odd units"))
     try:
         assert [*table.costs] == ["params", "macs", "odd"]

@@ -514,13 +514,28 @@ def test_a_run_that_was_stopped_while_it_adapted_continues_with_its_own_recipe(
     assert result.exit_code == 0, result.output
     for inside in (".", "source"):
         found, expected = (prenas.Run(one / inside).evaluations for one in (out, cut_run))
+        assert [one.splits for one in found] == [one.splits for one in expected]
+
+
+def test_pictures_that_moved_are_found_by_a_link(
+    cut_run: Path, cut_weights: Path, cut_pictures: Path, tmp_path: Path
+) -> None:
+    """As the message says: they are read again for an evaluation that was lost."""
+    out, moved = tmp_path / "run", tmp_path / "moved"
+    shutil.copytree(cut_run, out)
+    expected = (out / "evaluation.json").read_bytes()
+    (out / "evaluation.json").unlink()
+    cut_pictures.rename(moved)
+    try:
+        with pytest.raises(ValueError, match=r"data\.root: ") as refused:
+            CliRunner().invoke(app, command(cut_weights, moved, out), catch_exceptions=False)
         advice = f"leave a link to them where they were (ln -s), and give `prenas run --out {out}`"
         assert advice in str(refused.value)
         cut_pictures.symlink_to(moved)
         result = CliRunner().invoke(app, ["run", "--out", str(out), "--threads", "1"])
         assert result.exit_code == 0, result.output
-        cut_pictures.unlink()
     finally:
+        cut_pictures.unlink(missing_ok=True)
         moved.rename(cut_pictures)
     assert (out / "evaluation.json").read_bytes() == expected
 
