@@ -211,6 +211,23 @@ def test_a_time_is_refused_for_a_run_that_was_started_without(
     assert contents(finished) == before
 
 
+def test_a_dry_run_looks_at_the_folder_that_it_is_given(
+    prenas: Command, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise it says what a run takes that would be refused."""
+    monkeypatch.setattr(pipeline, "dry_run", lambda *_, **__: pytest.fail("measured"))
+    (tmp_path / "letter.txt").write_text("mine")
+    before = contents(finished)
+    again = ("run", "--dry-run", "--out", finished)
+    refused(prenas(*again, "--set", "training.epochs=7"), "made with another recipe")
+    refused(prenas(*again, "--time", "20m"), "was started without --time")
+    other = prenas("run", "digits", "--dry-run", "--out", tmp_path)
+    refused(other, "neither empty nor a run folder of prenas")
+    tuned = prenas("finetune", finished, "--dry-run", "--out", finished)
+    assert f"{finished} was made with another recipe" in tuned.err
+    assert contents(finished) == before
+
+
 def test_the_steps_one_by_one(prenas: Command, tmp_path: Path) -> None:
     out = tmp_path / "run"
     found = prenas("search", "digits", "--out", out, *SMALL, "--further-seeds", "1")

@@ -458,6 +458,19 @@ def test_a_folder_without_splits_is_evaluated_whole(finished: Path, tmp_path: Pa
     assert row.splits["all"].num_images == 30
 
 
+def test_a_model_on_the_pictures_of_its_run_is_said_to_know_most_of_them(
+    finished_run: Path, photos: Path, tmp_path: Path
+) -> None:
+    moved = Path(shutil.copytree(photos, tmp_path / "moved"))
+    others = draw_pictures(tmp_path / "others", 15, first=100)
+    model = finished_run / "subnets" / "00"
+    for folder, is_known in ((photos, True), (moved, True), (others, False)):
+        result = CliRunner().invoke(app, ["evaluate", str(model), "--data", str(folder)])
+        assert result.exit_code == 0, result.output
+        said = f"These are the images of {finished_run}, and the model was trained on most of them"
+        assert (said in result.output) == is_known
+
+
 def test_other_images_do_not_choose_a_subnet(finished: Path, tmp_path: Path) -> None:
     (finished / "evaluation.json").unlink()
     shutil.rmtree(finished / "subnets")

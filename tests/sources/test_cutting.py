@@ -580,6 +580,12 @@ def test_a_time_scales_both_trainings_and_is_measured_once(
     assert f"Time      {ours:,} and {theirs:,} steps fit into 12s" in result.output
     assert ours == round(theirs / 2)
 
+    dry = CliRunner().invoke(app, [*words, "--dry-run"])
+    assert f"Time      {theirs:,} steps, as when {out} was started" in dry.output
+    assert "nothing was written" in dry.output
+    other = CliRunner().invoke(app, [*words, "--dry-run", "--budget", "macs=70%"])
+    assert f"{out} was made with another recipe" in str(other.exception)
+
     def measured_again(*arguments: object, **options: object) -> None:
         raise AssertionError("the lengths are recorded")
 

@@ -49,6 +49,7 @@ from prenas.cli.options import (
 )
 from prenas.cli.output import IS_QUIET, console, errors, set_up_output
 from prenas.cli.parsing import (
+    as_started,
     chosen_recipe,
     is_model,
     opened,
@@ -57,6 +58,7 @@ from prenas.cli.parsing import (
     require_out,
     require_pictures,
     set_threads,
+    trained_on,
     within_time,
 )
 from prenas.cli.status import print_status
@@ -172,7 +174,6 @@ def run_command(
     from prenas.cli.cutting import continue_cuts, run_from
     from prenas.cli.measuring import use_latency
     from prenas.cli.terminal import Terminal
-    from prenas.length import read_seconds
     from prenas.selection.trained import scores_units
     from prenas.training.tracking import check_trackers
 
@@ -189,7 +190,8 @@ def run_command(
             )
         run_from(
             start_from,
-            None if dry_run else out,
+            out,
+            dry_run=dry_run,
             data=data or (),
             budgets=budget or (),
             recipe=recipe or "pretrained",
@@ -223,13 +225,14 @@ def run_command(
     require_pictures(chosen)
     if out is None or not (out / artifacts.RECIPE).exists():
         print_pretrained_start(chosen, data or ())
+    chosen, seconds = as_started(chosen, out, time, overrides)
     if out is None or dry_run:
         with console.status("Choosing subnets and measuring training steps ..."):
-            seconds = None if time is None else read_seconds(time)
             plan = pipeline.dry_run(chosen, device=device, seconds=seconds)
         print_plan(plan)
         return
-    chosen = within_time(chosen, time, out, overrides, device=device)
+    if time is not None and seconds is not None:
+        chosen = within_time(chosen, time, seconds, device=device)
     if scores_units(chosen):
         continue_cuts(chosen, out, device=device, track=track or ())
         return
@@ -293,7 +296,6 @@ def finetune_command(
     """
     from prenas import pipeline
     from prenas.cli.terminal import Terminal
-    from prenas.length import read_seconds
     from prenas.sources.transfer import finetuning_recipe, read_source
     from prenas.training.tracking import check_trackers
 
@@ -310,15 +312,16 @@ def finetune_command(
         extend_distances=extend_distances,
         overrides=overrides or (),
     )
+    chosen, seconds = as_started(chosen, out, time, overrides)
     if out is None or dry_run:
         with console.status("Measuring training steps ..."):
-            seconds = None if time is None else read_seconds(time)
             plan = pipeline.dry_run(
                 chosen, source=origin, device=device, head=head, seconds=seconds
             )
         print_plan(plan)
         return
-    chosen = within_time(chosen, time, out, overrides, source=origin, device=device, head=head)
+    if time is not None and seconds is not None:
+        chosen = within_time(chosen, time, seconds, source=origin, device=device, head=head)
     with Terminal() as terminal:
         pipeline.run(
             chosen,
@@ -454,6 +457,13 @@ def evaluate_command(
             raise ValueError(f"{run} is one model: --arch needs the run that it was cut from")
         found = measure(run, data or (), crops=crops, image_size=image_size, device=device)
         print_evaluations([found], str(run), read_description(run).class_names)
+        if (trained := trained_on(run, found, data or ())) is not None:
+            console.print(
+                f"These are the images of {trained}, and the model was trained on most of them: "
+                f"this says little about others. `prenas evaluate {trained}` measures on those "
+                "that were held out.",
+                soft_wrap=True,
+            )
         return
     if image_size is not None:
         raise ValueError(

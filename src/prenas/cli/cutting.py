@@ -25,6 +25,7 @@ def run_from(
     source: str,
     out: Path | None,
     *,
+    dry_run: bool,
     data: Sequence[str],
     budgets: Sequence[str],
     recipe: str,
@@ -38,7 +39,8 @@ def run_from(
     """Cuts a family of models out of a source, and prints the whole network next to its cuts.
 
     Args:
-        out: the run folder; None only measures.
+        out: the run folder; None for a dry run in none.
+        dry_run: whether to measure and write nothing.
         time: how long the adaptation and the training of the cuts may take together.
         compare: names of stock models.
     """
@@ -58,7 +60,9 @@ def run_from(
             compare=compare,
         )
     print_source(plan)
-    if out is None:
+    if out is not None:
+        plan, seconds = _as_started(plan, out, seconds)
+    if out is None or dry_run:
         with console.status("Choosing subnets and measuring training steps ..."):
             measured = pipeline.dry_run_cuts(plan, device=device, seconds=seconds)
         named = {"whole network": measured.adaptation, "cuts": measured.cuts}
@@ -66,7 +70,7 @@ def run_from(
         print_plans(named, measured.choice_seconds)
         return
     if seconds is not None:
-        plan = _within_time(plan, seconds, time, out, device)
+        plan = _within_time(plan, seconds, str(time), device)
     with Terminal(shows_tables=False) as terminal:
         pipeline.run_cuts(plan, out, device=device, observer=terminal, track=track)
     _print_comparison(out)
@@ -96,21 +100,31 @@ def _print_comparison(out: Path) -> None:
         console.print(sentence, soft_wrap=True)
 
 
-def _within_time(
-    plan: CutPlan, seconds: float, time: str | None, out: Path, device: str
-) -> CutPlan:
-    """The plan with the steps that fit into `--time`; a run that was started keeps its own."""
+def _as_started(plan: CutPlan, out: Path, seconds: float | None) -> tuple[CutPlan, float | None]:
+    """The plan, and the seconds into which its trainings are yet to be fitted.
+
+    A run that was started with `--time` keeps its steps. ValueError if the folder holds another run
+    or other files.
+    """
+    from prenas.runs.run import Run
+
+    if seconds is not None and (steps := recorded_steps(out)) is not None:
+        folder = out / artifacts.SOURCE
+        adaptation = recorded_steps(folder) if folder.exists() else None
+        plan, seconds = plan.lasting(steps, adaptation=adaptation), None
+    Run(out, plan.recipe).files.require_run_folder()
+    return plan, seconds
+
+
+def _within_time(plan: CutPlan, seconds: float, time: str, device: str) -> CutPlan:
+    """The plan with the steps that fit into `--time`."""
     from prenas import pipeline
 
-    if (steps := recorded_steps(out, plan.recipe)) is not None:
-        folder = out / artifacts.SOURCE
-        adaptation = recorded_steps(folder, plan.adaptation) if folder.exists() else None
-        return plan.lasting(steps, adaptation=adaptation)
     with console.status("Choosing subnets and measuring training steps ..."):
         alone = plan._replace(rivals=())
         measured = pipeline.dry_run_cuts(alone, device=device, seconds=seconds)
     parts = measured.adaptation.estimate, measured.cuts.estimate
-    print_time(str(time), *parts)
+    print_time(time, *parts)
     return plan.lasting(parts[1].num_steps, adaptation=parts[0].num_steps)
 
 

@@ -92,8 +92,10 @@ def _batch(text: str) -> int | None:
 
 
 def _print(target: Path, done: Sequence[Exported]) -> None:
+    from prenas.data import UNDIVIDED
+
     first = done[0].card
-    of_split = "" if first.compared_on == "all" else f"{first.compared_on} "  # a set without splits
+    of_split = "" if first.compared_on == UNDIVIDED else f"{first.compared_on} "
     on = "images" if first.agreement.top1 is None else f"{of_split}images"
     images = first.batch or 1
     print_table(

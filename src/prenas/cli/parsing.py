@@ -13,6 +13,7 @@ from prenas.cli.output import console
 from prenas.cli.tables import print_time
 
 if TYPE_CHECKING:
+    from prenas.evaluation.accuracy import Evaluation
     from prenas.families.base import Arch, SearchSpace
     from prenas.recipe import Recipe
     from prenas.runs.run import Run
@@ -108,32 +109,45 @@ def chosen_recipe(
     return with_overrides(recipe, changes)
 
 
-def within_time(
-    recipe: Recipe,
-    time: str | None,
-    out: Path,
-    overrides: Sequence[str] | None,
-    **measured: Any,
-) -> Recipe:
-    """The recipe with the number of training steps that fit into `--time`.
+def as_started(
+    recipe: Recipe, out: Path | None, time: str | None, overrides: Sequence[str] | None
+) -> tuple[Recipe, float | None]:
+    """The recipe, and the seconds of `--time` into which its training is yet to be fitted.
 
     A run that was started with `--time` keeps its number of steps.
 
     Args:
+        out: where it is started or continued; None if nothing is written.
+
+    Raises:
+        ValueError: the time cannot be read; the overrides also give a length; or the folder holds
+            another run or other files.
+    """
+    from prenas.recipe import with_overrides
+    from prenas.runs.run import Run
+
+    seconds = None if time is None else seconds_alone(time, overrides)
+    if out is None:
+        return recipe, seconds
+    if seconds is not None and (steps := recorded_steps(out)) is not None:
+        recipe, seconds = with_overrides(recipe, [f"training.steps={steps}"]), None
+    Run(out, recipe).files.require_run_folder()
+    return recipe, seconds
+
+
+def within_time(recipe: Recipe, time: str, seconds: float, **measured: Any) -> Recipe:
+    """The recipe with the number of training steps that fit into `--time`.
+
+    Args:
+        time: as it was given.
+        seconds: the same in seconds.
         measured: what else the run is started with; see `prenas.pipeline.dry_run`.
 
     Raises:
-        ValueError: the time cannot be read, or is too short; the overrides also give a length; or
-            the run in the folder was started without `--time`.
+        ValueError: the time is too short.
     """
     from prenas import pipeline
-    from prenas.recipe import with_overrides
 
-    if time is None:
-        return recipe
-    seconds = seconds_alone(time, overrides)
-    if (steps := recorded_steps(out, recipe)) is not None:
-        return with_overrides(recipe, [f"training.steps={steps}"])
     with console.status("Choosing subnets and measuring training steps ..."):
         plan = pipeline.dry_run(recipe, seconds=seconds, **measured)
     print_time(time, plan.estimate)
@@ -153,20 +167,16 @@ def seconds_alone(
     return seconds
 
 
-def recorded_steps(out: Path, recipe: Recipe) -> int | None:
+def recorded_steps(out: Path) -> int | None:
     """The steps that a run was started with, which are printed; None if it was not started yet.
 
-    Args:
-        recipe: what it would be started with.
-
     Raises:
-        ValueError: it was started without `--time`, or cannot be started in this folder.
+        ValueError: it was started without `--time`.
     """
     from prenas.runs.run import Run
 
     run = Run(out)
     if not run.files.has(artifacts.RECIPE):
-        Run(out, recipe).files.require_run_folder()  # before steps are measured
         return None
     training = run.recipe.training
     if training is None or training.steps is None:
@@ -253,6 +263,20 @@ def opened(
         return run
     with console.status("Reading images ..."):
         return run.on(run.images.read_from(texts or (), crops=crops))
+
+
+def trained_on(model: Path, found: Evaluation, texts: Sequence[str]) -> Path | None:
+    """The run that a handed-over model lies in, if the model was evaluated on all its images."""
+    from prenas.data import UNDIVIDED
+    from prenas.runs.run import Run
+
+    folder = model.absolute().parent
+    if UNDIVIDED not in found.splits or folder.name != artifacts.SUBNETS:
+        return None
+    if not (folder.parent / artifacts.PREFERRED).is_file():
+        return None
+    run = Run(model.parent.parent, device="cpu")
+    return run.folder if run.images.are_named_by(texts) else None
 
 
 def require_out(out: Path | None, dry_run: bool) -> None:

@@ -14,6 +14,7 @@ from prenas.data.batches import (
 )
 from prenas.data.images import (
     CENTRE_CROP,
+    UNDIVIDED,
     Batch,
     ImageData,
     ImageSource,
@@ -29,6 +30,7 @@ from prenas.data.sources import check_data_name, load_data, open_data, undivided
 
 __all__ = [
     "CENTRE_CROP",
+    "UNDIVIDED",
     "Batch",
     "ImageData",
     "ImageSource",

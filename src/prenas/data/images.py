@@ -18,6 +18,8 @@ from prenas.families.base import Settings
 ImageSource = Dataset[Any] | DataLoader[Any]
 """A data set of (image [C, H, W], label) pairs, or a loader of batches of them."""
 
+UNDIVIDED = "all"
+"""What stands for the split of a set that has none."""
 CENTRE_CROP = 4
 """Number of the centre among the crops of an image: torchvision cuts the corners first."""
 
@@ -61,7 +63,8 @@ class ImageData:
     fingerprint: str | None = None
     """Equal for equal images, labels and splits; None if unknown."""
     is_undivided: bool = False
-    """Whether `validation` is all images of a set without splits: they are evaluated as `all`."""
+    """Whether `validation` is all images of a set without splits: they are evaluated as
+    `UNDIVIDED`."""
 
     def __post_init__(self) -> None:
         if isinstance(self.class_names, str) or not all(
@@ -75,7 +78,7 @@ class ImageData:
     def splits(self) -> dict[str, ImageSource]:
         """The evaluated splits by name."""
         if self.is_undivided:
-            return {"all": self.validation}
+            return {UNDIVIDED: self.validation}
         return {
             name: split
             for name, split in (("validation", self.validation), ("test", self.test))

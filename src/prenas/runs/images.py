@@ -142,6 +142,11 @@ class RunImages:
         self.require_classes(found)
         return found
 
+    def are_named_by(self, texts: Sequence[str]) -> bool:
+        """Whether texts name the images that the run was started with, maybe in another folder."""
+        data = with_data(self._run.preferred.recipe, texts).data
+        return self.recorded is not None and data is not None and self._may_be_moved(data)
+
     @property
     def are_missing(self) -> bool:
         """Whether this is an imported run without images; its subnets can still be handed over."""
