@@ -532,6 +532,28 @@ MUTATIONS = (
         "if isinstance(images, Proxy):", "if False:",
         ("families/test_timm_models.py",),
     ),
+    # steps as graphs
+    Mutation(
+        "a-graph-keeps-its-learning-rate", "training/graphs.py",
+        "tensor.fill_(rate)", "rate",
+        ("training/test_graphs.py",),
+    ),
+    Mutation(
+        "a-graph-keeps-its-images", "training/graphs.py",
+        "for ours, theirs in zip(_tensors(fixed), given, strict=True):",
+        "for ours, theirs in zip(_tensors(fixed)[1:], given[1:], strict=True):",
+        ("training/test_graphs.py",),
+    ),
+    Mutation(
+        "a-graph-does-not-hear-a-stop", "training/graphs.py",
+        "self._vote.fill_(float(stop))", "self._vote.fill_(0.0)",
+        ("training/test_graphs.py",),
+    ),
+    Mutation(
+        "a-graph-without-its-networks", "training/graphs.py",
+        "if graph is None or any(", "if graph is None or False and any(",
+        ("training/test_graphs.py",),
+    ),
     # cuts of pretrained models
     Mutation(
         "fisher-sums-before-squaring", "proxy/unit_scores.py",

@@ -50,13 +50,20 @@ def our_step(
     compiled: bool = False,
     together: bool = False,
     late: bool = False,
+    graphs: bool = False,
 ) -> Work:
     """The complete training step of prenas; the subnets take turns, or all are trained in one step.
 
     Args:
         together: train all subnets in every step.
         late: read the results of ten steps at once.
+        graphs: the same, and every subnet is recorded as a CUDA graph.
+
+    Raises:
+        RuntimeError: graphs are asked for, and there is no CUDA device.
     """
+    if graphs:
+        _require_cuda()
     step = next_step(
         subject,
         archs,
@@ -64,7 +71,8 @@ def our_step(
         device,
         compiled=compiled,
         together=together,
-        late=late,
+        late=late or graphs,
+        graphs=graphs,
     )
     return lambda: step(batch)
 
@@ -78,11 +86,11 @@ def next_step(
     compiled: bool = False,
     together: bool = False,
     late: bool = False,
+    graphs: bool = False,
 ) -> Callable[[Batch], object]:
     """The same for batches that the caller passes to every step."""
-    training = subject.training.model_copy(
-        update={"batch_size": size, "compile": compiled, "sandwich": 2 if together else None}
-    )
+    changes = {"compile": compiled, "cuda_graphs": graphs, "sandwich": 2 if together else None}
+    training = subject.training.model_copy(update={"batch_size": size, **changes})
     number, unread = 0, list[Begun]()
 
     def drawn(step: int) -> tuple[Arch, ...]:
@@ -202,8 +210,7 @@ def captured(work: Work, optimizer: torch.optim.Optimizer | None = None, warm_up
     Raises:
         RuntimeError: something in it cannot be captured, or there is no CUDA device.
     """
-    if not torch.cuda.is_available():
-        raise RuntimeError("CUDA graphs need a CUDA device")
+    _require_cuda()
     for group in [] if optimizer is None else optimizer.param_groups:
         group["capturable"] = True
     aside = torch.cuda.Stream()
@@ -216,3 +223,8 @@ def captured(work: Work, optimizer: torch.optim.Optimizer | None = None, warm_up
     with torch.cuda.graph(graph):
         work()
     return graph.replay
+
+
+def _require_cuda() -> None:
+    if not torch.cuda.is_available():
+        raise RuntimeError("CUDA graphs need a CUDA device")

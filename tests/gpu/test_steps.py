@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -20,6 +21,7 @@ from prenas.recipe import TrainingRecipe
 from prenas.recipe.catalogue import get_recipe
 from prenas.supernet import Supernet
 from prenas.training.gradients import GradientBuffer
+from prenas.training.loop import train_supernet
 from prenas.training.sampler import make_sampler
 from prenas.training.step import TrainingStep, read
 from prenas.training.subnets import BoundSubnets
@@ -164,3 +166,61 @@ def test_a_step_as_a_cuda_graph_equals_the_eager_one(family: str, device: torch.
     moved = (eager - still).norm()
     assert moved > 1e-5 * still.norm()  # else nothing would be compared
     assert (graph - eager).norm() <= 1e-2 * moved
+
+
+def trained_weights(
+    space: SearchSpace, device: torch.device, folder: Path, **fields: Any
+) -> dict[str, Tensor]:
+    """After three epochs of the smallest and the largest subnet on digits."""
+    data = get_recipe("digits").data
+    assert data is not None
+    own = space.with_settings(image_size=(8, 8), in_chans=1)
+    supernet = Supernet(own.largest, own.settings, drop_path=0.1)
+    supernet.initialize(torch.Generator().manual_seed(0)).to(device)
+    recipe = TrainingRecipe(epochs=3, batch_size=100, lr_per_512_images=1e-2, **fields)
+    archs = [own.smallest, own.largest]
+    train_supernet(supernet, archs, load_data(data, own.settings), recipe, folder=folder)
+    return {name: one.clone() for name, one in supernet.network.named_parameters()}
+
+
+@on_cuda
+@pytest.mark.parametrize("name", ["digits", "mobilenet-micro"])
+@pytest.mark.parametrize("fields", [{}, {"precision": "bf16"}, {"compile": True}], ids=str)
+def test_a_training_with_graphs_ends_with_nearly_the_same_weights(
+    name: str,
+    fields: dict[str, Any],
+    device: torch.device,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As the same steps computed one by one; schedule, noise, and a smaller last batch included."""
+    replays = count_replays(monkeypatch)
+    fields = {**fields, "cuda_graphs": True}
+    graphs = trained_weights(get_space(name), device, tmp_path / "graphs", **fields)
+    assert "cannot be recorded" not in caplog.text
+    assert len(replays) > 20
+    monkeypatch.setattr("prenas.training.graphs.STEPS_BEFORE", 1_000)
+    eager = trained_weights(get_space(name), device, tmp_path / "eager", **fields)
+    own = get_space(name).with_settings(image_size=(8, 8), in_chans=1)
+    still = Supernet(own.largest, own.settings).initialize(torch.Generator().manual_seed(0))
+    start = dict(still.to(device).network.named_parameters())
+    apart, moved = (
+        sum(float((ours[one] - theirs[one]).square().sum()) for one in start) ** 0.5
+        for ours, theirs in ((graphs, eager), (eager, start))
+    )
+    assert moved > 0.1
+    assert apart <= (0.2 if "precision" in fields else 5e-2) * moved
+
+
+def count_replays(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """Grows with every graph that is replayed."""
+    found = list[None]()
+    replay = torch.cuda.CUDAGraph.replay
+
+    def counted(graph: torch.cuda.CUDAGraph) -> None:
+        found.append(None)
+        replay(graph)
+
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", counted)
+    return found

@@ -60,6 +60,11 @@ def prepared(
     """
     training = training_of(recipe)
     check_splits(images, recipe.space.settings)
+    if training.cuda_graphs and join().world_size > 1:
+        raise ValueError(
+            f"training.cuda_graphs is for one process, but there are {join().world_size}, which "
+            "reduce their gradients between the kernels of a step: set training.cuda_graphs=false"
+        )
     if recipe.evolution is not None:
         comparison_images(recipe, images)
     teacher = None

@@ -21,6 +21,7 @@ from prenas.supernet import Supernet
 from prenas.training.distillation import inplace_distillation_loss
 from prenas.training.features import Answer, answer_of, feature_loss
 from prenas.training.gradients import GradientBuffer
+from prenas.training.graphs import StepGraphs, recorder_for
 from prenas.training.masked_adamw import MaskedAdamW
 from prenas.training.objective import label_loss, taught_loss
 from prenas.training.optim import (
@@ -126,6 +127,7 @@ class TrainingStep:
         self.ema: ModelEmaV3 | None = None
         if training.ema_decay is not None:
             self.ema = ModelEmaV3(supernet.network, decay=training.ema_decay)
+        self._graphs = self._new_graphs(share, most_kept) if training.cuda_graphs else None
 
     @property
     def may_be_late(self) -> bool:
@@ -160,14 +162,56 @@ class TrainingStep:
     def _begun(self, step: int, batch: Batch, *, stop: bool, late: bool) -> Begun:
         self._schedule.step_update(step)
         archs = self._sampler(step)
+        noise = self._noise(batch.generators, len(archs))
+        if self._graphs is None or not late:
+            numbers = self._computed(archs, batch, noise, float(stop), late=late)
+        else:
+            numbers = self._graphs(archs, batch, noise, stop=stop)
+        return Begun(archs, learning_rate(self.optimizer), numbers)
+
+    def _new_graphs(self, size: int, most_kept: int) -> StepGraphs | None:
+        """Graphs of steps with `size` images; None on a device that has none."""
+        recorder = recorder_for(self.device)
+        if recorder is None:
+            return None
+        return StepGraphs(
+            partial(self._computed, late=True),
+            self._networks,
+            self.optimizer,
+            recorder,
+            self.device,
+            size=size,
+            most_kept=most_kept,
+        )
+
+    def _networks(self, archs: Sequence[Arch]) -> tuple[object, ...]:
+        num_dropping = len(archs) if self._training.drops_in == "all" else 1
+        return tuple(
+            self._subnets(arch, drops=number < num_dropping) for number, arch in enumerate(archs)
+        )
+
+    def _computed(
+        self,
+        archs: Sequence[Arch],
+        batch: Batch,
+        noise: Tensor,
+        stop: Tensor | float,
+        *,
+        late: bool,
+    ) -> Tensor:
+        """Passes, reduction and update; returns the numbers of the step [3].
+
+        Args:
+            stop: 1 to ask all processes to stop.
+            late: nothing is read from the device, so that all of it can be recorded as a graph.
+        """
         self._gradients.zero()
         loss = torch.zeros((), device=self.device)
-        noise = self._noise(batch.generators, len(archs))
         num_parts = self._training.grad_accum_steps
         slices = part_slices(len(batch.labels), num_parts)
         for where, part in zip(slices, batch.parts(num_parts), strict=True):
             loss += self._backward(part, archs, noise[:, where])
-        self._gradients.extras[0], self._gradients.extras[1] = loss, float(stop)
+        self._gradients.extras[0], self._gradients.extras[1] = loss, stop
         self._processes.add_up(self._gradients.message)  # the one reduction of a step
 
         if self._scaler.is_enabled():
@@ -184,7 +228,7 @@ class TrainingStep:
             if _is_finite(numbers.tolist()):
                 self._move(archs, norm)
         self._scaler.update()
-        return Begun(archs, learning_rate(self.optimizer), numbers)
+        return numbers
 
     def _backward(self, part: Batch, archs: Sequence[Arch], noise: Tensor) -> Tensor:
         """Adds the gradients of a part of the batch; returns its share of the loss.

@@ -1,0 +1,291 @@
+"""Steps as CUDA graphs, repeated here without a GPU: nothing of a training changes."""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from prenas.data import Batch, ImageData
+from prenas.families import get_space
+from prenas.families.base import Arch, SearchSpace
+from prenas.recipe import TrainingRecipe, with_overrides
+from prenas.recipe.catalogue import get_recipe
+from prenas.supernet import Supernet
+from prenas.training import graphs, loop, step
+from prenas.training.graphs import STEPS_BEFORE, StepGraphs
+from prenas.training.loop import train_supernet
+from prenas.training.step import TrainingStep
+from prenas.training.stopping import Stopped, StopRequest
+from prenas.training.teacher import answering
+from training.recording import Recorder
+from training.runs import MINI, SMALLEST, WHOLE, assert_same_values, load_state, metrics_of
+
+MICRO = get_space("mobilenet-micro").with_settings(image_size=(12, 12), in_chans=1)
+RECIPE = TrainingRecipe(
+    epochs=3, batch_size=8, lr_per_512_images=0.3, drop_path=0.2, log_steps=5, cuda_graphs=True
+)
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    """Makes trainings on this device record their steps."""
+    steps = list[TrainingStep]()
+
+    def noted(*arguments: Any, **options: Any) -> TrainingStep:
+        steps.append(TrainingStep(*arguments, **options))
+        return steps[-1]
+
+    def state() -> list[Tensor]:
+        moments = [each for one in steps[-1].optimizer.state.values() for each in one.values()]
+        return [*steps[-1].supernet.state_dict().values(), *moments]
+
+    found = Recorder(state)
+    monkeypatch.setattr(TrainingStep, "may_be_late", True)
+    monkeypatch.setattr(loop, "TrainingStep", noted)
+    monkeypatch.setattr(step, "recorder_for", lambda device: found)
+    return found
+
+
+def data(settings: Any, num_images: int = 50, bad: Sequence[int] = ()) -> ImageData:
+    """Noise with labels, of which the last batch of an epoch has two; some are not numbers."""
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(num_images, settings.in_chans, *settings.image_size, generator=generator)
+    labels = torch.arange(num_images) % 10
+    whole = TensorDataset(images.clone(), labels)
+    images[list(bad)] = torch.nan
+    return ImageData(TensorDataset(images, labels), whole, None, tuple("0123456789"))
+
+
+def trained(
+    folder: Path,
+    recipe: TrainingRecipe = RECIPE,
+    archs: Sequence[Arch] = (SMALLEST, WHOLE),
+    space: SearchSpace = MINI,
+    bad: Sequence[int] = (),
+    **options: Any,
+) -> dict[str, Tensor]:
+    largest = max(archs, key=lambda arch: arch == space.largest or arch == WHOLE)
+    supernet = Supernet(largest, space.settings, drop_path=recipe.drop_path)
+    supernet.initialize(torch.Generator().manual_seed(0))
+    train_supernet(supernet, archs, data(space.settings, bad=bad), recipe, folder=folder, **options)
+    return {name: one.clone() for name, one in supernet.state_dict().items()}
+
+
+def assert_same_results(ours: Path, theirs: Path) -> None:
+    """Logs and checkpoints, with moments."""
+    assert metrics_of(ours) == metrics_of(theirs)
+    states = [sorted(folder.rglob("state.pt")) for folder in (ours, theirs)]
+    assert len(states[0]) == len(states[1]) > 0
+    for one, other in zip(*states, strict=True):
+        assert_same_values(load_state(one), load_state(other), one.parent.name)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"grad_accum_steps": 2, "clip_grad_value": 0.1},
+        {"clip_grad_norm": 1.0, "layer_decay": 0.7},
+        {"sandwich": 1, "inplace_distillation": "kl", "drops_in": "largest"},
+        {"precision": "bf16"},
+    ],
+    ids=str,
+)
+def test_graphs_end_with_the_same_bits(
+    fields: dict[str, Any],
+    recorder: Recorder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As the same steps computed one by one: weights, moments, log; the rates have moved, batches
+    of another size came between, and steps that are not finite were left out."""
+    recipe = TrainingRecipe.model_validate({**RECIPE.model_dump(), **fields})
+    repeated = trained(tmp_path / "graphs", recipe, bad=[3, 17])
+    assert recorder.num_recorded >= (2 if recipe.sandwich is None else 1)
+    assert recorder.num_replayed >= 5
+    assert any(one["event"] == "skipped" for one in metrics_of(tmp_path / "graphs"))
+    monkeypatch.setattr(graphs, "STEPS_BEFORE", 1_000)
+    assert_same_values(repeated, trained(tmp_path / "eager", recipe, bad=[3, 17]))
+    assert_same_results(tmp_path / "graphs", tmp_path / "eager")
+
+
+def test_rates_as_tensors_change_nothing_but_rounding(recorder: Recorder, tmp_path: Path) -> None:
+    ours = trained(tmp_path / "graphs")
+    plain = trained(tmp_path / "plain", RECIPE.model_copy(update={"cuda_graphs": False}))
+    assert recorder.num_replayed > 0
+    for name, one in ours.items():
+        torch.testing.assert_close(one, plain[name], rtol=1e-3, atol=1e-5)
+
+
+def test_convolutional_subnets_with_a_teacher(
+    recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields = {"teacher": {"name": "x", "loss": "soft"}, "class_weights": "balanced"}
+    recipe = TrainingRecipe.model_validate({**RECIPE.model_dump(), **fields})
+    assert recipe.teacher is not None
+    network = nn.Sequential(nn.Flatten(), nn.Linear(144, 10)).requires_grad_(False)
+    with torch.no_grad():
+        for number, one in enumerate(network.parameters()):
+            one.normal_(generator=torch.Generator().manual_seed(number))
+    given = {"teacher": torch.no_grad()(answering(network, recipe.teacher))}
+    of_micro = {"archs": (MICRO.smallest, MICRO.largest), "space": MICRO, **given}
+    repeated = trained(tmp_path / "graphs", recipe, **of_micro)
+    assert recorder.num_replayed > 5
+    monkeypatch.setattr(graphs, "STEPS_BEFORE", 1_000)
+    assert_same_values(repeated, trained(tmp_path / "eager", recipe, **of_micro))
+
+
+def test_a_stopped_training_goes_on_with_the_same_bits(recorder: Recorder, tmp_path: Path) -> None:
+    """It records its steps again, at other places than the unbroken one."""
+    whole = trained(tmp_path / "whole")
+    request = StopRequest()
+
+    def stop_at(progress: loop.Progress) -> None:
+        if progress.step == 10:
+            request.signal_number = 2
+
+    with pytest.raises(Stopped):
+        trained(tmp_path / "broken", stop=request, watch=stop_at)
+    before = recorder.num_recorded
+    assert_same_values(whole, trained(tmp_path / "broken"))
+    assert recorder.num_recorded > before
+
+
+def test_a_step_that_cannot_be_recorded_goes_on_eagerly(
+    recorder: Recorder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    whole = trained(tmp_path / "whole")
+
+    def reading(self: TrainingStep, *arguments: Any, **options: Any) -> Tensor:
+        numbers = computed(self, *arguments, **options)
+        assert float(numbers[1]) == 0  # a graph would have no number to read
+        return numbers
+
+    computed = TrainingStep._computed
+    monkeypatch.setattr(TrainingStep, "_computed", reading)
+    recorded = recorder.num_recorded
+    assert_same_values(whole, trained(tmp_path / "eager"))
+    assert recorder.num_recorded == recorded
+    (warning,) = [one for one in caplog.messages if "cannot be recorded as a CUDA graph" in one]
+    assert "(operation not permitted when stream is capturing):" in warning
+
+
+# --- which graphs are kept -----------------------------------------------------------------------
+
+
+class _Counting:
+    """A recorder that counts, and repeats nothing."""
+
+    def __init__(self) -> None:
+        self.num_recorded = self.num_replayed = 0
+
+    def aside(self) -> Any:
+        return nullcontext()
+
+    def __call__(self, work: Callable[[], None]) -> Callable[[], None]:
+        self.num_recorded += 1
+
+        def replay() -> None:
+            self.num_replayed += 1
+
+        return replay
+
+
+class _Kept:
+    """Graphs of steps that compute nothing."""
+
+    def __init__(self, most_kept: int = 4) -> None:
+        self.recorder, self.networks = _Counting(), {arch: object() for arch in (SMALLEST, WHOLE)}
+        self.num_eager = 0
+        self.steps = StepGraphs(
+            self._compute,
+            lambda archs: tuple(self.networks[arch] for arch in archs),  # type: ignore[index]
+            torch.optim.AdamW([nn.Parameter(torch.zeros(1))]),
+            self.recorder,
+            torch.device("cpu"),
+            size=4,
+            most_kept=most_kept,
+        )
+
+    def _compute(self, *_: object) -> Tensor:
+        self.num_eager += 1
+        return torch.zeros(3)
+
+    def take(self, arch: Arch, times: int = 1, **shape: Any) -> None:
+        size = shape.get("size", 4)
+        images = torch.zeros(size, 1, shape.get("side", 8), 8)
+        batch = Batch(images, torch.zeros(size, dtype=torch.long), [], size)
+        for _ in range(times):
+            self.steps((arch,), batch, torch.zeros(1, size, 2), stop=False)
+
+
+def test_a_graph_is_recorded_after_eager_steps_and_then_repeated() -> None:
+    kept = _Kept()
+    kept.take(WHOLE, STEPS_BEFORE)
+    assert (kept.num_eager, kept.recorder.num_recorded) == (STEPS_BEFORE, 0)
+    kept.take(WHOLE, 5)
+    assert (kept.num_eager, kept.recorder.num_recorded) == (STEPS_BEFORE, 1)
+    assert kept.recorder.num_replayed == 5
+    kept.take(WHOLE, 2, size=3)
+    assert kept.num_eager == STEPS_BEFORE + 2
+    kept.take(WHOLE)
+    assert kept.recorder.num_replayed == 6
+
+
+@pytest.mark.parametrize("what", ["networks", "images"])
+def test_a_graph_is_recorded_anew_if_its_memory_has_moved(what: str) -> None:
+    kept = _Kept()
+    kept.take(WHOLE, STEPS_BEFORE + 1)
+    if what == "networks":
+        kept.networks[WHOLE] = object()
+    side = 8 if what == "networks" else 9
+    kept.take(WHOLE, STEPS_BEFORE, side=side)
+    assert (kept.num_eager, kept.recorder.num_recorded) == (2 * STEPS_BEFORE, 1)
+    kept.take(WHOLE, side=side)
+    assert kept.recorder.num_recorded == 2
+
+
+def test_the_graphs_used_last_are_kept() -> None:
+    kept = _Kept(most_kept=1)
+    kept.take(WHOLE, STEPS_BEFORE + 1)
+    kept.take(SMALLEST, STEPS_BEFORE + 1)
+    assert kept.recorder.num_recorded == 2
+    kept.take(WHOLE)
+    assert kept.recorder.num_recorded == 2
+    assert kept.num_eager == 2 * STEPS_BEFORE + 1
+
+
+# --- recipes -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("field", "shown"),
+    [
+        ("optimizer=masked_adamw", "optimizer=masked_adamw"),
+        ("optimizer=sgd", "optimizer=sgd"),
+        ("precision=fp16", "precision=fp16"),
+        ("ema_decay=0.9", "ema_decay=0.9"),
+    ],
+)
+def test_what_python_has_to_look_at_is_refused(field: str, shown: str) -> None:
+    recipe = get_recipe("digits")
+    with pytest.raises(ValueError, match=f"{shown} does not allow: change it, or set cuda_graphs"):
+        with_overrides(recipe, ["training.cuda_graphs=true", f"training.{field}"])
+
+
+def test_a_whole_space_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"training.cuda_graphs records each subnet separately"):
+        with_overrides(get_recipe("digits"), ["training.cuda_graphs=true", "evolution={}"])
+
+
+def test_elsewhere_nothing_is_recorded(tmp_path: Path) -> None:
+    plain = trained(tmp_path / "plain", RECIPE.model_copy(update={"cuda_graphs": False}))
+    assert_same_values(plain, trained(tmp_path / "asked"))
