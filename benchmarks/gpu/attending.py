@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import flex_attention
-from torch.nn.functional import linear, pad, scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from benchmarks.gpu.clock import Work
 from benchmarks.gpu.findings import Findings
@@ -18,6 +18,7 @@ from benchmarks.gpu.sizes import Sizes
 from benchmarks.paired import Section
 from prenas.families.vit import attention_in_parts
 from prenas.families.vit.attention import GridIndex, attention_at_once, grid_index, lay_out, windows
+from prenas.families.vit.attention_with_tables import attention_with_tables
 
 _HEAD_DIM = 64
 _MAX_DISTANCE = 14
@@ -31,10 +32,10 @@ def measure(sizes: Sizes, device: torch.device) -> Section:
     is_cuda = device.type == "cuda"
     flex = torch.compile(flex_attention, dynamic=False) if is_cuda else flex_attention
     forms: dict[str, Callable[[], Work]] = {
-        "ours": lambda: inputs.work(attention_at_once),
-        "ours, compiled": lambda: inputs.work(_compiled(attention_at_once, sizes)),
-        "whole tables": lambda: inputs.work(with_whole_tables),
-        "whole tables, compiled": lambda: inputs.work(_compiled(with_whole_tables, sizes)),
+        "ours": lambda: inputs.work(attention_with_tables),
+        "ours, compiled": lambda: inputs.work(_compiled(attention_with_tables, sizes)),
+        "parts of tables": lambda: inputs.work(attention_at_once),
+        "parts of tables, compiled": lambda: inputs.work(_compiled(attention_at_once, sizes)),
         "custom function": lambda: inputs.work(in_one_part),
         "plain, 64 wide": lambda: inputs.work(_plain),
         "plain, 96 wide": lambda: inputs.work(_plain_wide),
@@ -61,7 +62,7 @@ def measure(sizes: Sizes, device: torch.device) -> Section:
             )
         found.kernels(f"{what}, {name}", works[name])
     others = {
-        "whole tables": with_whole_tables,
+        "parts of tables": attention_at_once,
         "custom function": in_one_part,
         "FlexAttention": partial(with_flex, flex),
     }
@@ -107,7 +108,7 @@ class _Inputs:
     def difference(self, form: Form) -> float:
         """Largest difference from ours, relative to the largest value."""
         with torch.no_grad():
-            ours, other = self._out(attention_at_once), self._out(form)
+            ours, other = self._out(attention_with_tables), self._out(form)
         return float((ours - other).abs().max() / ours.abs().max())
 
     def _out(self, form: Form) -> Tensor:
@@ -127,70 +128,6 @@ def _plain_wide(qkv: Tensor, _1: Tensor, _2: Tensor, features: Tensor, *others: 
     q, k, v = padded.permute(3, 0, 2, 1, 4).unbind(0)
     out = scaled_dot_product_attention(q, k, v, scale=qkv.shape[-1] ** -0.5)
     return out[..., : qkv.shape[-1]].transpose(1, 2)
-
-
-class _Windows(NamedTuple):
-    """Sliding windows: the part of the products [B, R * C, H, W] that each patch uses."""
-
-    rows: tuple[tuple[int, ...], tuple[int, ...], int]
-    """Size, stride and offset of the part among the vertical entries."""
-    columns: tuple[tuple[int, ...], tuple[int, ...], int]
-
-    @classmethod
-    def of(cls, images: int, heads: int, grid: tuple[int, int], width: int) -> _Windows:
-        """The windows of contiguous products."""
-        rows, columns = grid
-        column = heads * width
-        row, image = columns * column, rows * columns * column
-        sizes = (images, rows, columns, heads)
-        return cls(
-            ((*sizes, rows), (image, row + 1, column, width, 1), 0),
-            ((*sizes, columns), (image, row, column + 1, width, 1), 2 * rows - 1),
-        )
-
-
-def with_whole_tables(
-    qkv: Tensor,
-    key_table: Tensor,
-    value_table: Tensor,
-    features: Tensor,
-    grid: tuple[int, int],
-    scale: float,
-) -> Tensor:
-    """Ours, but every query is multiplied with the whole table in one large, regular product.
-
-    The part that a query uses is a window of it, a view. Arguments and result are as in
-    `attention_at_once`.
-    """
-    q, k, v = qkv.unbind(3)  # each [B, N, H, d]
-    images, _, heads, head_dim = q.shape
-    rows, columns = grid
-    used, last = rows + 1 + columns, len(key_table) - 1
-    even = (0, 0, 0, -len(key_table) % 8)
-    products = linear(q[:, 1:], pad(key_table, even)).contiguous()  # [B, R * C, H, W]
-    windows = _Windows.of(images, heads, grid, products.shape[-1])
-    seen = [
-        products.as_strided(*windows.rows).flatten(1, 2),
-        products[..., last : last + 1],
-        products.as_strided(*windows.columns).flatten(1, 2),
-    ]
-    tail = pad(torch.cat(seen, dim=-1), (0, features.shape[1] - used, 0, 0, 1, 0))
-    given = features[:, None].expand(images, -1, heads, -1)
-    wide = (torch.cat(pair, dim=-1).transpose(1, 2) for pair in ((q, tail), (k, given), (v, given)))
-    out = scaled_dot_product_attention(*wide, scale=scale).transpose(1, 2)  # [B, N, H, d + F]
-
-    mass = out[:, 1:, :, head_dim : head_dim + used]
-    by_row, by_class, by_column = mass.split([rows, 1, columns], dim=-1)
-    zeros = torch.zeros_like(products)
-    # Not chained: PyTorch's gradient of chained scatters is wrong (seen in 2.14).
-    spread = (
-        zeros.as_strided_scatter(by_row.unflatten(1, grid), *windows.rows)
-        + zeros.as_strided_scatter(by_column.unflatten(1, grid), *windows.columns)
-        + pad(by_class, (last, products.shape[-1] - last - 1))
-    )
-    relative = spread @ pad(value_table, even)
-    class_query = value_table[-1].expand(images, 1, heads, -1)
-    return out[..., :head_dim] + torch.cat([class_query, relative], dim=1)
 
 
 def in_one_part(*inputs: Any) -> Tensor:

@@ -10,7 +10,6 @@ from unittest.mock import patch
 
 import torch
 
-from benchmarks.gpu import attending
 from benchmarks.gpu.clock import Work, clean_up, peak_bytes
 from benchmarks.gpu.findings import Findings
 from benchmarks.gpu.sizes import Sizes
@@ -109,14 +108,14 @@ def as_graph(sizes: Sizes, device: torch.device) -> Section:
     rival = _rival(sizes, batch, device)
     steps["timm"] = rival
 
-    def with_whole_tables() -> Work:
-        with patch.object(attention, "attention_at_once", attending.with_whole_tables):
+    def with_parts_of_tables() -> Work:
+        with patch.object(attention, "attention_with_tables", attention.attention_at_once):
             return bare().captured()
 
     graphs: dict[str, Callable[[], Work]] = {
         "ours with graphs": lambda: _ours(sizes, batch, device, graphs=True),
         "graph": lambda: bare().captured(),
-        "graph, whole tables": with_whole_tables,
+        "graph, parts of tables": with_parts_of_tables,
         "timm, graph": lambda: captured(again := _rival(sizes, batch, device), again.optimizer),
     }
     for name, make in graphs.items():
@@ -137,11 +136,11 @@ def as_graph(sizes: Sizes, device: torch.device) -> Section:
     if "graph" in times:
         found.compare(f"{what}: graph / ours", times["graph"], times["ours"])
         found.kernels(f"{what}, graph", steps["graph"])
-    if "graph, whole tables" in times:
+    if "graph, parts of tables" in times:
         found.compare(
-            f"{what}: graph, whole tables / ours", times["graph, whole tables"], times["ours"]
+            f"{what}: graph, parts of tables / ours", times["graph, parts of tables"], times["ours"]
         )
-        found.kernels(f"{what}, graph, whole tables", steps["graph, whole tables"])
+        found.kernels(f"{what}, graph, parts of tables", steps["graph, parts of tables"])
     if "timm, graph" in times and "graph" in times:
         found.compare(f"{what}: graph, ours / timm", times["graph"], times["timm, graph"])
     return found.section()

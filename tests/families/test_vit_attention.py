@@ -1,4 +1,4 @@
-"""Relative attention in both fast forms equals the direct one, written literally in reference."""
+"""Relative attention in all fast forms equals the direct one, written literally in reference."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,9 +22,11 @@ from families.drawing import (
 )
 from prenas.families import get_space
 from prenas.families.base import SearchSpace
+from prenas.families.vit import attention
 from prenas.families.vit import attention_in_parts as parts
 from prenas.families.vit.attention import attention_at_once, grid_index, lay_out, padded_width
 from prenas.families.vit.attention_in_parts import attention_in_parts, suits_parts
+from prenas.families.vit.attention_with_tables import attention_with_tables, suits_tables
 from prenas.families.vit.deployment import deployed
 from prenas.families.vit.network import VisionTransformer
 from prenas.families.vit.published import PUBLISHED
@@ -66,7 +68,9 @@ def draw_inputs(case: Case, seed: int = 0, dtype: torch.dtype = torch.float64) -
 
 
 Form = Callable[..., Tensor]
-both_forms = pytest.mark.parametrize("form", [attention_at_once, attention_in_parts])
+all_forms = pytest.mark.parametrize(
+    "form", [attention_at_once, attention_in_parts, attention_with_tables]
+)
 
 
 @contextmanager
@@ -128,10 +132,10 @@ def test_kept_buffers_remember_nothing(case: Case, kinds: list[str]) -> None:
         assert all(map(torch.equal, ours, theirs))
 
 
-@both_forms
+@all_forms
 @settings(max_examples=80)
 @given(case=cases, scale=st.sampled_from([None, 0.2, 1.0]), num_images=st.integers(1, 4))
-def test_both_equal_the_literal_form(
+def test_all_equal_the_literal_form(
     form: Form, case: Case, scale: float | None, num_images: int
 ) -> None:
     """Output and all gradients; grids beyond the maximum distance clip, 1 x n grids as well; with
@@ -145,7 +149,7 @@ def test_both_equal_the_literal_form(
         assert_equal(ours, theirs, 1e-12)
 
 
-@both_forms
+@all_forms
 @pytest.mark.parametrize(
     "case",
     [
@@ -156,7 +160,7 @@ def test_both_equal_the_literal_form(
     ],
     ids=str,
 )
-def test_both_equal_the_literal_form_at_full_size(form: Form, case: Case) -> None:
+def test_all_equal_the_literal_form_at_full_size(form: Form, case: Case) -> None:
     """The published grid, and grids that go beyond distance 14."""
     inputs = draw_inputs(case)
     actual = output_and_gradients(fast(form, inputs, case, 0.125), inputs)
@@ -165,7 +169,7 @@ def test_both_equal_the_literal_form_at_full_size(form: Form, case: Case) -> Non
         assert_equal(ours, theirs, 1e-12)
 
 
-@both_forms
+@all_forms
 def test_distances_beyond_the_maximum_share_a_row(form: Form) -> None:
     """The outermost rows serve all larger distances; rows that no grid needs get no gradient."""
     case = Case(6, 2, 3, 1, 4, 1)
@@ -179,7 +183,7 @@ def test_distances_beyond_the_maximum_share_a_row(form: Form) -> None:
     assert key_horizontal.tolist() == value_horizontal.tolist() == near
 
 
-@both_forms
+@all_forms
 @pytest.mark.parametrize("tables_in_float32", [True, False])
 def test_bfloat16_is_no_worse_than_the_literal_form(form: Form, tables_in_float32: bool) -> None:
     """Error against float64 about that of the direct form (0.7 times, in fact), mean and largest.
@@ -261,6 +265,7 @@ def test_parts_are_for_processors_and_pictures_of_some_hundred_tokens() -> None:
     assert not suits_parts(qkv.half())
     assert not suits_parts(qkv.to("meta"))
     assert not suits_parts(torch.empty(1, 64 * 64 + 1, 3, 3, 1))
+    assert not suits_tables(qkv)  # they are for GPUs
 
 
 @given(st.integers(1, 128), st.integers(1, 40), st.integers(1, 40))
@@ -364,6 +369,23 @@ def test_traces_as_one_graph() -> None:
     traced = torch.autograd.grad(actual.square().sum(), parameters)
     for ours, theirs in zip(traced, gradients, strict=True):
         assert_equal(ours, theirs, 1e-4)
+
+
+def test_the_form_for_gpus_computes_the_same_in_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eager, and traced as one graph with its backward pass."""
+    network, images = small_network(), small_images(3)
+    parameters = list(network.parameters())
+    expected = network(images)
+    gradients = torch.autograd.grad(expected.square().sum(), parameters)
+    monkeypatch.setattr(attention, "_form_for", lambda qkv: attention_with_tables)
+    torch._dynamo.reset()
+    for run in (network, torch.compile(network, fullgraph=True, backend="aot_eager")):
+        actual = run(images)
+        assert_equal(actual, expected, 1e-5)
+        found = torch.autograd.grad(actual.square().sum(), parameters)
+        for ours, theirs in zip(found, gradients, strict=True):
+            assert_equal(ours, theirs, 1e-4)
+    torch._dynamo.reset()
 
 
 @pytest.mark.slow

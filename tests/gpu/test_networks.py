@@ -8,7 +8,7 @@ from families.drawing import TEST_SPACES, cut, images_for, new_supernet, noise_f
 from families.test_vit_attention import (
     Case,
     Form,
-    both_forms,
+    all_forms,
     draw_inputs,
     fast,
     literal,
@@ -60,11 +60,11 @@ def on(device: torch.device, form: Form, inputs: list[Tensor]) -> list[Tensor]:
     return [out, *torch.autograd.grad(out, inputs, cotangent.to(device, out.dtype))]
 
 
-@both_forms
+@all_forms
 @pytest.mark.parametrize(
     ("dtype", "limit"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)], ids=str
 )
-def test_both_forms_of_attention_equal_the_literal_one(
+def test_all_forms_of_attention_equal_the_literal_one(
     form: Form, dtype: torch.dtype, limit: float, device: torch.device
 ) -> None:
     """Output and gradients, against float64 on the processor."""
@@ -100,6 +100,16 @@ def test_the_published_sizes_equal_what_the_processor_gives(device: torch.device
         expected = network(images)
         actual = network.to(device)(images.to(device))
     torch.testing.assert_close(actual.cpu(), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_network_on_the_device_is_exported_whole(device: torch.device) -> None:
+    """An exporter knows no windows of a tensor, so it gets another form of attention."""
+    space = TEST_SPACES["vit"][0]
+    network = new_supernet(space).network.eval().to(device)
+    images = images_for(space, batch=3).to(device)
+    exported = torch.export.export(network, (images,))
+    assert "as_strided" not in str(exported.graph)
+    torch.testing.assert_close(exported.module()(images), network(images), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("space", SPACES)

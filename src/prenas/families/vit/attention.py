@@ -13,6 +13,7 @@ T = 2R + 2C - 1 rows of a table laid out for a grid.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from prenas.families.vit.attention_in_parts import attention_in_parts, suits_parts
+from prenas.families.vit.attention_with_tables import attention_with_tables, suits_tables
 
 _WIDTH_MULTIPLE = 8  # fused kernels need head widths in multiples of 8; zeros fill the rest
 
@@ -105,8 +107,7 @@ class RelativeAttention(nn.Module):
     def forward(self, tokens: Tensor, grid: GridIndex) -> Tensor:
         """[B, N, D] -> [B, N, D]."""
         qkv = torch.unflatten(self.qkv(tokens), 2, (self.num_heads, 3, self.head_dim))
-        attend = attention_in_parts if suits_parts(qkv) else attention_at_once
-        out = attend(
+        out = _form_for(qkv)(
             qkv,
             lay_out(self.key_vertical, self.key_horizontal, grid).to(qkv.dtype),
             lay_out(self.value_vertical, self.value_horizontal, grid).to(qkv.dtype),
@@ -115,6 +116,13 @@ class RelativeAttention(nn.Module):
             self.scale,
         )
         return self.proj(out.flatten(2))  # type: ignore[no-any-return]
+
+
+def _form_for(qkv: Tensor) -> Callable[..., Tensor]:
+    """The fastest form for the device, of those that suit what is done with it."""
+    if suits_parts(qkv):
+        return attention_in_parts
+    return attention_with_tables if suits_tables(qkv) else attention_at_once
 
 
 def attention_at_once(
