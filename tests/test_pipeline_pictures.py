@@ -179,8 +179,8 @@ def test_a_run_does_not_go_on_with_other_images(
     assert contents(out) == before
 
 
-def test_moved_images_are_said_where_they_are(photos: Path, tmp_path: Path) -> None:
-    """As a folder elsewhere, or as a tar: the run ends with the same weights."""
+def test_images_that_moved_are_known_again(photos: Path, tmp_path: Path) -> None:
+    """As a folder elsewhere, or as a tar: the run ends with the same weights, and remembers."""
     from data.making import tar_of
 
     root = shutil.copytree(photos, tmp_path / "photos")
@@ -190,24 +190,45 @@ def test_moved_images_are_said_where_they_are(photos: Path, tmp_path: Path) -> N
         if out.name != "whole":
             with pytest.raises(StoppedError):
                 pipeline.train(out, observer=hearing(steps=stop_at(6)))
-    pipeline.train(outs[0])
+    expected = pipeline.run(recipe_on(root), outs[0])
     tar_of(root, tmp_path / "photos.tar")
-    shutil.move(root, tmp_path / "moved photos")
+    elsewhere = Path(shutil.move(root, tmp_path / "moved photos"))
     message = value_error_of(lambda: pipeline.train(outs[1]))
     assert message is not None
     assert f"{root} does not exist" in message
-    elsewhere = str(tmp_path / "moved photos")
-    message = value_error_of(lambda: pipeline.run(recipe_on(Path(elsewhere)), outs[1]))
-    assert message is not None
-    assert f"only moved are named to each step: prenas train {outs[1]} --data PATH" in message
-    result = CliRunner().invoke(app, ["train", str(outs[1]), "--data", elsewhere])
+    assert pipeline.run(recipe_on(elsewhere), outs[1]) == expected
+    assert pipeline.evaluate(outs[1]) == expected  # where they are now
+    result = CliRunner().invoke(app, ["train", str(outs[2]), "--data", f"{tmp_path}/photos.tar"])
     assert result.exit_code == 0, result.output
-    pipeline.train(outs[2], data=other_data(outs[2], [str(tmp_path / "photos.tar")]))
     assert_same_training(outs[0], outs[1])
     assert_same_training(outs[0], outs[2])
-    rows = pipeline.evaluate(outs[1], data=other_data(outs[1], [f"{tmp_path}/photos.tar"]))
-    assert (outs[1] / "evaluation.json").exists()
-    assert pipeline.evaluate(outs[1]) == rows
+    words = ["run", "--out", str(outs[2]), "--data", f"{tmp_path}/photos.tar"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    assert pipeline.evaluate(outs[2]) == expected
+
+
+def test_other_images_elsewhere_are_not_taken_for_those_that_moved(
+    photos: Path, finished: Path, tmp_path: Path
+) -> None:
+    others = shutil.copytree(photos, tmp_path / "others")
+    next((others / "bright").iterdir()).unlink()
+    before = contents(finished)
+    message = value_error_of(lambda: pipeline.run(recipe_on(others), finished)) or ""
+    assert "data.root: " in message
+    assert "These are not its images: if they moved, a file, class or split was also" in message
+    assert contents(finished) == before
+
+
+def test_before_images_are_recorded_a_new_place_is_named_to_each_step(
+    photos: Path, tmp_path: Path
+) -> None:
+    """They were only counted so far: nobody can tell whether these are the same."""
+    out = tmp_path / "run"
+    pipeline.search(recipe_on(photos), out)
+    moved = shutil.copytree(photos, tmp_path / "moved")
+    message = value_error_of(lambda: pipeline.run(recipe_on(moved), out)) or ""
+    assert f"only moved are named to each step: prenas train {out} --data PATH" in message
 
 
 # --- evaluated on others -------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from prenas.families.base import Arch
 from prenas.latency import counting_as
 from prenas.models.comparison import Comparison, compared
 from prenas.processes import join, resolve_device
-from prenas.recipe import Recipe, with_overrides
+from prenas.recipe import Recipe, with_overrides, with_places_of
 from prenas.recipe.budgets import Limits
 from prenas.report.html import write_page
 from prenas.runs.images import suited
@@ -111,7 +111,7 @@ def run(
     if source is not None:
         choosing.adapt(this, source, needs.images, head, observer)
     elif this.is_searched and this.preferred.adapted is not None:  # a fine-tuning that continues
-        observer.was_complete("adapt", this)
+        choosing.go_on(this, observer)
     else:
         choosing.search(this, observer)
     training.train(this, observer, needs=needs, track=track)
@@ -174,14 +174,21 @@ def run_cuts(
 
 
 def _finish_adaptation(this: Run, **common: Any) -> None:
-    """Continues the adaptation inside a run, if it was interrupted after its source was read."""
+    """Continues the adaptation inside a run, if it was interrupted after its source was read.
+
+    If the images have moved, it is told where they are now.
+    """
     folder = this.folder / artifacts.SOURCE
-    if (this.folder / artifacts.ADAPTED / artifacts.MODEL_ARCH).exists():
+    if not (folder / artifacts.RECIPE).exists():
         return
-    inside = Run(folder)
-    if inside.is_searched:
-        with naming_adaptation():
-            run(inside.recipe, folder, **common)
+    recorded = Run(folder).recipe
+    recipe = with_places_of(recorded, this.recipe)
+    if not (this.folder / artifacts.ADAPTED / artifacts.MODEL_ARCH).exists():
+        if Run(folder).is_searched:
+            with naming_adaptation():
+                run(recipe, folder, **common)
+    elif recipe != recorded and join().is_main:
+        Run(folder, recipe).record_recipe(recipe)
 
 
 def _require_normalisable(plan: CutPlan) -> None:
@@ -232,7 +239,7 @@ def compare(
     for rival in rivals:
         theirs = Run(folders[rival.name], device=device)
         if join().main_says(theirs.is_searched):
-            run(theirs.recipe, theirs.folder, **common)
+            run(with_places_of(theirs.recipe, this.recipe), theirs.folder, **common)
             continue
         source = (sources or {}).get(rival.name) or read_rival(rival.name)
         images = whole.images.recorded

@@ -517,27 +517,36 @@ def test_a_run_that_was_stopped_while_it_adapted_continues_with_its_own_recipe(
         assert [one.splits for one in found] == [one.splits for one in expected]
 
 
-def test_pictures_that_moved_are_found_by_a_link(
-    cut_run: Path, cut_weights: Path, cut_pictures: Path, tmp_path: Path
+@pytest.mark.parametrize("is_adapted", [True, False])
+@pytest.mark.parametrize("names_its_source", [True, False])
+def test_pictures_that_moved_are_known_again(
+    is_adapted: bool,
+    names_its_source: bool,
+    cut_run: Path,
+    cut_weights: Path,
+    cut_pictures: Path,
+    tmp_path: Path,
 ) -> None:
-    """As the message says: they are read again for an evaluation that was lost."""
+    """The command with their new place, or with the run alone, reads them for results that were
+    lost; the whole network's folder knows the new place, too."""
     out, moved = tmp_path / "run", tmp_path / "moved"
     shutil.copytree(cut_run, out)
     expected = (out / "evaluation.json").read_bytes()
     (out / "evaluation.json").unlink()
-    cut_pictures.rename(moved)
-    try:
-        with pytest.raises(ValueError, match=r"data\.root: ") as refused:
-            CliRunner().invoke(app, command(cut_weights, moved, out), catch_exceptions=False)
-        advice = f"leave a link to them where they were (ln -s), and give `prenas run --out {out}`"
-        assert advice in str(refused.value)
-        cut_pictures.symlink_to(moved)
-        result = CliRunner().invoke(app, ["run", "--out", str(out), "--threads", "1"])
-        assert result.exit_code == 0, result.output
-    finally:
-        cut_pictures.unlink(missing_ok=True)
-        moved.rename(cut_pictures)
+    if not is_adapted:
+        shutil.rmtree(out / "source" / "subnets")
+        (out / "source" / "evaluation.json").unlink()
+    shutil.copytree(cut_pictures, moved)
+    words = command(cut_weights, moved, out)
+    if not names_its_source:
+        words = ["run", "--out", str(out), "--data", str(moved), "--threads", "1"]
+    result = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
     assert (out / "evaluation.json").read_bytes() == expected
+    for folder in (out, out / "source"):
+        data = prenas.Run(folder).recipe.data
+        assert data is not None
+        assert data.root == str(moved)
 
 
 def test_single_texts_need_no_list(cut_weights: Path, cut_pictures: Path) -> None:

@@ -8,6 +8,7 @@ from prenas.recipe.changes import (
     recipe_from_dict,
     searching_recipe,
     with_overrides,
+    with_places_of,
     with_space,
 )
 from prenas.recipe.fields import (
@@ -49,5 +50,6 @@ __all__ = [
     "recipe_from_dict",
     "searching_recipe",
     "with_overrides",
+    "with_places_of",
     "with_space",
 ]

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from prenas import artifacts
 from prenas.families.base import SearchSpace
 from prenas.files import load_json
-from prenas.recipe.data import IMAGENET_MEAN, IMAGENET_STD
+from prenas.recipe.data import IMAGENET_MEAN, IMAGENET_STD, PLACES
 from prenas.recipe.fields import CutRecipe, EvolutionRecipe, Recipe, TeacherRecipe
 from prenas.values import Value, explained, unknown_name
 
@@ -249,6 +249,14 @@ def _shortened(value: object) -> str:
     if len(text) <= _LONGEST:
         return text
     return f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 4 :]}"
+
+
+def with_places_of(recipe: Recipe, other: Recipe) -> Recipe:
+    """The recipe with its images where another recipe of the same images has them."""
+    if recipe.data is None or other.data is None:
+        return recipe
+    places = {name: getattr(other.data, name) for name in PLACES}
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update=places)})
 
 
 def deciding_differences(ours: Recipe, theirs: Recipe) -> list[str]:

@@ -17,6 +17,9 @@ OWN_DATA = "own"
 FOLDER = "folder"
 """The name of data read from image folders, or tars of them, at `DataRecipe.root`."""
 
+PLACES = ("root", "train", "validation", "test")
+"""The fields of `DataRecipe` that say where images are."""
+
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 

@@ -145,7 +145,11 @@ class RunImages:
     def are_named_by(self, texts: Sequence[str]) -> bool:
         """Whether texts name the images that the run was started with, maybe in another folder."""
         data = with_data(self._run.preferred.recipe, texts).data
-        return self.recorded is not None and data is not None and self._may_be_moved(data)
+        return data is not None and self.are_at(data)
+
+    def are_at(self, data: DataRecipe) -> bool:
+        """Whether the images that the run was started with are known, and lie there now."""
+        return self.recorded is not None and self._may_be_moved(data)
 
     @property
     def are_missing(self) -> bool:

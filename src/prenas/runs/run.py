@@ -17,15 +17,12 @@ from prenas.latency import LATENCY, table_in_use, use_table_of, write_table
 from prenas.processes import resolve_device
 from prenas.recipe import Recipe, deciding_differences, recipe_from_dict
 from prenas.recipe.budgets import parse_budgets
-from prenas.recipe.data import FOLDER
+from prenas.recipe.data import FOLDER, PLACES
 from prenas.runs.folder import RunFolder
 from prenas.runs.images import HeldImages, RunImages
 from prenas.runs.results import RunResults
 from prenas.selection.preferred import PreferredSet
 from prenas.supernet import Supernet, statistic_names
-
-_PLACES = ("data.root:", "data.train:", "data.validation:", "data.test:")
-"""Fields of a recipe that say where images are."""
 
 _MOST_SHOWN = 12
 """Differences between two recipes that a message lists."""
@@ -67,6 +64,7 @@ class Run:
         self.files = RunFolder(self.folder)
         self._held = HeldImages(data)
         self._asked = recipe
+        self._is_moved = False
         self._require_same_recipe()
         self._require_outside_images()
 
@@ -279,27 +277,46 @@ class Run:
         """Raises ValueError if the run was started with another recipe."""
         if self._asked is None or (theirs := self._recorded_recipe) is None:
             return
-        if changed := deciding_differences(theirs, self._asked):
-            moved = self._if_moved(theirs) if all(map(_is_of_a_place, changed)) else ""
-            shown = [*changed[:_MOST_SHOWN]]
-            if len(changed) > _MOST_SHOWN:
-                shown.append(f"... and {len(changed) - _MOST_SHOWN} more")
-            raise ValueError(
-                f"{self.folder} was made with another recipe (in the folder -> requested):\n  "
-                + "\n  ".join(shown)
-                + f"\nChoose another --out folder, or use its recipe{moved}. Nothing was changed"
-            )
+        changed = deciding_differences(theirs, self._asked)
+        is_of_places = all(map(_is_of_a_place, changed))
+        if not changed or (is_of_places and self._has_its_images_at_the_new_place()):
+            return
+        advice = self._if_moved() if is_of_places else ""
+        shown = [*changed[:_MOST_SHOWN]]
+        if len(changed) > _MOST_SHOWN:
+            shown.append(f"... and {len(changed) - _MOST_SHOWN} more")
+        raise ValueError(
+            f"{self.folder} was made with another recipe (in the folder -> requested):\n  "
+            + "\n  ".join(shown)
+            + f"\nChoose another --out folder, or use its recipe{advice}. Nothing was changed"
+        )
 
-    def _if_moved(self, recipe: Recipe) -> str:
-        """What to do if the images of a run are only in another place than before."""
-        if recipe.source is None:
+    def _has_its_images_at_the_new_place(self) -> bool:
+        """Whether the images that the run was started with lie where the asked recipe says."""
+        if not self._is_moved:
+            data = None if self._asked is None else self._asked.data
+            self._is_moved = data is not None and self._with_known_images.are_at(data)
+        return self._is_moved
+
+    @property
+    def _with_known_images(self) -> RunImages:
+        """The images; of a run that cuts a network and has recorded none yet, those that the whole
+        network is adapted to, which are the same."""
+        inside = self.folder / artifacts.SOURCE
+        if self.images.recorded is None and (inside / artifacts.DATA).exists():
+            return Run(inside, device="cpu").images
+        return self.images
+
+    def _if_moved(self) -> str:
+        """What to do if images should be in another place than before."""
+        if self._with_known_images.recorded is not None:
             return (
-                f". Images that only moved are named to each step: prenas train {self.folder} "
-                "--data PATH, then calibrate, evaluate and specialize"
+                ". These are not its images: if they moved, a file, class or split was also added, "
+                "removed, renamed or changed"
             )
         return (
-            ". If the images only moved, leave a link to them where they were (ln -s), and give "
-            f"`prenas run --out {self.folder}`"
+            f". Images that only moved are named to each step: prenas train {self.folder} "
+            "--data PATH, then calibrate, evaluate and specialize"
         )
 
     def _require_outside_images(self) -> None:
@@ -355,7 +372,7 @@ class Run:
 
 
 def _is_of_a_place(line: str) -> bool:
-    return line.startswith(_PLACES)
+    return line.startswith(tuple(f"data.{name}:" for name in PLACES))
 
 
 def _parse_recipe(document: dict[str, Any]) -> Recipe:

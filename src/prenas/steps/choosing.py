@@ -235,6 +235,14 @@ def adapt(
     return _seen_by_all(run, processes)
 
 
+def go_on(run: Run, observer: Observer = SILENT) -> None:
+    """Continues with the subnets and weights of a source that the run was started with."""
+    if join().is_main:
+        with run.locked():
+            _take_over(run, run.recipe, run.preferred)
+        observer.was_complete("adapt", run)
+
+
 def _adapt(run: Run, source: Source, images: ImageData, head: str) -> None:
     preferred, supernet = adapt_source(source, run.recipe, images.class_names, head)
     with run.locked():
