@@ -109,6 +109,13 @@ def test_the_tables_say_what_the_rows_say(tmp_path: Path) -> None:
     assert (tmp_path / "x.png").stat().st_size > 1000
 
 
+def test_budgets_keep_their_order_where_an_arm_has_one_of_them() -> None:
+    alone, *others = [row(name, 0, 80.0, 70.0) for name in (CONTROL, SKELETONS)]
+    del alone["cells"]["a"]
+    (heads,) = [one for one in document([alone, *others], "choice").splitlines() if " a |" in one]
+    assert "| a | b |" in heads
+
+
 def test_numbers_are_drawn_once_the_common_budget_is_trained(tmp_path: Path) -> None:
     rows = [{**row, "question": "number", "arm": "S, k = 1"} for row in ROWS[:1]]
     legends: list[Any] = []

@@ -142,7 +142,8 @@ def document(rows: Sequence[Row], question: str) -> str:
 
 
 def _accuracies(rows: Sequence[Row], question: str) -> str:
-    budgets = list(dict.fromkeys(budget for row in rows for budget in row["cells"]))
+    fullest_first = sorted(rows, key=lambda row: -len(row["cells"]))  # which has all, in order
+    budgets = list(dict.fromkeys(budget for row in fullest_first for budget in row["cells"]))
     asked, lines = QUESTIONS[question], []
     measure, front = asked.measure, _FRONT if asked.has_fronts else {}
     for arm in (one.name for one in QUESTIONS[question].arms):
