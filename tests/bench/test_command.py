@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner, Result
 
 from bench.tables import SPACE, archs, rows, some_rows, written
@@ -64,6 +65,7 @@ def test_the_file_holds_what_was_printed_and_is_continued(
     record = read_record(out)
     assert len(record.values["grad_norm"]) == 2
     assert set(record.values) == {"params", "entropy", "grad_norm"}
+    assert record.versions["torch"] == torch.__version__.partition("+")[0]
     assert [column.name for column in record.columns] == ["first", "second"]
     entropy = record.columns[0].agreements[1]
     assert entropy.spearman is not None

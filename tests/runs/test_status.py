@@ -55,6 +55,13 @@ def show(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *w
 # --- stages --------------------------------------------------------------------------------------
 
 
+def test_a_model_is_told_from_a_run(finished: Path) -> None:
+    model = finished / "subnets" / "00"
+    (problem,) = read_status(model).problems
+    assert f"{model} is a handed-over model, not a run" in problem
+    assert f"`prenas evaluate {model} --data PICTURES`" in problem
+
+
 def test_an_empty_folder(tmp_path: Path) -> None:
     (tmp_path / ".lock").touch()  # of a search that was refused
     status = read_status(tmp_path)

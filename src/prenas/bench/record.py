@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pydantic import Field
+
 from prenas import artifacts
 from prenas.bench.agreement import Column
 from prenas.bench.scoring import Conditions
@@ -14,6 +16,8 @@ class Record(Value):
     """Everything that a bench computed."""
 
     conditions: Conditions
+    versions: dict[str, str] = Field(default_factory=dict)
+    """Of the software that wrote the file, by name; empty in files of earlier versions."""
     space: str
     rows: tuple[str, ...]
     """Every architecture in short, in the order of the values."""

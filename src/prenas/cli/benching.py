@@ -143,6 +143,7 @@ def _save(
 ) -> None:
     """Writes what there is, together with values of an earlier call that this one did not need."""
     from prenas.bench.record import Record, write_record
+    from prenas.selection.preferred import versions_in_use
 
     values = dict(kept.values) if kept else {}
     for name, found in scoring.values.items():
@@ -151,6 +152,7 @@ def _save(
     table = scoring.table
     record = Record(
         conditions=scoring.conditions,
+        versions=versions_in_use(),
         space=table.space.name,
         rows=tuple(arch.summary for arch in table.archs),
         window=window / 100,

@@ -194,6 +194,11 @@ def _without_recipe(out: Path, search: _Search | None) -> str | None:
     """What is wrong with a folder that has no recipe; None if it is empty."""
     if search is not None:
         return f"{out / artifacts.RECIPE} is missing: restore it from a copy"
+    if (out / artifacts.MODEL_ARCH).is_file():
+        return (
+            f"{out} is a handed-over model, not a run: load it with prenas.load, or measure it "
+            f"with `prenas evaluate {out} --data PICTURES`"
+        )
     if any(not path.name.startswith(".") for path in out.iterdir()):
         return f"{out} is not a run folder of prenas: {artifacts.RECIPE} is missing"
     return None
