@@ -370,7 +370,17 @@ MUTATIONS = (
     ),
     Mutation(
         "an-adaptation-is-left-as-it-is", "pipeline.py",
-        "    if inside.is_searched:", "    if False:",
+        "        if Run(folder).is_searched:", "        if False:",
+        ("sources/test_cutting.py",),
+    ),
+    Mutation(
+        "images-elsewhere-are-the-same", "runs/run.py",
+        "and self._with_known_images.are_at(data)", "",
+        ("test_pipeline_pictures.py",),
+    ),
+    Mutation(
+        "the-whole-network-keeps-the-old-place", "pipeline.py",
+        "elif recipe != recorded and join().is_main:", "elif False:",
         ("sources/test_cutting.py",),
     ),
     Mutation(
@@ -550,8 +560,19 @@ MUTATIONS = (
         ("training/test_graphs.py",),
     ),
     Mutation(
-        "a-graph-without-its-networks", "training/graphs.py",
-        "if graph is None or any(", "if graph is None or False and any(",
+        "a-graph-of-weights-that-moved", "training/graphs.py",
+        "if addresses != self._addresses:", "if False:",
+        ("training/test_graphs.py",),
+    ),
+    Mutation(
+        "a-late-step-waits-for-indices", "training/step.py",
+        "numbers[::2].isfinite()", "numbers[[0, 2]].isfinite()",
+        ("training/test_graphs.py",),
+    ),
+    Mutation(
+        "a-step-that-owns-itself", "training/step.py",
+        "                partial(self._computed, late=True),",
+        "                setattr(self._graphs, 'own', self) or partial(self._computed, late=True),",
         ("training/test_graphs.py",),
     ),
     # cuts of pretrained models

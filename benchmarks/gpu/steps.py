@@ -18,6 +18,7 @@ from prenas.randomness import numpy_generator, torch_generator
 from prenas.recipe import TrainingRecipe
 from prenas.supernet import Supernet
 from prenas.training.gradients import GradientBuffer
+from prenas.training.graphs import STEPS_BEFORE
 from prenas.training.loop import MOST_UNREAD
 from prenas.training.objective import label_loss
 from prenas.training.optim import make_optimizer, trained_parameters
@@ -60,7 +61,7 @@ def our_step(
         graphs: the same, and every subnet is recorded as a CUDA graph.
 
     Raises:
-        RuntimeError: graphs are asked for, and there is no CUDA device.
+        RuntimeError: graphs are asked for, and there is no CUDA device, or nothing is recorded.
     """
     if graphs:
         _require_cuda()
@@ -74,6 +75,8 @@ def our_step(
         late=late or graphs,
         graphs=graphs,
     )
+    for _ in range((STEPS_BEFORE + 1) * len(archs) * graphs):
+        step(batch)
     return lambda: step(batch)
 
 
@@ -109,6 +112,8 @@ def next_step(
         else:
             step(0, batch)
         number += 1
+        if graphs and number == (STEPS_BEFORE + 1) * len(archs) and not step.num_replayed:
+            raise RuntimeError("the step was not recorded: the log says why")
 
     return take
 

@@ -58,12 +58,14 @@ class Recorder:
     def aside(self) -> AbstractContextManager[object]:
         return nullcontext()
 
-    def __call__(self, work: Callable[[], None]) -> Callable[[], None]:
+    def __call__(self, work: Callable[[], None], *, is_first: bool) -> Callable[[], None]:
         tensors = self._state()
         before = [one.clone() for one in tensors]
         try:
             with _Listening() as listening:
                 work()
+        except RuntimeError:  # after which the recording cannot be ended either
+            raise RuntimeError("operation failed due to a previous error during capture")  # noqa: B904
         finally:
             with torch.no_grad():
                 for one, value in zip(tensors, before, strict=True):

@@ -1,5 +1,8 @@
 """Steps as CUDA graphs, repeated here without a GPU: nothing of a training changes."""
 
+import gc
+import sys
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -8,11 +11,17 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import TensorDataset
 
 from prenas.data import Batch, ImageData
 from prenas.families import get_space
 from prenas.families.base import Arch, SearchSpace
+from prenas.families.vit import attention
+from prenas.families.vit.attention_with_tables import attention_with_tables
+from prenas.randomness import numpy_generator
 from prenas.recipe import TrainingRecipe, with_overrides
 from prenas.recipe.catalogue import get_recipe
 from prenas.supernet import Supernet
@@ -21,6 +30,7 @@ from prenas.training.graphs import STEPS_BEFORE, StepGraphs
 from prenas.training.loop import train_supernet
 from prenas.training.step import TrainingStep
 from prenas.training.stopping import Stopped, StopRequest
+from prenas.training.subnets import BoundSubnets
 from prenas.training.teacher import answering
 from training.recording import Recorder
 from training.runs import MINI, SMALLEST, WHOLE, assert_same_values, load_state, metrics_of
@@ -185,13 +195,14 @@ class _Counting:
     """A recorder that counts, and repeats nothing."""
 
     def __init__(self) -> None:
-        self.num_recorded = self.num_replayed = 0
+        self.num_recorded = self.num_replayed = self.num_first = 0
 
     def aside(self) -> Any:
         return nullcontext()
 
-    def __call__(self, work: Callable[[], None]) -> Callable[[], None]:
+    def __call__(self, work: Callable[[], None], *, is_first: bool) -> Callable[[], None]:
         self.num_recorded += 1
+        self.num_first += is_first
 
         def replay() -> None:
             self.num_replayed += 1
@@ -202,29 +213,24 @@ class _Counting:
 class _Kept:
     """Graphs of steps that compute nothing."""
 
-    def __init__(self, most_kept: int = 4) -> None:
-        self.recorder, self.networks = _Counting(), {arch: object() for arch in (SMALLEST, WHOLE)}
-        self.num_eager = 0
+    def __init__(self) -> None:
+        self.recorder, self.addresses, self.num_eager = _Counting(), [1, 2], 0
         self.steps = StepGraphs(
-            self._compute,
-            lambda archs: tuple(self.networks[arch] for arch in archs),  # type: ignore[index]
+            lambda: list(self.addresses),
             torch.optim.AdamW([nn.Parameter(torch.zeros(1))]),
             self.recorder,
             torch.device("cpu"),
-            size=4,
-            most_kept=most_kept,
         )
 
     def _compute(self, *_: object) -> Tensor:
         self.num_eager += 1
         return torch.zeros(3)
 
-    def take(self, arch: Arch, times: int = 1, **shape: Any) -> None:
-        size = shape.get("size", 4)
-        images = torch.zeros(size, 1, shape.get("side", 8), 8)
-        batch = Batch(images, torch.zeros(size, dtype=torch.long), [], size)
+    def take(self, arch: Arch, times: int = 1, *, size: int = 4) -> None:
+        batch = Batch(torch.zeros(size, 1, 8, 8), torch.zeros(size, dtype=torch.long), [], size)
         for _ in range(times):
-            self.steps((arch,), batch, torch.zeros(1, size, 2), stop=False)
+            noise = torch.zeros(1, size, 2)
+            self.steps(self._compute, lambda: (), (arch,), batch, noise, stop=False)
 
 
 def test_a_graph_is_recorded_after_eager_steps_and_then_repeated() -> None:
@@ -233,34 +239,141 @@ def test_a_graph_is_recorded_after_eager_steps_and_then_repeated() -> None:
     assert (kept.num_eager, kept.recorder.num_recorded) == (STEPS_BEFORE, 0)
     kept.take(WHOLE, 5)
     assert (kept.num_eager, kept.recorder.num_recorded) == (STEPS_BEFORE, 1)
-    assert kept.recorder.num_replayed == 5
+    assert kept.recorder.num_replayed == kept.steps.num_replayed == 5
     kept.take(WHOLE, 2, size=3)
     assert kept.num_eager == STEPS_BEFORE + 2
     kept.take(WHOLE)
     assert kept.recorder.num_replayed == 6
 
 
-@pytest.mark.parametrize("what", ["networks", "images"])
-def test_a_graph_is_recorded_anew_if_its_memory_has_moved(what: str) -> None:
+@pytest.mark.parametrize("what", ["weights", "images"])
+def test_graphs_are_recorded_anew_if_their_memory_has_moved(what: str) -> None:
+    """All of them: the first of the new ones gets memory of its own."""
+    kept, size = _Kept(), 4
+    for arch in (WHOLE, SMALLEST):
+        kept.take(arch, STEPS_BEFORE + 1)
+    assert (kept.recorder.num_recorded, kept.recorder.num_first) == (2, 1)
+    if what == "weights":
+        kept.addresses[1] = 3
+    else:
+        size = 5  # a training that went on with the small last batch of an epoch
+    kept.take(WHOLE, STEPS_BEFORE, size=size)
+    assert (kept.num_eager, kept.recorder.num_recorded) == (3 * STEPS_BEFORE, 2)
+    kept.take(WHOLE, size=size)
+    kept.take(SMALLEST, STEPS_BEFORE, size=size)
+    assert (kept.num_eager, kept.recorder.num_recorded) == (4 * STEPS_BEFORE, 3)
+    assert kept.recorder.num_first == 2
+
+
+def test_no_graph_is_given_up_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "MOST_GRAPHS", 1)
     kept = _Kept()
     kept.take(WHOLE, STEPS_BEFORE + 1)
-    if what == "networks":
-        kept.networks[WHOLE] = object()
-    side = 8 if what == "networks" else 9
-    kept.take(WHOLE, STEPS_BEFORE, side=side)
-    assert (kept.num_eager, kept.recorder.num_recorded) == (2 * STEPS_BEFORE, 1)
-    kept.take(WHOLE, side=side)
-    assert kept.recorder.num_recorded == 2
-
-
-def test_the_graphs_used_last_are_kept() -> None:
-    kept = _Kept(most_kept=1)
-    kept.take(WHOLE, STEPS_BEFORE + 1)
-    kept.take(SMALLEST, STEPS_BEFORE + 1)
-    assert kept.recorder.num_recorded == 2
+    kept.take(SMALLEST, STEPS_BEFORE + 4)
+    assert (kept.recorder.num_recorded, kept.num_eager) == (1, 2 * STEPS_BEFORE + 4)
     kept.take(WHOLE)
-    assert kept.recorder.num_recorded == 2
-    assert kept.num_eager == 2 * STEPS_BEFORE + 1
+    assert kept.recorder.num_replayed == 2
+
+
+def test_sets_of_subnets_that_seldom_return_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "_MOST_COUNTED", 1)
+    kept = _Kept()
+    for _ in range(STEPS_BEFORE + 1):
+        kept.take(WHOLE)
+        kept.take(SMALLEST)
+    assert kept.recorder.num_recorded == 0
+
+
+def a_step(recipe: TrainingRecipe, device: str = "cpu") -> TrainingStep:
+    supernet = Supernet(WHOLE, MINI.settings, drop_path=recipe.drop_path, dropout=recipe.dropout)
+    supernet.initialize(torch.Generator().manual_seed(0)).to(device).train()
+    archs = (WHOLE,) if recipe.sandwich is None else (WHOLE, SMALLEST)
+    return TrainingStep(supernet, lambda _: archs, recipe, 10)
+
+
+def test_a_step_is_freed_with_its_last_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Garbage that is collected while a graph is recorded would free other graphs, and spoil it."""
+    monkeypatch.setattr(step, "recorder_for", lambda device: _Counting())
+    monkeypatch.setattr(TrainingStep, "may_be_late", True)
+    one = a_step(RECIPE)
+    generators = [numpy_generator(0, "x", number) for number in range(8)]
+    batch = Batch(torch.zeros(8, 1, 8, 8), torch.zeros(8, dtype=torch.long), generators, 8)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(STEPS_BEFORE + 2):
+            one.begin(0, batch, stop=False, late=True)
+        assert one.num_replayed == 2
+        found = weakref.ref(one)
+        del one
+        assert found() is None
+    finally:
+        gc.enable()
+
+
+class _Watching(TorchDispatchMode):
+    """Notes the operators that touch the processor or read a number; updates nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_updates, self.found = 0, list[str]()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        given = [one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
+        if "_fused_adamw_" in str(func):  # which has no form without a device
+            assert kwargs["found_inf"] is not None
+            self.num_updates += 1
+            result = None
+        else:
+            result = func(*args, **(kwargs or {}))
+        made = [one for one in tree_leaves(result) if isinstance(one, Tensor)]
+        if any(one.device.type == "cpu" for one in [*given, *made]) or "local_scalar" in str(func):
+            self.found.append(str(func))
+        return result
+
+
+@pytest.mark.parametrize("device", ["cuda", "meta"])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"clip_grad_norm": 1.0, "drop_path": 0.2, "dropout": 0.1},
+        {"clip_grad_value": 0.1, "grad_accum_steps": 2, "layer_decay": 0.7},
+        {"sandwich": 0, "inplace_distillation": "alpha", "drops_in": "largest"},
+        {"freeze": "backbone"},
+    ],
+    ids=str,
+)
+def test_a_step_never_leaves_its_device(
+    fields: dict[str, Any], device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy from or to the processor would end a recording, and makes a step wait for all before
+    it. A GPU is feigned, which shows each of them but has no backward pass; the meta device has."""
+    monkeypatch.setattr(step, "autocast", lambda *_: nullcontext())
+    # Not by its path: torch.optim hides its module of this name.
+    module = sys.modules["torch.optim.adam"]
+    monkeypatch.setattr(module, "_device_dtype_check_for_fused", lambda *_: None)
+    monkeypatch.setattr(attention, "_form_for", lambda qkv: attention_with_tables)
+    if device == "cuda":
+        monkeypatch.setattr(Tensor, "backward", lambda *_: None)
+        monkeypatch.setattr(BoundSubnets, "addresses", lambda _: [])
+    recipe = TrainingRecipe.model_validate({**RECIPE.model_dump(), "cuda_graphs": False, **fields})
+    archs = (WHOLE,) if recipe.sandwich is None else (WHOLE, SMALLEST)
+    num_dropping = len(archs) if recipe.drops_in == "all" else 1
+    supernet = Supernet(WHOLE, MINI.settings, drop_path=recipe.drop_path).train()
+    feigned = FakeTensorMode(allow_non_fake_inputs=True) if device == "cuda" else nullcontext()
+    with feigned, torch.device(device):
+        supernet.to_empty(device=device)
+        one = TrainingStep(supernet, lambda _: archs, recipe, 10)
+        batch = Batch(torch.zeros(8, 1, 8, 8), torch.zeros(8).long(), [None] * 8, 8)  # type: ignore[list-item]
+        noise, vote = torch.zeros(num_dropping, 8, supernet.num_draws), torch.zeros(())
+    for number, stop in enumerate((vote, vote, 0.0)):
+        with feigned, _Watching() as watching:
+            one._computed(archs, batch, noise, stop, late=True)
+        if number:  # the first step builds the subnets
+            assert watching.found == []
+        assert watching.num_updates > 0
 
 
 # --- recipes -------------------------------------------------------------------------------------

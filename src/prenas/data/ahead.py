@@ -48,7 +48,8 @@ def sent_ahead(batches: Iterable[B], device: torch.device, send: Callable[[B], B
     """
     if device.type != "cuda":
         return map(send, batches)
-    side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    # Of another priority than streams that compute: PyTorch hands out the same 32 in turn.
+    side = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
 
     def begin(batch: B) -> _Copied[B]:
         with torch.cuda.stream(side):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import chain
 from typing import Any
 
@@ -160,12 +161,20 @@ class _SeveralCrops:
 
 def normalized(pixels: Tensor, preprocessing: Preprocessing, out: Tensor | None = None) -> Tensor:
     """uint8 [..., C, H, W] -> float32, into `out`: scaled to [0, 1], minus mean, over deviation."""
-    mean, std = (
-        torch.tensor(numbers, device=pixels.device).view(-1, 1, 1)
-        for numbers in (preprocessing.mean, preprocessing.std)
-    )
+    mean, std = _moments(preprocessing, pixels.device)
     result = pixels.float() if out is None else out.copy_(pixels)
     return result.div_(255).sub_(mean).div_(std)
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(mode=False)  # whoever asks first, they serve everywhere
+def _moments(preprocessing: Preprocessing, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and deviation [C, 1, 1]; kept, because an accelerator waits for a copy from the host."""
+    mean, std = (
+        torch.tensor(numbers, device=device).view(-1, 1, 1)
+        for numbers in (preprocessing.mean, preprocessing.std)
+    )
+    return mean, std
 
 
 class BatchAffine:

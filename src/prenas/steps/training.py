@@ -20,6 +20,7 @@ from prenas.runs.run import Run
 from prenas.steps.observer import SILENT, Observer, observed
 from prenas.supernet import Supernet
 from prenas.training.features import feature_widths
+from prenas.training.graphs import require_graphs
 from prenas.training.loop import train_supernet
 from prenas.training.outlook import doubts
 from prenas.training.stopping import Stopped, stop_requests
@@ -60,11 +61,8 @@ def prepared(
     """
     training = training_of(recipe)
     check_splits(images, recipe.space.settings)
-    if training.cuda_graphs and join().world_size > 1:
-        raise ValueError(
-            f"training.cuda_graphs is for one process, but there are {join().world_size}, which "
-            "reduce their gradients between the kernels of a step: set training.cuda_graphs=false"
-        )
+    if training.cuda_graphs:
+        require_graphs(device, join().world_size)
     if recipe.evolution is not None:
         comparison_images(recipe, images)
     teacher = None

@@ -8,6 +8,7 @@ noise, learning rates, a vote to stop) has to lie in tensors that stay where the
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,17 @@ STEPS_BEFORE = 3
 """Eager steps of the same subnets before they are recorded: they choose kernels, and make the state
 of the optimiser, which must lie outside of the memory of the graph."""
 
+MOST_GRAPHS = 64
+"""Sets of subnets that are recorded; each graph holds some megabytes of the device. Further sets
+stay eager, because none is given up for another: with a graph, PyTorch frees memory that others
+share with it (pytorch#193402)."""
+
+_MOST_COUNTED = 4096
+"""Sets of subnets whose eager steps are counted, the last ones: random sets seldom return."""
+
+_FIRST_VERSION = "2.14"
+"""Of PyTorch. Earlier ones keep memory for good if a recording fails."""
+
 _logger = logging.getLogger(__name__)
 
 Compute = Callable[[Sequence[Arch], Batch, Tensor, Tensor], Tensor]
@@ -36,8 +48,11 @@ class Recorder(Protocol):
     def aside(self) -> AbstractContextManager[object]:
         """Where work must run before it is recorded."""
 
-    def __call__(self, work: Callable[[], None]) -> Callable[[], None]:
+    def __call__(self, work: Callable[[], None], *, is_first: bool) -> Callable[[], None]:
         """Records work, which changes nothing yet; returns what repeats it.
+
+        Args:
+            is_first: whether nothing that was recorded before is still kept.
 
         Raises:
             RuntimeError: something in it cannot be recorded.
@@ -50,25 +65,60 @@ class CudaRecorder:
 
     def __init__(self, device: torch.device) -> None:
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self._pool = torch.cuda.graph_pool_handle()
 
     @contextmanager
     def aside(self) -> Iterator[None]:
         """On a stream of its own, after all work so far; what follows waits for it."""
         current = torch.cuda.current_stream(self._stream.device)
         self._stream.wait_stream(current)
-        with torch.cuda.stream(self._stream):
-            yield
-        current.wait_stream(self._stream)
+        try:
+            with torch.cuda.stream(self._stream):
+                yield
+        finally:
+            current.wait_stream(self._stream)
 
-    def __call__(self, work: Callable[[], None]) -> Callable[[], None]:
+    def __call__(self, work: Callable[[], None], *, is_first: bool) -> Callable[[], None]:
         """As `Recorder`."""
+        if is_first:
+            self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
         # Other threads pin the memory of batches meanwhile, which a graph does not mind.
         mode = "thread_local"
-        with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode=mode):
+        with (
+            _without_garbage(),
+            torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode=mode),
+        ):
             work()
         return graph.replay
+
+
+@contextmanager
+def _without_garbage() -> Iterator[None]:
+    """Collects garbage before, not within: to free a graph would spoil one that is recorded."""
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def require_graphs(device: torch.device, num_processes: int) -> None:
+    """Raises ValueError if steps on this device are to be recorded, but cannot be."""
+    if device.type != "cuda":
+        return
+    if num_processes > 1:
+        raise ValueError(
+            f"training.cuda_graphs is for one process, but there are {num_processes}, which "
+            "reduce their gradients between the kernels of a step: set training.cuda_graphs=false"
+        )
+    if torch.__version__ < _FIRST_VERSION:
+        raise ValueError(
+            f"training.cuda_graphs needs PyTorch {_FIRST_VERSION} or newer, and this is "
+            f"{torch.__version__}: install a newer one, or set training.cuda_graphs=false"
+        )
 
 
 def recorder_for(device: torch.device) -> Recorder | None:
@@ -83,94 +133,112 @@ class _Fixed(NamedTuple):
     noise: Tensor
 
 
-class _Graph:
-    """What is kept for a set of subnets."""
+class _Graph(NamedTuple):
+    """A recorded step."""
 
-    def __init__(self, networks: tuple[object, ...]) -> None:
-        self.networks = networks
-        """They own buffers that the graph reads."""
-        self.num_steps = 0
-        self.replay: Callable[[], None] | None = None
+    replay: Callable[[], None]
+    networks: object
+    """Those of its subnets: they own buffers that the graph reads."""
 
 
 class StepGraphs:
     """Computes steps: each set of subnets eagerly at first, then by its graph.
 
-    Batches of another size than the first, such as the last of an epoch, are always eager, and so
-    is everything once a recording has failed.
+    Batches that are smaller than others, such as the last of an epoch, are always eager, and so is
+    everything once a recording has failed.
 
     Args:
-        compute: the device's part of a step.
-        networks: the networks of subnets. If they change, their graph is recorded anew.
+        addresses: where the tensors lie that all subnets share; graphs end if they move.
         optimizer: gets its learning rates as tensors while a step is computed.
-        size: images of a full batch.
-        most_kept: graphs to keep, those used last.
     """
 
     def __init__(
         self,
-        compute: Compute,
-        networks: Callable[[Sequence[Arch]], tuple[object, ...]],
+        addresses: Callable[[], object],
         optimizer: torch.optim.Optimizer,
         recorder: Recorder,
         device: torch.device,
-        *,
-        size: int,
-        most_kept: int,
     ) -> None:
-        self._compute, self._networks, self._optimizer = compute, networks, optimizer
-        self._record, self._size, self._most_kept = recorder, size, most_kept
-        self._kept: OrderedDict[tuple[Arch, ...], _Graph] = OrderedDict()
+        self._find_addresses, self._optimizer, self._record = addresses, optimizer, recorder
+        self._addresses: object = None
+        self._kept: dict[tuple[Arch, ...], _Graph] = {}
+        self._num_eager: OrderedDict[tuple[Arch, ...], int] = OrderedDict()
         self._fixed: _Fixed | None = None
+        self._size = 0
         self._works = True
         self._vote = torch.zeros((), device=device)
         self._numbers = torch.zeros(3, device=device)
         self._rates = [torch.zeros((), device=device) for _ in optimizer.param_groups]
         for group in optimizer.param_groups:
             group["capturable"] = device.type == "cuda"
+        self.num_replayed = 0
 
-    def __call__(self, archs: Sequence[Arch], batch: Batch, noise: Tensor, *, stop: bool) -> Tensor:
-        """The numbers of a step [3], on the device."""
+    def __call__(
+        self,
+        compute: Compute,
+        networks: Callable[[], object],
+        archs: tuple[Arch, ...],
+        batch: Batch,
+        noise: Tensor,
+        *,
+        stop: bool,
+    ) -> Tensor:
+        """The numbers of a step [3], on the device.
+
+        Args:
+            compute: the device's part of a step. It is not kept: what owns graphs should be freed
+                with its last reference, and not by a collection of garbage, at any time.
+            networks: returns those of the subnets.
+        """
         with self._record.aside(), self._rates_as_tensors():
             self._vote.fill_(float(stop))
-            if len(batch.labels) != self._size or not self._works:
-                return self._compute(archs, batch, noise, self._vote)
-            return self._of_full_batch(tuple(archs), self._copied(batch, noise))
+            if len(batch.labels) < self._size or not self._works:
+                return compute(archs, batch, noise, self._vote)
+            fixed = self._copied(batch, noise)
+            self._forget_if_moved()
+            graph = self._kept.get(archs)
+            if graph is None and self._is_due(archs):
+                graph = self._recorded(compute, networks, archs, fixed)
+            if graph is None:
+                return compute(archs, *fixed, self._vote)
+            graph.replay()
+            self.num_replayed += 1
+            return self._numbers.clone()
 
-    def _of_full_batch(self, archs: tuple[Arch, ...], fixed: _Fixed) -> Tensor:
-        graph = self._graph_of(archs)
-        if graph.replay is None and graph.num_steps > STEPS_BEFORE:
-            graph.replay = self._recorded(archs, fixed)
-        if graph.replay is None:
-            return self._compute(archs, *fixed, self._vote)
-        graph.replay()
-        return self._numbers.clone()
+    def _is_due(self, archs: tuple[Arch, ...]) -> bool:
+        """Whether to record subnets now; otherwise counts an eager step of theirs."""
+        number = self._num_eager.pop(archs, 0)
+        if number >= STEPS_BEFORE and len(self._kept) < MOST_GRAPHS:
+            return True
+        self._num_eager[archs] = number + 1
+        if len(self._num_eager) > _MOST_COUNTED:
+            self._num_eager.popitem(last=False)
+        return False
 
-    def _graph_of(self, archs: tuple[Arch, ...]) -> _Graph:
-        networks, graph = self._networks(archs), self._kept.get(archs)
-        if graph is None or any(a is not b for a, b in zip(networks, graph.networks, strict=True)):
-            graph = self._kept[archs] = _Graph(networks)
-        self._kept.move_to_end(archs)
-        if len(self._kept) > self._most_kept:
-            self._kept.popitem(last=False)
-        graph.num_steps += 1
-        return graph
-
-    def _recorded(self, archs: tuple[Arch, ...], fixed: _Fixed) -> Callable[[], None] | None:
+    def _recorded(
+        self,
+        compute: Compute,
+        networks: Callable[[], object],
+        archs: tuple[Arch, ...],
+        fixed: _Fixed,
+    ) -> _Graph | None:
         def work() -> None:
-            self._numbers.copy_(self._compute(archs, *fixed, self._vote))
+            self._numbers.copy_(compute(archs, *fixed, self._vote))
 
         try:
-            return self._record(work)
+            replay = self._record(work, is_first=not self._kept)
         except RuntimeError as error:
             self._works = False
-            self._kept.clear()
+            self._forget()
+            reason = str(error.__context__ or error)  # the end of a recording fails after its cause
             _logger.warning(
                 "a step cannot be recorded as a CUDA graph (%s): the training goes on without "
                 "graphs, with the same result",
-                str(error).strip().partition("\n")[0],
+                reason.strip().partition("\n")[0],
             )
             return None
+        self._kept[archs] = found = _Graph(replay, networks())
+        return found
 
     def _copied(self, batch: Batch, noise: Tensor) -> _Fixed:
         """The batch and its noise, in the memory that graphs read."""
@@ -178,11 +246,22 @@ class StepGraphs:
         if fixed is None or _layouts(given) != _layouts(_tensors(fixed)):
             images, labels, own = (torch.empty_like(one) for one in given)
             fixed = _Fixed(batch._replace(images=images, labels=labels), own)
-            self._fixed = fixed
-            self._kept.clear()
+            self._fixed, self._size = fixed, len(labels)
+            self._forget()
         for ours, theirs in zip(_tensors(fixed), given, strict=True):
             ours.copy_(theirs)
         return fixed
+
+    def _forget_if_moved(self) -> None:
+        addresses = self._find_addresses()
+        if addresses != self._addresses:
+            self._addresses = addresses
+            self._forget()
+
+    def _forget(self) -> None:
+        """Gives up all graphs at once: see `MOST_GRAPHS`."""
+        self._kept.clear()
+        self._num_eager.clear()
 
     @contextmanager
     def _rates_as_tensors(self) -> Iterator[None]:

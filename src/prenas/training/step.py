@@ -127,7 +127,17 @@ class TrainingStep:
         self.ema: ModelEmaV3 | None = None
         if training.ema_decay is not None:
             self.ema = ModelEmaV3(supernet.network, decay=training.ema_decay)
-        self._graphs = self._new_graphs(share, most_kept) if training.cuda_graphs else None
+        recorder = recorder_for(self.device) if training.cuda_graphs else None
+        self._graphs: StepGraphs | None = None
+        if recorder is not None:
+            self._graphs = StepGraphs(
+                self._subnets.addresses, self.optimizer, recorder, self.device
+            )
+
+    @property
+    def num_replayed(self) -> int:
+        """Steps so far that were graphs."""
+        return 0 if self._graphs is None else self._graphs.num_replayed
 
     @property
     def may_be_late(self) -> bool:
@@ -166,23 +176,15 @@ class TrainingStep:
         if self._graphs is None or not late:
             numbers = self._computed(archs, batch, noise, float(stop), late=late)
         else:
-            numbers = self._graphs(archs, batch, noise, stop=stop)
+            numbers = self._graphs(
+                partial(self._computed, late=True),
+                partial(self._networks, archs),
+                tuple(archs),
+                batch,
+                noise,
+                stop=stop,
+            )
         return Begun(archs, learning_rate(self.optimizer), numbers)
-
-    def _new_graphs(self, size: int, most_kept: int) -> StepGraphs | None:
-        """Graphs of steps with `size` images; None on a device that has none."""
-        recorder = recorder_for(self.device)
-        if recorder is None:
-            return None
-        return StepGraphs(
-            partial(self._computed, late=True),
-            self._networks,
-            self.optimizer,
-            recorder,
-            self.device,
-            size=size,
-            most_kept=most_kept,
-        )
 
     def _networks(self, archs: Sequence[Arch]) -> tuple[object, ...]:
         num_dropping = len(archs) if self._training.drops_in == "all" else 1
@@ -211,7 +213,8 @@ class TrainingStep:
         slices = part_slices(len(batch.labels), num_parts)
         for where, part in zip(slices, batch.parts(num_parts), strict=True):
             loss += self._backward(part, archs, noise[:, where])
-        self._gradients.extras[0], self._gradients.extras[1] = loss, stop
+        self._gradients.extras[0].copy_(loss)
+        self._gradients.extras[1].fill_(stop)  # assigned, a number would travel from the host
         self._processes.add_up(self._gradients.message)  # the one reduction of a step
 
         if self._scaler.is_enabled():
@@ -220,9 +223,10 @@ class TrainingStep:
         # One read for all: on an accelerator, each read waits for all queued work.
         numbers = torch.stack([*self._gradients.extras, norm])
         if late:
-            is_finite = numbers[[0, 2]].isfinite().all()
+            is_finite = numbers[::2].isfinite().all()  # a list of indices would come from the host
             self.optimizer.found_inf = (~is_finite).float()  # type: ignore[attr-defined]
             self._move(archs, norm)
+            self.optimizer.found_inf = None  # type: ignore[attr-defined]
         else:
             numbers = numbers.cpu()
             if _is_finite(numbers.tolist()):

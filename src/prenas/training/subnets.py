@@ -75,7 +75,7 @@ class BoundSubnets:
         Raises:
             ValueError: the architecture does not fit, or a shared parameter has no `.grad` yet.
         """
-        addresses = self._current_addresses()
+        addresses = self.addresses()
         if addresses != self._addresses:
             self._kept.cache_clear()
             self._addresses = addresses
@@ -92,7 +92,7 @@ class BoundSubnets:
             return network, network
         return network, Compiled(network, self._compiled_for)
 
-    def _current_addresses(self) -> list[tuple[int, int, bool]]:
+    def addresses(self) -> list[tuple[int, int, bool]]:
         """What the views depend on: addresses of tensors and gradients, and which are trained.
 
         Moving, casting or assigning to a network gives its tensors other memory. Memory that a
