@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from copy import copy
 from functools import lru_cache
 from threading import get_ident
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -73,12 +73,24 @@ def _in_mode(network: nn.Module, mode: _Mode) -> nn.Module:
     """
     network.train(mode == "training")
     for module in network.modules():
+        if isinstance(getattr(module, _BIAS_CACHE, None), dict):
+            setattr(module, _BIAS_CACHE, _AlwaysNew())
         if isinstance(module, _BATCH_NORMS):
             module.track_running_stats = mode == "observing"
             if mode == "observing":
                 module.train()
-                module.momentum = None
     return network
+
+
+_BIAS_CACHE = "attention_bias_cache"
+"""Where timm's LeViT, TinyViT and others keep a lookup of a parameter in evaluation, for good."""
+
+
+class _AlwaysNew(dict[Any, Any]):
+    """Looks empty, so that what depends on weights is looked up again: they are lent and change."""
+
+    def __contains__(self, key: object) -> bool:
+        return False
 
 
 def statistic_names(network: nn.Module) -> tuple[str, ...]:
@@ -222,7 +234,14 @@ class Supernet(nn.Module):
             statistics: result of `fresh_statistics`, possibly updated with earlier batches.
         """
         views = {**self.views(arch), **statistics}
-        functional_call(self._lent(arch, "observing"), views, (images, None), strict=True)
+        structure = self._lent(arch, "observing")
+        # With a momentum of None, every layer would read its count, and wait for the device.
+        counts = (one for name, one in statistics.items() if name.endswith("num_batches_tracked"))
+        share = 1 / (1 + int(next(counts, torch.tensor(0))))
+        for module in structure.modules():
+            if isinstance(module, _BATCH_NORMS):
+                module.momentum = share
+        functional_call(structure, views, (images, None), strict=True)
 
     def required(self, arch: Arch, statistics: Statistics | None) -> Statistics:
         """The statistics to evaluate a subnet with, checked.

@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import Subset, TensorDataset
 
+from prenas.data import batches
 from prenas.data.ahead import one_ahead, sent, sent_ahead
 
 CPU = torch.device("cpu")
@@ -44,6 +46,14 @@ def test_an_error_of_the_next_batch_is_raised_before_this_one_is_used() -> None:
 
     with pytest.raises(ValueError, match="cannot read"):
         next(one_ahead(items(), int))
+
+
+def test_tensors_of_a_user_are_not_pinned() -> None:
+    """They may be on the device already, where nothing can be pinned."""
+    cuda, tensors = torch.device("cuda"), TensorDataset(torch.zeros(2, 1), torch.zeros(2))
+    assert batches._may_pin(Subset(tensors, [0]), cuda)
+    assert not batches._may_pin(tensors, cuda)
+    assert not batches._may_pin(Subset(tensors, [0]), torch.device("cpu"))
 
 
 def test_on_a_processor_no_batch_is_read_or_copied_before_its_turn() -> None:

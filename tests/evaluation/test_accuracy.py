@@ -301,10 +301,16 @@ def test_the_balanced_accuracy_is_not_that_of_the_largest_class() -> None:
     ("side", "device", "num_crops", "expected"),
     [
         *[(28, "cpu", 1, 256), (32, "cpu", 10, 25), (96, "cpu", 1, 56), (224, "cpu", 1, 10)],
-        *[(224, "cpu", 5, 2), (1024, "cpu", 1, 1), (224, "cuda", 1, 256), (224, "cuda", 5, 51)],
+        *[
+            (224, "cpu", 5, 2),
+            (1024, "cpu", 1, 1),
+            (224, "cuda", 1, 256),
+            (224, "cuda", 5, 51),
+            (512, "cuda", 1, 64),
+        ],
     ],
 )
-def test_a_processor_gets_fewer_large_images_at_once(
+def test_fewer_large_images_are_evaluated_at_once(
     side: int, device: str, num_crops: int, expected: int
 ) -> None:
     size = VitSettings(image_size=(side, side), patch_size=4)

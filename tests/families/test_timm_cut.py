@@ -644,6 +644,39 @@ def test_rows_by_unit_and_back(name: str) -> None:
     assert all(torch.equal(back[name], tensors[name]) for name in tensors)
 
 
+def test_what_timm_looks_up_once_follows_the_weights() -> None:
+    """LeViT and its like keep their attention biases in evaluation; a supernet's weights change."""
+    space = timm_space("levit_128s", 224)
+    supernet, images = new_supernet(space).eval(), images_for(space, batch=1)
+    statistics = supernet.fresh_statistics(space.smallest)
+    biases = [
+        one for name, one in supernet.network.named_parameters() if "attention_biases" in name
+    ]
+    found = []
+    with torch.no_grad():
+        for seed in range(2):
+            for one in biases:
+                one.normal_(generator=torch.Generator().manual_seed(seed))
+            found.append(supernet(images, space.smallest, statistics=statistics))
+            network = supernet.cut(space.smallest, statistics).eval()
+            assert_equal(found[-1], network(images), 1e-5)
+    assert not torch.allclose(*found, rtol=1e-2)
+
+
+def test_padded_averages_get_maps_in_the_usual_order_off_the_processor() -> None:
+    """PyTorch had a wrong gradient there for maps with channels last."""
+    space = timm_space("test_resnet", 64)
+    network, images = new_supernet(space).network, images_for(space, batch=2)
+    kinds = []
+    for pool in (nn.AvgPool2d(2), nn.AvgPool2d(3, stride=1, padding=1)):
+        vars(network).pop("_pads_averages", None)
+        network.add_module("pool", pool)
+        for device in ("cpu", "meta"):
+            prepared = network._prepared(images.to(device))  # type: ignore[operator]
+            kinds.append(prepared.is_contiguous(memory_format=torch.channels_last))
+    assert kinds == [True, True, True, False]
+
+
 @pytest.mark.parametrize("name", ["small_eva_dinov3", "small_eva_packed", "small_eva_unfused"])
 def test_a_view_of_the_supernet_is_the_cut(name: str) -> None:
     space = SPACES[name]

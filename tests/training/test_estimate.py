@@ -1,6 +1,8 @@
 """A dry run: the subnets of the real run, arithmetic that can be done by hand, nothing written."""
 
+import gc
 import time
+import weakref
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +22,7 @@ from prenas.families import get_space
 from prenas.families.base import Arch
 from prenas.families.vit.space import VitArch
 from prenas.length import Length
-from prenas.recipe import CalibrationRecipe, TeacherRecipe, with_overrides
+from prenas.recipe import CalibrationRecipe, TeacherRecipe, TrainingRecipe, with_overrides
 from prenas.supernet import Supernet
 from prenas.training import estimate
 from prenas.training.estimate import (
@@ -31,6 +33,7 @@ from prenas.training.estimate import (
     within_time,
 )
 from prenas.training.sampler import BalancedSampler, SandwichSampler, SingleSampler
+from prenas.training.step import TrainingStep
 from prenas.training.subnets import BoundSubnets
 from prenas.training.validation import validations_due
 from training.runs import MINI, WHOLE, contents, global_state_untouched, mini_recipe, own_data
@@ -153,6 +156,42 @@ def test_a_run_needs_a_folder() -> None:
     result = CliRunner().invoke(app, ["run", "digits"])
     assert isinstance(result.exception, ValueError)
     assert "--out FOLDER" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "parts", "device", "expected"),
+    [(512, 1, "cpu", 32), (8, 1, "cpu", 8), (512, 1, "cuda", 512), (512, 3, "cuda", 171)],
+)
+def test_an_accelerator_is_measured_with_whole_parts_of_a_batch(
+    batch_size: int, parts: int, device: str, expected: int
+) -> None:
+    """It takes nearly as long for a few images, as it waits for each kernel to be launched."""
+    recipe = TrainingRecipe(epochs=1, batch_size=batch_size, grad_accum_steps=parts)
+    assert estimate._measured_at_once(recipe, torch.device(device)) == expected
+
+
+def test_an_estimate_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No cycle holds gradients and moments while the training begins."""
+    steps = list[Any]()
+
+    def noted(*arguments: Any, **options: Any) -> TrainingStep:
+        step = TrainingStep(*arguments, **options)
+        steps.append(weakref.ref(step))
+        return step
+
+    recipe = TrainingRecipe(epochs=1, batch_size=8)
+    images = own_data(num_images=34)
+    monkeypatch.setattr(estimate, "TrainingStep", noted)
+    for _ in range(2):  # the first imports what the optimiser needs
+        gc.collect()
+        gc.disable()
+        try:
+            supernet = Supernet(WHOLE, MINI.settings).initialize(torch.Generator().manual_seed(0))
+            estimate_training(supernet, [WHOLE], images, recipe)
+            left = steps.pop()()
+        finally:
+            gc.enable()
+    assert left is None
 
 
 def test_an_empty_training_split_is_refused() -> None:

@@ -304,9 +304,9 @@ def test_a_step_is_freed_with_its_last_reference(monkeypatch: pytest.MonkeyPatch
         for _ in range(STEPS_BEFORE + 2):
             one.begin(0, batch, stop=False, late=True)
         assert one.num_replayed == 2
-        found = weakref.ref(one)
+        found = weakref.ref(one), weakref.ref(one.supernet)
         del one
-        assert found() is None
+        assert [each() for each in found] == [None, None]
     finally:
         gc.enable()
 

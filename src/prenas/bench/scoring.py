@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from prenas.bench.table import AccuracyTable
 from prenas.families import build, build_structure, family_of
 from prenas.families.base import Arch, Settings
+from prenas.precision import float32_products
 from prenas.proxy.importance import Importance, measure_importance, noise_images
 from prenas.proxy.network_scores import NETWORK_SCORES, Batch
 from prenas.proxy.scores import WEIGHT_SCORES, Floats
@@ -213,7 +214,8 @@ class Scoring:
         batches = self._batches(seed)
         found = {}
         for name in names:
-            found[name] = NETWORK_SCORES[name].function(network, batches)
+            with float32_products("fp32", torch.device(self.device)):
+                found[name] = NETWORK_SCORES[name].function(network, batches)
             if not math.isfinite(found[name]):
                 raise ValueError(
                     f"the score {name} of row {row + 1} ({arch.summary}) is {found[name]} at seed "

@@ -157,7 +157,7 @@ def training_epochs(
         chunks,
         _num_readers(source, data.num_workers),
         first_epoch=epochs.start,
-        pins=device.type == "cuda",
+        pins=_may_pin(source, device),
     )
     for _, numbers in _places(epochs, order.num_batches, start, most):
         yield sent_ahead(_batches_of_dataset(read_ahead, order, numbers, changes), device, send)
@@ -166,6 +166,11 @@ def training_epochs(
 def _num_readers(source: ImageSource, asked: int) -> int:
     """Processes for a training set. Tensors of a user may be on a device, where only one can go."""
     return 0 if isinstance(source, TensorDataset) else asked
+
+
+def _may_pin(source: ImageSource, device: torch.device) -> bool:
+    """Whether batches go through pinned memory. Tensors of a user may be on a device already."""
+    return device.type == "cuda" and not isinstance(source, TensorDataset)
 
 
 def _arrived(images: Tensor, source: ImageSource, device: torch.device) -> Tensor:
@@ -321,7 +326,7 @@ def evaluation_batches(
         chunks = _chunks(own, batch_size)
         reader = Reader(source, seed=0, sends_bytes=True)
         readers = 0 if is_whole(source) else num_workers
-        loader = read(reader, chunks, readers, pins=device.type == "cuda")
+        loader = read(reader, chunks, readers, pins=_may_pin(source, device))
     are_bytes = isinstance(source, Pictures)
     pairs = (as_batch(batch, settings, with_crops=True, may_be_bytes=are_bytes) for batch in loader)
     yield from sent_ahead(pairs, device, send)

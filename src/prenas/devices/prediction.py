@@ -17,6 +17,7 @@ from prenas.data.pictures import reason_of
 from prenas.devices.card import Card, is_export, read_card
 from prenas.devices.formats import Runner, get_format, logits_of
 from prenas.models.export import EvaluationTransform, Transform, load_described
+from prenas.precision import computing
 from prenas.processes import resolve_device
 from prenas.values import error_in_words
 
@@ -97,7 +98,7 @@ def open_classifier(
         network.to(where)
 
         def applied(images: Tensor) -> Tensor:
-            with torch.inference_mode():
+            with torch.inference_mode(), computing("fp32", where):
                 logits: Tensor = network(images.to(where)).cpu()
             return logits
 

@@ -32,6 +32,7 @@ _NUM_MISTAKES = 12
 _TOP5_FROM_CLASSES = 20  # with fewer classes, top-5 says little
 _MOST_CROPS = 256  # at once
 _MOST_PIXELS = 2**19  # of all crops at once on a processor: see `images_at_once`
+_MOST_PIXELS_ELSEWHERE = 2**24  # 256 crops of 256 pixels: larger ones may not fit
 _MOST_HELD = 2 * 2**30  # bytes of weights: enough to make reading the images again cheap
 
 
@@ -190,9 +191,8 @@ def images_at_once(settings: Settings, device: torch.device, num_crops: int = 1)
     three times as long for 256 images of 224 pixels at once as for 10 at a time, and gigabytes.
     """
     height, width = settings.image_size
-    most = _MOST_CROPS
-    if device.type == "cpu":
-        most = min(most, _MOST_PIXELS // (height * width))
+    pixels = _MOST_PIXELS if device.type == "cpu" else _MOST_PIXELS_ELSEWHERE
+    most = min(_MOST_CROPS, pixels // (height * width))
     return max(1, most // num_crops)
 
 

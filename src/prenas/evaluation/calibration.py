@@ -57,9 +57,10 @@ def calibrate(
     device = next(supernet.parameters()).device
     own = list(processes.share(range(len(archs))))
     for images in batches:
+        moved = images.to(device)
         with computing(precision, device):
             for number in own:
-                supernet.observe(images.to(device), archs[number], found[number])
+                supernet.observe(moved, archs[number], found[number])
         if watch is not None:
             watch(len(images))
     for number, statistics in enumerate(found):

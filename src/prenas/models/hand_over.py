@@ -17,6 +17,7 @@ from prenas.models.choice import contests_of
 from prenas.models.cut import require_equal_logits, verified_cut
 from prenas.models.export import load, write_model
 from prenas.models.origin import commit
+from prenas.precision import computing
 from prenas.proxy.importance import noise_images
 from prenas.runs.run import Run
 
@@ -74,7 +75,7 @@ def _proof_images_and_class_names(run: Run) -> tuple[Tensor, tuple[str, ...]]:
 def _prove_written(folder: Path, network: torch.nn.Module, images: Tensor) -> None:
     """Reads the folder back, and removes the model if its logits are not the same."""
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), computing("fp32", images.device):
             logits = load(folder).network.to(images.device)(images)
             require_equal_logits(logits, network(images), "the written model")
     except ValueError:

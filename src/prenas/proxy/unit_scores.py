@@ -139,13 +139,16 @@ def _gates(
             gradients = torch.autograd.grad(loss, [inputs[group.consumer] for group in present])
             own_totals = [total for total in totals[half] if len(total)]
             for group, total, gradient in zip(present, own_totals, gradients, strict=True):
-                effect = (inputs[group.consumer].detach() * gradient).double().cpu()
+                effect = inputs[group.consumer].detach() * gradient
+                if effect.device.type != "mps":  # which has no float64
+                    effect = effect.double()
                 is_map = isinstance(consumers[group.consumer], nn.Conv2d)
                 slices = effect.movedim(1 if is_map else -1, 0)  # [slices, images, ...]
                 units = slices.reshape(len(total), -1, *slices.shape[1:])
                 each = units.movedim(2, 1).flatten(2).sum(-1)  # [units, images]
-                total += of_image(each).sum(1)
+                total += of_image(each).sum(1).cpu()
             inputs.clear()
+            del loss, gradients  # before the next images, for which there may be no room beside
     finally:
         for hook in hooks:
             hook.remove()
@@ -179,7 +182,7 @@ def _per_unit(
         name: (one.detach() if gradients is None else one.detach() * gradients[name])
         for name, one in network.named_parameters()
     }
-    elements = {name: one.abs().double().cpu() for name, one in elements.items()}
+    elements = {name: one.abs().cpu().double() for name, one in elements.items()}
     return [_of_group(elements, group, num_kept(network, group)) for group in groups]
 
 

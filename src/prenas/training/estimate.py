@@ -26,12 +26,13 @@ from prenas.processes import local_world_size
 from prenas.recipe import CalibrationRecipe, TrainingRecipe
 from prenas.recipe.fields import LARGEST_NUMBER
 from prenas.supernet import Supernet
+from prenas.training.graphs import STEPS_BEFORE
 from prenas.training.sampler import Sampler, make_sampler
 from prenas.training.step import TrainingStep
 from prenas.training.teacher import Teacher
 from prenas.training.validation import validations_due
 
-_MOST_IMAGES = 32  # per measured step; time and activations are proportional to it
+_MOST_IMAGES = 32  # per measured step on a processor; time is proportional to it
 _NUM_TIMED = 2  # timed steps per subnet, after one to warm up
 _MOST_SUBNETS = 8
 _NUM_DRAWS = 500  # steps from which the share of each subnet is estimated
@@ -136,7 +137,8 @@ def estimate_training(
     Raises:
         ValueError: the training split is empty, or the data do not fit the network.
     """
-    images_per_step = min(training.batch_size, _MOST_IMAGES, num_samples(data.train))
+    device = next(supernet.parameters()).device
+    images_per_step = min(_measured_at_once(training, device), num_samples(data.train))
     steps_per_epoch = num_batches(data.train, training.batch_size)
     if images_per_step == 0:
         raise ValueError("the training split is empty: give at least one image")
@@ -162,7 +164,6 @@ def estimate_training(
     # The last step of an epoch may have fewer images than the others.
     num_trained = length.num_steps * num_samples(data.train) / steps_per_epoch
     workers = data.num_workers
-    device = next(supernet.parameters()).device
     per_image_loaded = _with_reading(per_image, loading, workers, device)
     num_evaluated = sum(num_samples(split) for split in data.splits.values())
     mean_forward = sum(cost.seconds for cost in costs) / len(costs) * _FORWARD_SHARE
@@ -195,6 +196,17 @@ def estimate_training(
         num_readers=workers,
         reading_bytes=bytes_ahead(data, supernet.settings, training.batch_size),
     )
+
+
+def _measured_at_once(training: TrainingRecipe, device: torch.device) -> int:
+    """Images of a measured step.
+
+    On a processor few suffice. An accelerator takes nearly as long for few as for a whole part of a
+    batch, because it waits for each kernel to be launched.
+    """
+    if device.type == "cpu":
+        return min(training.batch_size, _MOST_IMAGES)
+    return -(-training.batch_size // training.grad_accum_steps)
 
 
 class Measured(NamedTuple):
@@ -292,7 +304,7 @@ class _Measure:
     def __init__(self, supernet: Supernet, training: TrainingRecipe) -> None:
         self._supernet = supernet
         self._device = next(supernet.parameters()).device
-        self._arch: Arch
+        drawn = self._drawn = list[Arch]()  # not self: a cycle would keep gradients and moments
         # One subnet per step and full batches, to measure subnets and not strategies.
         alone = training.model_copy(
             update={
@@ -302,15 +314,25 @@ class _Measure:
                 "grad_accum_steps": 1,
             }
         )
-        self._step = TrainingStep(supernet, lambda step: (self._arch,), alone, steps_per_epoch=1)
+        self._step = TrainingStep(supernet, lambda step: tuple(drawn), alone, steps_per_epoch=1)
+        self._num_warm = STEPS_BEFORE + 1 if training.cuda_graphs else 0
 
     def __call__(self, arch: Arch, batch: Batch) -> SubnetCost:
-        self._arch = arch
+        self._drawn[:] = [arch]
         kept = _KeptBytes(self._supernet)
         with kept.counting():
             self._step(0, batch)
-        seconds = min(self._timed(lambda: self._step(0, batch)) for _ in range(_NUM_TIMED))
+        for _ in range(self._num_warm):
+            self._take(batch)
+        seconds = min(self._timed(lambda: self._take(batch)) for _ in range(_NUM_TIMED))
         return SubnetCost(arch, seconds / len(batch.labels), kept.total // len(batch.labels))
+
+    def _take(self, batch: Batch) -> None:
+        """A step, as a training takes it."""
+        if self._step.may_be_late:
+            self._step.begin(0, batch, stop=False, late=True)
+        else:
+            self._step(0, batch)
 
     def seconds_of(self, teacher: Teacher, batch: Batch) -> float:
         """Seconds that a teacher takes per image, in float32."""

@@ -8,8 +8,8 @@ leaves, so their gradients are added in place to the part of the shared gradient
 from __future__ import annotations
 
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable
-from functools import lru_cache
 from itertools import chain
 
 from torch import Tensor, nn
@@ -63,7 +63,9 @@ class BoundSubnets:
     ) -> None:
         self._supernet, self._compiled_for = supernet, compiled_for
         self._features = features
-        self._kept = lru_cache(maxsize=most_kept)(self._make)
+        self._most_kept = most_kept
+        # Not `lru_cache` of a method: in a cycle, networks and gradients outlive the training.
+        self._kept: OrderedDict[tuple[Arch, bool], tuple[nn.Module, _Subnet]] = OrderedDict()
         self._addresses: list[tuple[int, int, bool]] = []
 
     def __call__(self, arch: Arch, *, drops: bool = True) -> _Subnet:
@@ -77,9 +79,15 @@ class BoundSubnets:
         """
         addresses = self.addresses()
         if addresses != self._addresses:
-            self._kept.cache_clear()
+            self._kept.clear()
             self._addresses = addresses
-        network, run = self._kept(arch, drops)
+        key = arch, drops
+        if key not in self._kept:
+            self._kept[key] = self._make(arch, drops)
+            if len(self._kept) > self._most_kept:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(key)
+        network, run = self._kept[key]
         if network.training != self._supernet.training:
             network.train(self._supernet.training)
         return run

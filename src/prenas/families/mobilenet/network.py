@@ -243,10 +243,11 @@ class MobileNet(nn.Module):
         self.num_classes = num_classes
         like = self.conv_stem.weight
         with isolated_global_state(0, "constructors"):
-            self.classifier = self._make_classifier(num_classes).to(like)
+            self.classifier = self._make_classifier(num_classes)
         if isinstance(self.classifier, nn.Linear):
-            for parameter in self.classifier.parameters():
+            for parameter in self.classifier.parameters():  # drawn on the processor
                 draw_uniform(parameter, self.head_hidden_size, torch_generator(0, "classifier"))
+        self.classifier.to(like)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Computes blocks again in the backward pass instead of keeping their activations.

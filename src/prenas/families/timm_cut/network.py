@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from typing import Any
 
 import timm
@@ -108,8 +108,16 @@ class CutNetwork(nn.Module):
         check_images(images, self.settings)
         if self.resolution is not None:
             images = resized(images, (self.resolution, self.resolution))
+        if images.device.type != "cpu" and self._pads_averages:
+            return images  # PyTorch 2.12 has a wrong gradient there, channels last (pytorch#188344)
         # With channels last, depthwise convolutions take two thirds of the time on a CPU.
         return images.contiguous(memory_format=torch.channels_last)
+
+    @cached_property
+    def _pads_averages(self) -> bool:
+        """Whether some average pooling has a padding."""
+        pools = (one for one in self.modules() if isinstance(one, nn.AvgPool2d))
+        return any(pool.padding not in (0, (0, 0)) for pool in pools)
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that timm's optimiser factory must not decay, besides biases and norms."""

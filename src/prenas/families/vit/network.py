@@ -328,11 +328,12 @@ class VisionTransformer(nn.Module):
         self.num_classes = num_classes
         reference = self.cls_token
         with isolated_global_state(0, "constructors"):
-            self.head = self._make_head(num_classes).to(reference)
+            self.head = self._make_head(num_classes)
         if isinstance(self.head, nn.Linear):
-            generator = torch_generator(0, "classifier")
+            generator = torch_generator(0, "classifier")  # of the processor
             nn.init.trunc_normal_(self.head.weight, std=0.02, generator=generator)
             nn.init.zeros_(self.head.bias)
+        self.head.to(reference)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Computes blocks again in the backward pass instead of keeping their activations.
