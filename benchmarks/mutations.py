@@ -290,7 +290,7 @@ MUTATIONS = (
     ),
     Mutation(
         "calibration-with-momentum", "supernet.py",
-        "module.momentum = None", "module.momentum = 0.1",
+        "module.momentum = share", "module.momentum = 0.1",
         ("evaluation/test_calibration.py",),
     ),
     Mutation(
@@ -541,6 +541,16 @@ MUTATIONS = (
         "a-trace-checks-shapes", "families/base.py",
         "if isinstance(images, Proxy):", "if False:",
         ("families/test_timm_models.py",),
+    ),
+    Mutation(
+        "lent-layers-remember-their-biases", "supernet.py",
+        "if isinstance(getattr(module, _BIAS_CACHE, None), dict):", "if False:",
+        ("families/test_timm_cut.py",),
+    ),
+    Mutation(
+        "an-estimate-keeps-its-step", "training/estimate.py",
+        "lambda step: tuple(drawn)", "lambda step: tuple(self._drawn)",
+        ("training/test_estimate.py",),
     ),
     # steps as graphs
     Mutation(

@@ -108,7 +108,8 @@ class CutNetwork(nn.Module):
         check_images(images, self.settings)
         if self.resolution is not None:
             images = resized(images, (self.resolution, self.resolution))
-        if images.device.type != "cpu" and self._pads_averages:
+        is_traced = isinstance(images, Proxy)
+        if self._pads_averages and not is_traced and images.device.type != "cpu":
             return images  # PyTorch 2.12 has a wrong gradient there, channels last (pytorch#188344)
         # With channels last, depthwise convolutions take two thirds of the time on a CPU.
         return images.contiguous(memory_format=torch.channels_last)
