@@ -370,7 +370,7 @@ MUTATIONS = (
     ),
     Mutation(
         "an-adaptation-is-left-as-it-is", "pipeline.py",
-        "        if Run(folder).is_searched:", "        if False:",
+        "        if inside.is_searched:", "        if False:",
         ("sources/test_cutting.py",),
     ),
     Mutation(

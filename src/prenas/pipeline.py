@@ -156,7 +156,7 @@ def run_cuts(
     """
     check_trackers(track)
     _require_normalisable(plan)
-    recipe = with_recorded_rivals(plan.recipe, Run(out, plan.recipe))
+    recipe = with_recorded_rivals(plan.recipe, Run(out, plan.recipe, device="cpu"))
     this = Run(out, recipe, device=device)
     assert recipe.source is not None, "a plan has a source"
     inside = [artifacts.rival_folder(one.name) for one in recipe.source.rivals]
@@ -181,14 +181,15 @@ def _finish_adaptation(this: Run, **common: Any) -> None:
     folder = this.folder / artifacts.SOURCE
     if not (folder / artifacts.RECIPE).exists():
         return
-    recorded = Run(folder).recipe
+    inside = Run(folder, device="cpu")
+    recorded = inside.recipe
     recipe = with_places_of(recorded, this.recipe)
     if not (this.folder / artifacts.ADAPTED / artifacts.MODEL_ARCH).exists():
-        if Run(folder).is_searched:
+        if inside.is_searched:
             with naming_adaptation():
                 run(recipe, folder, **common)
     elif recipe != recorded and join().is_main:
-        Run(folder, recipe).record_recipe(recipe)
+        Run(folder, recipe, device="cpu").record_recipe(recipe)
 
 
 def _require_normalisable(plan: CutPlan) -> None:
@@ -506,7 +507,7 @@ def report(out: str | Path) -> Path:
         ValueError: the search is not finished, or a file of the run is damaged or belongs to other
             weights.
     """
-    return delivering.report(Run(out))
+    return delivering.report(Run(out, device="cpu"))
 
 
 def page(

@@ -145,6 +145,7 @@ def resolve_device(name: str) -> torch.device:
     available = ["cpu", *([accelerator.type] if accelerator else [])]
     if name == "auto":
         name = available[-1]
+    reason = ""
     try:
         device = torch.device(name)
         if accelerator and local_rank() and device == torch.device(accelerator.type):
@@ -157,13 +158,14 @@ def resolve_device(name: str) -> torch.device:
         if device.type in available:
             torch.empty(0, device=device)
             return device
-    except RuntimeError:
-        pass
+    except RuntimeError as error:
+        if name.partition(":")[0] in available:  # it is there, and fails
+            reason = f" ({str(error).strip().partition(chr(10))[0]})"
     choices = ["auto", *available]
     near = get_close_matches(name, choices, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     raise ValueError(
-        f"device {name!r} does not exist on this machine: choose {', '.join(choices)}{hint}"
+        f"device {name!r} does not exist on this machine{reason}: choose {', '.join(choices)}{hint}"
     )
 
 

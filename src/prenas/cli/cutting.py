@@ -112,7 +112,7 @@ def _as_started(plan: CutPlan, out: Path, seconds: float | None) -> tuple[CutPla
         folder = out / artifacts.SOURCE
         adaptation = recorded_steps(folder) if folder.exists() else None
         plan, seconds = plan.lasting(steps, adaptation=adaptation), None
-    Run(out, plan.recipe).files.require_run_folder()
+    Run(out, plan.recipe, device="cpu").files.require_run_folder()
     return plan, seconds
 
 

@@ -131,7 +131,7 @@ def as_started(
         return recipe, seconds
     if seconds is not None and (steps := recorded_steps(out)) is not None:
         recipe, seconds = with_overrides(recipe, [f"training.steps={steps}"]), None
-    Run(out, recipe).files.require_run_folder()
+    Run(out, recipe, device="cpu").files.require_run_folder()
     return recipe, seconds
 
 
@@ -175,7 +175,7 @@ def recorded_steps(out: Path) -> int | None:
     """
     from prenas.runs.run import Run
 
-    run = Run(out)
+    run = Run(out, device="cpu")
     if not run.files.has(artifacts.RECIPE):
         return None
     training = run.recipe.training
