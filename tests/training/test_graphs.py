@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.torch_version import TorchVersion
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import TensorDataset
@@ -26,7 +27,7 @@ from prenas.recipe import TrainingRecipe, with_overrides
 from prenas.recipe.catalogue import get_recipe
 from prenas.supernet import Supernet
 from prenas.training import graphs, loop, step
-from prenas.training.graphs import STEPS_BEFORE, StepGraphs
+from prenas.training.graphs import STEPS_BEFORE, StepGraphs, require_graphs
 from prenas.training.loop import train_supernet
 from prenas.training.step import TrainingStep
 from prenas.training.stopping import Stopped, StopRequest
@@ -392,6 +393,19 @@ def test_what_python_has_to_look_at_is_refused(field: str, shown: str) -> None:
     recipe = get_recipe("digits")
     with pytest.raises(ValueError, match=f"{shown} does not allow: change it, or set cuda_graphs"):
         with_overrides(recipe, ["training.cuda_graphs=true", f"training.{field}"])
+
+
+def test_several_processes_and_an_older_pytorch_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cuda = torch.device("cuda")
+    require_graphs(cuda, 1)
+    require_graphs(torch.device("cpu"), 2)
+    with pytest.raises(ValueError, match="is for one process, but there are 2, which reduce"):
+        require_graphs(cuda, 2)
+    monkeypatch.setattr(torch, "__version__", TorchVersion("2.9.1+cu130"))
+    with pytest.raises(ValueError, match=r"needs PyTorch 2\.14 or newer, and this is 2\.9\.1"):
+        require_graphs(cuda, 1)
 
 
 def test_a_whole_space_is_refused() -> None:
