@@ -235,11 +235,13 @@ def draw(figure: Figure, rows: Sequence[Row], question: str) -> None:
 def _draw_numbers(axes: Any, rows: Sequence[Row]) -> None:
     """Accuracy of the budget that all arms have, against the number of subnets."""
     own = [row for row in rows if row["question"] == "number"]
+    ticks = set[float]()
     for where, (name, style) in product(
         dict.fromkeys(map(_where, own)), (("S", "o-"), ("random", "s--"), ("counts", "^:"))
     ):
-        here = [row for row in own if _where(row) == where and row["arm"].startswith(f"{name}, ")]
-        if not here:
+        found = [row for row in own if _where(row) == where]
+        here = [row for row in found if row["arm"].startswith(f"{name}, ")]
+        if not here or len({row["num_subnets"] for row in found}) == 1:  # nothing to compare
             continue
         alone = next((row for row in here if row["arm"].endswith("one subnet")), None)
         if alone is None:  # not trained yet
@@ -251,7 +253,10 @@ def _draw_numbers(axes: Any, rows: Sequence[Row]) -> None:
             for _, arm in numbers
         ]
         axes.plot([number for number, _ in numbers], values, style, label=f"{name}: {where}")
+        ticks |= {number for number, _ in numbers}
     axes.set_xscale("log")
+    axes.set_xticks(sorted(ticks), [f"{one:g}" for one in sorted(ticks)])
+    axes.minorticks_off()
     axes.set_xlabel("number of subnets that are trained together")
     axes.set_ylabel("test top-1, % (middle budget)")
     if axes.lines:
