@@ -549,6 +549,16 @@ def test_pictures_that_moved_are_known_again(
         assert data.root == str(moved)
 
 
+def test_weights_that_moved_are_the_same_weights(
+    cut_run: Path, cut_weights: Path, cut_pictures: Path, tmp_path: Path
+) -> None:
+    moved = Path(shutil.copy(cut_weights, tmp_path / "elsewhere.safetensors"))
+    out = shutil.copytree(cut_run, tmp_path / "run")
+    result = CliRunner().invoke(app, command(moved, cut_pictures, out), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert result.output.count("Training already complete") == 2
+
+
 def test_single_texts_need_no_list(cut_weights: Path, cut_pictures: Path) -> None:
     source = f"timm/{MODEL}={cut_weights}"
     plan = cut_plan(

@@ -21,6 +21,7 @@ _LONGEST = 400
 """Characters of a value in a message."""
 
 _DECIDE_NOTHING = (
+    "space.name:",  # of a cut network, it has the path of the weights
     "search.further_seeds:",
     "search.exact_optimum:",
     "source.name:",
