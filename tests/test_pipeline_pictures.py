@@ -492,6 +492,14 @@ def test_a_model_on_the_pictures_of_its_run_is_said_to_know_most_of_them(
         assert (said in result.output) == is_known
 
 
+def test_a_model_is_evaluated_though_its_run_is_damaged(finished: Path, photos: Path) -> None:
+    (finished / "recipe.json").unlink()
+    model = finished / "subnets" / "00"
+    result = CliRunner().invoke(app, ["evaluate", str(model), "--data", str(photos)])
+    assert result.exit_code == 0, result.output
+    assert "on all 80 images" in result.output
+
+
 def test_other_images_do_not_choose_a_subnet(finished: Path, tmp_path: Path) -> None:
     (finished / "evaluation.json").unlink()
     shutil.rmtree(finished / "subnets")

@@ -108,6 +108,20 @@ def test_more_processes_than_accelerators_are_refused(monkeypatch: pytest.Monkey
         resolve_device("auto")
 
 
+@pytest.mark.usefixtures("two_accelerators")
+@pytest.mark.parametrize(("name", "is_there"), [("cuda:1", True), ("quantum", False)])
+def test_a_device_that_is_there_and_fails_is_said_to_fail(
+    name: str, is_there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise RuntimeError("CUDA error: out of memory\nCompile with ...")
+
+    monkeypatch.setattr(processes.torch, "empty", fail)
+    end = r"\. PyTorch says: CUDA error: out of memory$" if is_there else "choose auto, cpu, cuda$"
+    with pytest.raises(ValueError, match=f"'{name}' does not exist on this machine: .*{end}"):
+        resolve_device(name)
+
+
 # --- whole runs ----------------------------------------------------------------------------------
 
 

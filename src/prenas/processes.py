@@ -160,12 +160,12 @@ def resolve_device(name: str) -> torch.device:
             return device
     except RuntimeError as error:
         if name.partition(":")[0] in available:  # it is there, and fails
-            reason = f" ({str(error).strip().partition(chr(10))[0]})"
+            reason = f". PyTorch says: {str(error).strip().partition(chr(10))[0]}"
     choices = ["auto", *available]
     near = get_close_matches(name, choices, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     raise ValueError(
-        f"device {name!r} does not exist on this machine{reason}: choose {', '.join(choices)}{hint}"
+        f"device {name!r} does not exist on this machine: choose {', '.join(choices)}{hint}{reason}"
     )
 
 

@@ -102,6 +102,18 @@ def test_the_published_sizes_equal_what_the_processor_gives(device: torch.device
     torch.testing.assert_close(actual.cpu(), expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("family", ["vit", "mobilenet"])
+def test_a_classifier_is_replaced_on_the_device(family: str, device: torch.device) -> None:
+    """Drawn on the processor, so that it is the same everywhere."""
+    space = TEST_SPACES[family][0]
+    here, there = (cut(new_supernet(space), space.largest) for _ in range(2))
+    for network in (here, there.to(device)):
+        network.reset_classifier(7)  # type: ignore[operator]
+    for ours, theirs in zip(there.parameters(), here.parameters(), strict=True):
+        assert ours.device.type == device.type
+        assert torch.equal(ours.cpu(), theirs)
+
+
 def test_a_network_on_the_device_is_exported_whole(device: torch.device) -> None:
     """An exporter knows no windows of a tensor, so it gets another form of attention."""
     space = TEST_SPACES["vit"][0]

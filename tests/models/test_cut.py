@@ -1,9 +1,12 @@
 """A subnet cut out of its supernet, and proved equal to it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from prenas.families.vit.space import VitArch
 from prenas.models.cut import require_equal_logits, verified_cut
@@ -26,6 +29,31 @@ def test_a_cut_network_is_the_supernets_subnet(arch: VitArch) -> None:
         # A copy: changing one does not change the other.
         network.get_parameter("head.weight").zero_()
     assert supernet.network.head.weight.any()
+
+
+def test_cuts_are_compared_in_whole_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU that rounds the factors of products differs by a hundred times what is allowed."""
+    within, seen = list[str](), list[str]()
+
+    @contextmanager
+    def noted(precision: str, device: torch.device) -> Iterator[None]:
+        within.append(f"{precision} on {device.type}")
+        yield
+        within.clear()
+
+    def called(*arguments: object) -> None:
+        seen.extend(within)
+
+    monkeypatch.setattr("prenas.models.cut.computing", noted)
+    supernet = new_supernet()
+    handle = nn.modules.module.register_module_forward_pre_hook(called)
+    try:
+        verified_cut(supernet, SMALLEST, torch.randn(5, 1, 8, 8))
+    finally:
+        handle.remove()
+    num_modules = len([*supernet.cut(SMALLEST).modules()])
+    assert set(seen) == {"fp32 on cpu"}
+    assert len(seen) >= num_modules  # the cut one and the supernet
 
 
 def test_a_cut_network_is_a_plain_one_that_can_be_trained_further() -> None:

@@ -27,6 +27,7 @@ from prenas.recipe import TrainingRecipe, with_overrides
 from prenas.recipe.catalogue import get_recipe
 from prenas.supernet import Supernet
 from prenas.training import graphs, loop, step
+from prenas.training.estimate import estimate_training
 from prenas.training.graphs import STEPS_BEFORE, StepGraphs, require_graphs
 from prenas.training.loop import train_supernet
 from prenas.training.step import TrainingStep
@@ -310,6 +311,16 @@ def test_a_step_is_freed_with_its_last_reference(monkeypatch: pytest.MonkeyPatch
         assert [each() for each in found] == [None, None]
     finally:
         gc.enable()
+
+
+def test_an_estimate_measures_recorded_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--time` would otherwise fit a fraction of the steps."""
+    recorder = _Counting()
+    monkeypatch.setattr(step, "recorder_for", lambda device: recorder)
+    monkeypatch.setattr(TrainingStep, "may_be_late", True)
+    supernet = Supernet(WHOLE, MINI.settings).initialize(torch.Generator().manual_seed(0))
+    estimate_training(supernet, [SMALLEST, WHOLE], data(MINI.settings), RECIPE)
+    assert (recorder.num_recorded, recorder.num_replayed) == (2, 2 + 2 * 2)  # and two timed each
 
 
 class _Watching(TorchDispatchMode):

@@ -275,8 +275,11 @@ def trained_on(model: Path, found: Evaluation, texts: Sequence[str]) -> Path | N
         return None
     if not (folder.parent / artifacts.PREFERRED).is_file():
         return None
-    run = Run(model.parent.parent, device="cpu")
-    return run.folder if run.images.are_named_by(texts) else None
+    try:
+        run = Run(folder.parent, device="cpu")
+        return run.folder if run.images.are_named_by(texts) else None
+    except ValueError:  # a run that is damaged, or no longer whole; the model is
+        return None
 
 
 def require_out(out: Path | None, dry_run: bool) -> None:

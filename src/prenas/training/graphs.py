@@ -20,6 +20,7 @@ from torch import Tensor
 
 from prenas.data import Batch
 from prenas.families.base import Arch
+from prenas.imports import without_collection
 
 STEPS_BEFORE = 3
 """Eager steps of the same subnets before they are recorded: they choose kernels, and make the state
@@ -84,25 +85,13 @@ class CudaRecorder:
         graph = torch.cuda.CUDAGraph()
         # Other threads pin the memory of batches meanwhile, which a graph does not mind.
         mode = "thread_local"
+        gc.collect()  # now and not within: to free a graph would spoil one that is recorded
         with (
-            _without_garbage(),
+            without_collection(),
             torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode=mode),
         ):
             work()
         return graph.replay
-
-
-@contextmanager
-def _without_garbage() -> Iterator[None]:
-    """Collects garbage before, not within: to free a graph would spoil one that is recorded."""
-    was_enabled = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def require_graphs(device: torch.device, num_processes: int) -> None:

@@ -39,9 +39,14 @@ def suits_parts(qkv: Tensor) -> bool:
         and qkv.dtype in _DTYPES
         and heads * tokens**2 * qkv.element_size() <= _MOST_BYTES
         and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()  # type: ignore[no-untyped-call]
-        and not torch._C._are_functorch_transforms_active()
+        and not is_traced_or_transformed()
     )
+
+
+def is_traced_or_transformed() -> bool:
+    """Whether `torch.jit.trace`, or a transform of `torch.func`, follows what is computed."""
+    is_traced: bool = torch.jit.is_tracing()  # type: ignore[no-untyped-call]
+    return is_traced or torch._C._are_functorch_transforms_active()
 
 
 def attention_in_parts(

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, pad, scaled_dot_product_attention
 
+from prenas.families.vit.attention_in_parts import is_traced_or_transformed
+
 _MULTIPLE = 8  # of which fast kernels want the sides of a matrix
 
 
@@ -29,8 +31,7 @@ def suits_tables(qkv: Tensor) -> bool:
     return (
         qkv.device.type == "cuda"
         and not torch.compiler.is_exporting()
-        and not torch.jit.is_tracing()  # type: ignore[no-untyped-call]
-        and not torch._C._are_functorch_transforms_active()
+        and not is_traced_or_transformed()
     )
 
 
