@@ -71,16 +71,18 @@ def test_variables_that_do_not_read_are_refused(name: str, monkeypatch: pytest.M
 
 
 @pytest.fixture
-def two_accelerators(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine with two CUDA devices, as far as `resolve_device` looks."""
+def two_accelerators(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A machine with two CUDA devices, as far as `resolve_device` looks; which became current."""
+    current: list[int] = []
     accelerator = torch.accelerator
     monkeypatch.setattr(accelerator, "is_available", lambda: True)
     monkeypatch.setattr(accelerator, "current_accelerator", lambda: torch.device("cuda"))
     monkeypatch.setattr(accelerator, "device_count", lambda: 2)
+    monkeypatch.setattr(accelerator, "set_device_index", current.append)
     monkeypatch.setattr(processes.torch, "empty", lambda *args, **options: None)
+    return current
 
 
-@pytest.mark.usefixtures("two_accelerators")
 @pytest.mark.parametrize(
     ("name", "rank", "expected"),
     [
@@ -90,13 +92,21 @@ def two_accelerators(monkeypatch: pytest.MonkeyPatch) -> None:
         ("cuda:0", 1, "cuda:0"),
         ("cpu", 1, "cpu"),
         ("cpu", 7, "cpu"),
+        ("cpu:0", 0, "cpu:0"),
     ],
 )
 def test_each_process_takes_its_own_accelerator(
-    name: str, rank: int, expected: str, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    rank: int,
+    expected: str,
+    two_accelerators: list[int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("LOCAL_RANK", str(rank))
-    assert resolve_device(name) == torch.device(expected)
+    device = resolve_device(name)
+    assert device == torch.device(expected)
+    is_numbered = device.type == "cuda" and device.index is not None
+    assert two_accelerators == ([device.index] if is_numbered else [])
 
 
 @pytest.mark.usefixtures("two_accelerators")

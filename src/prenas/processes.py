@@ -135,6 +135,7 @@ def resolve_device(name: str) -> torch.device:
     """A device by name; `auto` takes an accelerator if there is one.
 
     If a machine has several processes, each takes its own accelerator unless a number is given.
+    An accelerator with a number becomes the current one of this process.
 
     Raises:
         ValueError: the device is unknown or not on this machine; the message lists those that are.
@@ -157,6 +158,9 @@ def resolve_device(name: str) -> torch.device:
             device = torch.device(device.type, local_rank())
         if device.type in available:
             torch.empty(0, device=device)
+            if device.type != "cpu" and device.index is not None:
+                # Graphs, compiled code and libraries use the current one.
+                torch.accelerator.set_device_index(device.index)
             return device
     except RuntimeError as error:
         if name.partition(":")[0] in available:  # it is there, and fails
