@@ -19,6 +19,9 @@ from PIL import Image
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for tests of equal bits on a GPU
 
+# Tests kill processes, not machines: what was written is there without waiting for the disk.
+os.fsync = lambda descriptor: None
+
 # Building networks makes many objects and little garbage: looking for it took a fifth of the time.
 gc.set_threshold(50_000, 20, 20)
 

@@ -9,6 +9,7 @@ FOLDER: `whole`, `point-N` for every named point, `change-N` for every Nth chang
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -223,9 +224,21 @@ def kill_and_continue(run: Path, data: ImageData | None, prepare: Callable[[], N
     assert in_child(lambda: train(run, data)) == 0, f"{run.name} was not continued"
 
 
+def prepare_to_fork() -> None:
+    """What all children would do again, and what no killed process needs, is left out.
+
+    What was imported stays to the end, and is looked through for garbage in no child. And what a
+    process has written survives it without waiting for the disk, which only a power cut could tell.
+    """
+    torch.set_num_threads(1)
+    gc.collect()
+    gc.freeze()
+    os.fsync = lambda descriptor: None
+
+
 def main(home: Path) -> None:
     """Makes all runs."""
-    torch.set_num_threads(1)
+    prepare_to_fork()
     data = own_data()
     searched, whole, counted = home / "searched", home / "whole", home / "counted"
     assert in_child(lambda: pipeline.search(RECIPE, searched, data=data)) == 0

@@ -21,13 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import sklearn.datasets
-import torch
 from safetensors.torch import save_file
 
 from prenas import cli, pipeline
 from prenas.data import Batch
 from prenas.training.step import Outcome, TrainingStep
-from training.killing import end_of, in_child, start
+from training.killing import end_of, in_child, prepare_to_fork, start
 from training.runs import mini_recipe
 
 RECIPE = mini_recipe(training={"epochs": 2, "checkpoint_steps": 4, "ema_decay": 0.9})
@@ -103,8 +102,8 @@ CASES: dict[str, tuple[tuple[Act, int], ...]] = {
 
 def main(home: Path) -> None:
     """Makes all runs; `ends.json` has what each process said and its exit status, by life."""
-    torch.set_num_threads(1)
     sklearn.datasets.load_digits()
+    prepare_to_fork()
     searched = home / "searched"
     assert in_child(lambda: pipeline.search(RECIPE, searched)) == 0
     ends: dict[str, list[list[tuple[int, str]]]] = {}
