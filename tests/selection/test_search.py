@@ -4,14 +4,16 @@ import json
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
+import scipy
 import torch
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
 from prenas import pipeline
+from prenas.cli.tables import print_preferred
 from prenas.cost import count
 from prenas.data import ImageData, load_data
 from prenas.data.pictures import Pixels
@@ -25,7 +27,9 @@ from prenas.recipe.budgets import parse_budgets
 from prenas.recipe.catalogue import get_recipe
 from prenas.selection import search as searching
 from prenas.selection.preferred import PreferredSet
+from prenas.selection.ranking import Fronts
 from prenas.selection.search import Search, new_supernet, zero_cost_search
+from prenas.selection.window import Windows
 from prenas.steps import training
 from prenas.supernet import Supernet
 from reference.scores import ATTENTION_AND_MLP_SUFFIXES
@@ -260,6 +264,38 @@ def test_the_best_of_a_budget_is_the_best_there_is() -> None:
             assert best.score == pytest.approx(scores[0], rel=1e-4)
             margin = (scores[0] - scores[1]) / scores[0]
             assert chosen[number].margin == pytest.approx(margin, abs=1e-4)
+
+
+@pytest.mark.parametrize("is_stopped", [True, False])
+def test_a_choice_that_is_not_proven_is_recorded_as_such(
+    is_stopped: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The first solution is the best, but is called good enough; or it is proven to be the best."""
+    solve = scipy.optimize.milp
+
+    def stopped(*arguments: Any, **options: Any) -> Any:
+        solution = solve(*arguments, **options)
+        solution.status = 1 if is_stopped else 0
+        return solution
+
+    monkeypatch.setattr(scipy.optimize, "milp", stopped)
+    for kind in (Fronts, Windows):  # leave the budgets to the program
+        monkeypatch.setattr(kind, "best", lambda self, budget: None)
+    budgets = ['search.budgets=["macs=1M:1.25M", "macs=1.25M:1.5M"]']
+    recipe = with_overrides(get_recipe("mobilenet-micro"), budgets)
+    run = tmp_path / "run"
+    pipeline.search(recipe.model_copy(update={"training": None}), run)
+    preferred = pipeline.read_preferred(run)
+    assert [choice.proven for choice in preferred.choices] == [not is_stopped] * 2
+    assert preferred.unproven_budgets == [*preferred.budgets] * is_stopped
+    print_preferred(preferred)
+    words = f"A better subnet may exist for {'; '.join(preferred.budgets)}: the search was stopped"
+    assert (words in capsys.readouterr().out) is is_stopped
+    page = pipeline.report(run).read_text()
+    assert ("A better subnet may exist for macs in" in page) is is_stopped
 
 
 @pytest.mark.parametrize("score", SCORES)

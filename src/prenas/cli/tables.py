@@ -235,6 +235,12 @@ def print_preferred(preferred: PreferredSet) -> None:
     else:
         for budget in empty:
             console.print(f"No subnet fits the budget {budget}", soft_wrap=True)
+    if unproven := preferred.unproven_budgets:
+        console.print(
+            f"A better subnet may exist for {few_of(unproven)}: the search was stopped before it "
+            "was certain",
+            soft_wrap=True,
+        )
     if preferred.partial_budgets:
         console.print(
             f"Left out {few_of(preferred.partial_budgets)}: shorter than one step "

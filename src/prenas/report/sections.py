@@ -234,6 +234,12 @@ def subnets(run: RunSoFar) -> list[str]:
     if empty:
         reachable = escape(preferred.reachable)
         parts.append(f"No subnet fits {few_of(empty, 20)}. The space reaches {reachable}.")
+    if unproven := preferred.unproven_budgets:
+        budgets = few_of([*map(escape, unproven)], 20)
+        parts.append(
+            f"A better subnet may exist for {budgets}: the search was stopped before it was "
+            "certain."
+        )
     if preferred.partial_budgets:
         left_out = few_of([*map(escape, preferred.partial_budgets)], 20)
         parts.append(

@@ -37,6 +37,8 @@ class Candidate:
     resolution: int | None
     cost: dict[str, int]
     score: float
+    is_proven: bool = True
+    """False if the search was stopped before it was certain that none is better."""
 
 
 @dataclass(frozen=True)

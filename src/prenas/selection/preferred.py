@@ -42,6 +42,8 @@ class Choice(Value):
     """Relative lead in score over the best subnet of the budget that was not chosen; among
     skeletons, over the best of the next shape. None if there was no other, or scores did not
     choose."""
+    proven: bool = True
+    """False if the search was stopped before it was certain that no other subnet is better."""
 
 
 class ExactOptimum(Value):
@@ -314,6 +316,12 @@ class PreferredSet(Value):
             for found in self.optima
             if (found.budget, subnet) in chosen and found.gap is not None
         ]
+
+    @property
+    def unproven_budgets(self) -> list[str]:
+        """The budgets for which a better subnet than the chosen one may exist."""
+        numbers = dict.fromkeys(choice.budget for choice in self.choices if not choice.proven)
+        return [self.budgets[number] for number in numbers]
 
     def budgets_of(self, subnet: int) -> list[str]:
         """The budgets that this subnet was chosen for."""

@@ -107,7 +107,8 @@ class Program:
                 return None
             bound = -self._sign * float(found.mip_dual_bound) / self._scale
             way = np.flatnonzero(found.x > 0.5).tolist()
-            candidate = self._graph.candidate(way)
+            is_proven = found.status != _STOPPED
+            candidate = replace(self._graph.candidate(way), is_proven=is_proven)
             if self._budget.holds(candidate.cost):
                 return Solution(way, candidate, bound)
             self.exclude(way)  # just outside the budget, within the solver's tolerance

@@ -262,6 +262,7 @@ def preferred_set(
             rank=pick.rank,
             subnet=number_of[_arch(space, pick.candidate)],
             margin=pick.margin,
+            proven=pick.candidate.is_proven,
         )
         for pick in picks
     )
