@@ -26,8 +26,16 @@ from data.making import (
     write,
 )
 from prenas.data import load_data, training_batches
+from prenas.data.augmentation import evaluation_transform
 from prenas.data.opening import warnings_named
-from prenas.data.pictures import Pictures, Pixels
+from prenas.data.pictures import (
+    ArrayPictures,
+    Pictures,
+    PictureSet,
+    Pixels,
+    prepare,
+    with_channels,
+)
 from prenas.families.vit.space import VitSettings
 from prenas.models.export import EvaluationTransform
 from prenas.recipe.data import Augmentation, Preprocessing
@@ -437,6 +445,61 @@ def test_memory_decides_how_a_split_is_held(tmp_path: Path) -> None:
         found = loaded(root, memory_gib=needed * factor)
         assert isinstance(found.train, kind)
         assert isinstance(found.validation, kind)
+
+
+@pytest.mark.parametrize(
+    ("shape", "in_chans", "crop_pct", "are_at_once"),
+    [
+        ((8, 8), 1, 1.0, True),
+        ((8, 8, 3), 3, 1.0, True),
+        ((8, 8), 3, 1.0, False),
+        ((8, 8, 3), 1, 1.0, False),
+        ((8, 9), 1, 1.0, False),
+        ((8, 8, 3), 3, 0.5, False),
+    ],
+)
+@pytest.mark.parametrize("is_stacked", [True, False])
+def test_arrays_that_stay_as_they_are_are_taken_at_once(
+    shape: tuple[int, ...],
+    in_chans: int,
+    crop_pct: float,
+    are_at_once: bool,
+    is_stacked: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The same pixels as one by one; any part of an array, in any order."""
+    arrays = np.random.default_rng(0).integers(0, 256, (6, *shape), dtype=np.uint8)
+    preprocessing = Preprocessing(crop_pct=crop_pct)
+    settings = VitSettings(image_size=8, patch_size=4, in_chans=in_chans, num_classes=2)
+    transform = evaluation_transform(preprocessing, settings)
+    chosen = (4, 0, 5, 1)
+    expected = [transform(with_channels(Image.fromarray(arrays[n]), in_chans)) for n in chosen]
+    num_opened, open_one = 0, ArrayPictures.__call__
+
+    def counted(self: ArrayPictures, name: str) -> Image.Image:
+        nonlocal num_opened
+        num_opened += 1
+        return open_one(self, name)
+
+    monkeypatch.setattr(ArrayPictures, "__call__", counted)
+    pictures = PictureSet(
+        [*map(str, chosen)], (1, 0, 1, 0), ArrayPictures(arrays if is_stacked else [*arrays])
+    )
+    prepared, notes = prepare(
+        pictures,
+        transform,
+        (in_chans, 8, 8),
+        preprocessing,
+        is_fixed=True,
+        memory_bytes=1e9,
+        skip=False,
+    )
+    assert isinstance(prepared, Pixels)
+    assert torch.equal(prepared.pixels, torch.stack(expected))
+    assert prepared.pixels.is_contiguous()
+    assert prepared.labels.tolist() == [1, 0, 1, 0]
+    assert notes == []
+    assert (num_opened == 0) is (are_at_once and is_stacked)
 
 
 def test_no_warning_is_left_from_ordinary_pictures(mixed: Path) -> None:

@@ -104,6 +104,13 @@ class ArrayPictures:
         """The picture with that index."""
         return Image.fromarray(self._arrays[int(name)])
 
+    def stacked(self, names: Sequence[str]) -> NDArray[np.uint8] | None:
+        """[N, H, W] or [N, H, W, 3] the pictures together; None if they come one by one."""
+        if not isinstance(self._arrays, np.ndarray):
+            return None
+        found: NDArray[np.uint8] = self._arrays[np.fromiter(map(int, names), np.int64, len(names))]
+        return found
+
 
 class PictureError(ValueError):
     """A picture that cannot be read during training or evaluation."""
@@ -347,6 +354,8 @@ def prepare(
     """
     in_chans, total = shape[0], len(pictures)
     if is_fixed and total * np.prod(shape) <= memory_bytes:
+        if (pixels := _unchanged_pixels(pictures, transform, shape)) is not None:
+            return Prepared(Pixels(pixels, pictures.labels, preprocessing), [])
         fixed = _read_all(pictures, in_chans, transform)
         notes = _handle_problems(fixed, total, skip)
         pixels = torch.stack(fixed.values) if fixed.values else torch.empty(0, *shape).byte()
@@ -369,6 +378,30 @@ def prepare(
         notes = _handle_problems(readable, total, skip)
         pictures = readable.pictures
     return Prepared(Pictures(pictures, transform, in_chans, preprocessing, skip=skip), notes)
+
+
+def _unchanged_pixels(
+    pictures: PictureSet, transform: PictureTransform, shape: tuple[int, int, int]
+) -> Tensor | None:
+    """The pixels [N, C, H, W] of an array that the transform leaves as it is; None otherwise.
+
+    One by one, the 70,000 pictures of Fashion-MNIST take seconds.
+    """
+    if not isinstance(pictures.open, ArrayPictures):
+        return None
+    channels, height, width = shape
+    stacked = pictures.open.stacked(pictures.names)
+    size = (height, width) if channels == 1 else (height, width, channels)
+    if stacked is None or stacked.shape[1:] != size or stacked.dtype != np.uint8:
+        return None
+    # A fixed transform resizes and crops, whatever a picture shows: noise tells whether it does.
+    noise = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
+    changed = transform(Image.fromarray(noise))
+    planes = stacked[:, None] if channels == 1 else np.moveaxis(stacked, 3, 1)
+    expected = noise[None] if channels == 1 else np.moveaxis(noise, 2, 0)
+    if not np.array_equal(changed.numpy(), expected):
+        return None
+    return torch.from_numpy(np.ascontiguousarray(planes))
 
 
 def _unchanged(picture: Image.Image) -> Image.Image:
