@@ -14,7 +14,7 @@ import pytest
 import timm
 import torch
 import torch_pruning
-from benchmarks import pruners, scale
+from benchmarks import pretrained, pruners, scale, trained_vit
 from benchmarks.__main__ import SECTIONS
 from benchmarks.gpu.attending import in_one_part
 from benchmarks.gpu.command import SECTIONS as GPU_SECTIONS
@@ -33,6 +33,7 @@ from benchmarks.paired import (
 from benchmarks.pretrained import print_table
 from benchmarks.small_data import unpack
 
+from data.making import write
 from families.drawing import fill_as_trained
 from prenas import artifacts
 from prenas.cost import count
@@ -285,6 +286,27 @@ def test_results_of_growth_state_what_they_were_measured_on() -> None:
     for found in document.values():
         assert {"command", "commit", "date", "hardware", "versions", "rows", "slope"} <= set(found)
         assert "dirty" not in found["commit"]
+
+
+def test_a_transformer_that_was_trained_here_is_cut(tmp_path: Path) -> None:
+    """`vit`, then `pretrained --source vit`, which goes on where it was stopped."""
+    home, names = tmp_path / "home", [f"{kind}/{n}.png" for kind in "ab" for n in range(12)]
+    pictures, others = (write(tmp_path / name, names) for name in ("set", "others"))
+    sizes = ["--image-size", "32", "--home", str(home)]
+    data = ["--data", str(pictures)]
+    trained_vit.main([*data, "--test", str(others), "--epochs", "1", *sizes])
+    out = tmp_path / "rows.json"
+    words = [*data, "--source", "vit", "--shares", "60", *sizes, "--out", str(out)]
+    words += ["--set", "adaptation.epochs=1", "--set", "training.epochs=1"]
+    kinds = []
+    for arms in (["L1, equal"], ["L1, equal", "joint"]):
+        pretrained.main([*words, "--joint", "L1, equal", "--arms", *arms])
+        rows = json.loads(out.read_text())["rows"]
+        kinds.append([(row["arm"], row["training"]) for row in rows])
+        assert all(row["macs_share"][0] <= 60 for row in rows if row["arm"] != "source")
+        assert all(0 <= top1 <= 100 for row in rows for top1 in row["top1"])
+    first = [("source", "alone"), ("L1, equal", "none")]
+    assert kinds == [first, [*first, ("L1, equal", "joint")]]
 
 
 def test_a_pruned_network_of_another_pruner_is_a_source(tmp_path: Path) -> None:
