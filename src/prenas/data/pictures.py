@@ -23,6 +23,7 @@ from torch.utils.data import Dataset
 from prenas.data.augmentation import PictureTransform, StagedTransform, normalized
 from prenas.data.names import Integers, Names
 from prenas.data.opening import UNSUPPORTED, warnings_named
+from prenas.randomness import numpy_generator
 from prenas.recipe.data import Preprocessing
 
 T = TypeVar("T")
@@ -395,7 +396,7 @@ def _unchanged_pixels(
     if stacked is None or stacked.shape[1:] != size or stacked.dtype != np.uint8:
         return None
     # A fixed transform resizes and crops, whatever a picture shows: noise tells whether it does.
-    noise = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
+    noise = numpy_generator(0, "whether pictures change").integers(0, 256, size, dtype=np.uint8)
     changed = transform(Image.fromarray(noise))
     planes = stacked[:, None] if channels == 1 else np.moveaxis(stacked, 3, 1)
     expected = noise[None] if channels == 1 else np.moveaxis(noise, 2, 0)
