@@ -1,5 +1,6 @@
 """The selector compared with brute force, on tables full of ties."""
 
+from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -14,8 +15,9 @@ from prenas.families import get_space
 from prenas.proxy.tables import SpaceTables, StageTable, cost_tables
 from prenas.recipe import Enumeration
 from prenas.recipe.budgets import Budget, parse_budgets
+from prenas.selection import program
 from prenas.selection.graph import item_graph
-from prenas.selection.program import best_by_program
+from prenas.selection.program import Program, Solution, best_by_program
 from prenas.selection.ranking import Fronts
 from prenas.selection.select import Candidates, Pick, reachable, select
 from selection.brute import (
@@ -251,6 +253,30 @@ def test_a_solver_that_ran_out_of_time_is_not_believed_silently(
     assert best_by_program(item_graph(line((5, 9, 1.0))), budget, 1) == []
     assert "stopped after 60 s" in caplog.text
     assert "found no subnet, although one may exist" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("stopped", "proven"),
+    [((), (True, True)), ((0,), (False, False)), ((1,), (True, False))],
+)
+@pytest.mark.parametrize("where", [1, -1])
+def test_ranks_up_to_where_a_solver_was_stopped_are_proven(
+    where: int, stopped: tuple[int, ...], proven: tuple[bool, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If scores are no sums, the best of either sign may win: both have to be proven."""
+    solve, num_solved = Program.solve, Counter[int]()
+
+    def watched(self: Program) -> Solution | None:
+        found = solve(self)
+        self.was_stopped = self._sign == where and num_solved[where] in stopped
+        num_solved[self._sign] += 1
+        return None if self.was_stopped else found  # it had found none
+
+    monkeypatch.setattr(program, "signs", lambda graph: (1, -1))
+    monkeypatch.setattr(Program, "solve", watched)
+    (budget,) = parse_budgets(["params=1:100"]).kept
+    graph = item_graph(line((5, 9, 1.0), (6, 10, 2.0), (7, 11, 3.0), (8, 12, 4.0)))
+    assert tuple(one.is_proven for one in best_by_program(graph, budget, 2)) == proven
 
 
 def test_every_budget_is_answered_at_its_resolution() -> None:

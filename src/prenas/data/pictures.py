@@ -105,9 +105,11 @@ class ArrayPictures:
         """The picture with that index."""
         return Image.fromarray(self._arrays[int(name)])
 
-    def stacked(self, names: Sequence[str]) -> NDArray[np.uint8] | None:
-        """[N, H, W] or [N, H, W, 3] the pictures together; None if they come one by one."""
+    def stacked(self, names: Sequence[str], size: tuple[int, ...]) -> NDArray[np.uint8] | None:
+        """[N, *size] the pictures together; None if they are not one array of this size."""
         if not isinstance(self._arrays, np.ndarray):
+            return None
+        if self._arrays.shape[1:] != size or self._arrays.dtype != np.uint8:
             return None
         found: NDArray[np.uint8] = self._arrays[np.fromiter(map(int, names), np.int64, len(names))]
         return found
@@ -391,17 +393,18 @@ def _unchanged_pixels(
     if not isinstance(pictures.open, ArrayPictures):
         return None
     channels, height, width = shape
-    stacked = pictures.open.stacked(pictures.names)
     size = (height, width) if channels == 1 else (height, width, channels)
-    if stacked is None or stacked.shape[1:] != size or stacked.dtype != np.uint8:
-        return None
     # A fixed transform resizes and crops, whatever a picture shows: noise tells whether it does.
     noise = numpy_generator(0, "whether pictures change").integers(0, 256, size, dtype=np.uint8)
-    changed = transform(Image.fromarray(noise))
-    planes = stacked[:, None] if channels == 1 else np.moveaxis(stacked, 3, 1)
-    expected = noise[None] if channels == 1 else np.moveaxis(noise, 2, 0)
-    if not np.array_equal(changed.numpy(), expected):
+    if not torch.equal(transform(Image.fromarray(noise)), _planes(noise[None])[0]):
         return None
+    stacked = pictures.open.stacked(pictures.names, size)
+    return None if stacked is None else _planes(stacked)
+
+
+def _planes(pictures: NDArray[np.uint8]) -> Tensor:
+    """[N, C, H, W] of pictures [N, H, W] or [N, H, W, C]."""
+    planes = pictures[:, None] if pictures.ndim == 3 else np.moveaxis(pictures, 3, 1)
     return torch.from_numpy(np.ascontiguousarray(planes))
 
 

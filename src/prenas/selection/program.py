@@ -52,8 +52,11 @@ class Program:
         sign: 1 searches for the largest sum of scores, -1 for the smallest.
     """
 
+    was_stopped: bool
+    """Whether the last call of `solve` ran out of time: a better way than it found may exist."""
+
     def __init__(self, graph: Graph, budget: Budget, sign: int = 1) -> None:
-        self._graph, self._budget = graph, budget
+        self._graph, self._budget, self.was_stopped = graph, budget, False
         edges = graph.edges
         self._scale = _SCORE_SCALE / (graph.most(np.abs(edges.score)) or 1.0)
         self._objective: Floats = -sign * edges.score * self._scale
@@ -94,7 +97,8 @@ class Program:
                 ),
                 options={"mip_rel_gap": 0.0, "time_limit": SECONDS},
             )
-            if found.status == _STOPPED:
+            self.was_stopped = found.status == _STOPPED
+            if self.was_stopped:
                 _logger.warning(
                     "%s: the integer program was stopped after %g s; %s",
                     self._budget,
@@ -107,8 +111,7 @@ class Program:
                 return None
             bound = -self._sign * float(found.mip_dual_bound) / self._scale
             way = np.flatnonzero(found.x > 0.5).tolist()
-            is_proven = found.status != _STOPPED
-            candidate = replace(self._graph.candidate(way), is_proven=is_proven)
+            candidate = self._graph.candidate(way)
             if self._budget.holds(candidate.cost):
                 return Solution(way, candidate, bound)
             self.exclude(way)  # just outside the budget, within the solver's tolerance
@@ -140,15 +143,19 @@ def best_by_program(
         required: arguments for `Program.require`.
     """
     found: dict[tuple[int, ...], Candidate] = {}
+    num_proven = num  # the best n overall are among the best n of every sign
     for sign in signs(graph):
         program = Program(graph, budget, sign)
         for amounts, least in required:
             program.require(amounts, least)
-        for _ in range(num):
+        for rank in range(num):
             solution = program.solve()
+            if program.was_stopped:
+                num_proven = min(num_proven, rank)
             if solution is None:
                 break
             (score,) = finished(graph, np.array([solution.candidate.score]))
             found[tuple(solution.way)] = replace(solution.candidate, score=float(score))
             program.exclude(solution.way)
-    return sorted(found.values(), key=lambda one: budget.preference(one.score, one.cost))[:num]
+    best = sorted(found.values(), key=lambda one: budget.preference(one.score, one.cost))[:num]
+    return [replace(one, is_proven=rank < num_proven) for rank, one in enumerate(best)]
