@@ -31,7 +31,7 @@ from rich.table import Table
 
 from benchmarks.paired import ROOT, Options, Section, environment
 
-SECTIONS = ("attention", "supernet", "search", "loader", "compiled", "evaluation")
+SECTIONS = ("attention", "supernet", "search", "loader", "arrays", "compiled", "evaluation")
 COMMANDS = {
     "gpu": "benchmarks.gpu.command",
     "pretrained": "benchmarks.pretrained",
