@@ -21,9 +21,11 @@ images once. Then every arm cuts it to the same shares of its MACs:
   images, each a training of that length;
 - `scratch`: the same cuts from random weights, each alone, for all images that source and cuts saw.
 
-All arms see the same splits. Neither choice nor training looks at the validation split, so
-accuracies are those of validation and test images together. Everything is stored under `--home` and
-continued there; results are merged into `results/pretrained.json`.
+All arms see the same splits. Neither training nor the choice of units looks at the validation
+split, so accuracies are those of validation and test images together. (Where a choice may take
+smaller images, the validation split decides which, and its accuracy is slightly optimistic.)
+Everything is stored under `--home` and continued there; results are merged into
+`results/pretrained.json`.
 """
 
 from __future__ import annotations

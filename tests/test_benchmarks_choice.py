@@ -50,7 +50,7 @@ def row(arm: str, seed: int, *best: float, data: str = "digits", question: str =
         "num_subnets": len(best),
         "overlap": 0.5,
         "cells": {
-            name: {"best": one, "first": one - 1, "mean": one, "spread_on_validation": 0.2}
+            name: {"best": one, "first": one - 1, "mean": one - 2, "spread_on_validation": 0.2}
             for name, one in zip(names, best, strict=True)
         },
     }
@@ -61,6 +61,9 @@ ROWS = [
     *(row(CONTROL, seed, 79 + seed, 70.4 + 1.2 * seed) for seed in range(3)),
     row(CONTROL, 7, 1.0, 1.0),  # without a partner
 ]
+
+
+ARMS = [(arm, seed) for arm in (SKELETONS, CONTROL) for seed in range(3)]
 
 
 def test_differences_are_paired_by_seed_and_budget() -> None:
@@ -104,9 +107,21 @@ def test_the_decision_rule(cells_of_seeds: list[tuple[float, ...]], beats: bool 
 def test_the_tables_say_what_the_rows_say(tmp_path: Path) -> None:
     text = document(ROWS, "choice")
     assert "+0.45 (+0.20 to +0.70) | 1 of 2 | -0.10 | beats it" in text
-    assert f"| {SKELETONS} | 0, 1, 2 | 2 | 50 | 81.00 | 71.50 |" in text
+    assert "| a | b | mean | of all subnets | spread |" in text
+    assert f"| {SKELETONS} | 0, 1, 2 | 2 | 50 | 81.00 | 71.50 | 76.25 | 74.25 | 0.20 |" in text
     render(drawing(ROWS, "choice"), tmp_path / "x.png")
     assert (tmp_path / "x.png").stat().st_size > 1000
+
+
+def test_the_verdict_is_about_all_data_sets() -> None:
+    """Ahead on one and behind on the other, which is one line more than they have."""
+    others = [row(arm, seed, 60.0 + 9 * (arm == CONTROL), data="x") for arm, seed in ARMS]
+    lines = [line for line in document([*ROWS, *others], "choice").splitlines() if "9.00" in line]
+    assert (
+        f"| {SKELETONS} | {CONTROL} | x, 5 epochs | -9.00 (-9.00 to -9.00) | 0 of 1 | -9.00 |  |"
+        in lines
+    )
+    assert f"| {SKELETONS} | {CONTROL} | all |  | 1 of 3 | -9.00 | does not beat it |" in lines
 
 
 def test_budgets_keep_their_order_where_an_arm_has_one_of_them() -> None:

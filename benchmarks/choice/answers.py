@@ -129,9 +129,10 @@ def document(rows: Sequence[Row], question: str) -> str:
     }
     parts.append(
         f"A budget is answered by {measured[asked.measure]}; accuracies are on test, in %. "
+        "`mean` is that of all budgets, `of all subnets` also that of those which do not answer. "
         "Differences are in points. Their 95 % intervals are Student's t over the seeds, of the "
         "mean over the budgets that both arms have. Cells are single budgets: ahead means by more "
-        "than two standard errors."
+        "than two standard errors. The verdict is about the cells of all data sets and lengths."
     )
     if asked.has_fronts:
         parts.append(
@@ -162,12 +163,13 @@ def _accuracies(rows: Sequence[Row], question: str) -> str:
                 f"{fmean(row['num_subnets'] for row in own):g}",
                 f"{100 * fmean(shared):.0f}" if shared else NONE,
                 *(f"{fmean(found):.2f}" if found else NONE for found in values),
+                f"{fmean(fmean(_all(row, measure)) for row in own):.2f}",
                 f"{fmean(fmean(_all(row, 'mean')) for row in own):.2f}",
                 f"{fmean(fmean(_all(row, 'spread_on_validation')) for row in own):.2f}",
                 *(f"{fmean(row[name] for row in own):.2f}" for name in front),
             ]
         )
-    heads = ["arm", "seeds", "subnets", "shared, %", *budgets, "mean of all", "spread"]
+    heads = ["arm", "seeds", "subnets", "shared, %", *budgets, "mean", "of all subnets", "spread"]
     heads += front.values()
     return table(heads, lines, left=["arm", "seeds"])
 
@@ -181,21 +183,31 @@ def _differences(rows: Sequence[Row], question: str) -> str:
     for arm, control in QUESTIONS[question].pairs:
         found = cells(rows, question, arm, control)
         says = {None: "not enough seeds", True: "beats it", False: "does not beat it"}
-        for number, one in enumerate(overall(rows, question, arm, control)):
-            own = [cell for cell in found if cell.where.startswith(f"{one.where}, ")]
+        places = overall(rows, question, arm, control)
+        parts = [
+            (one.where, one.in_words, [cell for cell in found if _is_of(cell, one)])
+            for one in places
+        ]
+        if len(places) > 1:
+            parts.append(("all", "", found))
+        for number, (where, difference, own) in enumerate(parts, 1):
             lines.append(
                 [
                     arm,
                     control,
-                    one.where,
-                    one.in_words,
+                    where,
+                    difference,
                     f"{sum(cell.is_ahead for cell in own)} of {len(own)}",
                     f"{min(cell.mean for cell in own):+.2f}",
-                    says[verdict(found)] if number == 0 else "",
+                    says[verdict(found)] if number == len(parts) else "",
                 ]
             )
     heads = ["arm", "control", "where", "difference", "cells ahead", "worst cell", "verdict"]
     return table(heads, lines, left=["arm", "control", "where", "verdict"])
+
+
+def _is_of(cell: Difference, whole: Difference) -> bool:
+    return cell.where.startswith(f"{whole.where}, ")
 
 
 def _differences_of_fronts(rows: Sequence[Row], question: str) -> str:
