@@ -91,10 +91,15 @@ CHOICES = {
 }
 """Name of a choice -> changes of the recipe. All keep the image size of the source, ..."""
 
+EITHER = "gate or Fisher, best"
+"""For every budget, the cut of either score that is more accurate on the validation split."""
+
+CHOICES[EITHER] = ("search.score=gate_or_fisher",)
+
 SMALLER = "smaller images"
 """... but those with this in their names, which may also choose smaller images."""
 
-CHOICES |= {f"{name}, {SMALLER}": CHOICES[name] for name in ("gate, best", "Fisher, best")}
+CHOICES |= {f"{name}, {SMALLER}": CHOICES[name] for name in ("gate, best", "Fisher, best", EITHER)}
 
 DEFAULT = f"gate, best, {SMALLER}"
 """What `prenas run --from` does."""
@@ -373,7 +378,9 @@ def untrained(setting: Setting, arm: str) -> dict[str, Any]:
             setting.data,
             source=source.name,
             sha256=source.sha256,
-            judge=partial(judged, setting.data, recipe) if SMALLER in arm else None,
+            judge=partial(judged, setting.data, recipe)
+            if SMALLER in arm or EITHER in arm
+            else None,
         )
         searched = time.perf_counter() - started
     archs = [subnet.arch for subnet in _by_budget(found.preferred)]

@@ -1,5 +1,7 @@
 """Scores of hidden units: the fast forms equal the literal ones, for one unit and one image."""
 
+from typing import get_args
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -8,7 +10,7 @@ from torch.nn.functional import cross_entropy
 from families.drawing import fill_as_trained, timm_space
 from prenas.families import build
 from prenas.families.units import UnitGroup, reorder
-from prenas.proxy.scores import UNIT_SCORES, UnitScoreName
+from prenas.proxy.scores import UnitScoreName
 from prenas.proxy.unit_scores import unit_scores
 
 MODELS = {"test_resnet": 40, "mobilenetv3_small_050": 32, "test_vit": 64, "test_convnext": 64}
@@ -130,7 +132,7 @@ def test_weights_times_gradients_are_summed_over_the_units_tensors() -> None:
             assert float(plain[unit]) == pytest.approx(magnitude, rel=1e-9)
 
 
-@pytest.mark.parametrize("score", sorted(set(UNIT_SCORES) - {"random"}))
+@pytest.mark.parametrize("score", sorted({*get_args(UnitScoreName)} - {"random"}))
 def test_scores_follow_the_units_into_another_order(score: str) -> None:
     case = Case("test_vit")
     before = unit_scores(case.network, case.groups, case.batches(4), score=score).scores
@@ -180,6 +182,20 @@ def test_halves_are_the_scores_of_every_second_image(score: UnitScoreName, size:
         alone = unit_scores(case.network, case.groups, own, score=score).scores
         for one, other in zip(scores, alone, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_roots_of_the_squares_are_the_gate(model: str) -> None:
+    case = Case(model)
+    gate, fisher = (
+        unit_scores(case.network, case.groups, case.batches(3), score=name)
+        for name in ("gate", "fisher")
+    )
+    roots = fisher.roots
+    assert roots.halves is not None
+    assert gate.halves is not None
+    for one, other in zip((roots.scores, *roots.halves), (gate.scores, *gate.halves), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 def test_scores_without_images_have_no_halves() -> None:

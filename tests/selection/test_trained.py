@@ -1,11 +1,13 @@
 """Search in a trained network: tables of unit scores, and the choice that follows from them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import TensorDataset
 
 from families.drawing import assert_equal, fill_as_trained, images_for, timm_space
@@ -15,6 +17,7 @@ from prenas.families import build, get_space
 from prenas.families.base import Arch, StageChoice
 from prenas.families.timm_cut.arch import TimmArch
 from prenas.families.timm_cut.space import TimmSpace, cuts
+from prenas.families.units import UnitGroup
 from prenas.proxy.unit_scores import UnitScores, unit_scores
 from prenas.recipe import Recipe, SearchRecipe, with_overrides
 from prenas.recipe.budgets import parse_budgets
@@ -26,6 +29,7 @@ from prenas.selection.rules import equal_shares, uniform_numbers
 from prenas.selection.select import Candidates
 from prenas.selection.trained import (
     Judge,
+    num_judged,
     scored_batches,
     scores_units,
     search_trained,
@@ -204,6 +208,114 @@ def test_without_a_judge_images_stay_as_large_as_fits() -> None:
     assert {side: arch.resized_to for side, arch in sides.items()} == {"40": 40, "36": 36}
     assert found.trained is not None
     assert (found.trained.tried, found.trained.top1_untrained) == ((), None)
+
+
+# --- several scores ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores of units that are told apart much better by the squares in some layers."""
+
+    def squares(network: nn.Module, groups: Sequence[UnitGroup], *_: object, **fields: str) -> Any:
+        scores = [
+            torch.linspace(1, 0.02, group.num_units).double() ** (1 + 3 * (number % 2))
+            for number, group in enumerate(groups)
+        ]
+        found = UnitScores(scores, (scores, [one.flip(0) for one in scores]))
+        return found if fields["score"] == "fisher" else found.roots
+
+    monkeypatch.setattr(trained, "unit_scores", squares)
+
+
+def judged_by(top1: Mapping[Arch, float]) -> Judge:
+    return lambda _, archs: [top1.get(arch, 0.2) for arch in archs]
+
+
+def shares_of(space: TimmSpace, *shares: int) -> list[str]:
+    macs = count(space.largest, space)["macs"]
+    return [f"macs={macs * share // 100}" for share in shares]
+
+
+@pytest.mark.usefixtures("made_up")
+def test_of_two_scores_the_one_with_the_more_accurate_cut_chooses() -> None:
+    """For each budget by itself; the cut is the one that this score alone chooses."""
+    space, winners = timm_space("test_resnet", 40), ("fisher", "gate", "fisher")
+    budgets = shares_of(space, 84, 75, 67)
+    alone = {
+        name: {choice.budget: found.subnets[choice.subnet] for choice in found.choices}
+        for name in ("gate", "fisher")
+        for found in [chosen(recipe_for(space, *budgets, score=name))]
+    }
+    assert all(alone["gate"][n].arch != alone["fisher"][n].arch for n in range(3))
+    top1 = {alone[name][n].arch: 0.7 for n, name in enumerate(winners)}
+    recipe = recipe_for(space, *budgets, score="gate_or_fisher")
+    found = chosen(recipe, judged_by(top1))
+    assert [choice.budget for choice in found.choices] == [0, 1, 2]
+    for choice, name in zip(found.choices, winners, strict=True):
+        assert found.subnets[choice.subnet] == alone[name][choice.budget]
+    assert found.trained is not None
+    assert found.trained.chosen_by == winners
+    assert [(one.budget, one.score, one.top1) for one in found.trained.tried] == [
+        (number, name, 0.7 if name == winner else 0.2)
+        for number, winner in enumerate(winners)
+        for name in ("gate", "fisher")
+    ]
+    assert found.trained.tried_in_words[0] == "by fisher among gate: 20.0, fisher: 70.0"
+    assert num_judged(recipe) == 6
+
+
+@pytest.mark.usefixtures("made_up")
+@pytest.mark.parametrize("judge", [None, judged_by({})], ids=["no judge", "equals"])
+def test_without_a_difference_the_gate_chooses(judge: Judge | None) -> None:
+    space = timm_space("test_resnet", 40)
+    found, gate, fisher = (
+        chosen(recipe_for(space, *shares_of(space, 75), score=score), judge)
+        for score in ("gate_or_fisher", "gate", "fisher")
+    )
+    assert found.archs == gate.archs != fisher.archs
+    assert found.trained is not None
+    assert found.trained.chosen_by == ("gate",)
+
+
+@pytest.mark.usefixtures("made_up")
+def test_the_better_score_counts_at_every_resolution() -> None:
+    """The largest images at which either cut is within a standard error (here 0.093)."""
+    space = with_resolutions()
+    budget = f"macs={count(space.compose(space.extreme(-1), 32), space)['macs'] - 1}"
+    by_side = {side: iter(top1) for side, top1 in ((40, (0.4, 0.5)), (36, (0.3, 0.8)))}
+    found = chosen(
+        recipe_for(space, budget, score="gate_or_fisher"),
+        lambda _, archs: [next(by_side.get(arch.resized_to or 0, iter([0.85]))) for arch in archs],
+    )
+    assert [subnet.arch.resized_to for subnet in found.subnets] == [36]
+    assert found.trained is not None
+    assert found.trained.chosen_by == ("fisher",)
+    assert found.trained.tried_in_words[0].startswith(
+        "by fisher among 40 px by gate: 40.0, 40 px by fisher: 50.0, 36 px by gate: 30.0, "
+        "36 px by fisher: 80.0, 32 px by gate: 85.0, 32 px by fisher: 85.0"
+    )
+
+
+@pytest.mark.usefixtures("made_up")
+def test_halves_are_compared_by_the_score_that_chose() -> None:
+    space = timm_space("test_resnet", 40)
+    budgets = shares_of(space, 85, 75)
+    alone = [chosen(recipe_for(space, *budgets, score=name)) for name in ("fisher", "gate")]
+    top1 = {alone[0].archs[1]: 0.7, alone[1].archs[0]: 0.7}
+    found = chosen(recipe_for(space, *budgets, score="gate_or_fisher"), judged_by(top1))
+    assert found.trained is not None
+    assert found.trained.chosen_by == ("fisher", "gate")
+    halves = [one.trained.halves for one in (*alone, found) if one.trained is not None]
+    fisher, gate, both = (one.kept_in_common for one in halves if one is not None)
+    assert fisher != gate
+    assert both == (fisher[0], gate[1])
+
+
+def test_two_scores_have_no_common_optimum() -> None:
+    recipe = recipe_for(small_space(), "macs=1G", score="gate_or_fisher")
+    with pytest.raises(ValueError, match=r"exact_optimum is about one score, .* gate or fisher"):
+        with_overrides(recipe, ["search.exact_optimum=true"])
 
 
 def test_a_branch_may_be_left_out_and_stays_so() -> None:

@@ -205,8 +205,7 @@ def print_preferred(preferred: PreferredSet) -> None:
         )
         for number, tried in trained.tried_in_words.items():
             console.print(
-                f"{preferred.budgets[number]}: chosen among {tried} (resolution: untrained "
-                "validation top-1, %)",
+                f"{preferred.budgets[number]}: chosen {tried} (untrained validation top-1, %)",
                 soft_wrap=True,
             )
         if trained.halves is not None:

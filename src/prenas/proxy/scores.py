@@ -53,7 +53,14 @@ COUNT_SCORE = "params"
 UnitScoreName = Literal["gate", "gate_sum", "fisher", "weight_times_gradient", "weight", "random"]
 """Scores of single hidden units at trained weights; see `prenas.proxy.unit_scores`."""
 
-UNIT_SCORES: tuple[UnitScoreName, ...] = get_args(UnitScoreName)
+TRIED_SCORES: dict[str, tuple[UnitScoreName, ...]] = {
+    **{name: (name,) for name in get_args(UnitScoreName)},
+    "gate_or_fisher": ("gate", "fisher"),
+}
+"""Value of `search.score` for a trained network -> the scores whose cuts are tried for every
+budget. Of several, the one whose cut is more accurate before training chooses."""
+
+UNIT_SCORES = tuple(TRIED_SCORES)
 
 
 def is_sum_over_layers(name: str) -> bool:

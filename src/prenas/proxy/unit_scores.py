@@ -28,6 +28,15 @@ class UnitScores(NamedTuple):
     """From every second image alone, beginning with the first and with the second; None for a
     score that needs no images."""
 
+    @property
+    def roots(self) -> UnitScores:
+        """The square root of every score: `gate` for `fisher`."""
+        halves = self.halves and (
+            [*map(torch.sqrt, self.halves[0])],
+            [*map(torch.sqrt, self.halves[1])],
+        )
+        return UnitScores([*map(torch.sqrt, self.scores)], halves)
+
 
 def unit_scores(
     network: nn.Module,

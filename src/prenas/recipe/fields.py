@@ -23,6 +23,7 @@ from prenas.precision import Precision
 from prenas.proxy.scores import (
     COUNT_SCORE,
     PUBLISHED_SCORE,
+    TRIED_SCORES,
     UNIT_SCORES,
     Scope,
     check_score_name,
@@ -132,6 +133,15 @@ class SearchRecipe(Value):
                         "search.strategy=random draws from all architectures without scores: leave "
                         f"out {name}, or choose another strategy"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _one_score_has_an_optimum(self) -> Self:
+        if self.exact_optimum and len(TRIED_SCORES.get(self.score, ())) > 1:
+            raise ValueError(
+                f"search.exact_optimum is about one score, but search.score {self.score!r} tries "
+                f"several: leave it out, or choose {' or '.join(TRIED_SCORES[self.score])}"
+            )
         return self
 
     @field_validator("budgets")

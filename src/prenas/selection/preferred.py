@@ -153,12 +153,15 @@ class HalvesAgreement(Value):
         )
 
 
-class TriedResolution(Value):
-    """The best subnet of a budget at one resolution, before training."""
+class Tried(Value):
+    """The best subnet of a budget at one resolution and by one score, before training."""
 
     budget: Amount
     """Number of the budget."""
     resolution: int
+    """0 if the budget has no other."""
+    score: str | None = None
+    """None if one score chose for all budgets."""
     top1: float = Field(ge=0, le=1)
     """Fraction of validation images that it classifies correctly, with BatchNorm calibrated."""
 
@@ -177,16 +180,22 @@ class Trained(Value):
     top1_untrained: tuple[float, ...] | None = None
     """Per subnet, the fraction of validation images (0 to 1) that it classifies correctly before it
     is trained, with BatchNorm calibrated; None if it was not measured."""
-    tried: tuple[TriedResolution, ...] = ()
-    """What the resolutions of the budgets were chosen by; empty if there was nothing to choose."""
+    tried: tuple[Tried, ...] = ()
+    """What resolutions and scores of the budgets were chosen by; empty if there was no choice."""
+    chosen_by: tuple[str | None, ...] = ()
+    """Per budget, the score that chose, None if the budget is empty; no budgets if one score chose
+    for all."""
 
     @property
     def tried_in_words(self) -> dict[int, str]:
-        """Number of a budget -> the resolutions that were tried for it, and their accuracies."""
+        """Number of a budget -> what was tried for it, and the untrained accuracies."""
         found: dict[int, list[str]] = {}
         for one in self.tried:
-            found.setdefault(one.budget, []).append(f"{one.resolution}: {100 * one.top1:.1f}")
-        return {budget: ", ".join(parts) for budget, parts in found.items()}
+            size = f"{one.resolution} px" if one.resolution else None
+            what = " by ".join(part for part in (size, one.score) if part is not None)
+            found.setdefault(one.budget, []).append(f"{what}: {100 * one.top1:.1f}")
+        by = {n: f"by {score} " for n, score in enumerate(self.chosen_by) if score is not None}
+        return {n: f"{by.get(n, '')}among {', '.join(parts)}" for n, parts in found.items()}
 
     @property
     def summary(self) -> str:

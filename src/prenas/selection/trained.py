@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from prenas.cost import count
 from prenas.data import ImageData, ImageSource, drawn_subset, evaluation_batches, num_samples
@@ -19,12 +19,12 @@ from prenas.families import family_of
 from prenas.families.base import Arch, SearchSpace, Stage
 from prenas.families.units import UnitGroup, reorder
 from prenas.proxy.layout import num_options, options_of
-from prenas.proxy.scores import UNIT_SCORES, Floats
+from prenas.proxy.scores import TRIED_SCORES, UNIT_SCORES, Floats
 from prenas.proxy.tables import SpaceTables, cost_tables
-from prenas.proxy.unit_scores import unit_scores
+from prenas.proxy.unit_scores import UnitScores, unit_scores
 from prenas.recipe import Recipe
 from prenas.recipe.budgets import Budget, Budgets, check_counted, check_resolutions, parse_budgets
-from prenas.selection.preferred import HalvesAgreement, Trained, TriedResolution
+from prenas.selection.preferred import HalvesAgreement, Trained, Tried
 from prenas.selection.rules import RULES
 from prenas.selection.search import Scored, Search, check_any_fits, preferred_set
 from prenas.selection.select import Candidates, Pick, select
@@ -57,7 +57,8 @@ def search_trained(
     the whole network's. Scores say nothing about smaller images. So where a space has several
     resolutions, and a budget names none, the best subnet at each of them is judged as it is cut.
     Taken is the largest resolution that is within a standard error of the most accurate one: fewer
-    units come back with training, pixels do not.
+    units come back with training, pixels do not. If several scores are tried, the best subnet of
+    each is judged, and the more accurate one counts at its resolution.
 
     Args:
         supernet: a trained network that contains the whole space, with the BatchNorm statistics of
@@ -66,7 +67,7 @@ def search_trained(
         source: name of the trained network.
         sha256: digest of its weights.
         judge: measures the accuracy of subnets before they are trained. None: it is not measured,
-            and budgets get the largest resolution at which anything fits.
+            and budgets get the largest resolution at which anything fits, by the first score.
 
     Returns:
         The preferred set, and the supernet with its units in order: it is the one to train.
@@ -81,36 +82,31 @@ def search_trained(
     network = supernet.to(device).network
     layers = _groups_of(space)
     groups = [group for layer in layers for group in layer]
-    found = unit_scores(
-        network,
-        groups,
-        scored_batches(recipe, data, device),
-        score=search.score,  # type: ignore[arg-type]
-        seed=recipe.seed,
+    found = _scores(recipe, network, groups, scored_batches(recipe, data, device))
+    choices = _choices(
+        recipe, layers, {name: one.scores for name, one in found.items()}, places.budgets
     )
-    choice = _choose(recipe, layers, found.scores, places.budgets)
-    for group, order in zip(groups, choice.orders, strict=True):
+    first = next(iter(choices.values()))
+    for group, order in zip(groups, first.orders, strict=True):
         reorder(network, group, order)
     judged: dict[Arch, float] = {}
     if judge is not None:
-        archs = {_arch(space, pick): None for pick in choice.picks}
+        archs = {_arch(space, pick): None for one in choices.values() for pick in one.picks}
         judged = dict(zip(archs, judge(supernet, [*archs]), strict=True))
-    placed = places.chosen(choice.picks, judged, num_samples(data.validation))
+    placed = places.chosen(choices, judged, num_samples(data.validation))
     budgets = Budgets(placed.budgets, asked.partial)
-    preferred = preferred_set(recipe, budgets, placed.picks, choice.scored, (), device)
-    agreement = None
-    if found.halves is not None:
-        agreement = _agreement(recipe, layers, found.halves, budgets.kept)
+    preferred = preferred_set(recipe, budgets, placed.picks, first.scored, (), device)
     trained = Trained(
         source=source,
         sha256=sha256,
         units={
             group.consumer: tuple(order.tolist())
-            for group, order in zip(groups, choice.orders, strict=True)
+            for group, order in zip(groups, first.orders, strict=True)
         },
-        halves=agreement,
+        halves=_agreement(recipe, layers, found, budgets.kept, placed.chosen_by),
         top1_untrained=tuple(judged[arch] for arch in preferred.archs) if judged else None,
         tried=placed.tried,
+        chosen_by=placed.chosen_by if len(choices) > 1 else (),
     )
     whole = count(supernet.arch, space)
     named = tuple(budget.beside(whole) for budget in budgets.kept)
@@ -132,14 +128,29 @@ def check_reachable(recipe: Recipe) -> None:
     if search.allocation != "best":
         layers = _groups_of(space)
         alike = [torch.zeros(group.num_units) for layer in layers for group in layer]
-        _choose(recipe, layers, alike, budgets)
+        _choices(recipe, layers, {search.score: alike}, budgets)
 
 
 def num_judged(recipe: Recipe) -> int:
     """How many subnets are judged before they are trained, at most: at every resolution that may
-    be chosen for a budget."""
-    asked = parse_budgets(recipe.search.budgets, keep_partial=recipe.search.keep_partial)
-    return recipe.search.k * len(_Places(recipe.space, asked.kept).budgets)
+    be chosen for a budget, by every score."""
+    search = recipe.search
+    asked = parse_budgets(search.budgets, keep_partial=search.keep_partial)
+    num_scores = len(TRIED_SCORES[search.score])
+    return search.k * num_scores * len(_Places(recipe.space, asked.kept).budgets)
+
+
+def _scores(
+    recipe: Recipe,
+    network: nn.Module,
+    groups: Sequence[UnitGroup],
+    batches: Iterable[tuple[Tensor, Tensor]],
+) -> dict[str, UnitScores]:
+    """The units by every score that is tried, from one pass over the images."""
+    names = TRIED_SCORES[recipe.search.score]
+    measured = names[-1]  # squares first: equal roots may be of different squares
+    found = unit_scores(network, groups, batches, score=measured, seed=recipe.seed)
+    return {name: found if name == measured else found.roots for name in names}
 
 
 def _arch(space: SearchSpace, pick: Pick) -> Arch:
@@ -151,7 +162,8 @@ class _Placed(NamedTuple):
 
     budgets: tuple[Budget, ...]
     picks: list[Pick]
-    tried: tuple[TriedResolution, ...]
+    tried: tuple[Tried, ...]
+    chosen_by: tuple[str | None, ...]
 
 
 class _Places:
@@ -183,42 +195,56 @@ class _Places:
         """All of them, budget after budget."""
         return [one for options in self._options for one in options]
 
-    def chosen(self, picks: Sequence[Pick], top1: Mapping[Arch, float], num_images: int) -> _Placed:
+    def chosen(
+        self, choices: Mapping[str, _Choice], top1: Mapping[Arch, float], num_images: int
+    ) -> _Placed:
         """The largest resolution of every budget that is within a standard error of the best.
 
-        Subnets that were not judged are taken at the largest resolution.
+        There, the more accurate one of the subnets that the scores chose; the first of equals.
+        Subnets that were not judged are taken at the largest resolution, by the first score.
 
         Args:
+            choices: by every score that is tried.
             num_images: on which accuracies were measured.
         """
-        of_place: dict[int, list[Pick]] = {}
-        for pick in picks:
-            of_place.setdefault(pick.budget, []).append(pick)
+        of_place: dict[int, dict[str, list[Pick]]] = {}
+        for name, choice in choices.items():
+            for pick in choice.picks:
+                of_place.setdefault(pick.budget, {}).setdefault(name, []).append(pick)
         budgets, kept, tried, first = [], [], [], 0
+        chosen_by: list[str | None] = []
         for number, options in enumerate(self._options):
-            fitting = [place for place in range(first, first + len(options)) if place in of_place]
+            places = [place for place in range(first, first + len(options)) if place in of_place]
             first += len(options)
             results = {
-                place: top1.get(_arch(self._space, of_place[place][0]), 0.0) for place in fitting
+                (place, name): top1.get(_arch(self._space, picks[0]), 0.0)
+                for place in places
+                for name, picks in of_place[place].items()
             }
-            if not fitting:
+            if not places:
                 budgets.append(options[0])
+                chosen_by.append(None)
                 continue
             best = max(results.values())
             least = best - standard_error(best, num_images)
-            taken = next(place for place in fitting if results[place] >= least)
+            within = [place for (place, _), result in results.items() if result >= least]
+            taken, name = max(
+                (key for key in results if key[0] == within[0]), key=lambda key: results[key]
+            )
             budgets.append(self.budgets[taken])
-            kept += [replace(pick, budget=number) for pick in of_place[taken]]
-            if len(options) > 1 and top1:
+            chosen_by.append(name)
+            kept += [replace(pick, budget=number) for pick in of_place[taken][name]]
+            if max(len(options), len(results)) > 1 and top1:
                 tried += [
-                    TriedResolution(
+                    Tried(
                         budget=number,
                         resolution=self.budgets[place].resolution or 0,
-                        top1=results[place],
+                        score=name if len(choices) > 1 else None,
+                        top1=result,
                     )
-                    for place in fitting
+                    for (place, name), result in results.items()
                 ]
-        return _Placed(tuple(budgets), kept, tuple(tried))
+        return _Placed(tuple(budgets), kept, tuple(tried), tuple(chosen_by))
 
 
 def standard_error(top1: float, num_images: int) -> float:
@@ -256,15 +282,32 @@ class _Choice(NamedTuple):
         ]
 
 
+def _choices(
+    recipe: Recipe,
+    layers: Sequence[Sequence[UnitGroup]],
+    scores: Mapping[str, Sequence[Tensor]],
+    budgets: Sequence[Budget],
+) -> dict[str, _Choice]:
+    """The best subnets of every budget by every score.
+
+    Args:
+        scores: name -> scores in the order of the groups of all layers. All put the units of a
+            layer into the same order, which is that of the last.
+    """
+    last = [*scores.values()][-1]
+    orders = [torch.argsort(one, descending=True, stable=True) for one in last]
+    return {name: _choose(recipe, layers, own, budgets, orders) for name, own in scores.items()}
+
+
 def _choose(
     recipe: Recipe,
     layers: Sequence[Sequence[UnitGroup]],
     scores: Sequence[Tensor],
     budgets: Sequence[Budget],
+    orders: list[Tensor],
 ) -> _Choice:
-    """The best subnets of every budget; scores are in the order of the groups of all layers."""
+    """The best subnets of every budget by one score."""
     search, space = recipe.search, recipe.space
-    orders = [torch.argsort(one, descending=True, stable=True) for one in scores]
     whole = sum(float(one.sum()) for one in scores) or 1.0
     shares = iter([100 * one[order] / whole for one, order in zip(scores, orders, strict=True)])
     in_order = [[next(shares) for _ in layer] for layer in layers]
@@ -292,19 +335,33 @@ def _choose(
 def _agreement(
     recipe: Recipe,
     layers: Sequence[Sequence[UnitGroup]],
-    halves: tuple[list[Tensor], list[Tensor]],
+    found: Mapping[str, UnitScores],
     budgets: Sequence[Budget],
-) -> HalvesAgreement:
-    """How much the choice depends on which images were scored."""
+    chosen_by: Sequence[str | None],
+) -> HalvesAgreement | None:
+    """How much the choice depends on which images were scored; None if it needs none.
+
+    Args:
+        chosen_by: per budget, the score that chose; None if it is empty.
+    """
+    halves = {name: one.halves for name, one in found.items() if one.halves is not None}
+    if not halves:
+        return None
     ranks = [
         float(scipy.stats.spearmanr(one, other).statistic)
-        for one, other in zip(*halves, strict=True)
+        for one, other in zip(*next(iter(halves.values())), strict=True)
         if len(one) and min(np.ptp(one.numpy()), np.ptp(other.numpy())) > 0
     ]
-    choices = [_choose(recipe, layers, scores, budgets) for scores in halves]
-    in_common = []
-    for number in range(len(budgets)):
-        one, other = (choice.kept(number, recipe.space) for choice in choices)
+    choices = [
+        _choices(recipe, layers, {name: both[half] for name, both in halves.items()}, budgets)
+        for half in (0, 1)
+    ]
+    in_common: list[float | None] = []
+    for number, name in enumerate(chosen_by):
+        if name is None:
+            in_common.append(None)
+            continue
+        one, other = (choice[name].kept(number, recipe.space) for choice in choices)
         either = sum(max(len(a), len(b)) for a, b in zip(one, other, strict=True))
         both = sum(len(a & b) for a, b in zip(one, other, strict=True))
         in_common.append(both / either if either else None)
