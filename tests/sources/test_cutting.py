@@ -114,11 +114,11 @@ def test_a_run_may_choose_smaller_images(
     assert run.recipe.training.teacher is not None
     assert run.recipe.training.teacher.feature_weight == 0.5
     assert [row.arch.resized_to for row in run.evaluations] == [24, 40]
-    assert "(30 %), resolution 24: chosen among 24 px: " in " ".join(result.output.split())
+    assert "(30 %), resolution 24: tried 24 px: " in " ".join(result.output.split())
     trained = run.preferred.trained
     assert trained is not None
     assert [(one.budget, one.resolution) for one in trained.tried] == [(0, 24)]
-    assert "resolution 24 was chosen among 24 px: " in (out / "report.md").read_text()
+    assert "resolution 24: 24 px: " in (out / "report.md").read_text()
     model = prenas.load(out / "subnets/00").network
     images = torch.randn(2, 3, 40, 40)  # of the source's size
     supernet = run.supernet

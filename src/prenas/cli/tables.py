@@ -204,10 +204,7 @@ def print_preferred(preferred: PreferredSet) -> None:
             soft_wrap=True,
         )
         for number, tried in trained.tried_in_words.items():
-            console.print(
-                f"{preferred.budgets[number]}: chosen {tried} (untrained validation top-1, %)",
-                soft_wrap=True,
-            )
+            console.print(f"{preferred.budgets[number]}: tried {tried}", soft_wrap=True)
         if trained.halves is not None:
             console.print(trained.halves.summary, soft_wrap=True)
     if preferred.optima:

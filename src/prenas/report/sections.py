@@ -442,8 +442,7 @@ def agreement_of(preferred: PreferredSet) -> Agreement | None:
     if (trained := preferred.trained) is not None:
         sentences = ["The units of trained weights were scored, so no seed decided the choice."]
         sentences += [
-            f"The subnet for {preferred.budgets[budget]} was chosen {tried} "
-            "(untrained validation top-1, %)."
+            f"Tried for {preferred.budgets[budget]}: {tried}."
             for budget, tried in trained.tried_in_words.items()
         ]
         if trained.halves is not None:

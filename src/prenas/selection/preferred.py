@@ -194,8 +194,11 @@ class Trained(Value):
             size = f"{one.resolution} px" if one.resolution else None
             what = " by ".join(part for part in (size, one.score) if part is not None)
             found.setdefault(one.budget, []).append(f"{what}: {100 * one.top1:.1f}")
-        by = {n: f"by {score} " for n, score in enumerate(self.chosen_by) if score is not None}
-        return {n: f"{by.get(n, '')}among {', '.join(parts)}" for n, parts in found.items()}
+        taken = {n: f"; taken: {score}" for n, score in enumerate(self.chosen_by)}
+        return {
+            number: f"{', '.join(parts)} (untrained validation top-1, %){taken.get(number, '')}"
+            for number, parts in found.items()
+        }
 
     @property
     def summary(self) -> str:
