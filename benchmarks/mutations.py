@@ -592,6 +592,22 @@ MUTATIONS = (
         ("proxy/test_unit_scores.py",),
     ),
     Mutation(
+        "the-worse-of-two-scores-chooses", "selection/trained.py",
+        "taken, name = max(", "taken, name = min(",
+        ("selection/test_trained.py",),
+    ),
+    Mutation(
+        "halves-by-the-first-score", "selection/trained.py",
+        "choice[name].kept(number, recipe.space)",
+        "next(iter(choice.values())).kept(number, recipe.space)",
+        ("selection/test_trained.py",),
+    ),
+    Mutation(
+        "a-dry-run-forgets-the-second-score", "selection/trained.py",
+        "return search.k * num_scores * len(", "return search.k * len(",
+        ("selection/test_trained.py",),
+    ),
+    Mutation(
         "features-without-their-weight", "training/step.py",
         "loss + teacher.feature_weight * feature_loss(", "loss + feature_loss(",
         ("training/test_features.py",),
