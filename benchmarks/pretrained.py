@@ -23,7 +23,8 @@ images once. Then every arm cuts it to the same shares of its MACs:
 
 All arms see the same splits. Neither training nor the choice of units looks at the validation
 split, so accuracies are those of validation and test images together. (Where a choice may take
-smaller images, the validation split decides which, and its accuracy is slightly optimistic.)
+smaller images, or tries two scores, the validation split decides, and its accuracy is slightly
+optimistic.)
 Everything is stored under `--home` and continued there; results are merged into
 `results/pretrained.json`.
 """
@@ -405,7 +406,7 @@ def _slug(arm: str) -> str:
 def judged(
     data: ImageData, recipe: Recipe, supernet: Supernet, archs: Sequence[Arch]
 ) -> list[float]:
-    """Validation accuracy of cuts before training, by which a resolution is chosen."""
+    """Validation accuracy of cuts before training, by which resolutions and scores are chosen."""
     few = recipe.calibration.while_training  # as in a run
     statistics = calibrated(supernet, archs, recipe, data, few)
     return top1_of_archs(supernet.eval(), archs, data.validation, statistics)

@@ -129,7 +129,7 @@ def document(rows: Sequence[Row], question: str) -> str:
     }
     parts.append(
         f"A budget is answered by {measured[asked.measure]}; accuracies are on test, in %. "
-        "`mean` is that of all budgets, `of all subnets` also that of those which do not answer. "
+        "`mean`: of what answers the budgets; `of all subnets`: of all subnets of all budgets. "
         "Differences are in points. Their 95 % intervals are Student's t over the seeds, of the "
         "mean over the budgets that both arms have. Cells are single budgets: ahead means by more "
         "than two standard errors. The verdict is about the cells of all data sets and lengths."

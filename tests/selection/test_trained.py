@@ -213,19 +213,31 @@ def test_without_a_judge_images_stay_as_large_as_fits() -> None:
 # --- several scores ------------------------------------------------------------------------------
 
 
+def squares_of(groups: Sequence[UnitGroup]) -> list[torch.Tensor]:
+    """Scores of units, which fall much faster in every second layer."""
+    return [
+        torch.linspace(1, 0.02, group.num_units).double() ** (1 + 3 * (number % 2))
+        for number, group in enumerate(groups)
+    ]
+
+
+def kept_by_gate(arch: Arch) -> float:
+    """The score of a cut in %, by the roots of those squares."""
+    assert isinstance(arch, TimmArch)
+    groups, units = zip(*arch.kept(), strict=True)
+    roots = [one.sqrt() for one in squares_of(groups)]
+    kept = sum(float(one[:n].sum()) for one, n in zip(roots, units, strict=True))
+    return 100 * kept / sum(float(one.sum()) for one in roots)
+
+
 @pytest.fixture
 def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scores of units that are told apart much better by the squares in some layers."""
-
-    def squares(network: nn.Module, groups: Sequence[UnitGroup], *_: object, **fields: str) -> Any:
-        scores = [
-            torch.linspace(1, 0.02, group.num_units).double() ** (1 + 3 * (number % 2))
-            for number, group in enumerate(groups)
-        ]
-        found = UnitScores(scores, (scores, [one.flip(0) for one in scores]))
+    def scored(network: nn.Module, groups: Sequence[UnitGroup], *_: object, **fields: str) -> Any:
+        squares = squares_of(groups)
+        found = UnitScores(squares, (squares, [one.flip(0) for one in squares]))
         return found if fields["score"] == "fisher" else found.roots
 
-    monkeypatch.setattr(trained, "unit_scores", squares)
+    monkeypatch.setattr(trained, "unit_scores", scored)
 
 
 def judged_by(top1: Mapping[Arch, float]) -> Judge:
@@ -253,7 +265,10 @@ def test_of_two_scores_the_one_with_the_more_accurate_cut_chooses() -> None:
     found = chosen(recipe, judged_by(top1))
     assert [choice.budget for choice in found.choices] == [0, 1, 2]
     for choice, name in zip(found.choices, winners, strict=True):
-        assert found.subnets[choice.subnet] == alone[name][choice.budget]
+        subnet, expected = found.subnets[choice.subnet], alone[name][choice.budget]
+        assert (subnet.arch, subnet.costs) == (expected.arch, expected.costs)
+        assert subnet.score == pytest.approx(kept_by_gate(subnet.arch), rel=1e-9)
+        assert choice.margin is None  # of which score would it be?
     assert found.trained is not None
     assert found.trained.chosen_by == winners
     assert [(one.budget, one.score, one.top1) for one in found.trained.tried] == [
@@ -295,7 +310,7 @@ def test_the_better_score_counts_at_every_resolution() -> None:
     assert found.trained.chosen_by == ("fisher",)
     assert found.trained.tried_in_words[0] == (
         "40 px by gate: 40.0, 40 px by fisher: 50.0, 36 px by gate: 30.0, 36 px by fisher: 80.0, "
-        "32 px by gate: 85.0, 32 px by fisher: 85.0 (untrained validation top-1, %); taken: fisher"
+        "32 px by gate and fisher: 85.0 (untrained validation top-1, %); taken: fisher"
     )
 
 
@@ -314,10 +329,36 @@ def test_halves_are_compared_by_the_score_that_chose() -> None:
     assert both == (fisher[0], gate[1])
 
 
-def test_two_scores_have_no_common_optimum() -> None:
+@pytest.mark.usefixtures("made_up")
+def test_a_cut_that_both_scores_choose_is_named_once() -> None:
+    space = timm_space("test_resnet", 40)
+    budgets = shares_of(space, 100, 75)
+    found = chosen(recipe_for(space, *budgets, score="gate_or_fisher"), judged_by({}))
+    assert found.trained is not None
+    assert found.trained.tried_in_words == {
+        0: "gate and fisher: 20.0 (untrained validation top-1, %)",
+        1: "gate: 20.0, fisher: 20.0 (untrained validation top-1, %); taken: gate",
+    }
+    assert found.subnets[-1].score == pytest.approx(100)
+
+
+@pytest.mark.usefixtures("made_up")
+def test_of_several_subnets_per_budget_the_best_decide() -> None:
+    """The accuracy of the first of each score; then all of them are by that score."""
+    space = timm_space("test_resnet", 40)
+    (budget,) = shares_of(space, 75)
+    by_fisher = with_overrides(recipe_for(space, budget, score="fisher"), ["search.k=3"])
+    expected = chosen(by_fisher)
+    best = expected.subnets[expected.choices[0].subnet].arch
+    recipe = with_overrides(by_fisher, ["search.score=gate_or_fisher"])
+    assert chosen(recipe, judged_by({best: 0.3})).archs == expected.archs
+
+
+@pytest.mark.parametrize("change", ["exact_optimum=true", "allocation=equal"])
+def test_what_suits_one_score_only_is_refused(change: str) -> None:
     recipe = recipe_for(small_space(), "macs=1G", score="gate_or_fisher")
-    with pytest.raises(ValueError, match=r"exact_optimum is about one score, .* gate or fisher"):
-        with_overrides(recipe, ["search.exact_optimum=true"])
+    with pytest.raises(ValueError, match=r"one score, but .* tries several: choose gate or fisher"):
+        with_overrides(recipe, [f"search.{change}"])
 
 
 def test_a_branch_may_be_left_out_and_stays_so() -> None:

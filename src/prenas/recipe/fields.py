@@ -136,12 +136,17 @@ class SearchRecipe(Value):
         return self
 
     @model_validator(mode="after")
-    def _one_score_has_an_optimum(self) -> Self:
-        if self.exact_optimum and len(TRIED_SCORES.get(self.score, ())) > 1:
-            raise ValueError(
-                f"search.exact_optimum is about one score, but search.score {self.score!r} tries "
-                f"several: leave it out, or choose {' or '.join(TRIED_SCORES[self.score])}"
-            )
+    def _several_scores_suit_the_rest(self) -> Self:
+        if len(TRIED_SCORES.get(self.score, ())) < 2:
+            return self
+        several = (
+            f"but search.score {self.score!r} tries several: choose "
+            f"{' or '.join(TRIED_SCORES[self.score])}"
+        )
+        if self.exact_optimum:
+            raise ValueError(f"search.exact_optimum is about one score, {several}")
+        if self.allocation == "equal":
+            raise ValueError(f"search.allocation=equal needs no more than one score, {several}")
         return self
 
     @field_validator("budgets")

@@ -26,7 +26,8 @@ class PreferredSubnet(Value):
     costs: Costs
     """Name of the cost axis (`prenas.cost`) -> amount."""
     score: float | None
-    """None if nothing was scored, as in an imported run."""
+    """None if nothing was scored, as in an imported run. If several scores were tried for a trained
+    network, that of the first."""
     score_of_blocks: float | None = None
     """The score without tensors outside layers; None if the score has no such part."""
 
@@ -159,9 +160,9 @@ class Tried(Value):
     budget: Amount
     """Number of the budget."""
     resolution: int
-    """0 if the budget has no other."""
+    """0 if the space has only one."""
     score: str | None = None
-    """None if one score chose for all budgets."""
+    """The score that chose it, or `gate and fisher` if both did; None if only one was tried."""
     top1: float = Field(ge=0, le=1)
     """Fraction of validation images that it classifies correctly, with BatchNorm calibrated."""
 
@@ -194,7 +195,11 @@ class Trained(Value):
             size = f"{one.resolution} px" if one.resolution else None
             what = " by ".join(part for part in (size, one.score) if part is not None)
             found.setdefault(one.budget, []).append(f"{what}: {100 * one.top1:.1f}")
-        taken = {n: f"; taken: {score}" for n, score in enumerate(self.chosen_by)}
+        taken = {
+            number: f"; taken: {score}"
+            for number, score in enumerate(self.chosen_by)
+            if len({one.score for one in self.tried if one.budget == number}) > 1
+        }
         return {
             number: f"{', '.join(parts)} (untrained validation top-1, %){taken.get(number, '')}"
             for number, parts in found.items()

@@ -57,8 +57,9 @@ def search_trained(
     the whole network's. Scores say nothing about smaller images. So where a space has several
     resolutions, and a budget names none, the best subnet at each of them is judged as it is cut.
     Taken is the largest resolution that is within a standard error of the most accurate one: fewer
-    units come back with training, pixels do not. If several scores are tried, the best subnet of
-    each is judged, and the more accurate one counts at its resolution.
+    units come back with training, pixels do not. If several scores are tried, the subnets of each
+    are judged, and the one whose best is more accurate counts at its resolution. The scores that
+    are recorded are then those by the first of them, and there are no leads.
 
     Args:
         supernet: a trained network that contains the whole space, with the BatchNorm statistics of
@@ -95,7 +96,10 @@ def search_trained(
         judged = dict(zip(archs, judge(supernet, [*archs]), strict=True))
     placed = places.chosen(choices, judged, num_samples(data.validation))
     budgets = Budgets(placed.budgets, asked.partial)
-    preferred = preferred_set(recipe, budgets, placed.picks, first.scored, (), device)
+    picks = placed.picks
+    if len(choices) > 1:  # scores of two kinds could not be compared
+        picks = [first.scored_alike(pick) for pick in picks]
+    preferred = preferred_set(recipe, budgets, picks, first.scored, (), device)
     trained = Trained(
         source=source,
         sha256=sha256,
@@ -235,14 +239,18 @@ class _Places:
             chosen_by.append(name)
             kept += [replace(pick, budget=number) for pick in of_place[taken][name]]
             if max(len(options), len(results)) > 1 and top1:
+                scores_of: dict[tuple[int, Arch], list[str]] = {}
+                for place, name in results:
+                    arch = _arch(self._space, of_place[place][name][0])
+                    scores_of.setdefault((place, arch), []).append(name)
                 tried += [
                     Tried(
                         budget=number,
                         resolution=self.budgets[place].resolution or 0,
-                        score=name if len(choices) > 1 else None,
-                        top1=result,
+                        score=" and ".join(names) if len(choices) > 1 else None,
+                        top1=top1[arch],
                     )
-                    for (place, name), result in results.items()
+                    for (place, arch), names in scores_of.items()
                 ]
         return _Placed(tuple(budgets), kept, tuple(tried), tuple(chosen_by))
 
@@ -265,6 +273,12 @@ class _Choice(NamedTuple):
     """Per group, the numbers of its units, the most important first."""
     scored: Scored
     picks: list[Pick]
+
+    def scored_alike(self, pick: Pick) -> Pick:
+        """What another score picked, with its score by this one."""
+        found = pick.candidate
+        score = self.scored.tables(found.resolution).score(found.choices)
+        return replace(pick, candidate=replace(found, score=score), margin=None)
 
     def kept(self, budget: int, space: SearchSpace) -> list[set[int]]:
         """Per group, the units that the best subnet of a budget keeps; empty if there is none."""
@@ -344,7 +358,10 @@ def _agreement(
     Args:
         chosen_by: per budget, the score that chose; None if it is empty.
     """
-    halves = {name: one.halves for name, one in found.items() if one.halves is not None}
+    needed = {*chosen_by}
+    halves = {
+        name: one.halves for name, one in found.items() if one.halves is not None and name in needed
+    }
     if not halves:
         return None
     ranks = [
