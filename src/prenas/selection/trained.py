@@ -240,9 +240,9 @@ class _Places:
             kept += [replace(pick, budget=number) for pick in of_place[taken][name]]
             if max(len(options), len(results)) > 1 and top1:
                 scores_of: dict[tuple[int, Arch], list[str]] = {}
-                for place, name in results:
-                    arch = _arch(self._space, of_place[place][name][0])
-                    scores_of.setdefault((place, arch), []).append(name)
+                for place, score in results:
+                    arch = _arch(self._space, of_place[place][score][0])
+                    scores_of.setdefault((place, arch), []).append(score)
                 tried += [
                     Tried(
                         budget=number,
