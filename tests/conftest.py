@@ -60,6 +60,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             setattr(kind, f"real_{name}", getattr(kind, name))
         setattr(kind, name, getattr(kind, f"real_{name}") if is_real else blank)
     _set_plotting_library(item.get_closest_marker("plotting") is not None)
+    _keep_operators_of_onnx()
+
+
+def _keep_operators_of_onnx() -> None:
+    """PyTorch gathers them anew for every file, which takes half a second."""
+    module = sys.modules.get("torch.onnx._internal.exporter._registration")
+    registry = getattr(module, "ONNXRegistry", None)
+    if registry is not None and not hasattr(registry, "gathered"):
+        registry.gathered = registry.from_torchlib
+        registry.from_torchlib = staticmethod(cache(registry.gathered))
 
 
 @cache

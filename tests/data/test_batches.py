@@ -449,6 +449,43 @@ def test_a_failing_picture_on_a_worker_is_named(photos: Path, tmp_path: Path) ->
     assert "data.unreadable=skip" in message
 
 
+class Refused(Dataset[Any]):
+    """Its images cannot be read, or do not suit the network."""
+
+    def __init__(self, image: Tensor | None) -> None:
+        self._image = image
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        if self._image is None:
+            raise ValueError("upside down")
+        return self._image, 0
+
+
+@pytest.mark.parametrize(
+    ("image", "words"), [(None, "upside down"), (torch.zeros(3, 9, 9), "shape")]
+)
+def test_readers_end_with_an_error(image: Tensor | None, words: str) -> None:
+    """Not with the garbage collection, which may come late, and would wait for them."""
+    before = {*multiprocessing.active_children()}
+    batches = training_batches(numbered(Refused(image), num_workers=2), NUMBERED, 3, 0, 0)
+    with pytest.raises(ValueError, match=words) as caught:
+        list(batches)
+    assert caught.value.__traceback__ is not None  # which refers to what reads
+    assert {*multiprocessing.active_children()} <= before
+
+
+def test_lasting_readers_of_a_loader_outlive_what_is_given_up() -> None:
+    """Their owner may go on with them."""
+    loader = DataLoader(Signed(), num_workers=2, persistent_workers=True)
+    first = next(isolated(loader, seed=0, epoch=0))[0]
+    pids = {int(images[0, 0, 0, 0]) for images, _ in isolated(loader, seed=0, epoch=1)}
+    assert len(pids) == 2
+    assert int(first[0, 0, 0, 0]) in pids
+
+
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_unsuitable_images_are_refused_in_words_wherever_they_are_read(num_workers: int) -> None:
     """Without the traceback of a process before them."""
@@ -473,7 +510,7 @@ class _Broken:
     """A loader whose next batch lies in the memory of a process that may have died."""
 
     dataset = sampler = None
-    num_workers = 0
+    num_workers, persistent_workers = 0, False
 
     def __init__(self, *readers: multiprocessing.Process) -> None:
         self._workers = readers

@@ -7,7 +7,7 @@ depend on the number of workers or processes, or on what ran before.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -258,7 +258,7 @@ class _Order:
 
 
 def _batches_of_dataset(
-    read_ahead: Iterator[Any], order: _Order, numbers: range, changes: _Changes
+    read_ahead: Generator[Any, None, None], order: _Order, numbers: range, changes: _Changes
 ) -> Iterator[Batch]:
     """The next of the batches that are read; without images where this process has none."""
     settings = changes.settings
@@ -266,6 +266,7 @@ def _batches_of_dataset(
         if order.share(number):
             batch = next(read_ahead)
             if isinstance(batch, ValueError):
+                read_ahead.close()
                 raise batch
         else:  # fewer images than processes, at the end of the epoch
             images = torch.empty(0, settings.in_chans, *settings.image_size)

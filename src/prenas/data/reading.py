@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import count, groupby
 from multiprocessing import get_context
@@ -132,7 +132,7 @@ def read(
     *,
     first_epoch: int = 0,
     pins: bool = False,
-) -> Iterator[Any]:
+) -> Generator[Any, None, None]:
     """Batches of the given chunks, in their order.
 
     The chunks are asked for a few batches ahead of the reading.
@@ -179,7 +179,7 @@ def _start_method(num_workers: int) -> str | None:
     return "fork" if num_workers and sys.platform == "linux" else None
 
 
-def isolated(loader: DataLoader[Any], seed: int, epoch: int) -> Iterator[Any]:
+def isolated(loader: DataLoader[Any], seed: int, epoch: int) -> Generator[Any, None, None]:
     """Iterates a loader so that all its global draws (order, worker seeds) depend on the seed."""
     for part in (loader.dataset, loader.sampler):  # reshuffles streams and samplers
         if hasattr(part, "set_epoch"):
@@ -191,18 +191,32 @@ def isolated(loader: DataLoader[Any], seed: int, epoch: int) -> Iterator[Any]:
         give_back_freed_memory()
     with isolated_global_state(seed, "loader", epoch), _requests_held(loader):
         iterator = iter(loader)
-    for number in count():
-        with isolated_global_state(seed, "loader", epoch, number), readers_watched():
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                return
-            except (OSError, EOFError) as error:
-                # A reader finished this batch, but crashed before it could pass on the memory.
-                if _has_lost_a_reader(iterator):
-                    raise _loss(error) from error
-                raise
-        yield batch
+    try:
+        for number in count():
+            with isolated_global_state(seed, "loader", epoch, number), readers_watched():
+                try:
+                    batch = next(iterator)
+                except StopIteration:
+                    return
+                except (OSError, EOFError) as error:
+                    # A reader finished this batch, but crashed before it could pass on the memory.
+                    if _has_lost_a_reader(iterator):
+                        raise _loss(error) from error
+                    raise
+            yield batch
+    finally:
+        if not loader.persistent_workers:
+            _end_readers(iterator)
+
+
+def _end_readers(iterator: Iterator[Any]) -> None:
+    """Ends the processes of a reading, also of one that failed or was given up.
+
+    An error refers to the iterator, and so leaves it to the garbage collection, which would wait
+    five seconds for each of them.
+    """
+    if (end := getattr(iterator, "_shutdown_workers", None)) is not None:
+        end()
 
 
 def _has_lost_a_reader(iterator: Iterator[Any]) -> bool:
