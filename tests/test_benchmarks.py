@@ -147,6 +147,7 @@ def test_an_unknown_section_is_refused_with_the_choices(tmp_path: Path) -> None:
 # --- on an accelerator ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_all_sections_for_an_accelerator_run_on_a_processor(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -288,6 +289,7 @@ def test_results_of_growth_state_what_they_were_measured_on() -> None:
         assert "dirty" not in found["commit"]
 
 
+@pytest.mark.slow
 def test_a_transformer_that_was_trained_here_is_cut(tmp_path: Path) -> None:
     """`vit`, then `pretrained --source vit`, which goes on where it was stopped."""
     home, names = tmp_path / "home", [f"{kind}/{n}.png" for kind in "ab" for n in range(12)]

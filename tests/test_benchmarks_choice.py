@@ -173,6 +173,7 @@ def test_shared_weights_are_counted_as_masks_are() -> None:
 # --- runs ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_arms_run_once_and_are_measured_per_budget(tmp_path: Path) -> None:
     quiet = {"epochs": 1, "validate_epochs": 0, "validate_all_epochs": 0}
     recipe = mini_recipe(search={"k": 1}, training=quiet)

@@ -120,6 +120,7 @@ def test_the_site_shows_every_page_and_every_public_name() -> None:
 # --- commands ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_quickstart_runs(tmp_path: Path) -> None:
     result = subprocess.run(
         [sys.executable, ROOT / "examples/quickstart.py", tmp_path],
@@ -433,6 +434,7 @@ def test_python_of_the_readme(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     assert len(names["rows"]) == 6  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_the_walk_on_own_pictures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The commands of the README and of the tutorial on a folder of pictures.
 

@@ -350,7 +350,12 @@ def nodes_of(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("name", ["onnx", "openvino"])
 @pytest.mark.parametrize(
-    "space", [MINI, get_space("mobilenet-micro"), timm_space("test_resnet", 64)]
+    "space",
+    [
+        MINI,
+        pytest.param(get_space("mobilenet-micro"), marks=pytest.mark.slow),
+        timm_space("test_resnet", 64),
+    ],
 )
 def test_layers_written_together_are_those_written_alone(
     name: str, space: SearchSpace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

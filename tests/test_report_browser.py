@@ -258,6 +258,7 @@ def test_a_reader_chooses_by_milliseconds(chromium: str, timed_run: Run) -> None
     assert f": every subnet takes at least {least}." in said["reasons"][-1][0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "scheme"), [(1600, "dark"), (360, "light")])
 def test_forty_subnets_of_a_hundred_classes_stay_usable(
     chromium: str, finished: Path, width: int, scheme: str

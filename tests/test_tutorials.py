@@ -93,6 +93,7 @@ def made_up_times(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     use_table(None)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("made_up_times")
 def test_a_budget_in_milliseconds() -> None:
     measure, run, specialize, again, export = shown_commands(read(f"{TUTORIALS}/device-budget.md"))
@@ -112,6 +113,7 @@ def test_a_budget_in_milliseconds() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_new_score() -> None:
     score, table = blocks_of("new-score.md", "python")
     Path("my_score.py").write_text(score, encoding="utf-8")

@@ -514,6 +514,7 @@ def test_an_int8_file_may_lose_exactly_the_allowed_point(
             act()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["onnx", "openvino"])
 def test_a_batch_larger_than_the_set_is_calibrated_with_repeated_pictures(
     name: str, cut_run: Path, tmp_path: Path

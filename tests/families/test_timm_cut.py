@@ -78,6 +78,18 @@ NAMES = {
 }
 """timm's name -> how many groups of units can be cut."""
 
+_QUICK = {
+    "tf_efficientnet_lite0",
+    "mobilenetv2_100",
+    "mobilenetv3_small_100",
+    "mobilenetv4_conv_small",
+    "resnet18",
+    "convnext_atto",
+    "vit_tiny_patch16_224",
+    "eva02_tiny_patch14_224",
+}
+"""One of every line, for tests of every day."""
+
 
 _SIZES = {
     "vit_small_patch14_reg4_dinov2": 56,
@@ -161,7 +173,10 @@ def assert_equal_in_any_order(
         assert_equal(ours(images), expected, relative)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name in _QUICK else pytest.mark.slow) for name in NAMES],
+)
 def test_a_model_is_read_and_its_full_size_is_timms(name: str) -> None:
     settings = settings_of(name)
     arch = whole(read_groups(settings))

@@ -287,6 +287,7 @@ def test_golden_selection_micro(head_bias_quirk: bool) -> None:
     check_selection("vit_micro", head_bias_quirk)
 
 
+@pytest.mark.slow
 def test_golden_selection_tiny() -> None:
     """1,770 classes of the published tiny space, every tensor sliced for every one of them."""
     check_selection("vit_tiny_224", head_bias_quirk=True)

@@ -586,6 +586,7 @@ def test_a_dry_run_measures_both_trainings_and_writes_nothing(
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.slow
 def test_a_time_scales_both_trainings_and_is_measured_once(
     cut_weights: Path, cut_pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

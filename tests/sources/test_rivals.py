@@ -84,6 +84,7 @@ def plan_for(source: Source, pictures: Path, *names: str) -> CutPlan:
     )
 
 
+@pytest.mark.slow
 def test_a_stock_model_is_a_run_of_its_own(compared_run: Path) -> None:
     whole, rival = (prenas.Run(compared_run / n) for n in ("source", "rivals/test_efficientnet"))
     assert rival.recipe.data == whole.recipe.data.model_copy(  # type: ignore[union-attr]
@@ -148,6 +149,7 @@ def test_table_report_plot_and_json_mark_it_as_stock(
     assert (compared_run / "accuracy.png").read_bytes() != (alone / "accuracy.png").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_compared_run_is_recorded_and_continues_with_its_own_recipe(
     compared_run: Path, cut_weights: Path, cut_pictures: Path
 ) -> None:
@@ -320,6 +322,7 @@ def test_the_option_needs_a_source(tmp_path: Path) -> None:
         CliRunner().invoke(app, words, catch_exceptions=False)
 
 
+@pytest.mark.slow
 def test_all_at_once_in_python(
     cut_source: Source, cut_pictures: Path, small: str, tmp_path: Path
 ) -> None:
