@@ -354,10 +354,31 @@ def test_of_several_subnets_per_budget_the_best_decide() -> None:
     assert chosen(recipe, judged_by({best: 0.3})).archs == expected.archs
 
 
-@pytest.mark.parametrize("change", ["exact_optimum=true", "allocation=equal"])
-def test_what_suits_one_score_only_is_refused(change: str) -> None:
-    recipe = recipe_for(small_space(), "macs=1G", score="gate_or_fisher")
-    with pytest.raises(ValueError, match=r"one score, but .* tries several: choose gate or fisher"):
+@pytest.mark.usefixtures("made_up")
+def test_equal_shares_are_the_same_by_either_score() -> None:
+    space = timm_space("test_resnet", 40)
+    either, gate = (
+        chosen(
+            with_overrides(
+                recipe_for(space, *shares_of(space, 75), score=score), ["search.allocation=equal"]
+            ),
+            judged_by({}),
+        )
+        for score in ("gate_or_fisher", "gate")
+    )
+    assert either.subnets == gate.subnets
+    assert either.trained is not None
+    assert [one.score for one in either.trained.tried] == ["gate and fisher"]
+
+
+@pytest.mark.parametrize("score", ["gate", "gate_or_fisher"])
+@pytest.mark.parametrize(
+    "change", ["exact_optimum=true", "further_seeds=1", "isomers=even", "scope=blocks"]
+)
+def test_what_is_about_random_weights_is_refused(score: str, change: str) -> None:
+    recipe = recipe_for(small_space(), "macs=1G", score=score)
+    name = change.partition("=")[0]
+    with pytest.raises(ValueError, match=f"{score}' scores the units .*: leave out {name}"):
         with_overrides(recipe, [f"search.{change}"])
 
 

@@ -23,7 +23,6 @@ from prenas.precision import Precision
 from prenas.proxy.scores import (
     COUNT_SCORE,
     PUBLISHED_SCORE,
-    TRIED_SCORES,
     UNIT_SCORES,
     Scope,
     check_score_name,
@@ -136,17 +135,21 @@ class SearchRecipe(Value):
         return self
 
     @model_validator(mode="after")
-    def _several_scores_suit_the_rest(self) -> Self:
-        if len(TRIED_SCORES.get(self.score, ())) < 2:
+    def _reports_suit_the_score(self) -> Self:
+        if self.score not in UNIT_SCORES:
             return self
-        several = (
-            f"but search.score {self.score!r} tries several: choose "
-            f"{' or '.join(TRIED_SCORES[self.score])}"
-        )
-        if self.exact_optimum:
-            raise ValueError(f"search.exact_optimum is about one score, {several}")
-        if self.allocation == "equal":
-            raise ValueError(f"search.allocation=equal needs no more than one score, {several}")
+        for name, value in (
+            ("further_seeds", self.further_seeds),
+            ("exact_optimum", self.exact_optimum),
+            ("scope", self.scope != "all"),
+            ("isomers", self.isomers != "published"),
+        ):
+            if value:
+                raise ValueError(
+                    f"search.{name} {getattr(self, name)} is about networks with random weights, "
+                    f"but search.score {self.score!r} scores the units of a trained one, and its "
+                    f"choice is the best in each budget: leave out {name}"
+                )
         return self
 
     @field_validator("budgets")
