@@ -277,7 +277,7 @@ def test_of_two_scores_the_one_with_the_more_accurate_cut_chooses() -> None:
         for name in ("gate", "fisher")
     ]
     assert found.trained.tried_in_words[0] == (
-        "gate: 20.0, fisher: 70.0 (untrained validation top-1, %); taken: fisher"
+        "gate: 20.0, fisher: 70.0; taken: fisher (untrained validation top-1, %)"
     )
     assert num_judged(recipe) == 6
 
@@ -309,8 +309,8 @@ def test_the_better_score_counts_at_every_resolution() -> None:
     assert found.trained is not None
     assert found.trained.chosen_by == ("fisher",)
     assert found.trained.tried_in_words[0] == (
-        "40 px by gate: 40.0, 40 px by fisher: 50.0, 36 px by gate: 30.0, 36 px by fisher: 80.0, "
-        "32 px by gate and fisher: 85.0 (untrained validation top-1, %); taken: fisher"
+        "40 px by fisher: 50.0, 36 px by fisher: 80.0, 32 px by gate and fisher: 85.0 "
+        "(untrained validation top-1, %)"
     )
 
 
@@ -337,7 +337,7 @@ def test_a_cut_that_both_scores_choose_is_named_once() -> None:
     assert found.trained is not None
     assert found.trained.tried_in_words == {
         0: "gate and fisher: 20.0 (untrained validation top-1, %)",
-        1: "gate: 20.0, fisher: 20.0 (untrained validation top-1, %); taken: gate",
+        1: "gate: 20.0, fisher: 20.0; taken: gate (untrained validation top-1, %)",
     }
     assert found.subnets[-1].score == pytest.approx(100)
 

@@ -166,6 +166,12 @@ class Tried(Value):
     top1: float = Field(ge=0, le=1)
     """Fraction of validation images that it classifies correctly, with BatchNorm calibrated."""
 
+    @property
+    def name(self) -> str:
+        """Its resolution and its score, as far as there are several."""
+        side = f"{self.resolution} px" if self.resolution else None
+        return " by ".join(part for part in (side, self.score) if part is not None)
+
 
 class Trained(Value):
     """The trained network in which a search scored units."""
@@ -189,19 +195,24 @@ class Trained(Value):
 
     @property
     def tried_in_words(self) -> dict[int, str]:
-        """Number of a budget -> what was tried for it, and the untrained accuracies."""
+        """Number of a budget -> what was tried for it, and the untrained accuracies.
+
+        At every resolution the best of several scores, which is the one that would be taken there;
+        with one resolution, all of them.
+        """
         found: dict[int, list[str]] = {}
-        for one in self.tried:
-            size = f"{one.resolution} px" if one.resolution else None
-            what = " by ".join(part for part in (size, one.score) if part is not None)
-            found.setdefault(one.budget, []).append(f"{what}: {100 * one.top1:.1f}")
-        taken = {
-            number: f"; taken: {score}"
-            for number, score in enumerate(self.chosen_by)
-            if len({one.score for one in self.tried if one.budget == number}) > 1
-        }
+        for number in dict.fromkeys(one.budget for one in self.tried):
+            tried = [one for one in self.tried if one.budget == number]
+            sides = dict.fromkeys(one.resolution for one in tried)
+            shown = tried
+            if len(sides) > 1:
+                by_side = ([one for one in tried if one.resolution == side] for side in sides)
+                shown = [max(here, key=lambda one: one.top1) for here in by_side]
+            found[number] = [f"{one.name}: {100 * one.top1:.1f}" for one in shown]
+            if len(shown) > len(sides):
+                found[number][-1] += f"; taken: {self.chosen_by[number]}"
         return {
-            number: f"{', '.join(parts)} (untrained validation top-1, %){taken.get(number, '')}"
+            number: f"{', '.join(parts)} (untrained validation top-1, %)"
             for number, parts in found.items()
         }
 
