@@ -17,7 +17,7 @@ images once. Then every arm cuts it to the same shares of its MACs:
 - `joint`: the choices of `--joint`, trained as `prenas run --from` trains them;
 - `alone`: each cut of the choices and pruners of `--alone` trained alone, as long as all of them
   together, and for its part of that time (`alone, equal cost`);
-- `recovery`: the default choice before training, and after joint trainings on 100, 1,000 and 10,000
+- `recovery`: the gate's choice before training, and after joint trainings on 100, 1,000 and 10,000
   images, each a training of that length;
 - `scratch`: the same cuts from random weights, each alone, for all images that source and cuts saw.
 
@@ -102,15 +102,18 @@ SMALLER = "smaller images"
 
 CHOICES |= {f"{name}, {SMALLER}": CHOICES[name] for name in ("gate, best", "Fisher, best", EITHER)}
 
-DEFAULT = f"gate, best, {SMALLER}"
+DEFAULT = f"{EITHER}, {SMALLER}"
 """What `prenas run --from` does."""
+
+BY_GATE = f"gate, best, {SMALLER}"
+"""What it did before it tried two scores. These cuts are also trained in other ways."""
 
 ABSENT = "absent branches"
 """What the names of choices end with that may also leave out whole residual branches."""
 
 CHOICES |= {
     f"{name}, {ABSENT}": (*CHOICES[name], "space.absent_branches=true")
-    for name in ("gate, best", DEFAULT)
+    for name in ("gate, best", BY_GATE)
 }
 
 EQUAL_COST = "alone, equal cost"
@@ -158,8 +161,8 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--shares", type=float, nargs="+", default=[75, 50, 25], help="of MACs, %%")
     parser.add_argument("--arms", nargs="+", default=[*CHOICES, *PRUNERS, *TRAINED])
-    parser.add_argument("--joint", nargs="+", default=[DEFAULT, "gate, best", "L1, equal"])
-    parser.add_argument("--alone", nargs="+", default=[DEFAULT], help="choices and pruners")
+    parser.add_argument("--joint", nargs="+", default=[DEFAULT, BY_GATE, "gate, best", "L1, equal"])
+    parser.add_argument("--alone", nargs="+", default=[BY_GATE], help="choices and pruners")
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     parser.add_argument("--threads", type=int, default=1, help="of each arm")
     parser.add_argument("--workers", type=int, default=1, help="arms at a time, in processes")
@@ -268,7 +271,7 @@ def _arms(given: argparse.Namespace) -> Iterator[dict[str, str]]:
     for training in TRAINED:  # those after `joint` train the cuts that it chose
         if training in given.arms:
             own = {"joint": given.joint, "alone": given.alone, EQUAL_COST: given.alone}
-            for arm in own.get(training, [DEFAULT]):
+            for arm in own.get(training, [BY_GATE]):
                 yield {"arm": arm, "training": training}
 
 
@@ -494,10 +497,10 @@ def recovery(setting: Setting, arm: str) -> dict[str, Any]:
 
 
 def scratch(setting: Setting, epochs: int) -> dict[str, Any]:
-    """The cuts of the default choice, each trained alone from random weights."""
+    """The cuts of the gate's choice, each trained alone from random weights."""
     archs = [
         subnet.arch
-        for subnet in _by_budget(pipeline.read_preferred(setting.home / f"joint-{_slug(DEFAULT)}"))
+        for subnet in _by_budget(pipeline.read_preferred(setting.home / f"joint-{_slug(BY_GATE)}"))
     ]
     macs, top1 = [], []
     for arch, share in zip(archs, setting.shares, strict=True):

@@ -107,8 +107,11 @@ def test_a_run_may_choose_smaller_images(
     words[words.index("macs=90%")] = "macs=30%"
     words[words.index("macs=75%")] = "macs=75%,resolution=40"
     words += ["--set", "space.resolution=[24,40]", "--set", "training.teacher.feature_weight=0.5"]
+    words += ["--set", "search.score=gate"]
     result = CliRunner().invoke(app, words, catch_exceptions=False)
     assert result.exit_code == 0, result.output
+    assert re.search(r"architecture +score +lead ", result.output)
+    assert "lead, %" in (out / "report.md").read_text()
     run = prenas.Run(out)
     assert run.recipe.training is not None
     assert run.recipe.training.teacher is not None
@@ -212,10 +215,16 @@ def test_status_and_report_of_a_cut_run(cut_run: Path) -> None:
     untrained = prenas.Run(cut_run).preferred.trained
     assert untrained is not None
     assert untrained.top1_untrained is not None
+    for choice in prenas.Run(cut_run).preferred.choices:
+        tried = [one for one in untrained.tried if one.budget == choice.budget]
+        assert " and ".join(one.score or "" for one in tried) == "gate and fisher"
+        assert untrained.top1_untrained[choice.subnet] == max(one.top1 for one in tried)
     for share in untrained.top1_untrained:
         assert f" {100 * share:.2f} |" in page
     assert "untrained validation top-1, %" in page
     assert "Two halves of the scored images" in page
+    assert "Several scores were tried" in page
+    assert "lead, %" not in page
     for of_other_runs in (
         "initialisation",
         "another seed",
@@ -479,7 +488,7 @@ def test_a_run_whose_source_is_not_adapted_says_how_to_continue(
         prenas.search(plan.recipe, tmp_path / "run")
     with pytest.raises(ValueError, match=r"no finished search .*with \(prenas run --from SOURCE"):
         pipeline.report(tmp_path / "run")
-    with pytest.raises(ValueError, match="'gate' scores the units of a trained network"):
+    with pytest.raises(ValueError, match="'gate_or_fisher' scores the units of a trained"):
         dry_run(plan.recipe.model_copy(update={"training": plan.adaptation.training}))
     assert [path.name for path in (tmp_path / "run").iterdir() if path.name[0] != "."] == [
         "recipe.json"

@@ -152,6 +152,7 @@ def print_preferred(preferred: PreferredSet) -> None:
     if trained is not None:
         title = f"{plural(len(preferred.subnets), 'subnet')} {trained.summary}"
     untrained = trained.top1_untrained if trained is not None else None
+    has_lead = not preferred.counts_parameters and preferred.has_leads
     axes = shown_axes(subnet.costs for subnet in preferred.subnets)
     print_table(
         f"{preferred.recipe.name}: {title}",
@@ -159,7 +160,8 @@ def print_preferred(preferred: PreferredSet) -> None:
             "#",
             *(axis.header for axis in axes),
             "architecture",
-            *([] if preferred.counts_parameters else ["score", "lead"]),
+            *([] if preferred.counts_parameters else ["score"]),
+            *(["lead"] if has_lead else []),
             *(["gap"] if preferred.optima else []),
             *(["untrained\nval top-1"] if untrained is not None else []),
             "budget",
@@ -169,7 +171,8 @@ def print_preferred(preferred: PreferredSet) -> None:
                 number,
                 *_cost_cells(axes, subnet.costs),
                 subnet.arch.summary,
-                *([] if preferred.counts_parameters else [score_text(subnet.score), leads[number]]),
+                *([] if preferred.counts_parameters else [score_text(subnet.score)]),
+                *([leads[number]] if has_lead else []),
                 *([_gaps(preferred.gaps_of(number))] if preferred.optima else []),
                 *([f"{100 * untrained[number]:.2f}"] if untrained is not None else []),
                 "; ".join(preferred.budgets_of(number)),

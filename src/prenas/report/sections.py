@@ -135,7 +135,9 @@ def subnets(run: RunSoFar) -> list[str]:
     axes = shown_axes(subnet.costs for subnet in preferred.subnets)
     heads = ["subnet", *(axis.header for axis in axes)]
     has_score = not preferred.counts_parameters
-    heads += ["architecture", *(["score", "lead, %"] if has_score else []), "budget"]
+    has_lead = has_score and preferred.has_leads
+    heads += ["architecture", *(["score"] if has_score else [])]
+    heads += [*(["lead, %"] if has_lead else []), "budget"]
     untrained = preferred.trained.top1_untrained if preferred.trained is not None else None
     if untrained is not None:
         heads.insert(heads.index("budget"), "untrained validation top-1, %")
@@ -159,7 +161,7 @@ def subnets(run: RunSoFar) -> list[str]:
             escape(subnet.arch.summary),
             *([score_text(subnet.score)] if has_score else []),
             *([score_text(subnet.score_of_blocks)] if has_blocks else []),
-            *([leads] if has_score else []),
+            *([leads] if has_lead else []),
             *([percent(untrained[number])] if untrained is not None else []),
             "; ".join(
                 escape(preferred.budgets[choice.budget])
@@ -188,9 +190,15 @@ def subnets(run: RunSoFar) -> list[str]:
         )
     if preferred.trained is not None:
         lead = (
-            "The score is the importance that a subnet keeps, in % of the whole network's. The "
-            "lead says by how much, in % of the score, it beats the best subnet of its budget that "
-            "was not chosen. Untrained accuracies are those of the source's weights as they were "
+            "The score is the importance that a subnet keeps, in % of the whole network's. "
+            + (
+                "The lead says by how much, in % of the score, it beats the best subnet of its "
+                "budget that was not chosen. "
+                if has_lead
+                else "Several scores were tried, and the one shown is the first of them. Of the "
+                "best cuts by each, the one that was more accurate untrained was taken. "
+            )
+            + "Untrained accuracies are those of the source's weights as they were "
             "cut, with BatchNorm calibrated: what the choice kept before any training."
         )
     if preferred.recipe.search.strategy == "skeletons":

@@ -315,6 +315,11 @@ class PreferredSet(Value):
         return self.imported or self.adapted
 
     @property
+    def has_leads(self) -> bool:
+        """Whether the score decided; not if the cuts of several were tried."""
+        return self.trained is None or not self.trained.chosen_by
+
+    @property
     def counts_parameters(self) -> bool:
         """Whether scores are nothing but numbers of parameters."""
         search = self.recipe.search

@@ -24,7 +24,7 @@ def pretrained() -> CutRecipe:
         adaptation=_training(epochs=5, min_steps=300),
         search=SearchRecipe(
             budgets=("macs=1",),
-            score="gate",
+            score="gate_or_fisher",
             images="data",
             num_images=2048,
             batch_size=_BATCH_SIZE,
