@@ -467,10 +467,15 @@ class Refused(Dataset[Any]):
 @pytest.mark.parametrize(
     ("image", "words"), [(None, "upside down"), (torch.zeros(3, 9, 9), "shape")]
 )
-def test_readers_end_with_an_error(image: Tensor | None, words: str) -> None:
+@pytest.mark.parametrize("use", ["training", "evaluation"])
+def test_readers_end_with_an_error(image: Tensor | None, words: str, use: str) -> None:
     """Not with the garbage collection, which may come late, and would wait for them."""
     before = {*multiprocessing.active_children()}
-    batches = training_batches(numbered(Refused(image), num_workers=2), NUMBERED, 3, 0, 0)
+    data = numbered(Refused(image), num_workers=2)
+    batches = {
+        "training": lambda: training_batches(data, NUMBERED, 3, 0, 0),
+        "evaluation": lambda: evaluation_batches(data.train, NUMBERED, 3, num_workers=2),
+    }[use]()
     with pytest.raises(ValueError, match=words) as caught:
         list(batches)
     assert caught.value.__traceback__ is not None  # which refers to what reads

@@ -29,6 +29,7 @@ from prenas.selection.rules import equal_shares, uniform_numbers
 from prenas.selection.select import Candidates
 from prenas.selection.trained import (
     Judge,
+    check_search,
     num_judged,
     scored_batches,
     scores_units,
@@ -277,7 +278,7 @@ def test_of_two_scores_the_one_with_the_more_accurate_cut_chooses() -> None:
         for name in ("gate", "fisher")
     ]
     assert found.trained.tried_in_words[0] == (
-        "gate: 20.0, fisher: 70.0; taken: fisher (untrained validation top-1, %)"
+        "gate: 20.0, fisher: 70.0 (untrained validation top-1, %); taken: fisher"
     )
     assert num_judged(recipe) == 6
 
@@ -310,7 +311,7 @@ def test_the_better_score_counts_at_every_resolution() -> None:
     assert found.trained.chosen_by == ("fisher",)
     assert found.trained.tried_in_words[0] == (
         "40 px by fisher: 50.0, 36 px by fisher: 80.0, 32 px by gate and fisher: 85.0 "
-        "(untrained validation top-1, %)"
+        "(untrained validation top-1, %, by the better score at each size)"
     )
 
 
@@ -337,7 +338,7 @@ def test_a_cut_that_both_scores_choose_is_named_once() -> None:
     assert found.trained is not None
     assert found.trained.tried_in_words == {
         0: "gate and fisher: 20.0 (untrained validation top-1, %)",
-        1: "gate: 20.0, fisher: 20.0; taken: gate (untrained validation top-1, %)",
+        1: "gate: 20.0, fisher: 20.0 (untrained validation top-1, %); taken: gate",
     }
     assert found.subnets[-1].score == pytest.approx(100)
 
@@ -377,9 +378,10 @@ def test_equal_shares_are_the_same_by_either_score() -> None:
 )
 def test_what_is_about_random_weights_is_refused(score: str, change: str) -> None:
     recipe = recipe_for(small_space(), "macs=1G", score=score)
+    asked = with_overrides(recipe, [f"search.{change}"])
     name = change.partition("=")[0]
     with pytest.raises(ValueError, match=f"{score}' scores the units .*: leave out {name}"):
-        with_overrides(recipe, [f"search.{change}"])
+        check_search(asked)
 
 
 def test_a_branch_may_be_left_out_and_stays_so() -> None:

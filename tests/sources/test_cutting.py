@@ -495,6 +495,21 @@ def test_a_run_whose_source_is_not_adapted_says_how_to_continue(
     ]
 
 
+def test_a_run_that_recorded_what_says_nothing_is_continued(cut_run: Path, tmp_path: Path) -> None:
+    """Earlier versions took these fields, and ignored them."""
+    out = tmp_path / "run"
+    shutil.copytree(cut_run, out)
+    run = prenas.Run(out)
+    recipe = with_overrides(run.recipe, ["search.exact_optimum=true", "search.further_seeds=2"])
+    preferred = run.preferred.model_copy(update={"recipe": recipe})
+    run.record_recipe(recipe)
+    run.record_preferred(preferred)
+    before = (out / "preferred.json").read_bytes()
+    result = CliRunner().invoke(app, ["run", "--out", str(out), "--threads", "1"])
+    assert result.exit_code == 0, result.output
+    assert (out / "preferred.json").read_bytes() == before
+
+
 def test_the_last_table_has_the_whole_network_and_the_names_of_classes(
     cut_run: Path, cut_weights: Path, cut_pictures: Path
 ) -> None:

@@ -7,7 +7,8 @@ depend on the number of workers or processes, or on what ran before.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -318,10 +319,10 @@ def evaluation_batches(
         return _arrived(images, source, device), sent(labels, device)
 
     source = as_loader(source, batch_size, num_workers)
-    loader: Iterable[Any]
+    part = slice(None)
     if isinstance(source, DataLoader):
-        rank, world_size = processes
-        loader = islice(isolated(source, seed=0, epoch=0), rank, None, world_size)
+        part = slice(processes.rank, None, processes.world_size)
+        loader = isolated(source, seed=0, epoch=0)
     else:
         own = processes.share(range(num_samples(source)))
         chunks = _chunks(own, batch_size)
@@ -329,8 +330,12 @@ def evaluation_batches(
         readers = 0 if is_whole(source) else num_workers
         loader = read(reader, chunks, readers, pins=_may_pin(source, device))
     are_bytes = isinstance(source, Pictures)
-    pairs = (as_batch(batch, settings, with_crops=True, may_be_bytes=are_bytes) for batch in loader)
-    yield from sent_ahead(pairs, device, send)
+    own_batches = islice(loader, part.start, part.stop, part.step)
+    pairs = (
+        as_batch(batch, settings, with_crops=True, may_be_bytes=are_bytes) for batch in own_batches
+    )
+    with closing(loader):
+        yield from sent_ahead(pairs, device, send)
 
 
 def _chunks(images: Sequence[int], size: int) -> Iterator[Chunk]:

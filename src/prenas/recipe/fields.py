@@ -134,24 +134,6 @@ class SearchRecipe(Value):
                     )
         return self
 
-    @model_validator(mode="after")
-    def _reports_suit_the_score(self) -> Self:
-        if self.score not in UNIT_SCORES:
-            return self
-        for name, value in (
-            ("further_seeds", self.further_seeds),
-            ("exact_optimum", self.exact_optimum),
-            ("scope", self.scope != "all"),
-            ("isomers", self.isomers != "published"),
-        ):
-            if value:
-                raise ValueError(
-                    f"search.{name} {getattr(self, name)} is about networks with random weights, "
-                    f"but search.score {self.score!r} scores the units of a trained one, and its "
-                    f"choice is the best in each budget: leave out {name}"
-                )
-        return self
-
     @field_validator("budgets")
     @classmethod
     def _readable(cls, budgets: tuple[str, ...]) -> tuple[str, ...]:

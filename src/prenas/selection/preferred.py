@@ -200,7 +200,7 @@ class Trained(Value):
         At every resolution the best of several scores, which is the one that would be taken there;
         with one resolution, all of them.
         """
-        found: dict[int, list[str]] = {}
+        found: dict[int, str] = {}
         for number in dict.fromkeys(one.budget for one in self.tried):
             tried = [one for one in self.tried if one.budget == number]
             sides = dict.fromkeys(one.resolution for one in tried)
@@ -208,13 +208,14 @@ class Trained(Value):
             if len(sides) > 1:
                 by_side = ([one for one in tried if one.resolution == side] for side in sides)
                 shown = [max(here, key=lambda one: one.top1) for here in by_side]
-            found[number] = [f"{one.name}: {100 * one.top1:.1f}" for one in shown]
-            if len(shown) > len(sides):
-                found[number][-1] += f"; taken: {self.chosen_by[number]}"
-        return {
-            number: f"{', '.join(parts)} (untrained validation top-1, %)"
-            for number, parts in found.items()
-        }
+            what = "untrained validation top-1, %"
+            if len(tried) > len(shown):
+                what += ", by the better score at each size"
+            parts = ", ".join(f"{one.name}: {100 * one.top1:.1f}" for one in shown)
+            found[number] = f"{parts} ({what})"
+            if len(shown) > len(sides) and self.chosen_by:
+                found[number] += f"; taken: {self.chosen_by[number]}"
+        return found
 
     @property
     def summary(self) -> str:

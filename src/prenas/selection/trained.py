@@ -22,7 +22,7 @@ from prenas.proxy.layout import num_options, options_of
 from prenas.proxy.scores import TRIED_SCORES, UNIT_SCORES, Floats
 from prenas.proxy.tables import SpaceTables, cost_tables
 from prenas.proxy.unit_scores import UnitScores, unit_scores
-from prenas.recipe import Recipe
+from prenas.recipe import Recipe, SearchRecipe
 from prenas.recipe.budgets import Budget, Budgets, check_counted, check_resolutions, parse_budgets
 from prenas.selection.preferred import HalvesAgreement, Trained, Tried
 from prenas.selection.rules import RULES
@@ -76,7 +76,7 @@ def search_trained(
     Raises:
         ValueError: no subnet fits any budget, or the data do not suit the network.
     """
-    check_reachable(recipe)
+    check_search(recipe)
     search, space = recipe.search, recipe.space
     asked = parse_budgets(search.budgets, keep_partial=search.keep_partial)
     places = _Places(space, asked.kept)
@@ -118,12 +118,14 @@ def search_trained(
     return Search(found_set, supernet.cpu())
 
 
-def check_reachable(recipe: Recipe) -> None:
-    """Raises ValueError if no subnet fits any budget, also by its rule; needs costs only.
+def check_search(recipe: Recipe) -> None:
+    """Raises ValueError if no subnet fits any budget, also by its rule, or if fields say nothing.
 
-    So a trained network need not be there yet, and nothing is spent on budgets that none can meet.
+    It needs costs only. So a trained network need not be there yet, and nothing is spent on budgets
+    that none can meet.
     """
     search, space = recipe.search, recipe.space
+    _check_fields(search)
     asked = parse_budgets(search.budgets, keep_partial=search.keep_partial).kept
     check_counted(asked, space)
     check_resolutions(asked, space)
@@ -133,6 +135,21 @@ def check_reachable(recipe: Recipe) -> None:
         layers = _groups_of(space)
         alike = [torch.zeros(group.num_units) for layer in layers for group in layer]
         _choices(recipe, layers, {search.score: alike}, budgets)
+
+
+def _check_fields(search: SearchRecipe) -> None:
+    """Not a rule of the recipe itself: earlier versions ignored these fields, and recorded them."""
+    for name, is_set in (
+        ("further_seeds", search.further_seeds > 0),
+        ("exact_optimum", search.exact_optimum),
+        ("scope", search.scope != "all"),
+        ("isomers", search.isomers != "published"),
+    ):
+        if is_set:
+            raise ValueError(
+                f"search.{name} is only for networks with random weights, but search.score "
+                f"{search.score!r} scores the units of a trained one: leave out {name}"
+            )
 
 
 def num_judged(recipe: Recipe) -> int:

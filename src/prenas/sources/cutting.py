@@ -33,7 +33,7 @@ from prenas.recipe import (
 from prenas.recipe.budgets import check_counted, not_counted, parse_budgets
 from prenas.recipe.catalogue import get_cut_recipe
 from prenas.runs.run import Run
-from prenas.selection.trained import check_reachable
+from prenas.selection.trained import check_search
 from prenas.sources.rivals import read_rival, require_distinct, rival_recipe
 from prenas.sources.transfer import Source, finetuning_recipe, read_source
 
@@ -183,7 +183,7 @@ def cut_plan(
         found = _without_unreachable(found, plan.budgets, arch, settings)
     check_counted(parse_budgets(found.search.budgets, keep_partial=True).kept, found.space)
     _require_within(found, arch, settings)
-    check_reachable(found)
+    check_search(found)
     shared = {"seed": found.seed, "calibration": found.calibration, "source": started_from}
     made = CutPlan(source, adaptation.model_copy(update=shared), found)
     return with_rivals(made, [read_rival(name) for name in compare])

@@ -200,6 +200,8 @@ def adapted_source(run: Run) -> Path:
 
 def _asks_more(recipe: Recipe, before: PreferredSet) -> bool:
     """Whether the recipe asks for a report that the search has not made yet."""
+    if scores_units(recipe):  # has no further reports, whatever an earlier version recorded
+        return False
     asked = recipe.search
     return asked.further_seeds > len(before.agreement) or asked.exact_optimum > bool(before.optima)
 
