@@ -195,8 +195,8 @@ def subnets(run: RunSoFar) -> list[str]:
                 "The lead says by how much, in % of the score, it beats the best subnet of its "
                 "budget that was not chosen. "
                 if has_lead
-                else "Several scores were tried, and the one shown is the first of them. At the image "
-                "size of a budget, the cut that was more accurate untrained was taken. "
+                else "Several scores were tried, and the one shown is the first of them. At the "
+                "image size of a budget, the cut that was more accurate untrained was taken. "
             )
             + "Untrained accuracies are those of the source's weights as they were "
             "cut, with BatchNorm calibrated: what the choice kept before any training."
