@@ -56,6 +56,7 @@ _CHOICE = (
 )
 
 _RULES = ("published", "even", "nested", "front", "random", "worst")
+_RULES_ALONE = ("published", "even", "random", "worst")
 
 _SANDWICH = ("training.sandwich=1", "training.inplace_distillation=true")
 _EVOLUTION = "evolution={}"
@@ -95,11 +96,22 @@ QUESTIONS: dict[str, Question] = {
     ),
     "isomers": Question(
         "Which layers should get the larger options?",
-        tuple(Arm(rule, (f"search.isomers={rule}",)) for rule in _RULES),
+        (
+            *(Arm(rule, (f"search.isomers={rule}",)) for rule in _RULES),
+            *(
+                Arm(f"{rule}, one subnet", (f"search.isomers={rule}",), only_middle=True)
+                for rule in _RULES_ALONE
+            ),
+        ),
         (
             *((rule, "random") for rule in _RULES if rule != "random"),
             ("published", "even"),
             ("published", "nested"),
+            *(
+                ("published, one subnet", f"{rule}, one subnet")
+                for rule in _RULES_ALONE
+                if rule != "published"
+            ),
         ),
     ),
     "number": Question(
