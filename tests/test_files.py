@@ -78,11 +78,26 @@ def test_a_file_may_be_as_long_as_the_limit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["[" * 100_000, "[" * 5_000 + "]" * 5_000, '{"a":' * 101 + "1" + "}" * 101], ids=len
+    "text",
+    [
+        "[" * 100_000,
+        "[" * 5_000 + "]" * 5_000,
+        '{"a":' * 101 + "1" + "}" * 101,
+        '{"a":' * 101,
+        '["\\"]]]]]", ' * 101,
+    ],
+    ids=len,
 )
 def test_json_nested_too_deeply_is_refused(text: str) -> None:
-    """Whether or not Python's own reader gives up first."""
+    """Whether or not Python's own reader gives up first, and if the text is not whole."""
     with pytest.raises(ValueError, match="nested more deeply than 100 levels"):
+        load_json(text)
+
+
+@pytest.mark.parametrize("text", ['["' + "[" * 200, "[1], " * 200, '{"a":' * 100], ids=len)
+def test_other_text_is_not_json(text: str) -> None:
+    """Brackets inside texts, or beside each other, are not deep."""
+    with pytest.raises(json.JSONDecodeError):
         load_json(text)
 
 

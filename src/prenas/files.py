@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from collections.abc import Callable
 from io import BufferedReader, FileIO
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -140,10 +142,21 @@ def load_json(
     text = content if isinstance(content, str) else content.decode("utf-8")
     try:
         value = json.loads(text, parse_int=_integer, object_pairs_hook=object_pairs_hook)
-    except RecursionError:
+    except RecursionError:  # at a depth that depends on the version of Python
         raise _too_deep() from None
+    except json.JSONDecodeError:
+        if _depth_of(text) > _MOST_DEPTH:
+            raise _too_deep() from None
+        raise
     check_depth(value)
     return value
+
+
+def _depth_of(text: str) -> int:
+    """How deeply lists and objects are nested in a text, which need not be whole."""
+    outside_texts = "".join(re.sub(r"\\.", "", text, flags=re.DOTALL).split('"')[::2])
+    steps = (1 if bracket in "[{" else -1 for bracket in re.findall(r"[][{}]", outside_texts))
+    return max(accumulate(steps), default=0)
 
 
 def _integer(digits: str) -> int:

@@ -117,7 +117,8 @@ def explain(error: ValidationError, *, within: str | None = None) -> str:
         kind, given = problem["type"], problem["input"]
         message = _NEEDED.get(kind, problem["msg"].removeprefix("Value error, "))
         if kind == "tuple_type" and isinstance(given, (str, int, float)):
-            message += f", such as {json.dumps([given])}"
+            example = json.dumps([given])
+            message += f", such as {example}" * (example == shortened(example))
         plain = isinstance(given, (str, int, float, bool, list, tuple)) or given is None
         shows_given = (plain and kind != "value_error") or kind in _NEEDED
         suffix = f" (got {_given(given)})" if shows_given else ""

@@ -105,13 +105,20 @@ def test_a_convolutional_description_has_the_same_limits() -> None:
         (f'search.budgets=["params={"9" * 5000}"]', "5,000 characters is too long"),
         (f"seed={'9' * 5000}", "an integer has 5,000 digits"),
         (f"space.embed_dim={'[' * 5000}", "nested more deeply"),
+        (f"search.budgets={'x' * 5000}", r"search\.budgets: must be a list \(got 'xxx"),
+        (f"training.epochs.x={'x' * 5000}", "is a single value and has no fields"),
+        (f"evolution.x.y={'x' * 5000}", r"evolution\.x"),
+        (f"seed={'x' * 5000}", r"seed must be a number \(got 'xxx"),
+        ("x" * 5000, "write FIELD=VALUE"),
     ],
 )
 def test_settings_have_limits(change: str, words: str) -> None:
+    """And a message does not repeat a long value."""
     started = time.monotonic()
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=words) as refused:
         with_overrides(get_recipe("digits"), [change])
     assert time.monotonic() - started < 5
+    assert len(str(refused.value)) < 500
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from prenas.families.base import SearchSpace
 from prenas.files import load_json
 from prenas.recipe.data import IMAGENET_MEAN, IMAGENET_STD, PLACES
 from prenas.recipe.fields import CutRecipe, EvolutionRecipe, Recipe, TeacherRecipe
-from prenas.values import Value, explained, unknown_name
+from prenas.values import Value, explained, shortened, unknown_name
 
 _LONGEST = 400
 """Characters of a value in a message."""
@@ -67,8 +67,9 @@ def with_overrides(recipe: Recipe, overrides: Iterable[str] | str) -> Recipe:
         _make_way(fields["training"], overrides)
     for override in overrides:
         path, separator, text = override.partition("=")
+        given = repr(shortened(override))
         if not separator:
-            raise ValueError(f"cannot read {override!r}: write FIELD=VALUE, e.g. training.epochs=3")
+            raise ValueError(f"cannot read {given}: write FIELD=VALUE, e.g. training.epochs=3")
         *parents, last = path.strip().split(".")
         if parents[:1] == ["evolution"] and isinstance(fields["evolution"], dict | None):
             defaults = EvolutionRecipe().model_dump(mode="json")
@@ -85,9 +86,9 @@ def with_overrides(recipe: Recipe, overrides: Iterable[str] | str) -> Recipe:
             if not isinstance(target, dict):
                 parent = ".".join(parents[:depth])
                 raise ValueError(
-                    f"recipe {recipe.name!r} has no {parent!r} that could be changed ({override!r})"
+                    f"recipe {recipe.name!r} has no {parent!r} that could be changed ({given})"
                     if target is None
-                    else f"{parent!r} is a single value and has no fields ({override!r})"
+                    else f"{parent!r} is a single value and has no fields ({given})"
                 )
             if key not in target:
                 raise _unknown_field(path.strip(), fields)
@@ -201,7 +202,7 @@ def _read_value(path: str, text: str, current: Any) -> Any:
     kinds = {bool: "true or false", int: "a number", float: "a number", str: "text"}
     left, right = (kinds.get(type(one)) for one in (current, value))
     if left and right and left != right:
-        raise ValueError(f"{path} must be {left} (got {text!r})")
+        raise ValueError(f"{path} must be {left} (got {shortened(text)!r})")
     return value
 
 
