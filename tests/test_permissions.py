@@ -160,3 +160,42 @@ def test_an_unreadable_picture_is_named_and_others_are_classified(
         found = {row.path: row for row in predict(model, [good, secret], device="cpu")}
     assert found[good].error is None
     assert "Permission denied" in str(found[secret].error)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "info {}/space.yaml",
+        "info {}/space.py",
+        "status {}/run",
+        "evaluate {}/run",
+        "predict {}/model picture.png",
+        "predict model {}/picture.png",
+        "run digits --dry-run --data {}/photos",
+        "run --from timm/resnet18={}/weights.pth --dry-run --data photos",
+        "run digits --dry-run --set training.teacher.name=resnet18 "
+        "--set training.teacher.weights={}/weights.pth",
+    ],
+)
+def test_what_lies_in_a_folder_that_may_not_be_entered_is_not_called_missing(
+    command: str,
+    folder: Path,
+    finished_run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    own(shutil.copytree(finished_run / "subnets" / "00", folder / "model"))
+    for name in ("photos/cat/1.png", "photos/dog/1.png", "picture.png"):
+        draw(folder / name)
+    own(folder)
+    secret = folder / "secret"
+    secret.mkdir()
+    forbid(secret)
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("sys.argv", ["prenas", *command.format(secret).split()])
+    with as_another_user(), pytest.raises(SystemExit) as ended:
+        main()
+    message = " ".join(capsys.readouterr().err.split())
+    assert ended.value.code == 2
+    assert f"{secret}/" in message
+    assert "Permission denied" in message

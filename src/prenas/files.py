@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -40,6 +41,25 @@ def stamp_of(path: str | Path) -> Stamp:
     """The stamp of a file or folder; OSError if there is none."""
     found = os.stat(path)
     return Stamp(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def exists(path: str | Path) -> bool:
+    """Whether a file or folder is there.
+
+    Since Python 3.14, `Path.exists` says no as well where looking is not allowed.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last for a zero byte
+        return False
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # links that lead to each other
+            return False
+        raise
+    return True
 
 
 class _NamedFile(FileIO):

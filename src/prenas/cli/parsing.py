@@ -251,9 +251,10 @@ def opened(
     Raises:
         ValueError: there is no such folder, but one of nearly that name.
     """
+    from prenas.files import exists
     from prenas.runs.run import Run
 
-    if not folder.exists():
+    if not exists(folder):
         parent = folder.parent if folder.parent.is_dir() else Path()
         names = [path.name for path in parent.iterdir() if path.is_dir()]
         if near := [str(parent / name) for name in get_close_matches(folder.name, names, n=2)]:

@@ -30,7 +30,7 @@ from prenas.data.opening import OTHER_PICTURE_ENDINGS, PICTURE_ENDINGS, open_pic
 from prenas.data.pictures import PictureSet
 from prenas.data.tars import TarFiles, TarPictures
 from prenas.data.unchanged import Unchanged
-from prenas.files import Stamp, stamp_of
+from prenas.files import Stamp, exists, stamp_of
 
 SPLIT_NAMES: Mapping[str, tuple[str, ...]] = {
     "train": ("train", "training"),
@@ -129,7 +129,7 @@ def list_pictures(path: Path) -> Listing:
     Raises:
         ValueError: the path does not exist, is not an uncompressed tar, or has no pictures in it.
     """
-    if not path.exists():  # also for links that are broken or form a loop
+    if not exists(path):  # also for links that are broken or form a loop
         near = get_close_matches(path.name, _neighbours(path), n=3, cutoff=0.5)
         hint = f" (did you mean {' or '.join(near)}?)" if near else ""
         raise ValueError(

@@ -17,6 +17,7 @@ from prenas.data.opening import PICTURE_ENDINGS
 from prenas.data.shards import is_pattern, shards_at
 from prenas.data.sources import NO_SPLIT, open_class_names
 from prenas.data.timm_sets import is_timm_name
+from prenas.files import exists
 from prenas.recipe import Recipe, recipe_from_dict
 from prenas.recipe.data import FOLDER, OWN_DATA, DataRecipe
 from prenas.values import explained
@@ -108,7 +109,7 @@ def _source(text: str) -> dict[str, str | None]:
             _require_one_meaning(name)
         return {"name": name, "root": str(Path(root).expanduser().resolve()) if root else None}
     path = Path(text).expanduser()
-    if not text.strip() or not (path.exists() or is_pattern(str(path))):
+    if not text.strip() or not (exists(path) or is_pattern(str(path))):
         names = [near.name for near in Path().iterdir()] if text.strip() else []
         near = get_close_matches(text.strip("/"), [*names, *NAMED], n=2, cutoff=0.6)
         hint = f" (did you mean {' or '.join(near)}?)" if near else ""
@@ -145,7 +146,7 @@ def _split(text: str, source: Mapping[str, Any]) -> str | float:
         return text
     if is_pattern(str(path)):
         return str(path.resolve())
-    if not path.exists():
+    if not exists(path):
         return text
     if root and not shards_at(root) and text in unwrapped_splits(list_pictures(Path(root))).folders:
         return text

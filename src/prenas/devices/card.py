@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from prenas import artifacts
 from prenas.devices.verification import Agreement
+from prenas.files import exists
 from prenas.models.export import Description, parse_description
 from prenas.values import Value
 
@@ -103,7 +104,7 @@ def read_card(folder: str | Path) -> Card:
     """
     folder = Path(folder)
     path = folder / artifacts.EXPORT
-    if not path.is_file():
+    if not exists(path):
         raise FileNotFoundError(f"{path} does not exist: give a folder that `prenas export` wrote")
     card = _parsed(path)
     for name, digest in card.files_sha256.items():

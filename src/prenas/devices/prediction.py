@@ -16,6 +16,7 @@ from prenas.data.opening import open_picture, read_file, warnings_named
 from prenas.data.pictures import reason_of
 from prenas.devices.card import Card, is_export, read_card
 from prenas.devices.formats import Runner, get_format, logits_of
+from prenas.files import exists
 from prenas.models.export import EvaluationTransform, Transform, load_described
 from prenas.precision import computing
 from prenas.processes import resolve_device
@@ -195,6 +196,6 @@ def _files(path: Path) -> list[Path]:
     if path.is_dir():
         return [path / name for name in list_pictures(path).sizes]
     if not path.is_file():
-        what = "is not a picture file" if path.exists() else "does not exist"
+        what = "is not a picture file" if exists(path) else "does not exist"
         raise FileNotFoundError(f"{path} {what}: nothing was classified")
     return [path]

@@ -15,6 +15,7 @@ from prenas.data.augmentation import evaluation_transform, normalized
 from prenas.data.pictures import with_channels
 from prenas.families import build, family_of, get_family, require_stored
 from prenas.families.base import Arch, Family, Settings
+from prenas.files import exists
 from prenas.models.image_size import at_image_size
 from prenas.models.timm_config import describe_to_timm, timm_config
 from prenas.recipe.data import Preprocessing
@@ -183,7 +184,7 @@ def read_description(folder: str | Path, *, image_size: ImageSize | None = None)
     """Reads `arch.json` of a handed-over model; arguments and errors as in `load`."""
     folder = Path(folder)
     path = folder / artifacts.MODEL_ARCH
-    if not path.is_file():
+    if not exists(path):
         there = folder / artifacts.SUBNETS
         raise FileNotFoundError(
             f"{path} does not exist: give a model folder that `prenas specialize` wrote"

@@ -31,7 +31,7 @@ from prenas.families import (
     get_space,
 )
 from prenas.families.base import SearchSpace
-from prenas.files import check_depth, load_json, open_file
+from prenas.files import check_depth, exists, load_json, open_file
 from prenas.values import explain, unknown_name
 
 SUFFIXES = (".yaml", ".yml", ".json", ".py")
@@ -67,7 +67,7 @@ def read_space(path: str | Path) -> SearchSpace:
     file, variable = _path_and_name(str(path))
     if file.is_dir():
         raise ValueError(f"{file} is a folder: give the space file in it")
-    if not file.exists():
+    if not exists(file):
         raise FileNotFoundError(f"{file} does not exist: check the path of the space file")
     suffix = file.suffix.lower()
     if suffix not in SUFFIXES:
@@ -313,7 +313,7 @@ def execute(file: Path) -> dict[str, Any]:
         FileNotFoundError: the file is missing.
         ValueError: it fails; the message has the line.
     """
-    if not file.is_file():
+    if not exists(file):
         raise FileNotFoundError(f"there is no Python file {file}: check the path")
     try:
         return runpy.run_path(str(file))

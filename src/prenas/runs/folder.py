@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from prenas import artifacts
-from prenas.files import Stamp, stamp_of
+from prenas.files import Stamp, exists, stamp_of
 from prenas.processes import join
 from prenas.runs.lock import held
 
@@ -30,7 +30,7 @@ class RunFolder:
 
     def has(self, name: str) -> bool:
         """Whether the folder has this file."""
-        return (self.path / name).exists()
+        return exists(self.path / name)
 
     def read(self, name: str, read: Callable[[Path], T], kind: str = "content") -> T | None:
         """The result of `read` for a file; None if the file is missing.

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from prenas import artifacts
+from prenas.files import exists
 from prenas.length import length_of
 from prenas.runs.contests import Contest, Result, contests
 from prenas.runs.lock import is_held
@@ -117,7 +118,7 @@ def read_status(out: str | Path) -> Status:
     """
     out = Path(out)
     if not out.is_dir():
-        problem = "is a file" if out.exists() else "does not exist"
+        problem = "is a file" if exists(out) else "does not exist"
         raise ValueError(f"{out} {problem}: give a run folder")
     problems: list[str] = []
     recipe = _read(out / artifacts.RECIPE, _parse_recipe, problems)

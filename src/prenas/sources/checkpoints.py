@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from prenas import artifacts
-from prenas.files import open_file
+from prenas.files import exists, open_file
 from prenas.values import unknown_name
 
 _logger = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ def read_checkpoint(path: str | Path, weights: str | None = None) -> Checkpoint:
     """
     path = Path(path)
     if not path.is_file():
-        what = "is not a file" if path.exists() else "does not exist"
+        what = "is not a file" if exists(path) else "does not exist"
         raise FileNotFoundError(f"{path} {what}: give a checkpoint (.pth or .safetensors)")
     content = _content_of(path)
     try:

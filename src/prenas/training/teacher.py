@@ -19,6 +19,7 @@ from prenas import artifacts
 from prenas.data.naming import default_class_names
 from prenas.families.base import Settings
 from prenas.families.timm_weights import description_of, trained_model
+from prenas.files import exists
 from prenas.models.export import load_described
 from prenas.recipe import TeacherRecipe
 from prenas.recipe.data import Preprocessing
@@ -165,7 +166,7 @@ def _network(
             f"({', '.join(near) or 'timm.list_models() lists them'}) or the folder of a model "
             "written by `prenas specialize`"
         )
-    if teacher.weights is not None and not Path(teacher.weights).is_file():
+    if teacher.weights is not None and not exists(teacher.weights):
         raise ValueError(
             f"{teacher.weights} does not exist: give the weights of teacher {teacher.name!r} as "
             "training.teacher.weights"
