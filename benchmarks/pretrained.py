@@ -33,7 +33,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import logging
 import shutil
 import time
@@ -56,6 +55,7 @@ from benchmarks import pruners
 from benchmarks.fanning import Failure, fan_out
 from benchmarks.paired import ROOT, Options, environment
 from benchmarks.pruners import PRUNERS
+from benchmarks.rows import add_row, stored_rows
 from benchmarks.small_data import only, unpack
 from benchmarks.trained_vit import model_of
 from prenas import artifacts, pipeline
@@ -179,10 +179,7 @@ def main(words: Sequence[str] | None = None) -> int:
         parser.error("--pictures and --test belong together")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(given.threads)
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, Any]] = (
-        json.loads(given.out.read_text())["rows"] if given.out.exists() else []
-    )
+    rows = stored_rows(given.out)
     common = {
         "data": Path(given.data).name + (f", {given.pictures} per class" if given.test else ""),
         "source": given.source.partition("=")[0],
@@ -207,9 +204,8 @@ def main(words: Sequence[str] | None = None) -> int:
                 continue
             measured = environment(Options(given.threads, rounds=1))
             conditions = {name: measured[name] for name in ("commit", "date", "hardware")}
-            rows.append({**one, **found, **conditions})
+            rows = add_row(given.out, {**one, **found, **conditions}, key, **measured)
             logging.info("%s", rows[-1])
-            given.out.write_text(json.dumps({**measured, "rows": rows}, indent=1) + "\n")
     print_table([row for row in rows if all(row.get(name) == common[name] for name in common)])
     return 1 if failed else 0
 

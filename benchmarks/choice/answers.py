@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from scipy.stats import t
 
 from benchmarks.choice.questions import QUESTIONS
+from benchmarks.rows import Row
 from prenas.report.figure import BLUE, GREY
 from prenas.report.markdown import table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Row = dict[str, Any]
 NONE = "-"
 _FRONT = {"hypervolume": "hypervolume, %", "seconds_to_choose": "choosing, s"}
 

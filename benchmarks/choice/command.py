@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -14,9 +13,10 @@ import torch
 from benchmarks import choice
 from benchmarks.choice.answers import document, drawing
 from benchmarks.choice.questions import QUESTIONS
-from benchmarks.choice.running import KEY, Row, Task, base_recipe, missing, run, tasks
+from benchmarks.choice.running import KEY, Task, base_recipe, missing, run, tasks
 from benchmarks.fanning import Failure, fan_out
 from benchmarks.paired import ROOT, Options, environment
+from benchmarks.rows import Row, add_row, stored_rows
 from prenas import pipeline
 from prenas.cli.tables import duration
 from prenas.data.cores import usable_cores
@@ -29,7 +29,7 @@ def main(words: Sequence[str]) -> int:
     """Returns the exit status."""
     asked = _parsed(words)
     torch.set_num_threads(asked.threads)
-    rows: list[Row] = json.loads(asked.out.read_text())["rows"] if asked.out.exists() else []
+    rows = stored_rows(asked.out)
     planned: list[Task] = []
     for data in asked.data:
         recipes = [_recipe(data, seed, asked) for seed in asked.seeds]
@@ -46,11 +46,10 @@ def main(words: Sequence[str]) -> int:
         if isinstance(found, Failure):
             failed.append((task, found))
             continue
-        row = found | _conditions(asked.threads)
-        rows = [one for one in rows if any(one[name] != row[name] for name in KEY)] + [row]
-        _write(asked.out, rows, asked.question)
+        rows = add_row(asked.out, found | _conditions(asked.threads), KEY)
+        _write_tables(asked.out, rows, asked.question)
     if any(row["question"] == asked.question for row in rows):
-        print(_write(asked.out, rows, asked.question))
+        print(_write_tables(asked.out, rows, asked.question))
     for task, failure in failed:
         print(f"{task.named} failed: {failure.reason}\n{failure.trace}", file=sys.stderr)
     return 1 if failed else 0
@@ -148,10 +147,8 @@ def _conditions(threads: int) -> Row:
     return {name: found[name] for name in ("commit", "date", "hardware", "versions")}
 
 
-def _write(out: Path, rows: Sequence[Row], question: str) -> str:
-    """Writes the rows, the tables and the picture; returns the tables."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"rows": list(rows)}, indent=1) + "\n")
+def _write_tables(out: Path, rows: Sequence[Row], question: str) -> str:
+    """Writes the tables and the picture beside the rows; returns the tables."""
     text = document(rows, question)
     out.with_name(f"{out.stem}-{question}.md").write_text(text)
     render(drawing(rows, question), out.with_name(f"{out.stem}-{question}.png"))

@@ -8,9 +8,10 @@ from itertools import accumulate, combinations
 from math import prod
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from benchmarks.choice.questions import QUESTIONS, Arm
+from benchmarks.rows import Row
 from benchmarks.strategies import quiet_recipe
 from prenas import artifacts, pipeline
 from prenas.evaluation.accuracy import Evaluation
@@ -24,8 +25,6 @@ from prenas.selection.placing import placed_budgets
 from prenas.selection.preferred import PreferredSet
 from prenas.supernet import Supernet
 from prenas.training.sampler import BalancedSampler
-
-Row = dict[str, Any]
 
 KEY = ("question", "data", "arm", "seed", "epochs")
 """The fields of a row that say which training it is."""
