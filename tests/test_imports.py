@@ -13,13 +13,20 @@ import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 
 import prenas
 from prenas import imports
-from prenas.imports import import_after, import_within, late_compiler, without_collection
+from prenas.imports import (
+    import_after,
+    import_within,
+    late_compiler,
+    leave_quietly,
+    without_collection,
+)
 
 HOME = Path(prenas.__file__).parent
 MODULES = {
@@ -280,12 +287,29 @@ def test_a_command_does_not_load_what_only_some_need() -> None:
     """Optimisers, statistics and the compiler take as long as all else that a command imports."""
     script = (
         "import sys, prenas.pipeline\n"
-        "print(*{'scipy.optimize', 'scipy.stats', 'timm.optim', 'torch._dynamo'} & {*sys.modules})"
+        "print(*{'scipy.optimize', 'scipy.stats', 'timm.optim', 'torch._dynamo', 'triton'}"
+        " & {*sys.modules})"
     )
     result = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True
     )
     assert result.stdout.strip() == ""
+
+
+@pytest.mark.parametrize("is_loaded", [False, True])
+def test_a_process_leaves_its_objects_alone_unless_triton_counts_them(
+    is_loaded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Triton's bindings print every object of theirs that is still there at the end."""
+    monkeypatch.delitem(sys.modules, "triton", raising=False)
+    if is_loaded:
+        monkeypatch.setitem(sys.modules, "triton", ModuleType("triton"))
+    gc.freeze()
+    try:
+        leave_quietly()
+        assert (gc.get_freeze_count() == 0) is is_loaded
+    finally:
+        gc.freeze()  # as the tests have it
 
 
 # --- imports of one package after another --------------------------------------------------------

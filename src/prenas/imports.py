@@ -96,6 +96,18 @@ def frozen() -> Iterator[None]:
     gc.freeze()
 
 
+def leave_quietly() -> None:
+    """For the end of a process: Python does not look through all objects before it lets them go.
+
+    Unless Triton is loaded, which PyTorch's builds for CUDA do: its bindings (3.9) then print that
+    their objects have leaked.
+    """
+    if "triton" in sys.modules:
+        gc.unfreeze()
+    else:
+        gc.freeze()
+
+
 @contextmanager
 def late_compiler() -> Iterator[None]:
     """What is imported inside of this context gets PyTorch's compiler when it first needs it.

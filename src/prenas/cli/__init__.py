@@ -6,7 +6,6 @@ Heavy imports happen late, so that `prenas --help` stays fast.
 from __future__ import annotations
 
 import atexit
-import gc
 import inspect
 import json
 import os
@@ -72,7 +71,7 @@ from prenas.cli.tables import (
     print_space,
     print_table,
 )
-from prenas.imports import frozen, import_within
+from prenas.imports import frozen, import_within, leave_quietly
 from prenas.memory import keep_freed_memory
 
 app = typer.Typer(
@@ -1088,7 +1087,7 @@ def main() -> None:
     set_up_output(who)
     keep_freed_memory()
     import_within("timm", frozen)
-    atexit.register(gc.freeze)  # or Python looks through all objects before it lets them go
+    atexit.register(leave_quietly)
     try:
         require_no_empty_path(sys.argv[1:])
         app()

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from prenas.families.base import Shape, StageNames, TensorRole, Work
 from prenas.families.timm_cut.arch import TimmArch, TimmSettings
 from prenas.families.timm_cut.network import build_whole, heads_of
+
+if TYPE_CHECKING:
+    from torch.utils.flop_counter import FlopCounterMode
 
 _BATCHED = (torch.ops.aten.bmm, torch.ops.aten.baddbmm)
 """Products of two activations; those with weights are `mm` and `addmm`."""
@@ -36,6 +38,8 @@ def positions(settings: TimmSettings) -> Mapping[str, int]:
 
 @lru_cache(maxsize=32)
 def _seen(settings: TimmSettings) -> _Seen:
+    from torch.utils.flop_counter import FlopCounterMode  # loads Triton, where it is installed
+
     found: dict[str, int] = {}
 
     def note(name: str) -> Any:
