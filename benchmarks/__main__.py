@@ -4,6 +4,7 @@
     python -m benchmarks attention search      some sections
     python -m benchmarks gpu --help            benchmarks for an accelerator
     python -m benchmarks vit --help            a small Vision Transformer, as a source of cuts
+    python -m benchmarks dinov2 --help         a Vision Transformer with real weights, as another
     python -m benchmarks pretrained --help     accuracies of cuts of a trained network
     python -m benchmarks cuts --help           cuts against timm's networks; time to choose
     python -m benchmarks devices --help        exported files: speed, size, accuracy
@@ -36,6 +37,7 @@ COMMANDS = {
     "gpu": "benchmarks.gpu.command",
     "pretrained": "benchmarks.pretrained",
     "vit": "benchmarks.trained_vit",
+    "dinov2": "benchmarks.dinov2",
     "cuts": "benchmarks.cuts",
     "devices": "benchmarks.devices",
     "latency": "benchmarks.latency",

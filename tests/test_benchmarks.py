@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 import timm
 import torch
 import torch_pruning
-from benchmarks import pretrained, pruners, scale, trained_vit
+from benchmarks import dinov2, pretrained, pruners, scale, trained_vit
 from benchmarks.__main__ import SECTIONS
 from benchmarks.gpu.attending import in_one_part
 from benchmarks.gpu.command import SECTIONS as GPU_SECTIONS
@@ -309,6 +310,18 @@ def test_a_transformer_that_was_trained_here_is_cut(tmp_path: Path) -> None:
         assert all(0 <= top1 <= 100 for row in rows for top1 in row["top1"])
     first = [("source", "alone"), ("L1, equal", "none")]
     assert kinds == [first, [*first, ("L1, equal", "joint")]]
+
+
+@pytest.mark.big_data
+def test_a_backbone_with_real_weights_is_read(tmp_path: Path) -> None:
+    """The command compares its features with those of the file before it writes anything."""
+    file = Path(os.environ.get("PRENAS_DATA", "")) / "vit_s_focus.onnx"
+    if not file.exists():
+        pytest.skip(f"there is no {file}: `python -m benchmarks dinov2 --help` says where it is")
+    out = tmp_path / "dinov2.safetensors"
+    assert dinov2.main(["--onnx", str(file), "--out", str(out)]) == 0
+    _, network = read_pretrained(f"timm/{dinov2.NAME}={out}")
+    assert len(network.blocks) == 12
 
 
 def test_a_pruned_network_of_another_pruner_is_a_source(tmp_path: Path) -> None:
